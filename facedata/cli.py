@@ -1,0 +1,70 @@
+"""The entry: command names to modules, loaded only when they are called, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from facedata._version import __version__
+
+COMMANDS = {
+    "index-rec": "Write the missing train.idx of a record file.",
+    "make-sample": "Draw a small dataset of made faces, for trying things out.",
+    "status": "Say what of a job is done, missing and failed.",
+    "unpack-rec": "Unpack MXNet record sets into folders of images.",
+}
+"""Each command's name and its line in the list; its module is ``facedata.commands.<name with _ for ->``."""
+
+INTERRUPTED = 75
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"facedata.commands.{name.replace('-', '_')}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="facedata")
+def facedata() -> None:
+    """Face-recognition datasets, from a link in a README to what training code opens.
+
+    Results go to stdout, progress and logs to stderr. Exit status: 0 all good, 1 the data or the work failed,
+    2 wrong usage, 75 interrupted: run the same command again to go on.
+
+    \b
+    Example:
+      facedata unpack-rec --include glint360k --output out/
+    """
+
+
+def main() -> None:
+    """Run the command line; SIGTERM and SIGINT outside a job end it with status 75 too."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        status = facedata(prog_name="facedata", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("facedata: interrupted; run the same command again", err=True)
+        sys.exit(INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,42 @@
+"""``facedata index-rec``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from facedata.commands import options
+from facedata.commands.progress import show_bytes
+
+
+@click.command("index-rec", short_help="Write the missing train.idx of a record file.")
+@click.argument("path", type=click.Path())
+@options.SALVAGE
+@options.OVERWRITE
+@options.DRY_RUN
+@options.JSON
+@options.QUIET
+@options.runs_library
+def command(path: str, salvage: bool, overwrite: bool, dry_run: bool, as_json: bool, quiet: bool) -> int:
+    """Write the index of the record file in PATH (a set folder, or a .rec file) beside it.
+
+    The file is read once from front to back. An index that is there is replaced only with --overwrite.
+
+    \b
+    Example:
+      facedata index-rec glint360k
+    """
+    from facedata.converters.rec.indexing import index_records
+
+    options.start_logging(quiet=quiet)
+    with show_bytes("records", quiet=quiet) as progress:
+        summary = index_records(path, overwrite=overwrite, salvage=salvage, dry_run=dry_run, progress=progress)
+    if as_json:
+        options.print_json({"dry run": dry_run, **asdict(summary)})
+    else:
+        verb = "would have" if dry_run else "has"
+        click.echo(f"{summary.index}: {verb} {summary.records:,} lines")
+        if summary.damaged:
+            click.echo(f"  {summary.damaged:,} damaged places were passed over")
+    return 1 if summary.damaged else 0

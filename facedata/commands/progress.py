@@ -1,0 +1,107 @@
+"""Showing progress: a bar on a terminal, a log line now and then elsewhere, nothing when quiet."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from facedata.jobs.progress import Observer, Progress
+
+__all__ = ["human_bytes", "human_seconds", "show_bytes", "show_progress"]
+
+_LINE_EVERY = 30.0
+_log = logging.getLogger("facedata")
+
+
+@contextmanager
+def show_progress(unit: str, *, quiet: bool) -> Iterator[Observer | None]:
+    """An observer for a job that counts `unit`."""
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        with _bar(unit=f" {unit}") as bar:
+            yield lambda progress: _update_bar(bar, progress)
+    else:
+        yield _LogLines(unit)
+
+
+@contextmanager
+def show_bytes(what: str, *, quiet: bool) -> Iterator[Any]:
+    """A callable for ``(bytes done, bytes in all)``, or None."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    with _bar(unit="B", unit_scale=True, desc=what) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield update
+
+
+def _bar(**options: Any) -> Any:
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0  # its thread would make forking workers unsafe
+    return tqdm(file=sys.stderr, dynamic_ncols=True, leave=False, **options)
+
+
+def _update_bar(bar: Any, progress: Progress) -> None:
+    if bar.total is None:
+        bar.total, bar.initial, bar.n = progress.total, progress.before, progress.before
+    bar.set_postfix_str(f"{progress.byte_rate / 1e6:.0f} MB/s" + _failed(progress), refresh=False)
+    bar.update(progress.done - bar.n)
+    bar.refresh()
+
+
+def _failed(progress: Progress) -> str:
+    return f", {progress.failures} failed" if progress.failures else ""
+
+
+class _LogLines:
+    def __init__(self, unit: str) -> None:
+        self._unit, self._last = unit, time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if now - self._last < _LINE_EVERY:
+            return
+        self._last = now
+        left = "" if progress.seconds_left is None else f", {human_seconds(progress.seconds_left)} left"
+        _log.info(
+            "%s of %s %s (%.1f %%), %s/s, %.0f MB/s%s%s",
+            f"{progress.done:,}",
+            f"{progress.total:,}",
+            self._unit,
+            100 * progress.done / max(progress.total, 1),
+            f"{progress.rate:,.0f}",
+            progress.byte_rate / 1e6,
+            left,
+            _failed(progress),
+        )
+
+
+def human_seconds(seconds: float) -> str:
+    """``0.8 s``, ``42 s``, ``3 min 05 s`` or ``2 h 10 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def human_bytes(size: float) -> str:
+    """In the decimal unit that fits: ``512 bytes``, ``4.4 kB``, ``128.3 GB``."""
+    if size < 1000:
+        return f"{size:.0f} bytes"
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 1000:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:.1f} TB"

@@ -1,0 +1,54 @@
+"""``facedata status``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from facedata.cli import INTERRUPTED
+from facedata.commands import options
+from facedata.commands.progress import human_bytes
+
+if TYPE_CHECKING:
+    from facedata.jobs.status import JobStatus
+
+
+@click.command("status", short_help="Say what of a job is done, missing and failed.")
+@click.argument("output", type=click.Path())
+@options.JSON
+@options.runs_library
+def command(output: str, as_json: bool) -> int:
+    """Say what of the job that writes OUTPUT is done, missing and failed, from its journal alone.
+
+    Exit status: 0 finished and all good, 1 something failed, 75 not finished yet.
+
+    \b
+    Example:
+      facedata status out/
+    """
+    from facedata.jobs.status import job_status
+
+    status = job_status(output)
+    if as_json:
+        options.print_json(status.to_json())
+    else:
+        _show(status)
+    if not status.good:
+        return 1
+    return 0 if status.finished else INTERRUPTED
+
+
+def _show(status: JobStatus) -> None:
+    state = "finished" if status.finished else "not finished"
+    click.echo(f"{status.output}: {state}: {status.shards_done} of {status.shards} shards done")
+    click.echo(f"  {status.samples:,} of {status.samples_total:,} samples, {human_bytes(status.bytes)}")
+    if status.missing:
+        shown = ", ".join(f"{first}" if first == last else f"{first} to {last}" for first, last in status.missing)
+        click.echo(f"  {status.shards_missing} shards missing: {shown}")
+    if status.failures:
+        click.echo(f"  {status.failures:,} samples failed: see failures.jsonl")
+    for shard, reason in sorted(status.failed.items()):
+        click.echo(f"  shard {shard} failed: {reason}")
+    if not status.finished:
+        click.echo(f"  go on with: {status.command_line}")

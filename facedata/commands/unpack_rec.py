@@ -1,0 +1,158 @@
+"""``facedata unpack-rec``."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from facedata.commands import options
+from facedata.commands.progress import human_bytes, human_seconds, show_bytes, show_progress
+
+if TYPE_CHECKING:
+    from facedata.converters.unpack import Unpacking
+    from facedata.jobs.job import JobSummary
+
+
+@click.command("unpack-rec", short_help="Unpack MXNet record sets into folders of images.")
+@click.option(
+    "--include",
+    "includes",
+    required=True,
+    multiple=True,
+    metavar="SET[,SET...]",
+    help="Set folders (train.rec, train.idx), or .rec files; separated by commas, or given again.",
+)
+@click.option("--output", required=True, type=click.Path(), help="The folder to write.")
+@click.option(
+    "--layout",
+    type=click.Choice(["glint360k", "imagefolder"]),
+    default="glint360k",
+    show_default=True,
+    help="id_<label>/ as the script of Glint360K has it; or labels padded with zeros, for torchvision's ImageFolder.",
+)
+@click.option(
+    "--list", "list_file", type=click.Path(dir_okay=False), help="Also write 'relative/path label' lines there."
+)
+@click.option(
+    "--labels",
+    type=click.Choice(["shift", "keep"]),
+    default="shift",
+    show_default=True,
+    help="Several sets: shift each set's labels past those before it, or keep them, so that people may share a folder.",
+)
+@click.option(
+    "--backend", type=click.Choice(["native", "mxnet"]), default="native", help="mxnet: a cross-check, slower."
+)
+@click.option("--rebuild-index", is_flag=True, help="Do without train.idx: find the records by walking the file.")
+@click.option("--keep-undecodable", is_flag=True, help="Write what is not an image as .bin instead of failing it.")
+@options.SALVAGE
+@options.WORKERS
+@options.SHARD
+@options.LIMIT
+@options.OVERWRITE
+@options.DRY_RUN
+@options.JSON
+@options.QUIET
+@options.runs_library
+def command(
+    includes: tuple[str, ...],
+    output: str,
+    layout: str,
+    list_file: str | None,
+    labels: str,
+    backend: str,
+    rebuild_index: bool,
+    keep_undecodable: bool,
+    salvage: bool,
+    workers: int | None,
+    shard: tuple[int, int],
+    limit: int | None,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Unpack MXNet record sets into OUTPUT/id_<label>/<label>_<n>.jpg, byte for byte as stored.
+
+    Every dialect of record sets is read and told apart by its content. Interrupted, killed or out of disk: the same
+    command goes on where it was. What cannot be read is named in OUTPUT/failures.jsonl, and the exit status is 1.
+
+    \b
+    Examples:
+      facedata unpack-rec --include glint360k --output out/
+      facedata unpack-rec --include ms1m,glint360k --output merged/ --workers 16 --json
+      facedata unpack-rec --include big --output out/ --shard 3/64
+    """
+    from facedata.converters.rec.record_set import OpenOptions
+    from facedata.converters.unpack import UnpackOptions, check_unpacking, plan_unpacking, unpack_record_sets
+    from facedata.jobs.job import JobOptions
+    from facedata.jobs.plan import Part
+
+    options.start_logging(quiet=quiet)
+    with show_bytes("index", quiet=quiet) as walked, show_progress("images", quiet=quiet) as observer:
+        unpack_options = UnpackOptions(
+            layout=layout,
+            labels=labels,
+            list_file=list_file,
+            limit=limit,
+            keep_undecodable=keep_undecodable,
+            backend=backend,
+            opening=OpenOptions(salvage=salvage, rebuild_index=rebuild_index, progress=walked),
+            command_line=options.command_line(),
+        )
+        sets = _split(includes)
+        if dry_run:
+            unpacking = plan_unpacking(sets, output, unpack_options)
+            check_unpacking(unpacking, overwrite=overwrite)
+            _show_plan(unpacking, Part(*shard), as_json=as_json)
+            return 0
+        job = JobOptions(workers=workers, part=Part(*shard), overwrite=overwrite, observer=observer)
+        summary = unpack_record_sets(sets, output, unpack_options, job)
+    _show_summary(summary, as_json=as_json)
+    return 0 if summary.good else 1
+
+
+def _split(includes: tuple[str, ...]) -> list[str]:
+    """Cut at commas, except where a path with a comma is really there."""
+    names = [[one] if os.path.exists(one) else one.split(",") for one in includes]
+    sets = [name for group in names for name in group if name]
+    if not sets:
+        raise click.UsageError("--include names no set")
+    return sets
+
+
+def _show_plan(unpacking: Unpacking, part: Any, *, as_json: bool) -> None:
+    plan = unpacking.plan
+    shards = part.shards(plan)
+    images = sum(end - first for first, end in map(plan.bounds, shards))
+    if as_json:
+        value = {"dry run": True, "output": unpacking.sink.root, "images": images, "shards": len(shards)}
+        options.print_json({**value, "part": str(part), "fingerprint": plan.fingerprint, "sets": plan.facts["sets"]})
+        return
+    click.echo(f"would unpack {images:,} images in {len(shards)} shards into {unpacking.sink.root}")
+    _show_sets(plan.facts["sets"])
+
+
+def _show_sets(sets: list[dict[str, Any]]) -> None:
+    for one in sets:
+        last = "..." if one["last label"] is None else one["last label"]
+        click.echo(f"  {one['set']}: {one['dialect']}, {one['images']:,} images, labels {one['first label']} to {last}")
+
+
+def _show_summary(summary: JobSummary, *, as_json: bool) -> None:
+    if as_json:
+        value = summary.to_json()
+        options.print_json({"images": value.pop("samples"), **value})
+        return
+    identities = f" of {summary.facts['identities']:,} identities" if "identities" in summary.facts else ""
+    state = "all done before" if summary.nothing_to_do else f"{human_seconds(summary.seconds)}, {summary.rate:,.0f}/s"
+    click.echo(f"{summary.output}: {summary.samples:,} images{identities}, {human_bytes(summary.bytes)}; {state}")
+    _show_sets(summary.facts["sets"])
+    if not summary.finished:
+        click.echo(f"  {summary.shards_done} of {summary.shards} shards are done; facedata status {summary.output}")
+    if summary.failures:
+        click.echo(f"  {summary.failures:,} images failed: {os.path.join(summary.output, 'failures.jsonl')}")
+    if summary.failed_shards:
+        click.echo(f"  {summary.failed_shards} shards failed; the same command tries them again")

@@ -1,0 +1,1 @@
+"""One module per format, and `convert` that moves samples from any source to any sink."""

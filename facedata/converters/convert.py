@@ -1,0 +1,139 @@
+"""Moving samples from any source to any sink, as a job."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+from facedata.dataset import Sample, SampleWriter, Sink, Source
+from facedata.errors import FacedataError, SampleError, output_error
+from facedata.jobs.job import JobOptions, JobSummary, run_job
+from facedata.jobs.journal import ShardResult
+from facedata.jobs.plan import Plan, shard_count
+
+__all__ = ["convert", "plan_conversion"]
+
+
+@dataclass(frozen=True)
+class _ConvertShard:
+    """One shard: the slice of the source, sent to the worker that does it."""
+
+    source: Source
+    sink: Sink
+    shard: int
+    first: int
+
+    def __call__(self) -> ShardResult:
+        begin = time.monotonic()
+        tally = _Tally()
+        try:
+            with self.sink.open_shard(self.shard) as writer:
+                for index, item in enumerate(self.source.read(), self.first):
+                    tally.take(index, item, writer)
+        except FacedataError:
+            raise
+        except OSError as error:
+            raise output_error(error, self.sink.root) from error
+        return tally.result(time.monotonic() - begin)
+
+
+class _Tally:
+    """Counts and digests what a shard delivers."""
+
+    def __init__(self) -> None:
+        self._samples = self._bytes = 0
+        self._labels: tuple[int, int] | None = None
+        self._last_label = -1
+        self._digest = 0  # CRC-32: it is there to tell runs apart, and every image passes through it
+        self._failures: list[Mapping[str, Any]] = []
+
+    def take(self, index: int, item: Sample | SampleError, writer: SampleWriter) -> None:
+        if isinstance(item, SampleError):
+            self._fail(index, item)
+            return
+        try:
+            writer.write(index, item)
+        except SampleError as error:
+            self._fail(index, error)
+            return
+        self._samples += 1
+        self._bytes += len(item.image)
+        self._digest = crc32(item.image, crc32(b"%d %d\n" % (item.label, len(item.image)), self._digest))
+        if item.label != self._last_label:
+            self._note_label(item.label)
+
+    def _note_label(self, label: int) -> None:
+        self._last_label = label
+        low, high = self._labels or (label, label)
+        self._labels = (min(low, label), max(high, label))
+
+    def _fail(self, index: int, error: SampleError) -> None:
+        self._failures.append(
+            {"set": error.dataset, "key": error.key, "index": index, "offset": error.offset, "reason": error.reason}
+        )
+
+    def result(self, seconds: float) -> ShardResult:
+        return ShardResult(
+            self._samples, self._bytes, f"{self._digest:08x}", self._labels, tuple(self._failures), seconds
+        )
+
+
+def plan_conversion(
+    command: str,
+    source: Source,
+    sink: Sink,
+    *,
+    size: int,
+    options: Mapping[str, Any] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Plan:
+    """The plan of moving all of `source` to `sink`.
+
+    Parameters
+    ----------
+    command : str
+        The command whose job it is.
+    source, sink
+    size : int
+        The input's bytes, about; decides only the number of shards.
+    options : mapping, optional
+        Further options that decide what is written.
+    facts : mapping, optional
+        What else to keep with the job.
+    """
+    return Plan(
+        command,
+        source.identity(),
+        {**sink.identity(), **(options or {})},
+        len(source),
+        shard_count(len(source), size),
+        facts or {},
+    )
+
+
+def convert(plan: Plan, source: Source, sink: Sink, options: JobOptions | None = None) -> JobSummary:
+    """Run the job, or the part of it that is asked for, and go on where an earlier run was cut off.
+
+    Parameters
+    ----------
+    plan : Plan
+        As `plan_conversion` made it from the same source and sink.
+    source, sink
+    options : JobOptions, optional
+
+    Raises
+    ------
+    OutputError
+        Where the output cannot be written or is not this job's.
+    InterruptedJobError
+        After SIGINT or SIGTERM.
+    """
+
+    def make_task(shard: int) -> _ConvertShard:
+        first, end = plan.bounds(shard)
+        return _ConvertShard(source[first:end], sink, shard, first)
+
+    return run_job(plan, make_task, sink, options)

@@ -1,0 +1,171 @@
+"""The format ``folder``: a folder of images, one folder an identity."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from facedata.dataset import Sample
+from facedata.errors import SampleError, output_error
+from facedata.images import image_extension
+from facedata.jobs.files import atomic_writer, write_fully
+
+__all__ = ["GLINT360K", "IMAGEFOLDER", "LAYOUTS", "FolderSink", "create_sink"]
+
+GLINT360K = "glint360k"
+IMAGEFOLDER = "imagefolder"
+LAYOUTS = {GLINT360K: "id_{}", IMAGEFOLDER: "{:08d}"}
+"""The name of an identity's folder in each layout. Labels are below 2**24 in each set, so 8 digits keep their order."""
+
+_FOLDER_NAMES = {GLINT360K: re.compile(r"id_\d+"), IMAGEFOLDER: re.compile(r"\d{8,}")}
+_FRAGMENTS = ".facedata-list"
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+@dataclass(frozen=True)
+class FolderSink:
+    """Writes ``<identity folder>/<label>_<n>.<extension>``, n counting the samples of the job from 0.
+
+    Attributes
+    ----------
+    root : str
+        The folder; made if it is not there.
+    layout : str
+        ``"glint360k"`` names the identity folders ``id_<label>``, as the unpacking script of Glint360K does;
+        ``"imagefolder"`` pads the label with zeros, so that sorted folders are in the order of the labels.
+    list_file : str, optional
+        Also write ``relative/path label`` lines to this file, in the order of the samples.
+    keep_undecodable : bool
+        Write what does not begin like an image as ``.bin`` instead of refusing it.
+    """
+
+    root: str
+    layout: str = GLINT360K
+    list_file: str | None = None
+    keep_undecodable: bool = False
+
+    many_writers = True
+
+    def identity(self) -> Mapping[str, Any]:
+        """Layout and options, as JSON values."""
+        return {
+            "format": "folder",
+            "layout": self.layout,
+            "list": self.list_file is not None and os.path.abspath(self.list_file),
+            "keep undecodable": self.keep_undecodable,
+        }
+
+    def owns(self, name: str) -> bool:
+        """Whether an entry of the root is named as this sink names what it writes, in any layout."""
+        listed = self.list_file is not None and os.path.abspath(self.list_file) == os.path.abspath(
+            os.path.join(self.root, name)
+        )
+        return listed or name == _FRAGMENTS or any(names.fullmatch(name) for names in _FOLDER_NAMES.values())
+
+    def prepare(self) -> None:
+        """Make room for the fragments of the list."""
+        if self.list_file is not None:
+            os.makedirs(self._fragments, exist_ok=True)
+
+    @contextmanager
+    def open_shard(self, shard: int) -> Iterator[_FolderWriter]:
+        """A writer for one shard; what an earlier, cut off try wrote is written over."""
+        fragment = self._fragment(shard) if self.list_file is not None else None
+        with _FolderWriter(self, fragment) as writer:
+            yield writer
+
+    def finish(self, shards: int) -> Mapping[str, Any]:
+        """Put the list together from the fragments of the shards; counts the identities."""
+        names = _FOLDER_NAMES[self.layout]
+        with os.scandir(self.root) as entries:
+            identities = sum(names.fullmatch(entry.name) is not None for entry in entries)
+        if self.list_file is None:
+            return {"identities": identities}
+        self._join_list(self.list_file, shards)
+        return {"identities": identities, "list": self.list_file}
+
+    def _join_list(self, path: str, shards: int) -> None:
+        try:
+            with atomic_writer(path) as file:
+                for shard in range(shards):
+                    with open(self._fragment(shard), "rb") as fragment:
+                        shutil.copyfileobj(fragment, file, 1 << 20)
+        except OSError as error:
+            raise output_error(error, path) from error
+
+    def clean_up(self) -> None:
+        """Remove what was only needed until the job was finished."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self._fragments)
+
+    @property
+    def _fragments(self) -> str:
+        return os.path.join(self.root, _FRAGMENTS)
+
+    def _fragment(self, shard: int) -> str:
+        return os.path.join(self._fragments, f"{shard:08d}")
+
+
+class _FolderWriter:
+    """Writes the files of one shard, through a descriptor of the identity's folder: neighbours share it."""
+
+    def __init__(self, sink: FolderSink, fragment: str | None) -> None:
+        self._sink, self._fragment = sink, fragment
+        self._template = LAYOUTS[sink.layout]
+        self._label, self._folder, self._descriptor = -1, "", -1
+        self._list: BinaryIO | None = None
+
+    def __enter__(self) -> _FolderWriter:
+        if self._fragment is not None:
+            self._list = open(self._fragment, "wb")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        if self._list is not None:
+            self._list.close()
+
+    def write(self, index: int, sample: Sample) -> None:
+        extension = image_extension(sample.image)
+        if extension is None:
+            if not self._sink.keep_undecodable:
+                raise SampleError("", sample.key, f"not an image: its bytes begin {sample.image[:8].hex(' ')}")
+            extension = "bin"
+        if sample.label != self._label:
+            self._enter_folder(sample.label)
+        name = f"{sample.label}_{index}.{extension}"
+        try:
+            descriptor = os.open(name, _CREATE, 0o666, dir_fd=self._descriptor)
+            try:
+                write_fully(descriptor, sample.image)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise output_error(error, os.path.join(self._sink.root, self._folder, name)) from error
+        if self._list is not None:  # an OSError here is met by whoever runs the shard, as one at closing is
+            self._list.write(f"{self._folder}/{name} {sample.label}\n".encode())
+
+    def _enter_folder(self, label: int) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        self._label, self._folder = label, self._template.format(label)
+        path = os.path.join(self._sink.root, self._folder)
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(path)
+            self._descriptor = os.open(path, _FOLDER)
+        except OSError as error:
+            raise output_error(error, path) from error
+
+
+def create_sink(path: str) -> FolderSink:
+    """A sink that writes the folder `path`."""
+    return FolderSink(path)

@@ -1,0 +1,33 @@
+"""The format ``rec``: MXNet record sets, in every dialect met in the wild."""
+
+from __future__ import annotations
+
+import os
+
+from facedata.converters.rec.record_set import OpenOptions, RecordSet, open_record_set
+from facedata.converters.rec.recordio import ImageRecord, RecordReader, encode_record
+from facedata.converters.rec.source import RecSource
+
+__all__ = [
+    "ImageRecord",
+    "OpenOptions",
+    "RecSource",
+    "RecordReader",
+    "RecordSet",
+    "encode_record",
+    "open_record_set",
+    "open_source",
+    "recognises",
+]
+
+
+def open_source(path: str) -> RecSource:
+    """The images of the record set at `path`."""
+    return open_record_set(path).source
+
+
+def recognises(path: str) -> bool:
+    """Whether `path` is a record file, or a folder with one."""
+    if os.path.isdir(path):
+        return any(name.endswith(".rec") for name in os.listdir(path))
+    return path.endswith(".rec") and os.path.isfile(path)

@@ -1,0 +1,240 @@
+"""MXNet RecordIO: the chunks of a ``.rec`` file and the image header inside them.
+
+A chunk is a magic word, a word with 3 bits of `cflag` above 29 bits of length, the payload, and zeros up to a multiple
+of 4. A payload that holds the magic word at a multiple of 4 is split there, the magic left out: `cflag` is 1 for the
+first part, 2 for those between and 3 for the last; 0 is a record in one piece. Source: dmlc-core's ``recordio.h``
+as described in docs/reference/formats.md; compared with MXNet 1.9.1 byte for byte in tests/compat.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+from dataclasses import dataclass
+
+from facedata.errors import FormatError
+
+__all__ = [
+    "CHUNK_HEADER_SIZE",
+    "IMAGE_HEADER_SIZE",
+    "LARGEST_LABEL",
+    "MAGIC",
+    "MAGIC_BYTES",
+    "MAXIMUM_LENGTH",
+    "ImageRecord",
+    "RecordReader",
+    "class_of",
+    "encode_record",
+    "pack_image_record",
+    "padded",
+    "pread_fully",
+    "unpack_image_record",
+]
+
+MAGIC = 0xCED7230A
+MAGIC_BYTES = struct.pack("<I", MAGIC)
+CHUNK_HEADER_SIZE = 8
+IMAGE_HEADER_SIZE = 24
+MAXIMUM_LENGTH = (1 << 29) - 1
+LARGEST_LABEL = 1 << 24
+"""Above this, float32 no longer holds every whole number, so a label there may be another one, rounded."""
+
+_WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
+_chunk_header = struct.Struct("<II")
+_image_header = struct.Struct("<IfQQ")
+
+
+def pread_fully(descriptor: int, length: int, offset: int) -> bytes:
+    """`length` bytes from `offset`; fewer only where the file ends."""
+    data = os.pread(descriptor, length, offset)
+    while len(data) < length and (more := os.pread(descriptor, length - len(data), offset + len(data))):
+        data += more
+    return data
+
+
+def padded(length: int) -> int:
+    """`length` rounded up to a multiple of 4, in bytes."""
+    return (length + 3) & ~3
+
+
+def encode_record(payload: bytes) -> bytes:
+    """The chunk, or the chunks of a split record, that hold `payload`.
+
+    Raises
+    ------
+    FormatError
+        Where it is longer than the 2**29 - 1 bytes that the format can say (MXNet refuses it too).
+    """
+    if len(payload) > MAXIMUM_LENGTH:
+        raise FormatError(f"a record of {len(payload)} bytes: RecordIO holds at most {MAXIMUM_LENGTH}")
+    parts = _split_at_magic(payload)
+    flags = [_WHOLE] if len(parts) == 1 else [_FIRST, *[_MIDDLE] * (len(parts) - 2), _LAST]
+    return b"".join(_encode_chunk(flag, part) for flag, part in zip(flags, parts, strict=True))
+
+
+def _encode_chunk(flag: int, part: bytes) -> bytes:
+    return _chunk_header.pack(MAGIC, flag << 29 | len(part)) + part + bytes(padded(len(part)) - len(part))
+
+
+def _split_at_magic(payload: bytes) -> list[bytes]:
+    parts, begin, found = [], 0, payload.find(MAGIC_BYTES)
+    while found >= 0:
+        if found % 4 == 0:
+            parts.append(payload[begin:found])
+            begin = found + 4
+            found = payload.find(MAGIC_BYTES, begin)
+        else:
+            found = payload.find(MAGIC_BYTES, found + 1)
+    parts.append(payload[begin:])
+    return parts
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """The payload of an image record, taken apart.
+
+    Attributes
+    ----------
+    flag : int
+        The number of values in the label array; 0 where the label is a single number.
+    labels : tuple of float
+        The label array, or the single label; float32 values.
+    id, id2 : int
+        The two numbers that the writer gave, usually the record's key and 0.
+    image : bytes
+        The encoded image; empty in meta and identity records.
+    """
+
+    flag: int
+    labels: tuple[float, ...]
+    id: int
+    id2: int
+    image: bytes
+
+
+def pack_image_record(record: ImageRecord) -> bytes:
+    """The payload for `record`: its 24 byte header, the label array where `flag` > 0, the image."""
+    if record.flag == 0:
+        return _image_header.pack(0, record.labels[0], record.id, record.id2) + record.image
+    if record.flag != len(record.labels):
+        raise ValueError(f"flag {record.flag} announces as many labels, but there are {len(record.labels)}")
+    header = _image_header.pack(record.flag, 0.0, record.id, record.id2)
+    return header + struct.pack(f"<{record.flag}f", *record.labels) + record.image
+
+
+def unpack_image_record(payload: bytes) -> ImageRecord:
+    """Take the payload of an image record apart.
+
+    Raises
+    ------
+    FormatError
+        Where the payload is shorter than its header says.
+    """
+    if len(payload) < IMAGE_HEADER_SIZE:
+        raise FormatError(
+            f"a record of {len(payload)} bytes is too short for the {IMAGE_HEADER_SIZE} byte image header"
+        )
+    flag, label, identifier, identifier2 = _image_header.unpack_from(payload)
+    if flag == 0:
+        return ImageRecord(0, (label,), identifier, identifier2, payload[IMAGE_HEADER_SIZE:])
+    end = IMAGE_HEADER_SIZE + 4 * flag
+    if end > len(payload):
+        raise FormatError(f"the header announces {flag} labels, but the record has {len(payload)} bytes")
+    labels = struct.unpack_from(f"<{flag}f", payload, IMAGE_HEADER_SIZE)
+    return ImageRecord(flag, labels, identifier, identifier2, payload[end:])
+
+
+def class_of(record: ImageRecord) -> int:
+    """The class of an image record: its label, or the first of its label array.
+
+    Raises
+    ------
+    FormatError
+        Where that is not a whole number from 0 to 2**24.
+    """
+    label = record.labels[0]
+    if not math.isfinite(label) or label != int(label) or label < 0:
+        raise FormatError(f"label {label:g} is not a whole number from 0")
+    if label > LARGEST_LABEL:
+        raise FormatError(f"label {label:.0f} is above {LARGEST_LABEL}, where the format's float32 labels are rounded")
+    return int(label)
+
+
+class RecordReader:
+    """Reads single records of a ``.rec`` file at given offsets.
+
+    Every length is checked against the file's size before anything of that length is read.
+
+    Parameters
+    ----------
+    path : str or path
+    descriptor : int, optional
+        An open file descriptor to read from, which stays the caller's; opened and owned otherwise.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], descriptor: int | None = None) -> None:
+        self.path = os.fspath(path)
+        self._owned = descriptor is None
+        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC) if descriptor is None else descriptor
+        self.size = os.fstat(self._descriptor).st_size
+
+    def __enter__(self) -> RecordReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._owned:
+            os.close(self._descriptor)
+
+    def read(self, offset: int) -> tuple[bytes, int]:
+        """The payload of the record at `offset`, and the offset behind it.
+
+        Raises
+        ------
+        FormatError
+            Where there is no whole record.
+        OSError
+            Where the file cannot be read.
+        """
+        flag, length = self.chunk(offset)
+        if flag not in (_WHOLE, _FIRST):
+            raise FormatError(f"part {flag} of a split record stands here, not the beginning of a record")
+        parts, end, total = [self._payload(offset, length)], offset + CHUNK_HEADER_SIZE + padded(length), length
+        while flag not in (_WHOLE, _LAST):
+            flag, length = self.chunk(end)
+            if flag not in (_MIDDLE, _LAST):
+                raise FormatError(f"the split record is not continued at byte {end}: a new record begins there")
+            total += length + len(MAGIC_BYTES)
+            if total > MAXIMUM_LENGTH:
+                raise FormatError(f"the split record is longer than the {MAXIMUM_LENGTH} bytes that RecordIO allows")
+            parts.append(self._payload(end, length))
+            end += CHUNK_HEADER_SIZE + padded(length)
+        return MAGIC_BYTES.join(parts), end
+
+    def chunk(self, offset: int) -> tuple[int, int]:
+        """`cflag` and payload length of the chunk at `offset`, checked against the file's size."""
+        if not 0 <= offset <= self.size - CHUNK_HEADER_SIZE:
+            raise FormatError(f"offset {offset} lies past the end of the file ({self.size} bytes)")
+        header = pread_fully(self._descriptor, CHUNK_HEADER_SIZE, offset)
+        if len(header) < CHUNK_HEADER_SIZE:
+            raise FormatError(f"the file ends inside the record's header at byte {offset}")
+        magic, word = _chunk_header.unpack(header)
+        if magic != MAGIC:
+            raise FormatError(
+                f"no record begins at byte {offset}: found 0x{magic:08x}, expected the magic 0x{MAGIC:08x}"
+            )
+        flag, length = word >> 29, word & MAXIMUM_LENGTH
+        if flag > _LAST:
+            raise FormatError(f"cflag {flag} at byte {offset} is none of 0 to 3")
+        if offset + CHUNK_HEADER_SIZE + length > self.size:
+            raise FormatError(
+                f"the record at byte {offset} claims {length} bytes, but the file ends {self.size - offset - 8} bytes "
+                "after its header: the file was cut or the length is wrong"
+            )
+        return flag, length
+
+    def _payload(self, offset: int, length: int) -> bytes:
+        payload = pread_fully(self._descriptor, length, offset + CHUNK_HEADER_SIZE)
+        if len(payload) < length:
+            raise FormatError(f"the file ends inside the record at byte {offset}")
+        return payload

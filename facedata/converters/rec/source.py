@@ -1,0 +1,218 @@
+"""`RecSource`: the images of one record file, in key order, read in large blocks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facedata.converters.rec.index import RecordIndex
+from facedata.converters.rec.recordio import (
+    CHUNK_HEADER_SIZE,
+    IMAGE_HEADER_SIZE,
+    LARGEST_LABEL,
+    MAGIC,
+    MAXIMUM_LENGTH,
+    RecordReader,
+    class_of,
+    unpack_image_record,
+)
+from facedata.dataset import Sample, strict
+from facedata.errors import FormatError, SampleError, input_error
+
+__all__ = ["RecSource"]
+
+_BLOCK = 1 << 22
+_LARGEST_GAP = 1 << 18  # records further apart are read one by one: what lies between would be read for nothing
+_LARGEST_OFFSET = int(np.iinfo(np.int64).max)
+_SLACK = 64  # vectorised header reads may look this far past the last record
+_HEADERS = CHUNK_HEADER_SIZE + IMAGE_HEADER_SIZE
+_HEADER_WORDS = _HEADERS // 4
+
+
+@dataclass(frozen=True)
+class RecSource:
+    """The image records of one ``.rec`` file, as samples in key order.
+
+    Attributes
+    ----------
+    path : str
+        The record file.
+    index : RecordIndex
+        Keys and offsets of the image records alone.
+    file_identity : mapping
+        Size and sampled digest of the record file, for fingerprints.
+    options : mapping
+        What else decides which samples there are: the dialect, say.
+    """
+
+    path: str
+    index: RecordIndex
+    file_identity: Mapping[str, Any]
+    options: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The path, as messages show it."""
+        return self.path
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, part: slice) -> RecSource:
+        return replace(self, index=self.index[part])
+
+    def __iter__(self) -> Iterator[Sample]:
+        return strict(self.read())
+
+    def identity(self) -> Mapping[str, Any]:
+        """Size and sampled digest of the record file, its dialect, how many records and images."""
+        return {"record file": dict(self.file_identity), **self.options, "images": len(self)}
+
+    def read(self) -> Iterator[Sample | SampleError]:
+        """Every image in key order, or the error in its place.
+
+        Raises
+        ------
+        InputError
+            Where the file itself cannot be opened.
+        """
+        with self._open() as (descriptor, reader):
+            blocks = _Blocks(descriptor, self.index, self._typical_size())
+            for first, block in blocks:
+                yield from self._samples(first, block, reader)
+
+    def labels(self) -> Iterator[NDArray[np.int64]]:
+        """The labels of the images, block by block, -1 for each that cannot be told; images are not copied."""
+        with self._open() as (descriptor, reader):
+            for first, block in _Blocks(descriptor, self.index, self._typical_size()):
+                labels = np.where(block.good, block.labels, -1)
+                for place in np.flatnonzero(~block.good).tolist():
+                    item = self._read_one(first + place, reader)
+                    labels[place] = item.label if isinstance(item, Sample) else -1
+                yield labels
+
+    def _open(self) -> _Opened:
+        return _Opened(self.path)
+
+    def _typical_size(self) -> int:
+        records = max(int(self.options.get("records", len(self))), 1)
+        return int(self.file_identity["size"]) // records
+
+    def _samples(self, first: int, block: _Block, reader: RecordReader) -> Iterator[Sample | SampleError]:
+        keys = self.index.keys[first : first + len(block.good)]
+        view = block.view
+        columns = (block.good.tolist(), block.labels.tolist(), block.starts.tolist(), block.stops.tolist())
+        for place, (key, good, label, start, stop) in enumerate(zip(keys, *columns, strict=True)):
+            if good:
+                yield Sample(str(key), label, bytes(view[start:stop]))
+            else:
+                yield self._read_one(first + place, reader)
+
+    def _read_one(self, position: int, reader: RecordReader) -> Sample | SampleError:
+        """The record read by itself, with every check and an exact reason where it fails."""
+        key, offset = int(self.index.keys[position]), int(self.index.offsets[position])
+        try:
+            record = unpack_image_record(reader.read(offset)[0])
+            if not record.image:
+                raise FormatError("the record holds no image")
+            return Sample(str(key), class_of(record), record.image)
+        except FormatError as error:
+            return SampleError(self.path, str(key), str(error), offset)
+        except OSError as error:
+            return SampleError(self.path, str(key), f"cannot be read: {error.strerror}", offset)
+
+
+class _Opened:
+    """The record file opened in this process, with a reader over the same descriptor."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> tuple[int, RecordReader]:
+        try:
+            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise input_error(error, self._path) from error
+        return self._descriptor, RecordReader(self._path, self._descriptor)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Records that lie behind each other, read at once; all arrays of shape (records,).
+
+    `good` tells which are simple: whole, in one piece, with an image and a proper label. Only for these are `labels`,
+    `starts` and `stops` (bytes in `view`) right; the others are read one by one.
+    """
+
+    view: memoryview
+    good: NDArray[np.bool_]
+    labels: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+
+
+class _Blocks:
+    """Cuts an index into runs of records that lie close behind each other, and reads each run at once."""
+
+    def __init__(self, descriptor: int, index: RecordIndex, typical_size: int) -> None:
+        self._descriptor, self._offsets = descriptor, index.offsets
+        # one read mostly holds a lone record; a longer one is read again by itself
+        self._guess = (min(max(2 * typical_size, 1 << 12), _BLOCK) + _HEADERS) & ~3
+        self._buffer = bytearray(_BLOCK + _LARGEST_GAP + self._guess + _SLACK)
+
+    def __iter__(self) -> Iterator[tuple[int, _Block]]:
+        offsets = self._offsets
+        steps = np.diff(offsets)
+        run_ends = np.append(np.flatnonzero((steps <= 0) | (steps > _LARGEST_GAP)) + 1, len(offsets)).tolist()
+        begin = 0
+        for end in run_ends:
+            while begin < end:
+                limit = min(int(offsets[begin]) + _BLOCK, _LARGEST_OFFSET)
+                stop = max(int(np.searchsorted(offsets[begin:end], limit)), 1) + begin
+                yield begin, self._read(offsets[begin:stop], int(offsets[stop]) if stop < end else None)
+                begin = stop
+
+    def _read(self, offsets: NDArray[np.int64], next_offset: int | None) -> _Block:
+        base = int(offsets[0])
+        end = next_offset if next_offset is not None else int(offsets[-1]) + self._guess
+        got = 0
+        view = memoryview(self._buffer)
+        if base >= 0 and end - base <= len(self._buffer) - _SLACK:
+            try:
+                got = os.preadv(self._descriptor, [view[: end - base]], base)
+            except OSError:
+                got = 0  # each record is then read by itself, so that only those on the bad spot fail
+        return _take_apart(self._buffer, got, offsets - base)
+
+
+def _take_apart(buffer: bytearray, got: int, places: NDArray[np.int64]) -> _Block:
+    """Read the headers of the records at `places` (bytes, shape (N,)) in the first `got` bytes of `buffer`."""
+    words = np.frombuffer(buffer, "<u4")
+    floats = words.view("<f4")
+    reachable = (places % 4 == 0) & (places + _HEADERS <= got)
+    at = np.where(reachable, places >> 2, 0)
+    word, flag = words[at + 1], words[at + 2].astype(np.int64)
+    starts = places + _HEADERS + 4 * flag
+    stops = places + CHUNK_HEADER_SIZE + (word & MAXIMUM_LENGTH)
+    label = np.where(flag > 0, floats[at + _HEADER_WORDS], floats[at + 3])
+    with np.errstate(invalid="ignore"):
+        labels = label.astype(np.int64)
+    good: NDArray[np.bool_] = (
+        reachable
+        & (words[at] == MAGIC)
+        & (word >> 29 == 0)
+        & (starts < stops)
+        & (stops <= got)
+        & (label >= 0)
+        & (label <= LARGEST_LABEL)
+        & (labels == label)
+    )
+    return _Block(memoryview(buffer), good, labels, starts, stops)

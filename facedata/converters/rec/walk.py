@@ -1,0 +1,187 @@
+"""Rebuilding an index by walking through a record file from chunk to chunk."""
+
+from __future__ import annotations
+
+import os
+import struct
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facedata.converters.rec.index import RecordIndex, in_key_order
+from facedata.converters.rec.recordio import (
+    CHUNK_HEADER_SIZE,
+    IMAGE_HEADER_SIZE,
+    MAGIC,
+    MAXIMUM_LENGTH,
+    RecordReader,
+    padded,
+    pread_fully,
+    unpack_image_record,
+)
+from facedata.errors import FormatError, input_error
+
+__all__ = ["WalkedRecords", "walk_records"]
+
+_BLOCK = 1 << 22
+_NEEDED = CHUNK_HEADER_SIZE + IMAGE_HEADER_SIZE
+_chunk_header = struct.Struct("<II")
+_record_id = struct.Struct("<Q")
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and the bytes in all."""
+
+
+@dataclass
+class WalkedRecords:
+    """What a walk found, in file order.
+
+    Attributes
+    ----------
+    offsets : array of int64
+        Where each record begins.
+    identifiers : array of int64
+        The `id` in each record's image header, -1 where there is none.
+    damaged : int
+        How many damaged places were passed over. Each stands in `offsets` too, so that reading it fails by name.
+    """
+
+    offsets: array[int] = field(default_factory=lambda: array("q"))
+    identifiers: array[int] = field(default_factory=lambda: array("q"))
+    damaged: int = 0
+
+    def add(self, offset: int, identifier: int = -1) -> None:
+        """Note a record."""
+        self.offsets.append(offset)
+        self.identifiers.append(identifier)
+
+    def index(self, path: str) -> RecordIndex:
+        """The index in key order: the keys are the records' own ids where these tell them apart.
+
+        Otherwise the keys count the records in file order, a meta record that stands last being key 0 as InsightFace
+        writes it.
+        """
+        offsets: NDArray[np.int64] = np.frombuffer(self.offsets, np.int64)
+        identifiers: NDArray[np.int64] = np.frombuffer(self.identifiers, np.int64)
+        ids = np.sort(identifiers)
+        if len(ids) and ids[0] >= 0 and bool((ids[1:] > ids[:-1]).all()):
+            return in_key_order(identifiers, offsets, path)
+        if len(offsets) and _is_meta(path, int(offsets[-1])):
+            offsets = np.roll(offsets, 1)
+        return RecordIndex(range(len(offsets)), offsets)
+
+
+def _is_meta(path: str, offset: int) -> bool:
+    with RecordReader(path) as reader:
+        try:
+            record = unpack_image_record(reader.read(offset)[0])
+        except FormatError:
+            return False
+    return record.flag == 2 and not record.image
+
+
+def walk_records(
+    path: str | os.PathLike[str], *, salvage: bool = False, progress: Progress | None = None
+) -> WalkedRecords:
+    """Find every record of a ``.rec`` file.
+
+    The file is read once, from front to back, in blocks of 4 MiB; records longer than that are jumped over.
+
+    Parameters
+    ----------
+    path : str or path
+    salvage : bool
+        Pass over damage, to the next place where a record begins, instead of raising.
+    progress : callable, optional
+
+    Raises
+    ------
+    FormatError
+        At the first damage, with its place, unless `salvage`.
+    InputError
+        Where the file cannot be read.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return _Walk(file.fileno(), os.fspath(path), salvage, progress).run()
+    except OSError as error:
+        raise input_error(error, path) from error
+
+
+class _Walk:
+    def __init__(self, descriptor: int, path: str, salvage: bool, progress: Progress | None) -> None:
+        self._descriptor, self._path, self._salvage, self._progress = descriptor, path, salvage, progress
+        self._size = os.fstat(descriptor).st_size
+        self._found = WalkedRecords()
+        self._in_record = False
+
+    def run(self) -> WalkedRecords:
+        offset = 0
+        while offset < self._size:
+            block = pread_fully(self._descriptor, _BLOCK, offset)
+            if len(block) < min(_BLOCK, self._size - offset):
+                raise FormatError(f"{self._path}: the file became shorter while it was read")
+            offset = self._walk_block(block, offset)
+            if self._progress:
+                self._progress(min(offset, self._size), self._size)
+        if self._in_record:
+            self._damage(self._size, "the file ends inside a split record")
+        return self._found
+
+    def _walk_block(self, block: bytes, base: int) -> int:
+        """Walk the records that begin in `block`; returns where the next block must begin."""
+        unpack, add, size = _chunk_header.unpack_from, self._found.add, self._size
+        limit = len(block) if base + len(block) >= size else len(block) - _NEEDED
+        at = 0
+        while at < limit:
+            if at + CHUNK_HEADER_SIZE > len(block):
+                return self._resume(base + at)
+            magic, word = unpack(block, at)
+            flag, length = word >> 29, word & MAXIMUM_LENGTH
+            begins = flag < 2
+            fits = base + at + CHUNK_HEADER_SIZE + length <= size
+            if magic != MAGIC or flag > 3 or begins == self._in_record or not fits:
+                return self._resume(base + at)
+            if begins:
+                add(base + at, self._identifier(block, at, length))
+            self._in_record = flag in (1, 2)
+            at += CHUNK_HEADER_SIZE + padded(length)
+        return base + at
+
+    @staticmethod
+    def _identifier(block: bytes, at: int, length: int) -> int:
+        if length < IMAGE_HEADER_SIZE:
+            return -1
+        identifier: int = _record_id.unpack_from(block, at + CHUNK_HEADER_SIZE + 8)[0]
+        return identifier if identifier < 1 << 63 else -1
+
+    def _resume(self, offset: int) -> int:
+        """Note the damage at `offset`; returns the next place at which a record may begin."""
+        self._damage(offset, "no whole record begins or goes on here: the file was cut or damaged")
+        if self._in_record:  # the record that is cut short here is listed already, and a whole one may begin here
+            self._in_record = False
+            return self._next_record(offset)
+        self._found.add(offset)
+        return self._next_record(offset + 4)
+
+    def _damage(self, offset: int, what: str) -> None:
+        self._found.damaged += 1
+        if not self._salvage:
+            raise FormatError(
+                f"{self._path}: byte {offset} of {self._size}: {what}; the {len(self._found.offsets)} records before "
+                "it are whole. Fetch the file again, or give --salvage to take what can be read"
+            )
+
+    def _next_record(self, offset: int) -> int:
+        while offset < self._size:
+            block = pread_fully(self._descriptor, _BLOCK + CHUNK_HEADER_SIZE, offset)
+            words = np.frombuffer(block[: len(block) & ~3], "<u4")
+            for place in np.flatnonzero(words[:-1] == MAGIC).tolist():
+                word, begin = int(words[place + 1]), offset + 4 * place
+                if word >> 29 < 2 and begin + CHUNK_HEADER_SIZE + (word & MAXIMUM_LENGTH) <= self._size:
+                    return begin
+            offset += _BLOCK
+        return self._size

@@ -1,0 +1,180 @@
+"""Unpacking record sets into a folder of images: the job behind ``facedata unpack-rec``."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from facedata.converters.convert import convert, plan_conversion
+from facedata.converters.folder import GLINT360K, FolderSink
+from facedata.converters.rec.record_set import OpenOptions, RecordSet, open_record_set
+from facedata.dataset import ConcatenatedSource, Sink, Source
+from facedata.errors import OptionError
+from facedata.jobs.job import JobOptions, JobSummary
+from facedata.jobs.journal import refuse_unfinished
+from facedata.jobs.output import check_output, claim_output, refuse_overlap
+from facedata.jobs.plan import Plan
+
+__all__ = ["UnpackOptions", "plan_unpacking", "unpack_record_sets"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class UnpackOptions:
+    """What to unpack, and how.
+
+    Attributes
+    ----------
+    layout : str
+        ``"glint360k"`` or ``"imagefolder"``, see `FolderSink`.
+    labels : str
+        ``"shift"``: the labels of each set follow those of the sets before it, so that people stay apart;
+        ``"keep"``: as they are, so that people of different sets who share a number share a folder.
+    list_file : str, optional
+        Also write the ``relative/path label`` list there.
+    limit : int, optional
+        Only the first so many images.
+    keep_undecodable : bool
+        Write what is not an image as ``.bin``.
+    backend : str
+        ``"native"``, or ``"mxnet"`` to read through MXNet itself.
+    opening : OpenOptions
+    command_line : str
+        The command as the user typed it, for messages that say how to go on.
+    """
+
+    layout: str = GLINT360K
+    labels: str = "shift"
+    list_file: str | None = None
+    limit: int | None = None
+    keep_undecodable: bool = False
+    backend: str = "native"
+    opening: OpenOptions = field(default_factory=OpenOptions)
+    command_line: str = "the same command"
+
+
+@dataclass(frozen=True)
+class Unpacking:
+    """A planned unpacking: run it with `convert`, or look at its plan alone."""
+
+    plan: Plan
+    source: Source
+    sink: FolderSink
+    sets: Sequence[RecordSet]
+
+
+def unpack_record_sets(
+    includes: Sequence[str],
+    output: str | os.PathLike[str],
+    options: UnpackOptions | None = None,
+    job: JobOptions | None = None,
+) -> JobSummary:
+    """Unpack record sets into a folder, one folder an identity.
+
+    Parameters
+    ----------
+    includes : sequence of str
+        Set folders or ``.rec`` files.
+    output : path
+    options : UnpackOptions, optional
+    job : JobOptions, optional
+
+    Raises
+    ------
+    InputError
+        Where a set cannot be read or contradicts itself.
+    OutputError
+        Where the output cannot be written or is another job's.
+    InterruptedJobError
+        After SIGINT or SIGTERM; the same call goes on.
+    """
+    job = job or JobOptions()
+    unpacking = plan_unpacking(includes, output, options)
+    plan, sink = unpacking.plan, unpacking.sink
+    if any(one.rebuilt is not None for one in unpacking.sets):
+        claim_output(Path(sink.root), plan, sink.owns, overwrite=job.overwrite)
+        job = replace(job, overwrite=False)
+        for one in unpacking.sets:
+            one.save_rebuilt(Path(sink.root))
+    return convert(plan, unpacking.source, sink, job)
+
+
+def plan_unpacking(
+    includes: Sequence[str], output: str | os.PathLike[str], options: UnpackOptions | None = None
+) -> Unpacking:
+    """Open the sets and plan the job; writes nothing."""
+    options = options or UnpackOptions()
+    root = os.fspath(output)
+    refuse_overlap(list(includes), root)
+    for name in includes:
+        refuse_unfinished(name)
+    opening = replace(options.opening, cache_folder=Path(root))
+    sets = [open_record_set(name, opening) for name in includes]
+    source, facts = _join(sets, options)
+    sink = FolderSink(root, options.layout, options.list_file, options.keep_undecodable)
+    size = sum(one.source.file_identity["size"] for one in sets)
+    plan = plan_conversion(
+        "unpack-rec",
+        source,
+        sink,
+        size=size * len(source) // max(sum(len(one.source) for one in sets), 1),
+        options={"labels": options.labels, "limit": options.limit, "salvage": opening.salvage},
+        facts={"sets": facts, "command line": options.command_line},
+    )
+    return Unpacking(plan, source, sink, sets)
+
+
+def check_unpacking(unpacking: Unpacking, *, overwrite: bool) -> None:
+    """Raise where the job may not write into its output; for a dry run."""
+    sink: Sink = unpacking.sink
+    check_output(Path(sink.root), unpacking.plan, sink.owns, overwrite=overwrite)
+
+
+def _join(sets: Sequence[RecordSet], options: UnpackOptions) -> tuple[Source, list[dict[str, Any]]]:
+    """The sets behind each other, their labels shifted, and what to tell of each."""
+    shifts, limits, facts, shift = [], [], [], 0
+    for number, one in enumerate(sets):
+        last = number == len(sets) - 1
+        classes = one.classes
+        if options.labels == "shift" and not last and classes is None:
+            classes = _count_classes(one)
+        shifts.append(shift)
+        limits.append(classes if options.labels == "shift" and not last else None)
+        facts.append(_facts(one, shift, classes))
+        shift += classes or 0 if options.labels == "shift" else 0
+    sources: list[Source] = [_backend(one, options.backend) for one in sets]
+    joined = ConcatenatedSource(sources, shifts, limits)
+    return (joined if options.limit is None else joined[: options.limit]), facts
+
+
+def _facts(one: RecordSet, shift: int, classes: int | None) -> dict[str, Any]:
+    return {
+        "set": one.files.records,
+        "dialect": one.dialect,
+        "index": "rebuilt" if one.rebuilt is not None else one.files.index,
+        "images": len(one.source),
+        "classes": classes,
+        "first label": shift,
+        "last label": None if classes is None else shift + classes - 1,
+    }
+
+
+def _count_classes(one: RecordSet) -> int:
+    """Read every label: the only way to know how far the next set's labels must be shifted, if nothing says it."""
+    _log.info("%s: declares no number of classes; reading its labels to count them", one.files.records)
+    return max(int(labels.max()) for labels in one.source.labels()) + 1
+
+
+def _backend(one: RecordSet, backend: str) -> Source:
+    if backend == "native":
+        return one.source
+    if backend == "mxnet":
+        from facedata.converters.rec.mxnet_backend import MXNetRecSource
+
+        return MXNetRecSource(one.source)
+    raise OptionError(f"backend {backend}: there are 'native' and 'mxnet'")

@@ -1,0 +1,131 @@
+"""The plan of a job: what it reads, with which options, cut into shards. The same inputs give the same plan."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from facedata.errors import OptionError
+
+__all__ = ["Part", "Plan", "shard_count"]
+
+_SAMPLES_PER_SHARD = 8192
+_BYTES_PER_SHARD = 1 << 26
+
+
+def shard_count(samples: int, size: int) -> int:
+    """How many shards to cut a job into: about 8,192 samples or 64 MiB each, whichever is less.
+
+    That is a fraction of a second of copying on a local disk and up to ten seconds on a slow network file system. It
+    depends on nothing but the input, so that every run of a job cuts alike.
+
+    Parameters
+    ----------
+    samples : int
+    size : int
+        Bytes in all, or an estimate that is always the same for the same input.
+    """
+    return min(max(-(-samples // _SAMPLES_PER_SHARD), -(-size // _BYTES_PER_SHARD), 1), max(samples, 1))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One element of a job array: the `number`-th of `count` parts, counted from 1."""
+
+    number: int = 1
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise OptionError(
+                f"part {self.number}/{self.count}: parts are counted from 1/{self.count} to {self.count}/{self.count}"
+            )
+
+    def shards(self, plan: Plan) -> range:
+        """The shards of `plan` that belong to this part: a run of neighbours, for files are read fastest so."""
+        return range(plan.shards * (self.number - 1) // self.count, plan.shards * self.number // self.count)
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job cut into shards.
+
+    Attributes
+    ----------
+    command : str
+        The command whose job it is.
+    inputs : mapping
+        What identifies the inputs, as JSON values.
+    options : mapping
+        Every option that decides what is written, as JSON values, versions included that matter.
+    samples, shards : int
+    facts : mapping
+        Whatever else is worth keeping with the job (paths, the command line, label ranges); not part of the
+        fingerprint.
+    """
+
+    command: str
+    inputs: Mapping[str, Any]
+    options: Mapping[str, Any]
+    samples: int
+    shards: int
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def bounds(self, shard: int) -> tuple[int, int]:
+        """The first sample of `shard`, and the one behind its last."""
+        return self.samples * shard // self.shards, self.samples * (shard + 1) // self.shards
+
+    def deciding(self) -> dict[str, Any]:
+        """All that decides the output, which is what the fingerprint is made of."""
+        return {
+            "command": self.command,
+            "inputs": dict(self.inputs),
+            "options": dict(self.options),
+            "samples": self.samples,
+            "shards": self.shards,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits; equal for jobs that write the same bytes."""
+        text = json.dumps(self.deciding(), sort_keys=True, separators=(",", ":"))
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values, its fingerprint among them."""
+        return {**self.deciding(), "fingerprint": self.fingerprint, "facts": dict(self.facts)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Plan:
+        """The plan that `to_json` made. Raises KeyError or TypeError where it is none."""
+        return cls(
+            value["command"],
+            dict(value["inputs"]),
+            dict(value["options"]),
+            int(value["samples"]),
+            int(value["shards"]),
+            dict(value["facts"]),
+        )
+
+    def differences(self, other: Plan) -> list[str]:
+        """In words, how `other` (the job that is there) differs from this plan."""
+        mine, theirs = dict(_leaves(self.deciding())), dict(_leaves(other.deciding()))
+        names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+        return [f"{name}: was {theirs.get(name, 'not given')}, now {mine.get(name, 'not given')}" for name in names]
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{name}, {key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value, 1):
+            yield from _leaves(inner, f"{name} {number}")
+    else:
+        yield name, value

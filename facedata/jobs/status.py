@@ -1,0 +1,100 @@
+"""What of a job is done, missing and failed, told from its journal alone."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from facedata.jobs.journal import Journal, job_plan
+
+__all__ = ["JobStatus", "job_status"]
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """The state of a job.
+
+    Attributes
+    ----------
+    output : str
+    command_line : str
+        The command that began it, and that goes on with it.
+    finished : bool
+        Whether every shard is done and the result is published.
+    samples_total, samples, failures : int
+        In the whole job; delivered so far; not delivered so far.
+    bytes : int
+    shards, shards_done, shards_failed, shards_missing : int
+    missing : list of [int, int]
+        Runs of shards that are neither done nor failed, first and last, counted from 0; the first 20.
+    failed : dict
+        Shard to reason.
+    runs : list
+        Every run so far: host, pid, part, start.
+    """
+
+    output: str
+    command_line: str
+    finished: bool
+    samples_total: int
+    samples: int
+    failures: int
+    bytes: int
+    shards: int
+    shards_done: int
+    shards_failed: int
+    shards_missing: int
+    missing: list[list[int]]
+    failed: dict[int, str]
+    runs: list[dict[str, Any]]
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing has failed."""
+        return self.failures == 0 and self.shards_failed == 0
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON object."""
+        return asdict(self)
+
+
+def job_status(folder: str | os.PathLike[str]) -> JobStatus:
+    """Read the state of the job whose output is `folder`; looks at nothing but its journal.
+
+    Raises
+    ------
+    InputNotFoundError
+        Where there is no such folder, or no job in it.
+    """
+    plan = job_plan(folder)
+    journal = Journal(folder)
+    state = journal.load(plan)
+    missing = [shard for shard in range(plan.shards) if not state.done[shard] and shard not in state.failed_shards]
+    return JobStatus(
+        output=os.fspath(folder),
+        command_line=str(plan.facts.get("command line", "")),
+        finished=journal.read_summary() is not None,
+        samples_total=plan.samples,
+        samples=state.samples,
+        failures=state.failures,
+        bytes=state.bytes,
+        shards=plan.shards,
+        shards_done=sum(state.done),
+        shards_failed=len(state.failed_shards),
+        shards_missing=len(missing),
+        missing=_runs(missing)[:20],
+        failed=state.failed_shards,
+        runs=journal.runs(),
+    )
+
+
+def _runs(numbers: list[int]) -> list[list[int]]:
+    """Neighbours together: [1, 2, 3, 7] becomes [[1, 3], [7, 7]]."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return runs
