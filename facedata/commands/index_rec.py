@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from facedata.commands import options
-from facedata.commands.progress import show_bytes
+from facedata.commands.progress import show_count
 
 
 @click.command("index-rec", short_help="Write the missing train.idx of a record file.")
@@ -30,7 +30,7 @@ def command(path: str, salvage: bool, overwrite: bool, dry_run: bool, as_json: b
     from facedata.converters.rec.indexing import index_records
 
     options.start_logging(quiet=quiet)
-    with show_bytes("records", quiet=quiet) as progress:
+    with show_count("records", quiet=quiet, unit="B", unit_scale=True) as progress:
         summary = index_records(path, overwrite=overwrite, salvage=salvage, dry_run=dry_run, progress=progress)
     if as_json:
         options.print_json({"dry run": dry_run, **asdict(summary)})

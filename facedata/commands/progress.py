@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from facedata.jobs.progress import Observer, Progress
 
-__all__ = ["human_bytes", "human_seconds", "show_bytes", "show_progress"]
+__all__ = ["human_bytes", "human_seconds", "show_count", "show_progress"]
 
 _LINE_EVERY = 30.0
 _log = logging.getLogger("facedata")
@@ -30,12 +30,12 @@ def show_progress(unit: str, *, quiet: bool) -> Iterator[Observer | None]:
 
 
 @contextmanager
-def show_bytes(what: str, *, quiet: bool) -> Iterator[Any]:
-    """A callable for ``(bytes done, bytes in all)``, or None."""
+def show_count(what: str, *, quiet: bool, **bar_options: Any) -> Iterator[Callable[[int, int], None] | None]:
+    """A callable for ``(done, in all)``, or None where there is nobody to see a bar."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
-    with _bar(unit="B", unit_scale=True, desc=what) as bar:
+    with _bar(desc=what, **bar_options) as bar:
 
         def update(done: int, total: int) -> None:
             bar.total = total

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facedata.commands import options
-from facedata.commands.progress import human_bytes, human_seconds, show_bytes, show_progress
+from facedata.commands.progress import human_bytes, human_seconds, show_count, show_progress
 
 if TYPE_CHECKING:
     from facedata.converters.unpack import Unpacking
@@ -91,7 +91,10 @@ def command(
     from facedata.jobs.plan import Part
 
     options.start_logging(quiet=quiet)
-    with show_bytes("index", quiet=quiet) as walked, show_progress("images", quiet=quiet) as observer:
+    with (
+        show_count("index", quiet=quiet, unit="B", unit_scale=True) as walked,
+        show_progress("images", quiet=quiet) as observer,
+    ):
         unpack_options = UnpackOptions(
             layout=layout,
             labels=labels,

@@ -1,0 +1,311 @@
+"""Drawn faces: deterministic, distinct, and with landmarks where the features are."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import subprocess
+import sys
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from facedata.errors import OptionError
+from facedata.synthetic.faces import (
+    MAX_CANVAS,
+    DrawnFace,
+    Identity,
+    View,
+    draw_face,
+    identity_from_seed,
+    view_from_seed,
+)
+
+ARCFACE_TEMPLATE = np.array(
+    [
+        [38.2946, 51.6963],
+        [73.5318, 51.5014],
+        [56.0252, 71.7366],
+        [41.5493, 92.3655],
+        [70.7299, 92.2041],
+    ]
+)
+PLAIN = Identity(hair_style="bald")
+
+
+def similarity(degrees: float, scale: float, x: float, y: float) -> NDArray[np.float64]:
+    a, b = scale * np.cos(np.radians(degrees)), scale * np.sin(np.radians(degrees))
+    return np.array([[a, -b, x], [b, a, y]])
+
+
+def pixel(face: DrawnFace, point: NDArray[Any]) -> NDArray[np.int64]:
+    x, y = np.rint(point).astype(int)
+    return np.array(face.image[y, x], np.int64)
+
+
+def difference(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
+    return float(np.abs(first.astype(np.int64) - second.astype(np.int64)).mean())
+
+
+def digest_of_a_few_faces() -> str:
+    digest = hashlib.sha256()
+    for number, image in itertools.product(range(4), range(3)):
+        face = draw_face(identity_from_seed(5, number), view_from_seed(5, number, image))
+        digest.update(face.image.tobytes() + face.landmarks68.tobytes())
+    return digest.hexdigest()
+
+
+def test_shapes_and_types() -> None:
+    face = draw_face(PLAIN, canvas=(90, 130))
+    arrays = face.image, face.landmarks68, face.landmarks5
+    assert [array.shape for array in arrays] == [(90, 130, 3), (68, 2), (5, 2)]
+    assert [str(array.dtype) for array in arrays] == ["uint8", "float32", "float32"]
+
+
+def test_the_same_seed_gives_the_same_pixels_in_another_process() -> None:
+    code = "import runpy, sys; print(runpy.run_path(sys.argv[1])['digest_of_a_few_faces']())"
+    command = [sys.executable, "-c", code, __file__]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert answer.stdout.strip() == digest_of_a_few_faces()
+
+
+def test_order_of_drawing_does_not_matter() -> None:
+    person, view = identity_from_seed(1, 2), view_from_seed(1, 2, 3)
+    first = draw_face(person, view).image
+    draw_face(identity_from_seed(9, 9), view_from_seed(9, 9, 9), 64)
+    np.testing.assert_array_equal(draw_face(person, view).image, first)
+
+
+def test_numbers_within_a_seed_and_seeds_give_other_people() -> None:
+    people = [identity_from_seed(seed, number) for seed in range(3) for number in range(200)]
+    assert len(set(people)) == len(people)
+
+
+def test_neighbours_look_different() -> None:
+    images = [draw_face(identity_from_seed(0, number)).image for number in range(12)]
+    assert min(difference(a, b) for a, b in itertools.combinations(images, 2)) > 4.0
+
+
+def test_views_of_one_person_differ() -> None:
+    person = identity_from_seed(0, 0)
+    images = [draw_face(person, view_from_seed(0, 0, image)).image for image in range(8)]
+    assert min(difference(a, b) for a, b in itertools.combinations(images, 2)) > 2.0
+
+
+def test_a_person_does_not_draw_what_one_of_its_views_draws() -> None:
+    # SeedSequence([1, 2]) and SeedSequence([1, 2, 0]) are the same but for a spawn key.
+    entropy = np.random.SeedSequence([1, 2, 0])
+    first_draw = np.random.default_rng(entropy).random()
+    assert identity_from_seed(1, 2).face_width != pytest.approx(0.91 + 0.17 * first_draw)
+
+
+@pytest.mark.parametrize("number", range(12))
+def test_five_points_are_the_reduction_of_the_68(number: int) -> None:
+    face = draw_face(identity_from_seed(3, number), view_from_seed(3, number, 1), 160)
+    points = face.landmarks68.astype(np.float64)
+    eyes = [points[36:42].mean(axis=0), points[42:48].mean(axis=0)]
+    np.testing.assert_allclose(face.landmarks5, [*eyes, points[30], points[48], points[54]], 1e-5)
+
+
+@pytest.mark.parametrize("number", range(30))
+def test_default_view_is_near_the_arcface_template_and_inside(number: int) -> None:
+    face = draw_face(identity_from_seed(7, number))
+    assert np.abs(face.landmarks5 - ARCFACE_TEMPLATE).max() < 5.0
+    assert face.landmarks68.min() >= 0.0
+    assert face.landmarks68.max() <= 111.0
+
+
+def test_seeded_views_are_roughly_aligned_crops() -> None:
+    faces = [draw_face(PLAIN, view_from_seed(7, 0, image), 112) for image in range(200)]
+    offsets = [np.abs(face.landmarks5 - ARCFACE_TEMPLATE).max() for face in faces]
+    assert max(offsets) < 16.0
+    assert np.mean(offsets) < 8.0
+    inner = np.array([face.landmarks68[17:] for face in faces])
+    assert inner.min() > 0.0
+    assert inner.max() < 111.0
+
+
+def test_ibug_order() -> None:
+    points = draw_face(PLAIN).landmarks68
+    assert (np.diff(points[:17, 0]) > 0).all()  # the jaw runs from the image's left to its right
+    assert points[:17, 1].argmax() == 8
+    assert (np.diff(points[17:27, 0]) > 0).all()
+    assert (np.diff(points[27:31, 1]) > 0).all()
+    assert points[37, 1] < points[41, 1]  # 37 on the upper lid, 41 below it
+    assert points[43, 1] < points[47, 1]
+    assert points[51, 1] < points[57, 1]
+    mirrored = [39, 38, 37, 36, 41, 40]
+    np.testing.assert_allclose(points[42:48, 0] + points[mirrored, 0], 112.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("size", [112, 448])
+def test_eye_centres_are_pupils(number: int, size: int) -> None:
+    person = dataclasses.replace(identity_from_seed(4, number), glasses="none", lashes=False)
+    face = draw_face(person, View(roll=8.0, yaw=10.0), size)
+    for eye in face.landmarks5[:2]:
+        assert pixel(face, eye).max() < 70
+
+
+@pytest.mark.parametrize("degrees", [0.0, 45.0, -60.0])
+@pytest.mark.parametrize("scale", [1.0, 2.5, 4.0])
+def test_eye_points_are_the_middles_of_the_irises(degrees: float, scale: float) -> None:
+    person = dataclasses.replace(PLAIN, eye_colour=(255.0, 0.0, 0.0))
+    matrix = similarity(degrees, scale, 250.3, 200.7)
+    wide_open = View(eyes_open=1.6, backdrop_colour=(200.0, 200.0, 200.0))
+    face = draw_face(person, wide_open, matrix=matrix, canvas=(900, 900))
+    blue = face.image[..., 0] > face.image[..., 1:].max(axis=2).astype(np.int64) + 60
+    places = np.argwhere(blue)[:, ::-1]
+    for eye in face.landmarks5[:2]:
+        iris = places[np.hypot(*(places - eye).T) < 8.0 * scale]
+        np.testing.assert_allclose((iris.min(axis=0) + iris.max(axis=0)) / 2.0, eye, atol=0.8)
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_mouth_corners_are_at_the_edge_of_the_mouth(number: int) -> None:
+    person = dataclasses.replace(identity_from_seed(4, number), beard="none")
+    face = draw_face(person, View(roll=-6.0), 448)
+    left, right = face.landmarks5[3:]
+    for corner, other in ((left, right), (right, left)):
+        inward = (other - corner) / np.linalg.norm(other - corner)
+        skin, mouth = pixel(face, corner - 6.0 * inward), pixel(face, corner + 8.0 * inward)
+        just_outside = pixel(face, corner - 3.0 * inward)
+        assert np.abs(just_outside - skin).sum() < 0.5 * np.abs(just_outside - mouth).sum()
+
+
+def test_jaw_points_are_at_the_edge_of_the_skin() -> None:
+    view = View(light=(0.0, 0.0), backdrop_colour=(255.0, 0.0, 0.0))
+    face = draw_face(PLAIN, view, 448)
+    middle = face.landmarks68[30]
+    for point in face.landmarks68[3:6]:
+        inward = (middle - point) / np.linalg.norm(middle - point)
+        assert pixel(face, point + 4.0 * inward)[2] > 120
+        assert pixel(face, point - 4.0 * inward)[2] < 90
+
+
+def test_an_open_mouth_and_a_smile_move_the_mouth() -> None:
+    rest = draw_face(PLAIN, View(smile=0.0)).landmarks68
+    opened = draw_face(PLAIN, View(smile=0.0, mouth_open=1.0)).landmarks68
+    smiling = draw_face(PLAIN, View(smile=1.0)).landmarks68
+    assert opened[66, 1] - opened[62, 1] > rest[66, 1] - rest[62, 1] + 5.0
+    assert smiling[48, 1] < rest[48, 1] - 1.0
+    assert smiling[54, 0] - smiling[48, 0] > rest[54, 0] - rest[48, 0]
+
+
+def test_turning_moves_the_nose_over_the_face() -> None:
+    views = View(), View(yaw=20.0), View(pitch=10.0)
+    rest, right, up = (draw_face(PLAIN, view).landmarks68 for view in views)
+    assert right[30, 0] - right[27, 0] > rest[30, 0] - rest[27, 0] + 2.0
+    assert up[30, 1] - up[27, 1] < rest[30, 1] - rest[27, 1]
+
+
+def test_light_comes_from_its_direction() -> None:
+    left, right = (draw_face(PLAIN, View(light=light)).image for light in ((-0.9, 0.0), (0.9, 0.0)))
+    cheeks = (slice(60, 90), slice(24, 36)), (slice(60, 90), slice(76, 88))
+    assert left[cheeks[0]].mean() > left[cheeks[1]].mean()
+    assert right[cheeks[0]].mean() < right[cheeks[1]].mean()
+
+
+def test_size_scales_outer_pixel_edges_onto_outer_pixel_edges() -> None:
+    small, big = draw_face(PLAIN, size=112), draw_face(PLAIN, size=224)
+    np.testing.assert_allclose(big.landmarks68 + 0.5, 2.0 * (small.landmarks68 + 0.5), atol=1e-3)
+    shrunk = cv2.resize(big.image, (112, 112), interpolation=cv2.INTER_AREA).astype(np.uint8)
+    assert difference(shrunk, small.image) < 2.5
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    degrees=st.floats(-60.0, 60.0),
+    scale=st.floats(0.3, 4.0),
+    x=st.floats(-500.0, 500.0),
+    y=st.floats(-500.0, 500.0),
+)
+def test_a_matrix_moves_landmarks_exactly(degrees: float, scale: float, x: float, y: float) -> None:
+    matrix = similarity(degrees, scale, x, y)
+    view = view_from_seed(0, 1, 2)
+    canonical = draw_face(PLAIN, view).landmarks68.astype(np.float64)
+    moved = draw_face(PLAIN, view, matrix=matrix, canvas=(60, 80)).landmarks68
+    np.testing.assert_allclose(moved, canonical @ matrix[:, :2].T + matrix[:, 2], atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "pose",
+    [(0, 1, 100, 80), (60, 2, 320, 60), (-60, 1.5, 60, 300), (25, 4, 150, -60), (10, 0.7, 40, 30)],
+)
+def test_aligning_back_gives_the_canonical_face(pose: tuple[float, float, float, float]) -> None:
+    matrix = similarity(*pose)
+    view = View(light=(0.0, 0.0))
+    big = draw_face(PLAIN, view, matrix=matrix, canvas=(480, 640)).image
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    aligned = cv2.warpAffine(big, matrix, (112, 112), flags=flags).astype(np.uint8)
+    features = slice(34, 104), slice(26, 86)
+    here = difference(aligned[features], draw_face(PLAIN, view).image[features])
+    moved = draw_face(PLAIN, dataclasses.replace(view, shift_x=1.0)).image
+    assert here < 8.0
+    assert here < difference(aligned[features], moved[features])
+
+
+@pytest.mark.parametrize("size", [1, 2, 16, 17, 448])
+def test_any_size_is_drawn(size: int) -> None:
+    face = draw_face(identity_from_seed(0, 3), view_from_seed(0, 3, 1), size)
+    assert face.image.shape == (size, size, 3)
+    assert np.isfinite(face.landmarks68).all()
+
+
+@pytest.mark.parametrize("size", [16, 48, 112])
+def test_a_small_face_looks_like_the_big_one_made_small(size: int) -> None:
+    person = identity_from_seed(0, 3)
+    big = draw_face(person, size=448).image
+    shrunk = cv2.resize(big, (size, size), interpolation=cv2.INTER_AREA).astype(np.uint8)
+    assert difference(draw_face(person, size=size).image, shrunk) < 9.0
+
+
+@pytest.mark.parametrize("far", [1e3, 1e6, 1e12, -1e6])
+def test_a_face_off_the_canvas_leaves_the_backdrop(far: float) -> None:
+    face = draw_face(PLAIN, matrix=similarity(30, 2, far, far), canvas=(40, 50))
+    assert (face.image == face.image[:, :1]).all()
+    assert np.abs(face.landmarks5).min() > 500.0
+
+
+@pytest.mark.parametrize("canvas", [(0, 10), (10, -1), (MAX_CANVAS + 1, 10), (10, 10**9)])
+def test_senseless_canvases_are_refused(canvas: tuple[int, int]) -> None:
+    with pytest.raises(OptionError, match="canvas of"):
+        draw_face(PLAIN, canvas=canvas)
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        np.eye(3),
+        np.zeros((2, 3)),
+        np.full((2, 3), np.nan),
+        np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]),  # a reflection
+        np.array([[1.0, 0.3, 0.0], [0.0, 1.0, 0.0]]),  # a shear
+    ],
+)
+def test_what_is_no_similarity_transform_is_refused(matrix: NDArray[np.float64]) -> None:
+    with pytest.raises(OptionError, match="matrix"):
+        draw_face(PLAIN, matrix=matrix)
+
+
+def test_unknown_names_are_refused_with_the_known_ones() -> None:
+    with pytest.raises(OptionError, match="hair_style 'mullet': expected one of side parting"):
+        Identity(hair_style="mullet")
+    with pytest.raises(OptionError, match="backdrop"):
+        View(backdrop="jungle")
+    with pytest.raises(OptionError, match="scale"):
+        View(scale=0.0)
+
+
+def test_every_look_can_be_drawn() -> None:
+    people = [identity_from_seed(2, number) for number in range(60)]
+    for field in ("hair_style", "beard", "glasses", "lashes", "freckles", "earrings"):
+        assert len({getattr(person, field) for person in people}) > 1
+    for person, image in zip(people, range(60), strict=True):
+        assert draw_face(person, view_from_seed(2, 0, image), 48).image.std() > 10.0
