@@ -67,12 +67,22 @@ class Source(Protocol):
         """What tells this input from another, as JSON values; independent of where it lies."""
         ...
 
+    def locate(self, position: int) -> tuple[str, int | None]:
+        """The file or folder that the sample at `position` is in, and its byte offset there, where it has one."""
+        ...
+
 
 class SampleWriter(Protocol):
     """Writes the samples of one shard."""
 
     def write(self, index: int, sample: Sample) -> None:
-        """Write one sample; `index` counts over the whole job from 0. Raises `SampleError` to refuse it."""
+        """Write one sample; `index` counts over the whole job from 0.
+
+        Raises
+        ------
+        RefusedSampleError
+            Where the format, or the user, does not want it.
+        """
         ...
 
 
@@ -165,19 +175,23 @@ class ConcatenatedSource:
             "label shifts": [shift for _, shift, _ in self._parts],
         }
 
+    def locate(self, position: int) -> tuple[str, int | None]:
+        """Ask the source that the sample at `position` is in."""
+        for source, _, _ in self._parts:
+            if position < len(source):
+                return source.locate(position)
+            position -= len(source)
+        raise IndexError(f"position {position} lies behind the last sample")
+
 
 def _shifted(source: Source, shift: int, classes: int | None) -> Iterator[Sample | SampleError]:
-    for item in source.read():
+    for position, item in enumerate(source.read()):
         if isinstance(item, SampleError):
             yield item
         elif classes is not None and item.label >= classes:
-            name = getattr(source, "name", "")
-            yield SampleError(
-                name,
-                item.key,
-                f"label {item.label}, but the set declares {classes} classes, and the next set's labels begin "
-                "after them",
-            )
+            dataset, offset = source.locate(position)
+            reason = f"label {item.label}, but the set declares {classes} classes, and the next set's begin behind them"
+            yield SampleError(dataset, item.key, reason, offset)
         else:
             yield Sample(item.key, item.label + shift, item.image, item.landmarks)
 

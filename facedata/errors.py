@@ -11,12 +11,14 @@ The tree (the builtin that each leaf also is, in brackets)::
     │   ├── EmptyDatasetError [ValueError]
     │   ├── FormatError [ValueError]             a file that is not what its format says
     │   └── SampleError [ValueError]             one sample; the others are fine
+    ├── RefusedSampleError [ValueError]          a sample that the output does not take
     ├── OutputError [OSError]
     │   ├── OutputExistsError [FileExistsError]
     │   ├── OutputMismatchError [ValueError]     another job's output
     │   ├── OutputLockedError [BlockingIOError]  another run is writing there
     │   └── DiskFullError [OSError]
-    ├── MissingExtraError [ImportError]
+    ├── MissingLibraryError [ImportError]
+    │   └── MissingExtraError                    only an extra of facedata installs it
     └── InterruptedJobError [RuntimeError]       exit status 75: run again to go on
 
 A message says which file and record, what was expected, what was found, and what to do now.
@@ -39,11 +41,13 @@ __all__ = [
     "InputUnfinishedError",
     "InterruptedJobError",
     "MissingExtraError",
+    "MissingLibraryError",
     "OptionError",
     "OutputError",
     "OutputExistsError",
     "OutputLockedError",
     "OutputMismatchError",
+    "RefusedSampleError",
     "SampleError",
     "input_error",
     "output_error",
@@ -106,6 +110,10 @@ class SampleError(InputError, ValueError):
         return type(self), (self.dataset, self.key, self.reason, self.offset)
 
 
+class RefusedSampleError(FacedataError, ValueError):
+    """A sample that a writer does not take; whoever drives the writer knows where it came from."""
+
+
 class OutputError(FacedataError, OSError):
     """Something is wrong with where the result was to be written."""
 
@@ -126,7 +134,11 @@ class DiskFullError(OutputError):
     """The disk, or the user's share of it, is full."""
 
 
-class MissingExtraError(FacedataError, ImportError):
+class MissingLibraryError(FacedataError, ImportError):
+    """A library that facedata depends on cannot be loaded."""
+
+
+class MissingExtraError(MissingLibraryError):
     """A library is needed that only an extra of facedata installs."""
 
     def __init__(self, what: str, extra: str, why: str = "") -> None:

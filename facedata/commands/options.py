@@ -85,12 +85,23 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 def start_logging(*, quiet: bool) -> None:
     """Send the library's log to stderr."""
-    handler = logging.StreamHandler()
+    handler = _Handler()
     handler.setFormatter(_Formatter())
     log = logging.getLogger("facedata")
     log.handlers[:] = [handler]
     log.propagate = False
     log.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg, unused-ignore]
+    """Writes to stderr; where a bar stands there, above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm = sys.modules.get("tqdm")
+        if tqdm is not None and sys.stderr.isatty():
+            tqdm.tqdm.write(self.format(record), file=sys.stderr)
+        else:
+            super().emit(record)
 
 
 class _Formatter(logging.Formatter):

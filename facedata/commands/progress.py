@@ -23,8 +23,13 @@ def show_progress(unit: str, *, quiet: bool) -> Iterator[Observer | None]:
     if quiet:
         yield None
     elif sys.stderr.isatty():
-        with _bar(unit=f" {unit}") as bar:
-            yield lambda progress: _update_bar(bar, progress)
+        with _Bar(unit=f" {unit}") as bar:
+            yield lambda progress: bar.show(
+                progress.done,
+                progress.total,
+                initial=progress.before,
+                postfix=f"{progress.byte_rate / 1e6:.0f} MB/s{_failed(progress)}",
+            )
     else:
         yield _LogLines(unit)
 
@@ -35,28 +40,35 @@ def show_count(what: str, *, quiet: bool, **bar_options: Any) -> Iterator[Callab
     if quiet or not sys.stderr.isatty():
         yield None
         return
-    with _bar(desc=what, **bar_options) as bar:
-
-        def update(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield update
+    with _Bar(desc=what, **bar_options) as bar:
+        yield bar.show
 
 
-def _bar(**options: Any) -> Any:
-    from tqdm import tqdm
+class _Bar:
+    """A bar on the terminal that appears with the first thing there is to show, and goes when it is closed."""
 
-    tqdm.monitor_interval = 0  # its thread would make forking workers unsafe
-    return tqdm(file=sys.stderr, dynamic_ncols=True, leave=False, **options)
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+        self._bar: Any = None
 
+    def __enter__(self) -> _Bar:
+        return self
 
-def _update_bar(bar: Any, progress: Progress) -> None:
-    if bar.total is None:
-        bar.total, bar.initial, bar.n = progress.total, progress.before, progress.before
-    bar.set_postfix_str(f"{progress.byte_rate / 1e6:.0f} MB/s" + _failed(progress), refresh=False)
-    bar.update(progress.done - bar.n)
-    bar.refresh()
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, done: int, total: int, *, initial: int = 0, postfix: str = "") -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            tqdm.monitor_interval = 0  # its thread would make forking workers unsafe
+            options = {"dynamic_ncols": True, "leave": False, **self._options}
+            self._bar = tqdm(file=sys.stderr, total=total, initial=initial, **options)
+        self._bar.set_postfix_str(postfix, refresh=False)
+        self._bar.update(done - self._bar.n)
+        if postfix:
+            self._bar.refresh()
 
 
 def _failed(progress: Progress) -> str:

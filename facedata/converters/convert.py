@@ -9,7 +9,7 @@ from typing import Any
 from zlib import crc32
 
 from facedata.dataset import Sample, SampleWriter, Sink, Source
-from facedata.errors import FacedataError, SampleError, output_error
+from facedata.errors import FacedataError, RefusedSampleError, SampleError, output_error
 from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import ShardResult
 from facedata.jobs.plan import Plan, shard_count
@@ -28,7 +28,7 @@ class _ConvertShard:
 
     def __call__(self) -> ShardResult:
         begin = time.monotonic()
-        tally = _Tally()
+        tally = _Tally(self.source, self.first)
         try:
             with self.sink.open_shard(self.shard) as writer:
                 for index, item in enumerate(self.source.read(), self.first):
@@ -43,7 +43,8 @@ class _ConvertShard:
 class _Tally:
     """Counts and digests what a shard delivers."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: Source, first: int) -> None:
+        self._source, self._first = source, first
         self._samples = self._bytes = 0
         self._labels: tuple[int, int] | None = None
         self._last_label = -1
@@ -56,8 +57,9 @@ class _Tally:
             return
         try:
             writer.write(index, item)
-        except SampleError as error:
-            self._fail(index, error)
+        except RefusedSampleError as error:
+            dataset, offset = self._source.locate(index - self._first)
+            self._fail(index, SampleError(dataset, item.key, str(error), offset))
             return
         self._samples += 1
         self._bytes += len(item.image)

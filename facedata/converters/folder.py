@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from facedata.dataset import Sample
-from facedata.errors import SampleError, output_error
+from facedata.errors import RefusedSampleError, output_error
 from facedata.images import image_extension
 from facedata.jobs.files import atomic_writer, write_fully
 
@@ -136,7 +136,7 @@ class _FolderWriter:
         extension = image_extension(sample.image)
         if extension is None:
             if not self._sink.keep_undecodable:
-                raise SampleError("", sample.key, f"not an image: its bytes begin {sample.image[:8].hex(' ')}")
+                raise RefusedSampleError(f"not an image: its bytes begin {sample.image[:8].hex(' ')}")
             extension = "bin"
         if sample.label != self._label:
             self._enter_folder(sample.label)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.errors import OptionError, OutputExistsError, output_error
+from facedata.images import import_opencv
 from facedata.jobs.files import atomic_writer
 
 __all__ = ["MAX_CELLS", "contact_sheet", "write_contact_sheet"]
@@ -107,7 +108,7 @@ def write_contact_sheet(
     OutputError
         If it cannot be written.
     """
-    import cv2
+    cv2 = import_opencv()
 
     name = os.fspath(path)
     extension = os.path.splitext(name)[1].lower()
@@ -146,7 +147,7 @@ def _font_scale(cell: int) -> float:
 
 
 def _label_width(texts: Sequence[str], cell: int, margin: int) -> int:
-    import cv2
+    cv2 = import_opencv()
 
     font, scale = cv2.FONT_HERSHEY_SIMPLEX, _font_scale(cell)
     widths = [cv2.getTextSize(text, font, scale, 1)[0][0] for text in texts if text]
@@ -154,7 +155,7 @@ def _label_width(texts: Sequence[str], cell: int, margin: int) -> int:
 
 
 def _write_label(sheet: Image, text: str, x: int, top: int, cell: int) -> None:
-    import cv2
+    cv2 = import_opencv()
 
     if text:
         font, scale = cv2.FONT_HERSHEY_SIMPLEX, _font_scale(cell)
@@ -164,7 +165,7 @@ def _write_label(sheet: Image, text: str, x: int, top: int, cell: int) -> None:
 
 def _place(space: Image, image: NDArray[Any], where: str) -> None:
     """Fit an image into the middle of `space`, in place."""
-    import cv2
+    cv2 = import_opencv()
 
     shaped = image.ndim == 2 or image.shape[2:] == (3,)
     if image.dtype != np.uint8 or not shaped or not image.size:

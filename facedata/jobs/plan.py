@@ -115,9 +115,16 @@ class Plan:
 
     def differences(self, other: Plan) -> list[str]:
         """In words, how `other` (the job that is there) differs from this plan."""
-        mine, theirs = dict(_leaves(self.deciding())), dict(_leaves(other.deciding()))
+        mine, theirs = _told(self), _told(other)
         names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
-        return [f"{name}: was {theirs.get(name, 'not given')}, now {mine.get(name, 'not given')}" for name in names]
+        return [f"{name} was {theirs.get(name, 'none')}, is now {mine.get(name, 'none')}" for name in names]
+
+
+def _told(plan: Plan) -> dict[str, Any]:
+    """What decides the output, in words and values."""
+    counts = {"number of samples": plan.samples, "number of shards": plan.shards}
+    causes = {"command": plan.command, **dict(_leaves(plan.inputs)), **dict(_leaves(plan.options)), **counts}
+    return {name: "none" if value is None else value for name, value in causes.items()}
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

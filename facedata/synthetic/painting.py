@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from facedata.images import import_opencv
 from facedata.synthetic.curves import BLACK, WHITE, Floats, Pixels, Shape, mix
 from facedata.synthetic.people import View, generator
 
@@ -44,7 +45,7 @@ def _resampled_projection(projection: Floats, factors: tuple[float, float]) -> F
 
 def _fill(image: Pixels, shapes: list[Shape], projection: Floats, line: int) -> None:
     """Fill each shape's contours, even-odd, in its colour, in place."""
-    import cv2
+    cv2 = import_opencv()
 
     contours = [contour for _, parts in shapes for contour in parts]
     pixels = np.concatenate(contours) @ projection[:, :3].T + projection[:, 3]
@@ -66,7 +67,7 @@ def paint(
     canvas: Canvas,
 ) -> Pixels:
     """The unlit face over its backdrop, (H, W, 4); the fourth channel says how much is person."""
-    import cv2
+    cv2 = import_opencv()
 
     height, width = canvas
     # cv2's smooth edges widen a shape by half a pixel: small faces need finer pixels to keep thin.
@@ -80,7 +81,7 @@ def paint(
 
 
 def _backdrop(view: View, height: int, width: int) -> Pixels:
-    import cv2
+    cv2 = import_opencv()
 
     draw = generator([view.seed], 3)
     top, bottom = mix(view.backdrop_colour, WHITE, 0.25), mix(view.backdrop_colour, BLACK, 0.18)
@@ -104,7 +105,7 @@ def paint_tone(shapes: list[Shape], projection: Floats, scale: float, canvas: Ca
 
     They are smooth, so they are painted no finer than the canonical frame, blurred and enlarged.
     """
-    import cv2
+    cv2 = import_opencv()
 
     height, width = canvas
     factor = min(1.0, 1.0 / scale)
@@ -115,7 +116,7 @@ def paint_tone(shapes: list[Shape], projection: Floats, scale: float, canvas: Ca
     soft = cv2.GaussianBlur(layer, (0, 0), max(0.3, 2.4 * scale * factor))
     if factor < 1.0:
         soft = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
-    return soft.astype(np.uint8, copy=False)
+    return np.asarray(soft, np.uint8)
 
 
 def apply_light(
@@ -126,7 +127,7 @@ def apply_light(
     scale: float,
 ) -> Pixels:
     """Light the person as a ball under the soft tones, then colour, blur and add noise to all."""
-    import cv2
+    cv2 = import_opencv()
 
     middle = projection @ (0.0, 62.0, -8.0, 1.0)
     x, y = (

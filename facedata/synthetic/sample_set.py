@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from facedata.converters.rec.writer import InsightFaceWriter
 from facedata.errors import OptionError, OutputExistsError, output_error
+from facedata.images import import_opencv
 from facedata.jobs.files import atomic_writer
 from facedata.synthetic.faces import DrawnFace, draw_face, identity_from_seed, view_from_seed
 
@@ -152,12 +153,11 @@ def _faces(options: SampleOptions) -> Iterator[tuple[int, int, DrawnFace]]:
 
 
 def _encode(image: NDArray[np.uint8]) -> bytes:
-    import cv2
-
+    cv2 = import_opencv()
     done, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     if not done:
         raise OSError("OpenCV did not encode the image")
-    return encoded.tobytes()
+    return bytes(encoded)
 
 
 def _landmark_line(key: int, label: int, face: DrawnFace) -> bytes:

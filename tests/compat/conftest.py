@@ -47,11 +47,14 @@ def _numbered(pairs: Pairs, first: int) -> list[Record]:
     return [Record(key, float(label), image) for key, (label, image) in enumerate(pairs, first)]
 
 
-def _identities(pairs: Pairs) -> list[Record]:
-    """For each run of one label, behind the keys of the images: its first key and the one behind its last."""
+def _ranges(pairs: Pairs) -> list[tuple[int, int]]:
+    """For each run of one label, the key of its first image and the one behind its last, counted from 1."""
     runs = [len(list(run)) for _, run in groupby(pairs, key=lambda pair: pair[0])]
-    ranges = pairwise(accumulate(runs, initial=1))
-    return [Record(key, bounds) for key, bounds in enumerate(ranges, len(pairs) + 1)]
+    return list(pairwise(accumulate(runs, initial=1)))
+
+
+def _identities(pairs: Pairs) -> list[Record]:
+    return [Record(key, bounds) for key, bounds in enumerate(_ranges(pairs), len(pairs) + 1)]
 
 
 def _meta(pairs: Pairs) -> Record:
@@ -73,15 +76,14 @@ def _dataset_merge(pairs: Pairs) -> list[Record]:
 def _dataset_relabel(pairs: Pairs) -> list[Record]:
     """The meta record stands first, and each identity record before its images."""
     images, records = _numbered(pairs, 1), [_meta(pairs)]
-    for identity in _identities(pairs):
-        first, end = identity.label  # type: ignore[misc]
+    for identity, (first, end) in zip(_identities(pairs), _ranges(pairs), strict=True):
         records += [identity, *images[first - 1 : end - 1]]
     return records
 
 
 def _dataset_clean(pairs: Pairs) -> list[Record]:
     """Images were taken out: the keys are counted anew, the ids of those left are their old keys."""
-    old = [(key, pair) for key, pair in enumerate(pairs, 1) if key < 4 or key > 30]
+    old = [(key, pair) for key, pair in enumerate(pairs, 1) if key < 7 or key > 26]
     left = [pair for _, pair in old]
     images = [Record(key, float(label), image, was) for key, (was, (label, image)) in enumerate(old, 1)]
     return [*images, *_identities(left), _meta(left)]
@@ -145,3 +147,11 @@ def record_set(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, li
     elif request.param == "dataset_merge":
         (folder / "property").write_text("7,112,112")
     return folder, [_sample(record) for record in sorted(records) if record.image]
+
+
+@pytest.fixture
+def unindexed(record_set: tuple[Path, list[Sample]]) -> tuple[Path, list[Sample]]:
+    """The same without its index, which was moved to ``original.idx``."""
+    folder, _ = record_set
+    (folder / "train.idx").rename(folder / "original.idx")
+    return record_set

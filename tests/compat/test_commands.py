@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from facedata.converters.rec.index import read_index
 from facedata.converters.rec.mxnet_backend import import_mxnet_recordio
 from facedata.dataset import Sample
 from facedata.errors import MissingExtraError
@@ -86,72 +85,87 @@ def test_several_sets_are_merged_as_the_original_script_merges_them(record_set: 
     assert len({Path(name).parent for name in shifted}) == 2 * len({Path(name).parent for name in kept})
 
 
-def _damage(records: Path, offset: int, damage: str) -> None:
-    place, new = {
-        "no magic": (0, b"\x00\x00\x00\x00"),
-        "length beyond the end": (4, struct.pack("<I", 0x1FFFFFFF)),
-        "more labels than bytes": (8, struct.pack("<I", 1 << 20)),
-        "label is not a number": (12, struct.pack("<f", float("nan"))),
-        "label is not whole": (12, struct.pack("<f", 0.5)),
-        "not an image": (32, b"<html>"),
-    }[damage]
+def _damage(records: Path, offset: int, kind: int) -> None:
+    """Overwrite a few bytes of the record at `offset`, in one of six ways."""
     with open(records, "r+b") as file:
+        file.seek(offset + 8)
+        labels = int.from_bytes(file.read(4), "little")
+        label = 32 if labels else 12
+        place, new = [
+            (0, b"\x00\x00\x00\x00"),  # no magic
+            (4, struct.pack("<I", 0x1FFFFFFF)),  # a length that reaches beyond the end
+            (8, struct.pack("<I", 1 << 20)),  # more labels than there are bytes
+            (label, struct.pack("<f", float("nan"))),  # a label that is no number
+            (label, struct.pack("<f", 0.5)),  # nor a whole one
+            (32 + 4 * labels, b"<html>"),  # not an image
+        ][kind]
         file.seek(offset + place)
         file.write(new)
 
 
-@pytest.mark.parametrize("record_set", ["dataset_merge", "im2rec"], indirect=True)
-@pytest.mark.parametrize(
-    "damage",
-    [
-        "no magic",
-        "length beyond the end",
-        "more labels than bytes",
-        "label is not a number",
-        "label is not whole",
-        "not an image",
-    ],
-)
-def test_one_damaged_record_costs_one_image(record_set: RecordSet, tmp_path: Path, damage: str) -> None:
+def _offset(index: Path, key: str) -> int:
+    return next(int(line.split("\t")[1]) for line in index.read_text().splitlines() if line.startswith(f"{key}\t"))
+
+
+def test_each_damaged_record_costs_one_image(record_set: RecordSet, tmp_path: Path) -> None:
     folder, samples = record_set
-    number, key = 15, samples[15].key
-    expected = original_script(folder)
-    del expected[f"id_{samples[number].label}/{samples[number].label}_{number}.jpg"]
-    index = read_index(folder / "train.idx")
-    offset = int(index.offsets[index.position(int(key)) or 0])
-    _damage(folder / "train.rec", offset, damage)
+    expected, damaged = original_script(folder), [2, 4, 6, 8, 10, 12]
+    for kind, number in enumerate(damaged):
+        key, label, *_ = samples[number]
+        _damage(folder / "train.rec", _offset(folder / "train.idx", key), kind)
+        del expected[f"id_{label}/{label}_{number}.jpg"]
 
     for backend in ("native", "mxnet"):
         output = tmp_path / backend
 
         assert unpack(folder, output, "--backend", backend, status=1) == expected
-        [failure] = map(json.loads, (output / "failures.jsonl").read_text().splitlines())
-        assert (failure["key"], failure["index"]) == (key, number)
-        assert failure["reason"]
+        failures = [json.loads(line) for line in (output / "failures.jsonl").read_text().splitlines()]
+        assert [(one["key"], one["index"]) for one in failures] == [(samples[n].key, n) for n in damaged]
 
 
-def test_deleted_index_is_written_again(record_set: RecordSet) -> None:
+@pytest.mark.parametrize("record_set", ["im2rec"], indirect=True)
+def test_mxnet_backend_says_what_is_wrong(record_set: RecordSet, tmp_path: Path) -> None:
     folder, _ = record_set
-    index = folder / "train.idx"
-    before, images = index.read_bytes(), list(_walk(folder))
-    index.unlink()
+    _damage(folder / "train.rec", _offset(folder / "train.idx", "7"), 0)
+
+    unpack(folder, tmp_path / "out", "--backend", "mxnet", status=1)
+
+    assert "Invalid RecordIO" in json.loads((tmp_path / "out" / "failures.jsonl").read_text())["reason"]
+
+
+def test_salvage_without_an_index_loses_nothing_else(record_set: RecordSet, tmp_path: Path) -> None:
+    folder, samples = record_set
+    damaged = samples[9]
+    _damage(folder / "train.rec", _offset(folder / "train.idx", damaged.key), 0)
+    (folder / "train.idx").unlink()
+
+    tree = unpack(folder, tmp_path / "out", "--salvage", status=1)
+
+    assert sorted(tree.values()) == sorted(sample.image for sample in samples if sample != damaged)
+    assert {Path(name).parent.name for name in tree} == {f"id_{one.label}" for one in samples if one != damaged}
+
+
+def test_deleted_index_is_written_again(unindexed: RecordSet) -> None:
+    folder, _ = unindexed
+    index, original = folder / "train.idx", (folder / "original.idx").read_bytes()
 
     summary = facedata("index-rec", folder)
 
-    assert index.read_bytes() == before
-    assert list(_walk(folder)) == images
-    assert summary["records"] == before.count(b"\n")
+    assert index.read_bytes() == original
+    assert summary["records"] == original.count(b"\n")
 
 
-@pytest.mark.parametrize("options", [[], ["--no-shuffle"], ["--pack-label", "--num-thread", "2"]], ids=" ".join)
+@pytest.mark.parametrize("options", [[], ["--no-shuffle"], ["--pack-label", "--num-thread=2"]], ids=" ".join)
 def test_unpacks_what_im2rec_itself_packed(tmp_path: Path, options: list[str]) -> None:
     photos, packed = tmp_path / "photos", tmp_path / "packed"
     packed.mkdir()
     _draw(photos)
-    _im2rec(packed / "train", photos, "--list", "--recursive", *options[:1])
-    _im2rec(packed / "train", photos, "--pass-through", *options)
+    _im2rec(packed / "train", photos, "--list", "--recursive", *options)
     lines = [line.split("\t") for line in (packed / "train.lst").read_text().splitlines()]
     listed = sorted((int(key), int(float(label)), path) for key, label, path in lines)
+    more = "0.5\t-1\t" if "--pack-label" in options else ""
+    (packed / "train.lst").write_text("".join(f"{key}\t{label}\t{more}{path}\n" for key, label, path in lines))
+    _im2rec(packed / "train", photos, "--pass-through", *options)
 
     tree = unpack(packed, tmp_path / "out")
 
@@ -161,7 +175,7 @@ def test_unpacks_what_im2rec_itself_packed(tmp_path: Path, options: list[str]) -
 
 
 def _im2rec(prefix: Path, root: Path, *options: str) -> None:
-    tool = Path(sys.modules["mxnet"].__path__[0]) / "tools" / "im2rec.py"
+    tool = Path(recordio.__file__).parent / "tools" / "im2rec.py"
     subprocess.run([sys.executable, tool, *options, prefix, root], check=True, capture_output=True, timeout=60)
 
 

@@ -27,11 +27,6 @@ class MXNetRecSource:
 
     source: RecSource
 
-    @property
-    def name(self) -> str:
-        """The path, as messages show it."""
-        return self.source.name
-
     def __len__(self) -> int:
         return len(self.source)
 
@@ -44,6 +39,10 @@ class MXNetRecSource:
     def identity(self) -> Mapping[str, Any]:
         """The same as the source's own: the samples are the same."""
         return self.source.identity()
+
+    def locate(self, position: int) -> tuple[str, int | None]:
+        """The record file, and the offset of the record."""
+        return self.source.locate(position)
 
     def read(self) -> Iterator[Sample | SampleError]:
         """Every sample in key order, or the error in its place.
@@ -76,7 +75,9 @@ class MXNetRecSource:
             record = ImageRecord(header.flag, labels, header.id, header.id2, image)
             return Sample(str(key), class_of(record), bytes(image))
         except Exception as error:  # MXNet and struct raise whatever they like; each is about this record
-            return SampleError(self.source.path, str(key), str(error).splitlines()[0], offset)
+            # the first lines of MXNet's message are a traceback; some errors have no message
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            return SampleError(self.source.path, str(key), reason, offset)
 
 
 def import_mxnet_recordio() -> Any:

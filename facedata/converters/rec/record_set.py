@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from facedata.converters.rec.index import MEND, RecordIndex, read_index
 from facedata.converters.rec.recordio import ImageRecord, RecordReader, unpack_image_record
@@ -257,16 +258,37 @@ class _Checks:
         meta = self._record(0)
         if meta is not None and (meta.image or meta.flag < 2):
             return PLAIN, self._index, None
-        if meta is not None:
-            place = self._first_identity(*self._announced(meta))
-        elif self._is_identity(int(self._index.keys[-1])):
-            _log.warning(
-                "%s: key 0, the meta record, is missing or damaged; its people are found by search", self._where
-            )
-            place = self._search_identities()
-        else:
+        place = self._identities_begin(meta)
+        if place is None:
             return PLAIN, self._index, None
-        return INSIGHTFACE, self._index[int(self._index.keys[0] == 0) : place], len(self._index) - place
+        first = int(self._index.keys[0] == 0)
+        late = self._images_behind(place) if self._salvage else []
+        if not late:
+            return INSIGHTFACE, self._index[first:place], (len(self._index) - place) or None
+        kept = np.concatenate([np.arange(first, place), late])
+        keys: NDArray[np.int64] = np.asarray(self._index.keys, np.int64)
+        return INSIGHTFACE, RecordIndex(keys[kept], self._index.offsets[kept]), None
+
+    def _identities_begin(self, meta: ImageRecord | None) -> int | None:
+        """The place of the first identity record in the index; its length where a meta record stands alone."""
+        last = int(self._index.keys[-1])
+        if meta is None:
+            if not self._is_identity(last):
+                return None
+            _log.warning("%s: the meta record, key 0, is missing or damaged; searching for the people", self._where)
+            return self._search_identities()
+        if meta.labels[0] == last + 1:  # images alone; some builders then put anything behind
+            return len(self._index)
+        announced, end = self._announced(meta)
+        if self._salvage:
+            return self._search_identities()
+        self._counts_agree(announced, end)
+        return self._index.keys.index(self._confirmed_identity(announced))  # type: ignore[union-attr]
+
+    def _images_behind(self, place: int) -> list[int]:
+        """Places of records that are no identity records, though bisection found these to begin at `place`."""
+        keys = self._index.keys
+        return [late for late in range(place, len(keys)) if not self._is_identity(int(keys[late]))]
 
     def _announced(self, meta: ImageRecord) -> tuple[int, int]:
         """The first identity key and the key behind the last one, as the meta record has them."""
@@ -278,15 +300,8 @@ class _Checks:
             )
         return int(first), int(end)
 
-    def _first_identity(self, announced: int, end: int) -> int:
-        """The place of the first identity record in the index."""
-        if self._salvage:
-            return self._search_identities()
-        self._counts_agree(announced, end)
-        return self._index.keys.index(self._confirmed_identity(announced))  # type: ignore[union-attr]
-
     def _search_identities(self) -> int:
-        """The same by bisection, where the meta record cannot be relied on: identity records have the last keys."""
+        """Bisect to the first identity record, where the meta record cannot be relied on: they have the last keys."""
         keys = self._index.keys
         return bisect_left(
             range(len(keys)), True, key=lambda place: place > 0 and bool(self._is_identity(int(keys[place])))

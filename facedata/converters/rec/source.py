@@ -55,11 +55,6 @@ class RecSource:
     file_identity: Mapping[str, Any]
     options: Mapping[str, Any]
 
-    @property
-    def name(self) -> str:
-        """The path, as messages show it."""
-        return self.path
-
     def __len__(self) -> int:
         return len(self.index)
 
@@ -70,8 +65,12 @@ class RecSource:
         return strict(self.read())
 
     def identity(self) -> Mapping[str, Any]:
-        """Size and sampled digest of the record file, its dialect, how many records and images."""
-        return {"record file": dict(self.file_identity), **self.options, "images": len(self)}
+        """Size and sampled digest of the record file, its dialect, how many records it has."""
+        return {"record file": dict(self.file_identity), **self.options}
+
+    def locate(self, position: int) -> tuple[str, int | None]:
+        """The record file, and the offset of the record."""
+        return self.path, int(self.index.offsets[position])
 
     def read(self) -> Iterator[Sample | SampleError]:
         """Every image in key order, or the error in its place.

@@ -59,28 +59,62 @@ class WalkedRecords:
         self.identifiers.append(identifier)
 
     def index(self, path: str) -> RecordIndex:
-        """The index in key order: the keys are the records' own ids where these tell them apart.
+        """The index in key order: the keys are the records' own ids where these can be the keys they were written with.
 
-        Otherwise the keys count the records in file order, a meta record that stands last being key 0 as InsightFace
-        writes it.
+        Otherwise the keys count the records in file order, the meta record being key 0 wherever it stands.
         """
         offsets: NDArray[np.int64] = np.frombuffer(self.offsets, np.int64)
-        identifiers: NDArray[np.int64] = np.frombuffer(self.identifiers, np.int64)
-        ids = np.sort(identifiers)
-        if len(ids) and ids[0] >= 0 and bool((ids[1:] > ids[:-1]).all()):
-            return in_key_order(identifiers, offsets, path)
-        if len(offsets) and _is_meta(path, int(offsets[-1])):
-            offsets = np.roll(offsets, 1)
+        ids: NDArray[np.int64] = np.frombuffer(self.identifiers, np.int64)
+        if len(ids) and ids.min() < 0:
+            ids = _with_gaps_filled(ids)
+        place, end = _find_meta(path, ids, offsets)
+        if _are_keys(ids, end):
+            return in_key_order(ids, offsets, path)
+        if place is not None:
+            offsets = np.concatenate([offsets[place : place + 1], offsets[:place], offsets[place + 1 :]])
         return RecordIndex(range(len(offsets)), offsets)
 
 
-def _is_meta(path: str, offset: int) -> bool:
+def _with_gaps_filled(identifiers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A damaged place gets the id behind that of the record before it, or one behind all; others keep theirs."""
+    ids, known = identifiers.copy(), np.sort(identifiers)
+    largest, last = int(known[-1]) if len(known) else -1, -1
+    for place in np.flatnonzero(ids < 0).tolist():
+        guess = int(ids[place - 1]) + 1 if place else 0
+        at = int(np.searchsorted(known, guess))
+        if guess <= last or (at < len(known) and known[at] == guess):
+            guess = largest + 1
+        ids[place], last, largest = guess, max(guess, last), max(guess, largest)
+    return ids
+
+
+def _are_keys(ids: NDArray[np.int64], end: float | None) -> bool:
+    """Whether the ids in the records can be the keys that these were written with.
+
+    InsightFace's dataset_clean.py and shuffle_rec.py count the keys anew and leave the old ones in the records: in the
+    first, ids reach beyond the keys that the meta record counts; in the second they are 1..N in random order.
+    """
+    ordered = np.sort(ids)
+    if len(ids) == 0 or bool((ordered[1:] == ordered[:-1]).any()):
+        return False
+    if end is not None:
+        return bool(ordered[-1] < end + np.spacing(np.float32(end)))
+    shuffled = bool((ids[1:] < ids[:-1]).any())
+    return not (shuffled and ordered[0] == 1 and ordered[-1] == len(ids))
+
+
+def _find_meta(path: str, ids: NDArray[np.int64], offsets: NDArray[np.int64]) -> tuple[int | None, float | None]:
+    """Where the meta record stands, which has the id 0 or is the last, and how many records it counts."""
+    zeros = np.flatnonzero(ids == 0)[:2].tolist()
     with RecordReader(path) as reader:
-        try:
-            record = unpack_image_record(reader.read(offset)[0])
-        except FormatError:
-            return False
-    return record.flag == 2 and not record.image
+        for place in [*(zeros if len(zeros) == 1 else []), len(offsets) - 1]:
+            try:
+                record = unpack_image_record(reader.read(int(offsets[place]))[0])
+            except (FormatError, IndexError):
+                continue
+            if record.flag == 2 and not record.image:
+                return place, record.labels[1]
+    return None, None
 
 
 def walk_records(

@@ -1,0 +1,61 @@
+"""``make demo``: draw a small dataset, unpack it, show what came of it. Prints each command before it runs it."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from facedata.images import import_opencv
+from facedata.inspection.contact_sheet import write_contact_sheet
+
+FOLDER = Path("demo")
+SAMPLE, OUTPUT, SHEET = FOLDER / "sample", FOLDER / "out", FOLDER / "contact-sheet.png"
+PEOPLE_SHOWN, IMAGES_SHOWN = 10, 8
+
+
+def main() -> None:
+    """Run the demo; what an earlier one left is used again where it is whole."""
+    if (SAMPLE / "property").exists():  # the file that make-sample writes last
+        print(f"{SAMPLE}: drawn before")
+    else:
+        facedata("make-sample", str(SAMPLE), "--identities", "36", "--images", "8", "--overwrite")
+    facedata("unpack-rec", "--include", str(SAMPLE), "--output", str(OUTPUT), "--list", str(FOLDER / "list.txt"))
+    facedata("status", str(OUTPUT))
+    show_tree()
+    draw_sheet()
+    print(f"\nLook at {SHEET}: the unpacked images, one person a row.")
+
+
+def facedata(*arguments: str) -> None:
+    """Show a command and run it."""
+    print(f"\n$ {shlex.join(['facedata', *arguments])}", flush=True)
+    subprocess.run([str(Path(sys.executable).with_name("facedata")), *arguments], check=True)
+
+
+def people() -> list[Path]:
+    """The identity folders, by number."""
+    return sorted(OUTPUT.glob("id_*"), key=lambda path: int(path.name.removeprefix("id_")))
+
+
+def show_tree() -> None:
+    """The first entries of the output."""
+    print(f"\n{OUTPUT}/")
+    for person in people()[:3]:
+        names = sorted((path.name for path in person.iterdir()), key=lambda name: int(name.split("_")[1].split(".")[0]))
+        print(f"  {person.name}/")
+        print(f"    {'  '.join(names[:3])}  ... {len(names)} images")
+    print(f"  ... {len(people())} identities")
+
+
+def draw_sheet() -> None:
+    """A contact sheet of the images that were unpacked."""
+    cv2 = import_opencv()
+    shown = people()[:PEOPLE_SHOWN]
+    rows = [[cv2.imread(str(path)) for path in sorted(person.iterdir())[:IMAGES_SHOWN]] for person in shown]
+    write_contact_sheet(SHEET, rows, labels=[person.name for person in shown], overwrite=True)
+
+
+if __name__ == "__main__":
+    main()

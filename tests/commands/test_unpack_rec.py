@@ -1,0 +1,336 @@
+"""What a user of ``facedata unpack-rec`` sees, in a shell of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from support import FACEDATA, Ran, RecordSetMaker, jpeg, tree
+
+from facedata.jobs.journal import Journal
+
+MakeSet = Callable[[str], RecordSetMaker]
+Facedata = Callable[..., Ran]
+
+
+def big_set(maker: RecordSetMaker, images: int = 24_000, size: int = 400) -> Path:
+    """Large enough to be cut into several shards and to be interrupted."""
+    for key in range(images):
+        maker.add(key, float(key // 50), jpeg(key) + bytes(size))
+    return maker.write()
+
+
+def test_the_files_are_those_of_the_original_script(record_set: MakeSet, facedata: Facedata, tmp_path: Path) -> None:
+    record_set("glint").insightface([2, 1, 3])
+    ran = facedata("unpack-rec", "--include", "glint", "--output", "out/")
+    assert ran.status == 0
+    assert tree(tmp_path / "out") == {
+        f"id_{label}/{label}_{count}.jpg": jpeg(f"label {label} key {count + 1}")
+        for count, label in enumerate([0, 0, 1, 2, 2, 2])
+    }
+    assert "6 images of 3 identities" in ran.stdout
+    assert "labels 0 to 2" in ran.stdout
+
+
+def test_json_is_one_object_on_stdout_and_nothing_else(record_set: MakeSet, facedata: Facedata) -> None:
+    record_set("a").insightface([2, 1])
+    record_set("b").insightface([1, 1])
+    ran = facedata("unpack-rec", "--include", "a,b", "--output", "out", "--json", "--workers", 2)
+    summary = json.loads(ran.stdout)
+    assert ran.stdout.count("\n") == 1
+    assert (summary["images"], summary["identities"], summary["failures"], summary["finished"]) == (5, 4, 0, True)
+    assert [(one["first label"], one["last label"]) for one in summary["sets"]] == [(0, 1), (2, 3)]
+    assert {"bytes", "seconds", "rate", "digest"} <= summary.keys()
+
+
+def test_quiet_leaves_stderr_empty(record_set: MakeSet, facedata: Facedata) -> None:
+    record_set("a").plain([0, 1])
+    (record_set("a").folder / "train.idx").unlink()
+    ran = facedata("unpack-rec", "--include", "a", "--output", "out", "--quiet")
+    assert (ran.status, ran.stderr) == (0, "")
+
+
+def test_a_dry_run_says_what_it_would_do_and_writes_nothing(
+    record_set: MakeSet, facedata: Facedata, tmp_path: Path
+) -> None:
+    record_set("a").insightface([2, 1])
+    (tmp_path / "a" / "train.idx").unlink()
+    ran = facedata("unpack-rec", "--include", "a", "--output", "out", "--dry-run")
+    assert ran.status == 0
+    assert "would unpack 3 images" in ran.stdout
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "property", "train.rec"] or sorted(
+        path.name for path in tmp_path.rglob("*")
+    ) == ["a", "train.rec"]
+
+
+def test_the_second_call_does_nothing_and_says_so(record_set: MakeSet, facedata: Facedata, tmp_path: Path) -> None:
+    record_set("a").insightface([2, 1])
+    command = ("unpack-rec", "--include", "a", "--output", "out")
+    facedata(*command)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    ran = facedata(*command)
+    assert ran.status == 0
+    assert "all done before" in ran.stdout
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_other_options_into_the_same_output_are_refused_and_overwrite_starts_afresh(
+    record_set: MakeSet, facedata: Facedata, tmp_path: Path
+) -> None:
+    record_set("a").insightface([2, 1])
+    facedata("unpack-rec", "--include", "a", "--output", "out")
+    ran = facedata("unpack-rec", "--include", "a", "--output", "out", "--layout", "imagefolder")
+    assert ran.status == 1
+    assert "layout was glint360k, is now imagefolder" in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+    ran = facedata("unpack-rec", "--include", "a", "--output", "out", "--layout", "imagefolder", "--overwrite")
+    assert ran.status == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == ["00000000", "00000001"]
+
+
+def test_a_job_array_writes_what_one_run_writes(record_set: MakeSet, facedata: Facedata, tmp_path: Path) -> None:
+    big_set(record_set("big"), 20_000, 10)
+    facedata("unpack-rec", "--include", "big", "--output", "one", "--list", "one.txt")
+    environment = {**os.environ}
+    command = [
+        *FACEDATA,
+        "unpack-rec",
+        "--include",
+        "big",
+        "--output",
+        "many",
+        "--list",
+        "many.txt",
+        "--json",
+        "--shard",
+    ]
+    parts = [
+        subprocess.Popen([*command, f"{number}/4"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+        for number in range(1, 5)
+    ]
+    summaries = [json.loads(part.communicate(timeout=60)[0]) for part in parts]
+    assert [part.returncode for part in parts] == [0, 0, 0, 0]
+    assert any(summary["finished"] for summary in summaries)
+    assert tree(tmp_path / "many") == tree(tmp_path / "one")
+    assert (tmp_path / "many.txt").read_bytes() == (tmp_path / "one.txt").read_bytes()
+    assert facedata("status", "many").status == 0
+
+
+def test_status_tells_what_is_missing_and_how_to_go_on(record_set: MakeSet, facedata: Facedata) -> None:
+    big_set(record_set("big"), 20_000, 10)
+    facedata("unpack-rec", "--include", "big", "--output", "out", "--shard", "2/3")
+    ran = facedata("status", "out")
+    assert ran.status == 75
+    assert "1 of 3 shards done" in ran.stdout
+    assert "2 shards missing: 0, 2" in ran.stdout
+    assert "go on with: facedata unpack-rec --include big --output out" in ran.stdout
+    assert json.loads(facedata("status", "out", "--json").stdout)["missing"] == [[0, 0], [2, 2]]
+
+
+def test_an_unfinished_output_is_no_input(record_set: MakeSet, facedata: Facedata, tmp_path: Path) -> None:
+    big_set(record_set("big"), 20_000, 10)
+    facedata("unpack-rec", "--include", "big", "--output", "out", "--shard", "1/3")
+    shutil.copy(tmp_path / "big" / "train.rec", tmp_path / "out")
+    ran = facedata("unpack-rec", "--include", "out", "--output", "again")
+    assert ran.status == 1
+    assert "job that has not finished; finish it with: facedata unpack-rec --include big" in ran.stderr
+
+
+def test_records_that_cannot_be_read_fail_alone_by_name(
+    record_set: MakeSet, facedata: Facedata, tmp_path: Path
+) -> None:
+    maker = record_set("a")
+    offsets = [maker.add(key, key // 2, jpeg(key)) for key in range(8)]
+    maker.add(8, -1.0, jpeg(8))
+    maker.add(9, float("nan"), jpeg(9))
+    maker.add(10, 0.5, jpeg(10))
+    maker.add(11, 1, b"<html>not an image</html>")
+    maker.add(12, 1, b"")
+    maker.add(13, 1, jpeg(13))
+    maker.data[offsets[3]] ^= 1
+    maker.write()
+    ran = facedata("unpack-rec", "--include", "a", "--output", "out")
+    assert ran.status == 1
+    assert "6 images failed" in ran.stdout
+    failures = [json.loads(line) for line in (tmp_path / "out" / "failures.jsonl").read_text().splitlines()]
+    assert [failure["key"] for failure in failures] == ["3", "8", "9", "10", "11", "12"]
+    assert failures[0]["set"].endswith("train.rec")
+    assert failures[0]["offset"] == offsets[3]
+    reasons = [failure["reason"] for failure in failures]
+    for reason, words in zip(reasons, ["magic", "-1", "nan", "0.5", "not an image", "no image"], strict=True):
+        assert words in reason
+    assert len(tree(tmp_path / "out")) == 8 + 1
+    assert facedata("unpack-rec", "--include", "a", "--output", "out").status == 1
+    assert facedata("status", "out").status == 1
+
+
+def test_a_path_with_a_comma_and_repeated_includes(record_set: MakeSet, facedata: Facedata) -> None:
+    record_set("a,b").plain([0])
+    record_set("c").plain([0])
+    ran = facedata(
+        "unpack-rec", "--include", "a,b", "--include", "c/train.rec", "--output", "out", "--labels", "keep", "--json"
+    )
+    assert json.loads(ran.stdout)["images"] == 2
+    assert json.loads(ran.stdout)["identities"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("--include", "nowhere", "--output", "o"), 1, "nowhere: no such file or folder"),
+        (("--include", "empty", "--output", "o"), 1, "empty: no .rec file in this folder"),
+        (("--include", "a", "--output", "a/out"), 1, "the output lies in the input"),
+        (("--include", "a", "--output", "o", "--shard", "0/4"), 2, "counted from 1/4 to 4/4"),
+        (("--include", "a", "--output", "o", "--shard", "5/4"), 2, "counted from 1/4 to 4/4"),
+        (("--include", "a", "--output", "o", "--shard", "x"), 2, "is not i/n"),
+        (("--include", "a", "--output", "o", "--workers", "0"), 2, "--workers"),
+        (("--include", ",", "--output", "o"), 2, "names no set"),
+        (("--include", "a", "--output", "o", "--overwrite", "--shard", "1/2"), 2, "other elements"),
+        (("--include", "a", "--output", "full"), 1, "is not empty"),
+        (("--include", "a", "--output", "full", "--overwrite"), 1, "deletes only what facedata writes"),
+        (("--include", "zero", "--output", "o"), 1, "is empty (0 bytes)"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    record_set: MakeSet, facedata: Facedata, tmp_path: Path, arguments: tuple[str, ...], status: int, said: str
+) -> None:
+    record_set("a").plain([0, 1])
+    for name in ("empty", "full", "zero"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    (tmp_path / "zero" / "train.rec").touch()
+    ran = facedata("unpack-rec", *arguments)
+    assert ran.status == status
+    assert said in ran.stderr
+    assert len([line for line in ran.stderr.splitlines() if "rror:" in line]) == 1
+    assert not (tmp_path / "o").exists()
+
+
+def begun_and_written(output: Path, runs: int, written: int) -> bool:
+    """Whether a run more than `runs` has begun there, and about so many images are written."""
+    return len(Journal(output).runs()) > runs and len(list(output.glob("id_*"))) * 50 > written
+
+
+class Running:
+    """A command in the background, in a process group of its own."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [*FACEDATA, *arguments],
+            cwd=folder,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not condition() and self.process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+
+    def end(self) -> str:
+        _, errors = self.process.communicate(timeout=30)
+        assert "Traceback" not in errors
+        return errors
+
+
+@pytest.mark.parametrize("stop", ["kill -9", "TERM", "INT to the group", "TERM to the group"])
+def test_a_run_that_is_stopped_goes_on_and_ends_in_the_same_bytes(
+    record_set: MakeSet, facedata: Facedata, tmp_path: Path, stop: str
+) -> None:
+    big_set(record_set("big"))
+    facedata("unpack-rec", "--include", "big", "--output", "undisturbed", "--list", "undisturbed.txt")
+    command = ("unpack-rec", "--include", "big", "--output", "out", "--list", "out.txt", "--workers", "2")
+    stopped = 0
+    for written in (200, 12_000):
+        runs = len(Journal(tmp_path / "out").runs())
+        running = Running(tmp_path, *command)
+        running.wait_for(partial(begun_and_written, tmp_path / "out", runs, written))
+        if stop == "kill -9":
+            running.process.kill()
+        elif stop == "TERM":
+            running.process.terminate()
+        else:
+            number = signal.SIGINT if stop.startswith("INT") else signal.SIGTERM
+            os.killpg(running.process.pid, number)
+        errors = running.end()
+        if running.process.returncode != 0:
+            stopped += 1
+            assert not (tmp_path / "out.txt").exists()
+            assert facedata("status", "out").status in (75, 0)
+            if stop != "kill -9":
+                assert running.process.returncode == 75
+                assert "run the same command again" in errors
+    ran = facedata(*command)
+    assert ran.status == 0
+    assert stopped > 0
+    assert tree(tmp_path / "out") == tree(tmp_path / "undisturbed")
+    assert (tmp_path / "out.txt").read_bytes() == (tmp_path / "undisturbed.txt").read_bytes()
+    assert facedata("status", "out").status == 0
+
+
+def test_two_runs_at_once_into_one_output_one_says_so(record_set: MakeSet, tmp_path: Path, facedata: Facedata) -> None:
+    big_set(record_set("big"))
+    command = ("unpack-rec", "--include", "big", "--output", "out", "--workers", "1")
+    first = Running(tmp_path, *command)
+    first.wait_for(lambda: (tmp_path / "out" / ".facedata-journal.jsonl").exists())
+    os.killpg(first.process.pid, signal.SIGSTOP)
+    second = facedata(*command)
+    os.killpg(first.process.pid, signal.SIGCONT)
+    first.end()
+    assert first.process.returncode == 0
+    assert second.status == 1
+    assert "another run is writing here" in second.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 8 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_is_said_and_the_next_run_goes_on(
+    record_set: MakeSet, facedata: Facedata, tmp_path: Path, small_disk: Path
+) -> None:
+    big_set(record_set("big"), 9000, 1000)
+    ran = facedata("unpack-rec", "--include", "big", "--output", small_disk / "out")
+    assert ran.status == 1
+    assert "no space left on device" in ran.stderr
+    assert "run the same command again" in ran.stderr
+    subprocess.run(["mount", "-o", "remount,size=100m", str(small_disk)], check=True)
+    assert facedata("unpack-rec", "--include", "big", "--output", small_disk / "out").status == 0
+    facedata("unpack-rec", "--include", "big", "--output", "undisturbed")
+    assert tree(small_disk / "out") == tree(tmp_path / "undisturbed")
+
+
+def test_a_read_only_disk_is_said(record_set: MakeSet, facedata: Facedata, small_disk: Path) -> None:
+    record_set("a").plain([0])
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    ran = facedata("unpack-rec", "--include", "a", "--output", small_disk / "out")
+    assert ran.status == 1
+    assert "read-only file system" in ran.stderr
+
+
+def test_a_reader_that_goes_away_is_no_traceback(record_set: MakeSet, tmp_path: Path) -> None:
+    record_set("a").plain([0])
+    script = f"{' '.join(map(repr, FACEDATA))} unpack-rec --include a --output out | true"
+    ran = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "Traceback" not in ran.stderr
+    assert "Exception" not in ran.stderr

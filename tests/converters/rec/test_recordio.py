@@ -1,0 +1,253 @@
+"""The codec: every payload comes back as it was, and no file, whatever it holds, does more than raise `FormatError`."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import chunk, file_of, peak_bytes
+
+from facedata.converters.rec import recordio
+from facedata.converters.rec.recordio import (
+    LARGEST_LABEL,
+    MAGIC,
+    MAGIC_BYTES,
+    MAXIMUM_LENGTH,
+    ImageRecord,
+    RecordReader,
+    class_of,
+    encode_record,
+    pack_image_record,
+    unpack_image_record,
+)
+from facedata.errors import FormatError
+
+PAYLOADS = st.lists(st.binary(max_size=9) | st.just(MAGIC_BYTES), max_size=12).map(b"".join)
+"""With the magic word at multiples of 4, elsewhere, several times in a row, at both ends."""
+
+CHUNK_HEADERS = st.builds(
+    lambda flag, length: struct.pack("<II", MAGIC, flag << 29 | length),
+    st.integers(0, 7),
+    st.integers(0, 40) | st.sampled_from([MAXIMUM_LENGTH, MAXIMUM_LENGTH - 1, 1 << 20]),
+)
+HOSTILE_FILES = st.lists(st.binary(max_size=24) | CHUNK_HEADERS | PAYLOADS.map(encode_record), max_size=8).map(b"".join)
+
+
+def read(data: bytes, offset: int = 0) -> tuple[bytes, int]:
+    with file_of(data) as path, RecordReader(path) as reader:
+        return reader.read(offset)
+
+
+def chunks_of(data: bytes) -> list[tuple[int, bytes]]:
+    """`cflag` and payload of each chunk, taken apart by the letter of the format."""
+    found, at = [], 0
+    while at < len(data):
+        magic, word = struct.unpack_from("<II", data, at)
+        assert magic == MAGIC
+        length = word & MAXIMUM_LENGTH
+        found.append((word >> 29, data[at + 8 : at + 8 + length]))
+        padding = data[at + 8 + length : at + 8 + -(-length // 4) * 4]
+        assert padding == bytes(-length % 4)
+        at += 8 + length + len(padding)
+    return found
+
+
+@given(PAYLOADS)
+def test_any_payload_comes_back_as_it_was(payload: bytes) -> None:
+    data = encode_record(payload)
+    assert read(data) == (payload, len(data))
+
+
+@given(PAYLOADS)
+def test_a_payload_is_split_at_each_magic_on_a_multiple_of_four_and_nowhere_else(payload: bytes) -> None:
+    chunks = chunks_of(encode_record(payload))
+    flags = [flag for flag, _ in chunks]
+    assert flags == ([0] if len(flags) == 1 else [1, *[2] * (len(flags) - 2), 3])
+    assert MAGIC_BYTES.join(part for _, part in chunks) == payload
+    for _, part in chunks:
+        assert all(part[at : at + 4] != MAGIC_BYTES for at in range(0, len(part), 4))
+
+
+@given(st.lists(PAYLOADS, min_size=1, max_size=5))
+def test_records_behind_each_other_are_read_one_after_the_other(payloads: list[bytes]) -> None:
+    with file_of(b"".join(map(encode_record, payloads))) as path, RecordReader(path) as reader:
+        end, found = 0, []
+        while end < reader.size:
+            payload, end = reader.read(end)
+            found.append(payload)
+    assert found == payloads
+
+
+def test_the_example_measured_with_mxnet_is_split_alike() -> None:
+    payload = bytes(24) + b"abcd" + MAGIC_BYTES + b"efgh" + MAGIC_BYTES * 2 + b"xy"
+    data = encode_record(payload)
+    assert [(flag, len(part)) for flag, part in chunks_of(data)] == [(1, 28), (2, 4), (2, 0), (3, 2)]
+    assert read(data) == (payload, len(data))
+
+
+def test_a_magic_between_multiples_of_four_does_not_split() -> None:
+    payload = b"a" + MAGIC_BYTES + b"bcd"
+    assert chunks_of(encode_record(payload)) == [(0, payload)]
+
+
+def test_a_payload_longer_than_the_format_can_say_is_refused() -> None:
+    with pytest.raises(FormatError, match=f"{MAXIMUM_LENGTH + 1} bytes: RecordIO holds at most {MAXIMUM_LENGTH}"):
+        encode_record(bytes(MAXIMUM_LENGTH + 1))
+
+
+@given(
+    st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=40),
+    st.booleans(),
+    st.integers(0, (1 << 64) - 1),
+    st.integers(0, (1 << 64) - 1),
+    st.binary(max_size=20),
+)
+def test_image_headers_of_any_flag_come_back(
+    labels: list[float], is_array: bool, number: int, second: int, image: bytes
+) -> None:
+    labels = labels if is_array else labels[:1]
+    record = ImageRecord(len(labels) if is_array else 0, tuple(labels), number, second, image)
+    assert unpack_image_record(pack_image_record(record)) == record
+
+
+def test_the_image_header_has_the_layout_of_irheader() -> None:
+    single, array = ImageRecord(0, (3.0,), 5, 7, b"image"), ImageRecord(2, (3.0, 4.0), 5, 7, b"image")
+    assert pack_image_record(single) == struct.pack("<IfQQ", 0, 3.0, 5, 7) + b"image"
+    assert pack_image_record(array) == struct.pack("<IfQQ2f", 2, 0.0, 5, 7, 3.0, 4.0) + b"image"
+
+
+@pytest.mark.parametrize("flag", [3, (1 << 32) - 1])
+def test_a_header_that_announces_more_labels_than_there_are_is_refused(flag: int) -> None:
+    payload = struct.pack("<IfQQ", flag, 0.0, 0, 0) + bytes(11)
+    with pytest.raises(FormatError, match=f"announces {flag} labels, but the record has 35 bytes"):
+        unpack_image_record(payload)
+
+
+def test_a_record_too_short_for_the_image_header_is_refused() -> None:
+    with pytest.raises(FormatError, match="23 bytes is too short for the 24 byte image header"):
+        unpack_image_record(bytes(23))
+
+
+@given(st.binary(max_size=64))
+def test_any_payload_is_an_image_record_or_a_format_error(payload: bytes) -> None:
+    with suppress(FormatError):
+        assert len(unpack_image_record(payload).image) <= len(payload) - 24
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [((0.0,), 0), ((-0.0,), 0), ((7.0,), 7), ((float(LARGEST_LABEL),), LARGEST_LABEL), ((5.0, 9.5, float("nan")), 5)],
+)
+def test_the_class_is_the_label_or_the_first_of_the_array(labels: tuple[float, ...], expected: int) -> None:
+    assert class_of(ImageRecord(0 if len(labels) == 1 else len(labels), labels, 0, 0, b"")) == expected
+
+
+@pytest.mark.parametrize("label", [float("nan"), float("inf"), float("-inf"), -1.0, 0.5, 1e-30])
+@pytest.mark.parametrize("flag", [0, 2])
+def test_a_label_that_is_not_a_whole_number_from_0_is_refused(label: float, flag: int) -> None:
+    with pytest.raises(FormatError, match=re.escape(f"label {label:g} is not a whole number from 0")):
+        class_of(ImageRecord(flag, (label, 1.0), 0, 0, b""))
+
+
+@pytest.mark.parametrize("label", [float(LARGEST_LABEL + 2), 3.0e38])
+def test_a_label_that_float32_may_have_rounded_is_refused(label: float) -> None:
+    with pytest.raises(FormatError, match=f"above {LARGEST_LABEL}, where the format's float32 labels are rounded"):
+        class_of(ImageRecord(0, (label,), 0, 0, b""))
+
+
+DAMAGED = {
+    "wrong magic": (chunk(0, b"abcd", magic=0x0BADCAFE), "no record begins at byte 0: found 0x0badcafe, expected"),
+    "cflag 4": (chunk(4, b"abcd"), "cflag 4 at byte 0 is none of 0 to 3"),
+    "cflag 7": (chunk(7, b"abcd"), "cflag 7 at byte 0 is none of 0 to 3"),
+    "begins with part 2": (chunk(2, b"abcd"), "part 2 of a split record stands here"),
+    "begins with part 3": (chunk(3, b"abcd"), "part 3 of a split record stands here"),
+    "split, then a whole record": (chunk(1, b"ab") + chunk(0, b"cd"), "not continued at byte 12: a new record"),
+    "split, then another split": (chunk(1, b"ab") + chunk(1, b"cd"), "not continued at byte 12: a new record"),
+    "split, then the end": (chunk(1, b"abcd"), "offset 12 lies past the end of the file"),
+    "split, then garbage": (chunk(1, b"abcd") + bytes(16), "no record begins at byte 12"),
+    "longer than the file": (chunk(0, b"abcd", length=5), "claims 5 bytes, but the file ends 4 bytes after its header"),
+    "as long as can be": (chunk(0, b"abcd", length=MAXIMUM_LENGTH), f"claims {MAXIMUM_LENGTH} bytes, but the file"),
+    "part longer than the file": (chunk(1, b"abcd") + chunk(3, b"", length=1), "byte 12 claims 1 bytes, but the file"),
+    "header cut": (chunk(0, b"")[:7], "offset 0 lies past the end of the file"),
+    "empty file": (b"", "offset 0 lies past the end of the file"),
+}
+
+
+@pytest.mark.parametrize(("data", "message"), DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_record_is_refused_with_its_place(data: bytes, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        read(data)
+
+
+@pytest.mark.parametrize("offset", [-8, -1, 1, 5, 12, 1 << 63, 1 << 70])
+def test_an_offset_where_no_record_begins_is_refused(offset: int) -> None:
+    with pytest.raises(FormatError, match="past the end of the file|no record begins"):
+        read(encode_record(b"abcd"), offset)
+
+
+def test_a_split_record_longer_than_the_format_allows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recordio, "MAXIMUM_LENGTH", 255)  # the real one would take half a gigabyte
+    with pytest.raises(FormatError, match="longer than the 255 bytes that RecordIO allows"):
+        read(chunk(1, bytes(200)) + chunk(2, bytes(52)) + chunk(3, b""))
+    assert len(read(chunk(1, bytes(200)) + chunk(3, bytes(51)))[0]) == 255
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read_is_a_format_error(tmp_path: Path) -> None:
+    path = tmp_path / "train.rec"
+    path.write_bytes(encode_record(b"abcdefgh"))
+    with RecordReader(path) as reader:
+        os.truncate(path, 12)
+        with pytest.raises(FormatError, match="the file ends inside the record at byte 0"):
+            reader.read(0)
+        os.truncate(path, 5)
+        with pytest.raises(FormatError, match="the file ends inside the record's header at byte 0"):
+            reader.read(0)
+
+
+def test_a_reader_closes_what_it_opened_and_leaves_what_it_was_given(tmp_path: Path) -> None:
+    path = tmp_path / "train.rec"
+    path.write_bytes(encode_record(b"abcd"))
+    descriptor = os.open(path, os.O_RDONLY)
+    with RecordReader(path, descriptor) as reader:
+        assert reader.read(0) == (b"abcd", 12)
+    os.close(descriptor)  # would fail if it were closed
+    with RecordReader(path) as reader:
+        pass
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        reader.read(0)
+
+
+@given(HOSTILE_FILES, st.integers(-9, 150) | st.integers())
+def test_any_bytes_read_anywhere_are_a_record_or_a_format_error(data: bytes, offset: int) -> None:
+    with suppress(FormatError):
+        payload, end = read(data, offset)
+        assert 0 <= offset < end <= len(data) + 3
+        assert len(payload) <= end - offset - 8
+
+
+@given(HOSTILE_FILES)
+def test_no_claimed_length_is_believed_before_it_is_checked(data: bytes) -> None:
+    with file_of(data) as path, RecordReader(path) as reader:
+
+        def read_everywhere() -> None:
+            for offset in range(len(data)):
+                with suppress(FormatError):
+                    reader.read(offset)
+
+        assert peak_bytes(read_everywhere) < (1 << 16) + 8 * len(data)
+
+
+@given(st.integers(0, 60), st.data())
+def test_a_record_cut_anywhere_is_a_format_error(size: int, data: st.DataObject) -> None:
+    whole = encode_record(bytes(24) + MAGIC_BYTES.join([b"x" * size] * 3))
+    last = len(whole) - -len(chunks_of(whole)[-1][1]) % 4  # the padding of the last chunk may be missing
+    cut = data.draw(st.integers(0, last - 1))
+    with pytest.raises(FormatError):
+        read(whole[:cut])
+    assert read(whole[:last])[0] == read(whole)[0]

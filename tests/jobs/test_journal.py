@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from job_tasks import result
+
+from facedata.errors import FormatError, InputNotFoundError, InputUnfinishedError
+from facedata.jobs.journal import Journal, ShardResult, job_plan, refuse_unfinished
+from facedata.jobs.plan import Part, Plan
+
+PLAN = Plan("test", {}, {}, 100, 10, {"command line": "facedata test --output out"})
+
+
+def failing(*keys: str) -> ShardResult:
+    failures = tuple({"set": "s", "key": key, "index": 0, "offset": None, "reason": "bad"} for key in keys)
+    return ShardResult(9, 90, "00000000", (3, 8), failures, 0.1)
+
+
+def test_what_one_run_records_the_next_one_reads(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    with journal.writer(PLAN, Part()) as writer:
+        writer.done(3, result(10))
+        writer.failed(4, "killed")
+        writer.done(5, failing("a", "b"))
+    state = journal.load(PLAN)
+    assert [shard for shard, done in enumerate(state.done) if done] == [3, 5]
+    assert (state.samples, state.bytes, state.failures, state.largest_label) == (19, 190, 2, 8)
+    assert state.failed_shards == {4: "killed"}
+
+
+@pytest.mark.parametrize("cut", range(1, 40))
+def test_a_line_cut_anywhere_is_no_line_and_the_next_run_appends_behind_the_last_whole_one(
+    tmp_path: Path, cut: int
+) -> None:
+    journal = Journal(tmp_path)
+    with journal.writer(PLAN, Part()) as writer:
+        writer.done(1, result())
+        writer.done(2, result())
+    path = tmp_path / ".facedata-journal.jsonl"
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert list(journal.load(PLAN).done) == [0, 1, *[0] * 8]
+    with journal.writer(PLAN, Part()) as writer:
+        writer.done(7, result())
+    assert [shard for shard, done in enumerate(journal.load(PLAN).done) if done] == [1, 7]
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_the_parts_of_an_array_are_read_together(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for number in (1, 2):
+        with journal.writer(PLAN, Part(number, 2)) as writer:
+            for shard in Part(number, 2).shards(PLAN):
+                writer.done(shard, result())
+    assert journal.load(PLAN).complete
+    assert [run["part"] for run in journal.runs()] == ["1/2", "2/2"]
+
+
+def test_lines_of_another_job_do_not_count(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    with journal.writer(PLAN, Part()) as writer:
+        writer.done(1, result())
+    assert sum(journal.load(Plan("test", {}, {"other": 1}, 100, 10)).done) == 0
+
+
+def test_failures_stand_in_the_order_of_the_samples_and_a_shard_done_later_is_no_failure(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    with journal.writer(PLAN, Part()) as writer:
+        writer.done(9, failing("late"))
+        writer.failed(2, "killed")
+        writer.failed(4, "killed")
+        writer.done(0, failing("early"))
+        writer.done(2, result())
+    assert journal.write_failures(PLAN) == 3
+    lines = [json.loads(line) for line in (tmp_path / "failures.jsonl").read_text().splitlines()]
+    assert [line.get("key") or line["samples"] for line in lines] == ["early", [40, 50], "late"]
+
+
+def test_without_failures_there_is_no_file(tmp_path: Path) -> None:
+    (tmp_path / "failures.jsonl").write_text("{}\n")
+    assert Journal(tmp_path).write_failures(PLAN) == 0
+    assert not (tmp_path / "failures.jsonl").exists()
+
+
+def test_the_first_plan_stays(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.write_plan(PLAN)
+    journal.write_plan(Plan("other", {}, {}, 1, 1))
+    assert journal.read_plan() == PLAN
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".facedata-plan.json"]
+
+
+def test_an_unfinished_output_is_refused_as_an_input_with_the_command_that_finishes_it(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    refuse_unfinished(tmp_path)
+    journal.write_plan(PLAN)
+    for path in (tmp_path, tmp_path / "train.rec"):
+        with pytest.raises(InputUnfinishedError, match="facedata test --output out"):
+            refuse_unfinished(path)
+    journal.write_summary({})
+    refuse_unfinished(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"command": 3}', b"\xff\xfe"])
+def test_a_damaged_plan_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / ".facedata-plan.json").write_bytes(content)
+    with pytest.raises(FormatError, match=r"\.facedata-plan\.json"):
+        job_plan(tmp_path)
+
+
+def test_a_folder_without_a_job_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(InputNotFoundError, match="not the output of a facedata job"):
+        job_plan(tmp_path)
+    with pytest.raises(InputNotFoundError, match="no such folder"):
+        job_plan(tmp_path / "nowhere")

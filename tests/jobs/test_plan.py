@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facedata.errors import OptionError
+from facedata.jobs.plan import Part, Plan, shard_count
+
+
+def plan(samples: int = 100, shards: int = 7, **options: object) -> Plan:
+    return Plan("test", {"file": "x"}, options, samples, shards, {"note": "not decisive"})
+
+
+@given(st.integers(1, 10**8), st.integers(0, 10**12))
+def test_shards_cover_every_sample_once(samples: int, size: int) -> None:
+    cut = plan(samples, shard_count(samples, size))
+    if cut.shards > 1000:  # looking at every shard of a huge job proves no more
+        cut = plan(samples, min(samples, 1000))
+    bounds = [cut.bounds(shard) for shard in range(cut.shards)]
+    assert bounds[0][0] == 0
+    assert bounds[-1][1] == samples
+    assert all(first < end for first, end in bounds)
+    assert all(before[1] == after[0] for before, after in pairwise(bounds))
+
+
+@given(st.integers(1, 5000), st.integers(1, 200))
+def test_parts_cover_every_shard_once(shards: int, count: int) -> None:
+    cut = plan(10**6, shards)
+    assert [shard for number in range(1, count + 1) for shard in Part(number, count).shards(cut)] == list(range(shards))
+
+
+def test_a_shard_is_a_moderate_piece_of_work() -> None:
+    assert shard_count(60_000, 60_000 * 4400) == 8
+    assert shard_count(1000, 10 * 2**30) == 160
+    assert shard_count(3, 10**12) == 3
+    assert shard_count(0, 0) == 1
+
+
+@pytest.mark.parametrize(("number", "count"), [(0, 4), (5, 4), (1, 0), (-1, 2)])
+def test_a_part_that_is_not_there_is_refused(number: int, count: int) -> None:
+    with pytest.raises(OptionError, match=r"counted from 1/"):
+        Part(number, count)
+
+
+def test_the_fingerprint_depends_on_what_decides_the_output_and_on_nothing_else() -> None:
+    assert plan(limit=1).fingerprint == Plan("test", {"file": "x"}, {"limit": 1}, 100, 7).fingerprint
+    others = [
+        plan(limit=2),
+        plan(101, limit=1),
+        plan(100, 8, limit=1),
+        Plan("other", {"file": "x"}, {"limit": 1}, 100, 7),
+    ]
+    assert len({plan(limit=1).fingerprint, *(other.fingerprint for other in others)}) == 5
+
+
+def test_a_plan_survives_json() -> None:
+    assert Plan.from_json(json.loads(json.dumps(plan(limit=1).to_json()))).to_json() == plan(limit=1).to_json()
+
+
+def test_differences_name_the_option_and_both_values() -> None:
+    told = plan(limit=5, layout="a").differences(plan(limit=None, layout="a"))
+    assert told == ["limit was none, is now 5"]

@@ -1,0 +1,119 @@
+"""What several test modules share: record sets written record by record, and what a command left behind."""
+
+from __future__ import annotations
+
+import struct
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from facedata.converters.rec.recordio import MAGIC, ImageRecord, encode_record, pack_image_record
+
+JPEG = b"\xff\xd8\xff\xe0"
+
+
+def jpeg(content: bytes | str | int) -> bytes:
+    """Bytes that begin like a JPEG and say what they are; nothing in facedata decodes them."""
+    return JPEG + (content if isinstance(content, bytes) else str(content).encode())
+
+
+@dataclass
+class RecordSetMaker:
+    """Writes record sets record by record, independently of the library's own writers, so that they can be wrong."""
+
+    folder: Path
+    keys: list[int] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    data: bytearray = field(default_factory=bytearray)
+
+    def add(self, key: int, labels: float | Sequence[float], image: bytes, identifier: int | None = None) -> int:
+        """Append an image record; returns its offset."""
+        array = () if isinstance(labels, int | float) else tuple(labels)
+        record = ImageRecord(len(array), array or (float(labels),), key if identifier is None else identifier, 0, image)  # type: ignore[arg-type]
+        return self.add_payload(key, pack_image_record(record))
+
+    def add_payload(self, key: int, payload: bytes) -> int:
+        offset = len(self.data)
+        self.keys.append(key)
+        self.offsets.append(offset)
+        self.data += encode_record(payload)
+        return offset
+
+    def write(self, *, index: bool = True, num_classes: int | None = None) -> Path:
+        """Write what was added; returns the folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "train.rec").write_bytes(self.data)
+        if index:
+            lines = [f"{key}\t{offset}\n" for key, offset in zip(self.keys, self.offsets, strict=True)]
+            (self.folder / "train.idx").write_text("".join(lines))
+        if num_classes is not None:
+            (self.folder / "property").write_text(f"{num_classes},112,112\n")
+        return self.folder
+
+    def insightface(self, counts: Sequence[int], **options: object) -> Path:
+        """A set of the InsightFace dialect with ``counts[label]`` images of each label."""
+        key, firsts = 1, []
+        for label, count in enumerate(counts):
+            firsts.append(key)
+            for _ in range(count):
+                self.add(key, float(label), jpeg(f"label {label} key {key}"))
+                key += 1
+        people = key
+        for first, count in zip(firsts, counts, strict=True):
+            self.add(key, (float(first), float(first + count)), b"")
+            key += 1
+        self.add(0, (float(people), float(key)), b"")
+        return self.write(**options)  # type: ignore[arg-type]
+
+    def plain(self, labels: Sequence[int], first_key: int = 0, **options: object) -> Path:
+        """Images alone, one for each label, as im2rec writes them."""
+        for key, label in enumerate(labels, first_key):
+            self.add(key, float(label), jpeg(f"label {label} key {key}"))
+        return self.write(**options)  # type: ignore[arg-type]
+
+
+@dataclass
+class Ran:
+    """A command that has ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+FACEDATA = [sys.executable, "-c", "from facedata.cli import main; main()"]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file that a user would see, by relative path: the hidden files of the journal are left out."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".facedata-"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def chunk(flag: int, payload: bytes, *, length: int | None = None, magic: int = MAGIC) -> bytes:
+    """One chunk of a record file, by the letter of the format; with a wrong magic or length where a test wants it."""
+    word = flag << 29 | (len(payload) if length is None else length)
+    return struct.pack("<II", magic, word) + payload + bytes(-len(payload) % 4)
+
+
+@contextmanager
+def file_of(data: bytes, name: str = "train.rec") -> Iterator[Path]:
+    """A file in a folder of its own, for hypothesis, whose examples cannot share pytest's ``tmp_path``."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(data)
+        yield path
+
+
+def peak_bytes(call: Callable[[], object]) -> int:
+    """The most memory that Python held at once while `call` ran."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
