@@ -34,7 +34,7 @@ with atheris.instrument_imports(include=["facedata"]):
     from facedata.errors import FacedataError, SampleError
 
 MEMORY_BOUND = 400 << 20
-"""Bytes above what the fuzzer has at its start. A record may claim 512 MiB, so one claim believed is noticed."""
+"""Bytes above what the fuzzer holds before each input. A record may claim 512 MiB: one claim believed is noticed."""
 
 _SALVAGE, _REBUILD, _NO_INDEX, _PROPERTY = 1, 2, 4, 8
 _FOLDER = Path(tempfile.mkdtemp(prefix="facedata-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
@@ -44,6 +44,7 @@ def read_everything(data: bytes) -> None:
     """Read `data` as a record set in every way that there is; its layout is that of `packed`."""
     if len(data) < 3:
         return
+    _limit_memory()
     options, cut = data[0], 3 + struct.unpack_from("<H", data, 1)[0]
     index, records = data[3:cut], data[cut:]
     (_FOLDER / "train.rec").write_bytes(records)
@@ -132,11 +133,10 @@ def _escaped(word: bytes) -> str:
 def _limit_memory() -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     bound = pages * resource.getpagesize() + MEMORY_BOUND
-    resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
+    resource.setrlimit(resource.RLIMIT_AS, (bound, resource.RLIM_INFINITY))
 
 
 if __name__ == "__main__":
     logging.disable(logging.CRITICAL)
     atheris.Setup(_prepare(sys.argv), read_everything)
-    _limit_memory()
     atheris.Fuzz()

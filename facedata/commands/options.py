@@ -74,8 +74,14 @@ SALVAGE = click.option(
 
 
 def command_line() -> str:
-    """The command as typed, for messages that say how to go on."""
-    return " ".join(["facedata", *map(shlex.quote, sys.argv[1:])])
+    """The command that goes on with the whole job: as typed, but for ``--overwrite`` and ``--shard``."""
+    words: list[str] = []
+    for word in sys.argv[1:]:
+        if words and words[-1] == "--shard":
+            words.pop()
+        elif word != "--overwrite" and not word.startswith("--shard="):
+            words.append(word)
+    return shlex.join(["facedata", *words])
 
 
 def print_json(value: Mapping[str, Any]) -> None:

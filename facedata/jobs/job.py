@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from facedata.errors import FacedataError, OptionError, output_error
+from facedata.errors import FacedataError, InterruptedJobError, OptionError, output_error
 from facedata.jobs.executors import ExecutorFactory, LocalExecutor, available_cpus
 from facedata.jobs.journal import PREFIX, JobState, Journal
 from facedata.jobs.lock import ShardLock
@@ -175,7 +175,11 @@ class _Job:
         if finished is not None:
             self._output.clean_up()
             return self._summarise(self._journal.load(self._plan), finished, nothing_to_do=True)
-        self._do_part(make_task)
+        try:
+            self._do_part(make_task)
+        except InterruptedJobError as error:
+            again = "the same command, without --overwrite," if self._options.overwrite else "the same command again"
+            raise InterruptedJobError(f"{error}; run {again} to go on") from None
         return self._finish()
 
     def _do_part(self, make_task: Callable[[int], ShardTask]) -> None:
@@ -222,6 +226,8 @@ class _Job:
                 summary = _final(state, {**self._plan.facts, **self._output.finish(self._plan.shards)})
                 self._journal.write_summary(summary)
             self._output.clean_up()
+            for left in self._journal.folder.glob(f"{PREFIX}temporary-*"):  # by a run that was killed
+                left.unlink(missing_ok=True)
             return self._summarise(state, summary)
 
     def _summarise(

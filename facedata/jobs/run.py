@@ -111,10 +111,8 @@ class _Runner:
             finally:
                 executor.shutdown(wait=True, cancel_futures=True)
         if stop:
-            raise InterruptedJobError(
-                f"stopped by {stop.signal_name}: {sum(self._state.done)} of {len(self._state.done)} shards are done; "
-                "run the same command again to go on"
-            )
+            done = self._state.done
+            raise InterruptedJobError(f"stopped by {stop.signal_name}: {sum(done)} of {len(done)} shards are done")
 
     def _use(self, executor: Executor, stop: StopRequest) -> None:
         """Give shards to one executor, until none is left, it breaks, or there is a request to stop."""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -251,7 +252,7 @@ def test_a_run_that_is_stopped_goes_on_and_ends_in_the_same_bytes(
     facedata("unpack-rec", "--include", "big", "--output", "undisturbed", "--list", "undisturbed.txt")
     command = ("unpack-rec", "--include", "big", "--output", "out", "--list", "out.txt", "--workers", "2")
     stopped = 0
-    for written in (200, 12_000):
+    for written in (1, 12_000):
         runs = len(Journal(tmp_path / "out").runs())
         running = Running(tmp_path, *command)
         running.wait_for(partial(begun_and_written, tmp_path / "out", runs, written))
@@ -334,3 +335,10 @@ def test_a_reader_that_goes_away_is_no_traceback(record_set: MakeSet, tmp_path: 
     ran = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "Traceback" not in ran.stderr
     assert "Exception" not in ran.stderr
+
+
+def test_the_command_that_goes_on_is_told_without_overwrite_and_shard(record_set: MakeSet, facedata: Facedata) -> None:
+    big_set(record_set("big"), 20_000, 10)
+    facedata("unpack-rec", "--include", "big", "--shard", "1/3", "--output", "out dir")
+    facedata("unpack-rec", "--include", "big", "--output", "out dir", "--shard=2/3")
+    assert "go on with: facedata unpack-rec --include big --output 'out dir'\n" in facedata("status", "out dir").stdout

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.converters.rec.index import MEND, RecordIndex, read_index
-from facedata.converters.rec.recordio import ImageRecord, RecordReader, unpack_image_record
+from facedata.converters.rec.recordio import LARGEST_LABEL, ImageRecord, RecordReader, unpack_image_record
 from facedata.converters.rec.source import RecSource
 from facedata.converters.rec.walk import walk_records
 from facedata.errors import EmptyDatasetError, FormatError, InputNotFoundError, InputPermissionError, input_error
@@ -208,7 +208,7 @@ def _declared_classes(files: RecordFiles) -> int | None:
             first = file.readline(200).split(b",")[0].strip()
     except OSError as error:
         raise input_error(error, files.property) from error
-    if not first.isdigit() or int(first) == 0:
+    if not first.isdigit() or not 0 < int(first) <= LARGEST_LABEL:
         _log.warning("%s: its first line is not num_classes,height,width; it is not used", files.property)
         return None
     return int(first)
