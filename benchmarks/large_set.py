@@ -83,6 +83,9 @@ class CheckingSink:
     def owns(self, name: str) -> bool:
         return False
 
+    def named_files(self) -> list[str]:
+        return []
+
     def finish(self, shards: int) -> dict[str, str]:
         return {}
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMATS",
     "ConcatenatedSource",
+    "Output",
     "Sample",
     "SampleWriter",
     "Sink",
@@ -86,33 +87,24 @@ class SampleWriter(Protocol):
         ...
 
 
-class Sink(Protocol):
-    """Writes a dataset, shard by shard; picklable."""
-
-    @property
-    def many_writers(self) -> bool:
-        """Whether several processes may write at once."""
-        ...
+class Output(Protocol):
+    """What a job writes: a folder, in which the job keeps its journal, and perhaps single files that the user named."""
 
     @property
     def root(self) -> str:
-        """The folder that is written, and in which the job keeps its journal."""
+        """The folder."""
         ...
 
     def owns(self, name: str) -> bool:
-        """Whether an entry of the root is named as this sink names what it writes."""
+        """Whether an entry of the root is named as this output names what it writes."""
         ...
 
-    def identity(self) -> Mapping[str, Any]:
-        """The options that decide the bytes written, as JSON values."""
+    def named_files(self) -> Sequence[str]:
+        """Files, in the root or elsewhere, that the user named and that the finished job will have written."""
         ...
 
     def prepare(self) -> None:
-        """Called once before the first shard of a run; may be called again by a later run."""
-        ...
-
-    def open_shard(self, shard: int) -> AbstractContextManager[SampleWriter]:
-        """A writer for one shard. A shard that was cut off is written again from its start."""
+        """Called before the first shard of each run."""
         ...
 
     def finish(self, shards: int) -> Mapping[str, Any]:
@@ -121,6 +113,23 @@ class Sink(Protocol):
 
     def clean_up(self) -> None:
         """Called when the summary is written; removes what was needed only until then."""
+        ...
+
+
+class Sink(Output, Protocol):
+    """Writes a dataset, shard by shard; picklable."""
+
+    @property
+    def many_writers(self) -> bool:
+        """Whether several processes may write at once."""
+        ...
+
+    def identity(self) -> Mapping[str, Any]:
+        """The options that decide the bytes written, as JSON values."""
+        ...
+
+    def open_shard(self, shard: int) -> AbstractContextManager[SampleWriter]:
+        """A writer for one shard. A shard that was cut off is written again from its start."""
         ...
 
 

@@ -144,6 +144,10 @@ class MissingExtraError(MissingLibraryError):
     def __init__(self, what: str, extra: str, why: str = "") -> None:
         detail = f" ({why})" if why else ""
         super().__init__(f"{what} needs the extra '{extra}'{detail}: pip install 'facedata[{extra}]'")
+        self.what, self.extra, self.why = what, extra, why
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.what, self.extra, self.why)
 
 
 class InterruptedJobError(FacedataError, RuntimeError):

@@ -67,6 +67,9 @@ class PlainOutput:
     def owns(self, name: str) -> bool:
         return name.startswith(("begun-", "done-", "killed-"))
 
+    def named_files(self) -> list[str]:
+        return []
+
     def prepare(self) -> None: ...
 
     def finish(self, shards: int) -> Mapping[str, Any]:

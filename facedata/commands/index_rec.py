@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from facedata.commands import options
-from facedata.commands.progress import show_count
+from facedata.commands.progress import counted, show_count
 
 
 @click.command("index-rec", short_help="Write the missing train.idx of a record file.")
@@ -33,10 +33,10 @@ def command(path: str, salvage: bool, overwrite: bool, dry_run: bool, as_json: b
     with show_count("records", quiet=quiet, unit="B", unit_scale=True) as progress:
         summary = index_records(path, overwrite=overwrite, salvage=salvage, dry_run=dry_run, progress=progress)
     if as_json:
-        options.print_json({"dry run": dry_run, **asdict(summary)})
+        options.print_json({"dry_run": dry_run, **asdict(summary)})
     else:
         verb = "would have" if dry_run else "has"
-        click.echo(f"{summary.index}: {verb} {summary.records:,} lines")
+        click.echo(f"{summary.index}: {verb} {counted(summary.records, 'line')}")
         if summary.damaged:
-            click.echo(f"  {summary.damaged:,} damaged places were passed over")
+            click.echo(f"  passed over {counted(summary.damaged, 'damaged place')}")
     return 1 if summary.damaged else 0

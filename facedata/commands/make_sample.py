@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from facedata.commands import options
-from facedata.commands.progress import human_bytes, show_count
+from facedata.commands.progress import counted, human_bytes, show_count
 
 
 @click.command("make-sample", short_help="Draw a small dataset of made faces, for trying things out.")
@@ -50,7 +50,12 @@ def command(
     sample = SampleOptions(identities, images, size, seed)
     if dry_run:
         check_sample_output(Path(folder), preview, overwrite=overwrite)
-        click.echo(f"would draw {identities * images:,} images of {identities:,} identities into {folder}")
+        if as_json:
+            options.print_json(
+                {"dry_run": True, "output": folder, "identities": identities, "images": identities * images}
+            )
+        else:
+            click.echo(f"would draw {_drawn(identities, images)} into {folder}")
         return 0
     with show_count("faces", quiet=quiet) as progress:
         summary = make_sample(folder, sample, overwrite=overwrite, preview=preview, progress=progress)
@@ -58,7 +63,11 @@ def command(
         options.print_json(asdict(summary))
     else:
         click.echo(
-            f"{folder}: {summary.images:,} images of {identities:,} identities, {human_bytes(summary.bytes)}"
+            f"{folder}: {_drawn(identities, images)}, {human_bytes(summary.bytes)}"
             + (f"; preview: {preview}" if preview else "")
         )
     return 0
+
+
+def _drawn(identities: int, images: int) -> str:
+    return f"{counted(identities * images, 'image')} of {counted(identities, 'identity', 'identities')}"

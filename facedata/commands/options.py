@@ -65,11 +65,15 @@ SHARD = click.option(
 )
 LIMIT = click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N samples.")
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
-OVERWRITE = click.option("--overwrite", is_flag=True, help="Delete what facedata wrote there before; start afresh.")
+OVERWRITE = click.option(
+    "--overwrite", is_flag=True, help="Replace what is there: delete what facedata wrote, start afresh."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object on stdout.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress and no log lines, only warnings and errors.")
 SALVAGE = click.option(
-    "--salvage", is_flag=True, help="Take what can be read of a damaged file; the rest fails by name."
+    "--salvage",
+    is_flag=True,
+    help="Take what can be read of a damaged file, walking through it; the rest fails by name.",
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,9 +12,10 @@ from typing import Any
 
 from facedata.jobs.progress import Observer, Progress
 
-__all__ = ["human_bytes", "human_seconds", "show_count", "show_progress"]
+__all__ = ["counted", "human_bytes", "human_seconds", "show_count", "show_progress"]
 
 _LINE_EVERY = 30.0
+_NARROWEST = 20
 _log = logging.getLogger("facedata")
 
 
@@ -22,7 +24,7 @@ def show_progress(unit: str, *, quiet: bool) -> Iterator[Observer | None]:
     """An observer for a job that counts `unit`."""
     if quiet:
         yield None
-    elif sys.stderr.isatty():
+    elif _room_for_a_bar():
         with _Bar(unit=f" {unit}") as bar:
             yield lambda progress: bar.show(
                 progress.done,
@@ -37,11 +39,16 @@ def show_progress(unit: str, *, quiet: bool) -> Iterator[Observer | None]:
 @contextmanager
 def show_count(what: str, *, quiet: bool, **bar_options: Any) -> Iterator[Callable[[int, int], None] | None]:
     """A callable for ``(done, in all)``, or None where there is nobody to see a bar."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or not _room_for_a_bar():
         yield None
         return
     with _Bar(desc=what, **bar_options) as bar:
         yield bar.show
+
+
+def _room_for_a_bar() -> bool:
+    """Whether stderr is a terminal, and not one without a width."""
+    return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > _NARROWEST
 
 
 class _Bar:
@@ -117,3 +124,8 @@ def human_bytes(size: float) -> str:
         if size < 1000:
             return f"{size:.1f} {unit}"
     return f"{size / 1000:.1f} TB"
+
+
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """``1 image``, ``17,091,657 images``."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

@@ -8,7 +8,7 @@ import click
 
 from facedata.cli import INTERRUPTED
 from facedata.commands import options
-from facedata.commands.progress import human_bytes
+from facedata.commands.progress import counted, human_bytes
 
 if TYPE_CHECKING:
     from facedata.jobs.status import JobStatus
@@ -41,14 +41,17 @@ def command(output: str, as_json: bool) -> int:
 
 def _show(status: JobStatus) -> None:
     state = "finished" if status.finished else "not finished"
-    click.echo(f"{status.output}: {state}: {status.shards_done} of {status.shards} shards done")
+    click.echo(f"{status.output}: {state}: {status.shards_done} of {counted(status.shards, 'shard')} done")
     click.echo(f"  {status.samples:,} of {status.samples_total:,} samples, {human_bytes(status.bytes)}")
     if status.missing:
         shown = ", ".join(f"{first}" if first == last else f"{first} to {last}" for first, last in status.missing)
-        click.echo(f"  {status.shards_missing} shards missing: {shown}")
+        click.echo(f"  {counted(status.shards_missing, 'shard')} missing: {shown}")
     if status.failures:
-        click.echo(f"  {status.failures:,} samples failed: see failures.jsonl")
+        click.echo(f"  {counted(status.failures, 'sample')} failed: see failures.jsonl")
     for shard, reason in sorted(status.failed.items()):
         click.echo(f"  shard {shard} failed: {reason}")
+    if status.parts_missing:
+        shown = ", ".join(status.parts_missing[:20]) + (" ..." if len(status.parts_missing) > 20 else "")
+        click.echo(f"  elements of the job array to run again: --shard {shown}")
     if not status.finished:
         click.echo(f"  go on with: {status.command_line}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facedata.commands import options
-from facedata.commands.progress import human_bytes, human_seconds, show_count, show_progress
+from facedata.commands.progress import counted, human_bytes, human_seconds, show_count, show_progress
 
 if TYPE_CHECKING:
     from facedata.converters.unpack import Unpacking
@@ -43,7 +43,11 @@ if TYPE_CHECKING:
     help="Several sets: shift each set's labels past those before it, or keep them, so that people may share a folder.",
 )
 @click.option(
-    "--backend", type=click.Choice(["native", "mxnet"]), default="native", help="mxnet: a cross-check, slower."
+    "--backend",
+    type=click.Choice(["native", "mxnet"]),
+    default="native",
+    show_default=True,
+    help="mxnet: a cross-check, slower.",
 )
 @click.option("--rebuild-index", is_flag=True, help="Do without train.idx: find the records by walking the file.")
 @click.option("--keep-undecodable", is_flag=True, help="Write what is not an image as .bin instead of failing it.")
@@ -131,17 +135,17 @@ def _show_plan(unpacking: Unpacking, part: Any, *, as_json: bool) -> None:
     shards = part.shards(plan)
     images = sum(end - first for first, end in map(plan.bounds, shards))
     if as_json:
-        value = {"dry run": True, "output": unpacking.sink.root, "images": images, "shards": len(shards)}
+        value = {"dry_run": True, "output": unpacking.sink.root, "images": images, "shards": len(shards)}
         options.print_json({**value, "part": str(part), "fingerprint": plan.fingerprint, "sets": plan.facts["sets"]})
         return
-    click.echo(f"would unpack {images:,} images in {len(shards)} shards into {unpacking.sink.root}")
+    click.echo(f"would unpack {counted(images, 'image')} in {counted(len(shards), 'shard')} into {unpacking.sink.root}")
     _show_sets(plan.facts["sets"])
 
 
 def _show_sets(sets: list[dict[str, Any]]) -> None:
     for one in sets:
-        last = "..." if one["last label"] is None else one["last label"]
-        click.echo(f"  {one['set']}: {one['dialect']}, {one['images']:,} images, labels {one['first label']} to {last}")
+        labels = f"labels from {one['first_label']}" + ("" if one["last_label"] is None else f" to {one['last_label']}")
+        click.echo(f"  {one['set']}: {one['dialect']}, {counted(one['images'], 'image')}, {labels}")
 
 
 def _show_summary(summary: JobSummary, *, as_json: bool) -> None:
@@ -149,13 +153,16 @@ def _show_summary(summary: JobSummary, *, as_json: bool) -> None:
         value = summary.to_json()
         options.print_json({"images": value.pop("samples"), **value})
         return
-    identities = f" of {summary.facts['identities']:,} identities" if "identities" in summary.facts else ""
+    known = summary.facts.get("identities")
+    identities = "" if known is None else f" of {counted(known, 'identity', 'identities')}"
     state = "all done before" if summary.nothing_to_do else f"{human_seconds(summary.seconds)}, {summary.rate:,.0f}/s"
-    click.echo(f"{summary.output}: {summary.samples:,} images{identities}, {human_bytes(summary.bytes)}; {state}")
+    click.echo(
+        f"{summary.output}: {counted(summary.samples, 'image')}{identities}, {human_bytes(summary.bytes)}; {state}"
+    )
     _show_sets(summary.facts["sets"])
     if not summary.finished:
         click.echo(f"  {summary.shards_done} of {summary.shards} shards are done; facedata status {summary.output}")
     if summary.failures:
-        click.echo(f"  {summary.failures:,} images failed: {os.path.join(summary.output, 'failures.jsonl')}")
+        click.echo(f"  {counted(summary.failures, 'image')} failed: {os.path.join(summary.output, 'failures.jsonl')}")
     if summary.failed_shards:
-        click.echo(f"  {summary.failed_shards} shards failed; the same command tries them again")
+        click.echo(f"  {counted(summary.failed_shards, 'shard')} failed; the same command tries them again")

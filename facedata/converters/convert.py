@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from zlib import crc32
 
 from facedata.dataset import Sample, SampleWriter, Sink, Source
 from facedata.errors import FacedataError, RefusedSampleError, SampleError, output_error
-from facedata.jobs.job import JobOptions, JobSummary, run_job
+from facedata.jobs.job import Conclude, JobOptions, JobSummary, run_job
 from facedata.jobs.journal import ShardResult
 from facedata.jobs.plan import Plan, shard_count
 
@@ -112,11 +113,13 @@ def plan_conversion(
         {**sink.identity(), **(options or {})},
         len(source),
         shard_count(len(source), size),
-        facts or {},
+        {**(facts or {}), "named_files": [os.path.abspath(name) for name in sink.named_files()]},
     )
 
 
-def convert(plan: Plan, source: Source, sink: Sink, options: JobOptions | None = None) -> JobSummary:
+def convert(
+    plan: Plan, source: Source, sink: Sink, options: JobOptions | None = None, conclude: Conclude | None = None
+) -> JobSummary:
     """Run the job, or the part of it that is asked for, and go on where an earlier run was cut off.
 
     Parameters
@@ -125,6 +128,8 @@ def convert(plan: Plan, source: Source, sink: Sink, options: JobOptions | None =
         As `plan_conversion` made it from the same source and sink.
     source, sink
     options : JobOptions, optional
+    conclude : callable, optional
+        As for `run_job`.
 
     Raises
     ------
@@ -138,4 +143,4 @@ def convert(plan: Plan, source: Source, sink: Sink, options: JobOptions | None =
         first, end = plan.bounds(shard)
         return _ConvertShard(source[first:end], sink, shard, first)
 
-    return run_job(plan, make_task, sink, options)
+    return run_job(plan, make_task, sink, options, conclude)

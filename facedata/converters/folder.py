@@ -63,10 +63,11 @@ class FolderSink:
 
     def owns(self, name: str) -> bool:
         """Whether an entry of the root is named as this sink names what it writes, in any layout."""
-        listed = self.list_file is not None and os.path.abspath(self.list_file) == os.path.abspath(
-            os.path.join(self.root, name)
-        )
-        return listed or name == _FRAGMENTS or any(names.fullmatch(name) for names in _FOLDER_NAMES.values())
+        return name == _FRAGMENTS or any(names.fullmatch(name) for names in _FOLDER_NAMES.values())
+
+    def named_files(self) -> list[str]:
+        """The list."""
+        return [] if self.list_file is None else [self.list_file]
 
     def prepare(self) -> None:
         """Make room for the fragments of the list."""

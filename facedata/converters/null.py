@@ -45,6 +45,10 @@ class NullSink:
         """It writes nothing, so nothing is its own."""
         return False
 
+    def named_files(self) -> list[str]:
+        """It writes no file either."""
+        return []
+
     def finish(self, shards: int) -> Mapping[str, Any]:
         """Nothing to publish."""
         return {}

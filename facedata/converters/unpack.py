@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from typing import Any
 from facedata.converters.convert import convert, plan_conversion
 from facedata.converters.folder import GLINT360K, FolderSink
 from facedata.converters.rec.record_set import OpenOptions, RecordSet, open_record_set
-from facedata.dataset import ConcatenatedSource, Sink, Source
+from facedata.dataset import ConcatenatedSource, Source
 from facedata.errors import OptionError
 from facedata.jobs.job import JobOptions, JobSummary
-from facedata.jobs.journal import refuse_unfinished
+from facedata.jobs.journal import JobState, refuse_unfinished
 from facedata.jobs.output import check_output, claim_output, refuse_overlap
 from facedata.jobs.plan import Plan
 
@@ -97,11 +97,11 @@ def unpack_record_sets(
     unpacking = plan_unpacking(includes, output, options)
     plan, sink = unpacking.plan, unpacking.sink
     if any(one.rebuilt is not None for one in unpacking.sets):
-        claim_output(Path(sink.root), plan, sink.owns, overwrite=job.overwrite)
+        claim_output(plan, sink, overwrite=job.overwrite)
         job = replace(job, overwrite=False)
         for one in unpacking.sets:
             one.save_rebuilt(Path(sink.root))
-    return convert(plan, unpacking.source, sink, job)
+    return convert(plan, unpacking.source, sink, job, _with_last_label)
 
 
 def plan_unpacking(
@@ -115,6 +115,8 @@ def plan_unpacking(
         refuse_unfinished(name)
     opening = replace(options.opening, cache_folder=Path(root))
     sets = [open_record_set(name, opening) for name in includes]
+    for one in sets:
+        _refuse_list_in_set(options.list_file, one)
     source, facts = _join(sets, options)
     sink = FolderSink(root, options.layout, options.list_file, options.keep_undecodable)
     size = sum(one.source.file_identity["size"] for one in sets)
@@ -124,15 +126,30 @@ def plan_unpacking(
         sink,
         size=size * len(source) // max(sum(len(one.source) for one in sets), 1),
         options={"labels": options.labels, "limit": options.limit, "salvage": opening.salvage},
-        facts={"sets": facts, "command line": options.command_line},
+        facts={"sets": facts, "command_line": options.command_line},
     )
     return Unpacking(plan, source, sink, sets)
 
 
 def check_unpacking(unpacking: Unpacking, *, overwrite: bool) -> None:
     """Raise where the job may not write into its output; for a dry run."""
-    sink: Sink = unpacking.sink
-    check_output(Path(sink.root), unpacking.plan, sink.owns, overwrite=overwrite)
+    check_output(unpacking.plan, unpacking.sink, overwrite=overwrite)
+
+
+def _refuse_list_in_set(list_file: str | None, one: RecordSet) -> None:
+    """A list must not replace the very files that are unpacked."""
+    if list_file is not None and Path(list_file).resolve().parent == Path(one.files.folder).resolve():
+        raise OptionError(
+            f"--list {list_file}: lies in the folder of the set {one.files.records}; choose another place"
+        )
+
+
+def _with_last_label(facts: Mapping[str, Any], state: JobState) -> dict[str, Any]:
+    """Where shifted, the largest label of all is one of the last set's."""
+    *others, last = (dict(one) for one in facts["sets"])
+    if not others or last["first_label"] > 0:
+        last["last_label"] = max(state.largest_label, last["last_label"] or 0)
+    return {**facts, "sets": [*others, last]}
 
 
 def _join(sets: Sequence[RecordSet], options: UnpackOptions) -> tuple[Source, list[dict[str, Any]]]:
@@ -159,8 +176,8 @@ def _facts(one: RecordSet, shift: int, classes: int | None) -> dict[str, Any]:
         "index": "rebuilt" if one.rebuilt is not None else one.files.index,
         "images": len(one.source),
         "classes": classes,
-        "first label": shift,
-        "last label": None if classes is None else shift + classes - 1,
+        "first_label": shift,
+        "last_label": None if classes is None else shift + classes - 1,
     }
 
 
@@ -174,7 +191,8 @@ def _backend(one: RecordSet, backend: str) -> Source:
     if backend == "native":
         return one.source
     if backend == "mxnet":
-        from facedata.converters.rec.mxnet_backend import MXNetRecSource
+        from facedata.converters.rec.mxnet_backend import MXNetRecSource, check_mxnet
 
+        check_mxnet()
         return MXNetRecSource(one.source)
     raise OptionError(f"backend {backend}: there are 'native' and 'mxnet'")

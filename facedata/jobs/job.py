@@ -6,9 +6,9 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from facedata.dataset import Output
 from facedata.errors import FacedataError, InterruptedJobError, OptionError, output_error
 from facedata.jobs.executors import ExecutorFactory, LocalExecutor, available_cpus
 from facedata.jobs.journal import PREFIX, JobState, Journal
@@ -18,34 +18,9 @@ from facedata.jobs.plan import Part, Plan
 from facedata.jobs.progress import Observer, ProgressMeter
 from facedata.jobs.run import ShardTask, run_shards
 
-__all__ = ["JobOptions", "JobOutput", "JobSummary", "run_job"]
+__all__ = ["JobOptions", "JobSummary", "run_job"]
 
 _log = logging.getLogger(__name__)
-
-
-class JobOutput(Protocol):
-    """Where a job writes; every sink is one."""
-
-    @property
-    def root(self) -> str:
-        """The folder that is written, and in which the job keeps its journal."""
-        ...
-
-    def owns(self, name: str) -> bool:
-        """Whether an entry of the root is named as this output names what it writes."""
-        ...
-
-    def prepare(self) -> None:
-        """Called before the first shard of each run."""
-        ...
-
-    def finish(self, shards: int) -> Mapping[str, Any]:
-        """Called when every shard is done; publishes the result and returns facts for the summary."""
-        ...
-
-    def clean_up(self) -> None:
-        """Called when the summary is written; removes what was needed only until then."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -71,6 +46,13 @@ class JobOptions:
     overwrite: bool = False
     observer: Observer | None = None
     executor_factory: ExecutorFactory = LocalExecutor
+
+    def __post_init__(self) -> None:
+        if self.overwrite and self.part.count > 1:
+            raise OptionError(
+                "--overwrite and --shard together would delete what the other elements of the array write: remove the "
+                "output once, before they start"
+            )
 
 
 @dataclass(frozen=True)
@@ -127,8 +109,16 @@ class JobSummary:
         return {**{name: value[name] for name in value if name != "facts"}, **self.facts}
 
 
+Conclude = Callable[[Mapping[str, Any], JobState], Mapping[str, Any]]
+"""Brings the facts of the plan up to date with what the finished job found."""
+
+
 def run_job(
-    plan: Plan, make_task: Callable[[int], ShardTask], output: JobOutput, options: JobOptions | None = None
+    plan: Plan,
+    make_task: Callable[[int], ShardTask],
+    output: Output,
+    options: JobOptions | None = None,
+    conclude: Conclude | None = None,
 ) -> JobSummary:
     """Run a job, or the part of it that is asked for, and go on where an earlier run was cut off.
 
@@ -137,27 +127,22 @@ def run_job(
     plan : Plan
     make_task : callable
         Gives the picklable task of a shard, by its number.
-    output : JobOutput
+    output : Output
     options : JobOptions, optional
+    conclude : callable, optional
+        Gives the facts of the final summary from those of the plan.
 
     Raises
     ------
-    OptionError
-        Where `overwrite` and a part of several are both asked for.
     OutputError
         Where the output cannot be written or is not this job's.
     InterruptedJobError
         After SIGINT or SIGTERM.
     """
     options = options or JobOptions()
-    if options.overwrite and options.part.count > 1:
-        raise OptionError(
-            "--overwrite and --shard together would delete what the other elements of the array write: remove the "
-            "output once, before they start"
-        )
-    journal = claim_output(Path(output.root), plan, output.owns, overwrite=options.overwrite)
+    journal = claim_output(plan, output, overwrite=options.overwrite)
     try:
-        return _Job(plan, journal, output, options).run(make_task)
+        return _Job(plan, journal, output, options, conclude or _as_planned).run(make_task)
     except FacedataError:
         raise
     except OSError as error:
@@ -165,8 +150,9 @@ def run_job(
 
 
 class _Job:
-    def __init__(self, plan: Plan, journal: Journal, output: JobOutput, options: JobOptions) -> None:
+    def __init__(self, plan: Plan, journal: Journal, output: Output, options: JobOptions, conclude: Conclude) -> None:
         self._plan, self._journal, self._output, self._options = plan, journal, output, options
+        self._conclude = conclude
         self._lock_path = journal.folder / f"{PREFIX}lock"
         self._meter = ProgressMeter(0, 0, None)
 
@@ -223,7 +209,8 @@ class _Job:
                 return self._summarise(state, None)
             summary = self._journal.read_summary()
             if summary is None:
-                summary = _final(state, {**self._plan.facts, **self._output.finish(self._plan.shards)})
+                facts = self._conclude(self._plan.facts, state)
+                summary = _final(state, {**facts, **self._output.finish(self._plan.shards)})
                 self._journal.write_summary(summary)
             self._output.clean_up()
             for left in self._journal.folder.glob(f"{PREFIX}temporary-*"):  # by a run that was killed
@@ -252,13 +239,17 @@ class _Job:
         )
 
 
+def _as_planned(facts: Mapping[str, Any], state: JobState) -> Mapping[str, Any]:
+    return facts
+
+
 def _final(state: JobState, facts: Mapping[str, Any]) -> dict[str, Any]:
     joined = "".join(state.digests[shard] for shard in sorted(state.digests))
     return {
         "samples": state.samples,
         "bytes": state.bytes,
         "failures": state.failures,
-        "largest label": state.largest_label,
+        "largest_label": state.largest_label,
         "digest": hashlib.blake2b(joined.encode(), digest_size=16).hexdigest(),
         "facts": dict(facts),
     }

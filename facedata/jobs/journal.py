@@ -1,6 +1,7 @@
 """The journal: what of a job is done, on disk, in the output folder itself.
 
-All its files lie in the folder, hidden, and none is a folder, because readers of image folders take each for a class:
+All its files lie in the folder, hidden, and none that stays is a folder, because readers of image folders take each
+for a class:
 
 - ``.facedata-plan.json`` says whose output this is; without ``.facedata-summary.json`` beside it, it is unfinished;
 - ``.facedata-journal*.jsonl`` has one line for each shard done or failed; every run, or part of one, appends to
@@ -244,8 +245,7 @@ class JournalWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._file:
-            os.fsync(self._file.fileno())  # other machines that share the file system see it from here on
+        self._file.close()
 
     def done(self, shard: int, result: ShardResult) -> dict[str, Any]:
         """Record that `shard` is done; returns the entry."""
@@ -282,12 +282,19 @@ def refuse_unfinished(path: str | os.PathLike[str]) -> None:
     start = Path(path).absolute()
     for folder in (start, start.parent):
         journal = Journal(folder)
-        if (folder / PLAN).is_file() and not (folder / SUMMARY).is_file():
+        if _is_file(folder / PLAN) and not _is_file(folder / SUMMARY):
             plan = journal.read_plan()
-            command = plan.facts.get("command line", "the same command") if plan else "the same command"
+            command = plan.facts.get("command_line", "the same command") if plan else "the same command"
             raise InputUnfinishedError(
                 f"{folder}: is the output of a job that has not finished; finish it with: {command}"
             )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # whoever reads the input itself will say what is wrong with it
+        return False
 
 
 def job_plan(folder: str | os.PathLike[str]) -> Plan:

@@ -1,26 +1,26 @@
-"""Claiming an output folder for a job: nothing there is overwritten silently, and a job finds its own work again."""
+"""Claiming an output for a job: nothing there is overwritten silently, and a job finds its own work again."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from facedata.errors import OutputError, OutputExistsError, OutputMismatchError, output_error
+from facedata.dataset import Output
+from facedata.errors import FacedataError, OutputError, OutputExistsError, OutputMismatchError, output_error
 from facedata.jobs.journal import FAILURES, PREFIX, Journal
 from facedata.jobs.lock import ShardLock
 from facedata.jobs.plan import Plan
 
-__all__ = ["check_output", "claim_output", "clear_output", "refuse_overlap"]
+__all__ = ["check_output", "claim_output", "refuse_overlap"]
 
 _CLEARING = f"{PREFIX}clearing"
-Owns = Callable[[str], bool]
-"""Whether an entry of the folder, by its name, is one that the job's sink writes."""
 
 
-def check_output(folder: Path, plan: Plan, owns: Owns, *, overwrite: bool) -> None:
-    """Raise where `plan` may not write into `folder`; changes nothing.
+def check_output(plan: Plan, output: Output, *, overwrite: bool) -> None:
+    """Raise where `plan` may not write its output; changes nothing.
 
     Raises
     ------
@@ -29,44 +29,55 @@ def check_output(folder: Path, plan: Plan, owns: Owns, *, overwrite: bool) -> No
     OutputMismatchError
         Where another job's output is there.
     """
-    if not os.path.lexists(folder):
-        return
-    if not folder.is_dir():
-        raise OutputExistsError(f"{folder}: is there already and is not a folder; choose another output")
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError as error:
-        raise output_error(error, folder) from error
-    if overwrite or _CLEARING in names:
-        _check_overwrite(folder, names, owns)
-        return
-    there = Journal(folder).read_plan()
+    folder = Path(output.root)
+    names = _names_in(folder)
+    there = Journal(folder).read_plan() if names and not overwrite and _CLEARING not in names else None
     if there is None:
-        _check_unclaimed(folder, names)
+        _check_named_files(output, overwrite=overwrite)
+        _check_foreign(folder, names, output, overwrite=overwrite)
     elif there.fingerprint != plan.fingerprint:
         raise OutputMismatchError(
             f"{folder}: belongs to a job that differs: {'; '.join(plan.differences(there))}. Choose another output, or "
-            f"--overwrite to start afresh; that job goes on with: {there.facts.get('command line', 'its own command')}"
+            f"--overwrite to start afresh; that job goes on with: {there.facts.get('command_line', 'its own command')}"
         )
 
 
-def _check_unclaimed(folder: Path, names: list[str]) -> None:
+def _names_in(folder: Path) -> list[str]:
+    if not os.path.lexists(folder):
+        return []
+    if not folder.is_dir():
+        raise OutputExistsError(f"{folder}: is there already and is not a folder; choose another output")
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise output_error(error, folder) from error
+
+
+def _check_named_files(output: Output, *, overwrite: bool) -> None:
+    for name in output.named_files():
+        if os.path.isdir(name):
+            raise OutputExistsError(f"{name}: is a folder; a file is to be written there")
+        if os.path.lexists(name) and not overwrite:
+            raise OutputExistsError(f"{name}: is there already; choose another name, or --overwrite to replace it")
+        folder = os.path.dirname(os.path.abspath(name))
+        if not os.path.isdir(folder) and folder != os.path.abspath(output.root):
+            raise OutputError(f"{name}: there is no folder {folder} to write it in")
+
+
+def _check_foreign(folder: Path, names: Sequence[str], output: Output, *, overwrite: bool) -> None:
+    """What no job wrote stays; --overwrite takes what looks as this output does, the old way's output for one."""
     others = [name for name in names if not name.startswith(PREFIX)]
-    if others:
-        raise OutputExistsError(
-            f"{folder}: is not empty (it holds {_some(others)}) and no facedata job wrote it; choose another output, "
-            "or --overwrite to replace it"
-        )
-
-
-def _check_overwrite(folder: Path, names: list[str], owns: Owns) -> None:
-    if os.path.exists(folder / f"{PREFIX}plan.json") or _CLEARING in names:
-        return
-    foreign = [name for name in names if not owns(name) and not name.startswith(PREFIX) and name != FAILURES]
-    if foreign:
+    foreign = [name for name in others if not output.owns(name) and name != FAILURES]
+    if overwrite and foreign and f"{PREFIX}plan.json" not in names and _CLEARING not in names:
         raise OutputExistsError(
             f"{folder}: --overwrite deletes only what facedata writes, and this folder holds {_some(foreign)}; choose "
             "another output, or remove the folder yourself"
+        )
+    if others and not overwrite and _CLEARING not in names:
+        way_out = "" if foreign else ", or --overwrite to replace it"
+        raise OutputExistsError(
+            f"{folder}: is not empty (it holds {_some(others)}), and no facedata job wrote it; choose another "
+            f"output{way_out}"
         )
 
 
@@ -75,8 +86,8 @@ def _some(names: list[str]) -> str:
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
-def claim_output(folder: Path, plan: Plan, owns: Owns, *, overwrite: bool) -> Journal:
-    """Make `folder` the output of `plan`, or find that it is already.
+def claim_output(plan: Plan, output: Output, *, overwrite: bool) -> Journal:
+    """Make the output folder that of `plan`, or find that it is already.
 
     Raises
     ------
@@ -85,11 +96,12 @@ def claim_output(folder: Path, plan: Plan, owns: Owns, *, overwrite: bool) -> Jo
     OutputLockedError
         Where `overwrite` is given and another run is writing there.
     """
-    check_output(folder, plan, owns, overwrite=overwrite)
+    check_output(plan, output, overwrite=overwrite)
+    folder = Path(output.root)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if overwrite or (folder / _CLEARING).exists():
-            clear_output(folder, owns)
+            _clear(folder, output)
         journal = Journal(folder)
         if journal.read_plan() is None:
             journal.write_plan(plan)
@@ -97,25 +109,37 @@ def claim_output(folder: Path, plan: Plan, owns: Owns, *, overwrite: bool) -> Jo
         raise
     except OSError as error:
         raise output_error(error, folder) from error
-    check_output(folder, plan, owns, overwrite=False)  # a run that began at the same moment may have been another job
+    check_output(plan, output, overwrite=False)  # a run that began at the same moment may have been another job's
     return journal
 
 
-def clear_output(folder: Path, owns: Owns) -> None:
-    """Delete what a job wrote: its result and its journal, and nothing else.
+def _clear(folder: Path, output: Output) -> None:
+    """Delete what a job wrote in the folder: its result and its journal, and nothing else.
 
     A clearing that was cut off is completed by the next run.
     """
     with ShardLock(folder / f"{PREFIX}lock") as lock:
         lock.take(range(1 << 30))
+        listed = _listed_by_job_before(folder)
         (folder / _CLEARING).touch()
+        for name in os.listdir(folder):
+            if output.owns(name) or name in listed:
+                _remove(folder / name)
         for path in Journal(folder).files():
             if path.name != _CLEARING:
                 path.unlink(missing_ok=True)
-        for name in os.listdir(folder):
-            if owns(name):
-                _remove(folder / name)
         (folder / _CLEARING).unlink()
+
+
+def _listed_by_job_before(folder: Path) -> set[str]:
+    """Further files in the folder that the job there was to write."""
+    try:
+        plan = Journal(folder).read_plan()
+    except FacedataError:  # a damaged plan is one of the reasons to start afresh
+        return set()
+    facts: Mapping[str, Any] = plan.facts if plan is not None else {}
+    paths = [Path(name) for name in facts.get("named_files", []) if isinstance(name, str)]
+    return {path.name for path in paths if path.parent == folder.absolute()}
 
 
 def _remove(path: Path) -> None:

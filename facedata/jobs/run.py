@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import pickle
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -28,6 +29,23 @@ _log = logging.getLogger(__name__)
 
 ShardTask = Callable[[], ShardResult]
 """Does one shard; picklable, for it is sent to a worker."""
+
+
+@dataclass(frozen=True)
+class _Sendable:
+    """A task whose errors can be sent back: one that cannot be unpickled would look like a worker's death."""
+
+    task: ShardTask
+
+    def __call__(self) -> ShardResult:
+        try:
+            return self.task()
+        except Exception as error:
+            try:
+                pickle.loads(pickle.dumps(error))  # noqa: S301, our own bytes
+            except Exception:
+                raise RuntimeError(f"{type(error).__name__}: {error}") from error
+            raise
 
 
 @dataclass
@@ -106,10 +124,12 @@ class _Runner:
             try:
                 self._use(executor, stop)
             except BaseException:
+                for future in self._running:
+                    future.cancel()
                 _kill(executor)
                 raise
             finally:
-                executor.shutdown(wait=True, cancel_futures=True)
+                executor.shutdown(wait=True)
         if stop:
             done = self._state.done
             raise InterruptedJobError(f"stopped by {stop.signal_name}: {sum(done)} of {len(done)} shards are done")
@@ -138,7 +158,7 @@ class _Runner:
                 return
             shard = queue.popleft()
             with contextlib.suppress(BrokenExecutor):
-                self._running[executor.submit(self._make_task(shard))] = shard
+                self._running[executor.submit(_Sendable(self._make_task(shard)))] = shard
                 continue
             queue.appendleft(shard)
             return

@@ -6,7 +6,8 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from facedata.jobs.journal import Journal, job_plan
+from facedata.jobs.journal import JobState, Journal, job_plan
+from facedata.jobs.plan import Part, Plan
 
 __all__ = ["JobStatus", "job_status"]
 
@@ -32,6 +33,8 @@ class JobStatus:
         Shard to reason.
     runs : list
         Every run so far: host, pid, part, start.
+    parts_missing : list of str
+        Where all runs were parts of the same number: the parts, ``i/n``, that have shards to do.
     """
 
     output: str
@@ -48,6 +51,7 @@ class JobStatus:
     missing: list[list[int]]
     failed: dict[int, str]
     runs: list[dict[str, Any]]
+    parts_missing: list[str]
 
     @property
     def good(self) -> bool:
@@ -70,10 +74,11 @@ def job_status(folder: str | os.PathLike[str]) -> JobStatus:
     plan = job_plan(folder)
     journal = Journal(folder)
     state = journal.load(plan)
+    runs = journal.runs()
     missing = [shard for shard in range(plan.shards) if not state.done[shard] and shard not in state.failed_shards]
     return JobStatus(
         output=os.fspath(folder),
-        command_line=str(plan.facts.get("command line", "")),
+        command_line=str(plan.facts.get("command_line", "")),
         finished=journal.read_summary() is not None,
         samples_total=plan.samples,
         samples=state.samples,
@@ -85,8 +90,18 @@ def job_status(folder: str | os.PathLike[str]) -> JobStatus:
         shards_missing=len(missing),
         missing=_runs(missing)[:20],
         failed=state.failed_shards,
-        runs=journal.runs(),
+        runs=runs,
+        parts_missing=_parts_missing(plan, state, runs),
     )
+
+
+def _parts_missing(plan: Plan, state: JobState, runs: list[dict[str, Any]]) -> list[str]:
+    counts = {str(run.get("part", "")).partition("/")[2] for run in runs}
+    count = counts.pop() if len(counts) == 1 else "1"
+    if not count.isdigit() or int(count) == 1:
+        return []
+    parts = [Part(number, int(count)) for number in range(1, int(count) + 1)]
+    return [str(part) for part in parts if not all(state.done[shard] for shard in part.shards(plan))]
 
 
 def _runs(numbers: list[int]) -> list[list[int]]:

@@ -10,7 +10,7 @@ from facedata.errors import FormatError, InputNotFoundError, InputUnfinishedErro
 from facedata.jobs.journal import Journal, ShardResult, job_plan, refuse_unfinished
 from facedata.jobs.plan import Part, Plan
 
-PLAN = Plan("test", {}, {}, 100, 10, {"command line": "facedata test --output out"})
+PLAN = Plan("test", {}, {}, 100, 10, {"command_line": "facedata test --output out"})
 
 
 def failing(*keys: str) -> ShardResult:

@@ -12,9 +12,8 @@ from facedata.jobs.lock import ShardLock
 from facedata.jobs.output import claim_output, refuse_overlap
 from facedata.jobs.plan import Plan
 
-PLAN = Plan("test", {}, {"limit": None}, 100, 10, {"command line": "facedata test"})
-OTHER = Plan("test", {}, {"limit": 3}, 3, 1, {"command line": "facedata test --limit 3"})
-owns = PlainOutput("").owns
+PLAN = Plan("test", {}, {"limit": None}, 100, 10, {"command_line": "facedata test"})
+OTHER = Plan("test", {}, {"limit": 3}, 3, 1, {"command_line": "facedata test --limit 3"})
 LOCK = """
 import sys, time
 from pathlib import Path
@@ -24,7 +23,7 @@ with ShardLock(Path(sys.argv[1])) as lock:
 
 
 def claim(folder: Path, plan: Plan = PLAN, *, overwrite: bool = False) -> None:
-    claim_output(folder, plan, owns, overwrite=overwrite)
+    claim_output(plan, PlainOutput(str(folder)), overwrite=overwrite)
 
 
 def test_a_new_an_empty_and_the_jobs_own_folder_are_taken(tmp_path: Path) -> None:

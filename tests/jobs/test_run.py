@@ -21,7 +21,7 @@ from facedata.jobs.progress import Progress
 from facedata.jobs.status import job_status
 
 SHARDS = 8
-PLAN = Plan("test", {}, {}, SHARDS, SHARDS, {"command line": "facedata test"})
+PLAN = Plan("test", {}, {}, SHARDS, SHARDS, {"command_line": "facedata test"})
 
 
 def run(folder: Path, make_task: Any = None, **options: Any) -> JobSummary:

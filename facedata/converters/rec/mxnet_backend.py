@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
+
+import numpy as np
 
 from facedata.converters.rec.recordio import ImageRecord, class_of
 from facedata.converters.rec.source import RecSource
@@ -78,6 +81,19 @@ class MXNetRecSource:
             # the first lines of MXNet's message are a traceback; some errors have no message
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             return SampleError(self.source.path, str(key), reason, offset)
+
+
+def check_mxnet() -> None:
+    """Raise where MXNet cannot be loaded, without loading it: its threads would make forking workers unsafe.
+
+    Raises
+    ------
+    MissingExtraError
+    """
+    if find_spec("mxnet") is None:
+        raise MissingExtraError("--backend mxnet", "mxnet", "in an environment of Python 3.11")
+    if tuple(map(int, np.__version__.split(".")[:2])) >= (1, 24):
+        raise MissingExtraError("--backend mxnet", "mxnet", f"MXNet does not load with NumPy {np.__version__}")
 
 
 def import_mxnet_recordio() -> Any:

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ __all__ = ["INSIGHTFACE", "PLAIN", "OpenOptions", "RecordFiles", "RecordSet", "f
 INSIGHTFACE = "insightface"
 PLAIN = "plain"
 _LARGEST_KEY = 1 << 40
+_LAST_KEYS = 16  # in a damaged set not each of the last records need be readable
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +48,8 @@ class OpenOptions:
     Attributes
     ----------
     salvage : bool
-        Take what can be read of a damaged file: its damaged places become samples that fail by name.
+        Take what can be read of a damaged file, whatever its index says: walk through it from record to record; its
+        damaged places become samples that fail by name.
     rebuild_index : bool
         Walk through the records even where there is an index file.
     cache_folder : path, optional
@@ -157,23 +160,21 @@ def open_record_set(path: str | os.PathLike[str], options: OpenOptions | None = 
     if identity["size"] == 0:
         raise EmptyDatasetError(f"{files.records}: is empty (0 bytes)")
     rebuilt_name = f".facedata-index-{identity['digest']}{'-salvaged' if options.salvage else ''}.npz"
-    rebuilt = files.index is None or options.rebuild_index
-    if files.index is None or rebuilt:
-        index = _rebuilt_index(files, rebuilt_name, options)
-    else:
-        index = read_index(files.index, salvage=options.salvage)
+    trusted = None if options.rebuild_index or options.salvage else files.index
+    index = _rebuilt_index(files, rebuilt_name, options) if trusted is None else read_index(trusted)
     if len(index) == 0:
-        raise EmptyDatasetError(f"{files.index or files.records}: lists no record")
+        raise EmptyDatasetError(f"{files.index or files.records}: lists no record; {MEND}")
     with RecordReader(files.records) as reader:
         checks = _Checks(files, index, reader, options.salvage)
-        if not rebuilt:
+        if trusted is not None:
             checks.offsets_fit()
         dialect, images, classes = checks.dialect()
     if len(images) == 0:
         raise EmptyDatasetError(f"{files.records}: holds no image, only meta and identity records")
-    source = RecSource(files.records, images, identity, {"dialect": dialect, "records": len(index)})
+    told = {"dialect": dialect, "records": len(index), "index": images.digest()}
+    source = RecSource(files.records, images, identity, told)
     declared = _declared_classes(files) or classes
-    return RecordSet(files, dialect, source, declared, index if rebuilt else None, rebuilt_name)
+    return RecordSet(files, dialect, source, declared, index if trusted is None else None, rebuilt_name)
 
 
 def _rebuilt_index(files: RecordFiles, name: str, options: OpenOptions) -> RecordIndex:
@@ -192,8 +193,13 @@ def _load_cached(path: Path) -> RecordIndex:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             keys, offsets = arrays["keys"], arrays["offsets"]
-    except (OSError, ValueError, KeyError) as error:
-        raise FormatError(f"{path}: this rebuilt index of an earlier run is damaged ({error}); remove it") from error
+            whole = keys.dtype == offsets.dtype == np.int64 and keys.ndim == 1 and keys.shape == offsets.shape
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        whole = False
+    if not whole:
+        raise FormatError(
+            f"{path}: this rebuilt index of an earlier run is damaged; remove it, and it is rebuilt again"
+        )
     if len(keys) and int(keys[-1]) - int(keys[0]) == len(keys) - 1:
         return RecordIndex(range(int(keys[0]), int(keys[-1]) + 1), offsets)
     return RecordIndex(keys, offsets)
@@ -222,9 +228,7 @@ class _Checks:
         self._where = files.index or files.records
 
     def offsets_fit(self) -> None:
-        """Every offset inside the file, and nothing behind the last record."""
-        if self._salvage:
-            return
+        """Every offset inside the file, none twice, and nothing behind the last record."""
         offsets, size = self._index.offsets, self._reader.size
         outside = np.flatnonzero(offsets >= size)
         if len(outside):
@@ -235,7 +239,20 @@ class _Checks:
                 "record file was cut, or the index belongs to another. Fetch it again, or give --salvage to take what "
                 "can be read"
             )
+        self._none_twice()
         self._last_record_ends_the_file(int(offsets.argmax()))
+
+    def _none_twice(self) -> None:
+        offsets = self._index.offsets
+        if bool((offsets[2:] > offsets[1:-1]).all()) and offsets[0] not in offsets[-1:]:
+            ascending = offsets[1:]  # only key 0 may lie anywhere else: so it is in nearly every set
+            place = int(np.searchsorted(ascending, offsets[0]))
+            twice = place < len(ascending) and ascending[place] == offsets[0]
+        else:
+            ordered = np.sort(offsets)
+            twice = bool((ordered[1:] == ordered[:-1]).any())
+        if twice:
+            raise FormatError(f"{self._files.index}: two keys have the same offset, so an image is missing; {MEND}")
 
     def _last_record_ends_the_file(self, last: int) -> None:
         key, offset = self._index.keys[last], int(self._index.offsets[last])
@@ -273,7 +290,7 @@ class _Checks:
         """The place of the first identity record in the index; its length where a meta record stands alone."""
         last = int(self._index.keys[-1])
         if meta is None:
-            if not self._is_identity(last):
+            if not any(self._is_identity(int(key)) for key in self._index.keys[-_LAST_KEYS:]):
                 return None
             _log.warning("%s: the meta record, key 0, is missing or damaged; searching for the people", self._where)
             return self._search_identities()

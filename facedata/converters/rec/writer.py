@@ -11,7 +11,7 @@ import numpy as np
 
 from facedata.converters.rec.index import write_index
 from facedata.converters.rec.recordio import LARGEST_LABEL, ImageRecord, encode_record, pack_image_record
-from facedata.errors import FormatError, OptionError, output_error
+from facedata.errors import EmptyDatasetError, FormatError, OptionError, output_error
 from facedata.jobs.files import atomic_writer, temporary_name
 
 __all__ = ["InsightFaceWriter", "RecordWriter"]
@@ -129,6 +129,9 @@ class InsightFaceWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is None and not self._first_keys:
+            self._records.__exit__(EmptyDatasetError, None, None)
+            raise EmptyDatasetError(f"{self._records.path}: there is no image to write")
         if kind is None:
             self._write_identities()
         self._records.__exit__(kind, error, trace)
