@@ -144,7 +144,8 @@ def _show_plan(unpacking: Unpacking, part: Any, *, as_json: bool) -> None:
 
 def _show_sets(sets: list[dict[str, Any]]) -> None:
     for one in sets:
-        labels = f"labels from {one['first_label']}" + ("" if one["last_label"] is None else f" to {one['last_label']}")
+        first, last = one["first_label"], one["last_label"]
+        labels = f"labels from {first}" if last is None else f"labels {first} to {last}"
         click.echo(f"  {one['set']}: {one['dialect']}, {counted(one['images'], 'image')}, {labels}")
 
 

@@ -38,7 +38,7 @@ def test_the_files_are_those_of_the_original_script(record_set: MakeSet, facedat
         for count, label in enumerate([0, 0, 1, 2, 2, 2])
     }
     assert "6 images of 3 identities" in ran.stdout
-    assert "labels from 0 to 2" in ran.stdout
+    assert "labels 0 to 2" in ran.stdout
 
 
 def test_json_is_one_object_on_stdout_and_nothing_else(record_set: MakeSet, facedata: Facedata) -> None:
