@@ -45,7 +45,7 @@ def check_output(plan: Plan, output: Output, *, overwrite: bool) -> None:
 def _names_in(folder: Path) -> list[str]:
     if not os.path.lexists(folder):
         return []
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise OutputExistsError(f"{folder}: is there already and is not a folder; choose another output")
     try:
         return sorted(os.listdir(folder))
@@ -159,8 +159,9 @@ def refuse_overlap(inputs: list[str], output: str | os.PathLike[str]) -> None:
     target = Path(output).resolve()
     for name in inputs:
         source = Path(name).resolve()
-        folder = source if source.is_dir() else source.parent
-        if target == folder or (folder in target.parents and source.is_dir()):
+        is_folder = os.path.isdir(source)  # unlike Path.is_dir, no error where it may not be looked at
+        folder = source if is_folder else source.parent
+        if target == folder or (folder in target.parents and is_folder):
             raise OutputError(f"{output}: the output lies in the input {name}; choose another output")
         if target in source.parents:
             raise OutputError(f"{output}: the input {name} lies in the output; choose another output")

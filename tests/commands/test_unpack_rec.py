@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from support import FACEDATA, Ran, RecordSetMaker, jpeg, tree
 
+from facedata.errors import FacedataError
 from facedata.jobs.journal import Journal
 
 MakeSet = Callable[[str], RecordSetMaker]
@@ -343,3 +344,91 @@ def test_the_command_that_goes_on_is_told_without_overwrite_and_shard(record_set
     facedata("unpack-rec", "--include", "big", "--shard", "1/3", "--output", "out dir")
     facedata("unpack-rec", "--include", "big", "--output", "out dir", "--shard=2/3")
     assert "go on with: facedata unpack-rec --include big --output 'out dir'\n" in facedata("status", "out dir").stdout
+
+
+@pytest.mark.parametrize("name", ["in/train.idx", "in/list.txt", "there.txt", "nowhere/list.txt", "folder"])
+def test_a_list_replaces_nothing_unasked(record_set: MakeSet, facedata: Facedata, tmp_path: Path, name: str) -> None:
+    record_set("in").plain([0, 1])
+    (tmp_path / "there.txt").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    before = tree(tmp_path)
+    ran = facedata("unpack-rec", "--include", "in", "--output", "out", "--list", name)
+    assert ran.status in (1, 2)
+    assert name in ran.stderr
+    assert tree(tmp_path) == before
+
+
+def test_overwrite_replaces_the_list_of_the_job_before(record_set: MakeSet, facedata: Facedata, tmp_path: Path) -> None:
+    record_set("in").plain([0, 1])
+    facedata("unpack-rec", "--include", "in", "--output", "out", "--list", "out/list.txt")
+    assert (tmp_path / "out" / "list.txt").read_text() == "id_0/0_0.jpg 0\nid_1/1_1.jpg 1\n"
+    assert facedata("unpack-rec", "--include", "in", "--output", "out", "--limit", 1, "--overwrite").status == 0
+    assert set(tree(tmp_path / "out")) == {"id_0/0_0.jpg"}
+
+
+def test_a_mended_index_is_another_input(record_set: MakeSet, facedata: Facedata, tmp_path: Path) -> None:
+    maker = record_set("in")
+    maker.plain([0, 1, 2])
+    maker.offsets[1] += 4
+    maker.write()
+    assert facedata("unpack-rec", "--include", "in", "--output", "out").status == 1
+    assert facedata("index-rec", "in", "--overwrite").status == 0
+    ran = facedata("unpack-rec", "--include", "in", "--output", "out")
+    assert ran.status == 1
+    assert "sets 1, index was" in ran.stderr
+    assert facedata("unpack-rec", "--include", "in", "--output", "out", "--overwrite").status == 0
+
+
+def test_salvage_takes_records_that_the_index_does_not_list(
+    record_set: MakeSet, facedata: Facedata, tmp_path: Path
+) -> None:
+    maker = record_set("in")
+    maker.plain(range(10))
+    del maker.keys[6:], maker.offsets[6:]
+    maker.write()
+    assert "has 208 bytes more" in facedata("unpack-rec", "--include", "in", "--output", "out").stderr
+    assert facedata("unpack-rec", "--include", "in", "--output", "out", "--salvage").status == 0
+    assert len(tree(tmp_path / "out")) == 10
+
+
+def test_a_backend_that_is_not_installed_says_what_installs_it(record_set: MakeSet, facedata: Facedata) -> None:
+    record_set("in").plain([0])
+    ran = facedata("unpack-rec", "--include", "in", "--output", "out", "--backend", "mxnet")
+    if ran.status == 0:
+        pytest.skip("MXNet is installed here")
+    assert "pip install 'facedata[mxnet]'" in ran.stderr
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_status_names_the_elements_of_the_array_to_run_again(record_set: MakeSet, facedata: Facedata) -> None:
+    big_set(record_set("big"), 20_000, 10)
+    for number in (1, 3):
+        facedata("unpack-rec", "--include", "big", "--output", "out", "--shard", f"{number}/3")
+    assert "elements of the job array to run again: --shard 2/3\n" in facedata("status", "out").stdout
+
+
+@pytest.mark.parametrize("locked", ["folder", "parent", "train.rec"])
+def test_what_may_not_be_read_is_said(record_set: MakeSet, locked: str) -> None:
+    """In a child that gives up root, for root may read everything; it has all that it needs loaded."""
+    import facedata.converters.unpack as unpack
+
+    folder = record_set("parent/folder").plain([0])
+    path = {"folder": folder, "parent": folder.parent, "train.rec": folder / "train.rec"}[locked]
+    os.chmod(path, 0)
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        with suppress(BaseException):
+            os.chdir(folder.parent.parent)
+            os.chmod(".", 0o755)
+            if os.getuid() == 0:
+                os.setuid(65534)
+            try:
+                unpack.plan_unpacking(["parent/folder"], "out")
+            except FacedataError as error:
+                os.write(writer, f"{type(error).__name__}: {error}".encode())
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with open(reader, encoding="utf-8") as said:
+        assert said.read().startswith("InputPermissionError: parent/folder")
+    os.chmod(path, 0o700)

@@ -180,7 +180,7 @@ def open_record_set(path: str | os.PathLike[str], options: OpenOptions | None = 
 def _rebuilt_index(files: RecordFiles, name: str, options: OpenOptions) -> RecordIndex:
     if options.cache_folder is not None:
         cached = options.cache_folder / name
-        if cached.exists():
+        if os.path.exists(cached):
             return _load_cached(cached)
     _log.info("%s: finding the records by walking through the file", files.records)
     walked = walk_records(files.records, salvage=options.salvage, progress=options.progress)
