@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-from facedata.errors import FormatError, OptionError, SampleError
+from facedata.errors import FormatError, OptionError, SampleError, input_error
 
 if TYPE_CHECKING:
     import numpy as np
@@ -244,6 +246,7 @@ def open_dataset(spec: str) -> Source:
     """
     name, path = split_spec(spec)
     if name is None:
+        _check_readable(path)
         fitting = [known for known, module in _modules("recognises") if module.recognises(path)]
         if len(fitting) != 1:
             found = f"it could be any of: {', '.join(fitting)}" if fitting else "no format fits its content"
@@ -251,6 +254,14 @@ def open_dataset(spec: str) -> Source:
         name = fitting[0]
     source: Source = _door(name, "open_source", "read")(path)
     return source
+
+
+def _check_readable(path: str) -> None:
+    try:
+        if stat.S_ISDIR(os.stat(path).st_mode):
+            os.scandir(path).close()
+    except OSError as error:
+        raise input_error(error, path) from error
 
 
 def create_dataset(spec: str) -> Sink:

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from facedata.errors import FormatError, input_error, output_error
 from facedata.jobs.files import atomic_writer
 
-__all__ = ["IndexKeys", "RecordIndex", "read_index", "write_index"]
+__all__ = ["IndexKeys", "RecordIndex", "read_index", "spoilt_mark", "write_index"]
 
 _CHUNK = 1 << 24
+_DIGITS = 40  # more than any number here has; int() refuses some thousands
 _LARGEST = np.iinfo(np.int64).max
 MEND = "--rebuild-index does without it, facedata index-rec --overwrite mends it"
 
@@ -36,7 +37,7 @@ class RecordIndex:
     keys : range or ndarray of shape (N,), int64
         Ascending; a range where no key is left out.
     offsets : ndarray of shape (N,), int64
-        Byte offset of each record, in key order.
+        Byte offset of each record, in key order; below 0 where the record is known to be spoilt, see `spoilt_mark`.
     """
 
     keys: IndexKeys
@@ -61,6 +62,11 @@ class RecordIndex:
             return self.keys.index(key) if key in self.keys else None
         place = int(np.searchsorted(self.keys, key))
         return place if place < len(self.keys) and self.keys[place] == key else None
+
+
+def spoilt_mark(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The marks of records that are not whole although they can be read; applied twice, the offsets again."""
+    return -1 - offsets
 
 
 def read_index(path: str | os.PathLike[str]) -> RecordIndex:
@@ -154,7 +160,7 @@ def _parse_lines(path: str, block: bytes, lines_before: int) -> NDArray[np.int64
     even = len(separators) % 2 == 0 and bool((separators[::2] == 9).all() and (separators[1::2] == 10).all())
     if even:
         numbers = _numbers(block)
-        if len(numbers) == len(separators) and numbers.max(initial=0) < _LARGEST:
+        if len(numbers) == len(separators) and numbers.max(initial=0) < _LARGEST and text.max(initial=0) <= ord("9"):
             return numbers.reshape(-1, 2)
     raise _line_error(path, lines_before, block)
 
@@ -174,18 +180,18 @@ def _line_error(path: str, lines_before: int, block: bytes) -> FormatError:
     lines = block.split(b"\n")
     for number, line in enumerate(lines, lines_before + 1):
         key, tab, offset = line.partition(b"\t")
-        shown = line[:60].decode("ascii", "backslashreplace")
+        shown = "".join(chr(byte) if 32 <= byte < 127 or byte == 9 else f"\\x{byte:02x}" for byte in line[:60])
         if not (tab and key.isdigit() and offset.isdigit()):
             if not line and number == lines_before + len(lines):
                 continue
             return FormatError(f"{path}: line {number} is '{shown}', expected key<TAB>offset; was it cut? {MEND}")
-        if int(offset) >= _LARGEST:
+        if len(key) > _DIGITS or int(key) >= _LARGEST:
+            return FormatError(f"{path}: line {number}: key {key[:_DIGITS].decode()} is too large; {MEND}")
+        if len(offset) > _DIGITS or int(offset) >= _LARGEST:
             return FormatError(
-                f"{path}: line {number}, key {key.decode()}: offset {offset.decode()} is what a failed write leaves "
-                f"behind, no place in a file; {MEND}"
+                f"{path}: line {number}, key {key.decode()}: offset {offset[:_DIGITS].decode()} is what a failed write "
+                f"leaves behind, no place in a file; {MEND}"
             )
-        if int(key) >= _LARGEST:
-            return FormatError(f"{path}: line {number}: key {key.decode()} is too large; {MEND}")
     return FormatError(f"{path}: its lines are not key<TAB>offset; {MEND}")
 
 

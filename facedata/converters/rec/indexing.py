@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from facedata.converters.rec.index import write_index
+import numpy as np
+
+from facedata.converters.rec.index import spoilt_mark, write_index
 from facedata.converters.rec.record_set import find_record_files
 from facedata.converters.rec.walk import walk_records
 from facedata.errors import EmptyDatasetError, OutputExistsError
@@ -75,8 +77,9 @@ def index_records(
     if len(index) == 0:
         raise EmptyDatasetError(f"{files.records}: is empty (0 records)")
     if not dry_run:
-        in_file_order = index.offsets.argsort(kind="stable")
+        offsets = np.where(index.offsets < 0, spoilt_mark(index.offsets), index.offsets)
+        in_file_order = offsets.argsort(kind="stable")
         first, keys = index.keys[0], index.keys
         ordered = (in_file_order + first) if isinstance(keys, range) else keys[in_file_order]
-        write_index(target, ordered, index.offsets[in_file_order])
+        write_index(target, ordered, offsets[in_file_order])
     return IndexSummary(target, len(index), walked.damaged, files.index is not None)

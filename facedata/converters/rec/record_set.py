@@ -18,7 +18,14 @@ from facedata.converters.rec.index import MEND, RecordIndex, read_index
 from facedata.converters.rec.recordio import LARGEST_LABEL, ImageRecord, RecordReader, unpack_image_record
 from facedata.converters.rec.source import RecSource
 from facedata.converters.rec.walk import walk_records
-from facedata.errors import EmptyDatasetError, FormatError, InputNotFoundError, InputPermissionError, input_error
+from facedata.errors import (
+    EmptyDatasetError,
+    FormatError,
+    InputNotFoundError,
+    InputPermissionError,
+    input_error,
+    output_error,
+)
 from facedata.jobs.files import atomic_writer, file_identity
 
 __all__ = ["INSIGHTFACE", "PLAIN", "OpenOptions", "RecordFiles", "RecordSet", "find_record_files", "open_record_set"]
@@ -96,8 +103,11 @@ class RecordSet:
             return
         path = folder / self.rebuilt_name
         if not path.exists():
-            with atomic_writer(path) as file:
-                np.savez(file, keys=np.asarray(self.rebuilt.keys, np.int64), offsets=self.rebuilt.offsets)
+            try:
+                with atomic_writer(path) as file:
+                    np.savez(file, keys=np.asarray(self.rebuilt.keys, np.int64), offsets=self.rebuilt.offsets)
+            except OSError as error:
+                raise output_error(error, path) from error
 
 
 def find_record_files(path: str | os.PathLike[str]) -> RecordFiles:
@@ -191,7 +201,7 @@ def _rebuilt_index(files: RecordFiles, name: str, options: OpenOptions) -> Recor
 
 def _load_cached(path: Path) -> RecordIndex:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             keys, offsets = arrays["keys"], arrays["offsets"]
             whole = keys.dtype == offsets.dtype == np.int64 and keys.ndim == 1 and keys.shape == offsets.shape
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
@@ -226,6 +236,7 @@ class _Checks:
     def __init__(self, files: RecordFiles, index: RecordIndex, reader: RecordReader, salvage: bool) -> None:
         self._files, self._index, self._reader, self._salvage = files, index, reader, salvage
         self._where = files.index or files.records
+        self._mend = f"{MEND}; if records are missing too, --salvage takes those that are there"
 
     def offsets_fit(self) -> None:
         """Every offset inside the file, none twice, and nothing behind the last record."""
@@ -294,11 +305,13 @@ class _Checks:
                 return None
             _log.warning("%s: the meta record, key 0, is missing or damaged; searching for the people", self._where)
             return self._search_identities()
-        if meta.labels[0] == last + 1:  # images alone; some builders then put anything behind
+        if meta.labels[0] == last + 1 and not self._is_identity(
+            last
+        ):  # images alone; some builders then put anything behind
             return len(self._index)
-        announced, end = self._announced(meta)
         if self._salvage:
             return self._search_identities()
+        announced, end = self._announced(meta)
         self._counts_agree(announced, end)
         return self._index.keys.index(self._confirmed_identity(announced))  # type: ignore[union-attr]
 
@@ -320,20 +333,20 @@ class _Checks:
     def _search_identities(self) -> int:
         """Bisect to the first identity record, where the meta record cannot be relied on: they have the last keys."""
         keys = self._index.keys
-        return bisect_left(
-            range(len(keys)), True, key=lambda place: place > 0 and bool(self._is_identity(int(keys[place])))
-        )
+        return bisect_left(range(len(keys)), True, key=lambda place: bool(self._is_identity(int(keys[place]))))
 
     def _counts_agree(self, first: int, end: int) -> None:
         keys = self._index.keys
         if abs(len(keys) - end) > _rounding(end):
             raise FormatError(
                 f"{self._where}: has {len(keys)} records, but its meta record counts {end} ({first - 1} images, "
-                f"{end - first} people and itself): lines are missing or too many; {MEND}"
+                f"{end - first} people and itself): lines are missing or too many; {self._mend}"
             )
         if not isinstance(keys, range):
             missing = int(keys[int(np.flatnonzero(np.diff(keys) > 1)[0])]) + 1
-            raise FormatError(f"{self._where}: key {missing} is missing, though the meta record counts it; {MEND}")
+            raise FormatError(
+                f"{self._where}: key {missing} is missing, though the meta record counts it; {self._mend}"
+            )
 
     def _confirmed_identity(self, announced: int) -> int:
         """The key of the first identity record. The meta record says it in float32, so above 2**24 it may be off."""

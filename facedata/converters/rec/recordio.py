@@ -237,4 +237,10 @@ class RecordReader:
         payload = pread_fully(self._descriptor, length, offset + CHUNK_HEADER_SIZE)
         if len(payload) < length:
             raise FormatError(f"the file ends inside the record at byte {offset}")
+        before = len(_split_at_magic(payload)[0])
+        if before < length:  # its writer would have split it there
+            raise FormatError(
+                f"the record at byte {offset} claims {length} bytes, but another begins at byte "
+                f"{offset + CHUNK_HEADER_SIZE + before}: the length is wrong, or bytes are missing"
+            )
         return payload

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.rec.index import RecordIndex
+from facedata.converters.rec.index import RecordIndex, spoilt_mark
 from facedata.converters.rec.recordio import (
     CHUNK_HEADER_SIZE,
     IMAGE_HEADER_SIZE,
@@ -70,7 +70,8 @@ class RecSource:
 
     def locate(self, position: int) -> tuple[str, int | None]:
         """The record file, and the offset of the record."""
-        return self.path, int(self.index.offsets[position])
+        offset = self.index.offsets[position]
+        return self.path, int(spoilt_mark(offset) if offset < 0 else offset)
 
     def read(self) -> Iterator[Sample | SampleError]:
         """Every image in key order, or the error in its place.
@@ -115,6 +116,9 @@ class RecSource:
     def _read_one(self, position: int, reader: RecordReader) -> Sample | SampleError:
         """The record read by itself, with every check and an exact reason where it fails."""
         key, offset = int(self.index.keys[position]), int(self.index.offsets[position])
+        if offset < 0:
+            reason = "the record is not whole: its length is wrong, or bytes are missing"
+            return SampleError(self.path, str(key), reason, self.locate(position)[1])
         try:
             record = unpack_image_record(reader.read(offset)[0])
             if not record.image:
@@ -192,6 +196,14 @@ class _Blocks:
         return _take_apart(self._buffer, got, offsets - base)
 
 
+def _swallows_another(words: NDArray[np.uint32], at: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether there is a magic word inside: a writer splits such a record, so its length must be wrong."""
+    magic = np.flatnonzero(words == MAGIC)
+    inside = np.searchsorted(magic, (stops + 3) >> 2) - np.searchsorted(magic, at + 1)
+    swallows: NDArray[np.bool_] = inside > 0
+    return swallows
+
+
 def _take_apart(buffer: bytearray, got: int, places: NDArray[np.int64]) -> _Block:
     """Read the headers of the records at `places` (bytes, shape (N,)) in the first `got` bytes of `buffer`."""
     words = np.frombuffer(buffer, "<u4")
@@ -204,14 +216,9 @@ def _take_apart(buffer: bytearray, got: int, places: NDArray[np.int64]) -> _Bloc
     label = np.where(flag > 0, floats[at + _HEADER_WORDS], floats[at + 3])
     with np.errstate(invalid="ignore"):
         labels = label.astype(np.int64)
+        proper = (label >= 0) & (label <= LARGEST_LABEL) & (labels == label)
     good: NDArray[np.bool_] = (
-        reachable
-        & (words[at] == MAGIC)
-        & (word >> 29 == 0)
-        & (starts < stops)
-        & (stops <= got)
-        & (label >= 0)
-        & (label <= LARGEST_LABEL)
-        & (labels == label)
+        reachable & (words[at] == MAGIC) & (word >> 29 == 0) & (starts < stops) & (stops <= got) & proper
     )
+    good &= ~_swallows_another(words[: got >> 2], places >> 2, stops)
     return _Block(memoryview(buffer), good, labels, starts, stops)

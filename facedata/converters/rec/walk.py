@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.rec.index import RecordIndex, in_key_order
+from facedata.converters.rec.index import RecordIndex, in_key_order, spoilt_mark
 from facedata.converters.rec.recordio import (
     CHUNK_HEADER_SIZE,
     IMAGE_HEADER_SIZE,
     MAGIC,
+    MAGIC_BYTES,
     MAXIMUM_LENGTH,
     RecordReader,
     padded,
@@ -28,6 +29,7 @@ __all__ = ["WalkedRecords", "walk_records"]
 
 _BLOCK = 1 << 22
 _NEEDED = CHUNK_HEADER_SIZE + IMAGE_HEADER_SIZE
+_LARGEST_ID = 1 << 62  # far above any; what is larger is damage, and leaves room to count on
 _chunk_header = struct.Struct("<II")
 _record_id = struct.Struct("<Q")
 
@@ -47,11 +49,14 @@ class WalkedRecords:
         The `id` in each record's image header, -1 where there is none.
     damaged : int
         How many damaged places were passed over. Each stands in `offsets` too, so that reading it fails by name.
+    spoilt : array of int64
+        Those of `offsets` whose record could be read, though the walk has shown that it is not whole.
     """
 
     offsets: array[int] = field(default_factory=lambda: array("q"))
     identifiers: array[int] = field(default_factory=lambda: array("q"))
     damaged: int = 0
+    spoilt: array[int] = field(default_factory=lambda: array("q"))
 
     def add(self, offset: int, identifier: int = -1) -> None:
         """Note a record."""
@@ -63,7 +68,7 @@ class WalkedRecords:
 
         Otherwise the keys count the records in file order, the meta record being key 0 wherever it stands.
         """
-        offsets: NDArray[np.int64] = np.frombuffer(self.offsets, np.int64)
+        offsets = self._marked()
         ids: NDArray[np.int64] = np.frombuffer(self.identifiers, np.int64)
         if len(ids) and ids.min() < 0:
             ids = _with_gaps_filled(ids)
@@ -73,6 +78,16 @@ class WalkedRecords:
         if place is not None:
             offsets = np.concatenate([offsets[place : place + 1], offsets[:place], offsets[place + 1 :]])
         return RecordIndex(range(len(offsets)), offsets)
+
+    def _marked(self) -> NDArray[np.int64]:
+        """The offsets, with the marks that make reading a spoilt record fail."""
+        offsets: NDArray[np.int64] = np.frombuffer(self.offsets, np.int64)
+        if not self.spoilt:
+            return offsets
+        offsets = offsets.copy()
+        places = np.searchsorted(offsets, np.frombuffer(self.spoilt, np.int64))
+        offsets[places] = spoilt_mark(offsets[places])
+        return offsets
 
 
 def _with_gaps_filled(identifiers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -146,30 +161,41 @@ def walk_records(
 
 
 class _Walk:
+    """One walk. `_block` is the piece of the file that is in memory, `_base` where it begins."""
+
     def __init__(self, descriptor: int, path: str, salvage: bool, progress: Progress | None) -> None:
         self._descriptor, self._path, self._salvage, self._progress = descriptor, path, salvage, progress
         self._size = os.fstat(descriptor).st_size
         self._found = WalkedRecords()
         self._in_record = False
+        self._base, self._block = 0, b""
 
     def run(self) -> WalkedRecords:
         offset = 0
         while offset < self._size:
-            block = pread_fully(self._descriptor, _BLOCK, offset)
-            if len(block) < min(_BLOCK, self._size - offset):
-                raise FormatError(f"{self._path}: the file became shorter while it was read")
-            offset = self._walk_block(block, offset)
+            self._load(offset, _NEEDED)
+            offset = self._walk_block(offset)
             if self._progress:
                 self._progress(min(offset, self._size), self._size)
         if self._in_record:
-            self._damage(self._size, "the file ends inside a split record")
+            self._note_damage(self._size, "the file ends inside a split record")
         return self._found
 
-    def _walk_block(self, block: bytes, base: int) -> int:
-        """Walk the records that begin in `block`; returns where the next block must begin."""
+    def _load(self, offset: int, length: int) -> None:
+        """Have `length` bytes from `offset` in memory, or all that the file has there."""
+        end = self._base + len(self._block)
+        if self._base <= offset and (offset + length <= end or end == self._size):
+            return
+        self._base, self._block = offset, pread_fully(self._descriptor, max(_BLOCK, length), offset)
+        if len(self._block) < min(_BLOCK, self._size - offset):
+            raise FormatError(f"{self._path}: the file became shorter while it was read")
+
+    def _walk_block(self, begin: int) -> int:
+        """Walk the records from `begin` that lie in the block; returns where to go on."""
         unpack, add, size = _chunk_header.unpack_from, self._found.add, self._size
-        limit = len(block) if base + len(block) >= size else len(block) - _NEEDED
-        at = 0
+        block, base = self._block, self._base
+        limit = len(block) if base + len(block) >= size else len(block) - _NEEDED + 1
+        at = begin - base
         while at < limit:
             if at + CHUNK_HEADER_SIZE > len(block):
                 return self._resume(base + at)
@@ -181,8 +207,15 @@ class _Walk:
                 return self._resume(base + at)
             if begins:
                 add(base + at, self._identifier(block, at, length))
+            end = at + CHUNK_HEADER_SIZE + padded(length)
+            if (
+                self._salvage
+                and (inside := self._record_in(base + at + CHUNK_HEADER_SIZE, base + end, inside_record=True))
+                is not None
+            ):
+                return self._resume_inside(inside)
             self._in_record = flag in (1, 2)
-            at += CHUNK_HEADER_SIZE + padded(length)
+            at = end
         return base + at
 
     @staticmethod
@@ -190,18 +223,26 @@ class _Walk:
         if length < IMAGE_HEADER_SIZE:
             return -1
         identifier: int = _record_id.unpack_from(block, at + CHUNK_HEADER_SIZE + 8)[0]
-        return identifier if identifier < 1 << 63 else -1
+        return identifier if identifier < _LARGEST_ID else -1
 
     def _resume(self, offset: int) -> int:
         """Note the damage at `offset`; returns the next place at which a record may begin."""
-        self._damage(offset, "no whole record begins or goes on here: the file was cut or damaged")
-        if self._in_record:  # the record that is cut short here is listed already, and a whole one may begin here
-            self._in_record = False
-            return self._next_record(offset)
-        self._found.add(offset)
-        return self._next_record(offset + 4)
+        self._note_damage(offset, "no whole record begins or goes on here: the file was cut or damaged")
+        if not self._in_record:
+            self._found.add(offset)
+        # the record that is cut short here is listed already, and a whole one may begin at this very place
+        found = self._record_in(offset, self._size, skip=0 if self._in_record else 1)
+        self._in_record = False
+        return self._size if found is None else found
 
-    def _damage(self, offset: int, what: str) -> None:
+    def _resume_inside(self, inside: int) -> int:
+        """Note that the last record's length is wrong, or bytes of it are missing: another begins inside."""
+        self._found.damaged += 1
+        self._found.spoilt.append(self._found.offsets[-1])
+        self._in_record = False
+        return inside
+
+    def _note_damage(self, offset: int, what: str) -> None:
         self._found.damaged += 1
         if not self._salvage:
             raise FormatError(
@@ -209,13 +250,34 @@ class _Walk:
                 "it are whole. Fetch the file again, or give --salvage to take what can be read"
             )
 
-    def _next_record(self, offset: int) -> int:
-        while offset < self._size:
-            block = pread_fully(self._descriptor, _BLOCK + CHUNK_HEADER_SIZE, offset)
-            words = np.frombuffer(block[: len(block) & ~3], "<u4")
-            for place in np.flatnonzero(words[:-1] == MAGIC).tolist():
-                word, begin = int(words[place + 1]), offset + 4 * place
-                if word >> 29 < 2 and begin + CHUNK_HEADER_SIZE + (word & MAXIMUM_LENGTH) <= self._size:
-                    return begin
-            offset += _BLOCK
-        return self._size
+    def _record_in(self, begin: int, end: int, *, skip: int = 0, inside_record: bool = False) -> int | None:
+        """The first place from `begin` (`skip` bytes more) to `end` where a record begins, or inside one may begin.
+
+        Inside a record a magic word at a multiple of 4 bytes cannot be: the writer would have split it there. At other
+        places it can, and is taken for a record's only if another record, or the end of the file, follows it.
+        """
+        offset = begin + skip
+        while offset < end:
+            self._load(offset, _NEEDED)
+            block, base = self._block, self._base
+            at = block.find(MAGIC_BYTES, offset - base)
+            while at >= 0 and base + at < end:
+                whole_words = (base + at - begin) % 4 == 0
+                if (inside_record and whole_words) or self._begins_record(base + at, whole_words=whole_words):
+                    return base + at
+                at = block.find(MAGIC_BYTES, at + 1)
+            if base + len(block) >= self._size:
+                return None
+            offset = max(base + len(block) - len(MAGIC_BYTES) + 1, offset + 1)
+        return None
+
+    def _begins_record(self, offset: int, *, whole_words: bool) -> bool:
+        header = pread_fully(self._descriptor, CHUNK_HEADER_SIZE, offset)
+        if len(header) < CHUNK_HEADER_SIZE:
+            return False
+        word = _chunk_header.unpack(header)[1]
+        length = word & MAXIMUM_LENGTH
+        if word >> 29 > 1 or offset + CHUNK_HEADER_SIZE + length > self._size:
+            return False
+        behind = offset + CHUNK_HEADER_SIZE + padded(length)
+        return whole_words or behind >= self._size or pread_fully(self._descriptor, 4, behind) == MAGIC_BYTES

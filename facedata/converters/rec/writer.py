@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from contextlib import suppress
 from types import TracebackType
 from typing import BinaryIO
 
@@ -75,10 +76,11 @@ class RecordWriter:
                 # records first: without an index they are still whole, an index without its records is nothing
                 os.replace(self._temporary, self.path)
                 write_index(self.path.removesuffix(".rec") + ".idx", self._keys, np.frombuffer(self._offsets, np.int64))
-            else:
-                os.unlink(self._temporary)
         except OSError as problem:
             raise output_error(problem, self.path) from problem
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(self._temporary)
 
 
 class InsightFaceWriter:

@@ -113,14 +113,12 @@ def test_a_bad_line_is_refused_by_file_number_and_text(
     assert message.endswith(MENDED_BY)
 
 
-@pytest.mark.xfail(reason="bug: control characters of a bad line reach the terminal")
 def test_control_characters_of_a_bad_line_do_not_reach_the_terminal() -> None:
     with pytest.raises(FormatError, match="line 2") as caught:
         read_text("1\t0\n\x1b[2J\0\r\n")
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.xfail(reason="bug: NumPy before 2.4 only stops at letters behind the last number of a block")
 def test_letters_behind_the_last_offset_are_noticed_where_numpy_only_stops_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -151,7 +149,6 @@ def test_a_key_too_large_is_refused_by_line(key: int) -> None:
         read_text(f"1\t0\n{key}\t40\n")
 
 
-@pytest.mark.xfail(reason="bug: int() refuses more than 4300 digits with a ValueError")
 @pytest.mark.parametrize("line", ["1\t" + "9" * 5000, "9" * 5000 + "\t1"], ids=["offset", "key"])
 def test_a_number_of_thousands_of_digits_is_refused_by_line(line: str) -> None:
     with pytest.raises(FormatError, match="line 2"):

@@ -9,7 +9,6 @@ import random
 import re
 import struct
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import RecordSetMaker, chunk, jpeg
+from support import RecordSetMaker, chunk, jpeg, raised_without_root
 
 from facedata.converters.rec import record_set as record_set_module
 from facedata.converters.rec.index import RecordIndex
@@ -111,9 +110,9 @@ def test_keys_that_are_not_in_file_order_are_delivered_in_their_own(record_set: 
     assert keys_and_labels(open_record_set(maker.write())) == [(key, key) for key in (0, 2, 4, 7, 9)]
 
 
-@given(counts=st.lists(st.integers(1, 4), min_size=1, max_size=6), name=st.just("train"))
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=6))
 def test_the_boundary_of_the_identity_records_is_found_with_and_without_the_meta_record(
-    counts: list[int], name: str
+    counts: list[int],
 ) -> None:
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
     with tempfile.TemporaryDirectory() as folder:
@@ -199,28 +198,6 @@ def test_an_index_that_is_a_broken_link_is_not_the_same_as_none(record_set: Make
         open_record_set(folder)
 
 
-def raised_without_root(call: Callable[[], object]) -> str:
-    """What `call` raises in a process that may not read everything, as root may."""
-    reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # pytest-xdist has threads
-        child = os.fork()
-    if child == 0:
-        message = "nothing was raised"
-        try:
-            if os.geteuid() == 0:
-                os.setuid(65534)
-            call()
-        except BaseException as error:
-            message = f"{type(error).__name__}: {error}"
-        os.write(writing, message.encode())
-        os._exit(0)
-    os.close(writing)
-    os.waitpid(child, 0)
-    with open(reading) as file:
-        return file.read()
-
-
 @pytest.fixture
 def public_set() -> Iterator[Path]:
     """A set that every user may read: pytest's own folders are for one user alone."""
@@ -246,8 +223,8 @@ def test_a_record_file_cut_in_the_middle_is_refused_with_the_first_entry_behind_
     maker = record_set()
     folder = maker.insightface([5, 5])
     os.truncate(folder / "train.rec", maker.offsets[6])
-    message = rf"train\.idx: 7 of 13 entries point past the end of .*train\.rec \({maker.offsets[6]} bytes\), the first "
-    with pytest.raises(FormatError, match=message + rf"with key 0, offset {maker.offsets[-1]}: .* --salvage"):
+    message = rf"train\.idx: 7 of 13 entries point past the end of .*train\.rec \({maker.offsets[6]} bytes\), "
+    with pytest.raises(FormatError, match=message + rf"the first with key 0, offset {maker.offsets[-1]}: .* --salvage"):
         open_record_set(folder)
     opened = open_record_set(folder, SALVAGE)
     assert delivered(opened) == [str(key) for key in range(1, 7)]
@@ -258,7 +235,8 @@ def test_a_record_file_cut_in_its_last_record_is_refused_with_the_record(record_
     maker = record_set()
     folder = maker.plain([0, 1, 2])
     os.truncate(folder / "train.rec", len(maker.data) - 3 - missing)  # 3 bytes are padding
-    with pytest.raises(FormatError, match=rf"its last record \(key 2, byte {maker.offsets[2]}\) is not whole.*--salvage"):
+    message = rf"its last record \(key 2, byte {maker.offsets[2]}\) is not whole.*--salvage"
+    with pytest.raises(FormatError, match=message):
         open_record_set(folder)
     assert delivered(open_record_set(folder, SALVAGE)) == ["0", "1"]
     assert failed(open_record_set(folder, SALVAGE)) == ["2"]
@@ -283,7 +261,7 @@ def test_an_index_too_short_is_refused_with_what_is_behind_its_last_record(recor
     rest = len(maker.data) - maker.offsets[-2]
     with pytest.raises(FormatError, match=rf"lists {len(lines) - 2} records.* has {rest} bytes more: .*{MENDED_BY}"):
         open_record_set(folder)
-    assert open_record_set(folder, REBUILD).source.index.keys == range(dialect == INSIGHTFACE, 5 - 2 * (dialect == PLAIN))
+    assert len(open_record_set(folder, REBUILD).source) == (4 if dialect == INSIGHTFACE else 3)
 
 
 @pytest.mark.parametrize("offset", [10_000, 1 << 40, (1 << 63) - 2])
@@ -302,8 +280,8 @@ def test_a_line_missing_in_the_middle_shows_in_the_count_of_the_meta_record(reco
     maker = record_set()
     maker.insightface([3, 3])
     del maker.keys[2], maker.offsets[2]
-    message = r"train\.idx: has 8 records, but its meta record counts 9 \(6 images, 2 people and itself\): lines are missing"
-    with pytest.raises(FormatError, match=message + f".*{MENDED_BY}"):
+    message = r"train\.idx: has 8 records, but its meta record counts 9 \(6 images, 2 people and itself\): "
+    with pytest.raises(FormatError, match=message + f"lines are missing.*{MENDED_BY}"):
         open_record_set(maker.write())
     for way_out in (REBUILD, SALVAGE):
         assert delivered(open_record_set(maker.folder, way_out)) == list("123456")
@@ -334,7 +312,8 @@ def test_a_key_in_place_of_another_is_said_by_the_one_that_is_missing(record_set
     maker = record_set()
     maker.insightface([3, 3])
     maker.keys[2] = 99
-    with pytest.raises(FormatError, match=rf"train\.idx: key 3 is missing, though the meta record counts it; {MENDED_BY}"):
+    message = rf"train\.idx: key 3 is missing, though the meta record counts it; {MENDED_BY}"
+    with pytest.raises(FormatError, match=message):
         open_record_set(maker.write())
 
 
@@ -346,7 +325,6 @@ def test_an_index_whose_keys_belong_to_other_records_is_refused(record_set: Make
         open_record_set(maker.write())
 
 
-@pytest.mark.xfail(reason="bug: where records themselves are missing, a rebuilt index is refused and told to be rebuilt")
 @pytest.mark.parametrize("index", [True, False], ids=["index", "no index"])
 def test_the_way_out_that_is_told_for_a_missing_record_leads_out(record_set: MakeSet, index: bool) -> None:
     maker = record_set()
@@ -378,7 +356,6 @@ def test_a_meta_record_that_cannot_be_is_refused(record_set: MakeSet, announced:
         open_record_set(folder)
 
 
-@pytest.mark.xfail(reason="bug: --salvage gives up at an absurd meta record, though it searches for the people anyway")
 @pytest.mark.parametrize("announced", ABSURD.values(), ids=ABSURD)
 def test_with_salvage_an_absurd_meta_record_is_done_without(
     record_set: MakeSet, announced: tuple[float, float]
@@ -395,9 +372,8 @@ def set_with_meta(maker: RecordSetMaker, announced: tuple[float, float]) -> Path
     return maker.write()
 
 
-@pytest.mark.xfail(reason="bug: a meta record that counts one more than there is hides the last identity record")
 def test_a_meta_record_that_contradicts_the_last_record_is_refused(record_set: MakeSet) -> None:
-    with pytest.raises(FormatError, match="its meta record counts|its meta record says"):
+    with pytest.raises(FormatError, match=r"its meta record (counts|says)"):
         open_record_set(set_with_meta(record_set(), (5.0, 5.0)))
 
 
@@ -464,7 +440,6 @@ def test_a_set_of_meta_and_identity_records_alone_is_empty(record_set: MakeSet) 
         open_record_set(maker.write())
 
 
-@pytest.mark.xfail(reason="bug: the search takes the first record for an image whatever it is")
 def test_a_set_of_identity_records_alone_is_empty(record_set: MakeSet) -> None:
     maker = record_set()
     for key in (1, 2, 3):
@@ -551,7 +526,7 @@ def test_a_set_with_an_index_keeps_nothing(record_set: MakeSet, tmp_path: Path) 
 
 def npz(**arrays: object) -> bytes:
     file = io.BytesIO()
-    np.savez(file, **{name: np.asarray(array) for name, array in arrays.items()})
+    np.savez(file, **arrays)  # type: ignore[arg-type]
     return file.getvalue()
 
 
@@ -621,7 +596,6 @@ def test_identity_records_are_found_where_the_meta_record_is_rounded(
     assert index.keys == range(1, images + 1)
 
 
-@pytest.mark.xfail(reason="bug: where rounding moves the announced key behind the last, one is taken for none")
 def test_a_single_identity_record_is_found_where_the_meta_record_is_rounded(
     one_of_each: Callable[[int, int], tuple[str, RecordIndex, int | None]],
 ) -> None:

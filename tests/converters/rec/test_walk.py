@@ -62,7 +62,7 @@ def keys_by_offset(data: bytes, *, salvage: bool = False) -> dict[int, int]:
 
 
 def salvaged(data: bytes, block: int = 1 << 22) -> tuple[list[bytes], int]:
-    """The encoded records that can be read after a walk with salvage; checks that each damage fails once."""
+    """The encoded records that can be read after a walk with salvage, and how many of those listed fail."""
     with file_of(data) as path, patch.object(walk_module, "_BLOCK", block), RecordReader(path) as reader:
         walked = walk_records(path, salvage=True)
         assert list(walked.offsets) == sorted(set(walked.offsets))
@@ -72,9 +72,12 @@ def salvaged(data: bytes, block: int = 1 << 22) -> tuple[list[bytes], int]:
                 payload, _ = reader.read(offset)
             except FormatError:
                 failed += 1
+                continue
+            if offset in walked.spoilt:
+                failed += 1
             else:
                 whole.append(encode_record(payload))
-    assert failed == walked.damaged
+    assert walked.damaged <= failed  # damage inside a record may show only when it is read
     return whole, failed
 
 
@@ -132,7 +135,6 @@ def test_a_record_without_a_usable_id_takes_none_from_the_others(middle: bytes) 
     assert keys_by_offset(b"".join(records), salvage=True) == dict(zip(places(records), [0, 9, 1, 8], strict=True))
 
 
-@pytest.mark.xfail(reason="bug: OverflowError for a damaged place in a file with the id 2**63 - 1")
 @given(st.lists(st.integers(0, (1 << 64) - 1), min_size=1, max_size=4), st.integers(0, 4))
 @example([(1 << 63) - 1], 1)
 def test_ids_of_any_size_with_damage_between_give_each_record_a_key(ids: list[int], damaged: int) -> None:
@@ -225,7 +227,6 @@ def test_with_salvage_every_whole_record_is_found_and_each_damage_once(
     assert salvaged(data, block) == (whole, damaged)
 
 
-@pytest.mark.xfail(reason="bug: a record whose length is wrong, or that lost bytes, takes the next whole ones with it")
 @pytest.mark.parametrize(
     "data",
     [
@@ -242,7 +243,6 @@ def test_with_salvage_whole_records_behind_a_wrong_length_are_found(data: bytes)
     assert whole == [A, C, A]
 
 
-@pytest.mark.xfail(reason="bug: after damage records are only looked for at multiples of 4")
 @pytest.mark.parametrize("garbage", [b"abcde", b"\0", MAGIC_BYTES[:3]])
 def test_with_salvage_records_are_found_behind_garbage_of_any_length(garbage: bytes) -> None:
     assert salvaged(A + garbage + B + SPLIT + C) == ([A, B, SPLIT, C], 1)
@@ -261,7 +261,6 @@ def _check_untouched(records: list[bytes], first: int, end: int, data: bytes, bl
         assert [record for record in whole if record in untouched] == untouched
 
 
-@pytest.mark.xfail(reason="bug: a wrong length takes whole records with it")
 @given(RECORDS, BLOCKS, st.integers(1, 255) | st.sampled_from([4, 8, 16, 32, 64]), st.data())
 def test_with_salvage_a_flipped_byte_never_costs_a_whole_record(
     records: list[bytes], block: int, flip: int, data: st.DataObject
@@ -273,7 +272,6 @@ def test_with_salvage_a_flipped_byte_never_costs_a_whole_record(
     _check_untouched(records, place, place + 1, bytes(damaged), block)
 
 
-@pytest.mark.xfail(reason="bug: a record that lost bytes takes the next one with it, and an odd number of bytes all")
 @given(RECORDS, BLOCKS, st.data())
 def test_with_salvage_missing_bytes_never_cost_a_whole_record(
     records: list[bytes], block: int, data: st.DataObject
@@ -304,14 +302,13 @@ def test_with_salvage_a_file_cut_anywhere_gives_what_lies_before(
 def test_any_bytes_are_walked_to_their_end(pieces: list[bytes], block: int) -> None:
     data = b"".join(pieces)
     whole, damaged = salvaged(data, block)
-    if damaged:
+    if walk(data, salvage=True, block=block).damaged:
         with pytest.raises(FormatError, match=r"train\.rec: byte \d+ of"):
             walk(data, block=block)
-    else:
+    elif not damaged:
         assert b"".join(whole) == data or not any(data[-3:])  # padding may be missing at the end
 
 
-@pytest.mark.xfail(reason="bug: each damaged place costs two readings of 4 MiB")
 def test_many_damaged_places_cost_no_more_than_some_readings_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = 0
 

@@ -1,0 +1,293 @@
+"""`RecSource`: reading in large blocks delivers the very samples that reading record by record does."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import re
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import RecordSetMaker, chunk, file_of, jpeg, peak_bytes
+
+from facedata.converters.rec import source as source_module
+from facedata.converters.rec.index import RecordIndex
+from facedata.converters.rec.record_set import OpenOptions, open_record_set
+from facedata.converters.rec.recordio import (
+    MAGIC_BYTES,
+    MAXIMUM_LENGTH,
+    RecordReader,
+    class_of,
+    encode_record,
+    unpack_image_record,
+)
+from facedata.converters.rec.source import RecSource
+from facedata.dataset import Sample, Source
+from facedata.errors import FormatError, InputNotFoundError, SampleError
+
+MakeSet = Callable[..., RecordSetMaker]
+
+IMAGES = st.binary(min_size=1, max_size=40) | st.lists(
+    st.binary(max_size=5) | st.just(MAGIC_BYTES), min_size=1, max_size=6
+).map(b"".join)
+LABEL_BITS = st.integers(0, (1 << 32) - 1) | st.sampled_from([0, 0x3F800000, 0x4B800000, 0x4B800001, 0x7F800000])
+"""Any float32 as its bits: 0, 1, 2**24, the number behind it, infinity among them."""
+FLAGS = st.integers(0, 3) | st.sampled_from([1000, (1 << 32) - 1])
+PAYLOADS = st.builds(
+    lambda flag, bits, values, image: struct.pack("<IIQQ", flag, bits, 0, 0) + values + image,
+    FLAGS,
+    LABEL_BITS,
+    st.lists(LABEL_BITS, max_size=3).map(lambda bits: struct.pack(f"<{len(bits)}I", *bits)),
+    IMAGES | st.just(b""),
+)
+PIECES = st.builds(encode_record, PAYLOADS) | st.binary(max_size=30) | IMAGES.map(encode_record)
+"""Records, and between them gaps, garbage, and records that hold no image header."""
+
+
+def record_by_record(source: RecSource) -> list[Sample | str]:
+    """What the source must deliver, by the plain reader; errors by their reason alone."""
+    items: list[Sample | str] = []
+    with RecordReader(source.path) as reader:
+        for key, offset in zip(source.index.keys, source.index.offsets.tolist(), strict=True):
+            try:
+                record = unpack_image_record(reader.read(offset)[0])
+                label = class_of(record) if record.image else -1
+                items.append(Sample(str(key), label, record.image) if record.image else "the record holds no image")
+            except FormatError as error:
+                items.append(str(error))
+    return items
+
+
+def comparable(items: Iterator[Sample | SampleError]) -> list[Sample | str]:
+    return [item.reason if isinstance(item, SampleError) else item for item in items]
+
+
+@contextmanager
+def source_of(pieces: list[bytes], order: list[int]) -> Iterator[RecSource]:
+    """A source that takes every piece for a record, in the order given."""
+    ends = np.cumsum([len(piece) for piece in pieces])
+    offsets = (ends - [len(piece) for piece in pieces])[order].astype(np.int64)
+    with file_of(b"".join(pieces)) as path:
+        index = RecordIndex(range(3, 3 + len(order)), offsets)
+        yield RecSource(str(path), index, {"size": int(ends[-1])}, {"records": len(pieces)})
+
+
+@contextmanager
+def small_blocks(block: int, gap: int) -> Iterator[None]:
+    with patch.object(source_module, "_BLOCK", block), patch.object(source_module, "_LARGEST_GAP", gap):
+        yield
+
+
+WORDS = st.integers(1, 100).map(lambda words: 4 * words)
+
+
+@given(st.lists(PIECES, min_size=1, max_size=12), st.data(), WORDS, WORDS)
+def test_blocks_deliver_what_single_reads_deliver(
+    pieces: list[bytes], data: st.DataObject, block: int, gap: int
+) -> None:
+    order = data.draw(st.lists(st.integers(0, len(pieces) - 1), min_size=1, max_size=15))
+    with source_of(pieces, order) as source, small_blocks(block, gap):
+        expected = record_by_record(source)
+        assert comparable(source.read()) == expected
+        labels = [label for part in source.labels() for label in part.tolist()]
+        assert labels == [item.label if isinstance(item, Sample) else -1 for item in expected]
+        first, end = (data.draw(st.integers(0, len(order))) for _ in range(2))
+        assert comparable(source[first:end].read()) == expected[first:end]
+
+
+@given(st.lists(PIECES, min_size=1, max_size=12), WORDS)
+def test_records_in_file_order_are_delivered_wherever_blocks_end(pieces: list[bytes], block: int) -> None:
+    with source_of(pieces, list(range(len(pieces)))) as source, small_blocks(block, 1 << 18):
+        assert comparable(source.read()) == record_by_record(source)
+
+
+@pytest.mark.parametrize("bits", [0x7FA00000, 0xFFA00001])
+def test_a_label_that_is_a_signalling_nan_fails_without_a_warning(record_set: MakeSet, bits: int) -> None:
+    maker = record_set()
+    maker.add_payload(0, struct.pack("<IIQQ", 0, bits, 0, 0) + jpeg(0))
+    maker.add(1, 1.0, jpeg(1))
+    items = list(open_record_set(maker.write()).source.read())
+    assert [isinstance(item, SampleError) for item in items] == [True, False]
+    assert "label nan is not a whole number" in str(items[0])
+
+
+def test_records_larger_than_a_block_and_far_apart_are_delivered(record_set: MakeSet) -> None:
+    maker, sizes = record_set(), [10, 5_000_000, 3, 300_000, 4_194_304, 1, 1]
+    for key, size in enumerate(sizes):
+        maker.add(key, float(key), random.Random(key).randbytes(size))
+    source = open_record_set(maker.write()).source
+    assert list(source) == record_by_record(source)
+    assert [len(sample.image) for sample in source] == sizes
+
+
+def test_one_block_is_held_at_a_time(record_set: MakeSet) -> None:
+    maker = record_set()
+    for key in range(40):
+        maker.add(key, 0.0, bytes(1 << 20))
+    source = open_record_set(maker.write()).source
+
+    def read_all() -> None:
+        for item in source.read():
+            assert isinstance(item, Sample)
+
+    assert peak_bytes(read_all) < 16 << 20  # of the 40 MiB
+
+
+@given(st.lists(st.integers(0, 4), max_size=12), st.integers(-14, 14), st.integers(-14, 14))
+def test_slices_are_those_of_a_list(labels: list[int], first: int, end: int) -> None:
+    pieces = [encode_record(struct.pack("<IfQQ", 0, float(label), 0, 0) + b"image") for label in labels] or [b"none"]
+    with source_of(pieces, list(range(len(labels)))) as source:
+        assert isinstance(source, Source)
+        part = source[first:end]
+        assert [sample.label for sample in part] == labels[first:end]
+        assert len(part) == len(labels[first:end])
+        assert [sample.label for sample in part[1:]] == labels[first:end][1:]
+        assert [key for key, *_ in part] == [str(key + 3) for key in range(len(labels))][first:end]
+
+
+@pytest.mark.parametrize("keys", [range(20), [0, *range(7, 26)]], ids=["range", "gaps"])
+def test_a_slice_that_is_pickled_reads_the_same_and_carries_its_part_alone(
+    record_set: MakeSet, keys: list[int] | range
+) -> None:
+    maker = record_set()
+    for key in keys:
+        maker.add(key, float(key), jpeg(key))
+    source = open_record_set(maker.write()).source
+    sent = pickle.loads(pickle.dumps(source[5:15]))  # noqa: S301, our own bytes
+    assert list(sent) == list(source)[5:15]
+    assert sent.identity() == source.identity()
+    lone, all_of_it = (len(pickle.dumps(part)) for part in (source[5:6], source))
+    assert all_of_it - lone >= 19 * 8
+
+
+def test_the_identity_is_that_of_the_content_not_of_the_place(record_set: MakeSet) -> None:
+    one, copy, other = (
+        open_record_set(record_set(name).plain([0, 1, label])).source.identity()
+        for name, label in (("one", 2), ("copy", 2), ("other", 3))
+    )
+    assert one == copy
+    assert one != other
+
+
+def test_a_damaged_record_fails_alone_with_key_offset_and_reason(record_set: MakeSet) -> None:
+    maker = record_set()
+    maker.add(0, 0.0, jpeg(0))
+    maker.add_payload(5, struct.pack("<IfQQ", 9, 0.0, 0, 0) + bytes(20))
+    maker.add(6, 1.5, jpeg(6))
+    maker.add(7, float("nan"), jpeg(7))
+    maker.add(8, (-1.0, 1.0), jpeg(8))
+    maker.add(9, 0.0, b"")
+    maker.add_payload(10, b"short")
+    maker.add(11, 0.0, jpeg(11))
+    maker.add(12, 2.0, jpeg(12))
+    maker.data[maker.offsets[7]] ^= 1
+    source = open_record_set(maker.write()).source
+    errors = [item for item in source.read() if isinstance(item, SampleError)]
+    assert [item.key for item in source.read() if isinstance(item, Sample)] == ["0", "12"]
+    assert [(error.key, error.offset) for error in errors] == [
+        (str(key), offset) for key, offset in zip(maker.keys[1:8], maker.offsets[1:8], strict=True)
+    ]
+    assert [error.reason for error in errors] == [
+        "the header announces 9 labels, but the record has 44 bytes",
+        "label 1.5 is not a whole number from 0",
+        "label nan is not a whole number from 0",
+        "label -1 is not a whole number from 0",
+        "the record holds no image",
+        "a record of 5 bytes is too short for the 24 byte image header",
+        f"no record begins at byte {maker.offsets[7]}: found 0xced7230b, expected the magic 0xced7230a",
+    ]
+    assert str(errors[0]) == f"{source.path}: key 5, byte {maker.offsets[1]}: {errors[0].reason}"
+
+
+def test_iterating_raises_at_the_first_damaged_record(record_set: MakeSet) -> None:
+    maker = record_set()
+    for key in (0, 1, 2):
+        maker.add(key, -1.0 if key == 1 else 0.0, jpeg(key))
+    samples = iter(open_record_set(maker.write()).source)
+    assert next(samples).key == "0"
+    with pytest.raises(SampleError, match=rf"train\.rec: key 1, byte {maker.offsets[1]}: label -1 is not"):
+        next(samples)
+
+
+def test_a_split_record_is_delivered_joined_and_a_broken_one_fails_alone(record_set: MakeSet) -> None:
+    maker, image = record_set(), jpeg(b"----" + MAGIC_BYTES + b"more" + MAGIC_BYTES)
+    for key in range(5):
+        maker.add(key, float(key), image if key % 2 else jpeg(key))
+    maker.data[maker.offsets[4] - 8] ^= 1  # the last part of record 3, which is empty
+    items = list(open_record_set(maker.write()).source.read())
+    assert items[1] == Sample("1", 1, image)
+    assert isinstance(items[3], SampleError)
+    assert [item.key for item in items if isinstance(item, Sample)] == ["0", "1", "2", "4"]
+
+
+def test_a_file_that_became_shorter_fails_for_what_is_gone(record_set: MakeSet) -> None:
+    maker = record_set()
+    folder = maker.plain(range(6))
+    source = open_record_set(folder).source
+    os.truncate(folder / "train.rec", maker.offsets[3] + 20)
+    items = list(source.read())
+    assert [item.key for item in items if isinstance(item, Sample)] == ["0", "1", "2"]
+    reasons = [item.reason for item in items if isinstance(item, SampleError)]
+    assert re.match(rf"the record at byte {maker.offsets[3]} claims \d+ bytes, but the file ends 12 bytes", reasons[0])
+    assert all("past the end of the file" in reason for reason in reasons[1:])
+
+
+def test_a_file_that_is_gone_is_an_input_error(record_set: MakeSet) -> None:
+    folder = record_set().plain([0, 1])
+    source = open_record_set(folder).source
+    (folder / "train.rec").unlink()
+    with pytest.raises(InputNotFoundError, match=r"train\.rec: no such file"):
+        list(source.read())
+    with pytest.raises(InputNotFoundError, match=r"train\.rec: no such file"):
+        list(source.labels())
+
+
+@pytest.mark.parametrize("offset", [(1 << 63) - 1, (1 << 63) - 40, 1 << 40])
+def test_an_offset_that_no_file_has_fails_alone(record_set: MakeSet, offset: int) -> None:
+    maker = record_set()
+    folder = maker.plain([0, 1, 2])
+    index = RecordIndex(range(4), np.array([*maker.offsets[:2], offset, maker.offsets[2]]))
+    source = RecSource(str(folder / "train.rec"), index, {"size": len(maker.data)}, {})
+    items = list(source.read())
+    assert [item.key for item in items if isinstance(item, Sample)] == ["0", "1", "3"]
+    assert f"key 2, byte {offset}: offset {offset} lies past the end of the file" in str(items[2])
+    assert np.concatenate(list(source.labels())).tolist() == [0, 1, -1, 2]
+
+
+def test_a_claimed_length_is_not_believed(record_set: MakeSet) -> None:
+    maker = record_set()
+    for key in range(3):
+        maker.keys.append(key)
+        maker.offsets.append(len(maker.data))
+        maker.data += chunk(0, struct.pack("<IfQQ", 0, 0.0, 0, 0) + jpeg(key), length=MAXIMUM_LENGTH)
+    maker.add(3, 1.0, jpeg(3))
+    source = open_record_set(maker.write()).source
+    assert peak_bytes(lambda: list(source.read())) < 16 << 20
+    assert [isinstance(item, SampleError) for item in source.read()] == [True, True, True, False]
+
+
+def test_a_record_that_runs_on_into_the_next_fails_alone(record_set: MakeSet) -> None:
+    maker = record_set()
+    maker.plain([0, 1, 2])
+    end = maker.offsets[2] + 12
+    maker.data[maker.offsets[1] + 4 : maker.offsets[1] + 8] = struct.pack("<I", end - maker.offsets[1] - 8)
+    items = list(open_record_set(maker.write()).source.read())
+    assert [isinstance(item, SampleError) for item in items] == [False, True, False]
+
+
+def test_a_salvaged_set_names_its_damaged_place(record_set: MakeSet) -> None:
+    maker = record_set()
+    maker.plain([0, 1, 2], index=False)
+    maker.data[maker.offsets[1]] ^= 1
+    source = open_record_set(maker.write(index=False), OpenOptions(salvage=True)).source
+    items = list(source.read())
+    assert [item.key for item in items if isinstance(item, Sample)] == ["0", "2"]
+    assert f"train.rec: key 1, byte {maker.offsets[1]}: no record begins" in str(items[1])
+    assert source.locate(1) == (source.path, maker.offsets[1])
