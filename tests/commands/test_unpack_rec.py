@@ -432,3 +432,15 @@ def test_what_may_not_be_read_is_said(record_set: MakeSet, locked: str) -> None:
     with open(reader, encoding="utf-8") as said:
         assert said.read().startswith("InputPermissionError: parent/folder")
     os.chmod(path, 0o700)
+
+
+@pytest.mark.parametrize("name", ["train.rec", "train.idx"])
+def test_a_pipe_in_the_place_of_a_file_is_refused_not_waited_for(
+    record_set: MakeSet, facedata: Facedata, name: str
+) -> None:
+    folder = record_set("in").plain([0])
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    ran = facedata("unpack-rec", "--include", "in", "--output", "out", timeout=10)
+    assert ran.status == 1
+    assert f"in/{name}: is no regular file" in ran.stderr

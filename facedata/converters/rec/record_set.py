@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import stat
 from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -140,16 +141,29 @@ def find_record_files(path: str | os.PathLike[str]) -> RecordFiles:
 def _files_beside(records: str) -> RecordFiles:
     if not records.endswith(".rec"):
         raise FormatError(f"{records}: is neither a set folder nor a .rec file")
+    _check_regular(records)
     if not os.access(records, os.R_OK):
         raise InputPermissionError(f"{records}: no permission to read it; check its mode and owner")
     folder = os.path.dirname(records)
     index, declared = records.removesuffix(".rec") + ".idx", os.path.join(folder, "property")
+    if os.path.lexists(index):
+        _check_regular(index)
     return RecordFiles(
         folder,
         records,
         index if os.path.lexists(index) else None,
         declared if os.path.isfile(declared) else None,
     )
+
+
+def _check_regular(path: str) -> None:
+    """Refuse what is no regular file: reading a pipe or a device could wait for ever."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise input_error(error, path) from error
+    if not stat.S_ISREG(mode):
+        raise FormatError(f"{path}: is no regular file")
 
 
 def open_record_set(path: str | os.PathLike[str], options: OpenOptions | None = None) -> RecordSet:

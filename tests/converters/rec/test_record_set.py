@@ -403,6 +403,33 @@ def test_with_salvage_one_damaged_record_anywhere_costs_no_image_but_itself(reco
     assert delivered(opened) == [str(key) for key in range(1, 7) if key != damaged + 1]
 
 
+@given(
+    st.sampled_from([INSIGHTFACE, PLAIN]),
+    st.sampled_from([OpenOptions(), REBUILD, SALVAGE]),
+    st.integers(1, 255) | st.sampled_from([4, 8, 16, 32, 64, 128]),
+    st.data(),
+)
+def test_a_flipped_byte_is_refused_or_costs_no_image_but_its_own(
+    dialect: str, options: OpenOptions, flip: int, data: st.DataObject
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        maker = RecordSetMaker(Path(folder))
+        maker.insightface([2, 3, 1]) if dialect == INSIGHTFACE else maker.plain([2, 0, 1, 1, 0, 2])
+        whole = {sample.image: sample.label for sample in open_record_set(folder).source}
+        place = data.draw(st.integers(0, len(maker.data) - 1))
+        maker.data[place] ^= flip
+        maker.write()
+        touched = sum(offset <= place for offset in maker.offsets) - 1
+        try:
+            samples = list(open_record_set(folder, options).source.read())
+            found = {item.image: item.label for item in samples if isinstance(item, Sample)}
+        except FormatError:
+            assert not options.salvage
+            return
+    untouched = list(whole)[:touched] + list(whole)[touched + 1 :]
+    assert {image: found.get(image) for image in untouched} == {image: whole[image] for image in untouched}
+
+
 def test_a_damaged_first_image_leaves_a_plain_set_a_plain_set(record_set: MakeSet) -> None:
     for number, payload in enumerate((NOT_A_HEADER, b"short", b"")):
         maker = record_set(f"set {number}")

@@ -243,6 +243,25 @@ def test_no_claimed_length_is_believed_before_it_is_checked(data: bytes) -> None
         assert peak_bytes(read_everywhere) < (1 << 16) + 8 * len(data)
 
 
+CRAFTED = {
+    "magic words": chunk(0, (MAGIC_BYTES + b"abcd") * 100_000),
+    "small parts": chunk(1, b"") + chunk(2, b"abcd") * 100_000 + chunk(3, b""),
+    "empty parts": chunk(1, b"") + chunk(2, b"") * 100_000 + chunk(3, b""),
+}
+
+
+@pytest.mark.xfail(reason="bug: a list of parts takes up to 12 times what the parts hold")
+@pytest.mark.parametrize("data", CRAFTED.values(), ids=CRAFTED)
+def test_a_record_takes_little_more_memory_than_it_has_bytes(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "train.rec").write_bytes(data)
+
+    def read_it() -> None:
+        with RecordReader(tmp_path / "train.rec") as reader, suppress(FormatError):
+            reader.read(0)
+
+    assert peak_bytes(read_it) < 3 * len(data)
+
+
 @given(st.integers(0, 60), st.data())
 def test_a_record_cut_anywhere_is_a_format_error(size: int, data: st.DataObject) -> None:
     whole = encode_record(bytes(24) + MAGIC_BYTES.join([b"x" * size] * 3))
