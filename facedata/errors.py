@@ -12,6 +12,7 @@ The tree (the builtin that each leaf also is, in brackets)::
     │   ├── FormatError [ValueError]             a file that is not what its format says
     │   └── SampleError [ValueError]             one sample; the others are fine
     ├── RefusedSampleError [ValueError]          a sample that the output does not take
+    ├── WorkerStartError [OSError]
     ├── OutputError [OSError]
     │   ├── OutputExistsError [FileExistsError]
     │   ├── OutputMismatchError [ValueError]     another job's output
@@ -49,6 +50,7 @@ __all__ = [
     "OutputMismatchError",
     "RefusedSampleError",
     "SampleError",
+    "WorkerStartError",
     "input_error",
     "output_error",
 ]
@@ -112,6 +114,10 @@ class SampleError(InputError, ValueError):
 
 class RefusedSampleError(FacedataError, ValueError):
     """A sample that a writer does not take; whoever drives the writer knows where it came from."""
+
+
+class WorkerStartError(FacedataError, OSError):
+    """The system did not let the workers start."""
 
 
 class OutputError(FacedataError, OSError):

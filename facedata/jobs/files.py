@@ -11,8 +11,9 @@ from typing import Any, BinaryIO
 
 from facedata.errors import input_error
 
-__all__ = ["atomic_writer", "file_identity", "temporary_name", "write_fully"]
+__all__ = ["atomic_writer", "file_identity", "remove_stale_temporaries", "temporary_name", "write_fully"]
 
+_TEMPORARY = ".facedata-temporary-"
 _BLOCKS = 16
 _BLOCK_SIZE = 1 << 16
 
@@ -20,7 +21,28 @@ _BLOCK_SIZE = 1 << 16
 def temporary_name(path: str | os.PathLike[str]) -> str:
     """A hidden name beside `path` that no other process on any machine uses."""
     folder, name = os.path.split(os.fspath(path))
-    return os.path.join(folder, f".facedata-temporary-{name}-{socket.gethostname()}-{os.getpid()}")
+    return os.path.join(folder, f"{_TEMPORARY}{name}-{socket.gethostname()}-{os.getpid()}")
+
+
+def remove_stale_temporaries(folder: str | os.PathLike[str]) -> None:
+    """Remove temporary files in `folder` whose process, of this machine, is no more: what kill -9 left behind."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(_TEMPORARY)]
+    for name in names:
+        rest, _, pid = name.rpartition("-")
+        if pid.isdigit() and rest.endswith(f"-{socket.gethostname()}") and not _runs(int(pid)):
+            with suppress(OSError):
+                os.unlink(os.path.join(folder, name))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextmanager

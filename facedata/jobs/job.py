@@ -11,9 +11,10 @@ from typing import Any
 from facedata.dataset import Output
 from facedata.errors import FacedataError, InterruptedJobError, OptionError, output_error
 from facedata.jobs.executors import ExecutorFactory, LocalExecutor, available_cpus
+from facedata.jobs.files import remove_stale_temporaries
 from facedata.jobs.journal import PREFIX, JobState, Journal
 from facedata.jobs.lock import ShardLock
-from facedata.jobs.output import claim_output
+from facedata.jobs.output import check_still_ours, claim_output
 from facedata.jobs.plan import Part, Plan
 from facedata.jobs.progress import Observer, ProgressMeter
 from facedata.jobs.run import ShardTask, run_shards
@@ -172,6 +173,7 @@ class _Job:
         part = self._options.part.shards(self._plan)
         with ShardLock(self._lock_path) as lock:
             lock.take(part)
+            check_still_ours(self._plan, self._output)
             state = self._journal.load(self._plan)
             todo = [shard for shard in part if not state.done[shard]]
             self._meter = self._new_meter(part, todo)
@@ -203,6 +205,7 @@ class _Job:
         """Publish the result if this run did the last shard; parts that end at the same moment take turns."""
         with ShardLock(self._lock_path) as lock:
             lock.take_finishing()
+            check_still_ours(self._plan, self._output)
             state = self._journal.load(self._plan)
             self._journal.write_failures(self._plan)
             if not state.complete:
@@ -213,8 +216,7 @@ class _Job:
                 summary = _final(state, {**facts, **self._output.finish(self._plan.shards)})
                 self._journal.write_summary(summary)
             self._output.clean_up()
-            for left in self._journal.folder.glob(f"{PREFIX}temporary-*"):  # by a run that was killed
-                left.unlink(missing_ok=True)
+            remove_stale_temporaries(self._journal.folder)
             return self._summarise(state, summary)
 
     def _summarise(

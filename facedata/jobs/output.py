@@ -14,7 +14,7 @@ from facedata.jobs.journal import FAILURES, PREFIX, Journal
 from facedata.jobs.lock import ShardLock
 from facedata.jobs.plan import Plan
 
-__all__ = ["check_output", "claim_output", "refuse_overlap"]
+__all__ = ["check_output", "check_still_ours", "claim_output", "refuse_overlap"]
 
 _CLEARING = f"{PREFIX}clearing"
 
@@ -113,6 +113,20 @@ def claim_output(plan: Plan, output: Output, *, overwrite: bool) -> Journal:
     return journal
 
 
+def check_still_ours(plan: Plan, output: Output) -> None:
+    """Raise where another job took the output since it was claimed; called with the shards locked, so that it stays so.
+
+    Raises
+    ------
+    OutputMismatchError
+    """
+    there = Journal(output.root).read_plan()
+    if there is None or there.fingerprint != plan.fingerprint:
+        raise OutputMismatchError(
+            f"{output.root}: another job took this output with --overwrite; choose another output"
+        )
+
+
 def _clear(folder: Path, output: Output) -> None:
     """Delete what a job wrote in the folder: its result and its journal, and nothing else.
 
@@ -120,6 +134,7 @@ def _clear(folder: Path, output: Output) -> None:
     """
     with ShardLock(folder / f"{PREFIX}lock") as lock:
         lock.take(range(1 << 30))
+        lock.take_finishing()
         listed = _listed_by_job_before(folder)
         (folder / _CLEARING).touch()
         for name in os.listdir(folder):

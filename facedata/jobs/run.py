@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import pickle
 import time
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from dataclasses import dataclass
 
-from facedata.errors import InterruptedJobError
+from facedata.errors import InterruptedJobError, WorkerStartError
 from facedata.jobs.executors import ExecutorFactory
 from facedata.jobs.journal import JobState, JournalWriter, ShardResult
 from facedata.jobs.progress import ProgressMeter
@@ -157,9 +156,17 @@ class _Runner:
             if not queue or (alone and queue is self._shards.waiting):
                 return
             shard = queue.popleft()
-            with contextlib.suppress(BrokenExecutor):
-                self._running[executor.submit(_Sendable(self._make_task(shard)))] = shard
+            task = _Sendable(self._make_task(shard))
+            try:
+                self._running[executor.submit(task)] = shard
                 continue
+            except BrokenExecutor:
+                pass
+            except OSError as error:
+                raise WorkerStartError(
+                    f"{self._workers} workers cannot be started: {error.strerror}; give fewer --workers, or ask for a "
+                    "larger limit (ulimit -u, ulimit -n)"
+                ) from error
             queue.appendleft(shard)
             return
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +10,9 @@ import pytest
 from job_tasks import PlainOutput
 
 from facedata.errors import OutputError, OutputExistsError, OutputLockedError, OutputMismatchError
+from facedata.jobs.files import remove_stale_temporaries
 from facedata.jobs.lock import ShardLock
-from facedata.jobs.output import claim_output, refuse_overlap
+from facedata.jobs.output import check_still_ours, claim_output, refuse_overlap
 from facedata.jobs.plan import Plan
 
 PLAN = Plan("test", {}, {"limit": None}, 100, 10, {"command_line": "facedata test"})
@@ -132,3 +135,22 @@ def test_output_and_input_must_not_lie_in_each_other(tmp_path: Path, source: str
 def test_neighbours_are_fine(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     refuse_overlap([str(tmp_path / "a")], tmp_path / "ab")
+
+
+def test_a_job_whose_output_was_taken_by_another_does_not_go_on(tmp_path: Path) -> None:
+    claim(tmp_path)
+    claim(tmp_path, OTHER, overwrite=True)
+    with pytest.raises(OutputMismatchError, match="another job took it"):
+        check_still_ours(PLAN, PlainOutput(str(tmp_path)))
+    check_still_ours(OTHER, PlainOutput(str(tmp_path)))
+
+
+def test_only_what_dead_processes_of_this_machine_left_is_removed(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = socket.gethostname()
+    for name in (f"list-{host}-{dead.pid}", f"list-{host}-{os.getpid()}", "list-elsewhere-1"):
+        (tmp_path / f".facedata-temporary-{name}").touch()
+    remove_stale_temporaries(tmp_path)
+    assert not (tmp_path / f".facedata-temporary-list-{host}-{dead.pid}").exists()
+    assert len(list(tmp_path.iterdir())) == 2

