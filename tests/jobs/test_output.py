@@ -140,7 +140,7 @@ def test_neighbours_are_fine(tmp_path: Path) -> None:
 def test_a_job_whose_output_was_taken_by_another_does_not_go_on(tmp_path: Path) -> None:
     claim(tmp_path)
     claim(tmp_path, OTHER, overwrite=True)
-    with pytest.raises(OutputMismatchError, match="another job took it"):
+    with pytest.raises(OutputMismatchError, match="another job took this output"):
         check_still_ours(PLAN, PlainOutput(str(tmp_path)))
     check_still_ours(OTHER, PlainOutput(str(tmp_path)))
 
