@@ -61,8 +61,9 @@ class MXNetRecSource:
         reader = recordio.MXIndexedRecordIO(os.devnull, self.source.path, "r")
         try:
             reader.idx = dict(zip(map(int, index.keys), index.offsets.tolist(), strict=True))
-            for key, offset in reader.idx.items():
-                yield self._read_one(recordio, reader, key, offset)
+            for place, (key, offset) in enumerate(reader.idx.items()):
+                spoilt = self.source.spoilt(place)
+                yield spoilt if spoilt is not None else self._read_one(recordio, reader, key, offset)
         finally:
             reader.close()
 

@@ -199,17 +199,20 @@ class RecordReader:
         flag, length = self.chunk(offset)
         if flag not in (_WHOLE, _FIRST):
             raise FormatError(f"part {flag} of a split record stands here, not the beginning of a record")
-        parts, end, total = [self._payload(offset, length)], offset + CHUNK_HEADER_SIZE + padded(length), length
-        while flag not in (_WHOLE, _LAST):
+        payload, end = self._payload(offset, length), offset + CHUNK_HEADER_SIZE + padded(length)
+        if flag == _WHOLE:
+            return payload, end
+        joined = bytearray(payload)  # not a list of parts, which may be empty, so that each took more than it holds
+        while flag != _LAST:
             flag, length = self.chunk(end)
             if flag not in (_MIDDLE, _LAST):
                 raise FormatError(f"the split record is not continued at byte {end}: a new record begins there")
-            total += length + len(MAGIC_BYTES)
-            if total > MAXIMUM_LENGTH:
+            if len(joined) + len(MAGIC_BYTES) + length > MAXIMUM_LENGTH:
                 raise FormatError(f"the split record is longer than the {MAXIMUM_LENGTH} bytes that RecordIO allows")
-            parts.append(self._payload(end, length))
+            joined += MAGIC_BYTES
+            joined += self._payload(end, length)
             end += CHUNK_HEADER_SIZE + padded(length)
-        return MAGIC_BYTES.join(parts), end
+        return bytes(joined), end
 
     def chunk(self, offset: int) -> tuple[int, int]:
         """`cflag` and payload length of the chunk at `offset`, checked against the file's size."""
@@ -237,10 +240,12 @@ class RecordReader:
         payload = pread_fully(self._descriptor, length, offset + CHUNK_HEADER_SIZE)
         if len(payload) < length:
             raise FormatError(f"the file ends inside the record at byte {offset}")
-        before = len(_split_at_magic(payload)[0])
-        if before < length:  # its writer would have split it there
+        inside = payload.find(MAGIC_BYTES)
+        while inside > 0 and inside % 4:
+            inside = payload.find(MAGIC_BYTES, inside + 1)
+        if inside >= 0:  # its writer would have split it there
             raise FormatError(
                 f"the record at byte {offset} claims {length} bytes, but another begins at byte "
-                f"{offset + CHUNK_HEADER_SIZE + before}: the length is wrong, or bytes are missing"
+                f"{offset + CHUNK_HEADER_SIZE + inside}: the length is wrong, or bytes are missing"
             )
         return payload

@@ -73,6 +73,14 @@ class RecSource:
         offset = self.index.offsets[position]
         return self.path, int(spoilt_mark(offset) if offset < 0 else offset)
 
+    def spoilt(self, position: int) -> SampleError | None:
+        """The error of a record that a walk has shown to be spoilt; None where nothing is known against it."""
+        if self.index.offsets[position] >= 0:
+            return None
+        dataset, offset = self.locate(position)
+        reason = "the record is not whole: its length is wrong, or bytes are missing"
+        return SampleError(dataset, str(self.index.keys[position]), reason, offset)
+
     def read(self) -> Iterator[Sample | SampleError]:
         """Every image in key order, or the error in its place.
 
@@ -116,9 +124,8 @@ class RecSource:
     def _read_one(self, position: int, reader: RecordReader) -> Sample | SampleError:
         """The record read by itself, with every check and an exact reason where it fails."""
         key, offset = int(self.index.keys[position]), int(self.index.offsets[position])
-        if offset < 0:
-            reason = "the record is not whole: its length is wrong, or bytes are missing"
-            return SampleError(self.path, str(key), reason, self.locate(position)[1])
+        if (spoilt := self.spoilt(position)) is not None:
+            return spoilt
         try:
             record = unpack_image_record(reader.read(offset)[0])
             if not record.image:

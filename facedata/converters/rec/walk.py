@@ -205,14 +205,11 @@ class _Walk:
             fits = base + at + CHUNK_HEADER_SIZE + length <= size
             if magic != MAGIC or flag > 3 or begins == self._in_record or not fits:
                 return self._resume(base + at)
+            end = at + CHUNK_HEADER_SIZE + padded(length)
+            inside = self._record_inside(base + at, base + end)
             if begins:
                 add(base + at, self._identifier(block, at, length))
-            end = at + CHUNK_HEADER_SIZE + padded(length)
-            if (
-                self._salvage
-                and (inside := self._record_in(base + at + CHUNK_HEADER_SIZE, base + end, inside_record=True))
-                is not None
-            ):
+            if inside is not None:
                 return self._resume_inside(inside)
             self._in_record = flag in (1, 2)
             at = end
@@ -235,12 +232,22 @@ class _Walk:
         self._in_record = False
         return self._size if found is None else found
 
+    def _record_inside(self, offset: int, end: int) -> int | None:
+        """Where another record begins inside the chunk at `offset`, whose length is then wrong; notes the damage."""
+        in_memory = self._base <= offset and end + 3 <= self._base + len(self._block)
+        if in_memory and self._block.find(MAGIC_BYTES, offset + 4 - self._base, end + 3 - self._base) < 0:
+            return None
+        inside = self._record_in(offset + CHUNK_HEADER_SIZE, end, inside_record=True)
+        if inside is not None:
+            self._note_damage(offset, f"the length is wrong, or bytes are missing: another begins at byte {inside}")
+        return inside
+
     def _resume_inside(self, inside: int) -> int:
-        """Note that the last record's length is wrong, or bytes of it are missing: another begins inside."""
-        self._found.damaged += 1
+        """Note that the last record listed is not whole; returns the next place at which a record may begin."""
         self._found.spoilt.append(self._found.offsets[-1])
         self._in_record = False
-        return inside
+        found = self._record_in(inside, self._size)
+        return self._size if found is None else found
 
     def _note_damage(self, offset: int, what: str) -> None:
         self._found.damaged += 1
@@ -263,7 +270,11 @@ class _Walk:
             at = block.find(MAGIC_BYTES, offset - base)
             while at >= 0 and base + at < end:
                 whole_words = (base + at - begin) % 4 == 0
-                if (inside_record and whole_words) or self._begins_record(base + at, whole_words=whole_words):
+                if inside_record and (whole_words or not self._salvage):
+                    likely = whole_words  # elsewhere an image may hold anything, and its record is as it should be
+                else:
+                    likely = self._begins_record(base + at, whole_words=whole_words)
+                if likely:
                     return base + at
                 at = block.find(MAGIC_BYTES, at + 1)
             if base + len(block) >= self._size:

@@ -403,7 +403,6 @@ def test_with_salvage_one_damaged_record_anywhere_costs_no_image_but_itself(reco
     assert delivered(opened) == [str(key) for key in range(1, 7) if key != damaged + 1]
 
 
-@pytest.mark.xfail(reason="bug: without --salvage, the walk believes a length that leads to some record or the end")
 @given(
     st.sampled_from([INSIGHTFACE, PLAIN]),
     st.sampled_from([OpenOptions(), REBUILD, SALVAGE]),

@@ -250,7 +250,6 @@ CRAFTED = {
 }
 
 
-@pytest.mark.xfail(reason="bug: a list of parts takes up to 12 times what the parts hold")
 @pytest.mark.parametrize("data", CRAFTED.values(), ids=CRAFTED)
 def test_a_record_takes_little_more_memory_than_it_has_bytes(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "train.rec").write_bytes(data)
