@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 IDENTITIES, IMAGES = 1500, 40
@@ -53,16 +54,12 @@ def mxnet_loop(records: str, output: str) -> None:
 
 
 def bare_loop(records: str, output: str, workers: int) -> None:
-    """Create and write the same files from images that are in memory already, with as many processes."""
-    from facedata.converters.rec import open_record_set
-
-    images = [(sample.label, sample.image) for sample in open_record_set(records).source]
+    """Create and write the same files, with as many processes, each of which has its images in memory already."""
     os.makedirs(output)
-    step = -(-len(images) // workers)
     ready, go = multiprocessing.Barrier(workers + 1), multiprocessing.Barrier(workers + 1)
     processes = [
-        multiprocessing.Process(target=_write, args=(images[at : at + step], at, output, ready, go))
-        for at in range(0, len(images), step)
+        multiprocessing.Process(target=_write, args=(records, part, workers, output, ready, go))
+        for part in range(workers)
     ]
     for process in processes:
         process.start()
@@ -74,16 +71,22 @@ def bare_loop(records: str, output: str, workers: int) -> None:
     print(time.perf_counter() - begin)
 
 
-def _write(images: list[tuple[int, bytes]], first: int, output: str, ready: object, go: object) -> None:
-    ready.wait()  # type: ignore[attr-defined]
-    go.wait()  # type: ignore[attr-defined]
+def _write(records: str, part: int, parts: int, output: str, ready: Barrier, go: Barrier) -> None:
+    from facedata.converters.rec import open_record_set
+
+    source = open_record_set(records).source
+    first, end = len(source) * part // parts, len(source) * (part + 1) // parts
+    images = [(sample.label, sample.image) for sample in source[first:end]]
+    ready.wait()
+    go.wait()
     last = -1
     for count, (label, image) in enumerate(images, first):
         if label != last:
             os.makedirs(f"{output}/id_{label}", exist_ok=True)
             last = label
-        with open(f"{output}/id_{label}/{label}_{count}.jpg", "wb", buffering=0) as file:
-            file.write(image)
+        file = os.open(f"{output}/id_{label}/{label}_{count}.jpg", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        os.write(file, image)
+        os.close(file)
 
 
 def main() -> None:
