@@ -17,7 +17,6 @@ from pathlib import Path
 __all__ = ["ExecutorFactory", "LocalExecutor", "available_cpus"]
 
 _PR_SET_PDEATHSIG = 1
-_worker_died = False
 
 ExecutorFactory = Callable[[int], Executor]
 """Makes an executor with so many workers; called again when the workers of the last one have died."""
@@ -34,12 +33,6 @@ class LocalExecutor(ProcessPoolExecutor):
     def __init__(self, workers: int) -> None:
         super().__init__(workers, mp_context=_context(), initializer=_start_worker)
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As the base class has it; notes whether a worker has died."""
-        global _worker_died
-        _worker_died = _worker_died or bool(self._broken)
-        super().shutdown(wait, cancel_futures=cancel_futures)
-
     def kill(self) -> None:
         """Kill the workers at once, whatever they are doing."""
         for process in list((self._processes or {}).values()):
@@ -48,12 +41,8 @@ class LocalExecutor(ProcessPoolExecutor):
 
 
 def _context() -> multiprocessing.context.BaseContext:
-    """Fork where that is safe: it starts at once and shares the index. Otherwise a fresh process each.
-
-    It is not where there are threads, nor where an executor has broken: what its threads held when the worker died is
-    not known.
-    """
-    if sys.platform == "linux" and threading.active_count() == 1 and not _worker_died:
+    """Fork where that is safe: it starts at once and shares the index. Otherwise a fresh process each."""
+    if sys.platform == "linux" and threading.active_count() == 1:
         return multiprocessing.get_context("fork")
     return multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 

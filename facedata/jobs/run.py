@@ -138,11 +138,12 @@ class _Runner:
         while (self._shards or self._running) and not stop:
             self._submit(executor)
             if not self._running:
+                _kill(executor)
                 self._note_idle_death()
                 return
             done, _ = wait(self._running, timeout=_TICK, return_when=FIRST_COMPLETED)
             if any(isinstance(future.exception(), BrokenExecutor) for future in done):
-                self._note_deaths(stop)
+                self._note_deaths(executor, stop)
                 return
             self._collect(done)
             self._meter.tick()
@@ -179,8 +180,9 @@ class _Runner:
         self._state.add(shard, self._journal.done(shard, result))
         self._meter.add(result.samples, result.bytes, len(result.failures))
 
-    def _note_deaths(self, stop: StopRequest) -> None:
+    def _note_deaths(self, executor: Executor, stop: StopRequest) -> None:
         """A worker died, and with it the executor: find out what each shard that was running came to."""
+        _kill(executor)  # a worker that was just starting may have missed the executor's own SIGTERM, and be waited for
         time.sleep(_TICK)  # where SIGTERM went to the whole process group, our own copy of it is on its way
         unfinished = []
         for future, shard in self._running.items():
