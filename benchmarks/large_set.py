@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facedata.dataset import Sample
+from facedata.dataset import Sample, Source
 from facedata.errors import RefusedSampleError
 
 IMAGES, PEOPLE = 17_091_657, 360_232
@@ -75,6 +75,9 @@ class CheckingSink:
 
     def identity(self) -> dict[str, str]:
         return {"format": "check"}
+
+    def fit(self, source: Source) -> tuple[CheckingSink, None]:
+        return self, None
 
     def prepare(self) -> None: ...
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
 
 from facedata.errors import FormatError, OptionError, SampleError, input_error
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     import numpy as np
     from numpy.typing import NDArray
 
 __all__ = [
     "FORMATS",
-    "ConcatenatedSource",
+    "BlockEncoder",
+    "OrderedOutput",
+    "OrderedWriter",
     "Output",
     "Sample",
     "SampleWriter",
@@ -26,6 +31,7 @@ __all__ = [
     "create_dataset",
     "open_dataset",
     "split_spec",
+    "strict",
 ]
 
 
@@ -58,6 +64,16 @@ class Source(Protocol):
 
     def __getitem__(self, part: slice) -> Source: ...
 
+    def take(self, positions: NDArray[np.int64]) -> Source:
+        """The samples at `positions` (shape (M,), each from 0 to len - 1), in that order.
+
+        Raises
+        ------
+        OptionError
+            Where the format cannot be read in another order than its own, and `positions` do not ascend.
+        """
+        ...
+
     def __iter__(self) -> Iterator[Sample]:
         """Every sample in order; raises `SampleError` at the first that cannot be read."""
         ...
@@ -74,6 +90,30 @@ class Source(Protocol):
         """The file or folder that the sample at `position` is in, and its byte offset there, where it has one."""
         ...
 
+    def keys(self) -> Iterator[str]:
+        """The key of every sample, in order, without its image."""
+        ...
+
+    def labels(self) -> Iterator[NDArray[np.int64]]:
+        """The labels in order, block by block, without the images; -1 for each that cannot be told."""
+        ...
+
+    def size(self) -> int:
+        """About how many bytes all images take; an estimate that costs little and is always the same."""
+        ...
+
+    def sizes(self) -> NDArray[np.int64]:
+        """About how many bytes each image takes, shape (N,); may look at every file."""
+        ...
+
+    def class_names(self) -> Mapping[int, str] | None:
+        """The name of each label, where the dataset has names for them."""
+        ...
+
+    def declared_classes(self) -> int | None:
+        """How many classes the dataset itself says it has: all labels are below; None where it says nothing."""
+        ...
+
 
 class SampleWriter(Protocol):
     """Writes the samples of one shard."""
@@ -86,6 +126,19 @@ class SampleWriter(Protocol):
         RefusedSampleError
             Where the format, or the user, does not want it.
         """
+        ...
+
+
+@runtime_checkable
+class BlockEncoder(Protocol):
+    """A `SampleWriter` that only makes ready what the single writer of an `OrderedOutput` then writes."""
+
+    def write(self, index: int, sample: Sample) -> None:
+        """As for `SampleWriter`."""
+        ...
+
+    def block(self) -> Any:
+        """All that was made ready, picklable; called once, behind the last sample."""
         ...
 
 
@@ -118,12 +171,74 @@ class Output(Protocol):
         ...
 
 
-class Sink(Output, Protocol):
-    """Writes a dataset, shard by shard; picklable."""
+class OrderedWriter(Protocol):
+    """Writes the blocks that workers made ready, shard after shard, in one process alone.
+
+    For each shard `write` is called, then `commit`, then its line is appended to the journal. A run may be killed
+    between any two of these; the next writer tells how many shards are truly in the output.
+    """
 
     @property
-    def many_writers(self) -> bool:
-        """Whether several processes may write at once."""
+    def done(self) -> int:
+        """How many shards, counted from the first, the output holds; whatever lay behind them is gone."""
+        ...
+
+    @property
+    def unrecorded(self) -> Sequence[Mapping[str, Any]]:
+        """Entries of shards that were committed by an earlier run that did not live to append their lines."""
+        ...
+
+    def write(self, shard: int, block: Any) -> Mapping[str, Any]:
+        """Write a block; returns how far the output then is, as JSON values, for the writer that goes on from there."""
+        ...
+
+    def commit(self, entry: Mapping[str, Any]) -> None:
+        """Make the block that was written part of the output; `entry` is the shard's line in the journal."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+@runtime_checkable
+class OrderedOutput(Output, Protocol):
+    """An output that only one process can write, shard after shard: a single file, a database."""
+
+    def open_writer(self, ends: Mapping[int, Mapping[str, Any]]) -> OrderedWriter:
+        """The writer, which goes on behind what earlier runs wrote.
+
+        Parameters
+        ----------
+        ends : mapping
+            For each shard that is done, what `OrderedWriter.write` returned for it.
+        """
+        ...
+
+
+class Sink(Output, Protocol):
+    """Writes a dataset, shard by shard; picklable.
+
+    Several processes may write at once, unless it is an `OrderedOutput` too: its workers' writers are `BlockEncoder`.
+    """
+
+    def fit(self, source: Source) -> tuple[Sink, tuple[int, ...] | None]:
+        """Make ready for what is to be written; called once, before there is a plan. Writes nothing.
+
+        Returns
+        -------
+        Sink
+            This sink, with whatever it had to learn of the source.
+        tuple of int or None
+            Where the shards of the job are to end; None where that is all one to the sink.
+
+        Raises
+        ------
+        FacedataError
+            Where the format cannot hold the source.
+        """
         ...
 
     def identity(self) -> Mapping[str, Any]:
@@ -131,80 +246,8 @@ class Sink(Output, Protocol):
         ...
 
     def open_shard(self, shard: int) -> AbstractContextManager[SampleWriter]:
-        """A writer for one shard. A shard that was cut off is written again from its start."""
+        """A writer for one shard, in a worker. A shard that was cut off is written again from its start."""
         ...
-
-
-class ConcatenatedSource:
-    """Several sources, one after the other, each with its labels shifted.
-
-    Parameters
-    ----------
-    sources : sequence of Source
-    shifts : sequence of int
-        What is added to the labels of each.
-    classes : sequence of int or None
-        The number of classes of each, where its labels must stay below it because the labels of the next set
-        begin there; None where they need not.
-    """
-
-    def __init__(self, sources: Sequence[Source], shifts: Sequence[int], classes: Sequence[int | None]) -> None:
-        self._parts = list(zip(sources, shifts, classes, strict=True))
-
-    def __len__(self) -> int:
-        return sum(len(source) for source, _, _ in self._parts)
-
-    def __getitem__(self, part: slice) -> ConcatenatedSource:
-        start, stop, step = part.indices(len(self))
-        if step != 1:
-            raise ValueError(f"a source is sliced in steps of 1, not {step}")
-        kept, first = [], 0
-        for source, shift, classes in self._parts:
-            inner = slice(max(start - first, 0), max(min(stop - first, len(source)), 0))
-            if inner.start < inner.stop:
-                kept.append((source[inner], shift, classes))
-            first += len(source)
-        result = ConcatenatedSource([], [], [])
-        result._parts = kept
-        return result
-
-    def __iter__(self) -> Iterator[Sample]:
-        return strict(self.read())
-
-    def read(self) -> Iterator[Sample | SampleError]:
-        """Every sample of every source in order, labels shifted, with the error in the place of each that fails."""
-        for source, shift, classes in self._parts:
-            if shift == 0 and classes is None:
-                yield from source.read()
-            else:
-                yield from _shifted(source, shift, classes)
-
-    def identity(self) -> Mapping[str, Any]:
-        """The identities of the sources, and the shifts."""
-        return {
-            "sets": [dict(source.identity()) for source, _, _ in self._parts],
-            "label shifts": [shift for _, shift, _ in self._parts],
-        }
-
-    def locate(self, position: int) -> tuple[str, int | None]:
-        """Ask the source that the sample at `position` is in."""
-        for source, _, _ in self._parts:
-            if position < len(source):
-                return source.locate(position)
-            position -= len(source)
-        raise IndexError(f"position {position} lies behind the last sample")
-
-
-def _shifted(source: Source, shift: int, classes: int | None) -> Iterator[Sample | SampleError]:
-    for position, item in enumerate(source.read()):
-        if isinstance(item, SampleError):
-            yield item
-        elif classes is not None and item.label >= classes:
-            dataset, offset = source.locate(position)
-            reason = f"label {item.label}, but the set declares {classes} classes, and the next set's begin behind them"
-            yield SampleError(dataset, item.key, reason, offset)
-        else:
-            yield Sample(item.key, item.label + shift, item.image, item.landmarks)
 
 
 def strict(items: Iterator[Sample | SampleError]) -> Iterator[Sample]:
@@ -220,7 +263,12 @@ FORMATS: dict[str, str] = {
     "folder": "facedata.converters.folder",
     "null": "facedata.converters.null",
 }
-"""Format name to the module with its ``open_source(path)`` and/or ``create_sink(path)`` and ``recognises(path)``."""
+"""Format name to its module, which has some of:
+
+- ``open_source(path)``: a `Source`;
+- ``recognises(path)``: whether what lies there can be read as this format, told from its content;
+- ``create_sink(path, *, option=default, ...)``: a `Sink`; its keyword options are those that the format knows.
+"""
 
 
 def split_spec(spec: str) -> tuple[str | None, str]:
@@ -264,18 +312,30 @@ def _check_readable(path: str) -> None:
         raise input_error(error, path) from error
 
 
-def create_dataset(spec: str) -> Sink:
+def create_dataset(spec: str, **options: Any) -> Sink:
     """Prepare to write a dataset to ``format:path``.
+
+    Parameters
+    ----------
+    spec : str
+    **options
+        What the format can be told: the keywords of its ``create_sink``.
 
     Raises
     ------
     OptionError
-        Where no format is named, or facedata cannot write it.
+        Where no format is named, facedata cannot write it, or it does not know an option.
     """
     name, path = split_spec(spec)
     if name is None:
         raise OptionError(f"{spec}: name the format to write: FORMAT:{path}, one of {', '.join(FORMATS)}")
-    sink: Sink = _door(name, "create_sink", "written")(path)
+    create = _door(name, "create_sink", "written")
+    known = list(inspect.signature(create).parameters)[1:]
+    for option in options:
+        if option not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise OptionError(f"{option.replace('_', '-')}: is no option of the format {name}; {has}".replace("_", "-"))
+    sink: Sink = create(path, **options)
     return sink
 
 

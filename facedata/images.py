@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from facedata.errors import MissingLibraryError
+from facedata.errors import MissingLibraryError, RefusedSampleError
 
-__all__ = ["image_extension", "import_opencv"]
+__all__ = ["LARGEST_IMAGE", "image_extension", "import_opencv", "known_extension"]
+
+LARGEST_IMAGE = 1 << 28
+"""Bytes; what is larger than 256 MiB is taken for damage or an attack, not for a face."""
 
 
 def import_opencv() -> Any:
@@ -56,3 +59,17 @@ def image_extension(data: bytes) -> str | None:
     if data[:4] in (b"II*\x00", b"MM\x00*"):
         return "tif"
     return None
+
+
+def known_extension(data: bytes) -> str:
+    """The file extension that fits an encoded image, as `image_extension` tells it.
+
+    Raises
+    ------
+    RefusedSampleError
+        Where the bytes begin like no image.
+    """
+    extension = image_extension(data)
+    if extension is None:
+        raise RefusedSampleError(f"not an image: its bytes begin {data[:8].hex(' ')}")
+    return extension

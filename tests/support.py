@@ -7,13 +7,19 @@ import struct
 import sys
 import tracemalloc
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from facedata.converters.rec.recordio import MAGIC, ImageRecord, encode_record, pack_image_record
+from facedata.dataset import Sample, strict
+from facedata.errors import SampleError
 
 JPEG = b"\xff\xd8\xff\xe0"
 
@@ -76,6 +82,56 @@ class RecordSetMaker:
         for key, label in enumerate(labels, first_key):
             self.add(key, float(label), jpeg(f"label {label} key {key}"))
         return self.write(**options)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class MemorySource:
+    """A source of samples, and of samples that fail, in memory."""
+
+    items: Sequence[Sample | SampleError]
+    name: str = "memory"
+    names: Mapping[int, str] | None = None
+    classes: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, part: slice) -> MemorySource:
+        return replace(self, items=self.items[part])
+
+    def take(self, positions: NDArray[np.int64]) -> MemorySource:
+        return replace(self, items=[self.items[position] for position in positions])
+
+    def __iter__(self) -> Iterator[Sample]:
+        return strict(self.read())
+
+    def read(self) -> Iterator[Sample | SampleError]:
+        return iter(self.items)
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"name": self.name}
+
+    def locate(self, position: int) -> tuple[str, int | None]:
+        key = self.items[position].key
+        return self.name, int(key) if key.isdigit() else None
+
+    def keys(self) -> Iterator[str]:
+        return (item.key for item in self.items)
+
+    def labels(self) -> Iterator[NDArray[np.int64]]:
+        yield np.array([item.label if isinstance(item, Sample) else -1 for item in self.items], np.int64)
+
+    def size(self) -> int:
+        return int(self.sizes().sum())
+
+    def sizes(self) -> NDArray[np.int64]:
+        return np.array([len(item.image) if isinstance(item, Sample) else 0 for item in self.items], np.int64)
+
+    def class_names(self) -> Mapping[int, str] | None:
+        return self.names
+
+    def declared_classes(self) -> int | None:
+        return self.classes
 
 
 @dataclass

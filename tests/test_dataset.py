@@ -3,71 +3,51 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import RecordSetMaker, jpeg, raised_without_root
+from support import MemorySource, RecordSetMaker, jpeg, raised_without_root
 
+from facedata.converters.combined import ConcatenatedSource, SelectedSource
 from facedata.converters.folder import FolderSink
 from facedata.converters.null import NullSink
 from facedata.converters.rec import RecSource
 from facedata.dataset import (
     FORMATS,
-    ConcatenatedSource,
     Sample,
     Sink,
     Source,
     create_dataset,
     open_dataset,
     split_spec,
-    strict,
 )
 from facedata.errors import FormatError, InputNotFoundError, OptionError, SampleError
 
 MakeSet = Callable[..., RecordSetMaker]
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A source of samples in memory; a negative label stands for one that cannot be read."""
-
-    name: str
-    labels: Sequence[int]
-    first: int = 0
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, part: slice) -> Listed:
-        return Listed(self.name, self.labels[part], self.first + part.indices(len(self.labels))[0])
-
-    def __iter__(self) -> Iterator[Sample]:
-        return strict(self.read())
-
-    def read(self) -> Iterator[Sample | SampleError]:
-        for key, label in enumerate(self.labels, self.first):
-            bad = label < 0
-            yield SampleError(self.name, str(key), "bad", key) if bad else Sample(str(key), label, b"")
-
-    def identity(self) -> Mapping[str, Any]:
-        return {"name": self.name}
-
-    def locate(self, position: int) -> tuple[str, int | None]:
-        return self.name, self.first + position
+def listed(name: str, labels: Sequence[int]) -> MemorySource:
+    """A source of samples; a negative label stands for one that cannot be read."""
+    return MemorySource(
+        [
+            SampleError(name, str(key), "bad", key) if label < 0 else Sample(str(key), label, b"")
+            for key, label in enumerate(labels)
+        ],
+        name,
+    )
 
 
 SETS = st.lists(st.lists(st.integers(-1, 9), max_size=6), max_size=5)
 
 
 def joined(sets: Sequence[Sequence[int]], shifts: Sequence[int], classes: Sequence[int | None]) -> ConcatenatedSource:
-    return ConcatenatedSource([Listed(f"set {n}", labels) for n, labels in enumerate(sets)], shifts, classes)
+    return ConcatenatedSource([listed(f"set {n}", labels) for n, labels in enumerate(sets)], shifts, classes)
 
 
 def flat(source: Source) -> list[tuple[str, int] | str]:
@@ -103,6 +83,37 @@ def test_shards_of_a_joined_source_are_the_whole(sets: list[list[int]], shards: 
     cuts = [len(source) * shard // shards for shard in range(shards + 1)]
     parts = [source[first:end] for first, end in pairwise(cuts)]
     assert [item for part in parts for item in flat(pickle.loads(pickle.dumps(part)))] == flat(source)  # noqa: S301
+
+
+@settings(deadline=None)
+@given(SETS, st.data())
+def test_samples_of_a_joined_source_are_taken_in_any_order(sets: list[list[int]], data: st.DataObject) -> None:
+    source: Source = joined(sets, [10 * number for number in range(len(sets))], [None] * len(sets))
+    expected = flat(source)
+    for _ in range(3):
+        wanted = data.draw(st.lists(st.integers(0, len(expected) - 1), max_size=12) if expected else st.just([]))
+        places = [source.locate(position) for position in wanted]
+        source, expected = source.take(np.array(wanted, np.int64)), [expected[position] for position in wanted]
+        assert isinstance(source, Source)
+        assert flat(source) == expected
+        assert [source.locate(position) for position in range(len(source))] == places
+        keys_and_labels = zip(source.keys(), np.concatenate([*source.labels(), np.empty(0, int)]).tolist(), strict=True)
+        told = [
+            item if isinstance(item, tuple) else (str(int(item.split("key ")[1].split(",")[0])), -1)
+            for item in expected
+        ]
+        assert list(keys_and_labels) == told
+        assert flat(source[1:]) == expected[1:]
+
+
+def test_a_choice_of_samples_gets_new_labels_and_keeps_their_names() -> None:
+    source = MemorySource([Sample(str(n), n, b"%d" % n) for n in range(5)], names={n: f"name {n}" for n in range(5)})
+    chosen = SelectedSource(source, np.array([4, 2, 0]), np.array([0, -1, 1, -1, 2]), {"why": "test"})
+    assert [(sample.key, sample.label) for sample in chosen] == [("4", 2), ("2", 1), ("0", 0)]
+    assert [(sample.key, sample.label) for sample in chosen[1:]] == [("2", 1), ("0", 0)]
+    assert chosen.class_names() == {0: "name 0", 1: "name 2", 2: "name 4"}
+    assert np.concatenate(list(chosen.labels())).tolist() == [2, 1, 0]
+    assert chosen.declared_classes() == 3
 
 
 @pytest.mark.parametrize("step", [2, -1])

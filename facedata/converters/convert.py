@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
-from facedata.dataset import Sample, SampleWriter, Sink, Source
+from facedata.dataset import BlockEncoder, OrderedOutput, Sample, SampleWriter, Sink, Source
 from facedata.errors import FacedataError, RefusedSampleError, SampleError, output_error
 from facedata.jobs.job import Conclude, JobOptions, JobSummary, run_job
 from facedata.jobs.journal import ShardResult
 from facedata.jobs.plan import Plan, shard_count
 
 __all__ = ["convert", "plan_conversion"]
+
+_BYTES_PER_SHARD = 1 << 26
+_BYTES_PER_BLOCK = 1 << 24  # what a single writer is given at a time: several of these are in memory at once
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,12 @@ class _ConvertShard:
             with self.sink.open_shard(self.shard) as writer:
                 for index, item in enumerate(self.source.read(), self.first):
                     tally.take(index, item, writer)
+                block = writer.block() if isinstance(writer, BlockEncoder) else None
         except FacedataError:
             raise
         except OSError as error:
             raise output_error(error, self.sink.root) from error
-        return tally.result(time.monotonic() - begin)
+        return tally.result(time.monotonic() - begin, block)
 
 
 class _Tally:
@@ -78,10 +82,9 @@ class _Tally:
             {"set": error.dataset, "key": error.key, "index": index, "offset": error.offset, "reason": error.reason}
         )
 
-    def result(self, seconds: float) -> ShardResult:
-        return ShardResult(
-            self._samples, self._bytes, f"{self._digest:08x}", self._labels, tuple(self._failures), seconds
-        )
+    def result(self, seconds: float, block: Any) -> ShardResult:
+        digest, failures = f"{self._digest:08x}", tuple(self._failures)
+        return ShardResult(self._samples, self._bytes, digest, self._labels, failures, seconds, block)
 
 
 def plan_conversion(
@@ -90,10 +93,11 @@ def plan_conversion(
     sink: Sink,
     *,
     size: int,
+    ends: tuple[int, ...] | None = None,
     options: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The plan of moving all of `source` to `sink`.
+    """The plan of moving all of `source` to `sink`, which `Sink.fit` has made ready for it.
 
     Parameters
     ----------
@@ -102,18 +106,22 @@ def plan_conversion(
     source, sink
     size : int
         The input's bytes, about; decides only the number of shards.
+    ends : tuple of int, optional
+        Where the sink wants the shards to end.
     options : mapping, optional
         Further options that decide what is written.
     facts : mapping, optional
         What else to keep with the job.
     """
+    limit = _BYTES_PER_BLOCK if isinstance(sink, OrderedOutput) else _BYTES_PER_SHARD
     return Plan(
         command,
         source.identity(),
         {**sink.identity(), **(options or {})},
         len(source),
-        shard_count(len(source), size),
+        shard_count(len(source), size, limit) if ends is None else len(ends),
         {**(facts or {}), "named_files": [os.path.abspath(name) for name in sink.named_files()]},
+        ends,
     )
 
 

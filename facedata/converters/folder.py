@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from facedata.dataset import Sample
-from facedata.errors import RefusedSampleError, output_error
-from facedata.images import image_extension
+from facedata.dataset import Sample, Source
+from facedata.errors import output_error
+from facedata.images import image_extension, known_extension
 from facedata.jobs.files import atomic_writer, write_fully
 
 __all__ = ["GLINT360K", "IMAGEFOLDER", "LAYOUTS", "FolderSink", "create_sink"]
@@ -60,6 +60,10 @@ class FolderSink:
             "list": self.list_file is not None and os.path.abspath(self.list_file),
             "keep undecodable": self.keep_undecodable,
         }
+
+    def fit(self, source: Source) -> tuple[FolderSink, None]:
+        """Takes any labels."""
+        return self, None
 
     def owns(self, name: str) -> bool:
         """Whether an entry of the root is named as this sink names what it writes, in any layout."""
@@ -134,11 +138,10 @@ class _FolderWriter:
             self._list.close()
 
     def write(self, index: int, sample: Sample) -> None:
-        extension = image_extension(sample.image)
-        if extension is None:
-            if not self._sink.keep_undecodable:
-                raise RefusedSampleError(f"not an image: its bytes begin {sample.image[:8].hex(' ')}")
-            extension = "bin"
+        if self._sink.keep_undecodable:
+            extension = image_extension(sample.image) or "bin"
+        else:
+            extension = known_extension(sample.image)
         if sample.label != self._label:
             self._enter_folder(sample.label)
         name = f"{sample.label}_{index}.{extension}"
@@ -167,6 +170,6 @@ class _FolderWriter:
             raise output_error(error, path) from error
 
 
-def create_sink(path: str) -> FolderSink:
+def create_sink(path: str, *, layout: str = GLINT360K, keep_undecodable: bool = False) -> FolderSink:
     """A sink that writes the folder `path`."""
-    return FolderSink(path)
+    return FolderSink(path, layout, None, keep_undecodable)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from facedata.dataset import Sample
+from facedata.dataset import Sample, Source
 
 __all__ = ["NullSink", "create_sink"]
 
@@ -29,6 +29,10 @@ class NullSink:
     def identity(self) -> Mapping[str, Any]:
         """The format alone."""
         return {"format": "null"}
+
+    def fit(self, source: Source) -> tuple[NullSink, None]:
+        """Takes anything."""
+        return self, None
 
     def prepare(self) -> None:
         """Nothing to prepare."""

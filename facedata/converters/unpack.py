@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from facedata.converters.combined import ConcatenatedSource
 from facedata.converters.convert import convert, plan_conversion
 from facedata.converters.folder import GLINT360K, FolderSink
 from facedata.converters.rec.record_set import OpenOptions, RecordSet, open_record_set
-from facedata.dataset import ConcatenatedSource, Source
+from facedata.dataset import Source
 from facedata.errors import OptionError
 from facedata.jobs.job import JobOptions, JobSummary
 from facedata.jobs.journal import JobState, refuse_unfinished

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from facedata.dataset import Output
-from facedata.errors import FacedataError, InterruptedJobError, OptionError, output_error
+from facedata.dataset import OrderedOutput, OrderedWriter, Output
+from facedata.errors import FacedataError, InterruptedJobError, OptionError, OutputMismatchError, output_error
 from facedata.jobs.executors import ExecutorFactory, LocalExecutor, available_cpus
 from facedata.jobs.files import remove_stale_temporaries
 from facedata.jobs.journal import PREFIX, JobState, Journal
@@ -17,7 +17,8 @@ from facedata.jobs.lock import ShardLock
 from facedata.jobs.output import check_still_ours, claim_output
 from facedata.jobs.plan import Part, Plan
 from facedata.jobs.progress import Observer, ProgressMeter
-from facedata.jobs.run import ShardTask, run_shards
+from facedata.jobs.record import JournalRecorder, OrderedRecorder
+from facedata.jobs.run import Recorder, ShardTask, run_shards
 
 __all__ = ["JobOptions", "JobSummary", "run_job"]
 
@@ -129,6 +130,7 @@ def run_job(
     make_task : callable
         Gives the picklable task of a shard, by its number.
     output : Output
+        An `OrderedOutput` is written in this process, from the blocks that the tasks return.
     options : JobOptions, optional
     conclude : callable, optional
         Gives the facts of the final summary from those of the plan.
@@ -141,6 +143,11 @@ def run_job(
         After SIGINT or SIGTERM.
     """
     options = options or JobOptions()
+    if isinstance(output, OrderedOutput) and options.part.count > 1:
+        raise OptionError(
+            f"{output.root}: is written by a single process, so its work cannot be cut up with --shard; it still reads "
+            "with many --workers"
+        )
     journal = claim_output(plan, output, overwrite=options.overwrite)
     try:
         return _Job(plan, journal, output, options, conclude or _as_planned).run(make_task)
@@ -175,23 +182,53 @@ class _Job:
             lock.take(part)
             check_still_ours(self._plan, self._output)
             state = self._journal.load(self._plan)
-            todo = [shard for shard in part if not state.done[shard]]
-            self._meter = self._new_meter(part, todo)
-            if not todo:
+            if not isinstance(self._output, OrderedOutput):
+                self._do_shards(part, state, make_task, None)
                 return
-            if len(todo) < len(part):
-                _log.info("going on: %d of %d shards were done before", len(part) - len(todo), len(part))
             self._output.prepare()
-            with self._journal.writer(self._plan, self._options.part) as writer:
-                run_shards(
-                    todo,
-                    make_task,
-                    state=state,
-                    journal=writer,
-                    workers=self._options.workers or available_cpus(),
-                    executor_factory=self._options.executor_factory,
-                    meter=self._meter,
-                )
+            with self._output.open_writer(state.ends) as writer:
+                self._catch_up(state, writer)
+                self._do_shards(part, state, make_task, writer)
+
+    def _catch_up(self, state: JobState, writer: OrderedWriter) -> None:
+        """Append the lines that an earlier run did not live to append."""
+        if writer.unrecorded:
+            with self._journal.writer(self._plan, self._options.part) as journal:
+                for entry in writer.unrecorded:
+                    journal.append(entry)
+                    state.add(entry["shard"], entry)
+        if sum(state.done) != writer.done or not all(state.done[: writer.done]):
+            raise OutputMismatchError(
+                f"{self._output.root}: its journal and what it holds do not agree ({sum(state.done)} and {writer.done} "
+                "shards); --overwrite starts afresh"
+            )
+
+    def _do_shards(
+        self, part: range, state: JobState, make_task: Callable[[int], ShardTask], writer: OrderedWriter | None
+    ) -> None:
+        """Do the shards of `part` that are not done."""
+        todo = [shard for shard in part if not state.done[shard]]
+        self._meter = self._new_meter(part, todo)
+        if not todo:
+            return
+        if len(todo) < len(part):
+            _log.info("going on: %d of %d shards were done before", len(part) - len(todo), len(part))
+        if writer is None:
+            self._output.prepare()
+        workers = self._options.workers or available_cpus()
+        with self._journal.writer(self._plan, self._options.part) as journal:
+            recorder: Recorder = (
+                JournalRecorder(state, journal, self._meter)
+                if writer is None
+                else OrderedRecorder(state, journal, self._meter, writer, workers)
+            )
+            run_shards(
+                todo,
+                make_task,
+                recorder=recorder,
+                workers=workers,
+                executor_factory=self._options.executor_factory,
+            )
 
     def _new_meter(self, part: range, todo: list[int]) -> ProgressMeter:
         total, left = (sum(map(self._samples_in, shards)) for shards in (part, todo))

@@ -26,7 +26,7 @@ from facedata.errors import FormatError, InputNotFoundError, InputUnfinishedErro
 from facedata.jobs.files import atomic_writer, write_fully
 from facedata.jobs.plan import Part, Plan
 
-__all__ = ["PREFIX", "JobState", "Journal", "JournalWriter", "ShardResult", "refuse_unfinished"]
+__all__ = ["PREFIX", "JobState", "Journal", "JournalWriter", "ShardResult", "done_entry", "refuse_unfinished"]
 
 PREFIX = ".facedata-"
 PLAN = f"{PREFIX}plan.json"
@@ -52,6 +52,8 @@ class ShardResult:
         One for each sample that was not delivered: ``set``, ``key``, ``index``, ``offset``, ``reason``.
     seconds : float
         Time spent on it.
+    block : object, optional
+        What an output with a single writer is to write, made ready in the worker; see `OrderedOutput`.
     """
 
     samples: int
@@ -60,6 +62,7 @@ class ShardResult:
     labels: tuple[int, int] | None
     failures: tuple[Mapping[str, Any], ...]
     seconds: float
+    block: Any = None
 
 
 @dataclass
@@ -84,6 +87,7 @@ class JobState:
     seconds: float = 0.0
     failed_shards: dict[int, str] = field(default_factory=dict)
     digests: dict[int, str] = field(default_factory=dict)
+    ends: dict[int, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -104,6 +108,8 @@ class JobState:
         self.seconds += float(entry["seconds"])
         self.failures += len(entry["failures"])
         self.digests[shard] = str(entry["digest"])
+        if "end" in entry:
+            self.ends[shard] = dict(entry["end"])
         if entry["labels"]:
             self.largest_label = max(self.largest_label, int(entry["labels"][1]))
 
@@ -239,7 +245,7 @@ class JournalWriter:
             "pid": os.getpid(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        self._append({"run": run})
+        self.append({"run": run})
 
     def __enter__(self) -> JournalWriter:
         return self
@@ -249,26 +255,33 @@ class JournalWriter:
 
     def done(self, shard: int, result: ShardResult) -> dict[str, Any]:
         """Record that `shard` is done; returns the entry."""
-        entry = {
-            "shard": shard,
-            "samples": result.samples,
-            "bytes": result.bytes,
-            "digest": result.digest,
-            "labels": result.labels,
-            "failures": list(result.failures),
-            "seconds": round(result.seconds, 3),
-        }
-        self._append(entry)
+        entry = done_entry(shard, result)
+        self.append(entry)
         return entry
 
     def failed(self, shard: int, reason: str) -> dict[str, Any]:
         """Record that `shard` could not be done; returns the entry."""
         entry = {"shard": shard, "failed": reason}
-        self._append(entry)
+        self.append(entry)
         return entry
 
-    def _append(self, entry: Mapping[str, Any]) -> None:
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Append a line."""
         write_fully(self._file.fileno(), _dump(entry) + b"\n")
+
+
+def done_entry(shard: int, result: ShardResult, end: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The line that says that `shard` is done, and how far the output of a single writer then is."""
+    entry: dict[str, Any] = {
+        "shard": shard,
+        "samples": result.samples,
+        "bytes": result.bytes,
+        "digest": result.digest,
+        "labels": result.labels,
+        "failures": list(result.failures),
+        "seconds": round(result.seconds, 3),
+    }
+    return entry if end is None else {**entry, "end": dict(end)}
 
 
 def refuse_unfinished(path: str | os.PathLike[str]) -> None:

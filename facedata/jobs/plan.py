@@ -6,17 +6,20 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from facedata.errors import OptionError
 
-__all__ = ["Part", "Plan", "shard_count"]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Part", "Plan", "cut_by_size", "shard_count"]
 
 _SAMPLES_PER_SHARD = 8192
-_BYTES_PER_SHARD = 1 << 26
 
 
-def shard_count(samples: int, size: int) -> int:
+def shard_count(samples: int, size: int, limit: int = 1 << 26) -> int:
     """How many shards to cut a job into: about 8,192 samples or 64 MiB each, whichever is less.
 
     That is a fraction of a second of copying on a local disk and up to ten seconds on a slow network file system. It
@@ -27,8 +30,33 @@ def shard_count(samples: int, size: int) -> int:
     samples : int
     size : int
         Bytes in all, or an estimate that is always the same for the same input.
+    limit : int
+        Bytes in a shard, where these are to be other than 64 MiB.
     """
-    return min(max(-(-samples // _SAMPLES_PER_SHARD), -(-size // _BYTES_PER_SHARD), 1), max(samples, 1))
+    return min(max(-(-samples // _SAMPLES_PER_SHARD), -(-size // limit), 1), max(samples, 1))
+
+
+def cut_by_size(sizes: NDArray[np.int64], limit: int) -> tuple[int, ...]:
+    """Cut samples into runs of at most `limit` bytes; a sample that is larger is a run of its own.
+
+    Parameters
+    ----------
+    sizes : ndarray of shape (N,), int64
+        Bytes of each sample.
+    limit : int
+
+    Returns
+    -------
+    tuple of int
+        Where each run ends.
+    """
+    ends: list[int] = []
+    sums, begin, before = sizes.cumsum(), 0, 0
+    while begin < len(sizes):
+        begin = max(int(sums.searchsorted(before + limit, side="right")), begin + 1)
+        before = int(sums[begin - 1])
+        ends.append(begin)
+    return tuple(ends) or (0,)
 
 
 @dataclass(frozen=True)
@@ -65,6 +93,8 @@ class Plan:
     options : mapping
         Every option that decides what is written, as JSON values, versions included that matter.
     samples, shards : int
+    ends : tuple of int, optional
+        Where each shard ends, where they are not all of one size.
     facts : mapping
         Whatever else is worth keeping with the job (paths, the command line, label ranges); not part of the
         fingerprint.
@@ -76,20 +106,24 @@ class Plan:
     samples: int
     shards: int
     facts: Mapping[str, Any] = field(default_factory=dict)
+    ends: tuple[int, ...] | None = None
 
     def bounds(self, shard: int) -> tuple[int, int]:
         """The first sample of `shard`, and the one behind its last."""
+        if self.ends is not None:
+            return self.ends[shard - 1] if shard else 0, self.ends[shard]
         return self.samples * shard // self.shards, self.samples * (shard + 1) // self.shards
 
     def deciding(self) -> dict[str, Any]:
         """All that decides the output, which is what the fingerprint is made of."""
-        return {
+        value = {
             "command": self.command,
             "inputs": dict(self.inputs),
             "options": dict(self.options),
             "samples": self.samples,
             "shards": self.shards,
         }
+        return value if self.ends is None else {**value, "ends": list(self.ends)}
 
     @property
     def fingerprint(self) -> str:
@@ -104,14 +138,18 @@ class Plan:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Plan:
         """The plan that `to_json` made. Raises KeyError or TypeError where it is none."""
-        return cls(
+        plan = cls(
             value["command"],
             dict(value["inputs"]),
             dict(value["options"]),
             int(value["samples"]),
             int(value["shards"]),
             dict(value["facts"]),
+            None if value.get("ends") is None else tuple(map(int, value["ends"])),
         )
+        if plan.ends is not None and len(plan.ends) != plan.shards:
+            raise ValueError(f"{len(plan.ends)} ends of {plan.shards} shards")
+        return plan
 
     def differences(self, other: Plan) -> list[str]:
         """In words, how `other` (the job that is there) differs from this plan."""

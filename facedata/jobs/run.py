@@ -9,14 +9,14 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from dataclasses import dataclass
+from typing import Protocol
 
 from facedata.errors import InterruptedJobError, WorkerStartError
 from facedata.jobs.executors import ExecutorFactory
-from facedata.jobs.journal import JobState, JournalWriter, ShardResult
-from facedata.jobs.progress import ProgressMeter
+from facedata.jobs.journal import ShardResult
 from facedata.jobs.signals import StopRequest, stop_on_signals
 
-__all__ = ["ShardTask", "run_shards"]
+__all__ = ["Recorder", "ShardTask", "run_shards"]
 
 GRACE = 10.0
 """Seconds that shards being worked on have to finish after a request to stop; SLURM kills after 30."""
@@ -28,6 +28,30 @@ _log = logging.getLogger(__name__)
 
 ShardTask = Callable[[], ShardResult]
 """Does one shard; picklable, for it is sent to a worker."""
+
+
+class Recorder(Protocol):
+    """Keeps what the shards come to."""
+
+    def has_room(self, shard: int) -> bool:
+        """Whether `shard` may be begun now; where nothing else is at work it always may."""
+        ...
+
+    def add(self, shard: int, result: ShardResult) -> None:
+        """Keep the result of a shard."""
+        ...
+
+    def fail(self, shard: int, reason: str) -> bool:
+        """Note that a shard cannot be done; returns whether the others can be done without it."""
+        ...
+
+    def tick(self) -> None:
+        """Called a few times a second."""
+        ...
+
+    def counts(self) -> tuple[int, int]:
+        """How many shards are done, and how many there are."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -63,13 +87,11 @@ def run_shards(
     todo: Iterable[int],
     make_task: Callable[[int], ShardTask],
     *,
-    state: JobState,
-    journal: JournalWriter,
+    recorder: Recorder,
     workers: int,
     executor_factory: ExecutorFactory,
-    meter: ProgressMeter,
 ) -> None:
-    """Do the shards `todo`, at most ``workers + 1`` of them at a time, and record each in the journal.
+    """Do the shards `todo`, at most ``workers + 1`` of them at a time, and hand each result to the recorder.
 
     A worker that dies takes the whole executor with it; the shards that were being worked on are then tried again,
     one at a time, and one that has been part of two deaths and alone in the second is recorded as failed.
@@ -79,12 +101,9 @@ def run_shards(
     todo : iterable of int
     make_task : callable
         Gives the task of a shard; called just before it is handed to the executor.
-    state : JobState
-        Brought up to date as shards end.
-    journal : JournalWriter
+    recorder : Recorder
     workers : int
     executor_factory : callable
-    meter : ProgressMeter
 
     Raises
     ------
@@ -93,7 +112,7 @@ def run_shards(
     Exception
         Whatever a task raises ends the run: tasks record bad samples themselves, so this is a full disk or a bug.
     """
-    runner = _Runner(_Shards(deque(todo), deque(), {}), make_task, state, journal, workers, executor_factory, meter)
+    runner = _Runner(_Shards(deque(todo), deque(), {}), make_task, recorder, workers, executor_factory)
     with stop_on_signals() as stop:
         runner.run(stop)
 
@@ -103,14 +122,11 @@ class _Runner:
         self,
         shards: _Shards,
         make_task: Callable[[int], ShardTask],
-        state: JobState,
-        journal: JournalWriter,
+        recorder: Recorder,
         workers: int,
         executor_factory: ExecutorFactory,
-        meter: ProgressMeter,
     ) -> None:
-        self._shards, self._make_task = shards, make_task
-        self._state, self._journal, self._meter = state, journal, meter
+        self._shards, self._make_task, self._recorder = shards, make_task, recorder
         self._workers, self._executor_factory = workers, executor_factory
         self._running: dict[Future[ShardResult], int] = {}
         self._idle_deaths = 0
@@ -130,8 +146,8 @@ class _Runner:
             finally:
                 executor.shutdown(wait=True)
         if stop:
-            done = self._state.done
-            raise InterruptedJobError(f"stopped by {stop.signal_name}: {sum(done)} of {len(done)} shards are done")
+            done, shards = self._recorder.counts()
+            raise InterruptedJobError(f"stopped by {stop.signal_name}: {done} of {shards} shards are done")
 
     def _use(self, executor: Executor, stop: StopRequest) -> None:
         """Give shards to one executor, until none is left, it breaks, or there is a request to stop."""
@@ -146,7 +162,7 @@ class _Runner:
                 self._note_deaths(executor, stop)
                 return
             self._collect(done)
-            self._meter.tick()
+            self._recorder.tick()
         if stop:
             self._drain(executor, stop)
 
@@ -155,6 +171,8 @@ class _Runner:
         while len(self._running) < (1 if alone else self._workers + 1):
             queue = self._shards.suspects if self._shards.suspects else self._shards.waiting
             if not queue or (alone and queue is self._shards.waiting):
+                return
+            if self._running and not self._recorder.has_room(queue[0]):
                 return
             shard = queue.popleft()
             task = _Sendable(self._make_task(shard))
@@ -174,11 +192,7 @@ class _Runner:
     def _collect(self, done: Iterable[Future[ShardResult]]) -> None:
         for future in done:
             shard = self._running.pop(future)
-            self._record(shard, future.result())
-
-    def _record(self, shard: int, result: ShardResult) -> None:
-        self._state.add(shard, self._journal.done(shard, result))
-        self._meter.add(result.samples, result.bytes, len(result.failures))
+            self._recorder.add(shard, future.result())
 
     def _note_deaths(self, executor: Executor, stop: StopRequest) -> None:
         """A worker died, and with it the executor: find out what each shard that was running came to."""
@@ -187,7 +201,7 @@ class _Runner:
         unfinished = []
         for future, shard in self._running.items():
             if future.done() and not future.cancelled() and future.exception() is None:
-                self._record(shard, future.result())
+                self._recorder.add(shard, future.result())
             else:
                 unfinished.append(shard)
         self._running.clear()
@@ -204,9 +218,11 @@ class _Runner:
     def _note_death(self, shard: int, *, alone: bool) -> None:
         self._shards.deaths[shard] = deaths = self._shards.deaths.get(shard, 0) + 1
         if alone and deaths >= _DEATHS_TO_FAIL:
-            reason = "its worker was killed twice (out of memory?); the other shards went on without it"
+            reason = "its worker was killed twice (out of memory?)"
             _log.error("shard %d: %s", shard, reason)
-            self._state.add(shard, self._journal.failed(shard, reason))
+            if not self._recorder.fail(shard, reason):
+                self._shards.waiting.clear()
+                self._shards.suspects.clear()
             return
         _log.warning("a worker was killed (out of memory?); shard %d is tried again by itself", shard)
         self._shards.suspects.append(shard)
@@ -223,7 +239,7 @@ class _Runner:
             if any(isinstance(future.exception(), BrokenExecutor) for future in done):
                 break
             self._collect(done)
-            self._meter.tick()
+            self._recorder.tick()
         _kill(executor)
 
 

@@ -35,7 +35,7 @@ class RecordIndex:
     Attributes
     ----------
     keys : range or ndarray of shape (N,), int64
-        Ascending; a range where no key is left out.
+        Ascending, except in what `take` returns; a range where no key is left out.
     offsets : ndarray of shape (N,), int64
         Byte offset of each record, in key order; below 0 where the record is known to be spoilt, see `spoilt_mark`.
     """
@@ -48,6 +48,11 @@ class RecordIndex:
 
     def __getitem__(self, part: slice) -> RecordIndex:
         return RecordIndex(self.keys[part], self.offsets[part])
+
+    def take(self, positions: NDArray[np.int64]) -> RecordIndex:
+        """The entries at `positions`; their keys need not ascend any more."""
+        keys = self.keys.start + positions if isinstance(self.keys, range) else self.keys[positions]
+        return RecordIndex(keys, self.offsets[positions])
 
     def digest(self) -> str:
         """32 hexadecimal digits that tell this index from another."""

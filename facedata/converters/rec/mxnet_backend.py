@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from facedata.converters.rec.recordio import ImageRecord, class_of
 from facedata.converters.rec.source import RecSource
@@ -35,6 +36,34 @@ class MXNetRecSource:
 
     def __getitem__(self, part: slice) -> MXNetRecSource:
         return MXNetRecSource(self.source[part])
+
+    def take(self, positions: NDArray[np.int64]) -> MXNetRecSource:
+        """The records at `positions`."""
+        return MXNetRecSource(self.source.take(positions))
+
+    def keys(self) -> Iterator[str]:
+        """Those of the source."""
+        return self.source.keys()
+
+    def labels(self) -> Iterator[NDArray[np.int64]]:
+        """Those of the source."""
+        return self.source.labels()
+
+    def size(self) -> int:
+        """That of the source."""
+        return self.source.size()
+
+    def sizes(self) -> NDArray[np.int64]:
+        """Those of the source."""
+        return self.source.sizes()
+
+    def class_names(self) -> None:
+        """A record set has no names for its classes."""
+        return None
+
+    def declared_classes(self) -> int | None:
+        """As the source says."""
+        return self.source.declared_classes()
 
     def __iter__(self) -> Iterator[Sample]:
         return strict(self.read())

@@ -196,8 +196,8 @@ def open_record_set(path: str | os.PathLike[str], options: OpenOptions | None = 
     if len(images) == 0:
         raise EmptyDatasetError(f"{files.records}: holds no image, only meta and identity records")
     told = {"dialect": dialect, "records": len(index), "index": images.digest()}
-    source = RecSource(files.records, images, identity, told)
     declared = _declared_classes(files) or classes
+    source = RecSource(files.records, images, identity, told, declared)
     return RecordSet(files, dialect, source, declared, index if trusted is None else None, rebuilt_name)
 
 

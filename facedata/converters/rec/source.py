@@ -48,18 +48,25 @@ class RecSource:
         Size and sampled digest of the record file, for fingerprints.
     options : mapping
         What else decides which samples there are: the dialect, say.
+    classes : int, optional
+        How many classes the set declares.
     """
 
     path: str
     index: RecordIndex
     file_identity: Mapping[str, Any]
     options: Mapping[str, Any]
+    classes: int | None = None
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, part: slice) -> RecSource:
         return replace(self, index=self.index[part])
+
+    def take(self, positions: NDArray[np.int64]) -> RecSource:
+        """The records at `positions`."""
+        return replace(self, index=self.index.take(positions))
 
     def __iter__(self) -> Iterator[Sample]:
         return strict(self.read())
@@ -72,6 +79,30 @@ class RecSource:
         """The record file, and the offset of the record."""
         offset = self.index.offsets[position]
         return self.path, int(spoilt_mark(offset) if offset < 0 else offset)
+
+    def keys(self) -> Iterator[str]:
+        """The keys as the index has them."""
+        return map(str, self.index.keys)
+
+    def size(self) -> int:
+        """The part of the file that these records are."""
+        return int(self.file_identity["size"]) * len(self) // max(int(self.options.get("records", len(self))), 1)
+
+    def sizes(self) -> NDArray[np.int64]:
+        """The distance from each record to the next one in the file: its header is counted with its image."""
+        offsets = np.where(self.index.offsets < 0, spoilt_mark(self.index.offsets), self.index.offsets)
+        order = np.argsort(offsets, kind="stable")
+        sizes = np.empty(len(offsets), np.int64)
+        sizes[order] = np.diff(offsets[order], append=int(self.file_identity["size"]))
+        return np.minimum(sizes, MAXIMUM_LENGTH)
+
+    def class_names(self) -> None:
+        """A record set has no names for its classes."""
+        return None
+
+    def declared_classes(self) -> int | None:
+        """As the property file or the meta record says."""
+        return self.classes
 
     def spoilt(self, position: int) -> SampleError | None:
         """The error of a record that a walk has shown to be spoilt; None where nothing is known against it."""

@@ -1,0 +1,325 @@
+"""Sources made of other sources: several behind each other, their labels shifted; or a choice of one's samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facedata.dataset import Sample, Source, strict
+from facedata.errors import SampleError
+
+__all__ = ["ConcatenatedSource", "SelectedSource", "all_labels"]
+
+_T = TypeVar("_T")
+
+
+class ConcatenatedSource:
+    """Several sources, one after the other, each with its labels shifted.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+    shifts : sequence of int
+        What is added to the labels of each.
+    classes : sequence of int or None
+        The number of classes of each, where its labels must stay below it because the labels of the next set
+        begin there; None where they need not.
+    """
+
+    def __init__(self, sources: Sequence[Source], shifts: Sequence[int], classes: Sequence[int | None]) -> None:
+        self._parts = list(zip(sources, shifts, classes, strict=True))
+
+    def __len__(self) -> int:
+        return sum(len(source) for source, _, _ in self._parts)
+
+    def __getitem__(self, part: slice) -> ConcatenatedSource:
+        start, stop, step = part.indices(len(self))
+        if step != 1:
+            raise ValueError(f"a source is sliced in steps of 1, not {step}")
+        kept, first = [], 0
+        for source, shift, classes in self._parts:
+            inner = slice(max(start - first, 0), max(min(stop - first, len(source)), 0))
+            if inner.start < inner.stop:
+                kept.append((source[inner], shift, classes))
+            first += len(source)
+        result = ConcatenatedSource([], [], [])
+        result._parts = kept
+        return result
+
+    def take(self, positions: NDArray[np.int64]) -> Source:
+        """The samples at `positions`, of all sets in any order."""
+        ends = np.cumsum([len(source) for source, _, _ in self._parts])
+        which = np.searchsorted(ends, positions, side="right").astype(np.int32)
+        taken = []
+        for number, (source, shift, classes) in enumerate(self._parts):
+            first = int(ends[number]) - len(source)
+            taken.append(ConcatenatedSource([source.take(positions[which == number] - first)], [shift], [classes]))
+        return _Interleaved(taken, which)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return strict(self.read())
+
+    def read(self) -> Iterator[Sample | SampleError]:
+        """Every sample of every source in order, labels shifted, with the error in the place of each that fails."""
+        for source, shift, classes in self._parts:
+            if shift == 0 and classes is None:
+                yield from source.read()
+            else:
+                yield from _shifted(source, shift, classes)
+
+    def identity(self) -> Mapping[str, Any]:
+        """The identities of the sources, and the shifts."""
+        return {
+            "sets": [dict(source.identity()) for source, _, _ in self._parts],
+            "label shifts": [shift for _, shift, _ in self._parts],
+        }
+
+    def locate(self, position: int) -> tuple[str, int | None]:
+        """Ask the source that the sample at `position` is in."""
+        for source, _, _ in self._parts:
+            if position < len(source):
+                return source.locate(position)
+            position -= len(source)
+        raise IndexError(f"position {position} lies behind the last sample")
+
+    def keys(self) -> Iterator[str]:
+        """The keys of every source."""
+        for source, _, _ in self._parts:
+            yield from source.keys()
+
+    def labels(self) -> Iterator[NDArray[np.int64]]:
+        """The shifted labels; -1 where one cannot be told, or lies above the classes of its set."""
+        for source, shift, classes in self._parts:
+            for block in source.labels():
+                known = (block >= 0) & (block < (classes if classes is not None else np.iinfo(np.int64).max))
+                yield np.where(known, block + shift, -1)
+
+    def size(self) -> int:
+        """Those of the sources together."""
+        return sum(source.size() for source, _, _ in self._parts)
+
+    def sizes(self) -> NDArray[np.int64]:
+        """Those of the sources, one behind the other."""
+        return np.concatenate([np.empty(0, np.int64), *(source.sizes() for source, _, _ in self._parts)])
+
+    def class_names(self) -> Mapping[int, str] | None:
+        """The names of all sets under the shifted labels; of labels that several sets share, the first name."""
+        names: dict[int, str] = {}
+        for source, shift, _ in self._parts:
+            for label, name in (source.class_names() or {}).items():
+                names.setdefault(label + shift, name)
+        return names or None
+
+    def declared_classes(self) -> int | None:
+        """Where the last set says how many it has, those and all before it."""
+        declared = [None if (n := source.declared_classes()) is None else n + shift for source, shift, _ in self._parts]
+        return None if None in declared or not declared else max(n for n in declared if n is not None)
+
+
+def _shifted(source: Source, shift: int, classes: int | None) -> Iterator[Sample | SampleError]:
+    for position, item in enumerate(source.read()):
+        if isinstance(item, SampleError):
+            yield item
+        elif classes is not None and item.label >= classes:
+            dataset, offset = source.locate(position)
+            reason = f"label {item.label}, but the set declares {classes} classes, and the next set's begin behind them"
+            yield SampleError(dataset, item.key, reason, offset)
+        else:
+            yield Sample(item.key, item.label + shift, item.image, item.landmarks)
+
+
+class _Interleaved:
+    """Samples taken from several sources in turn: `which` (shape (N,)) says from which source each comes."""
+
+    def __init__(self, sources: Sequence[Source], which: NDArray[np.int32]) -> None:
+        self._sources, self._which = sources, which
+
+    def __len__(self) -> int:
+        return len(self._which)
+
+    def __getitem__(self, part: slice) -> _Interleaved:
+        return self.take(np.arange(len(self))[part])
+
+    def take(self, positions: NDArray[np.int64]) -> _Interleaved:
+        """The samples at `positions`."""
+        which = self._which[positions]
+        sources = []
+        for number, source in enumerate(self._sources):
+            rank = np.cumsum(self._which == number) - 1  # which of its source's samples each one is
+            sources.append(source.take(rank[positions[which == number]]))
+        return _Interleaved(sources, which)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return strict(self.read())
+
+    def read(self) -> Iterator[Sample | SampleError]:
+        """Each source is read once, from its start, as far as its samples are wanted."""
+        return self._in_turn([source.read() for source in self._sources])
+
+    def _in_turn(self, parts: Sequence[Iterator[_T]]) -> Iterator[_T]:
+        for number in self._which.tolist():
+            yield next(parts[number])
+
+    def identity(self) -> Mapping[str, Any]:
+        """Those of the sources."""
+        return {"sets": [dict(source.identity()) for source in self._sources]}
+
+    def locate(self, position: int) -> tuple[str, int | None]:
+        """Ask the source that the sample at `position` is from."""
+        number = int(self._which[position])
+        return self._sources[number].locate(int(np.count_nonzero(self._which[:position] == number)))
+
+    def keys(self) -> Iterator[str]:
+        """The keys, in turn."""
+        return self._in_turn([source.keys() for source in self._sources])
+
+    def labels(self) -> Iterator[NDArray[np.int64]]:
+        """The labels, in turn."""
+        labels = np.empty(len(self), np.int64)
+        for number, source in enumerate(self._sources):
+            labels[self._which == number] = all_labels(source)
+        yield labels
+
+    def size(self) -> int:
+        """Those of the sources together."""
+        return sum(source.size() for source in self._sources)
+
+    def sizes(self) -> NDArray[np.int64]:
+        """The sizes, in turn."""
+        sizes = np.empty(len(self), np.int64)
+        for number, source in enumerate(self._sources):
+            sizes[self._which == number] = source.sizes()
+        return sizes
+
+    def class_names(self) -> Mapping[int, str] | None:
+        """The names of all sources."""
+        names: dict[int, str] = {}
+        for source in self._sources:
+            names = {**(source.class_names() or {}), **names}
+        return names or None
+
+    def declared_classes(self) -> int | None:
+        """Where all say how many there are, the most of them."""
+        declared = [source.declared_classes() for source in self._sources]
+        known = [number for number in declared if number is not None]
+        return max(known) if known and len(known) == len(declared) else None
+
+
+class SelectedSource:
+    """Some samples of a source, in an order of their own, perhaps with other labels.
+
+    Parameters
+    ----------
+    source : Source
+    positions : ndarray of shape (N,), int64, optional
+        Which samples, in which order; None for all as they come.
+    new_labels : ndarray of shape (C,), int64, optional
+        The new label of each label; None where they stay.
+    options : mapping
+        What the choice was made by, for the identity: it must follow from it and the source alone.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        positions: NDArray[np.int64] | None,
+        new_labels: NDArray[np.int64] | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        self._source, self._positions, self._new_labels, self._options = source, positions, new_labels, options
+
+    def _with(self, source: Source, positions: NDArray[np.int64] | None) -> SelectedSource:
+        return SelectedSource(source, positions, self._new_labels, self._options)
+
+    def _taken(self) -> Source:
+        return self._source if self._positions is None else self._source.take(self._positions)
+
+    def __len__(self) -> int:
+        return len(self._source if self._positions is None else self._positions)
+
+    def __getitem__(self, part: slice) -> SelectedSource:
+        if self._positions is None:
+            return self._with(self._source[part], None)
+        # the part alone goes to a worker, not the whole source
+        return self._with(self._source.take(self._positions[part]), None)
+
+    def take(self, positions: NDArray[np.int64]) -> SelectedSource:
+        """The samples at `positions` of the choice."""
+        return self._with(self._source, positions if self._positions is None else self._positions[positions])
+
+    def __iter__(self) -> Iterator[Sample]:
+        return strict(self.read())
+
+    def read(self) -> Iterator[Sample | SampleError]:
+        """Every chosen sample with its new label, or the error in its place."""
+        source = self._taken()
+        if self._new_labels is None:
+            yield from source.read()
+            return
+        for position, item in enumerate(source.read()):
+            if isinstance(item, SampleError):
+                yield item
+                continue
+            new = int(self._new_labels[item.label]) if 0 <= item.label < len(self._new_labels) else -1
+            if new >= 0:
+                yield Sample(item.key, new, item.image, item.landmarks)
+            else:  # its label could not be told when the labels were counted
+                dataset, offset = source.locate(position)
+                yield SampleError(dataset, item.key, f"label {item.label} was not met when labels were counted", offset)
+
+    def identity(self) -> Mapping[str, Any]:
+        """That of the source, and what the choice was made by."""
+        return {**self._source.identity(), **self._options}
+
+    def locate(self, position: int) -> tuple[str, int | None]:
+        """Where the sample is in the source."""
+        return self._source.locate(position if self._positions is None else int(self._positions[position]))
+
+    def keys(self) -> Iterator[str]:
+        """The keys of the chosen samples."""
+        return self._taken().keys()
+
+    def labels(self) -> Iterator[NDArray[np.int64]]:
+        """The new labels."""
+        for block in self._taken().labels():
+            if self._new_labels is None:
+                yield block
+            else:
+                known = (block >= 0) & (block < len(self._new_labels))
+                yield np.where(known, self._new_labels[np.where(known, block, 0)], -1)
+
+    def size(self) -> int:
+        """In proportion to the number of samples."""
+        return self._source.size() * len(self) // max(len(self._source), 1)
+
+    def sizes(self) -> NDArray[np.int64]:
+        """Those of the chosen samples."""
+        sizes = self._source.sizes()
+        return sizes if self._positions is None else sizes[self._positions]
+
+    def class_names(self) -> Mapping[int, str] | None:
+        """The names under the new labels; where there were no names, the old numbers are the names."""
+        names = self._source.class_names()
+        if self._new_labels is None:
+            return names
+        pairs = enumerate(self._new_labels.tolist())
+        return {new: str(old) if names is None else names.get(old, str(old)) for old, new in pairs if new >= 0}
+
+    def declared_classes(self) -> int | None:
+        """How many new labels there are; where the labels stay, what the source says."""
+        return (
+            self._source.declared_classes() if self._new_labels is None else int(self._new_labels.max(initial=-1)) + 1
+        )
+
+
+def all_labels(source: Source) -> NDArray[np.int32]:
+    """Every label at once, shape (N,), 4 bytes each; -1 where one cannot be told."""
+    labels = np.empty(len(source), np.int32)
+    filled = 0
+    for block in source.labels():
+        labels[filled : filled + len(block)] = block
+        filled += len(block)
+    return labels
