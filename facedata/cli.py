@@ -12,8 +12,11 @@ import click
 from facedata._version import __version__
 
 COMMANDS = {
+    "build-lmdb": "Build an LMDB and its key-label file, as FFC and LFS read them.",
+    "convert": "Write a dataset of any format as any other.",
     "index-rec": "Write the missing train.idx of a record file.",
     "make-sample": "Draw a small dataset of made faces, for trying things out.",
+    "pack-rec": "Pack images into a record set, as InsightFace, MXNet and DALI read it.",
     "status": "Say what of a job is done, missing and failed.",
     "unpack-rec": "Unpack MXNet record sets into folders of images.",
 }

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
 
@@ -29,6 +29,7 @@ __all__ = [
     "Sink",
     "Source",
     "create_dataset",
+    "find_format",
     "open_dataset",
     "split_spec",
     "strict",
@@ -261,6 +262,7 @@ def strict(items: Iterator[Sample | SampleError]) -> Iterator[Sample]:
 FORMATS: dict[str, str] = {
     "rec": "facedata.converters.rec",
     "folder": "facedata.converters.folder",
+    "list": "facedata.converters.image_list",
     "null": "facedata.converters.null",
 }
 """Format name to its module, which has some of:
@@ -277,13 +279,39 @@ def split_spec(spec: str) -> tuple[str | None, str]:
     return (name, path) if colon and name in FORMATS else (None, spec)
 
 
-def open_dataset(spec: str) -> Source:
+def find_format(spec: str) -> tuple[str, str]:
+    """The format and the path of a dataset to be read, the format found from the content where it is not named.
+
+    Raises
+    ------
+    InputError
+        Where there is nothing, or it may not be read.
+    FormatError
+        Where no format, or more than one, fits the content.
+    """
+    name, path = split_spec(spec)
+    if name is not None:
+        return name, path
+    known = list(_modules("recognises"))
+    if not any(module.recognises(path) for name, module in known if not os.path.lexists(path)):
+        _check_readable(path)
+    fitting = [name for name, module in known if module.recognises(path)]
+    if len(fitting) != 1:
+        found = f"it could be any of: {', '.join(fitting)}" if fitting else "no format fits its content"
+        readable = [name for name in FORMATS if hasattr(importlib.import_module(FORMATS[name]), "open_source")]
+        raise FormatError(f"{path}: {found}; name the format: FORMAT:{path}, one of {', '.join(readable)}")
+    return fitting[0], path
+
+
+def open_dataset(spec: str, **options: Any) -> Source:
     """Open a dataset for reading.
 
     Parameters
     ----------
     spec : str
         A path, whose format is found from its content, or ``format:path``.
+    **options
+        What the format can be told: the keywords of its ``open_source``.
 
     Raises
     ------
@@ -291,16 +319,13 @@ def open_dataset(spec: str) -> Source:
         Where there is no such dataset, or it cannot be read.
     FormatError
         Where no format, or more than one, fits its content.
+    OptionError
+        Where facedata cannot read the format, or it does not know an option.
     """
-    name, path = split_spec(spec)
-    if name is None:
-        _check_readable(path)
-        fitting = [known for known, module in _modules("recognises") if module.recognises(path)]
-        if len(fitting) != 1:
-            found = f"it could be any of: {', '.join(fitting)}" if fitting else "no format fits its content"
-            raise FormatError(f"{path}: {found}; name the format: FORMAT:{path}, one of {', '.join(FORMATS)}")
-        name = fitting[0]
-    source: Source = _door(name, "open_source", "read")(path)
+    name, path = find_format(spec)
+    opener = _door(name, "open_source", "read")
+    _check_options(name, opener, options)
+    source: Source = opener(path, **options)
     return source
 
 
@@ -330,13 +355,21 @@ def create_dataset(spec: str, **options: Any) -> Sink:
     if name is None:
         raise OptionError(f"{spec}: name the format to write: FORMAT:{path}, one of {', '.join(FORMATS)}")
     create = _door(name, "create_sink", "written")
-    known = list(inspect.signature(create).parameters)[1:]
-    for option in options:
-        if option not in known:
-            has = f"it has {', '.join(known)}" if known else "it has none"
-            raise OptionError(f"{option.replace('_', '-')}: is no option of the format {name}; {has}".replace("_", "-"))
+    _check_options(name, create, options)
     sink: Sink = create(path, **options)
     return sink
+
+
+def _check_options(name: str, door: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    known = list(inspect.signature(door).parameters)[1:]
+    for option in options:
+        if option not in known:
+            has = f"it has {', '.join(map(_as_typed, known))}" if known else "it has none"
+            raise OptionError(f"{_as_typed(option)}: is no option of the format {name}; {has}")
+
+
+def _as_typed(option: str) -> str:
+    return "--list" if option == "list_file" else "--" + option.replace("_", "-")
 
 
 def _modules(door: str) -> Iterator[tuple[str, Any]]:

@@ -108,7 +108,7 @@ def test_samples_of_a_joined_source_are_taken_in_any_order(sets: list[list[int]]
 
 def test_a_choice_of_samples_gets_new_labels_and_keeps_their_names() -> None:
     source = MemorySource([Sample(str(n), n, b"%d" % n) for n in range(5)], names={n: f"name {n}" for n in range(5)})
-    chosen = SelectedSource(source, np.array([4, 2, 0]), np.array([0, -1, 1, -1, 2]), {"why": "test"})
+    chosen = SelectedSource(source, np.array([4, 2, 0]), np.array([0, 2, 4]))
     assert [(sample.key, sample.label) for sample in chosen] == [("4", 2), ("2", 1), ("0", 0)]
     assert [(sample.key, sample.label) for sample in chosen[1:]] == [("2", 1), ("0", 0)]
     assert chosen.class_names() == {0: "name 0", 1: "name 2", 2: "name 4"}

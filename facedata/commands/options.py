@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping
@@ -17,18 +18,37 @@ from facedata.cli import INTERRUPTED
 from facedata.errors import FacedataError, InterruptedJobError, OptionError
 
 __all__ = [
+    "BUILD_DIR",
+    "DATUM",
     "DRY_RUN",
     "JSON",
+    "KEEP_UNDECODABLE",
+    "KEYS",
+    "KV",
+    "LABELS",
+    "LAYOUT",
     "LIMIT",
+    "LIST",
+    "MAX_IMAGES",
+    "MIN_IMAGES",
     "OVERWRITE",
     "QUIET",
+    "REBUILD_INDEX",
+    "RELABEL",
     "SALVAGE",
+    "SEED",
     "SHARD",
+    "SHARD_SAMPLES",
+    "SHARD_SIZE",
+    "SHUFFLE",
+    "SINGLE_FILE",
+    "STYLE",
     "WORKERS",
     "command_line",
     "print_json",
     "runs_library",
     "start_logging",
+    "together",
 ]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -54,6 +74,23 @@ class _PartType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return int(number), int(count)
 
 
+class _SizeType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """A number of bytes: ``1GB``, ``500 MB``, ``64MiB``, ``1000000``."""
+
+    name = "size"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?", str(value).strip())
+        size = 0
+        if match:
+            size = int(float(match[1]) * (1024 if match[3] else 1000) ** " kMGT".index(match[2] or " "))
+        if not 0 < size < 1 << 50:
+            self.fail(f"'{value}' is not a size, as 1GB, 500MB or 64MiB", parameter, context)
+        return size
+
+
 WORKERS = click.option(
     "--workers", type=click.IntRange(1, 4096), help="Processes to use.  [default: the CPUs that this job may use]"
 )
@@ -64,6 +101,71 @@ SHARD = click.option(
     help="Do only the i-th of n parts (1/n to n/n), as an element of a job array; all parts write the same output.",
 )
 LIMIT = click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N samples.")
+LABELS = click.option(
+    "--labels",
+    type=click.Choice(["shift", "keep"]),
+    default="shift",
+    show_default=True,
+    help="Several sets: shift each set's labels past those before it, or keep them, so that people may share a label.",
+)
+MIN_IMAGES = click.option("--min-images", type=click.IntRange(1), help="Leave out classes with fewer images.")
+MAX_IMAGES = click.option("--max-images", type=click.IntRange(1), help="Of each class only the first so many images.")
+RELABEL = click.option(
+    "--relabel", is_flag=True, help="Number the labels that are left anew from 0, without gaps, their order kept."
+)
+KEEP_UNDECODABLE = click.option(
+    "--keep-undecodable", is_flag=True, help="Also take what is not an image, instead of failing it by name."
+)
+REBUILD_INDEX = click.option(
+    "--rebuild-index", is_flag=True, help="Do without train.idx: find the records by walking the file."
+)
+LAYOUT = click.option(
+    "--layout",
+    type=click.Choice(["glint360k", "imagefolder"]),
+    help="Folders: id_<label>/ as the script of Glint360K has it; or labels padded with zeros, for torchvision's "
+    "ImageFolder.  [default: glint360k]",
+)
+DATUM = click.option(
+    "--datum",
+    type=click.Choice(["caffe", "minimal", "raw"]),
+    help="LMDB: the layout of the values. caffe is what the loaders of FFC and LFS read; minimal holds the image alone "
+    "in field 1; raw is the image itself.  [default: caffe]",
+)
+KEYS = click.option(
+    "--keys",
+    type=click.Choice(["generated", "path", "source"]),
+    help="LMDB: <name>_<label>_<n>, the relative path of the image, or whatever its key is in the source.  "
+    "[default: generated]",
+)
+KV = click.option(
+    "--kv", type=click.Path(dir_okay=False), help="LMDB: the key-label file to write.  [default: <output>_kv.txt]"
+)
+SINGLE_FILE = click.option("--single-file", is_flag=True, help="LMDB: one file instead of a folder with data.mdb.")
+BUILD_DIR = click.option(
+    "--build-dir",
+    type=click.Path(file_okay=False),
+    help="LMDB: build in this folder, on a local disk, and move the result: network file systems break databases.",
+)
+STYLE = click.option(
+    "--style",
+    type=click.Choice(["insightface", "plain"]),
+    help="Records: with meta and identity records, grouped by label; or images alone, as im2rec writes them and NVIDIA "
+    "DALI reads them.  [default: insightface]",
+)
+LIST = click.option("--list", "list_file", is_flag=True, help="Records: also write train.lst, as im2rec has it.")
+SHUFFLE = click.option("--shuffle", is_flag=True, help="Write the samples in a random order that --seed decides.")
+SEED = click.option(
+    "--seed", type=click.IntRange(0, (1 << 32) - 1), default=0, show_default=True, help="For --shuffle."
+)
+SHARD_SIZE = click.option(
+    "--shard-size",
+    type=_SizeType(),
+    metavar="SIZE",
+    help="WebDataset, Parquet: about how large each file may get, as 1GB or 64MiB.  [default: 1GB, 500MB]",
+)
+SHARD_SAMPLES = click.option(
+    "--shard-samples", type=click.IntRange(1), metavar="N", help="WebDataset, Parquet: how many samples to a file."
+)
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 OVERWRITE = click.option(
     "--overwrite", is_flag=True, help="Replace what is there: delete what facedata wrote, start afresh."
@@ -75,6 +177,17 @@ SALVAGE = click.option(
     is_flag=True,
     help="Take what can be read of a damaged file, walking through it; the rest fails by name.",
 )
+
+
+def together(*several: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    """Several options as one decorator, in this order."""
+
+    def decorate(function: _Command) -> _Command:
+        for option in reversed(several):
+            function = option(function)
+        return function
+
+    return decorate
 
 
 def command_line() -> str:

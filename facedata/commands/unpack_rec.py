@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facedata.commands import options
-from facedata.commands.progress import counted, human_bytes, human_seconds, show_count, show_progress
+from facedata.commands.conversion import show_sets, show_summary
+from facedata.commands.progress import counted, show_count, show_progress
 
 if TYPE_CHECKING:
     from facedata.converters.unpack import Unpacking
-    from facedata.jobs.job import JobSummary
 
 
 @click.command("unpack-rec", short_help="Unpack MXNet record sets into folders of images.")
@@ -25,23 +25,11 @@ if TYPE_CHECKING:
     help="Set folders (train.rec, train.idx), or .rec files; separated by commas, or given again.",
 )
 @click.option("--output", required=True, type=click.Path(), help="The folder to write.")
-@click.option(
-    "--layout",
-    type=click.Choice(["glint360k", "imagefolder"]),
-    default="glint360k",
-    show_default=True,
-    help="id_<label>/ as the script of Glint360K has it; or labels padded with zeros, for torchvision's ImageFolder.",
-)
+@options.LAYOUT
 @click.option(
     "--list", "list_file", type=click.Path(dir_okay=False), help="Also write 'relative/path label' lines there."
 )
-@click.option(
-    "--labels",
-    type=click.Choice(["shift", "keep"]),
-    default="shift",
-    show_default=True,
-    help="Several sets: shift each set's labels past those before it, or keep them, so that people may share a folder.",
-)
+@options.LABELS
 @click.option(
     "--backend",
     type=click.Choice(["native", "mxnet"]),
@@ -49,8 +37,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="mxnet: a cross-check, slower.",
 )
-@click.option("--rebuild-index", is_flag=True, help="Do without train.idx: find the records by walking the file.")
-@click.option("--keep-undecodable", is_flag=True, help="Write what is not an image as .bin instead of failing it.")
+@options.REBUILD_INDEX
+@options.KEEP_UNDECODABLE
 @options.SALVAGE
 @options.WORKERS
 @options.SHARD
@@ -63,7 +51,7 @@ if TYPE_CHECKING:
 def command(
     includes: tuple[str, ...],
     output: str,
-    layout: str,
+    layout: str | None,
     list_file: str | None,
     labels: str,
     backend: str,
@@ -100,7 +88,7 @@ def command(
         show_progress("images", quiet=quiet) as observer,
     ):
         unpack_options = UnpackOptions(
-            layout=layout,
+            layout=layout or "glint360k",
             labels=labels,
             list_file=list_file,
             limit=limit,
@@ -117,7 +105,7 @@ def command(
             return 0
         job = JobOptions(workers=workers, part=Part(*shard), overwrite=overwrite, observer=observer)
         summary = unpack_record_sets(sets, output, unpack_options, job)
-    _show_summary(summary, as_json=as_json)
+    show_summary(summary, as_json=as_json)
     return 0 if summary.good else 1
 
 
@@ -139,31 +127,4 @@ def _show_plan(unpacking: Unpacking, part: Any, *, as_json: bool) -> None:
         options.print_json({**value, "part": str(part), "fingerprint": plan.fingerprint, "sets": plan.facts["sets"]})
         return
     click.echo(f"would unpack {counted(images, 'image')} in {counted(len(shards), 'shard')} into {unpacking.sink.root}")
-    _show_sets(plan.facts["sets"])
-
-
-def _show_sets(sets: list[dict[str, Any]]) -> None:
-    for one in sets:
-        first, last = one["first_label"], one["last_label"]
-        labels = f"labels from {first}" if last is None else f"labels {first} to {last}"
-        click.echo(f"  {one['set']}: {one['dialect']}, {counted(one['images'], 'image')}, {labels}")
-
-
-def _show_summary(summary: JobSummary, *, as_json: bool) -> None:
-    if as_json:
-        value = summary.to_json()
-        options.print_json({"images": value.pop("samples"), **value})
-        return
-    known = summary.facts.get("identities")
-    identities = "" if known is None else f" of {counted(known, 'identity', 'identities')}"
-    state = "all done before" if summary.nothing_to_do else f"{human_seconds(summary.seconds)}, {summary.rate:,.0f}/s"
-    click.echo(
-        f"{summary.output}: {counted(summary.samples, 'image')}{identities}, {human_bytes(summary.bytes)}; {state}"
-    )
-    _show_sets(summary.facts["sets"])
-    if not summary.finished:
-        click.echo(f"  {summary.shards_done} of {summary.shards} shards are done; facedata status {summary.output}")
-    if summary.failures:
-        click.echo(f"  {counted(summary.failures, 'image')} failed: {os.path.join(summary.output, 'failures.jsonl')}")
-    if summary.failed_shards:
-        click.echo(f"  {counted(summary.failed_shards, 'shard')} failed; the same command tries them again")
+    show_sets(plan.facts["sets"])

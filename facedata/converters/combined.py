@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -11,9 +13,10 @@ from numpy.typing import NDArray
 from facedata.dataset import Sample, Source, strict
 from facedata.errors import SampleError
 
-__all__ = ["ConcatenatedSource", "SelectedSource", "all_labels"]
+__all__ = ["ConcatenatedSource", "SelectedSource", "all_labels", "join_sources"]
 
 _T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 
 
 class ConcatenatedSource:
@@ -216,23 +219,17 @@ class SelectedSource:
     source : Source
     positions : ndarray of shape (N,), int64, optional
         Which samples, in which order; None for all as they come.
-    new_labels : ndarray of shape (C,), int64, optional
-        The new label of each label; None where they stay.
-    options : mapping
-        What the choice was made by, for the identity: it must follow from it and the source alone.
+    kept_labels : ndarray of shape (C,), int64, optional
+        Ascending; the new label of each is its place. None where labels stay as they are.
     """
 
     def __init__(
-        self,
-        source: Source,
-        positions: NDArray[np.int64] | None,
-        new_labels: NDArray[np.int64] | None,
-        options: Mapping[str, Any],
+        self, source: Source, positions: NDArray[np.int64] | None = None, kept_labels: NDArray[np.int64] | None = None
     ) -> None:
-        self._source, self._positions, self._new_labels, self._options = source, positions, new_labels, options
+        self._source, self._positions, self._kept_labels = source, positions, kept_labels
 
     def _with(self, source: Source, positions: NDArray[np.int64] | None) -> SelectedSource:
-        return SelectedSource(source, positions, self._new_labels, self._options)
+        return SelectedSource(source, positions, self._kept_labels)
 
     def _taken(self) -> Source:
         return self._source if self._positions is None else self._source.take(self._positions)
@@ -256,23 +253,24 @@ class SelectedSource:
     def read(self) -> Iterator[Sample | SampleError]:
         """Every chosen sample with its new label, or the error in its place."""
         source = self._taken()
-        if self._new_labels is None:
+        if self._kept_labels is None:
             yield from source.read()
             return
+        kept = self._kept_labels.tolist()
         for position, item in enumerate(source.read()):
             if isinstance(item, SampleError):
                 yield item
                 continue
-            new = int(self._new_labels[item.label]) if 0 <= item.label < len(self._new_labels) else -1
-            if new >= 0:
+            new = bisect_left(kept, item.label)
+            if new < len(kept) and kept[new] == item.label:
                 yield Sample(item.key, new, item.image, item.landmarks)
             else:  # its label could not be told when the labels were counted
                 dataset, offset = source.locate(position)
                 yield SampleError(dataset, item.key, f"label {item.label} was not met when labels were counted", offset)
 
     def identity(self) -> Mapping[str, Any]:
-        """That of the source, and what the choice was made by."""
-        return {**self._source.identity(), **self._options}
+        """That of the source; what the choice was made by is an option of the job."""
+        return self._source.identity()
 
     def locate(self, position: int) -> tuple[str, int | None]:
         """Where the sample is in the source."""
@@ -285,11 +283,11 @@ class SelectedSource:
     def labels(self) -> Iterator[NDArray[np.int64]]:
         """The new labels."""
         for block in self._taken().labels():
-            if self._new_labels is None:
+            if self._kept_labels is None:
                 yield block
             else:
-                known = (block >= 0) & (block < len(self._new_labels))
-                yield np.where(known, self._new_labels[np.where(known, block, 0)], -1)
+                places = np.minimum(np.searchsorted(self._kept_labels, block), max(len(self._kept_labels) - 1, 0))
+                yield np.where(self._kept_labels[places] == block, places, -1)
 
     def size(self) -> int:
         """In proportion to the number of samples."""
@@ -303,16 +301,13 @@ class SelectedSource:
     def class_names(self) -> Mapping[int, str] | None:
         """The names under the new labels; where there were no names, the old numbers are the names."""
         names = self._source.class_names()
-        if self._new_labels is None:
+        if self._kept_labels is None:
             return names
-        pairs = enumerate(self._new_labels.tolist())
-        return {new: str(old) if names is None else names.get(old, str(old)) for old, new in pairs if new >= 0}
+        return {new: (names or {}).get(old, str(old)) for new, old in enumerate(self._kept_labels.tolist())}
 
     def declared_classes(self) -> int | None:
         """How many new labels there are; where the labels stay, what the source says."""
-        return (
-            self._source.declared_classes() if self._new_labels is None else int(self._new_labels.max(initial=-1)) + 1
-        )
+        return self._source.declared_classes() if self._kept_labels is None else len(self._kept_labels)
 
 
 def all_labels(source: Source) -> NDArray[np.int32]:
@@ -323,3 +318,36 @@ def all_labels(source: Source) -> NDArray[np.int32]:
         labels[filled : filled + len(block)] = block
         filled += len(block)
     return labels
+
+
+def join_sources(sources: Sequence[Source], *, shift: bool) -> tuple[Source, list[tuple[int, int | None]]]:
+    """Put sources behind each other.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+    shift : bool
+        Shift the labels of each past those of the sources before it, so that people stay apart. Where a source does not
+        say how many classes it has, its labels are read to count them.
+
+    Returns
+    -------
+    Source
+    list of tuple
+        For each source what its labels are shifted by, and how many classes it has, where that is known.
+    """
+    told: list[tuple[int, int | None]] = []
+    limits: list[int | None] = []
+    first = 0
+    for source in sources:
+        last = len(told) == len(sources) - 1
+        classes = source.declared_classes()
+        if shift and not last and classes is None:
+            _log.info("%s: declares no number of classes; reading its labels to count them", source.locate(0)[0])
+            classes = max((int(labels.max(initial=-1)) for labels in source.labels()), default=-1) + 1
+        told.append((first, classes))
+        limits.append(classes if shift and not last else None)
+        first += classes or 0 if shift else 0
+    if len(sources) == 1:
+        return sources[0], told
+    return ConcatenatedSource(sources, [first for first, _ in told], limits), told

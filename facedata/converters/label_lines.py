@@ -171,6 +171,8 @@ def _parse(block: bytes, path: str, first_line: int, what: str) -> tuple[NDArray
 def _refuse(line: bytes, path: str, number: int, what: str) -> None:
     place, shown = f"{path}: line {number}", repr(line[:80].decode(errors="replace"))
     fields = line.split(b" ")
+    if len(line) >= _LONGEST_LINE:
+        raise FormatError(f"{place}: is longer than {_LONGEST_LINE} bytes; this is no list of '{what} label' lines")
     if not line.strip():
         raise FormatError(f"{place}: is blank; expected '{what} label'")
     if len(fields) != 2 or not fields[0]:

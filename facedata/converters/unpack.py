@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from facedata.converters.combined import ConcatenatedSource
+from facedata.converters.combined import join_sources
 from facedata.converters.convert import convert, plan_conversion
 from facedata.converters.folder import GLINT360K, FolderSink
 from facedata.converters.rec.record_set import OpenOptions, RecordSet, open_record_set
@@ -21,8 +20,6 @@ from facedata.jobs.output import check_output, claim_output, refuse_overlap
 from facedata.jobs.plan import Plan
 
 __all__ = ["UnpackOptions", "plan_unpacking", "unpack_record_sets"]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -155,18 +152,9 @@ def _with_last_label(facts: Mapping[str, Any], state: JobState) -> dict[str, Any
 
 def _join(sets: Sequence[RecordSet], options: UnpackOptions) -> tuple[Source, list[dict[str, Any]]]:
     """The sets behind each other, their labels shifted, and what to tell of each."""
-    shifts, limits, facts, shift = [], [], [], 0
-    for number, one in enumerate(sets):
-        last = number == len(sets) - 1
-        classes = one.classes
-        if options.labels == "shift" and not last and classes is None:
-            classes = _count_classes(one)
-        shifts.append(shift)
-        limits.append(classes if options.labels == "shift" and not last else None)
-        facts.append(_facts(one, shift, classes))
-        shift += classes or 0 if options.labels == "shift" else 0
-    sources: list[Source] = [_backend(one, options.backend) for one in sets]
-    joined = ConcatenatedSource(sources, shifts, limits)
+    sources = [_backend(one, options.backend) for one in sets]
+    joined, told = join_sources(sources, shift=options.labels == "shift")
+    facts = [_facts(one, shift, classes) for one, (shift, classes) in zip(sets, told, strict=True)]
     return (joined if options.limit is None else joined[: options.limit]), facts
 
 
@@ -180,12 +168,6 @@ def _facts(one: RecordSet, shift: int, classes: int | None) -> dict[str, Any]:
         "first_label": shift,
         "last_label": None if classes is None else shift + classes - 1,
     }
-
-
-def _count_classes(one: RecordSet) -> int:
-    """Read every label: the only way to know how far the next set's labels must be shifted, if nothing says it."""
-    _log.info("%s: declares no number of classes; reading its labels to count them", one.files.records)
-    return max(int(labels.max()) for labels in one.source.labels()) + 1
 
 
 def _backend(one: RecordSet, backend: str) -> Source:

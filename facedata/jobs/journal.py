@@ -369,4 +369,5 @@ def _failures_of(plan: Plan, shard: int, entry: Mapping[str, Any]) -> list[Mappi
 
 
 def _dump(value: Any, indent: int | None = None) -> bytes:
-    return json.dumps(value, ensure_ascii=False, indent=indent).encode()
+    # a file name that is not UTF-8 has lone surrogates, and their escape is JSON's own
+    return json.dumps(value, ensure_ascii=False, indent=indent).encode(errors="backslashreplace")

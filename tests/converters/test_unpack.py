@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import RecordSetMaker, file_of, jpeg, tree
 
-from facedata.converters import unpack as unpack_module
 from facedata.converters.rec import record_set as record_set_module
 from facedata.converters.rec.record_set import OpenOptions
+from facedata.converters.rec.source import RecSource
 from facedata.converters.unpack import UnpackOptions, plan_unpacking, unpack_record_sets
 from facedata.dataset import Sample
 from facedata.errors import (
@@ -191,7 +191,7 @@ def test_where_nothing_declares_the_classes_the_labels_are_counted(
 def test_the_last_set_and_a_lone_set_are_not_read_for_their_labels(
     record_set: MakeSet, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unpack_module, "_count_classes", lambda one: pytest.fail(f"counted {one.files.records}"))
+    monkeypatch.setattr(RecSource, "labels", lambda source: pytest.fail(f"counted {source.path}"))
     plan_unpacking([str(record_set("a").plain([0]))], out)
     plan_unpacking([str(record_set("b").insightface([1])), str(record_set("c").plain([0]))], out)
 

@@ -21,9 +21,9 @@ __all__ = [
 ]
 
 
-def open_source(path: str) -> RecSource:
-    """The images of the record set at `path`."""
-    return open_record_set(path).source
+def open_source(path: str, *, salvage: bool = False, rebuild_index: bool = False) -> RecSource:
+    """The images of the record set at `path`; see `OpenOptions`."""
+    return open_record_set(path, OpenOptions(salvage, rebuild_index)).source
 
 
 def recognises(path: str) -> bool:

@@ -1,0 +1,49 @@
+"""``facedata convert``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from facedata.commands import options
+from facedata.commands.conversion import CHOICE, JOB, run_conversion
+
+
+@click.command("convert", short_help="Write a dataset of any format as any other.")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("target", metavar="FORMAT:TARGET")
+@CHOICE
+@options.SHUFFLE
+@options.SEED
+@options.SHARD_SIZE
+@options.SHARD_SAMPLES
+@options.LAYOUT
+@options.STYLE
+@options.LIST
+@options.DATUM
+@options.KEYS
+@options.KV
+@options.SINGLE_FILE
+@options.BUILD_DIR
+@options.SHARD
+@JOB
+@options.runs_library
+def command(sources: tuple[str, ...], target: str, **given: Any) -> int:
+    """Write the images of one or more datasets, byte for byte, as a dataset of another format.
+
+    A SOURCE is a path, its format found from its content, or FORMAT:PATH. The formats: rec (a folder with train.rec),
+    folder (one folder a class), list (list:train.txt@root), lmdb (lmdb:set.lmdb, or lmdb:set.lmdb@kv.txt), webdataset
+    (a folder of tars, or webdataset:shards/set-{000000..000123}.tar), parquet; and null as a target, to measure
+    reading.
+
+    Interrupted, killed or out of disk: the same command goes on where it was. What is no image or cannot be read is
+    named in failures.jsonl in the output, and the exit status is 1.
+
+    \b
+    Examples:
+      facedata convert rec:glint360k webdataset:shards/glint-%06d.tar --shard-size 1GB
+      facedata convert out/ parquet:hf/ --workers 8
+      facedata convert lmdb:a.lmdb rec:b rec:merged/ --min-images 5 --relabel
+    """
+    return run_conversion("convert", sources, target, given)

@@ -1,0 +1,66 @@
+"""The mapping file ``classes.txt``: ``label<TAB>name`` lines, which say what a class was called where it came from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from facedata.errors import FormatError, input_error, output_error
+from facedata.jobs.files import atomic_writer
+
+__all__ = ["CLASSES", "read_class_names", "write_class_names"]
+
+CLASSES = "classes.txt"
+"""Its name, in an output that is a folder of its own."""
+
+_LONGEST_LINE = 1 << 14
+
+
+def write_class_names(path: str | os.PathLike[str], names: Mapping[int, str]) -> None:
+    """Write the mapping, labels ascending; the file appears whole or not at all.
+
+    Control characters in a name, which would break the lines, are written as spaces.
+
+    Parameters
+    ----------
+    path : str or path
+    names : mapping of int to str
+        The name of each label.
+
+    Raises
+    ------
+    OutputError
+    """
+    try:
+        with atomic_writer(path) as file:
+            for label in sorted(names):
+                file.write(f"{label}\t{_on_one_line(names[label])}\n".encode(errors="surrogateescape"))
+    except OSError as error:
+        raise output_error(error, path) from error
+
+
+def _on_one_line(name: str) -> str:
+    return "".join(" " if ord(letter) < 32 or letter in "\x7f\x85\u2028\u2029" else letter for letter in name)
+
+
+def read_class_names(path: str | os.PathLike[str]) -> dict[int, str]:
+    """Read a mapping that `write_class_names` wrote.
+
+    Raises
+    ------
+    FormatError
+        Where a line is not ``label<TAB>name``, or a label stands twice.
+    InputError
+        Where the file cannot be read.
+    """
+    names: dict[int, str] = {}
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
+                label, tab, name = line.rstrip(b"\n").partition(b"\t")
+                if not tab or not 0 < len(label) <= 10 or not label.isdigit() or int(label) in names:
+                    raise FormatError(f"{os.fspath(path)}: line {number}: expected 'label<TAB>name', each label once")
+                names[int(label)] = os.fsdecode(name)
+    except OSError as error:
+        raise input_error(error, path) from error
+    return names

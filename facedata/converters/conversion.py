@@ -1,0 +1,147 @@
+"""From specs to a finished job: opening sources, choosing samples, planning, running. Behind ``facedata convert``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from facedata.converters.combined import join_sources
+from facedata.converters.convert import convert, plan_conversion
+from facedata.converters.selection import Selection, select
+from facedata.dataset import Sink, Source, create_dataset, find_format, open_dataset, split_spec
+from facedata.errors import OptionError
+from facedata.jobs.job import JobOptions, JobSummary
+from facedata.jobs.journal import refuse_unfinished
+from facedata.jobs.output import check_output, refuse_overlap
+from facedata.jobs.plan import Plan
+
+__all__ = ["Conversion", "ConversionOptions", "check_conversion", "convert_dataset", "plan_dataset"]
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """What to convert, and how.
+
+    Attributes
+    ----------
+    labels : str
+        ``"shift"``: the labels of each source follow those of the sources before it, so that people stay apart;
+        ``"keep"``: as they are.
+    selection : Selection
+    limit : int, optional
+        Only the first so many samples of what is selected.
+    opening : mapping
+        Keywords for the ``open_source`` of the sources' format.
+    writing : mapping
+        Keywords for the ``create_sink`` of the target's format.
+    command : str
+        The command whose job it is.
+    command_line : str
+        The command as the user typed it, for messages that say how to go on.
+    """
+
+    labels: str = "shift"
+    selection: Selection = field(default_factory=Selection)
+    limit: int | None = None
+    opening: Mapping[str, Any] = field(default_factory=dict)
+    writing: Mapping[str, Any] = field(default_factory=dict)
+    command: str = "convert"
+    command_line: str = "the same command"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A planned conversion: run it with `convert`, or look at its plan alone."""
+
+    plan: Plan
+    source: Source
+    sink: Sink
+
+
+def convert_dataset(
+    sources: Sequence[str], target: str, options: ConversionOptions | None = None, job: JobOptions | None = None
+) -> JobSummary:
+    """Write the samples of one or more datasets as another dataset.
+
+    Parameters
+    ----------
+    sources : sequence of str
+        Specs.
+    target : str
+        A spec that names its format.
+    options : ConversionOptions, optional
+    job : JobOptions, optional
+
+    Raises
+    ------
+    InputError
+        Where a source cannot be read.
+    OutputError
+        Where the output cannot be written or is another job's.
+    OptionError
+        Where the target's format does not know an option, or cannot hold the samples.
+    InterruptedJobError
+        After SIGINT or SIGTERM; the same call goes on.
+    """
+    conversion = plan_dataset(sources, target, options)
+    return convert(conversion.plan, conversion.source, conversion.sink, job)
+
+
+def plan_dataset(sources: Sequence[str], target: str, options: ConversionOptions | None = None) -> Conversion:
+    """Open the sources and plan the job; writes nothing."""
+    options = options or ConversionOptions()
+    sink = create_dataset(target, **options.writing)
+    for spec in sources:
+        for path in _paths_of(split_spec(spec)[1]):
+            refuse_overlap([path], sink.root)
+            refuse_unfinished(path)
+            refuse_unfinished(f"{path}.facedata")
+    formats = [find_format(spec) for spec in sources]
+    opened = [open_dataset(f"{name}:{path}", **_known(options.opening, name)) for name, path in formats]
+    joined, told = join_sources(opened, shift=options.labels == "shift")
+    selected = select(joined, options.selection)
+    source = selected if options.limit is None else selected[: options.limit]
+    sink, ends = sink.fit(source)
+    facts = [
+        {
+            "set": path,
+            "format": name,
+            "images": len(one),
+            "classes": classes,
+            "first_label": shift,
+            "last_label": None if classes is None else shift + classes - 1,
+        }
+        for (name, path), one, (shift, classes) in zip(formats, opened, told, strict=True)
+    ]
+    deciding = {"labels": options.labels, "limit": options.limit, **options.selection.options()}
+    plan = plan_conversion(
+        options.command,
+        source,
+        sink,
+        size=source.size(),
+        ends=ends,
+        options={**deciding, "opening": dict(options.opening)},
+        facts={"sets": facts, "command_line": options.command_line},
+    )
+    return Conversion(plan, source, sink)
+
+
+def check_conversion(conversion: Conversion, *, overwrite: bool) -> None:
+    """Raise where the job may not write into its output; for a dry run."""
+    check_output(conversion.plan, conversion.sink, overwrite=overwrite)
+
+
+def _known(opening: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """What only record sets can be told is an error where there are none."""
+    if opening and name != "rec":
+        told = ", ".join("--" + option.replace("_", "-") for option in opening)
+        raise OptionError(f"{told}: is for record sets alone; this source is of the format {name}")
+    return opening
+
+
+def _paths_of(path: str) -> list[str]:
+    """The paths that a spec's path may stand for: `a@b` may be two."""
+    before, at, after = path.rpartition("@")
+    return [path] if not at or os.path.exists(path) else [before, after]

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import jpeg
+
+from facedata.converters.folder import FolderSource
+from facedata.dataset import Sample, Source, open_dataset
+from facedata.errors import EmptyDatasetError, FormatError, InputNotFoundError, SampleError
+
+MakeFolder = Callable[..., Path]
+
+
+def make(root: Path, *paths: str) -> Path:
+    """A folder of images that hold their own path."""
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(jpeg(path))
+    return root
+
+
+def opened(root: Path) -> FolderSource:
+    source = open_dataset(f"folder:{root}")
+    assert isinstance(source, FolderSource)
+    return source
+
+
+def listed(source: Source) -> list[tuple[str, int]]:
+    return [(sample.key, sample.label) for sample in source]
+
+
+def test_classes_and_files_come_in_natural_order(tmp_path: Path) -> None:
+    source = opened(make(tmp_path, "id_10/b.jpg", "id_2/10.jpg", "id_2/9.jpg", "id_2/x.PNG", "id_1/a.webp"))
+    assert listed(source) == [
+        ("id_1/a.webp", 1),
+        ("id_2/9.jpg", 2),
+        ("id_2/10.jpg", 2),
+        ("id_2/x.PNG", 2),
+        ("id_10/b.jpg", 10),
+    ]
+    assert [sample.image for sample in source] == [jpeg(sample.key) for sample in source]
+    assert source.class_names() == {1: "id_1", 2: "id_2", 10: "id_10"}
+
+
+@pytest.mark.parametrize(
+    ("folders", "labels"),
+    [
+        (["0000045", "7", "id_3"], {"id_3": 3, "7": 7, "0000045": 45}),
+        (["bob", "Al", "carl10", "carl9"], {"Al": 0, "bob": 1, "carl9": 2, "carl10": 3}),
+        (["id_5", "bob", "al"], {"id_5": 5, "al": 6, "bob": 7}),
+        (["20231011123456", "x"], {"20231011123456": 0, "x": 1}),
+        (["id_2x", "id_"], {"id_": 0, "id_2x": 1}),
+    ],
+)
+def test_numbers_in_folder_names_are_labels_and_other_names_are_numbered(
+    tmp_path: Path, folders: list[str], labels: dict[str, int]
+) -> None:
+    source = opened(make(tmp_path, *(f"{folder}/a.jpg" for folder in folders)))
+    assert {key.split("/")[0]: label for key, label in listed(source)} == labels
+
+
+@pytest.mark.parametrize(("one", "other"), [("id_7", "7"), ("07", "7")])
+def test_two_folders_of_one_label_are_refused(tmp_path: Path, one: str, other: str) -> None:
+    with pytest.raises(FormatError, match=f"the folders '({one}|{other})' and '({one}|{other})' both stand for .* 7"):
+        opened(make(tmp_path, f"{one}/a.jpg", f"{other}/a.jpg"))
+
+
+def test_what_is_no_image_is_passed_over_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make(tmp_path, "a/1.jpg", "a/.hidden.jpg", "a/notes.txt", "a/deep/2.jpg", ".git/3.jpg", "lone.jpg", "b/readme")
+    with caplog.at_level(logging.INFO, logger="facedata"):
+        assert listed(opened(tmp_path)) == [("a/1.jpg", 0)]
+    assert "1 files that are no images" not in caplog.text  # 'a' and 'b' have one each
+    for part in ("2 files that are no images", "2 hidden entries", "1 folders in class folders", "1 images outside of"):
+        assert part in caplog.text
+    assert "no image in the class folders 'b'; they get no label" in caplog.text
+
+
+def test_names_that_differ_in_case_are_kept_apart_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert len(opened(make(tmp_path, "a/x.jpg", "a/X.jpg", "B/1.jpg", "b/1.jpg"))) == 4
+    assert "differ in case alone: 'B, b', 'a/X.jpg, x.jpg'" in caplog.text
+
+
+def test_a_file_that_cannot_be_read_fails_by_name(tmp_path: Path) -> None:
+    make(tmp_path, "a/1.jpg", "a/2.jpg")
+    (tmp_path / "a" / "3.jpg").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "a" / "4.jpg")
+    (tmp_path / "a" / "5.jpg").touch()
+    with open(tmp_path / "a" / "6.jpg", "wb") as file:
+        file.truncate(1 << 33)
+    source = opened(tmp_path)
+    (tmp_path / "a" / "2.jpg").unlink()
+    items = list(source.read())
+    assert isinstance(items[0], Sample)
+    assert [(item.key, item.reason[:12]) for item in items[1:] if isinstance(item, SampleError)] == [
+        ("a/2.jpg", "no such file"),
+        ("a/3.jpg", "no such file"),
+        ("a/4.jpg", "is no regula"),
+        ("a/5.jpg", "is empty"),
+        ("a/6.jpg", "is 858993459"),
+    ]
+
+
+def test_a_name_that_is_not_utf8_survives(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with open(os.fsencode(tmp_path / "a") + b"/\xff.jpg", "wb") as file:
+        file.write(jpeg("strange"))
+    (sample,) = opened(tmp_path)
+    assert os.fsencode(sample.key) == b"a/\xff.jpg"
+    assert sample.image == jpeg("strange")
+
+
+def test_folders_without_images_or_that_are_not_there_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(EmptyDatasetError, match="holds no image in any folder; expected one folder a class"):
+        opened(tmp_path)
+    with pytest.raises(InputNotFoundError, match="nowhere: no such file or folder"):
+        opened(tmp_path / "nowhere")
+
+
+def test_the_identity_tells_changed_folders_apart_and_not_moved_ones(tmp_path: Path) -> None:
+    one = opened(make(tmp_path / "one", "a/1.jpg", "b/2.jpg")).identity()
+    assert opened(make(tmp_path / "two", "a/1.jpg", "b/2.jpg")).identity() == one
+    assert opened(make(tmp_path / "three", "a/1.jpg", "b/3.jpg")).identity() != one
+    assert opened(make(tmp_path / "four", "a/1.jpg", "c/2.jpg")).identity() != one
+    (tmp_path / "two" / "b" / "2.jpg").write_bytes(jpeg("another"))
+    assert opened(tmp_path / "two").identity() != one
+
+
+NAMES = st.sets(st.text("0123ab", min_size=1, max_size=4), min_size=1, max_size=90)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.dictionaries(st.text("abc", min_size=1, max_size=3), NAMES, min_size=1, max_size=4), st.data())
+def test_parts_are_the_same_as_the_whole(tree: dict[str, set[str]], data: st.DataObject) -> None:
+    with TemporaryDirectory() as folder:
+        paths = [f"{name}/{file}.jpg" for name, files in tree.items() for file in files]
+        source = opened(make(Path(folder), *paths))
+        whole = list(source)
+        assert {sample.key for sample in whole} == set(paths)
+        for _ in range(3):
+            assert isinstance(source, Source)
+            assert list(source.keys()) == [sample.key for sample in whole]
+            assert np.concatenate([*source.labels(), np.empty(0, int)]).tolist() == [sample.label for sample in whole]
+            assert source.sizes().tolist() == [len(sample.image) for sample in whole]
+            assert [source.locate(n) for n in range(len(whole))] == [(f"{folder}/{s.key}", None) for s in whole]
+            if data.draw(st.booleans()):
+                begin, end = sorted(data.draw(st.tuples(*[st.integers(0, len(whole))] * 2)))
+                source, whole = source[begin:end], whole[begin:end]
+            else:
+                positions = data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=99) if whole else st.just([]))
+                source, whole = source.take(np.array(positions, np.int64)), [whole[n] for n in positions]
+            source = pickle.loads(pickle.dumps(source))  # noqa: S301
+            assert list(source) == whole
+
+
+def test_a_part_carries_its_own_folders_alone(tmp_path: Path) -> None:
+    source = opened(make(tmp_path, *(f"id_{n}/{n}.jpg" for n in range(500))))
+    assert len(pickle.dumps(source[100:102])) < 2000
+    assert source[100:102].class_names() == {100: "id_100", 101: "id_101"}
+
+
+def test_a_folder_is_recognised_by_what_is_in_it(tmp_path: Path) -> None:
+    make(tmp_path, "set/a/1.jpg")
+    assert isinstance(open_dataset(str(tmp_path / "set")), FolderSource)
+    make(tmp_path, "set/x.rec")
+    with pytest.raises(FormatError, match=r"set: it could be any of: rec, folder; name the format: FORMAT:"):
+        open_dataset(str(tmp_path / "set"))
