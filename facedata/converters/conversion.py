@@ -97,7 +97,6 @@ def plan_dataset(sources: Sequence[str], target: str, options: ConversionOptions
         for path in _paths_of(split_spec(spec)[1]):
             refuse_overlap([path], sink.root)
             refuse_unfinished(path)
-            refuse_unfinished(f"{path}.facedata")
     formats = [find_format(spec) for spec in sources]
     opened = [open_dataset(f"{name}:{path}", **_known(options.opening, name)) for name, path in formats]
     joined, told = join_sources(opened, shift=options.labels == "shift")

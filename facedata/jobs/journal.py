@@ -29,6 +29,7 @@ from facedata.jobs.plan import Part, Plan
 __all__ = ["PREFIX", "JobState", "Journal", "JournalWriter", "ShardResult", "done_entry", "refuse_unfinished"]
 
 PREFIX = ".facedata-"
+BESIDE = ".facedata"
 PLAN = f"{PREFIX}plan.json"
 SUMMARY = f"{PREFIX}summary.json"
 FAILURES = "failures.jsonl"
@@ -293,7 +294,7 @@ def refuse_unfinished(path: str | os.PathLike[str]) -> None:
         With the command that finishes it.
     """
     start = Path(path).absolute()
-    for folder in (start, start.parent):
+    for folder in (start, Path(f"{start}{BESIDE}"), start.parent):
         journal = Journal(folder)
         if _is_file(folder / PLAN) and not _is_file(folder / SUMMARY):
             plan = journal.read_plan()
@@ -312,12 +313,19 @@ def _is_file(path: Path) -> bool:
 
 def job_plan(folder: str | os.PathLike[str]) -> Plan:
     """The plan of the job whose output `folder` is. Raises `InputNotFoundError` where it is no job's output."""
+    folder = job_folder(folder)
     if not os.path.isdir(folder):
-        raise InputNotFoundError(f"{os.fspath(folder)}: no such folder")
+        raise InputNotFoundError(f"{folder}: no such folder")
     plan = Journal(folder).read_plan()
     if plan is None:
         raise InputNotFoundError(f"{os.fspath(folder)}: is not the output of a facedata job (no {PLAN} in it)")
     return plan
+
+
+def job_folder(output: str | os.PathLike[str]) -> str:
+    """The folder with the journal: the output itself, or beside an output that is a single file ``<file>.facedata``."""
+    beside = os.fspath(output).rstrip("/") + BESIDE
+    return beside if not os.path.isdir(output) and os.path.isdir(beside) else os.fspath(output)
 
 
 def _open_behind_last_whole_line(path: Path) -> IO[bytes]:

@@ -6,7 +6,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from facedata.jobs.journal import JobState, Journal, job_plan
+from facedata.jobs.journal import JobState, Journal, job_folder, job_plan
 from facedata.jobs.plan import Part, Plan
 
 __all__ = ["JobStatus", "job_status"]
@@ -71,6 +71,7 @@ def job_status(folder: str | os.PathLike[str]) -> JobStatus:
     InputNotFoundError
         Where there is no such folder, or no job in it.
     """
+    folder = job_folder(folder)
     plan = job_plan(folder)
     journal = Journal(folder)
     state = journal.load(plan)

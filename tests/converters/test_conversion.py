@@ -1,0 +1,268 @@
+"""Any format to any format: what every pair of a source and a sink must keep."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import RecordSetMaker, tree
+
+from facedata.converters.class_names import read_class_names
+from facedata.converters.conversion import ConversionOptions, convert_dataset, plan_dataset
+from facedata.converters.selection import Selection
+from facedata.dataset import open_dataset
+from facedata.errors import (
+    EmptyDatasetError,
+    FormatError,
+    InputUnfinishedError,
+    OptionError,
+    OutputError,
+    OutputExistsError,
+    OutputMismatchError,
+)
+from facedata.jobs.job import JobOptions, JobSummary
+from facedata.jobs.plan import Part
+
+MakeSet = Callable[..., RecordSetMaker]
+
+# a JPEG whose header says 2 x 3 pixels and three channels, and that holds the magic word of record files
+HEADER = b"\xff\xd8\xff\xc0\x00\x11\x08\x00\x02\x00\x03\x03\x01\x11\x00\x02\x11\x01\x03\x11\x01"
+MAGIC = b"\x0a\x23\xd7\xce"
+
+
+def sized_jpeg(content: str | int) -> bytes:
+    """Bytes whose header has a size, as the LMDB sink wants it; the rest is text."""
+    return HEADER + str(content).encode()
+
+
+def write_set(folder: Path, labels: Sequence[int], images: Sequence[bytes] | None = None) -> Path:
+    maker = RecordSetMaker(folder)
+    for key, label in enumerate(labels):
+        maker.add(key, float(label), images[key] if images else sized_jpeg(f"label {label} key {key}"))
+    return maker.write()
+
+
+def pairs(spec: str) -> list[tuple[int, bytes]]:
+    return [(sample.label, sample.image) for sample in open_dataset(spec)]
+
+
+def run(sources: Sequence[object], target: str, job: JobOptions | None = None, **options: object) -> JobSummary:
+    selection = Selection(
+        **{name: options.pop(name) for name in list(options) if name in Selection.__dataclass_fields__}
+    )  # type: ignore[arg-type]
+    chosen = ConversionOptions(selection=selection, **options)  # type: ignore[arg-type]
+    return convert_dataset([str(one) for one in sources], target, chosen, job or JobOptions(workers=1))
+
+
+def go_round(start: Path, folder: Path) -> list[str]:
+    """From a record set through every format and back; returns the specs on the way, the first and the last too."""
+    specs = [
+        f"rec:{start}",
+        f"folder:{folder}/images",
+        f"lmdb:{folder}/a.lmdb",
+        f"webdataset:{folder}/tars/a-%04d.tar",
+        f"parquet:{folder}/parquet",
+        f"list:{folder}/list.txt@{folder}/listed",
+        f"rec:{folder}/packed",
+    ]
+    for source, target in zip(specs, specs[1:], strict=False):
+        writing = {"style": "plain"} if target.startswith("rec:") else {}
+        summary = run([source], target, writing=writing)
+        assert (summary.finished, summary.good) == (True, True)
+    return specs
+
+
+def test_going_round_all_formats_changes_nothing(tmp_path: Path) -> None:
+    labels = [label for label in range(12) for _ in range(label % 3 + 1)]
+    specs = go_round(write_set(tmp_path / "set", labels), tmp_path)
+    first = pairs(specs[0])
+    assert [label for label, _ in first] == labels
+    for spec in specs[1:]:
+        assert pairs(spec) == first, spec
+
+
+IMAGES = st.binary(max_size=40).map(HEADER.__add__) | st.binary(max_size=9).map(
+    lambda some: HEADER + b"xyz" + MAGIC + some
+)
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.lists(st.tuples(st.integers(0, 3), IMAGES), min_size=1, max_size=8))
+def test_going_round_changes_nothing_whatever_the_images(samples: list[tuple[int, bytes]]) -> None:
+    samples.sort(key=lambda pair: pair[0])  # a folder keeps the images of a class together
+    with TemporaryDirectory() as folder:
+        start = write_set(Path(folder, "set"), [label for label, _ in samples], [image for _, image in samples])
+        specs = go_round(start, Path(folder))
+        assert pairs(specs[-1]) == pairs(specs[0]) == samples
+
+
+def test_the_digest_is_the_same_through_every_format(tmp_path: Path) -> None:
+    specs = go_round(write_set(tmp_path / "set", [0, 0, 1, 2]), tmp_path)
+    digests = {run([spec], f"null:{tmp_path}/null-{number}").digest for number, spec in enumerate(specs)}
+    assert len(digests) == 1
+
+
+def test_labels_of_several_sets_are_shifted(tmp_path: Path) -> None:
+    one, two = write_set(tmp_path / "one", [0, 0, 4]), write_set(tmp_path / "two", [0, 1])
+    summary = run([one, f"rec:{two}"], f"folder:{tmp_path}/out")
+    assert [label for label, _ in pairs(f"{tmp_path}/out")] == [0, 0, 4, 5, 6]
+    facts = [(fact["format"], fact["first_label"], fact["last_label"]) for fact in summary.facts["sets"]]
+    assert facts == [("rec", 0, 4), ("rec", 5, None)]
+    run([one, two], f"folder:{tmp_path}/kept", labels="keep")
+    assert sorted(label for label, _ in pairs(f"{tmp_path}/kept")) == [0, 0, 0, 1, 4]
+
+
+def test_classes_are_chosen_by_size_and_numbered_anew(tmp_path: Path) -> None:
+    start = write_set(tmp_path / "set", [7, 7, 7, 3, 9, 9])
+    run([start], f"webdataset:{tmp_path}/out/%d.tar", min_images=2, max_images=2, relabel=True)
+    assert [label for label, _ in pairs(f"{tmp_path}/out")] == [0, 0, 1, 1]
+    assert read_class_names(tmp_path / "out" / "classes.txt") == {0: "7", 1: "9"}
+    with pytest.raises(EmptyDatasetError, match="no class has 4 images: the largest has 3; lower --min-images"):
+        run([start], f"null:{tmp_path}/none", min_images=4)
+
+
+def test_the_names_of_class_folders_are_kept_beside_the_output(tmp_path: Path) -> None:
+    for name in ("Bob", "alice"):
+        (tmp_path / "people" / name).mkdir(parents=True)
+        (tmp_path / "people" / name / "1.jpg").write_bytes(sized_jpeg(name))
+    for target, names in [
+        ("lmdb:{}/a.lmdb", "a_classes.txt"),
+        ("rec:{}/packed", "packed/classes.txt"),
+        ("webdataset:{}/tars", "tars/classes.txt"),
+        ("parquet:{}/parquet", "parquet/classes.txt"),
+    ]:
+        assert run([tmp_path / "people"], target.format(tmp_path)).good
+        assert read_class_names(tmp_path / names) == {0: "Bob", 1: "alice"}
+
+
+@pytest.mark.parametrize(
+    "target", ["lmdb:{}/a.lmdb", "rec:{}/packed", "webdataset:{}/tars", "parquet:{}/parquet", "folder:{}/folder"]
+)
+def test_what_is_no_image_is_kept_out_and_named_or_kept_on_request(tmp_path: Path, target: str) -> None:
+    start = write_set(tmp_path / "set", [0, 0, 1], [sized_jpeg(0), b"no image at all", sized_jpeg(1)])
+    root = target.format(tmp_path)
+    summary = run([start], root)
+    assert (summary.finished, summary.samples, summary.failures) == (True, 2, 1)
+    (line,) = map(json.loads, (Path(summary.output) / "failures.jsonl").read_text().splitlines())
+    assert (line["key"], line["index"]) == ("1", 1)
+    assert line["reason"] == "not an image: its bytes begin 6e 6f 20 69 6d 61 67 65"
+    assert pairs(root) == [(0, sized_jpeg(0)), (1, sized_jpeg(1))]
+    kept = root.replace("/a.lmdb", "/b.lmdb") if "lmdb" in root else f"{root}-2"
+    assert run([start], kept, writing={"keep_undecodable": True}).good
+    if not root.startswith("folder"):  # a file called .bin is no image to a reader of folders
+        assert [image for _, image in pairs(kept)][1] == b"no image at all"
+
+
+@pytest.mark.parametrize(
+    "target", ["lmdb:{}/a.lmdb", "rec:{}/packed", "webdataset:{}/tars", "parquet:{}/parquet", "folder:{}/folder"]
+)
+def test_the_output_is_the_same_whatever_the_workers(
+    tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("facedata.jobs.plan._SAMPLES_PER_SHARD", 7)
+    start = write_set(tmp_path / "set", sorted(n % 9 for n in range(60)))
+    writing = {"shard_samples": 13} if target[0] in "wp" else {}
+    trees = []
+    for workers in (1, 3):
+        (tmp_path / str(workers)).mkdir()
+        spec = target.format(tmp_path / str(workers))
+        assert run([start], spec, JobOptions(workers=workers), writing=writing).good
+        trees.append(tree(tmp_path / str(workers)))
+    assert trees[0] == trees[1]
+    assert trees[0]
+
+
+@pytest.mark.parametrize("target", ["webdataset:{}/tars", "parquet:{}/parquet", "folder:{}/folder"])
+def test_parts_of_a_job_array_write_what_one_run_writes(tmp_path: Path, target: str) -> None:
+    start = write_set(tmp_path / "set", sorted(n % 9 for n in range(60)))
+    writing = {} if target.startswith("folder") else {"shard_samples": 13}
+    whole, parts = (target.format(tmp_path / name) for name in ("whole", "parts"))
+    run([start], whole, writing=writing)
+    finished = [run([start], parts, JobOptions(1, Part(n, 3)), writing=writing).finished for n in (2, 3, 1)]
+    assert finished == [False, False, True]
+    assert tree(tmp_path / "whole") == tree(tmp_path / "parts")
+
+
+@pytest.mark.parametrize("target", ["lmdb:{}/a.lmdb", "rec:{}/packed"])
+def test_what_one_process_writes_cannot_be_cut_into_parts(tmp_path: Path, target: str) -> None:
+    with pytest.raises(OptionError, match="written by a single process"):
+        run([write_set(tmp_path / "set", [0])], target.format(tmp_path), JobOptions(1, Part(1, 2)))
+
+
+def test_an_option_of_another_format_is_refused(tmp_path: Path) -> None:
+    start = write_set(tmp_path / "set", [0])
+    with pytest.raises(OptionError, match="--datum: is no option of the format webdataset; it has --shard-size"):
+        run([start], f"webdataset:{tmp_path}/out", writing={"datum": "raw"})
+    run([start], f"folder:{tmp_path}/folder")
+    with pytest.raises(OptionError, match="--salvage: is for record sets alone; this source is of the format folder"):
+        run([tmp_path / "folder"], f"null:{tmp_path}/out", opening={"salvage": True})
+    with pytest.raises(OptionError, match="name the format to write"):
+        run([start], f"{tmp_path}/out")
+
+
+def test_an_unfinished_output_is_no_input(tmp_path: Path) -> None:
+    start = write_set(tmp_path / "set", sorted(n % 9 for n in range(60)))
+    run(
+        [start],
+        f"webdataset:{tmp_path}/tars",
+        JobOptions(1, Part(1, 2)),
+        writing={"shard_samples": 13},
+        command_line="c",
+    )
+    for spec in (f"{tmp_path}/tars", f"webdataset:{tmp_path}/tars/shard-000000.tar"):
+        with pytest.raises(InputUnfinishedError, match="has not finished; finish it with: c"):
+            run([spec], f"null:{tmp_path}/null")
+
+
+def test_an_output_in_an_input_and_a_foreign_output_are_refused(tmp_path: Path) -> None:
+    start = write_set(tmp_path / "set", [0, 1])
+    with pytest.raises(OutputError, match="the output lies in the input"):
+        run([start], f"lmdb:{start}/a.lmdb")
+    (tmp_path / "tars").mkdir()
+    (tmp_path / "tars" / "mine.txt").touch()
+    with pytest.raises(OutputExistsError, match=r"is not empty \(it holds 'mine.txt'\)"):
+        run([start], f"webdataset:{tmp_path}/tars")
+    run([start], f"parquet:{tmp_path}/p")
+    with pytest.raises(OutputMismatchError, match="belongs to a job that differs: limit was none, is now 1"):
+        run([start], f"parquet:{tmp_path}/p", limit=1)
+
+
+def test_a_plain_path_that_could_be_several_formats_is_refused(tmp_path: Path) -> None:
+    start = write_set(tmp_path / "set", [0])
+    run([start], f"folder:{start.parent}/images")
+    (tmp_path / "images" / "data.mdb").write_bytes(b"")
+    (tmp_path / "images" / "train.rec").write_bytes(b"")
+    with pytest.raises(FormatError, match="could be any of: .*rec, folder"):
+        plan_dataset([f"{tmp_path}/images"], f"null:{tmp_path}/null")
+
+
+def test_the_first_samples_of_what_is_selected(tmp_path: Path) -> None:
+    start = write_set(tmp_path / "set", [2, 0, 1, 0])
+    run([start], f"rec:{tmp_path}/grouped", limit=3, group=True)
+    assert [label for label, _ in pairs(f"rec:{tmp_path}/grouped")] == [0, 0, 1]
+    run([start], f"rec:{tmp_path}/shuffled", limit=3, shuffle=True, seed=3, writing={"style": "plain"})
+    assert len(pairs(f"rec:{tmp_path}/shuffled")) == 3
+
+
+def test_a_shuffled_set_of_several_sources_is_a_permutation(tmp_path: Path) -> None:
+    one, two = write_set(tmp_path / "one", range(40)), write_set(tmp_path / "two", range(30))
+    outputs = []
+    for name in ("a", "b"):
+        run([one, two], f"rec:{tmp_path}/{name}", shuffle=True, seed=1, writing={"style": "plain"})
+        outputs.append(tree(tmp_path / name))
+    shuffled = pairs(f"rec:{tmp_path}/a")
+    assert outputs[0] == outputs[1]
+    assert [label for label, _ in shuffled] != list(range(70))
+    assert sorted(label for label, _ in shuffled) == list(range(70))
+
+
+def test_parquet_that_would_have_to_be_read_out_of_order_is_refused(tmp_path: Path) -> None:
+    run([write_set(tmp_path / "set", [0, 1, 0])], f"parquet:{tmp_path}/p")
+    with pytest.raises(OptionError, match=r"order.*(lmdb|webdataset)"):
+        run([f"parquet:{tmp_path}/p"], f"rec:{tmp_path}/out", shuffle=True, writing={"style": "plain"})
+    run([f"parquet:{tmp_path}/p"], f"null:{tmp_path}/null", max_images=1)  # leaving some out is no other order
