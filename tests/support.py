@@ -124,8 +124,8 @@ class MemorySource:
     def size(self) -> int:
         return int(self.sizes().sum())
 
-    def sizes(self) -> NDArray[np.int64]:
-        return np.array([len(item.image) if isinstance(item, Sample) else 0 for item in self.items], np.int64)
+    def sizes(self) -> NDArray[np.int32]:
+        return np.array([len(item.image) if isinstance(item, Sample) else 0 for item in self.items], np.int32)
 
     def class_names(self) -> Mapping[int, str] | None:
         return self.names

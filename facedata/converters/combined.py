@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ from facedata.errors import SampleError
 __all__ = ["ConcatenatedSource", "SelectedSource", "all_labels", "join_sources"]
 
 _T = TypeVar("_T")
+_BLOCK = 1 << 20
 _log = logging.getLogger(__name__)
 
 
@@ -104,9 +104,9 @@ class ConcatenatedSource:
         """Those of the sources together."""
         return sum(source.size() for source, _, _ in self._parts)
 
-    def sizes(self) -> NDArray[np.int64]:
+    def sizes(self) -> NDArray[np.int32]:
         """Those of the sources, one behind the other."""
-        return np.concatenate([np.empty(0, np.int64), *(source.sizes() for source, _, _ in self._parts)])
+        return np.concatenate([np.empty(0, np.int32), *(source.sizes() for source, _, _ in self._parts)])
 
     def class_names(self) -> Mapping[int, str] | None:
         """The names of all sets under the shifted labels; of labels that several sets share, the first name."""
@@ -190,9 +190,9 @@ class _Interleaved:
         """Those of the sources together."""
         return sum(source.size() for source in self._sources)
 
-    def sizes(self) -> NDArray[np.int64]:
+    def sizes(self) -> NDArray[np.int32]:
         """The sizes, in turn."""
-        sizes = np.empty(len(self), np.int64)
+        sizes = np.empty(len(self), np.int32)
         for number, source in enumerate(self._sources):
             sizes[self._which == number] = source.sizes()
         return sizes
@@ -217,56 +217,63 @@ class SelectedSource:
     Parameters
     ----------
     source : Source
-    positions : ndarray of shape (N,), int64, optional
+    positions : ndarray of shape (N,), uint32, optional
         Which samples, in which order; None for all as they come.
     kept_labels : ndarray of shape (C,), int64, optional
         Ascending; the new label of each is its place. None where labels stay as they are.
+    known_labels : ndarray of shape (len(source),), int32, optional
+        The labels of all samples of the source, where they have been read already.
     """
 
     def __init__(
-        self, source: Source, positions: NDArray[np.int64] | None = None, kept_labels: NDArray[np.int64] | None = None
+        self,
+        source: Source,
+        positions: NDArray[np.uint32] | None = None,
+        kept_labels: NDArray[np.int64] | None = None,
+        known_labels: NDArray[np.int32] | None = None,
     ) -> None:
-        self._source, self._positions, self._kept_labels = source, positions, kept_labels
-
-    def _with(self, source: Source, positions: NDArray[np.int64] | None) -> SelectedSource:
-        return SelectedSource(source, positions, self._kept_labels)
-
-    def _taken(self) -> Source:
-        return self._source if self._positions is None else self._source.take(self._positions)
+        self._source, self._positions, self._known_labels = source, positions, known_labels
+        # the old labels, ascending, and the new ones
+        self._renumbered = None if kept_labels is None else (kept_labels, np.arange(len(kept_labels)))
 
     def __len__(self) -> int:
         return len(self._source if self._positions is None else self._positions)
 
     def __getitem__(self, part: slice) -> SelectedSource:
-        if self._positions is None:
-            return self._with(self._source[part], None)
-        # the part alone goes to a worker, not the whole source
-        return self._with(self._source.take(self._positions[part]), None)
+        return self._part(part, None if self._positions is None else self._positions[part])
 
     def take(self, positions: NDArray[np.int64]) -> SelectedSource:
         """The samples at `positions` of the choice."""
-        return self._with(self._source, positions if self._positions is None else self._positions[positions])
+        return self._part(slice(0, 0), positions if self._positions is None else self._positions[positions])
+
+    def _part(self, part: slice, positions: NDArray[Any] | None) -> SelectedSource:
+        """A part alone, with the labels that are in it: that is what goes to a worker, not the whole source."""
+        source = self._source[part] if positions is None else self._source.take(positions.astype(np.int64))
+        renumbered = self._renumbered
+        if renumbered is not None and self._known_labels is not None:
+            present = np.unique(self._known_labels[part if positions is None else positions])
+            places = np.searchsorted(renumbered[0], present[present <= renumbered[0].max(initial=-1)])
+            places = np.unique(places)
+            renumbered = renumbered[0][places], renumbered[1][places]
+        taken = SelectedSource(source)
+        taken._renumbered = renumbered
+        return taken
+
+    def _parts(self) -> Iterator[Source]:
+        """The source's samples in the order of the choice, a bounded number of them at a time."""
+        if self._positions is None:
+            yield self._source
+            return
+        for begin in range(0, len(self._positions), _BLOCK):
+            yield self._source.take(self._positions[begin : begin + _BLOCK].astype(np.int64))
 
     def __iter__(self) -> Iterator[Sample]:
         return strict(self.read())
 
     def read(self) -> Iterator[Sample | SampleError]:
         """Every chosen sample with its new label, or the error in its place."""
-        source = self._taken()
-        if self._kept_labels is None:
-            yield from source.read()
-            return
-        kept = self._kept_labels.tolist()
-        for position, item in enumerate(source.read()):
-            if isinstance(item, SampleError):
-                yield item
-                continue
-            new = bisect_left(kept, item.label)
-            if new < len(kept) and kept[new] == item.label:
-                yield Sample(item.key, new, item.image, item.landmarks)
-            else:  # its label could not be told when the labels were counted
-                dataset, offset = source.locate(position)
-                yield SampleError(dataset, item.key, f"label {item.label} was not met when labels were counted", offset)
+        for part in self._parts():
+            yield from part.read() if self._renumbered is None else _relabelled(part, *self._renumbered)
 
     def identity(self) -> Mapping[str, Any]:
         """That of the source; what the choice was made by is an option of the job."""
@@ -278,22 +285,34 @@ class SelectedSource:
 
     def keys(self) -> Iterator[str]:
         """The keys of the chosen samples."""
-        return self._taken().keys()
+        for part in self._parts():
+            yield from part.keys()
 
     def labels(self) -> Iterator[NDArray[np.int64]]:
         """The new labels."""
-        for block in self._taken().labels():
-            if self._kept_labels is None:
+        for block in self._old_labels():
+            if self._renumbered is None:
                 yield block
             else:
-                places = np.minimum(np.searchsorted(self._kept_labels, block), max(len(self._kept_labels) - 1, 0))
-                yield np.where(self._kept_labels[places] == block, places, -1)
+                old, new = self._renumbered
+                places = np.minimum(np.searchsorted(old, block), max(len(old) - 1, 0))
+                yield np.where(old[places] == block, new[places], -1)
+
+    def _old_labels(self) -> Iterator[NDArray[np.int64]]:
+        if self._known_labels is None:
+            for part in self._parts():
+                yield from part.labels()
+            return
+        for begin in range(0, len(self), _BLOCK):
+            part = slice(begin, begin + _BLOCK)
+            chosen = self._known_labels[part if self._positions is None else self._positions[part]]
+            yield chosen.astype(np.int64)
 
     def size(self) -> int:
         """In proportion to the number of samples."""
         return self._source.size() * len(self) // max(len(self._source), 1)
 
-    def sizes(self) -> NDArray[np.int64]:
+    def sizes(self) -> NDArray[np.int32]:
         """Those of the chosen samples."""
         sizes = self._source.sizes()
         return sizes if self._positions is None else sizes[self._positions]
@@ -301,13 +320,30 @@ class SelectedSource:
     def class_names(self) -> Mapping[int, str] | None:
         """The names under the new labels; where there were no names, the old numbers are the names."""
         names = self._source.class_names()
-        if self._kept_labels is None:
+        if self._renumbered is None:
             return names
-        return {new: (names or {}).get(old, str(old)) for new, old in enumerate(self._kept_labels.tolist())}
+        pairs = zip(*(labels.tolist() for labels in self._renumbered), strict=True)
+        return {new: (names or {}).get(old, str(old)) for old, new in pairs}
 
     def declared_classes(self) -> int | None:
         """How many new labels there are; where the labels stay, what the source says."""
-        return self._source.declared_classes() if self._kept_labels is None else len(self._kept_labels)
+        if self._renumbered is None:
+            return self._source.declared_classes()
+        return int(self._renumbered[1].max(initial=-1)) + 1
+
+
+def _relabelled(source: Source, old: NDArray[np.int64], new: NDArray[np.int64]) -> Iterator[Sample | SampleError]:
+    renumbered = dict(zip(old.tolist(), new.tolist(), strict=True))
+    for position, item in enumerate(source.read()):
+        if isinstance(item, SampleError):
+            yield item
+            continue
+        label = renumbered.get(item.label)
+        if label is not None:
+            yield Sample(item.key, label, item.image, item.landmarks)
+        else:  # its label could not be told when the labels were counted
+            dataset, offset = source.locate(position)
+            yield SampleError(dataset, item.key, f"label {item.label} was not met when labels were counted", offset)
 
 
 def all_labels(source: Source) -> NDArray[np.int32]:

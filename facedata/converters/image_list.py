@@ -19,6 +19,7 @@ from facedata.converters.image_files import ImageFiles
 from facedata.converters.label_lines import LabelLines, read_label_lines
 from facedata.dataset import Sample, strict
 from facedata.errors import FormatError, InputNotFoundError, OptionError, SampleError, input_error
+from facedata.images import LARGEST_IMAGE
 from facedata.jobs.files import file_identity
 
 __all__ = ["ListSource", "create_sink", "open_source", "recognises"]
@@ -88,15 +89,15 @@ class ListSource:
     def size(self) -> int:
         """The mean size of 64 images, times the number of images."""
         sampled = self.take(np.unique(np.linspace(0, max(len(self) - 1, 0), _SAMPLED_FILES).astype(np.int64)))
-        return int(sampled.sizes().sum()) * len(self) // max(len(sampled), 1) if len(self) else 0
+        return int(sampled.sizes().sum(dtype=np.int64)) * len(self) // max(len(sampled), 1) if len(self) else 0
 
-    def sizes(self) -> NDArray[np.int64]:
+    def sizes(self) -> NDArray[np.int32]:
         """The size of every file, 0 for what is not there; asks the file system for each."""
-        return np.fromiter(map(self._size, self.lines.texts()), np.int64, len(self))
+        return np.fromiter(map(self._size, self.lines.texts()), np.int32, len(self))
 
     def _size(self, path: str) -> int:
         try:
-            return os.stat(os.path.join(self.root, path)).st_size
+            return min(os.stat(os.path.join(self.root, path)).st_size, LARGEST_IMAGE)
         except (OSError, ValueError):
             return 0
 

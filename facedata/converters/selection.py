@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ from facedata.dataset import Source
 from facedata.errors import EmptyDatasetError, OptionError
 
 __all__ = ["Selection", "select"]
+
+_BLOCK = 1 << 20
+_POSITION = np.uint32  # 4 bytes a sample: there are no datasets of 4 thousand million images
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Selection:
 def select(source: Source, selection: Selection) -> Source:
     """Apply a selection; the source itself where there is nothing to apply.
 
-    The labels of all samples are read first, and kept in 4 bytes each; positions take 8.
+    The labels of all samples are read first, and kept in 4 bytes each; positions take 4 more.
 
     Raises
     ------
@@ -72,56 +76,97 @@ def select(source: Source, selection: Selection) -> Source:
     OptionError
         Where the format of the source cannot be read in the order that is wanted.
     """
-    positions, kept_labels = None, None
+    if selection == Selection(seed=selection.seed):
+        return source
+    labels = positions = kept_labels = None
     if selection.min_images or selection.max_images or selection.relabel or selection.group:
         labels = all_labels(source)
-        positions = _chosen(labels, selection)
-        if selection.group:
-            positions = _grouped(labels, positions)
+        classes = _Classes(labels)
+        wanted = _wanted(classes, selection)
+        if selection.group and not classes.grouped:
+            positions = classes.grouped_positions()
+            positions = positions if wanted is None else positions[wanted[positions]]
+        elif wanted is not None:
+            positions = np.flatnonzero(wanted).astype(_POSITION)
         if selection.relabel:
-            left = labels if positions is None else labels[positions]
-            kept_labels = np.unique(left[left >= 0]).astype(np.int64)
+            kept_labels = classes.labels if wanted is None else np.unique(labels[wanted & (labels >= 0)])
     if selection.shuffle:
-        positions = _shuffled(len(source), positions, selection.seed)
+        if positions is None:
+            positions = np.arange(len(source), dtype=_POSITION)
+        # the stream of RandomState is frozen for good, that of Generator may change with NumPy's version
+        np.random.RandomState(selection.seed).shuffle(positions)
     if positions is None and kept_labels is None:
         return source
-    selected = SelectedSource(source, positions, kept_labels)
+    selected = SelectedSource(source, positions, kept_labels, labels)
     if positions is not None:
-        selected[:1]  # a format that cannot be read in this order says so now
+        selected[:_BLOCK].size()  # a format that cannot be read in this order says so now
     return selected
 
 
-def _chosen(labels: NDArray[np.int32], selection: Selection) -> NDArray[np.int64] | None:
-    """Positions of the samples that are wanted; None for all of them. What has no label is kept: it fails by name."""
+class _Classes:
+    """Counts the labels of all samples, block by block, so that no second array of their length is needed.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (N,), int32
+        -1 for a sample without one; these make up a class of their own behind all others.
+    """
+
+    def __init__(self, labels: NDArray[np.int32]) -> None:
+        self._all = labels
+        blocks = [np.unique(block) for _, block in self._blocks()]
+        known = np.unique(np.concatenate([np.empty(0, np.int32), *blocks]))
+        self.labels: NDArray[np.int64] = known[known >= 0].astype(np.int64)
+        self.counts = np.zeros(len(self.labels) + 1, np.int64)
+        self.grouped = True
+        last = 0
+        for _, block in self._blocks():
+            codes = self._codes(block)
+            self.counts += np.bincount(codes, minlength=len(self.counts))
+            self.grouped &= bool((codes[1:] >= codes[:-1]).all()) and int(codes[0]) >= last
+            last = int(codes[-1])
+
+    def _blocks(self) -> Iterator[tuple[int, NDArray[np.int32]]]:
+        for begin in range(0, len(self._all), _BLOCK):
+            yield begin, self._all[begin : begin + _BLOCK]
+
+    def _codes(self, block: NDArray[np.int32]) -> NDArray[np.int64]:
+        """The place of each label among all labels."""
+        return np.where(block < 0, len(self.labels), np.searchsorted(self.labels, block))
+
+    def ranked(self) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+        """Block by block: where it begins, the class of each sample, and how many of this class came before it."""
+        before = np.zeros_like(self.counts)
+        for begin, block in self._blocks():
+            codes = self._codes(block)
+            order = np.argsort(codes, kind="stable")
+            here = np.bincount(codes, minlength=len(before))
+            ranks = np.empty(len(codes), np.int64)
+            ranks[order] = np.arange(len(codes)) - np.repeat(np.cumsum(here) - here, here)
+            yield begin, codes, ranks + before[codes]
+            before += here
+
+    def grouped_positions(self) -> NDArray[np.uint32]:
+        """Positions in the order of labels, the order within a class kept."""
+        positions = np.empty(len(self._all), _POSITION)
+        firsts = np.cumsum(self.counts) - self.counts
+        for begin, codes, ranks in self.ranked():
+            positions[firsts[codes] + ranks] = np.arange(begin, begin + len(codes))
+        return positions
+
+
+def _wanted(classes: _Classes, selection: Selection) -> NDArray[np.bool_] | None:
+    """Which samples are wanted; None for all of them. What has no label is kept: it fails by name."""
     if not selection.min_images and not selection.max_images:
         return None
-    _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    wanted = np.ones(len(labels), bool)
-    if selection.min_images:
-        wanted &= counts[inverse] >= selection.min_images
-    if selection.max_images:
-        order = np.argsort(inverse, kind="stable")
-        firsts = np.cumsum(counts) - counts
-        wanted[order] &= np.arange(len(labels)) - np.repeat(firsts, counts) < selection.max_images
-    wanted |= labels < 0
-    if not (wanted & (labels >= 0)).any():
+    large = classes.counts >= (selection.min_images or 0)
+    large[-1] = True
+    most = np.full(len(large), selection.max_images or np.iinfo(np.int64).max)
+    most[-1] = np.iinfo(np.int64).max
+    if not large[:-1].any():
         raise EmptyDatasetError(
-            f"no class has {selection.min_images} images: the largest has {counts.max(initial=0)}; lower --min-images"
+            f"no class has {selection.min_images} images: the largest has {classes.counts[:-1].max(initial=0)}; lower "
+            "--min-images"
         )
-    return None if wanted.all() else np.flatnonzero(wanted)
-
-
-def _grouped(labels: NDArray[np.int32], positions: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
-    """Positions in the order of labels, those without a label last; as they are where that is the order already."""
-    left = labels if positions is None else labels[positions]
-    keys = np.where(left < 0, np.iinfo(np.int32).max, left)
-    if not len(keys) or bool((keys[1:] >= keys[:-1]).all()):
-        return positions
-    order = np.argsort(keys, kind="stable")
-    return order if positions is None else positions[order]
-
-
-def _shuffled(count: int, positions: NDArray[np.int64] | None, seed: int) -> NDArray[np.int64]:
-    # the stream of RandomState is frozen for good, that of Generator may change with NumPy's version
-    order: NDArray[np.int64] = np.random.RandomState(seed).permutation(count if positions is None else len(positions))
-    return order if positions is None else positions[order]
+    wanted = np.concatenate([large[codes] & (ranks < most[codes]) for _, codes, ranks in classes.ranked()])
+    return None if wanted.all() else wanted

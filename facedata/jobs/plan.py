@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Part", "Plan", "cut_by_size", "shard_count"]
 
 _SAMPLES_PER_SHARD = 8192
+_CUT_BLOCK = 1 << 16
 
 
 def shard_count(samples: int, size: int, limit: int = 1 << 26) -> int:
@@ -36,14 +37,17 @@ def shard_count(samples: int, size: int, limit: int = 1 << 26) -> int:
     return min(max(-(-samples // _SAMPLES_PER_SHARD), -(-size // limit), 1), max(samples, 1))
 
 
-def cut_by_size(sizes: NDArray[np.int64], limit: int) -> tuple[int, ...]:
-    """Cut samples into runs of at most `limit` bytes; a sample that is larger is a run of its own.
+def cut_by_size(sizes: NDArray[np.integer[Any]], limit: int, count: int | None = None) -> tuple[int, ...]:
+    """Cut samples into runs of at most `limit` bytes, and of at most `count` samples.
+
+    A sample that is larger by itself is a run of its own.
 
     Parameters
     ----------
-    sizes : ndarray of shape (N,), int64
+    sizes : ndarray of shape (N,), integers
         Bytes of each sample.
     limit : int
+    count : int, optional
 
     Returns
     -------
@@ -51,10 +55,20 @@ def cut_by_size(sizes: NDArray[np.int64], limit: int) -> tuple[int, ...]:
         Where each run ends.
     """
     ends: list[int] = []
-    sums, begin, before = sizes.cumsum(), 0, 0
+    begin = 0
     while begin < len(sizes):
-        begin = max(int(sums.searchsorted(before + limit, side="right")), begin + 1)
-        before = int(sums[begin - 1])
+        end = min(begin + _CUT_BLOCK, len(sizes)) if count is None else min(begin + count, len(sizes))
+        room, place = limit, begin
+        while place < end:  # a block at a time: the sums of all would take 8 bytes a sample
+            sums = sizes[place : min(place + _CUT_BLOCK, end)].cumsum(dtype="int64")
+            fitting = int(sums.searchsorted(room, side="right"))
+            place += fitting
+            if fitting < len(sums):
+                break
+            room -= int(sums[-1])
+            if count is None:
+                end = min(place + _CUT_BLOCK, len(sizes))
+        begin = max(place, begin + 1)
         ends.append(begin)
     return tuple(ends) or (0,)
 

@@ -178,7 +178,10 @@ def test_the_output_is_the_same_whatever_the_workers(
 
 
 @pytest.mark.parametrize("target", ["webdataset:{}/tars", "parquet:{}/parquet", "folder:{}/folder"])
-def test_parts_of_a_job_array_write_what_one_run_writes(tmp_path: Path, target: str) -> None:
+def test_parts_of_a_job_array_write_what_one_run_writes(
+    tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("facedata.jobs.plan._SAMPLES_PER_SHARD", 7)
     start = write_set(tmp_path / "set", sorted(n % 9 for n in range(60)))
     writing = {} if target.startswith("folder") else {"shard_samples": 13}
     whole, parts = (target.format(tmp_path / name) for name in ("whole", "parts"))

@@ -3,12 +3,13 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from facedata.errors import OptionError
-from facedata.jobs.plan import Part, Plan, shard_count
+from facedata.jobs.plan import Part, Plan, cut_by_size, shard_count
 
 
 def plan(samples: int = 100, shards: int = 7, **options: object) -> Plan:
@@ -64,3 +65,16 @@ def test_a_plan_survives_json() -> None:
 def test_differences_name_the_option_and_both_values() -> None:
     told = plan(limit=5, layout="a").differences(plan(limit=None, layout="a"))
     assert told == ["limit was none, is now 5"]
+
+
+@given(st.lists(st.integers(0, 30), max_size=60), st.integers(1, 60), st.none() | st.integers(1, 9), st.integers(1, 7))
+def test_a_cut_by_size_is_the_one_of_a_plain_loop(sizes: list[int], limit: int, count: int | None, block: int) -> None:
+    expected, begin = [], 0
+    for end in range(1, len(sizes) + 1):
+        too_many = count is not None and end - begin > count
+        if end - begin > 1 and (too_many or sum(sizes[begin:end]) > limit):
+            begin = end - 1
+            expected.append(begin)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("facedata.jobs.plan._CUT_BLOCK", block)
+        assert cut_by_size(np.array(sizes, np.int32), limit, count) == (*expected, len(sizes))

@@ -15,6 +15,7 @@ from facedata.converters.folder.scan import has_image, is_hidden, scan_folder
 from facedata.converters.image_files import ImageFiles
 from facedata.dataset import Sample, strict
 from facedata.errors import SampleError
+from facedata.images import LARGEST_IMAGE
 
 __all__ = ["FolderSource", "open_source", "recognises"]
 
@@ -161,16 +162,16 @@ class FolderSource:
     def size(self) -> int:
         """The mean size of 64 images, times the number of images."""
         sampled = self.take(np.unique(np.linspace(0, max(len(self) - 1, 0), _SAMPLED_FILES).astype(np.int64)))
-        return int(sampled.sizes().sum()) * len(self) // max(len(sampled), 1) if len(self) else 0
+        return int(sampled.sizes().sum(dtype=np.int64)) * len(self) // max(len(sampled), 1) if len(self) else 0
 
-    def sizes(self) -> NDArray[np.int64]:
+    def sizes(self) -> NDArray[np.int32]:
         """The size of every file, 0 for what is not there; asks the file system for each."""
-        return np.fromiter(map(self._size, self._entries()), np.int64, len(self))
+        return np.fromiter(map(self._size, self._entries()), np.int32, len(self))
 
     def _size(self, entry: tuple[str, int, str]) -> int:
         folder, _, name = entry
         try:
-            return os.stat(os.path.join(self.root, folder, name)).st_size
+            return min(os.stat(os.path.join(self.root, folder, name)).st_size, LARGEST_IMAGE)
         except (OSError, ValueError):
             return 0
 
