@@ -154,3 +154,13 @@ def test_only_what_dead_processes_of_this_machine_left_is_removed(tmp_path: Path
     remove_stale_temporaries(tmp_path)
     assert not (tmp_path / f".facedata-temporary-list-{host}-{dead.pid}").exists()
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_a_zombie_left_is_removed_too(tmp_path: Path) -> None:
+    child = os.posix_spawn(sys.executable, ["python", "-c", ""], os.environ)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # it has ended, and nobody has asked for its status
+    left = tmp_path / f".facedata-temporary-x-{socket.gethostname()}-{child}"
+    left.touch()
+    remove_stale_temporaries(tmp_path)
+    assert not left.exists()
+    os.waitpid(child, 0)

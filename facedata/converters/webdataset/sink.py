@@ -1,0 +1,227 @@
+"""`WebDatasetSink`: samples as tars, one for each shard of the job."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facedata.converters.class_names import CLASSES, write_class_names
+from facedata.converters.webdataset.names import COMPRESSED, NumberedNames, parse_numbered
+from facedata.converters.webdataset.tar import BLOCK, end_of_archive, member_header, padded, padding
+from facedata.dataset import Sample, Source
+from facedata.errors import OptionError, OutputError
+from facedata.images import LARGEST_IMAGE, image_extension, known_extension
+from facedata.jobs.files import atomic_writer, remove_stale_temporaries
+from facedata.jobs.plan import cut_by_size
+
+__all__ = ["WebDatasetSink", "create_sink"]
+
+_SHARD_SIZE = 10**9
+_IN_FOLDER = NumberedNames("shard-", 6, ".tar")
+_DIGITS = 9
+_AT_ONCE = 1 << 20
+_SMALL_MEMBER = 2 * BLOCK  # a header, and data of at most one block
+
+
+@dataclass(frozen=True)
+class WebDatasetSink:
+    """Writes numbered tars, each sample as ``<number>.jpg``, ``<number>.cls`` and, where needed, ``<number>.json``.
+
+    Attributes
+    ----------
+    root : str
+        The folder of the tars.
+    names : NumberedNames
+        Their names; the numbers count from 0.
+    shard_size : int, optional
+        Bytes of a tar, about; no tar is larger, unless by a single sample.
+    shard_samples : int, optional
+        Samples in a tar.
+    keep_undecodable : bool
+        Write what does not begin like an image as ``.bin`` instead of refusing it.
+    digits : int
+        Of the number of a sample, which counts over the whole job from 0.
+    class_names : mapping, optional
+        Names of the labels, for `finish`; not sent to the workers.
+    """
+
+    root: str
+    names: NumberedNames
+    shard_size: int | None = None
+    shard_samples: int | None = None
+    keep_undecodable: bool = False
+    digits: int = _DIGITS
+    class_names: Mapping[int, str] | None = field(default=None, compare=False, repr=False)
+
+    many_writers = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "class_names"}
+
+    def identity(self) -> Mapping[str, Any]:
+        """The pattern of the names and the options, as JSON values."""
+        return {
+            "format": "webdataset",
+            "names": str(self.names),
+            "shard size": self.shard_size,
+            "shard samples": self.shard_samples,
+            "keep undecodable": self.keep_undecodable,
+        }
+
+    def fit(self, source: Source) -> tuple[WebDatasetSink, tuple[int, ...]]:
+        """Cut the samples into tars, by their sizes as the source knows them."""
+        digits = max(_DIGITS, len(str(len(source))))
+        fitted = replace(self, digits=digits, class_names=source.class_names())
+        return fitted, self._ends(source)
+
+    def _ends(self, source: Source) -> tuple[int, ...]:
+        samples = len(source)
+        if self.shard_size is None:
+            most = self.shard_samples or max(samples, 1)
+            return (*range(most, samples, most), samples)
+        limit = max(self.shard_size - len(end_of_archive(0)), 1)
+        return cut_by_size(_sizes_in_tar(source), limit, self.shard_samples)
+
+    def owns(self, name: str) -> bool:
+        """Whether an entry of the root is named as its tars, or is the file of the class names."""
+        return name == CLASSES or self.names.number(name) is not None
+
+    def named_files(self) -> list[str]:
+        """None: all lie in the root."""
+        return []
+
+    def prepare(self) -> None:
+        """Remove what workers of earlier runs left that were killed: their unfinished tars are large."""
+        remove_stale_temporaries(self.root)
+
+    @contextmanager
+    def open_shard(self, shard: int) -> Iterator[_TarWriter]:
+        """A writer for one tar, which appears when it is complete."""
+        with atomic_writer(self._path(shard)) as file:
+            writer = _TarWriter(self, file)
+            yield writer
+            writer.close()
+
+    def _path(self, shard: int) -> str:
+        return os.path.join(self.root, self.names.name(shard))
+
+    def finish(self, shards: int) -> Mapping[str, Any]:
+        """Check that every tar is there, and write the names of the classes."""
+        for shard in range(shards):
+            if not os.path.isfile(self._path(shard)):
+                raise OutputError(
+                    f"{self._path(shard)}: was written by this job and is gone; --overwrite starts the job afresh"
+                )
+        if self.class_names is not None:
+            write_class_names(os.path.join(self.root, CLASSES), self.class_names)
+        return {"tars": shards}
+
+    def clean_up(self) -> None:
+        """Nothing to remove."""
+
+
+def _sizes_in_tar(source: Source) -> NDArray[np.int32]:
+    """What each sample takes in a tar, about: its members with their headers, padded."""
+    first = next(iter(source.keys()), "")
+    others = 1 if _is_number(first) else 2  # whether there are landmarks, no source tells beforehand
+    sizes = np.minimum(source.sizes(), LARGEST_IMAGE).astype(np.int32, copy=False)
+    sizes += BLOCK - 1
+    sizes &= -BLOCK
+    sizes += BLOCK + others * _SMALL_MEMBER
+    return sizes
+
+
+class _TarWriter:
+    """Writes the members of one tar; what is written is gathered, for many small writes are slow."""
+
+    def __init__(self, sink: WebDatasetSink, file: BinaryIO) -> None:
+        self._sink, self._file = sink, file
+        self._pieces: list[bytes] = []
+        self._gathered = self._written = 0
+
+    def write(self, index: int, sample: Sample) -> None:
+        image = sample.image
+        extension = image_extension(image) or "bin" if self._sink.keep_undecodable else known_extension(image)
+        name = f"{index:0{self._sink.digits}d}"
+        self._add(f"{name}.{extension}", image)
+        self._add(f"{name}.cls", b"%d" % sample.label)
+        if sample.landmarks is not None or not _is_number(sample.key):
+            self._add(f"{name}.json", _describe(sample))
+        if self._gathered >= _AT_ONCE:
+            self._flush()
+
+    def _add(self, name: str, data: bytes) -> None:
+        size = len(data)
+        self._pieces += (member_header(name.encode(), size), data, padding(size))
+        self._gathered += BLOCK + padded(size)
+
+    def _flush(self) -> None:
+        self._file.write(b"".join(self._pieces))
+        self._written += self._gathered
+        self._pieces, self._gathered = [], 0
+
+    def close(self) -> None:
+        self._flush()
+        self._file.write(end_of_archive(self._written))
+
+
+def _is_number(key: str) -> bool:
+    return key.isascii() and key.isdigit()
+
+
+def _describe(sample: Sample) -> bytes:
+    """What neither the label nor the number of a sample says: its key, and its landmarks where all are finite."""
+    value: dict[str, Any] = {"key": sample.key}
+    if sample.landmarks is not None and np.isfinite(sample.landmarks).all():
+        value["landmarks"] = sample.landmarks.tolist()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def create_sink(
+    path: str, *, shard_size: int | None = None, shard_samples: int | None = None, keep_undecodable: bool = False
+) -> WebDatasetSink:
+    """A sink that writes tars named by the pattern `path` (``shards/glint-%06d.tar``), or into the folder `path`.
+
+    Parameters
+    ----------
+    path : str
+    shard_size, shard_samples : int, optional
+        Bytes of a tar, and samples in it; 10**9 bytes where neither is given, and whichever is reached first where
+        both are.
+    keep_undecodable : bool
+        Write what does not begin like an image as ``.bin`` instead of refusing it.
+
+    Raises
+    ------
+    OptionError
+        Where no numbered tars can be named so.
+    """
+    for option, value in (("--shard-size", shard_size), ("--shard-samples", shard_samples)):
+        if value is not None and value < 1:
+            raise OptionError(f"{option} {value}: must be at least 1")
+    if shard_size is None and shard_samples is None:
+        shard_size = _SHARD_SIZE
+    root, names = _names(path)
+    return WebDatasetSink(root or ".", names, shard_size, shard_samples, keep_undecodable)
+
+
+def _names(path: str) -> tuple[str, NumberedNames]:
+    """The folder, and the names of the tars in it."""
+    folder, base = os.path.split(path)
+    numbered = parse_numbered(base)
+    if numbered is None:
+        if base.endswith((".tar", *COMPRESSED)) or "{" in base:
+            stem = base.split("{")[0].split(".")[0].rstrip("-")
+            instead = os.path.join(folder, f"{stem}-%06d.tar")
+            raise OptionError(f"{path}: many tars are written: say where their number goes, as in {instead}")
+        return path, _IN_FOLDER
+    if not base.endswith(".tar") or base.startswith("."):
+        raise OptionError(f"{path}: expected names that end in .tar and are not hidden, as in shard-%06d.tar")
+    return folder, numbered

@@ -1,0 +1,212 @@
+"""The tar format: headers of members, written and read.
+
+A member is a header of 512 bytes and its data, padded with zeros to a multiple of 512; two blocks of zeros end the
+archive. Written is ``ustar`` (POSIX.1-1988). Read are also the headers before it (version 7), GNU tar's long names and
+large sizes, and the extended headers of POSIX.1-2001 ("pax").
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+from zlib import adler32
+
+from facedata.errors import FormatError
+
+__all__ = [
+    "BLOCK",
+    "END",
+    "FILE",
+    "FOLDER",
+    "SPARSE",
+    "Heading",
+    "Take",
+    "end_of_archive",
+    "member_header",
+    "padded",
+    "padding",
+    "read_heading",
+]
+
+BLOCK = 512
+_RECORD = 20 * BLOCK  # tar writes whole records, so a file's size is a multiple of this
+_ZEROS = bytes(BLOCK)
+
+_TEMPLATE = b"".join(
+    [
+        b"%b",  # name
+        b"0000644\0" + b"0000000\0" + b"0000000\0",  # mode, user, group
+        b"%011o\0" + b"00000000000\0",  # size, time
+        b" " * 8 + b"0" + bytes(100),  # checksum, a regular file, no link
+        b"ustar\0" + b"00" + bytes(247),  # no names of owners, no prefix
+    ]
+)
+_CHECKSUM = slice(148, 156)
+
+# name, size, checksum, type, magic and version, prefix of the name
+_fields = struct.Struct("100s24x12s12x8sc100x8s80x155s12x")
+_POSIX, _GNU, _VERSION_7 = b"ustar\x00", b"ustar ", bytes(6)
+_MODULUS = 65521  # Adler-32 keeps the sum of all bytes modulo this, many times faster than sum() adds them
+
+FILE = (b"0", b"\0", b"7")
+"""Type flags of a regular file: that of POSIX, that of version 7, and one to be stored in one piece."""
+
+FOLDER, SPARSE = b"5", b"S"
+END = b""
+"""In the place of a type flag: zeros, not a header."""
+
+_LONG_NAME, _LONG_LINK, _GLOBAL = b"L", b"K", b"g"
+_PAX = (b"x", b"X")
+_EXTENSIONS = (_LONG_NAME, _LONG_LINK, _GLOBAL, *_PAX)
+
+_LARGEST_EXTENSION = 1 << 20  # bytes of a long name or of pax records; a path has at most 4096
+_LARGEST_HEADING = BLOCK * ((1 << 16) - 1)
+
+Take = Callable[[int, int], bytes]
+"""Given an offset and a length, the bytes there; raises `FormatError` where the file ends before."""
+
+
+def padded(size: int) -> int:
+    """`size` rounded up to a multiple of 512."""
+    return (size + BLOCK - 1) & -BLOCK
+
+
+def padding(size: int) -> bytes:
+    """The zeros behind `size` bytes of data."""
+    return _ZEROS[: -size % BLOCK]
+
+
+def member_header(name: bytes, size: int) -> bytes:
+    """The header of a regular file with no owner and no time, so that equal files make equal archives.
+
+    Parameters
+    ----------
+    name : bytes
+        ASCII, at most 100.
+    size : int
+        Of the data, below 8 GiB.
+    """
+    header = _TEMPLATE % (name.ljust(100, b"\0"), size)
+    total = (adler32(header) & 0xFFFF) - 1  # of ASCII alone it stays below the modulus
+    return b"%b%06o\0 %b" % (header[: _CHECKSUM.start], total, header[_CHECKSUM.stop :])
+
+
+def end_of_archive(size: int) -> bytes:
+    """What ends an archive of `size` bytes so far: two blocks of zeros, and more up to a multiple of 10,240 bytes."""
+    return bytes(2 * BLOCK + -(size + 2 * BLOCK) % _RECORD)
+
+
+class Heading(NamedTuple):
+    """All headers of one member, read: `kind` is the type flag, `offset` is where its data begins."""
+
+    name: bytes
+    kind: bytes
+    size: int
+    offset: int
+
+
+def _number(field: bytes) -> int:
+    """A number as headers have it: octal digits, or big-endian binary behind a byte with its high bit set."""
+    try:
+        return int(field.strip(b"\0 ") or b"0", 8)
+    except ValueError:
+        if field[0] & 0x80:
+            return int.from_bytes(field[1:], "big") if field[0] == 0x80 else -1
+    return int(field.partition(b"\0")[0] or b"0", 8)
+
+
+def _checksum_fits(header: bytes, field: bytes) -> bool:
+    """Whether the bytes of the header, its own checksum counted as spaces, add up to the checksum in `field`."""
+    try:
+        told = _number(field)
+    except ValueError:
+        return False
+    if adler32(header) & 0xFFFF == (told + sum(field) - 255) % _MODULUS:
+        return True
+    signed: int = sum(struct.unpack("148b8x356b", header))  # as some systems before POSIX added them
+    return told == signed + 8 * ord(" ")
+
+
+def _read_header(header: bytes, at: int) -> tuple[bytes, bytes, int]:
+    """Name, kind and size of the member whose header, of 512 bytes, lies at byte `at`; the kind of zeros is `END`."""
+    if header[0] == 0 and header == _ZEROS:
+        return b"", END, 0
+    name, size_field, checksum, kind, magic, prefix = _fields.unpack(header)
+    if not _checksum_fits(header, checksum):
+        raise FormatError(
+            f"byte {at}: expected a member's header, but its checksum is wrong: bytes are damaged or lost"
+        )
+    family = magic[:6]
+    if family not in (_POSIX, _GNU, _VERSION_7):
+        raise FormatError(f"byte {at}: the header's magic is {family!r}, expected 'ustar'")
+    try:
+        size = _number(size_field)
+    except ValueError:
+        size = -1
+    if size < 0:
+        raise FormatError(f"byte {at}: the header's size is {size_field!r}, expected octal digits")
+    name = name.partition(b"\0")[0]
+    if prefix[0] and family == _POSIX:
+        name = prefix.partition(b"\0")[0] + b"/" + name
+    return name, kind, size
+
+
+def read_heading(take: Take, start: int) -> Heading:
+    """Read the headers of the member that begins at byte `start`: its own, and those that only extend it.
+
+    Raises
+    ------
+    FormatError
+        Where there is no whole, undamaged header; the message begins with the byte offset.
+    """
+    at, name, size, sparse = start, None, None, False
+    while True:
+        own_name, kind, own_size = _read_header(take(at, BLOCK), at)
+        at += BLOCK
+        if kind not in _EXTENSIONS:
+            break
+        if kind == _LONG_NAME:
+            name = _extension(take, at, own_size).partition(b"\0")[0]
+        elif kind in _PAX:
+            records = _pax_records(_extension(take, at, own_size), at)
+            name, size = records.get(b"path") or name, _pax_size(records, size, at)
+            sparse = sparse or any(key.startswith(b"GNU.sparse.") for key in records)
+        at += padded(own_size)
+        if at - start > _LARGEST_HEADING:
+            raise FormatError(f"byte {start}: extended headers of more than {_LARGEST_HEADING} bytes")
+    if kind == END and at - start > BLOCK:
+        raise FormatError(f"byte {start}: an extended header, and no member behind it")
+    kind = SPARSE if sparse else kind
+    return Heading(own_name if name is None else name, kind, own_size if size is None else size, at)
+
+
+def _extension(take: Take, at: int, size: int) -> bytes:
+    if size > _LARGEST_EXTENSION:
+        raise FormatError(
+            f"byte {at - BLOCK}: an extended header of {size} bytes; at most {_LARGEST_EXTENSION} are read"
+        )
+    return take(at, size)
+
+
+def _pax_records(data: bytes, at: int) -> dict[bytes, bytes]:
+    """The ``length key=value`` lines of an extended header."""
+    records, begin = {}, 0
+    while begin < len(data):
+        digits = data[begin : begin + 8].partition(b" ")[0]
+        end = begin + (int(digits) if digits.isdigit() else 0)
+        key, equals, value = data[begin + len(digits) + 1 : end].partition(b"=")
+        if not equals or end > len(data) or not value.endswith(b"\n"):
+            raise FormatError(f"byte {at + begin}: an extended header that is not made of 'length key=value' lines")
+        records[key] = value[:-1]
+        begin = end
+    return records
+
+
+def _pax_size(records: dict[bytes, bytes], size: int | None, at: int) -> int | None:
+    text = records.get(b"size")
+    if text is None:
+        return size
+    if not (text.isdigit() and len(text) < 20):
+        raise FormatError(f"byte {at}: the extended header's size is {text[:20]!r}, expected digits")
+    return int(text)

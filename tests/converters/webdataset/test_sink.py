@@ -1,0 +1,412 @@
+"""`WebDatasetSink`: what is in the tars, where they are cut, and that they are whole or not there."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import tarfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+from converters.webdataset.killing import PARENT, WORKER, KillingSource
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import MemorySource, jpeg, tree
+
+from facedata.converters.convert import convert, plan_conversion
+from facedata.converters.webdataset import WebDatasetSink, create_sink, open_source
+from facedata.converters.webdataset import sink as sink_module
+from facedata.dataset import Sample, Source, create_dataset
+from facedata.errors import DiskFullError, OptionError, OutputError, OutputExistsError, SampleError
+from facedata.jobs.job import JobOptions, JobSummary
+from facedata.jobs.plan import Part
+
+HERE = JobOptions(workers=1, executor_factory=ThreadPoolExecutor)
+SIGNATURES = {
+    "jpg": b"\xff\xd8\xff\xe0",
+    "png": b"\x89PNG\r\n\x1a\n",
+    "webp": b"RIFF\x10\0\0\0WEBPVP8 ",
+    "bmp": b"BM" + bytes(24),
+    "gif": b"GIF89a",
+    "tif": b"II*\0",
+}
+LANDMARKS = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5, 92.25], [70, 1e-7]], np.float32
+)
+
+
+def write(source: Source, path: Path | str, job: JobOptions = HERE, **options: Any) -> JobSummary:
+    """Convert as the engine does."""
+    sink, ends = create_sink(str(path), **options).fit(source)
+    return convert(plan_conversion("test", source, sink, size=source.size(), ends=ends), source, sink, job)
+
+
+def numbered(count: int, size: int = 100) -> MemorySource:
+    return MemorySource([Sample(str(one), one % 7, jpeg(one).ljust(size, b".")) for one in range(count)])
+
+
+def members(path: Path) -> list[tuple[str, bytes]]:
+    with tarfile.open(path) as tar:
+        return [(one.name, tar.extractfile(one).read()) for one in tar]  # type: ignore[union-attr]
+
+
+def samples_in(folder: Path) -> list[int]:
+    """How many samples each tar has."""
+    return [sum(name.endswith(".cls") for name, _ in members(path)) for path in sorted(folder.glob("*.tar"))]
+
+
+# Members
+
+
+def test_a_sample_is_its_image_and_its_label_named_by_its_number(tmp_path: Path) -> None:
+    summary = write(MemorySource([Sample("7", 0, jpeg("a")), Sample("3", 12, jpeg("b"))]), tmp_path / "out")
+    assert list(tree(tmp_path / "out")) == ["shard-000000.tar"]
+    assert members(tmp_path / "out" / "shard-000000.tar") == [
+        ("000000000.jpg", jpeg("a")),
+        ("000000000.cls", b"0"),
+        ("000000001.jpg", jpeg("b")),
+        ("000000001.cls", b"12"),
+    ]
+    assert (summary.samples, summary.facts["tars"], summary.finished) == (2, 1, True)
+
+
+def test_a_key_that_is_no_number_and_landmarks_go_into_json(tmp_path: Path) -> None:
+    keys = ["id_1/ü.jpg", "5", "6", "٣", ""]
+    landmarks = [None, LANDMARKS, None, None, None]
+    items = [Sample(key, 0, jpeg(key), points) for key, points in zip(keys, landmarks, strict=True)]
+    write(MemorySource(items), tmp_path / "s-%d.tar")
+    described = {name: data for name, data in members(tmp_path / "s-0.tar") if name.endswith(".json")}
+    assert list(described) == [f"00000000{number}.json" for number in (0, 1, 3, 4)]
+    assert described["000000000.json"] == b'{"key":"id_1/\\u00fc.jpg"}'
+    assert described["000000001.json"].startswith(b'{"key":"5","landmarks":[[38.29')
+    assert (np.array(json.loads(described["000000001.json"])["landmarks"], np.float32) == LANDMARKS).all()
+
+
+def test_landmarks_that_are_not_finite_cannot_be_written_and_are_left_out(tmp_path: Path) -> None:
+    broken = LANDMARKS.copy()
+    broken[2, 1] = np.nan
+    write(MemorySource([Sample("5", 0, jpeg("a"), broken)]), tmp_path / "s-%d.tar")
+    assert members(tmp_path / "s-0.tar")[-1] == ("000000000.json", b'{"key":"5"}')
+
+
+def test_each_type_of_image_gets_its_own_extension(tmp_path: Path) -> None:
+    images = [signature + b"rest" for signature in SIGNATURES.values()]
+    write(MemorySource([Sample(str(number), 0, image) for number, image in enumerate(images)]), tmp_path)
+    found = members(tmp_path / "shard-000000.tar")[::2]
+    assert found == [(f"{n:09d}.{e}", image) for n, (e, image) in enumerate(zip(SIGNATURES, images, strict=True))]
+
+
+def test_what_is_no_image_fails_by_name_or_is_kept_on_request(tmp_path: Path) -> None:
+    source = MemorySource([Sample("0", 0, b"<html>"), SampleError("memory", "1", "broken"), Sample("2", 0, jpeg("c"))])
+    summary = write(source, tmp_path / "a")
+    assert (summary.samples, summary.failures) == (1, 2)
+    assert [name for name, _ in members(tmp_path / "a" / "shard-000000.tar")] == ["000000002.jpg", "000000002.cls"]
+    assert write(source, tmp_path / "b", keep_undecodable=True).samples == 2
+    assert members(tmp_path / "b" / "shard-000000.tar")[0] == ("000000000.bin", b"<html>")
+
+
+def test_the_names_of_the_classes_are_written_beside_the_tars(tmp_path: Path) -> None:
+    write(MemorySource([Sample("0", 0, jpeg("a"))], names={1: "Grace", 0: "Ada"}), tmp_path / "out")
+    assert (tmp_path / "out" / "classes.txt").read_text() == "0\tAda\n1\tGrace\n"
+    assert open_source(str(tmp_path / "out")).class_names() == {0: "Ada", 1: "Grace"}
+
+
+def test_names_of_classes_are_not_sent_to_the_workers() -> None:
+    source = MemorySource([Sample("0", 0, jpeg("a"))], names=dict.fromkeys(range(1000), "name" * 100))
+    sink, _ = create_sink("out").fit(source)
+    sent = pickle.dumps(sink)
+    assert len(sent) < 1000
+    assert pickle.loads(sent) == sink  # noqa: S301, our own bytes
+    assert pickle.loads(sent).class_names is None  # noqa: S301
+
+
+# Where tars are cut
+
+
+def test_by_count_the_first_tars_are_full_and_the_last_has_the_rest(tmp_path: Path) -> None:
+    write(numbered(10), tmp_path / "out", shard_samples=4)
+    assert samples_in(tmp_path / "out") == [4, 4, 2]
+    write(numbered(8), tmp_path / "even", shard_samples=4)
+    assert samples_in(tmp_path / "even") == [4, 4]
+
+
+def test_by_size_no_tar_is_larger_than_asked(tmp_path: Path) -> None:
+    write(numbered(300, size=1300), tmp_path / "out", shard_size=100_000)
+    sizes = [path.stat().st_size for path in sorted((tmp_path / "out").glob("*.tar"))]
+    assert max(sizes) <= 100_000
+    assert min(sizes[:-1]) > 80_000
+    assert sum(samples_in(tmp_path / "out")) == 300
+
+
+def test_by_both_whichever_is_reached_first(tmp_path: Path) -> None:
+    items = [*numbered(6).items, *(Sample(str(number), 0, jpeg("x").ljust(30_000)) for number in range(6, 12))]
+    write(MemorySource(items), tmp_path / "out", shard_size=80_000, shard_samples=4)
+    assert samples_in(tmp_path / "out") == [4, 4, 2, 2]
+
+
+def test_a_sample_larger_than_a_tar_has_its_own(tmp_path: Path) -> None:
+    items = [Sample(str(number), 0, jpeg(number).ljust(size)) for number, size in enumerate([10, 90_000, 90_000, 10])]
+    write(MemorySource(items), tmp_path / "out", shard_size=20_000)
+    assert samples_in(tmp_path / "out") == [1, 1, 1, 1]
+
+
+def test_by_default_a_tar_has_a_gigabyte() -> None:
+    assert (create_sink("out").shard_size, create_sink("out").shard_samples) == (10**9, None)
+    assert create_sink("out", shard_samples=5).shard_size is None
+
+
+@given(st.lists(st.integers(4, 9000), min_size=1, max_size=30), st.integers(10_241, 40_000), st.integers(1, 12))
+def test_tars_are_filled_as_far_as_they_may_be(sizes: list[int], limit: int, most: int) -> None:
+    source = MemorySource([Sample("1", 0, jpeg("").ljust(size)) for size in sizes])
+    expected, size, samples = [], 0, 0
+    for place, image in enumerate(sizes):
+        taken = -(-image // 512) * 512 + 1536
+        if samples and (size + taken > limit - 10_240 or samples == most):
+            expected.append(place)
+            size = samples = 0
+        size, samples = size + taken, samples + 1
+    _, ends = create_sink("out", shard_size=limit, shard_samples=most).fit(source)
+    assert ends == (*expected, len(sizes))
+
+
+def test_the_sizes_that_the_source_knows_are_left_as_they_are(tmp_path: Path) -> None:
+    write(numbered(5), tmp_path)
+    source = open_source(str(tmp_path))
+    create_sink("out").fit(source)
+    assert source.sizes().tolist() == [100] * 5
+
+
+# The same bytes however it is run
+
+
+def test_the_same_samples_give_the_same_bytes_whatever_runs_it(tmp_path: Path) -> None:
+    source = numbered(90, size=1500)
+    options = {"shard_size": 50_000}
+    write(source, tmp_path / "one", JobOptions(workers=1), **options)
+    write(source, tmp_path / "two", JobOptions(workers=2), **options)
+    for number in (2, 1):
+        job = JobOptions(workers=1, part=Part(number, 2), executor_factory=ThreadPoolExecutor)
+        summary = write(source, tmp_path / "parts", job, **options)
+        assert summary.finished == (number == 1)
+    expected = tree(tmp_path / "one")
+    assert len(expected) > 4
+    assert tree(tmp_path / "two") == tree(tmp_path / "parts") == expected
+    for data in expected.values():
+        assert len(data) % 10240 == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # pytest-xdist has threads
+def test_a_run_killed_in_the_middle_leaves_whole_tars_and_the_next_one_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    plain = numbered(60, size=60_000)  # so that part of a tar was written when the kill comes
+    killing = KillingSource(plain.items, at="47", victim=PARENT, mark=str(tmp_path / "mark"))
+    job = JobOptions(workers=2)
+    write(plain, tmp_path / "expected", job, shard_samples=25)
+    process = multiprocessing.get_context("fork").Process(
+        target=write, args=(killing, tmp_path / "out", job), kwargs={"shard_samples": 25}
+    )
+    process.start()
+    process.join(30)
+    assert process.exitcode == -signal.SIGKILL
+    expected = tree(tmp_path / "expected")
+    for name, data in tree(tmp_path / "out").items():
+        assert data == expected[name]
+    assert "shard-000001.tar" not in tree(tmp_path / "out")
+    write(killing, tmp_path / "out", job, shard_samples=25)
+    assert tree(tmp_path / "out") == expected
+
+
+def test_a_worker_that_is_killed_in_the_middle_costs_nothing(tmp_path: Path) -> None:
+    plain = numbered(60, size=60_000)
+    killing = KillingSource(plain.items, at="47", victim=WORKER, mark=str(tmp_path / "mark"))
+    assert write(killing, tmp_path / "out", JobOptions(workers=2), shard_samples=25).good
+    write(plain, tmp_path / "expected", shard_samples=25)
+    assert tree(tmp_path / "out") == tree(tmp_path / "expected")
+    assert [name for name in os.listdir(tmp_path / "out") if "temporary" in name] == []
+
+
+def test_what_dead_workers_left_is_removed_before_more_is_written(tmp_path: Path) -> None:
+    host = os.uname().nodename
+    left = tmp_path / f".facedata-temporary-shard-000001.tar-{host}-4194304"
+    left.write_bytes(bytes(10))
+    create_sink(str(tmp_path)).prepare()
+    assert not left.exists()
+
+
+def test_a_full_disk_is_said_and_leaves_no_part_of_a_tar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sink_module._TarWriter, "_flush", full)
+        with pytest.raises(DiskFullError, match="free some space and run the same command again"):
+            write(numbered(5), tmp_path / "out")
+    assert tree(tmp_path / "out") == {}
+    assert write(numbered(5), tmp_path / "out").finished
+
+
+def test_a_tar_that_is_gone_when_the_job_ends_is_named(tmp_path: Path) -> None:
+    job = JobOptions(workers=1, part=Part(1, 2), executor_factory=ThreadPoolExecutor)
+    write(numbered(4), tmp_path / "out", job, shard_samples=2)
+    (tmp_path / "out" / "shard-000000.tar").unlink()
+    with pytest.raises(OutputError, match=r"shard-000000\.tar: was written by this job and is gone; --overwrite"):
+        write(numbered(4), tmp_path / "out", shard_samples=2)
+
+
+# Names and options
+
+
+def test_the_pattern_gives_the_folder_and_the_names(tmp_path: Path) -> None:
+    write(numbered(3), tmp_path / "a" / "glint-%05d.tar", shard_samples=1)
+    assert list(tree(tmp_path / "a")) == [f"glint-0000{number}.tar" for number in range(3)]
+    assert create_sink("glint-%d.tar").root == "."
+    assert create_sink("50%/x").root == "50%/x"
+
+
+@pytest.mark.parametrize(
+    "path", ["out/glint.tar", "glint.tar.gz", "glint-{000000..000009}.tar", "x.tgz", "a-{0..9}.tar"]
+)
+def test_a_single_tar_is_refused_with_the_pattern_to_write_instead(path: str) -> None:
+    with pytest.raises(OptionError, match=r"say where their number goes, as in .*(glint|x|a)-%06d\.tar"):
+        create_sink(path)
+
+
+@pytest.mark.parametrize("path", ["out/glint-%06d", "glint-%06d.tar.gz", "out/.facedata-%d.tar", "%d.zip"])
+def test_patterns_of_other_names_are_refused(path: str) -> None:
+    with pytest.raises(OptionError, match=r"expected names that end in \.tar and are not hidden"):
+        create_sink(path)
+
+
+@pytest.mark.parametrize("options", [{"shard_size": 0}, {"shard_samples": 0}, {"shard_size": -5}])
+def test_tars_of_nothing_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(OptionError, match=r"--shard-(size|samples) .*: must be at least 1"):
+        create_sink("out", **options)  # type: ignore[arg-type]
+
+
+def test_it_owns_its_tars_and_the_names_of_the_classes_alone() -> None:
+    sink = create_sink("out/glint-%06d.tar")
+    assert [name for name in ("glint-000000.tar", "glint-1000000.tar", "classes.txt") if not sink.owns(name)] == []
+    foreign = ("glint-0.tar", "other-000000.tar", "glint-000000.tar.gz", "glint-0000000.tar", "id_0", "glint-%06d.tar")
+    assert [name for name in foreign if sink.owns(name)] == []
+
+
+def test_it_does_not_write_among_other_files(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(OutputExistsError, match=r"thesis\.tex"):
+        write(numbered(1), tmp_path)
+
+
+def test_options_that_decide_what_is_written_tell_sinks_apart() -> None:
+    sinks = [
+        create_sink("a"),
+        create_sink("a/%d.tar"),
+        create_sink("a", shard_size=5),
+        create_sink("a", shard_samples=5),
+        create_sink("a", keep_undecodable=True),
+    ]
+    identities = [sink.identity() for sink in sinks]
+    assert all(identities.count(identity) == 1 for identity in identities)
+    assert create_sink("b").identity() == identities[0]
+    assert json.loads(json.dumps(identities)) == identities
+
+
+def test_it_is_created_by_its_name() -> None:
+    sink = create_dataset("webdataset:out/%03d.tar", shard_size=5, shard_samples=6, keep_undecodable=True)
+    assert isinstance(sink, WebDatasetSink)
+    assert (sink.root, sink.shard_size, sink.shard_samples, sink.keep_undecodable) == ("out", 5, 6, True)
+
+
+# Read by others
+
+
+def test_gnu_tar_lists_and_unpacks_what_was_written(tmp_path: Path) -> None:
+    tar = shutil.which("tar")
+    if tar is None or b"GNU tar" not in subprocess.run([tar, "--version"], capture_output=True, check=True).stdout:
+        pytest.skip("there is no GNU tar")
+    write(numbered(3), tmp_path / "out")
+    path = str(tmp_path / "out" / "shard-000000.tar")
+    listed = subprocess.run(
+        [tar, "--numeric-owner", "-tvf", path], capture_output=True, text=True, check=True, env={"TZ": "UTC"}
+    )
+    assert listed.stderr == ""
+    assert listed.stdout.splitlines()[0].split() == [
+        "-rw-r--r--", "0/0", "100", "1970-01-01", "00:00", "000000000.jpg",
+    ]  # fmt: skip
+    (tmp_path / "unpacked").mkdir()
+    subprocess.run([tar, "-xf", path, "-C", str(tmp_path / "unpacked")], check=True)
+    assert tree(tmp_path / "unpacked") == dict(members(Path(path)))
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the library leaves its files to the collector
+def test_the_webdataset_library_reads_the_same_sequence(tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    source = numbered(25)
+    write(source, tmp_path / "s-%06d.tar", shard_samples=10)
+    read = webdataset.WebDataset(str(tmp_path / "s-{000000..000002}.tar"), shardshuffle=False).to_tuple("jpg", "cls")
+    assert [(image, int(label)) for image, label in read] == [(sample.image, sample.label) for sample in source]
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_the_webdataset_library_decodes_images_labels_and_json(tmp_path: Path) -> None:
+    webdataset, cv2 = pytest.importorskip("webdataset"), pytest.importorskip("cv2")
+    image = np.random.default_rng(0).integers(0, 256, (8, 9, 3), np.uint8)
+    encoded = cv2.imencode(".png", image)[1].tobytes()
+    write(MemorySource([Sample("a/b.png", 7, encoded, LANDMARKS)]), tmp_path)
+    (read,) = webdataset.WebDataset(str(tmp_path / "shard-000000.tar"), shardshuffle=False).decode("rgb8")
+    assert read["__key__"] == "000000000"
+    assert (read["png"] == image[:, :, ::-1]).all()
+    assert read["cls"] == 7
+    assert read["json"] == {"key": "a/b.png", "landmarks": LANDMARKS.tolist()}
+
+
+# And back
+
+
+def landmarks() -> st.SearchStrategy[Any]:
+    numbers = st.floats(width=32, allow_nan=False, allow_infinity=False)
+    return st.none() | st.lists(numbers, min_size=10, max_size=10).map(lambda n: np.array(n, np.float32).reshape(5, 2))
+
+
+@given(
+    st.lists(
+        st.builds(
+            Sample,
+            st.text(max_size=20).filter(lambda key: not (key.isascii() and key.isdigit())),
+            st.integers(0, (1 << 31) - 1),
+            st.binary(max_size=1200).map(jpeg),
+            landmarks(),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.integers(1, 9),
+)
+@settings(max_examples=40)  # each is a job of its own, whose journal is forced to the disk
+def test_what_is_written_is_read_again(items: Sequence[Sample], most: int) -> None:
+    with TemporaryDirectory() as folder:
+        write(MemorySource(items), folder, shard_samples=most)
+        read = open_source(folder)
+        assert len(read) == len(items)
+        assert list(read.keys()) == [one.key for one in items]
+        assert np.concatenate(list(read.labels())).tolist() == [one.label for one in items]
+        assert read.declared_classes() == max(one.label for one in items) + 1
+        for mine, theirs in zip(read, items, strict=True):
+            assert (mine.key, mine.label, mine.image) == (theirs.key, theirs.label, theirs.image)
+            assert (mine.landmarks is None) == (theirs.landmarks is None)
+            assert (
+                mine.landmarks is None or theirs.landmarks is None or np.array_equal(mine.landmarks, theirs.landmarks)
+            )
+
+
+def test_keys_that_are_numbers_become_the_number_of_the_sample(tmp_path: Path) -> None:
+    write(MemorySource([Sample("41", 0, jpeg("a")), Sample("42", 1, jpeg("b"))]), tmp_path)
+    assert list(open_source(str(tmp_path)).keys()) == ["000000000", "000000001"]

@@ -1,0 +1,324 @@
+"""Tars of every make are walked as `tarfile` reads them, and broken or hostile ones are refused by place."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import random
+import struct
+import tarfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import file_of, peak_bytes
+
+from facedata.converters.webdataset.tar import end_of_archive, member_header, padding
+from facedata.converters.webdataset.walk import TarReader, walk_members
+from facedata.errors import FormatError, InputError, InputNotFoundError
+
+FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+
+
+def pack(members: Sequence[tuple[str, bytes] | tarfile.TarInfo], tar_format: int = tarfile.USTAR_FORMAT) -> bytes:
+    """A tar as `tarfile` writes it."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tar_format) as tar:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                tar.addfile(member)
+            else:
+                info = tarfile.TarInfo(member[0])
+                info.size = len(member[1])
+                tar.addfile(info, io.BytesIO(member[1]))
+    return file.getvalue()
+
+
+def walk(path: Path) -> list[tuple[str, bytes]]:
+    """Name and data of every member."""
+    with TarReader(str(path)) as reader:
+        return [(os.fsdecode(one.name), reader.take(one.offset, one.size)) for one in walk_members(reader)]
+
+
+def refused(data: bytes) -> str:
+    """The message with which the walk through a tar ends."""
+    with file_of(data, "x.tar") as path, pytest.raises(FormatError) as caught:
+        walk(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    return str(caught.value).removeprefix(f"{path}: ")
+
+
+def with_header(data: bytes, at: int, place: int, field: bytes) -> bytes:
+    """The tar with a field of the header at `at` replaced, and its checksum made to fit."""
+    header = bytearray(data[at : at + 512])
+    header[place : place + len(field)] = field
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return data[:at] + bytes(header) + data[at + 512 :]
+
+
+NAMES = st.lists(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/.\0"), min_size=1, max_size=60),
+    min_size=1,
+    max_size=6,
+).map("/".join)
+
+
+@given(st.lists(st.tuples(NAMES, st.binary(max_size=1500)), max_size=5), st.sampled_from(sorted(FORMATS)))
+def test_what_tarfile_writes_is_read_alike(members: list[tuple[str, bytes]], make: str) -> None:
+    if make == "ustar":
+        members = [(name.encode().hex()[:90], data) for name, data in members]
+    with file_of(pack(members, FORMATS[make]), "x.tar") as path:
+        assert walk(path) == members
+
+
+@pytest.mark.parametrize("make", FORMATS)
+@pytest.mark.parametrize("length", [99, 100, 101, 155, 200, 255])
+def test_long_names_are_read_in_every_format(tmp_path: Path, make: str, length: int) -> None:
+    name = ("folder/" * 40)[: length - 7] + "/a.jpg"
+    (tmp_path / "x.tar").write_bytes(pack([(name, b"data"), ("b.cls", b"1")], FORMATS[make]))
+    assert walk(tmp_path / "x.tar") == [(name, b"data"), ("b.cls", b"1")]
+
+
+def test_headers_of_version_7_are_read(tmp_path: Path) -> None:
+    folder = tarfile.TarInfo("folder/")
+    data = pack([folder, ("folder/a.jpg", b"data")])
+    for at, kind in ((0, b"\0"), (512, b"\0")):
+        data = with_header(with_header(data, at, 156, kind), at, 257, bytes(255))
+    (tmp_path / "x.tar").write_bytes(data)
+    assert walk(tmp_path / "x.tar") == [("folder/a.jpg", b"data")]
+
+
+def test_the_bytes_behind_the_name_of_gnu_headers_are_no_prefix(tmp_path: Path) -> None:
+    data = with_header(pack([("a.jpg", b"data")], tarfile.GNU_FORMAT), 0, 345, b"14000000000\0")
+    (tmp_path / "x.tar").write_bytes(data)
+    assert walk(tmp_path / "x.tar") == [("a.jpg", b"data")]
+
+
+def test_checksums_of_signed_bytes_are_taken(tmp_path: Path) -> None:
+    header = bytearray(pack([("é.jpg", b"data")], tarfile.GNU_FORMAT))
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(struct.unpack("512b", header[:512]))
+    (tmp_path / "x.tar").write_bytes(header)
+    assert walk(tmp_path / "x.tar") == [("é.jpg", b"data")]
+
+
+@pytest.mark.parametrize("size", [b"\x80" + bytes(10) + b"\x04", b"00000000004 ", b"          4\0", b"4\0" + bytes(10)])
+def test_sizes_are_read_however_they_are_written(tmp_path: Path, size: bytes) -> None:
+    (tmp_path / "x.tar").write_bytes(with_header(pack([("a.jpg", b"data"), ("b.cls", b"1")]), 0, 124, size))
+    assert walk(tmp_path / "x.tar") == [("a.jpg", b"data"), ("b.cls", b"1")]
+
+
+def test_a_size_in_a_pax_header_counts(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("a.jpg")
+    info.size, info.pax_headers = 4, {"size": "4", "comment": "x" * 2000}
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(info, io.BytesIO(b"data"))
+    data = file.getvalue()
+    at = data.index(b"a.jpg\0", 512)
+    (tmp_path / "x.tar").write_bytes(with_header(data, at, 124, b"00000000000\0"))
+    assert walk(tmp_path / "x.tar") == [("a.jpg", b"data")]
+
+
+def test_global_headers_and_folders_are_passed_over(tmp_path: Path) -> None:
+    folder = tarfile.TarInfo("folder")
+    folder.type = tarfile.DIRTYPE
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "all"}) as tar:
+        tar.addfile(folder)
+        info = tarfile.TarInfo("folder/a.jpg")
+        tar.addfile(info)
+    (tmp_path / "x.tar").write_bytes(file.getvalue())
+    assert walk(tmp_path / "x.tar") == [("folder/a.jpg", b"")]
+
+
+def test_members_larger_than_what_is_read_at_once(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    sizes = [5_000_000, 3, 100_000, 2_097_152, 1, 40_000, 600_000, 0, 7]
+    members = [(f"{number}.jpg", generator.randbytes(size)) for number, size in enumerate(sizes)]
+    (tmp_path / "x.tar").write_bytes(pack(members))
+    assert walk(tmp_path / "x.tar") == members
+
+
+# Cut, damaged
+
+
+def test_a_tar_cut_at_any_block_is_refused_or_ends_behind_a_whole_member(caplog: pytest.LogCaptureFixture) -> None:
+    members = [(f"{number}.jpg", bytes([number]) * 700 * number) for number in range(4)]
+    data = pack(members)
+    whole = {512: 1, 512 + 1536: 2, 512 + 1536 + 2048: 3, 512 + 1536 + 2048 + 3072: 4}
+    for cut in range(512, max(whole) + 1, 512):
+        if cut not in whole:
+            assert "the file ends" in refused(data[:cut])
+            continue
+        with file_of(data[:cut], "x.tar") as path, caplog.at_level(logging.WARNING, logger="facedata"):
+            caplog.clear()
+            assert walk(path) == members[: whole[cut]]
+            assert "ends without the blocks of zeros that end an archive" in caplog.text
+
+
+@pytest.mark.parametrize("cut", [1, 511, 513, 1023])
+def test_a_tar_cut_inside_a_block_is_refused_by_place(cut: int) -> None:
+    message = refused(pack([("a.jpg", b"data"), ("b.jpg", b"data")])[: 1024 + cut])
+    assert message.startswith("byte 1024: ")
+    assert "cut" in message
+    assert "fetch it again" in message
+
+
+def test_an_empty_file_is_refused() -> None:
+    assert refused(b"").startswith("is empty (0 bytes)")
+
+
+@given(st.integers(0, 512 * 8 - 1).filter(lambda bit: not 148 <= bit // 8 < 156))
+def test_a_bit_that_flips_in_a_header_is_noticed(bit: int) -> None:
+    data = bytearray(pack([("a.jpg", b"data"), ("b.jpg", b"data")]))
+    data[1024 + bit // 8] ^= 1 << bit % 8
+    message = refused(bytes(data))
+    assert message == (
+        "byte 1024: expected a member's header, but its checksum is wrong: bytes are damaged or lost; fetch it again"
+    )
+
+
+def test_what_is_no_tar_says_so() -> None:
+    assert refused(b"\xff\xd8\xff\xe0" * 400).endswith("bytes are damaged or lost; this is no tar")
+    assert "this is no tar" in refused(b"short")
+
+
+@pytest.mark.parametrize(("mode", "name"), [("gz", "gzip"), ("bz2", "bzip2"), ("xz", "xz")])
+def test_a_compressed_tar_is_refused_with_the_way_out(tmp_path: Path, mode: str, name: str) -> None:
+    with tarfile.open(tmp_path / "x", f"w:{mode}") as tar:  # type: ignore[call-overload]
+        for number in range(40):
+            info = tarfile.TarInfo(f"{number}.jpg")
+            info.size = 999
+            tar.addfile(info, io.BytesIO(random.Random(number).randbytes(999)))
+    assert f"it is compressed ({name})" in refused((tmp_path / "x").read_bytes())
+    assert "unpack it to a plain .tar first" in refused((tmp_path / "x").read_bytes())
+
+
+def test_a_magic_that_is_none_is_refused() -> None:
+    assert "magic is b'xstar" in refused(with_header(pack([("a.jpg", b"")]), 0, 257, b"x"))
+
+
+def test_what_follows_the_end_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "x.tar").write_bytes(pack([("a.jpg", b"data")]) + pack([("b.jpg", b"data")]))
+    with caplog.at_level(logging.WARNING, logger="facedata"):
+        assert walk(tmp_path / "x.tar") == [("a.jpg", b"data")]
+    assert "the archive ends at byte 1024, and what lies from byte 10240 on is not read" in caplog.text
+
+
+# Hostile
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        (tarfile.LNKTYPE, "a hard link"),
+        (tarfile.SYMTYPE, "a symbolic link"),
+        (tarfile.CHRTYPE, "a character device"),
+        (tarfile.BLKTYPE, "a block device"),
+        (tarfile.FIFOTYPE, "a FIFO"),
+        (tarfile.GNUTYPE_SPARSE, "a sparse file"),
+        (b"M", "of the type b'M'"),
+    ],
+)
+def test_members_that_are_no_files_are_refused_by_name_and_place(kind: bytes, what: str) -> None:
+    data = with_header(pack([("a.jpg", b"data"), ("evil.jpg", b"")]), 1024, 156, kind)
+    message = refused(data)
+    assert message.startswith(f"byte 1024: the member 'evil.jpg' is {what}; only regular files are read")
+    assert "--dereference" in message
+
+
+def test_a_sparse_file_of_the_pax_kind_is_refused() -> None:
+    info = tarfile.TarInfo("a.jpg")
+    info.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "a.jpg"}
+    assert "'a.jpg' is a sparse file" in refused(pack([info], tarfile.PAX_FORMAT))
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../a.jpg", "a/../../b.jpg", "a/..", "..", "a/" * 60 + "../b.jpg"])
+@pytest.mark.parametrize("make", ["gnu", "pax"])
+def test_names_that_lead_out_of_their_folder_are_refused(name: str, make: str) -> None:
+    data = pack([("a.jpg", b"data"), (name, b"")], FORMATS[make])
+    assert refused(data).startswith("byte 1024: the member ")
+    assert "leads out of its folder; write the tar again with relative paths" in refused(data)
+
+
+def test_dots_that_do_not_lead_out_are_fine(tmp_path: Path) -> None:
+    members = [("./a.jpg", b""), ("b..c/d...jpg", b""), ("..e.jpg", b"")]
+    (tmp_path / "x.tar").write_bytes(pack(members))
+    assert walk(tmp_path / "x.tar") == members
+
+
+HUGE = [b"\x80" + b"\xff" * 11, b"\x80\0\0\0\xff" + bytes(7), b"77777777777\0", b"777777777777"]
+
+
+@pytest.mark.parametrize("size", HUGE)
+@pytest.mark.parametrize("kind", [b"0", b"L", b"x", b"g", b"K"])
+def test_a_size_beyond_the_file_costs_no_memory(size: bytes, kind: bytes) -> None:
+    data = with_header(with_header(pack([("a.jpg", b"data")]), 0, 124, size), 0, 156, kind)
+    assert peak_bytes(lambda: refused(data)) < 1 << 20
+
+
+@pytest.mark.parametrize("size", [b"\xff" * 12, b"-1\0", b"9\0", b"x\0", b"\x81" + bytes(11)])
+def test_a_size_that_is_no_number_from_0_is_refused(size: bytes) -> None:
+    assert "the header's size is " in refused(with_header(pack([("a.jpg", b"data")]), 0, 124, size))
+
+
+@pytest.mark.parametrize(
+    "records",
+    [b"x", b"8 path=a\n", b"11 path=aaa", b"0 path=a\n", b"5 a\n\n", b"99999999 path=a\n", b"10 size=x\n", b"-1 a=b\n"],
+)
+def test_pax_records_that_are_none_are_refused(records: bytes) -> None:
+    data = with_header(pack([("a.jpg", records), ("b.jpg", b"")]), 0, 156, b"x")
+    assert "extended header" in refused(data)
+
+
+def test_extended_headers_without_end_or_member_are_refused() -> None:
+    lone = with_header(pack([("a.jpg", b"9 path=a\n")]), 0, 156, b"x")
+    assert "an extended header, and no member behind it" in refused(lone)
+    one = member_header(b"x", 512)
+    long_names = with_header(one, 0, 156, b"L") + bytes(512)
+    assert "extended headers of more than" in refused(long_names * 40_000)
+    large = with_header(member_header(b"x", 2 << 20), 0, 156, b"x") + bytes(3 << 20)
+    assert "an extended header of 2097152 bytes; at most 1048576 are read" in refused(large)
+
+
+@given(st.binary(max_size=3000), st.integers(0, 2000), st.binary(max_size=40))
+def test_whatever_the_bytes_are_nothing_but_a_format_error_comes_of_them(data: bytes, at: int, patch: bytes) -> None:
+    whole = pack([("a.jpg", b"x" * 600), ("folder/b.cls", b"1")], tarfile.PAX_FORMAT)
+    for hostile in (data, whole[:at] + patch + whole[at + len(patch) :]):
+        with file_of(hostile, "x.tar") as path, suppress(FormatError):
+            walk(path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "x.tar")
+    with pytest.raises(InputError, match=r"x\.tar: is no regular file"):
+        TarReader(str(tmp_path / "x.tar"))
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputNotFoundError, match="no such file"):
+        TarReader(str(tmp_path / "x.tar"))
+
+
+# Written
+
+
+@given(st.lists(st.tuples(st.text("0123456789.abc", min_size=1, max_size=100), st.binary(max_size=1100)), max_size=6))
+def test_headers_written_are_those_of_tarfile(members: list[tuple[str, bytes]]) -> None:
+    mine = b"".join(member_header(name.encode(), len(data)) + data + padding(len(data)) for name, data in members)
+    mine += end_of_archive(len(mine))
+    assert len(mine) % 10240 == 0
+    theirs = pack(members)
+    for at in range(0, len(mine), 512):  # tarfile of some Python versions writes zeros for the numbers of a device
+        assert mine[at : at + 148] == theirs[at : at + 148]
+    with tarfile.open(fileobj=io.BytesIO(mine)) as tar:
+        read = [(one.name, one.mode, one.uid, one.gid, one.mtime, one.uname, one.gname, one.size) for one in tar]
+    assert read == [(name.rstrip("/"), 0o644, 0, 0, 0, "", "", len(data)) for name, data in members]
+    assert len(theirs) == len(mine)
