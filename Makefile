@@ -55,6 +55,10 @@ bench: $(READY) $(COMPAT_READY)
 	$(BIN)/python benchmarks/help_time.py
 	$(BIN)/python benchmarks/unpack_rec.py --mxnet-python $(COMPAT)/bin/python
 	$(BIN)/python benchmarks/large_set.py --mxnet-python $(COMPAT)/bin/python
+	$(BIN)/python benchmarks/build_lmdb.py
+	$(BIN)/python benchmarks/pack_rec.py --mxnet-python $(COMPAT)/bin/python
+	$(BIN)/python benchmarks/rec_to_webdataset.py
+	$(BIN)/python benchmarks/parquet.py
 
 clean:
 	rm -rf $(VENV) $(COMPAT) build dist demo *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -18,6 +18,7 @@ from facedata.commands.conversion import CHOICE, JOB, run_conversion
 @options.SEED
 @options.SHARD_SIZE
 @options.SHARD_SAMPLES
+@options.LANDMARKS
 @options.LAYOUT
 @options.STYLE
 @options.LIST

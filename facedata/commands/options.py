@@ -26,6 +26,7 @@ __all__ = [
     "KEYS",
     "KV",
     "LABELS",
+    "LANDMARKS",
     "LAYOUT",
     "LIMIT",
     "LIST",
@@ -139,6 +140,11 @@ KEYS = click.option(
 )
 KV = click.option(
     "--kv", type=click.Path(dir_okay=False), help="LMDB: the key-label file to write.  [default: <output>_kv.txt]"
+)
+LANDMARKS = click.option(
+    "--landmarks",
+    is_flag=True,
+    help="Parquet: a column for landmarks, where the first samples do not show that it is needed.",
 )
 SINGLE_FILE = click.option("--single-file", is_flag=True, help="LMDB: one file instead of a folder with data.mdb.")
 BUILD_DIR = click.option(

@@ -1,0 +1,9 @@
+"""The format ``parquet``: Parquet files with an image column, as the Hugging Face libraries read and write them."""
+
+from __future__ import annotations
+
+from facedata.converters.parquet.footers import recognises
+from facedata.converters.parquet.sink import ParquetSink, create_sink
+from facedata.converters.parquet.source import ParquetSource, open_source
+
+__all__ = ["ParquetSink", "ParquetSource", "create_sink", "open_source", "recognises"]

@@ -1,0 +1,405 @@
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as from_numpy
+from numpy.typing import NDArray
+from support import FACEDATA, MemorySource, Ran, RecordSetMaker, jpeg, tree
+
+from facedata.converters.convert import convert, plan_conversion
+from facedata.converters.parquet import ParquetSink
+from facedata.converters.parquet import sink as sink_module
+from facedata.dataset import Sample, Sink, Source, create_dataset, open_dataset
+from facedata.errors import (
+    DiskFullError,
+    InputNotFoundError,
+    MissingExtraError,
+    OptionError,
+    OutputMismatchError,
+    SampleError,
+)
+from facedata.jobs.job import JobOptions, JobSummary
+
+LANDMARKS = np.arange(10, dtype=np.float32).reshape(5, 2)
+
+
+def write(
+    source: Source, folder: Path, *, workers: int = 1, job: Mapping[str, Any] | None = None, **options: Any
+) -> JobSummary:
+    sink, ends = create_dataset(f"parquet:{folder}", **options).fit(source)
+    plan = plan_conversion("test", source, sink, size=source.size(), ends=ends)
+    return convert(plan, source, sink, JobOptions(workers=workers, **(job or {})))
+
+
+def write_shard(sink: Sink, shard: int, items: Sequence[Sample]) -> None:
+    with sink.open_shard(shard) as writer:
+        for place, item in enumerate(items):
+            writer.write(place, item)
+
+
+def read(folder: Path) -> list[Sample]:
+    return list(open_dataset(f"parquet:{folder}"))
+
+
+def samples(count: int, size: int = 1000) -> list[Sample]:
+    return [Sample(str(n), n // 4, jpeg(bytes([n % 256]) * size)) for n in range(count)]
+
+
+def assert_same(first: Sequence[Sample], second: Sequence[Sample]) -> None:
+    assert [sample[:3] for sample in first] == [sample[:3] for sample in second]
+    for one, other in zip(first, second, strict=True):
+        if one.landmarks is None:
+            assert other.landmarks is None
+        else:
+            np.testing.assert_array_equal(one.landmarks, other.landmarks)
+
+
+IMAGES = st.binary(max_size=200).map(jpeg)
+POINTS = from_numpy.arrays(np.float32, (5, 2), elements=st.floats(width=32, allow_nan=False))
+KEYS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+SAMPLES = st.builds(Sample, KEYS, st.integers(0, (1 << 31) - 1), IMAGES, st.none() | POINTS)
+
+
+@given(items=st.lists(SAMPLES, max_size=30), count=st.integers(1, 12))
+def test_what_is_written_is_read_again(items: list[Sample], count: int) -> None:
+    with TemporaryDirectory() as folder:
+        sink, ends = create_dataset(f"parquet:{folder}", shard_samples=count, landmarks=True).fit(MemorySource(items))
+        assert ends is not None
+        for shard, (begin, end) in enumerate(zip((0, *ends), ends, strict=False)):
+            write_shard(sink, shard, items[begin:end])
+        assert_same(read(Path(folder)), items)
+        assert list(open_dataset(folder).keys()) == [sample.key for sample in items]
+
+
+def test_a_shard_is_a_file_named_as_the_hub_names_them(tmp_path: Path) -> None:
+    items = samples(40)
+    summary = write(MemorySource(items), tmp_path / "out", shard_size=10_500)
+    names = [f"train-{n:05d}-of-00004.parquet" for n in range(4)]
+    assert sorted(tree(tmp_path / "out")) == names
+    assert summary.facts["files"] == 4
+    assert [pq.read_metadata(tmp_path / "out" / name).num_rows for name in names] == [10] * 4
+    assert_same(read(tmp_path / "out"), items)
+
+
+@pytest.mark.parametrize(
+    ("options", "rows"),
+    [
+        ({}, [40]),
+        ({"shard_samples": 15}, [15, 15, 10]),
+        ({"shard_size": 20_080, "shard_samples": 15}, [15, 5, 15, 5]),
+        ({"shard_size": 20_080, "shard_samples": 100}, [20, 20]),
+        ({"shard_size": 1}, [1] * 40),
+    ],
+)
+def test_files_are_cut_by_size_or_by_count_or_by_both(tmp_path: Path, options: dict[str, Any], rows: list[int]) -> None:
+    write(MemorySource(samples(40)), tmp_path, **options)
+    assert [pq.read_metadata(path).num_rows for path in sorted(tmp_path.glob("*.parquet"))] == rows
+
+
+def test_files_are_half_a_gigabyte_by_default(tmp_path: Path) -> None:
+    class Large(MemorySource):
+        def sizes(self) -> NDArray[np.int32]:
+            return np.full(len(self), 30_000_000, np.int32)
+
+    _, ends = create_dataset(f"parquet:{tmp_path}").fit(Large(samples(40)))
+    assert ends == (16, 32, 40)
+
+
+@pytest.mark.parametrize("option", ["shard_size", "shard_samples"])
+def test_files_that_could_hold_nothing_or_would_be_too_many_are_refused(
+    tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(OptionError, match=f"--{option.replace('_', '-')} 0: must be at least 1"):
+        create_dataset(f"parquet:{tmp_path}", **{option: 0})
+    monkeypatch.setattr(sink_module, "_MOST_FILES", 39)
+    with pytest.raises(OptionError, match="there would be 40 files"):
+        create_dataset(f"parquet:{tmp_path}", **{option: 1}).fit(MemorySource(samples(40)))
+
+
+def test_an_empty_source_is_one_empty_file(tmp_path: Path) -> None:
+    write(MemorySource([]), tmp_path)
+    assert read(tmp_path) == []
+
+
+def test_row_groups_are_bounded_and_images_are_neither_compressed_nor_copied_into_the_footer(tmp_path: Path) -> None:
+    items = samples(100, 400_000) + samples(20_000, 10)
+    write(MemorySource(items), tmp_path)
+    metadata = pq.read_metadata(tmp_path / "train-00000-of-00001.parquet")
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    assert [group.num_rows for group in groups] == [20, 20, 20, 20, 8192, 8192, 3636]
+    for group in groups:
+        image, path, label = (group.column(place) for place in range(3))
+        assert (image.path_in_schema, path.path_in_schema, label.path_in_schema) == (
+            "image.bytes",
+            "image.path",
+            "label",
+        )
+        assert image.compression == "UNCOMPRESSED"
+        assert not image.has_dictionary_page
+        assert not image.is_stats_set or not image.statistics.has_min_max
+        assert label.statistics.has_min_max
+        assert image.has_offset_index
+    assert metadata.serialized_size < 10_000
+    assert_same(read(tmp_path), items)
+
+
+def test_a_larger_image_than_a_row_group_has_one_of_its_own(tmp_path: Path) -> None:
+    items = [*samples(2), Sample("large", 3, jpeg(bytes(9 << 20))), *samples(2)]
+    write(MemorySource(items), tmp_path)
+    metadata = pq.read_metadata(tmp_path / "train-00000-of-00001.parquet")
+    assert [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)] == [2, 1, 2]
+    assert_same(read(tmp_path), items)
+
+
+@pytest.mark.parametrize(
+    ("keys", "paths"),
+    [
+        (["1", "2"], ["1.jpg", "2.jpg"]),
+        (["a.b", "c/d"], ["a.b.jpg", "c/d.jpg"]),
+        (["id_1/1_0.jpg", "id_1/1_1.JPEG"], ["id_1/1_0.jpg", "id_1/1_1.JPEG"]),
+        (["x.png", "no extension"], ["x.png", "no extension"]),
+    ],
+)
+def test_the_path_of_an_image_ends_as_a_file_name_does_and_its_key_comes_back(
+    tmp_path: Path, keys: list[str], paths: list[str]
+) -> None:
+    write(MemorySource([Sample(key, 0, jpeg(key)) for key in keys]), tmp_path)
+    written = pq.read_table(tmp_path / "train-00000-of-00001.parquet")
+    assert [image["path"] for image in written["image"].to_pylist()] == paths
+    assert [sample.key for sample in read(tmp_path)] == keys
+
+
+def test_what_is_no_image_is_kept_out_and_named_unless_it_is_wanted(tmp_path: Path) -> None:
+    items = [*samples(2), Sample("bad", 0, b"<html>")]
+    gone = SampleError("set", "gone", "cannot be read")
+    summary = write(MemorySource([*items, gone]), tmp_path / "out")
+    assert (summary.samples, summary.failures) == (2, 2)
+    failures = (tmp_path / "out" / "failures.jsonl").read_text()
+    assert "not an image: its bytes begin 3c 68" in failures
+    assert "cannot be read" in failures
+    assert_same(read(tmp_path / "out"), samples(2))
+    write(MemorySource(items), tmp_path / "all", keep_undecodable=True)
+    assert [(sample.key, sample.image) for sample in read(tmp_path / "all")][2] == ("bad", b"<html>")
+
+
+def test_a_key_that_parquet_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:
+    summary = write(MemorySource([Sample("caf\udce9.jpg", 0, jpeg(0)), *samples(1)]), tmp_path)
+    assert (summary.samples, summary.failures) == (1, 1)
+    assert "its key is not valid UTF-8" in (tmp_path / "failures.jsonl").read_text()
+
+
+def with_landmarks(*places: int, count: int = 40) -> MemorySource:
+    return MemorySource(
+        [sample._replace(landmarks=LANDMARKS + n if n in places else None) for n, sample in enumerate(samples(count))]
+    )
+
+
+@pytest.mark.parametrize("places", [range(40), range(20, 40), [0]])
+def test_landmarks_get_a_column_where_a_look_at_the_source_shows_some(tmp_path: Path, places: Sequence[int]) -> None:
+    source = with_landmarks(*places)
+    write(source, tmp_path, shard_samples=10)
+    assert pq.read_schema(tmp_path / "train-00000-of-00004.parquet").names == ["image", "label", "landmarks"]
+    assert_same(read(tmp_path), list(source))
+
+
+def test_landmarks_that_were_not_foreseen_are_not_lost_silently(tmp_path: Path) -> None:
+    source = with_landmarks(3)
+    assert write(source, tmp_path / "looked").failures == 1
+    assert "--landmarks makes one" in (tmp_path / "looked" / "failures.jsonl").read_text()
+    assert pq.read_schema(tmp_path / "looked" / "train-00000-of-00001.parquet").names == ["image", "label"]
+    assert write(source, tmp_path / "told", landmarks=True).failures == 0
+    assert_same(read(tmp_path / "told"), list(source))
+    assert write(source, tmp_path / "without", landmarks=False).failures == 0
+    assert_same(read(tmp_path / "without"), samples(40))
+
+
+def test_names_of_classes_and_their_number_come_back(tmp_path: Path) -> None:
+    names = {0: "anna", 9: "bert\tclaes"}
+    source = MemorySource(samples(40), names=names, classes=10)
+    summary = write(source, tmp_path, shard_samples=10)
+    assert (tmp_path / "classes.txt").read_text() == "0\tanna\n9\tbert claes\n"
+    assert summary.facts["files"] == 4
+    assert open_dataset(str(tmp_path)).class_names() == {0: "anna", 9: "bert claes"}
+    assert open_dataset(str(tmp_path)).declared_classes() == 10
+    assert open_dataset(str(tmp_path))[:0].class_names() is None
+    write(MemorySource(samples(3)), tmp_path / "without")
+    assert open_dataset(str(tmp_path / "without")).class_names() is None
+    assert open_dataset(str(tmp_path / "without")).declared_classes() is None
+
+
+def test_names_do_not_travel_with_every_shard(tmp_path: Path) -> None:
+    source = MemorySource(samples(3), names=dict.fromkeys(range(1000), "x" * 100))
+    sink, _ = create_dataset(f"parquet:{tmp_path}").fit(source)
+    assert isinstance(sink, ParquetSink)
+    assert len(pickle.dumps(sink)) < 1000
+    assert pickle.loads(pickle.dumps(sink)) == replace(sink, class_names=None)  # noqa: S301, our own bytes
+
+
+def test_finishing_twice_is_finishing_once(tmp_path: Path) -> None:
+    sink, _ = create_dataset(f"parquet:{tmp_path}").fit(MemorySource(samples(3), names={0: "anna"}))
+    assert sink.finish(1) == sink.finish(1) == {"files": 1}
+    sink.clean_up()
+    assert (tmp_path / "classes.txt").read_text() == "0\tanna\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "owned"),
+    [
+        ("train-00000-of-00001.parquet", True),
+        ("train-99999-of-100000.parquet", True),
+        ("classes.txt", True),
+        ("test-00000-of-00001.parquet", False),
+        ("train-0-of-1.parquet", False),
+        ("photo.jpg", False),
+    ],
+)
+def test_what_it_would_overwrite_is_what_it_writes(tmp_path: Path, name: str, owned: bool) -> None:
+    sink = create_dataset(f"parquet:{tmp_path}")
+    assert sink.owns(name) is owned
+    assert list(sink.named_files()) == []
+
+
+def test_every_option_that_decides_the_bytes_makes_another_job(tmp_path: Path) -> None:
+    source = MemorySource(samples(8))
+    write(source, tmp_path)
+    for options in ({"shard_samples": 4}, {"shard_size": 4000}, {"landmarks": True}, {"keep_undecodable": True}):
+        with pytest.raises(OutputMismatchError):
+            write(source, tmp_path, **options)
+    assert write(source, tmp_path).nothing_to_do
+    summary = write(source, tmp_path, shard_samples=4, job={"overwrite": True})
+    assert (summary.samples, len(list(tmp_path.glob("*.parquet")))) == (8, 2)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_the_bytes_are_the_same_whatever_the_workers(tmp_path: Path, workers: int) -> None:
+    source = with_landmarks(*range(0, 300, 2), count=300)
+    write(source, tmp_path / "one", shard_samples=25)
+    write(source, tmp_path / "other", shard_samples=25, workers=workers)
+    assert tree(tmp_path / "one") == tree(tmp_path / "other")
+    assert len(tree(tmp_path / "one")) == 12
+
+
+def test_parquet_to_parquet_reads_and_forks_in_one_process(tmp_path: Path) -> None:
+    write(MemorySource(samples(400)), tmp_path / "large")
+    source = open_dataset(str(tmp_path / "large"))
+    assert write(source, tmp_path / "small", shard_samples=30, workers=2).samples == 400
+    assert_same(read(tmp_path / "small"), samples(400))
+    write(open_dataset(str(tmp_path / "small")), tmp_path / "again", workers=2)
+    assert tree(tmp_path / "again") == tree(tmp_path / "large")
+
+
+def test_killed_in_the_middle_it_goes_on_and_ends_in_the_same_bytes(
+    record_set: Callable[[str], RecordSetMaker], tmp_path: Path, facedata: Callable[..., Ran]
+) -> None:
+    record_set("set").insightface([40] * 300)
+    command = ("convert", "rec:set", "parquet:out", "--shard-samples", "100", "--workers", "2")
+    assert facedata(*command[:2], "parquet:undisturbed", *command[3:]).status == 0
+    out, killed = tmp_path / "out", 0
+    for written in (1, 40, 80):
+        running = subprocess.Popen([*FACEDATA, *command], cwd=tmp_path, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 30
+        while len(list(out.glob("*.parquet"))) < written and running.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        running.kill()
+        killed += running.wait() != 0
+        for path in out.glob("*.parquet"):
+            assert pq.read_metadata(path).num_rows == 100  # what has its name is whole
+    assert killed > 0
+    wait_for_the_dead(out)
+    (out / ".facedata-temporary-train-00007-of-00120.parquet-elsewhere-1").touch()  # of another machine: stays
+    assert facedata(*command).status == 0
+    assert tree(out) == tree(tmp_path / "undisturbed")
+    left = [name for name in os.listdir(out) if "temporary" in name and "elsewhere" not in name]
+    assert left == []
+    assert len(read(out)) == 12_000
+
+
+def wait_for_the_dead(folder: Path) -> None:
+    """Until nobody's child is left of the workers whose temporary files are there: until then they count as alive."""
+    pids = [int(name.rpartition("-")[2]) for name in os.listdir(folder) if "temporary" in name]
+    deadline = time.monotonic() + 30
+    while any(map(psutil.pid_exists, pids)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+class FullDisk:
+    """A file on a disk that takes some bytes and no more."""
+
+    def __init__(self, file: Any, room: int) -> None:
+        self._file, self._room = file, room
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, data: Any) -> int:
+        self._room -= len(data)
+        if self._room < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return int(self._file.write(data))
+
+
+@pytest.mark.parametrize("room", [0, 2, 5_000, 41_000, 300_000])
+def test_a_full_disk_is_said_and_leaves_nothing_half_done(
+    tmp_path: Path, room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = sink_module._ParquetWriter
+    items = samples(300)
+    monkeypatch.setattr(sink_module, "_ROW_GROUP_BYTES", 40_000)
+    monkeypatch.setattr(sink_module, "_ParquetWriter", lambda sink, file: writer(sink, FullDisk(file, room)))  # type: ignore[arg-type]
+    sink, _ = create_dataset(f"parquet:{tmp_path}").fit(MemorySource(items))
+    with pytest.raises(DiskFullError, match=r"train-00000-of-00001\.parquet: no space left"):
+        write_shard(sink, 0, items)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    write(MemorySource(items), tmp_path)
+    assert_same(read(tmp_path), items)
+
+
+def test_what_goes_wrong_in_the_input_is_not_laid_to_the_output(tmp_path: Path) -> None:
+    sink, _ = create_dataset(f"parquet:{tmp_path}").fit(MemorySource(samples(3)))
+    with pytest.raises(InputNotFoundError, match="gone"), sink.open_shard(0):
+        raise InputNotFoundError("gone")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_pyarrow_the_extra_is_named_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtraError, match=re.escape("pip install 'facedata[parquet]'")):
+        create_dataset(f"parquet:{tmp_path}").fit(MemorySource(samples(3)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_writing_loads_no_pandas_and_starts_no_threads(tmp_path: Path) -> None:
+    script = """
+import os, sys
+import numpy as np
+from facedata.converters.parquet.library import import_pyarrow
+from facedata.converters.parquet.sink import ParquetSink
+from facedata.dataset import Sample
+import_pyarrow()
+before = len(os.listdir("/proc/self/task"))
+with ParquetSink(sys.argv[1], landmarks=True, files=1).open_shard(0) as writer:
+    for n in range(10_000):
+        writer.write(n, Sample(str(n), n, b"\\xff\\xd8\\xff\\xe0" + bytes(2000), np.zeros((5, 2), np.float32)))
+assert len(os.listdir("/proc/self/task")) == before
+assert "pandas" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script, tmp_path], check=True, timeout=60)
+    assert len(read(tmp_path)) == 10_000
