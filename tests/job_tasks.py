@@ -133,7 +133,7 @@ class LineWriter:
         if self._last.exists() and (entry := json.loads(self._last.read_text()))["shard"] == self.done:
             self.done, end = self.done + 1, entry["end"]["bytes"]
             self.unrecorded.append(entry)
-        self._file = open(Path(output.root, "lines.building"), "ab", buffering=0)
+        self._file = open(Path(output.root, "lines.building"), "ab", buffering=0)  # noqa: SIM115, closed on exit
         self._file.truncate(end)
 
     def __enter__(self) -> LineWriter:

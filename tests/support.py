@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
 import sys
+import time
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -144,6 +146,37 @@ class Ran:
 
 
 FACEDATA = [sys.executable, "-c", "from facedata.cli import main; main()"]
+
+
+class Running:
+    """A command in the background, in a process group of its own."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [*FACEDATA, *arguments],
+            cwd=folder,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not condition() and self.process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+
+    def end(self) -> str:
+        _, errors = self.process.communicate(timeout=30)
+        assert "Traceback" not in errors
+        return errors
+
+
+def big_set(maker: RecordSetMaker, images: int = 24_000, size: int = 400) -> Path:
+    """Large enough to be cut into several shards and to be interrupted."""
+    for key in range(images):
+        maker.add(key, float(key // 50), jpeg(key) + bytes(size))
+    return maker.write()
 
 
 def tree(folder: Path) -> dict[str, bytes]:

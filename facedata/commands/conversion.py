@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facedata.commands import options
-from facedata.commands.progress import counted, human_bytes, human_seconds, show_progress
+from facedata.commands.progress import counted, human_bytes, human_seconds, output_name, show_progress
 
 if TYPE_CHECKING:
     from facedata.converters.conversion import Conversion
@@ -87,7 +87,7 @@ def _show_plan(conversion: Conversion, part: Any, *, as_json: bool) -> None:
     plan = conversion.plan
     shards = part.shards(plan)
     images = sum(end - first for first, end in map(plan.bounds, shards))
-    root = conversion.sink.root
+    root = output_name(conversion.sink.root)
     if as_json:
         value = {"dry_run": True, "output": root, "images": images, "shards": len(shards), "part": str(part)}
         options.print_json({**value, "fingerprint": plan.fingerprint, "sets": plan.facts["sets"]})
@@ -106,8 +106,13 @@ def show_sets(sets: list[dict[str, Any]]) -> None:
         )
 
 
-_TOLD = {"identities": "identity", "classes": "class", "tars": "tar", "files": "file"}
-_PLURALS = {"identity": "identities", "class": "classes"}
+_TOLD = {
+    "identities": ("of", "identity", "identities"),
+    "classes": ("of", "class", "classes"),
+    "tars": ("in", "tar", "tars"),
+    "files": ("in", "file", "files"),
+}
+"""How to say the counts that sinks give."""
 
 
 def show_summary(summary: JobSummary, *, as_json: bool) -> None:
@@ -117,15 +122,18 @@ def show_summary(summary: JobSummary, *, as_json: bool) -> None:
         options.print_json({"images": value.pop("samples"), **value})
         return
     facts = summary.facts
-    known = [counted(facts[name], word, _PLURALS.get(word)) for name, word in _TOLD.items() if name in facts]
-    inside = f" of {known[0]}" if known else ""
+    known = [
+        f" {how} {counted(facts[name], word, plural)}" for name, (how, word, plural) in _TOLD.items() if name in facts
+    ]
+    inside = known[0] if known else ""
     state = "all done before" if summary.nothing_to_do else f"{human_seconds(summary.seconds)}, {summary.rate:,.0f}/s"
-    click.echo(f"{summary.output}: {counted(summary.samples, 'image')}{inside}, {human_bytes(summary.bytes)}; {state}")
+    output = output_name(summary.output)
+    click.echo(f"{output}: {counted(summary.samples, 'image')}{inside}, {human_bytes(summary.bytes)}; {state}")
     show_sets(facts["sets"])
     if "kv" in facts:
         click.echo(f"  keys and labels: {facts['kv']}")
     if not summary.finished:
-        click.echo(f"  {summary.shards_done} of {summary.shards} shards are done; facedata status {summary.output}")
+        click.echo(f"  {summary.shards_done} of {summary.shards} shards are done; facedata status {output}")
     if summary.failures:
         click.echo(f"  {counted(summary.failures, 'image')} failed: {os.path.join(summary.output, 'failures.jsonl')}")
     if summary.failed_shards:

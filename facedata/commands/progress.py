@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from facedata.jobs.journal import BESIDE
 from facedata.jobs.progress import Observer, Progress
 
-__all__ = ["counted", "human_bytes", "human_seconds", "show_count", "show_progress"]
+__all__ = ["counted", "human_bytes", "human_seconds", "output_name", "show_count", "show_progress"]
 
 _LINE_EVERY = 30.0
 _NARROWEST = 20
@@ -103,6 +104,11 @@ class _LogLines:
             left,
             _failed(progress),
         )
+
+
+def output_name(root: str) -> str:
+    """An output as the user named it: the journal of a single file lies in a folder beside it."""
+    return root.removesuffix(BESIDE)
 
 
 def human_seconds(seconds: float) -> str:

@@ -8,7 +8,7 @@ import click
 
 from facedata.cli import INTERRUPTED
 from facedata.commands import options
-from facedata.commands.progress import counted, human_bytes
+from facedata.commands.progress import counted, human_bytes, output_name
 
 if TYPE_CHECKING:
     from facedata.jobs.status import JobStatus
@@ -41,7 +41,7 @@ def command(output: str, as_json: bool) -> int:
 
 def _show(status: JobStatus) -> None:
     state = "finished" if status.finished else "not finished"
-    click.echo(f"{status.output}: {state}: {status.shards_done} of {counted(status.shards, 'shard')} done")
+    click.echo(f"{output_name(status.output)}: {state}: {status.shards_done} of {counted(status.shards, 'shard')} done")
     click.echo(f"  {status.samples:,} of {status.samples_total:,} samples, {human_bytes(status.bytes)}")
     if status.missing:
         shown = ", ".join(f"{first}" if first == last else f"{first} to {last}" for first, last in status.missing)

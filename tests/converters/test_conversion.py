@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -70,7 +71,7 @@ def go_round(start: Path, folder: Path) -> list[str]:
         f"list:{folder}/list.txt@{folder}/listed",
         f"rec:{folder}/packed",
     ]
-    for source, target in zip(specs, specs[1:], strict=False):
+    for source, target in pairwise(specs):
         writing = {"style": "plain"} if target.startswith("rec:") else {}
         summary = run([source], target, writing=writing)
         assert (summary.finished, summary.good) == (True, True)
@@ -240,7 +241,7 @@ def test_a_plain_path_that_could_be_several_formats_is_refused(tmp_path: Path) -
     run([start], f"folder:{start.parent}/images")
     (tmp_path / "images" / "data.mdb").write_bytes(b"")
     (tmp_path / "images" / "train.rec").write_bytes(b"")
-    with pytest.raises(FormatError, match="could be any of: .*rec, folder"):
+    with pytest.raises(FormatError, match=r"could be any of: .*rec, folder"):
         plan_dataset([f"{tmp_path}/images"], f"null:{tmp_path}/null")
 
 

@@ -1,0 +1,216 @@
+"""What a user of ``facedata convert``, ``build-lmdb`` and ``pack-rec`` sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+from support import Ran, RecordSetMaker, Running, big_set, jpeg, tree
+
+from facedata.dataset import open_dataset
+from facedata.jobs.journal import Journal
+
+MakeSet = Callable[[str], RecordSetMaker]
+Facedata = Callable[..., Ran]
+
+TARGETS = {
+    "build-lmdb": ("build-lmdb", "big", "--keep-undecodable", "--output", "{}/a.lmdb"),
+    "build-lmdb --single-file": ("build-lmdb", "big", "--keep-undecodable", "--single-file", "--output", "{}/a.lmdb"),
+    "pack-rec": ("pack-rec", "big", "--list", "--output", "{}/packed"),
+    "webdataset": ("convert", "big", "webdataset:{}/tars/a-%04d.tar", "--shard-size", "1MB"),
+    "parquet": ("convert", "big", "parquet:{}/parquet", "--shard-size", "1MB"),
+}
+each_target = pytest.mark.parametrize("target", TARGETS)
+
+
+def command(target: str, folder: str, *more: str) -> list[str]:
+    return [*(word.format(folder) for word in TARGETS[target]), *more]
+
+
+def root(target: str, folder: Path) -> Path:
+    """Where the journal of the target is."""
+    names = {"build-lmdb": "a.lmdb", "build-lmdb --single-file": "a.lmdb.facedata", "pack-rec": "packed"}
+    return folder / names.get(target, {"webdataset": "tars"}.get(target, target))
+
+
+def begun_and_done(folder: Path, runs: int, shards: int) -> bool:
+    journal = Journal(folder)
+    plan = journal.read_plan()
+    return plan is not None and len(journal.runs()) > runs and sum(journal.load(plan).done) >= shards
+
+
+@each_target
+@pytest.mark.parametrize("stop", ["kill -9", "TERM", "INT to the group"])
+def test_a_run_that_is_stopped_goes_on_and_ends_in_the_same_bytes(
+    record_set: MakeSet, facedata: Facedata, tmp_path: Path, target: str, stop: str
+) -> None:
+    big_set(record_set("big"), 40_000, 100)
+    for folder in ("whole", "out"):
+        (tmp_path / folder).mkdir()
+    assert facedata(*command(target, "whole")).status == 0
+    stopped = 0
+    for shards in (0, 2):
+        where = root(target, tmp_path / "out")
+        running = Running(tmp_path, *command(target, "out", "--workers", "2"))
+        running.wait_for(partial(begun_and_done, where, len(Journal(where).runs()) if where.exists() else 0, shards))
+        if stop == "kill -9":
+            running.process.kill()
+        elif stop == "TERM":
+            running.process.terminate()
+        else:
+            with suppress(ProcessLookupError):
+                os.killpg(running.process.pid, signal.SIGINT)
+        errors = running.end()
+        if running.process.returncode != 0:
+            stopped += 1
+            assert facedata("status", where).status in (75, 0)
+            if stop != "kill -9":
+                assert running.process.returncode == 75
+                assert "run the same command again" in errors
+    assert facedata(*command(target, "out")).status == 0
+    assert stopped > 0
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+    hidden = {path.name for path in (tmp_path / "out").rglob(".facedata-*")}
+    assert hidden == {f".facedata-{name}" for name in ("plan.json", "journal.jsonl", "lock", "summary.json")}
+
+
+@each_target
+def test_two_runs_at_once_into_one_output_one_says_so(
+    record_set: MakeSet, facedata: Facedata, tmp_path: Path, target: str
+) -> None:
+    big_set(record_set("big"))
+    first = Running(tmp_path, *command(target, ".", "--workers", "1"))
+    first.wait_for(lambda: (root(target, tmp_path) / ".facedata-journal.jsonl").exists())
+    os.killpg(first.process.pid, signal.SIGSTOP)
+    second = facedata(*command(target, "."))
+    os.killpg(first.process.pid, signal.SIGCONT)
+    first.end()
+    assert first.process.returncode == 0
+    assert second.status == 1
+    assert "another run is writing here" in second.stderr
+
+
+@each_target
+def test_a_full_disk_is_said_and_the_next_run_goes_on(
+    record_set: MakeSet, facedata: Facedata, tmp_path: Path, small_disk: Path, target: str
+) -> None:
+    big_set(record_set("big"), 9000, 1500)
+    ran = facedata(*command(target, str(small_disk)))
+    assert ran.status == 1, ran.stderr
+    assert "no space left on device" in ran.stderr
+    assert "run the same command again" in ran.stderr
+    subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
+    assert facedata(*command(target, str(small_disk))).status == 0
+    (tmp_path / "whole").mkdir()
+    facedata(*command(target, "whole"))
+    assert tree(small_disk) == tree(tmp_path / "whole")
+
+
+def test_what_was_done_is_said_in_words_and_as_json(record_set: MakeSet, facedata: Facedata, tmp_path: Path) -> None:
+    record_set("a").insightface([2, 1])
+    record_set("b").plain([0, 3])
+    ran = facedata("convert", "a", "rec:b", "folder:out", "--json")
+    assert ran.stdout.count("\n") == 1
+    summary = json.loads(ran.stdout)
+    assert (summary["images"], summary["identities"], summary["finished"], summary["failures"]) == (5, 4, True, 0)
+    assert [(one["set"], one["format"], one["first_label"]) for one in summary["sets"]] == [
+        ("a", "rec", 0),
+        ("b", "rec", 2),
+    ]
+    assert "all done before" in facedata("convert", "a", "rec:b", "folder:out").stdout
+    ran = facedata("convert", "out", "webdataset:tars/%03d.tar")
+    assert ran.stdout.startswith("tars: 5 images in 1 tar, ")
+    assert "  out: folder, 5 images, labels 0 to 5\n" in ran.stdout
+    assert sorted(os.listdir(tmp_path / "tars"))[-2:] == ["000.tar", "classes.txt"]
+    ran = facedata("build-lmdb", "out", "--output", "x.lmdb", "--single-file", "--keep-undecodable", "--quiet")
+    assert ran.stdout.startswith("x.lmdb: 5 images of 4 classes, ")
+    assert "keys and labels: " in ran.stdout
+    assert ran.stderr.count("\n") == 1, "gaps in the labels are a warning"
+    assert facedata("status", "x.lmdb").stdout.startswith("x.lmdb: finished")
+
+
+def test_a_dry_run_writes_nothing(record_set: MakeSet, facedata: Facedata, tmp_path: Path) -> None:
+    record_set("a").plain([0, 1])
+    for line in (
+        ["build-lmdb", "a", "--output", "x.lmdb"],
+        ["pack-rec", "a", "--output", "p"],
+        ["convert", "a", "folder:o"],
+    ):
+        ran = facedata(*line, "--dry-run")
+        assert ran.status == 0
+        assert ran.stdout.startswith("would write 2 images in 1 shard into ")
+        assert json.loads(facedata(*line, "--dry-run", "--json").stdout)["images"] == 2
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "said"),
+    [
+        ("convert a out", 2, "name the format to write: FORMAT:out, one of rec, folder, list, lmdb"),
+        ("convert a folder:out --kv x", 2, "--kv: is no option of the format folder; it has --layout"),
+        ("convert a webdataset:out/x.tar", 2, "say where their number goes"),
+        ("convert a webdataset:out --shard-size 12XB", 2, "'12XB' is not a size, as 1GB, 500MB or 64MiB"),
+        ("pack-rec a --output p --shuffle", 2, "choose --style plain, or leave out --shuffle"),
+        ("pack-rec a --output p --style plain --shard 1/2", 2, "No such option '--shard'"),
+        ("convert a rec:p --shard 1/2", 2, "cannot be cut up with --shard"),
+        ("convert nowhere folder:out", 1, "nowhere: no such file or folder"),
+        ("convert rec:nowhere folder:out", 1, "nowhere: no such file or folder"),
+        ("convert empty folder:out", 1, "empty: no format fits its content; name the format: FORMAT:empty, one of rec"),
+        ("convert a folder:a/out", 1, "the output lies in the input a"),
+        ("build-lmdb a --output mine.lmdb", 1, "is not empty (it holds 'precious'), and no facedata job wrote it"),
+        ("build-lmdb a --output x.lmdb --kv precious", 1, "precious: is there already; choose another name"),
+        ("build-lmdb a --output x.lmdb --keys path", 2, "--keys"),
+        ("convert a null:out --min-images 5", 1, "no class has 5 images: the largest has 1; lower --min-images"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(
+    record_set: MakeSet, facedata: Facedata, tmp_path: Path, line: str, status: int, said: str
+) -> None:
+    record_set("a").plain([0, 1])
+    for folder in ("empty", "mine.lmdb"):
+        (tmp_path / folder).mkdir()
+    for path in ("mine.lmdb/precious", "precious"):
+        (tmp_path / path).write_text("precious")
+    before = tree(tmp_path)
+    ran = facedata(*line.split())
+    assert (ran.status, ran.stdout) == (status, "")
+    assert said in ran.stderr
+    assert tree(tmp_path) == before
+
+
+def test_overwrite_replaces_the_whole_output_and_nothing_else(
+    record_set: MakeSet, facedata: Facedata, tmp_path: Path
+) -> None:
+    record_set("a").plain([0, 1])
+    record_set("b").plain([0, 0, 0])
+    (tmp_path / "other_kv.txt").write_text("mine")
+    for target in (
+        ("build-lmdb", "{}", "--keep-undecodable", "--output", "x.lmdb"),
+        ("pack-rec", "{}", "--output", "p"),
+    ):
+        assert facedata(*(word.format("a") for word in target)).status == 0
+        refused = facedata(*(word.format("b") for word in target))
+        assert refused.status == 1
+        assert "belongs to a job that differs" in refused.stderr
+        assert facedata(*(word.format("b") for word in target), "--overwrite").status == 0
+    assert len(open_dataset(f"lmdb:{tmp_path}/x.lmdb")) == len(open_dataset(f"{tmp_path}/p")) == 3
+    assert (tmp_path / "other_kv.txt").read_text() == "mine"
+
+
+def test_what_fails_is_named_and_the_status_says_so(record_set: MakeSet, facedata: Facedata, tmp_path: Path) -> None:
+    maker = record_set("a")
+    for key, image in enumerate([jpeg(0), b"not one", jpeg(2)]):
+        maker.add(key, 0.0, image)
+    maker.write()
+    ran = facedata("convert", "a", "parquet:out")
+    assert ran.status == 1
+    assert f"1 image failed: {os.path.join('out', 'failures.jsonl')}" in ran.stdout
+    failure = json.loads((tmp_path / "out" / "failures.jsonl").read_text())
+    assert (failure["key"], failure["reason"][:12]) == ("1", "not an image")
