@@ -2,8 +2,8 @@
 
     python benchmarks/build_lmdb.py [--folder DIR] [--repeats 3] [--workers 2]
 
-FFC's builder walks a folder of images in the order of the directory, decodes and encodes each with OpenCV, and puts it
-as a Datum into a map that begins at 500 MB. It cannot read record sets, so its time for them is that for the unpacked
+FFC's builder walks a folder of images in the order of the directory, decodes and encodes each with OpenCV, and puts
+it as a Datum into a map that begins at 500 MB. It cannot read record sets, so its time for them is that for the unpacked
 folder, the unpacking left out. The bare loop puts the very values that facedata writes, from memory, a few thousand at a
 time, and is timed without any start.
 """
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def compare(folder: Path, workers: int, repeats: int) -> None:
     first = str(folder / "first.lmdb")
     subprocess.run([*ours, records, "--output", first], check=True)
     os.sync()
-    commands = {
+    commands: dict[str, Callable[[str], list[str]]] = {
         FROM_RECORDS: lambda output: [*ours, records, "--output", f"{output}.lmdb"],
         FROM_FOLDER: lambda output: [*ours, images, "--output", f"{output}.lmdb"],
         FFC: lambda output: [sys.executable, __file__, "ffc", images, output],

@@ -305,8 +305,8 @@ class SelectedSource:
             return
         for begin in range(0, len(self), _BLOCK):
             part = slice(begin, begin + _BLOCK)
-            chosen = self._known_labels[part if self._positions is None else self._positions[part]]
-            yield chosen.astype(np.int64)
+            known = self._known_labels[part] if self._positions is None else self._known_labels[self._positions[part]]
+            yield known.astype(np.int64)
 
     def size(self) -> int:
         """In proportion to the number of samples."""

@@ -89,7 +89,8 @@ def select(source: Source, selection: Selection) -> Source:
         elif wanted is not None:
             positions = np.flatnonzero(wanted).astype(_POSITION)
         if selection.relabel:
-            kept_labels = classes.labels if wanted is None else np.unique(labels[wanted & (labels >= 0)])
+            left = classes.labels if wanted is None else np.unique(labels[wanted & (labels >= 0)])
+            kept_labels = left.astype(np.int64)
     if selection.shuffle:
         if positions is None:
             positions = np.arange(len(source), dtype=_POSITION)

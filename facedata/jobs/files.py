@@ -43,7 +43,9 @@ def _runs(pid: int) -> bool:
     except OSError:
         pass
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # "pid (name) state": a zombie has ended, though nobody asked for it
+        with open(
+            f"/proc/{pid}/stat", "rb"
+        ) as file:  # "pid (name) state": a zombie has ended, though nobody asked for it
             return file.read(4096).rpartition(b") ")[2][:1] not in (b"Z", b"X")
     except OSError:
         return True

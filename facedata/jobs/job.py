@@ -167,7 +167,7 @@ class _Job:
     def run(self, make_task: Callable[[int], ShardTask]) -> JobSummary:
         finished = self._journal.read_summary()
         if finished is not None:
-            self._output.clean_up()
+            self._clean_up()
             return self._summarise(self._journal.load(self._plan), finished, nothing_to_do=True)
         try:
             self._do_part(make_task)
@@ -252,9 +252,12 @@ class _Job:
                 facts = self._conclude(self._plan.facts, state)
                 summary = _final(state, {**facts, **self._output.finish(self._plan.shards)})
                 self._journal.write_summary(summary)
-            self._output.clean_up()
-            remove_stale_temporaries(self._journal.folder)
+            self._clean_up()
             return self._summarise(state, summary)
+
+    def _clean_up(self) -> None:
+        self._output.clean_up()
+        remove_stale_temporaries(self._journal.folder)
 
     def _summarise(
         self, state: JobState, final: Mapping[str, Any] | None, *, nothing_to_do: bool = False

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from facedata.errors import FormatError, InputNotFoundError, InputUnfinishedError, input_error
-from facedata.jobs.files import atomic_writer, write_fully
+from facedata.jobs.files import atomic_writer, temporary_name, write_fully
 from facedata.jobs.plan import Part, Plan
 
 __all__ = ["PREFIX", "JobState", "Journal", "JournalWriter", "ShardResult", "done_entry", "refuse_unfinished"]
@@ -155,10 +155,12 @@ class Journal:
     def write_plan(self, plan: Plan) -> None:
         """Write the plan if there is none yet; a run that begins at the same moment may have been faster."""
         path = self.folder / PLAN
-        draft = self.folder / f"{PREFIX}plan-{socket.gethostname()}-{os.getpid()}"
+        draft = Path(temporary_name(path))
         try:
-            with atomic_writer(draft) as file:
+            with open(draft, "wb") as file:
                 file.write(_dump(plan.to_json(), indent=2))
+                file.flush()
+                os.fsync(file.fileno())
             os.link(draft, path)
         except FileExistsError:
             pass

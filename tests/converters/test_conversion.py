@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -52,11 +53,9 @@ def pairs(spec: str) -> list[tuple[int, bytes]]:
     return [(sample.label, sample.image) for sample in open_dataset(spec)]
 
 
-def run(sources: Sequence[object], target: str, job: JobOptions | None = None, **options: object) -> JobSummary:
-    selection = Selection(
-        **{name: options.pop(name) for name in list(options) if name in Selection.__dataclass_fields__}
-    )  # type: ignore[arg-type]
-    chosen = ConversionOptions(selection=selection, **options)  # type: ignore[arg-type]
+def run(sources: Sequence[object], target: str, job: JobOptions | None = None, **options: Any) -> JobSummary:
+    choosing = {name: options.pop(name) for name in list(options) if name in Selection.__dataclass_fields__}
+    chosen = ConversionOptions(selection=Selection(**choosing), **options)
     return convert_dataset([str(one) for one in sources], target, chosen, job or JobOptions(workers=1))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,7 @@ _LARGEST_LABEL = (1 << 31) - 1
 _ENTRIES_TO_LOOK_AT = 256
 _THREADS = 16  # listing waits for the disk or the network, not for this process
 _SAMPLED_FILES = 16
+_AT_ONCE = 64  # folders that a thread lists in a row
 _SHOWN = 3
 _log = logging.getLogger(__name__)
 
@@ -165,16 +167,20 @@ def _class_folders(root: str, skipped: _Skipped) -> list[str]:
 
 def _list_all(root: str, folders: Sequence[str], skipped: _Skipped) -> Iterator[tuple[str, list[str]]]:
     """Class folders in order, each with the names of its images in natural order."""
+    runs = [folders[begin : begin + _AT_ONCE] for begin in range(0, len(folders), _AT_ONCE)]
     with ThreadPoolExecutor(_THREADS) as threads:
-        for begin in range(0, len(folders), 64 * _THREADS):  # a bounded number of lists in memory at once
-            some = folders[begin : begin + 64 * _THREADS]
-            for folder, (names, counts) in zip(some, threads.map(_list_images, [root] * len(some), some), strict=True):
-                skipped.counts += counts
-                yield folder, names
+        for begin in range(0, len(runs), _THREADS):  # a bounded number of lists in memory at once
+            for listed in threads.map(partial(_list_some, root), runs[begin : begin + _THREADS]):
+                for folder, names, counts in listed:
+                    skipped.counts += counts
+                    yield folder, names
 
 
-def _list_images(root: str, folder: str) -> tuple[list[str], Counter[str]]:
-    path = os.path.join(root, folder)
+def _list_some(root: str, folders: Sequence[str]) -> list[tuple[str, list[str], Counter[str]]]:
+    return [(folder, *_list_images(os.path.join(root, folder))) for folder in folders]
+
+
+def _list_images(path: str) -> tuple[list[str], Counter[str]]:
     names, counts = [], Counter[str]()
     try:
         with os.scandir(path) as entries:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 
-from facedata.converters.rec.record_set import OpenOptions, RecordSet, open_record_set
+from facedata.converters.rec.record_set import INSIGHTFACE, OpenOptions, RecordSet, open_record_set
 from facedata.converters.rec.recordio import ImageRecord, RecordReader, encode_record
+from facedata.converters.rec.sink import RecSink
 from facedata.converters.rec.source import RecSource
 
 __all__ = [
     "ImageRecord",
     "OpenOptions",
+    "RecSink",
     "RecSource",
     "RecordReader",
     "RecordSet",
+    "create_sink",
     "encode_record",
     "open_record_set",
     "open_source",
@@ -31,3 +34,10 @@ def recognises(path: str) -> bool:
     if os.path.isdir(path):
         return any(name.endswith(".rec") for name in os.listdir(path))
     return path.endswith(".rec") and os.path.isfile(path)
+
+
+def create_sink(
+    path: str, *, style: str = INSIGHTFACE, list_file: bool = False, keep_undecodable: bool = False
+) -> RecSink:
+    """A sink that writes the folder `path`; see `RecSink`."""
+    return RecSink(path, style, list_file, keep_undecodable)

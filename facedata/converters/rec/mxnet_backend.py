@@ -53,7 +53,7 @@ class MXNetRecSource:
         """That of the source."""
         return self.source.size()
 
-    def sizes(self) -> NDArray[np.int64]:
+    def sizes(self) -> NDArray[np.int32]:
         """Those of the source."""
         return self.source.sizes()
 

@@ -1,8 +1,9 @@
-"""`RecSource`: the images of one record file, in key order, read in large blocks."""
+"""`RecSource`: the images of one record file, read in large blocks, or one by one where they are wanted in disorder."""
 
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from facedata.converters.rec.recordio import (
     IMAGE_HEADER_SIZE,
     LARGEST_LABEL,
     MAGIC,
+    MAGIC_BYTES,
     MAXIMUM_LENGTH,
     RecordReader,
     class_of,
@@ -27,11 +29,15 @@ from facedata.errors import FormatError, SampleError, input_error
 __all__ = ["RecSource"]
 
 _BLOCK = 1 << 22
-_LARGEST_GAP = 1 << 18  # records further apart are read one by one: what lies between would be read for nothing
+_LARGEST_GAP = 1 << 18  # records further apart are not read at once: what lies between would be read for nothing
+_SHORTEST_RUN = 8  # fewer neighbours are read one by one: taking a block apart costs as much as some records
+_WINDOW = 1 << 16  # records whose order is looked at together
 _LARGEST_OFFSET = int(np.iinfo(np.int64).max)
 _SLACK = 64  # vectorised header reads may look this far past the last record
 _HEADERS = CHUNK_HEADER_SIZE + IMAGE_HEADER_SIZE
 _HEADER_WORDS = _HEADERS // 4
+_headers = struct.Struct("<IIIf16x")
+_label = struct.Struct("<f")
 
 
 @dataclass(frozen=True)
@@ -88,13 +94,13 @@ class RecSource:
         """The part of the file that these records are."""
         return int(self.file_identity["size"]) * len(self) // max(int(self.options.get("records", len(self))), 1)
 
-    def sizes(self) -> NDArray[np.int64]:
+    def sizes(self) -> NDArray[np.int32]:
         """The distance from each record to the next one in the file: its header is counted with its image."""
         offsets = np.where(self.index.offsets < 0, spoilt_mark(self.index.offsets), self.index.offsets)
         order = np.argsort(offsets, kind="stable")
-        sizes = np.empty(len(offsets), np.int64)
-        sizes[order] = np.diff(offsets[order], append=int(self.file_identity["size"]))
-        return np.minimum(sizes, MAXIMUM_LENGTH)
+        sizes = np.empty(len(offsets), np.int32)
+        sizes[order] = np.minimum(np.diff(offsets[order], append=int(self.file_identity["size"])), MAXIMUM_LENGTH)
+        return sizes
 
     def class_names(self) -> None:
         """A record set has no names for its classes."""
@@ -122,18 +128,30 @@ class RecSource:
         """
         with self._open() as (descriptor, reader):
             blocks = _Blocks(descriptor, self.index, self._typical_size())
-            for first, block in blocks:
-                yield from self._samples(first, block, reader)
+            for run, neighbours in _runs(self.index.offsets):
+                if neighbours:
+                    for first, block in blocks.read(run):
+                        yield from self._samples(first, block, reader)
+                else:
+                    yield from self._lone_samples(run, blocks, reader)
 
     def labels(self) -> Iterator[NDArray[np.int64]]:
         """The labels of the images, block by block, -1 for each that cannot be told; images are not copied."""
         with self._open() as (descriptor, reader):
-            for first, block in _Blocks(descriptor, self.index, self._typical_size()):
-                labels = np.where(block.good, block.labels, -1)
-                for place in np.flatnonzero(~block.good).tolist():
-                    item = self._read_one(first + place, reader)
-                    labels[place] = item.label if isinstance(item, Sample) else -1
-                yield labels
+            blocks = _Blocks(descriptor, self.index, self._typical_size())
+            for run, neighbours in _runs(self.index.offsets):
+                if neighbours:
+                    for first, block in blocks.read(run):
+                        yield self._labels(first, block, reader)
+                else:
+                    items = self._lone_samples(run, blocks, reader)
+                    yield np.fromiter(map(_label_of, items), np.int64, len(run))
+
+    def _labels(self, first: int, block: _Block, reader: RecordReader) -> NDArray[np.int64]:
+        labels = np.where(block.good, block.labels, -1)
+        for place in np.flatnonzero(~block.good).tolist():
+            labels[place] = _label_of(self._read_one(first + place, reader))
+        return labels
 
     def _open(self) -> _Opened:
         return _Opened(self.path)
@@ -152,6 +170,13 @@ class RecSource:
             else:
                 yield self._read_one(first + place, reader)
 
+    def _lone_samples(self, run: range, blocks: _Blocks, reader: RecordReader) -> Iterator[Sample | SampleError]:
+        part = slice(run.start, run.stop)
+        keys = np.asarray(self.index.keys[part], np.int64).tolist()
+        for position, key, offset in zip(run, keys, self.index.offsets[part].tolist(), strict=True):
+            found = blocks.read_lone(offset)
+            yield self._read_one(position, reader) if found is None else Sample(str(key), *found)
+
     def _read_one(self, position: int, reader: RecordReader) -> Sample | SampleError:
         """The record read by itself, with every check and an exact reason where it fails."""
         key, offset = int(self.index.keys[position]), int(self.index.offsets[position])
@@ -166,6 +191,10 @@ class RecSource:
             return SampleError(self.path, str(key), str(error), offset)
         except OSError as error:
             return SampleError(self.path, str(key), f"cannot be read: {error.strerror}", offset)
+
+
+def _label_of(item: Sample | SampleError) -> int:
+    return item.label if isinstance(item, Sample) else -1
 
 
 class _Opened:
@@ -200,8 +229,23 @@ class _Block:
     stops: NDArray[np.int64]
 
 
+def _runs(offsets: NDArray[np.int64]) -> Iterator[tuple[range, bool]]:
+    """Cut positions into runs of records that lie close behind each other, and stretches of all others between them."""
+    for first in range(0, len(offsets), _WINDOW):  # 8 bytes a record for as many as there are would be too much
+        window = offsets[first : first + _WINDOW]
+        steps = np.diff(window)
+        ends = np.append(np.flatnonzero((steps <= 0) | (steps > _LARGEST_GAP)) + 1, len(window))
+        long = np.diff(ends, prepend=0) >= _SHORTEST_RUN
+        last_of_its_kind = np.append(long[1:] | long[:-1], [True])
+        begin = first
+        for place in np.flatnonzero(last_of_its_kind).tolist():
+            end = first + int(ends[place])
+            yield range(begin, end), bool(long[place])
+            begin = end
+
+
 class _Blocks:
-    """Cuts an index into runs of records that lie close behind each other, and reads each run at once."""
+    """Reads the records of an index: neighbours at once, or one alone."""
 
     def __init__(self, descriptor: int, index: RecordIndex, typical_size: int) -> None:
         self._descriptor, self._offsets = descriptor, index.offsets
@@ -209,17 +253,33 @@ class _Blocks:
         self._guess = (min(max(2 * typical_size, 1 << 12), _BLOCK) + _HEADERS) & ~3
         self._buffer = bytearray(_BLOCK + _LARGEST_GAP + self._guess + _SLACK)
 
-    def __iter__(self) -> Iterator[tuple[int, _Block]]:
-        offsets = self._offsets
-        steps = np.diff(offsets)
-        run_ends = np.append(np.flatnonzero((steps <= 0) | (steps > _LARGEST_GAP)) + 1, len(offsets)).tolist()
-        begin = 0
-        for end in run_ends:
-            while begin < end:
-                limit = min(int(offsets[begin]) + _BLOCK, _LARGEST_OFFSET)
-                stop = max(int(np.searchsorted(offsets[begin:end], limit)), 1) + begin
-                yield begin, self._read(offsets[begin:stop], int(offsets[stop]) if stop < end else None)
-                begin = stop
+    def read(self, run: range) -> Iterator[tuple[int, _Block]]:
+        """Blocks of a run of neighbours, each with the position of its first record."""
+        offsets, begin, end = self._offsets, run.start, run.stop
+        while begin < end:
+            limit = min(int(offsets[begin]) + _BLOCK, _LARGEST_OFFSET)
+            stop = max(int(np.searchsorted(offsets[begin:end], limit)), 1) + begin
+            yield begin, self._read(offsets[begin:stop], int(offsets[stop]) if stop < end else None)
+            begin = stop
+
+    def read_lone(self, offset: int) -> tuple[int, bytes] | None:
+        """Label and image of a record that is simple, as in `_Block`; None where it is not."""
+        try:
+            data = os.pread(self._descriptor, self._guess, offset) if offset >= 0 else b""
+        except OSError:
+            return None
+        if len(data) < _HEADERS:
+            return None
+        magic, word, flag, label = _headers.unpack_from(data)
+        start, stop = _HEADERS + 4 * flag, CHUNK_HEADER_SIZE + word  # a `cflag` makes `word` larger than any buffer
+        if magic != MAGIC or not start < stop <= len(data):
+            return None
+        if flag:
+            label = _label.unpack_from(data, _HEADERS)[0]
+        if not 0 <= label <= LARGEST_LABEL or label != int(label):
+            return None
+        swallows_another = data.find(MAGIC_BYTES, CHUNK_HEADER_SIZE, stop) >= 0
+        return None if swallows_another else (int(label), data[start:stop])
 
     def _read(self, offsets: NDArray[np.int64], next_offset: int | None) -> _Block:
         base = int(offsets[0])

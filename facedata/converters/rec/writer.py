@@ -4,21 +4,80 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from facedata.converters.rec.index import write_index
-from facedata.converters.rec.recordio import LARGEST_LABEL, ImageRecord, encode_record, pack_image_record
-from facedata.errors import EmptyDatasetError, FormatError, OptionError, output_error
+from facedata.converters.rec.recordio import (
+    CHUNK_HEADER_SIZE,
+    LARGEST_LABEL,
+    MAGIC,
+    ImageRecord,
+    encode_record,
+    pack_image_record,
+)
+from facedata.errors import EmptyDatasetError, FacedataError, FormatError, OptionError, output_error
 from facedata.jobs.files import atomic_writer, temporary_name
 
-__all__ = ["InsightFaceWriter", "RecordWriter"]
+__all__ = [
+    "LARGEST_INSIGHTFACE_SET",
+    "RANGE_RECORD",
+    "InsightFaceWriter",
+    "RecordWriter",
+    "closing_records",
+    "property_line",
+]
 
 LARGEST_INSIGHTFACE_SET = LARGEST_LABEL
 """Records; above it the meta record, which counts in float32, would be wrong."""
+
+RANGE_RECORD = np.dtype(
+    [("chunk", "<u4", 2), ("flag", "<u4"), ("label", "<f4"), ("id", "<u8"), ("id2", "<u8"), ("range", "<f4", 2)]
+)
+"""A whole record without an image, whose two labels are a range of keys: the first, and the one behind the last."""
+
+_RANGES_AT_ONCE = 1 << 16
+
+
+def closing_records(first_keys: NDArray[np.int64], images: int) -> Iterator[NDArray[Any]]:
+    """What stands behind the images in the InsightFace dialect: a record for each identity, and the meta record.
+
+    Parameters
+    ----------
+    first_keys : ndarray of shape (C,), int64
+        The key of the first image of each identity, ascending.
+    images : int
+        Their keys are 1 to `images`.
+
+    Yields
+    ------
+    ndarray of `RANGE_RECORD`
+        Some of the records, as their bytes are in the file; the field ``id`` is their key.
+    """
+    first = images + 1
+    ends = np.append(first_keys[1:], first)
+    for begin in range(0, len(first_keys), _RANGES_AT_ONCE):
+        part = slice(begin, begin + _RANGES_AT_ONCE)
+        ranges = np.stack([first_keys[part], ends[part]], axis=1)
+        yield _range_records(np.arange(len(ranges)) + first + begin, ranges)
+    yield _range_records(np.zeros(1, np.int64), np.array([[first, first + len(first_keys)]]))
+
+
+def _range_records(keys: NDArray[np.int64], ranges: NDArray[np.int64]) -> NDArray[Any]:
+    records = np.zeros(len(keys), RANGE_RECORD)
+    records["chunk"] = MAGIC, RANGE_RECORD.itemsize - CHUNK_HEADER_SIZE
+    records["flag"], records["id"], records["range"] = 2, keys, ranges
+    return records
+
+
+def property_line(classes: int, size: tuple[int, int]) -> bytes:
+    """What the file ``property`` holds; `size` is the height and width of the images."""
+    return b"%d,%d,%d\n" % (classes, *size)
 
 
 class RecordWriter:
@@ -53,16 +112,25 @@ class RecordWriter:
         OutputError
             Where it cannot be written.
         """
-        chunks = encode_record(payload)
+        chunks, offset = encode_record(payload), self._end
+        self._append(chunks)
+        self._keys.append(key)
+        self._offsets.append(offset)
+        return offset
+
+    def write_ranges(self, records: NDArray[Any]) -> None:
+        """Append records that `closing_records` made, their ids being their keys."""
+        offsets = np.arange(len(records), dtype=np.int64) * records.itemsize + self._end
+        self._append(records.tobytes())
+        self._keys.frombytes(records["id"].astype(np.int64).tobytes())
+        self._offsets.frombytes(offsets.tobytes())
+
+    def _append(self, chunks: bytes) -> None:
         try:
             self._file.write(chunks)
         except OSError as error:
             raise output_error(error, self.path) from error
-        offset = self._end
-        self._keys.append(key)
-        self._offsets.append(offset)
         self._end += len(chunks)
-        return offset
 
     def __enter__(self) -> RecordWriter:
         return self
@@ -131,21 +199,19 @@ class InsightFaceWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None and not self._first_keys:
-            self._records.__exit__(EmptyDatasetError, None, None)
-            raise EmptyDatasetError(f"{self._records.path}: there is no image to write")
-        if kind is None:
-            self._write_identities()
+        try:
+            if kind is None:
+                self._write_closing()
+        except FacedataError as problem:
+            self._records.__exit__(type(problem), problem, None)
+            raise
         self._records.__exit__(kind, error, trace)
         if kind is None:
             with atomic_writer(os.path.join(self._folder, "property")) as file:
-                file.write(f"{len(self._first_keys)},{self._size[0]},{self._size[1]}\n".encode())
+                file.write(property_line(len(self._first_keys), self._size))
 
-    def _write_identities(self) -> None:
-        first, ends = len(self._records) + 1, [*self._first_keys[1:], len(self._records) + 1]
-        for key, labels in enumerate(zip(self._first_keys, ends, strict=True), first):
-            self._write_empty(key, labels)
-        self._write_empty(0, (first, first + len(self._first_keys)))
-
-    def _write_empty(self, key: int, labels: tuple[int, int]) -> None:
-        self._records.write(key, pack_image_record(ImageRecord(2, (float(labels[0]), float(labels[1])), key, 0, b"")))
+    def _write_closing(self) -> None:
+        if not self._first_keys:
+            raise EmptyDatasetError(f"{self._records.path}: there is no image to write")
+        for records in closing_records(np.array(self._first_keys, np.int64), len(self._records)):
+            self._records.write_ranges(records)

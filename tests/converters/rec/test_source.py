@@ -9,6 +9,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -80,26 +81,68 @@ def source_of(pieces: list[bytes], order: list[int]) -> Iterator[RecSource]:
 
 
 @contextmanager
-def small_blocks(block: int, gap: int) -> Iterator[None]:
-    with patch.object(source_module, "_BLOCK", block), patch.object(source_module, "_LARGEST_GAP", gap):
+def small_blocks(block: int, gap: int, shortest_run: int = 1, window: int = 1 << 16) -> Iterator[None]:
+    sizes: dict[str, Any] = {"_BLOCK": block, "_LARGEST_GAP": gap, "_SHORTEST_RUN": shortest_run, "_WINDOW": window}
+    with patch.multiple(source_module, **sizes):
         yield
 
 
 WORDS = st.integers(1, 100).map(lambda words: 4 * words)
 
 
-@given(st.lists(PIECES, min_size=1, max_size=12), st.data(), WORDS, WORDS)
-def test_blocks_deliver_what_single_reads_deliver(
-    pieces: list[bytes], data: st.DataObject, block: int, gap: int
+@given(st.lists(PIECES, min_size=1, max_size=12), st.data(), WORDS, WORDS, st.integers(1, 5), st.integers(1, 20))
+def test_blocks_and_lone_reads_deliver_what_the_plain_reader_delivers(
+    pieces: list[bytes], data: st.DataObject, block: int, gap: int, shortest_run: int, window: int
 ) -> None:
     order = data.draw(st.lists(st.integers(0, len(pieces) - 1), min_size=1, max_size=15))
-    with source_of(pieces, order) as source, small_blocks(block, gap):
+    with source_of(pieces, order) as source, small_blocks(block, gap, shortest_run, window):
         expected = record_by_record(source)
         assert comparable(source.read()) == expected
         labels = [label for part in source.labels() for label in part.tolist()]
         assert labels == [item.label if isinstance(item, Sample) else -1 for item in expected]
         first, end = (data.draw(st.integers(0, len(order))) for _ in range(2))
         assert comparable(source[first:end].read()) == expected[first:end]
+
+
+def full(items: Iterator[Sample | SampleError]) -> list[object]:
+    """Every item with all that it says."""
+    return [item if isinstance(item, Sample) else (item.dataset, item.key, item.reason, item.offset) for item in items]
+
+
+@given(st.lists(PIECES, min_size=1, max_size=25), st.data())
+def test_a_permutation_delivers_the_same_items_permuted(pieces: list[bytes], data: st.DataObject) -> None:
+    order = data.draw(st.permutations(range(len(pieces))))
+    with source_of(pieces, list(range(len(pieces)))) as source, small_blocks(1 << 22, 1 << 18):
+        in_order, labels = full(source.read()), np.concatenate(list(source.labels()))
+    with source_of(pieces, list(range(len(pieces)))) as source:
+        taken = source.take(np.array(order))
+        assert [one[1:] for one in full(taken.read())] == [in_order[position][1:] for position in order]  # type: ignore[index]
+        assert np.concatenate(list(taken.labels())).tolist() == labels[order].tolist()
+        assert list(taken.keys()) == [str(position + 3) for position in order]
+        assert [taken.locate(place)[1] for place in range(len(order))] == source.index.offsets[order].tolist()
+
+
+def test_records_in_any_order_take_no_more_memory(record_set: MakeSet) -> None:
+    maker = record_set()
+    maker.plain(range(2000))
+    source = open_record_set(maker.folder).source
+    positions = np.random.default_rng(0).integers(0, 2000, 40_000)
+
+    def peak(number: int) -> int:
+        taken = source.take(positions[:number])
+        return peak_bytes(lambda: sum(1 for _ in taken.read()))
+
+    with small_blocks(1 << 22, 1 << 18, 8, window=1000):
+        assert peak(40_000) < peak(2_000) + (1 << 16)
+
+
+@pytest.mark.parametrize("length", [4_000, 40_000, 5_000_000])
+def test_lone_records_longer_than_guessed_are_whole(record_set: MakeSet, length: int) -> None:
+    maker = record_set()
+    for key in range(6):
+        maker.add(key, float(key), random.Random(key).randbytes(length if key == 2 else 10))
+    source = open_record_set(maker.write()).source
+    assert list(source.take(np.array([5, 2, 1]))) == [list(source)[place] for place in (5, 2, 1)]
 
 
 @given(st.lists(PIECES, min_size=1, max_size=12), WORDS)

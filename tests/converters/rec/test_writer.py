@@ -101,3 +101,15 @@ def test_a_disk_that_is_full_at_the_end_leaves_nothing_behind(tmp_path: Path, mo
         writer.write(0, image_payload(0.0, jpeg(0)))
     assert tree(tmp_path) == {}
     assert not os.path.lexists(temporary)
+
+
+def test_a_disk_that_is_full_at_the_closing_records_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OutputError("full")
+
+    monkeypatch.setattr(RecordWriter, "write_ranges", full)
+    with pytest.raises(OutputError, match="full"):
+        write_labels(tmp_path, [0, 1])
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,209 @@
+"""`RecSink`: writes a record set, in the InsightFace dialect or plain."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facedata.converters.rec.completion import CLASSES, check_count, complete_set, count_people
+from facedata.converters.rec.packing import BUILDING, BlockWriter, BuildFiles, RecordEncoder
+from facedata.converters.rec.record_set import INSIGHTFACE, PLAIN
+from facedata.converters.rec.recordio import MAGIC
+from facedata.dataset import OrderedWriter, Source
+from facedata.errors import (
+    EmptyDatasetError,
+    FacedataError,
+    OptionError,
+    OutputMismatchError,
+    output_error,
+)
+from facedata.jobs.parcel import Place, this_place
+
+__all__ = ["RecSink"]
+
+_PUBLISHED = ("train.rec", "train.idx", "property", "train.lst", CLASSES)
+"""In the order in which they appear: without an index records are still whole, an index without records is nothing."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RecSink:
+    """Writes ``train.rec``, ``train.idx`` and ``property``.
+
+    Attributes
+    ----------
+    root : str
+        The folder.
+    style : str
+        ``"insightface"``: images from key 1, grouped by label, a record for each identity behind them and the meta
+        record 0 last; or ``"plain"``: images alone, from key 0, in any order.
+    list_file : bool
+        Also write ``train.lst`` as im2rec has it: ``key<TAB>label<TAB>key of the source``.
+    keep_undecodable : bool
+        Also write what does not begin like an image.
+    names : mapping of int to str, optional
+        What the classes are called, for ``classes.txt``; `fit` learns it of the source.
+    receiver : Place, optional
+        Where the writer is, in a sink that was sent to a worker.
+    """
+
+    root: str
+    style: str = INSIGHTFACE
+    list_file: bool = False
+    keep_undecodable: bool = False
+    names: Mapping[int, str] | None = field(default=None, repr=False, compare=False)
+    receiver: Place | None = field(default=None, repr=False, compare=False)
+
+    many_writers = False
+
+    def __post_init__(self) -> None:
+        if self.style not in (INSIGHTFACE, PLAIN):
+            raise OptionError(f"--style {self.style}: expected {INSIGHTFACE} or {PLAIN}")
+        if self.root.endswith(".rec"):
+            raise OptionError(f"{self.root}: name a folder; the record file is written in it, as train.rec")
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a worker, sent a sink with each shard, has no use for the names
+        return {**self.__dict__, "names": None, "receiver": this_place()}
+
+    def identity(self) -> Mapping[str, Any]:
+        """Style and options, as JSON values."""
+        return {
+            "format": "rec",
+            "style": self.style,
+            "list": self.list_file,
+            "keep undecodable": self.keep_undecodable,
+        }
+
+    def fit(self, source: Source) -> tuple[RecSink, None]:
+        """Learn the names of the classes; see whether the style can hold the source.
+
+        Raises
+        ------
+        OptionError
+            Where there are more records than the style can count, or it wants other labels first.
+        EmptyDatasetError
+            Where there is nothing to write.
+        """
+        if len(source) == 0:
+            raise EmptyDatasetError(f"{self.root}: there is no image to write")
+        if len(source) > MAGIC:  # a key that is the magic word would have to be split off its own record
+            raise OptionError(f"{self.root}: {len(source):,} images are more than one record set can number")
+        if self.style == INSIGHTFACE:
+            _check_insightface(source, self.root)
+        return replace(self, names=source.class_names()), None
+
+    def owns(self, name: str) -> bool:
+        """Whether an entry of the root is named as what this sink writes."""
+        return name in _PUBLISHED or name == BUILDING
+
+    def named_files(self) -> list[str]:
+        """None: all that is written lies in the root."""
+        return []
+
+    def prepare(self) -> None:
+        """Make the folder in which the set is built."""
+        os.makedirs(self._files.folder, exist_ok=True)
+
+    @contextmanager
+    def open_shard(self, shard: int) -> Iterator[RecordEncoder]:
+        """What makes the records of a shard ready."""
+        yield RecordEncoder(listed=self.list_file, keep_undecodable=self.keep_undecodable, receiver=self.receiver)
+
+    def open_writer(self, ends: Mapping[int, Mapping[str, Any]]) -> OrderedWriter:
+        """The writer of the record file, which goes on behind the last shard that is done."""
+        files = self._files
+        if ends and os.path.exists(self._final("train.rec")) and not os.path.exists(files.records):
+            return _NothingToWrite(self.root, len(ends))
+        return BlockWriter(files, ends, first_key=self._first_key, listed=self.list_file)
+
+    def finish(self, shards: int) -> Mapping[str, Any]:
+        """Complete the set and let its files appear; a call that was cut off is made good by the next."""
+        files = self._files
+        try:
+            if not os.path.exists(files.labels) or os.path.getsize(files.labels) == 0:
+                raise EmptyDatasetError(f"{self.root}: no image could be written; failures.jsonl says why of each")
+            labels: NDArray[np.int32] = np.memmap(files.labels, np.int32, "r")
+            if os.path.exists(files.records):  # until the first file has appeared
+                complete_set(files, labels, style=self.style, listed=self.list_file, names=self.names)
+            for name in _PUBLISHED:
+                with suppress(FileNotFoundError):
+                    os.replace(files.path(name), self._final(name))
+        except FacedataError:
+            raise
+        except OSError as error:
+            raise output_error(error, self.root) from error
+        return {"identities": count_people(labels), "style": self.style}
+
+    def clean_up(self) -> None:
+        """Remove the folder in which the set was built."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self._files.folder)
+
+    @property
+    def _files(self) -> BuildFiles:
+        return BuildFiles(os.path.join(self.root, BUILDING))
+
+    @property
+    def _first_key(self) -> int:
+        return 1 if self.style == INSIGHTFACE else 0
+
+    def _final(self, name: str) -> str:
+        return os.path.join(self.root, name)
+
+
+def _check_insightface(source: Source, root: str) -> None:
+    """Labels in order, and no more records than float32 can count; goes over the labels once."""
+    images = people = seen = 0
+    last = -1
+    for block in source.labels():
+        known = block[block >= 0]
+        steps = np.diff(known, prepend=last)
+        if (steps < 0).any():
+            place = int(np.flatnonzero(steps < 0)[0])
+            position = seen + int(np.flatnonzero(block >= 0)[place])
+            _refuse_order(source, root, position, int(known[place]), int(known[place] - steps[place]))
+        people, images, seen = people + int((steps > 0).sum()), images + len(known), seen + len(block)
+        last = int(known[-1]) if len(known) else last
+        check_count(root, images, people)
+    if people <= last:
+        _log.warning(
+            "%s: labels reach %d, but only %d of them have images; --relabel closes the gaps", root, last, people
+        )
+
+
+def _refuse_order(source: Source, root: str, position: int, label: int, before: int) -> None:
+    key = next(source[position : position + 1].keys())
+    raise OptionError(
+        f"{root}: the insightface style wants images grouped by label, labels ascending, but label {label} (image "
+        f"{position}, '{key}') comes after {before}; facedata pack-rec groups them, --style plain takes any order"
+    )
+
+
+class _NothingToWrite:
+    """The writer of a set whose records have appeared already: all that is left is to finish."""
+
+    def __init__(self, root: str, done: int) -> None:
+        self._root, self.done = root, done
+        self.unrecorded: tuple[Mapping[str, Any], ...] = ()
+
+    def write(self, shard: int, block: Any) -> Mapping[str, Any]:
+        raise OutputMismatchError(
+            f"{self._root}: its records are complete, but its journal lacks shard {shard}; --overwrite starts afresh"
+        )
+
+    def commit(self, entry: Mapping[str, Any]) -> None: ...
+
+    def __enter__(self) -> _NothingToWrite:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...

@@ -1,0 +1,142 @@
+"""Large bytes on their way from a worker: they arrive whole by either way, and their memory is given back."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+import sys
+from concurrent.futures import BrokenExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facedata.jobs import parcel as parcel_module
+from facedata.jobs.executors import LocalExecutor
+from facedata.jobs.parcel import Parcel, Place, this_place
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory without a name is of Linux alone")
+
+LARGE = 1 << 18
+
+
+def bytes_of(number: int, size: int = LARGE) -> bytes:
+    return random.Random(number).randbytes(size)
+
+
+def pack(number: int, receiver: Place | None) -> Parcel:
+    return Parcel(memoryview(bytes_of(number)), receiver)
+
+
+def pack_and_die(receiver: Place | None) -> tuple[Parcel, _Die]:
+    return pack(0, receiver), _Die()
+
+
+class _Die:
+    """Kills the worker when it is about to be sent."""
+
+    def __reduce__(self) -> str:
+        os._exit(1)
+
+
+def kept_in_memory(_: int) -> int:
+    """The bytes that a worker has left and that were not taken yet."""
+    return sum(os.fstat(descriptor).st_size for descriptor in parcel_module._left)
+
+
+def taken(parcel: Parcel) -> bytes:
+    buffer = bytearray(parcel.size + 10)
+    parcel.take(memoryview(buffer))
+    assert buffer[parcel.size :] == bytes(10)
+    return bytes(buffer[: parcel.size])
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_bytes_left_by_a_worker_arrive_and_their_memory_is_given_back() -> None:
+    here = this_place()
+    with LocalExecutor(1) as executor:
+        executor.submit(kept_in_memory, 0).result()
+        before = descriptors()
+        for number in range(5):
+            parcel = executor.submit(pack, number, here).result()
+            assert len(pickle.dumps((parcel.size, parcel._left))) < 1000
+            assert executor.submit(kept_in_memory, 0).result() == LARGE
+            assert taken(parcel) == bytes_of(number)
+        assert executor.submit(kept_in_memory, 0).result() == 0
+        assert descriptors() == before
+
+
+def test_a_parcel_that_is_dropped_leaves_no_descriptor() -> None:
+    with LocalExecutor(1) as executor:
+        parcel = executor.submit(pack, 0, this_place()).result()
+        before = descriptors()
+        del parcel
+        assert descriptors() == before - 1
+
+
+def test_bytes_stay_when_the_worker_that_left_them_ends() -> None:
+    with LocalExecutor(1) as executor:
+        parcel = executor.submit(pack, 7, this_place()).result()
+    assert taken(parcel) == bytes_of(7)
+
+
+@pytest.mark.parametrize(
+    "receiver",
+    [
+        None,
+        Place("another machine", 1, 1),
+        lambda here: here._replace(namespace=1),
+        lambda here: here._replace(process=1 << 22),
+    ],
+    ids=["unknown", "another machine", "another container", "not to be seen"],
+)
+def test_bytes_go_through_the_pipe_where_the_receiver_is_not_seen(receiver: Any) -> None:
+    place = receiver(this_place()) if callable(receiver) else receiver
+    with LocalExecutor(1) as executor:
+        parcel = executor.submit(pack, 3, place).result()
+        assert executor.submit(kept_in_memory, 0).result() == 0
+    assert parcel._left is None
+    assert taken(parcel) == bytes_of(3)
+
+
+def test_bytes_go_through_the_pipe_where_there_is_no_such_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", none_left)
+    parcel = pickle.loads(pickle.dumps(pack(1, this_place())))  # noqa: S301, our own bytes
+    assert parcel._left is None
+    assert taken(parcel) == bytes_of(1)
+
+
+def test_a_worker_that_dies_on_the_way_breaks_the_executor_and_nothing_else() -> None:
+    with LocalExecutor(1) as executor, pytest.raises(BrokenExecutor):
+        executor.submit(pack_and_die, this_place()).result()
+
+
+def test_memory_that_is_not_the_workers_any_more_is_not_taken_for_it(tmp_path: Path) -> None:
+    parcel = pack(2, this_place())
+    assert parcel._left is not None
+    sent = pickle.dumps(parcel)
+    with open(tmp_path / "other", "wb") as other:
+        os.dup2(other.fileno(), parcel._left.descriptor)
+    with pytest.raises(ConnectionError, match="it was killed"):
+        pickle.loads(sent)  # noqa: S301, our own bytes
+
+
+@given(st.binary(max_size=100))
+def test_small_ones_go_through_the_pipe(data: bytes) -> None:
+    parcel = pickle.loads(pickle.dumps(Parcel(memoryview(data), this_place())))  # noqa: S301, our own bytes
+    assert parcel._left is None
+    assert taken(parcel) == data
+
+
+def test_without_being_sent_it_arrives_too() -> None:
+    assert taken(pack(4, this_place())) == bytes_of(4)
+    assert taken(pack(5, None)) == bytes_of(5)
