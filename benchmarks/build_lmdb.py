@@ -3,9 +3,9 @@
     python benchmarks/build_lmdb.py [--folder DIR] [--repeats 3] [--workers 2]
 
 FFC's builder walks a folder of images in the order of the directory, decodes and encodes each with OpenCV, and puts
-it as a Datum into a map that begins at 500 MB. It cannot read record sets, so its time for them is that for the unpacked
-folder, the unpacking left out. The bare loop puts the very values that facedata writes, from memory, a few thousand at a
-time, and is timed without any start.
+it as a Datum into a map that begins at 500 MB. It cannot read record sets, so its time for them is that for the
+unpacked folder, the unpacking left out. The bare loop puts the very values that facedata writes, from memory, a few
+thousand at a time, and is timed without any start.
 """
 
 from __future__ import annotations

@@ -76,6 +76,9 @@ class CheckingSink:
     def identity(self) -> dict[str, str]:
         return {"format": "check"}
 
+    def files(self, shards: int) -> list[str]:
+        return []
+
     def fit(self, source: Source) -> tuple[CheckingSink, None]:
         return self, None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import signal
 import sys
 from types import FrameType
@@ -58,6 +59,9 @@ def facedata() -> None:
 def main() -> None:
     """Run the command line; SIGTERM and SIGINT outside a job end it with status 75 too."""
     signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 is shown as it is
     try:
         status = facedata(prog_name="facedata", standalone_mode=False)
     except click.exceptions.Abort:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
 
@@ -91,6 +92,10 @@ class Source(Protocol):
         """The file or folder that the sample at `position` is in, and its byte offset there, where it has one."""
         ...
 
+    def places(self) -> Mapping[str, bool]:
+        """The files and folders that are read; of a folder, whether all that lies in it belongs to the dataset."""
+        ...
+
     def keys(self) -> Iterator[str]:
         """The key of every sample, in order, without its image."""
         ...
@@ -103,7 +108,7 @@ class Source(Protocol):
         """About how many bytes all images take; an estimate that costs little and is always the same."""
         ...
 
-    def sizes(self) -> NDArray[np.int64]:
+    def sizes(self) -> NDArray[np.int32]:
         """About how many bytes each image takes, shape (N,); may look at every file."""
         ...
 
@@ -157,6 +162,10 @@ class Output(Protocol):
 
     def named_files(self) -> Sequence[str]:
         """Files, in the root or elsewhere, that the user named and that the finished job will have written."""
+        ...
+
+    def files(self, shards: int) -> Iterable[str]:
+        """Files that the finished output holds, where these are few enough to look for."""
         ...
 
     def prepare(self) -> None:
@@ -263,6 +272,9 @@ FORMATS: dict[str, str] = {
     "rec": "facedata.converters.rec",
     "folder": "facedata.converters.folder",
     "list": "facedata.converters.image_list",
+    "lmdb": "facedata.converters.lmdb",
+    "parquet": "facedata.converters.parquet",
+    "webdataset": "facedata.converters.webdataset",
     "null": "facedata.converters.null",
 }
 """Format name to its module, which has some of:
@@ -290,16 +302,21 @@ def find_format(spec: str) -> tuple[str, str]:
         Where no format, or more than one, fits the content.
     """
     name, path = split_spec(spec)
+    if not path:
+        raise OptionError(f"'{spec}': names no path")
     if name is not None:
         return name, path
     known = list(_modules("recognises"))
-    if not any(module.recognises(path) for name, module in known if not os.path.lexists(path)):
+    if os.path.lexists(path) or not any(module.recognises(path) for _, module in known):  # it may be a pattern
         _check_readable(path)
     fitting = [name for name, module in known if module.recognises(path)]
     if len(fitting) != 1:
         found = f"it could be any of: {', '.join(fitting)}" if fitting else "no format fits its content"
         readable = [name for name in FORMATS if hasattr(importlib.import_module(FORMATS[name]), "open_source")]
-        raise FormatError(f"{path}: {found}; name the format: FORMAT:{path}, one of {', '.join(readable)}")
+        raise FormatError(
+            f"{path}: {found}; name the format, which also says what is wrong: FORMAT:{path}, one of "
+            f"{', '.join(readable)}"
+        )
     return fitting[0], path
 
 
@@ -333,6 +350,8 @@ def _check_readable(path: str) -> None:
     try:
         if stat.S_ISDIR(os.stat(path).st_mode):
             os.scandir(path).close()
+        elif not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise input_error(error, path) from error
 
@@ -354,6 +373,8 @@ def create_dataset(spec: str, **options: Any) -> Sink:
     name, path = split_spec(spec)
     if name is None:
         raise OptionError(f"{spec}: name the format to write: FORMAT:{path}, one of {', '.join(FORMATS)}")
+    if not path:
+        raise OptionError(f"'{spec}': names no path")
     create = _door(name, "create_sink", "written")
     _check_options(name, create, options)
     sink: Sink = create(path, **options)

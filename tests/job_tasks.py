@@ -71,6 +71,9 @@ class PlainOutput:
     def named_files(self) -> list[str]:
         return []
 
+    def files(self, shards: int) -> list[str]:
+        return []
+
     def prepare(self) -> None: ...
 
     def finish(self, shards: int) -> Mapping[str, Any]:
@@ -107,6 +110,9 @@ class LineFile:
 
     def named_files(self) -> list[str]:
         return []
+
+    def files(self, shards: int) -> list[str]:
+        return [os.path.join(self.root, "lines")]
 
     def prepare(self) -> None: ...
 

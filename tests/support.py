@@ -117,6 +117,9 @@ class MemorySource:
         key = self.items[position].key
         return self.name, int(key) if key.isdigit() else None
 
+    def places(self) -> Mapping[str, bool]:
+        return {}
+
     def keys(self) -> Iterator[str]:
         return (item.key for item in self.items)
 

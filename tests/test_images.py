@@ -1,12 +1,17 @@
-"""Telling image types from their signatures: nothing is decoded, nothing short or strange goes wrong."""
+"""Telling images and their sizes from their headers: nothing is decoded, nothing short or strange goes wrong."""
 
 from __future__ import annotations
 
+import struct
+import zlib
+from itertools import pairwise
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facedata.images import image_extension
+from facedata.images import image_extension, image_size, import_opencv
 
 SIGNED = {
     "JPEG with JFIF": (b"\xff\xd8\xff\xe0\0\x10JFIF", "jpg"),
@@ -51,3 +56,168 @@ def test_any_bytes_are_an_image_or_not(data: bytes) -> None:
     extension = image_extension(data)
     assert extension in {None, "jpg", "png", "webp", "bmp", "gif", "tif"}
     assert image_extension(data + bytes(8)) == extension or extension is None
+
+
+# Sizes
+
+
+SIDES = st.integers(1, 90)
+
+
+def encoded(height: int, width: int, channels: int, extension: str, options: tuple[int, ...] = ()) -> bytes:
+    pixels = np.random.default_rng(height * 1000 + width).integers(0, 255, (height, width, channels), np.uint8)
+    return bytes(import_opencv().imencode(f".{extension}", pixels, options)[1])
+
+
+def decoded_size(data: bytes) -> tuple[int, ...]:
+    cv2 = import_opencv()
+    height, width, *channels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED).shape
+    return height, width, *(channels or [1])
+
+
+@settings(deadline=None)
+@given(SIDES, SIDES, st.sampled_from([1, 3, 4]), st.sampled_from(["jpg", "png", "webp", "bmp"]))
+def test_the_size_in_the_header_is_that_of_the_decoded_image(
+    height: int, width: int, channels: int, extension: str
+) -> None:
+    data = encoded(height, width, channels, extension)
+    assert image_size(data) == decoded_size(data)
+    assert image_size(data)[:2] == (height, width)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("options", ["PROGRESSIVE", "RST_INTERVAL", "OPTIMIZE"])
+def test_any_kind_of_jpeg_has_its_size(options: str) -> None:
+    data = encoded(17, 33, 3, "jpg", (getattr(import_opencv(), f"IMWRITE_JPEG_{options}"), 1))
+    assert image_size(data) == (17, 33, 3)
+
+
+@pytest.mark.parametrize("quality", [80, 101], ids=["lossy", "lossless"])
+def test_both_kinds_of_webp_have_their_size(quality: int) -> None:
+    assert image_size(encoded(300, 7, 3, "webp", (import_opencv().IMWRITE_WEBP_QUALITY, quality))) == (300, 7, 3)
+
+
+def test_webp_of_the_extended_kind_has_the_size_of_its_canvas() -> None:
+    def canvas(flags: int) -> bytes:
+        return b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0" + struct.pack("<IHBHB", flags, 111, 0, 69, 1)
+
+    assert image_size(canvas(0x10)) == (65536 + 70, 112, 4)
+    assert image_size(canvas(0)) == (65536 + 70, 112, 3)
+    assert image_size(canvas(0)[:-1]) is None
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+FRAME = segment(0xC2, struct.pack(">BHHB", 8, 112, 96, 3) + bytes(9))
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        segment(0xE1, b"Exif" + bytes(65000) + b"\xff\xc0\0\x11\x08\0\x01\0\x01\x03"),  # with a thumbnail inside
+        b"".join(segment(0xE2, bytes(65000)) for _ in range(255)),
+        segment(0xFE, b""),
+        b"\xff\xff\xff" + segment(0xC4, bytes(30))[1:],
+        b"\xff\x01",
+        segment(0xDB, bytes(64)) + segment(0xDD, b"\0\x04"),
+    ],
+    ids=["thumbnail", "colour profile", "empty comment", "padding", "bare marker", "tables first"],
+)
+def test_whatever_stands_before_the_frame_of_a_jpeg_is_passed_over(before: bytes) -> None:
+    assert image_size(b"\xff\xd8" + before + FRAME) == (112, 96, 3)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xff\xd8\xff",
+        b"\xff\xd8" + FRAME[:8],
+        b"\xff\xd8\xff\xe0\xff\xff" + FRAME,
+        b"\xff\xd8\xff\xd9" + FRAME,
+        b"\xff\xd8\xff\xda\0\x02" + FRAME,
+        b"\xff\xd8\xff\0" + FRAME,
+        b"\xff\xd8\0" + FRAME,
+        b"\xff\xd8" + bytes.fromhex("ffe00000") * 2000 + FRAME,
+        b"\xff\xd8" + segment(0xC0, struct.pack(">BHHB", 8, 0, 96, 3)),
+        b"\xff\xd8" + segment(0xC0, struct.pack(">BHHB", 8, 9, 96, 0)),
+    ],
+    ids=[
+        "nothing more", "cut frame", "length behind the end", "end before the frame", "scan before the frame",
+        "no marker", "no 0xff", "thousands of segments", "no height", "no components",
+    ],
+)  # fmt: skip
+def test_a_spoilt_jpeg_has_no_size(data: bytes) -> None:
+    assert image_size(data) is None
+
+
+def png(colour: int, depth: int = 8, width: int = 5, height: int = 3) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    samples = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    rows = bytes(height * (1 + -(-width * samples * depth // 8)))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    palette = chunk(b"PLTE", bytes(6)) if colour == 3 else b""
+    return b"\x89PNG\r\n\x1a\n" + header + palette + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", [(0, 1), (0, 8), (0, 16), (2, 8), (2, 16), (3, 1), (3, 8), (4, 8), (6, 8), (6, 16)])
+def test_every_colour_type_of_png_has_its_channels(kind: tuple[int, int]) -> None:
+    data = png(*kind)
+    assert image_size(data) == decoded_size(data)
+
+
+def test_a_png_with_an_impossible_header_has_no_size() -> None:
+    good = png(2)
+    assert image_size(good[:25] + b"\x05" + good[26:]) is None
+    assert image_size(good[:16] + bytes(4) + good[20:]) is None
+    assert image_size(good[:16] + b"\xff" * 4 + good[20:]) is None
+
+
+def bmp(bits: int, palette: bytes = b"", height: int = 3) -> bytes:
+    pixels = bytes(-(-5 * bits // 32) * 4 * abs(height))
+    header = struct.pack("<IiiHHIIiiII", 40, 5, height, 1, bits, 0, len(pixels), 0, 0, len(palette) // 4, 0)
+    return b"BM" + struct.pack("<IHHI", 54 + len(palette + pixels), 0, 0, 54 + len(palette)) + header + palette + pixels
+
+
+GREYS = b"".join(bytes([level, level, level, 0]) for level in range(256))
+COLOURS = b"".join(bytes([level, level, 7, 0]) for level in range(256))
+
+
+@pytest.mark.parametrize("palette", [GREYS, COLOURS], ids=["grey", "colour"])
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_a_bmp_with_a_palette_of_greys_is_grey(bits: int, palette: bytes) -> None:
+    data = bmp(bits, palette[: 4 << bits])
+    assert image_size(data) == decoded_size(data) == (3, 5, 1 if palette is GREYS else 3)
+
+
+@pytest.mark.parametrize("bits", [16, 24])
+def test_a_bmp_without_a_palette_is_coloured_and_may_stand_on_its_head(bits: int) -> None:
+    for height in (3, -3):
+        assert image_size(bmp(bits, height=height)) == decoded_size(bmp(bits, height=height)) == (3, 5, 3)
+
+
+def test_a_bmp_of_the_oldest_kind() -> None:
+    header = b"BM" + bytes(12) + struct.pack("<IHHHH", 12, 5, 3, 1, 24)
+    assert image_size(header) == (3, 5, 3)
+    assert image_size(header[:-1]) is None
+
+
+def test_a_gif_has_the_size_of_its_screen() -> None:
+    assert image_size(b"GIF89a" + struct.pack("<HH", 5, 3)) == (3, 5, 3)
+    assert image_size(b"GIF88a" + struct.pack("<HH", 5, 3)) is None
+
+
+BEGINNINGS = [data[:2] for data, _ in SIGNED.values()] + [encoded(9, 9, 3, kind) for kind in ("jpg", "png", "webp")]
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([*BEGINNINGS, png(6), bmp(8, COLOURS), b"RIFF\0\0\0\0WEBPVP8X"]), st.binary(max_size=40), st.data()
+)
+def test_any_bytes_have_a_size_or_none(beginning: bytes, rest: bytes, data: st.DataObject) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(beginning)), min_size=2, max_size=2)))
+    for first, end in pairwise([0, *cuts]):
+        size = image_size(beginning[first:end] + rest)
+        assert size is None or (all(side > 0 for side in size) and size[2] in (1, 3, 4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -71,14 +72,14 @@ def run_conversion(command: str, sources: tuple[str, ...], target: str, given: M
         command_line=options.command_line(),
     )
     part = Part(*given.get("shard", (1, 1)))
+    job = JobOptions(given["workers"], part, given["overwrite"])
     if given["dry_run"]:
         planned = plan_dataset(sources, target, conversion)
         check_conversion(planned, overwrite=given["overwrite"])
         _show_plan(planned, part, as_json=given["as_json"])
         return 0
     with show_progress("images", quiet=given["quiet"]) as observer:
-        job = JobOptions(given["workers"], part, given["overwrite"], observer)
-        summary = convert_dataset(sources, target, conversion, job)
+        summary = convert_dataset(sources, target, conversion, replace(job, observer=observer))
     show_summary(summary, as_json=given["as_json"])
     return 0 if summary.good else 1
 

@@ -208,8 +208,9 @@ def command_line() -> str:
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """One JSON object, on one line of stdout."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    """One JSON object, on one line of stdout; a file name that is not UTF-8 has escapes in it."""
+    text = json.dumps(value, ensure_ascii=False)
+    click.echo(text.encode(errors="backslashreplace").decode())
 
 
 def start_logging(*, quiet: bool) -> None:
@@ -255,11 +256,13 @@ def runs_library(function: _Command) -> _Command:
         except InterruptedJobError as error:
             click.echo(f"facedata: {error}", err=True)
             return INTERRUPTED
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has gone
-            return 1
         except FacedataError as error:
             click.echo(f"facedata: error: {error}", err=True)
+            return 1
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has gone, say
+            if not isinstance(error, BrokenPipeError):
+                click.echo(f"facedata: error: {error.strerror or error}", err=True)
             return 1
 
     return wrapper  # type: ignore[return-value]

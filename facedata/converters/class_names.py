@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 
-from facedata.errors import FormatError, input_error, output_error
+from facedata.errors import FormatError, InputError, input_error, output_error
 from facedata.jobs.files import atomic_writer
 
-__all__ = ["CLASSES", "read_class_names", "write_class_names"]
+__all__ = ["CLASSES", "read_class_names", "read_class_names_in", "write_class_names"]
 
 CLASSES = "classes.txt"
 """Its name, in an output that is a folder of its own."""
 
 _LONGEST_LINE = 1 << 14
+_log = logging.getLogger(__name__)
 
 
 def write_class_names(path: str | os.PathLike[str], names: Mapping[int, str]) -> None:
@@ -64,3 +66,15 @@ def read_class_names(path: str | os.PathLike[str]) -> dict[int, str]:
     except OSError as error:
         raise input_error(error, path) from error
     return names
+
+
+def read_class_names_in(folder: str | os.PathLike[str]) -> dict[int, str] | None:
+    """What ``classes.txt`` in `folder` says; None, with a warning, where it is something else, or damaged."""
+    path = os.path.join(folder, CLASSES)
+    if not os.path.isfile(path):
+        return None
+    try:
+        return read_class_names(path)
+    except InputError as error:
+        _log.warning("%s; the classes go without the names in it", error)
+        return None

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.dataset import Sample, Source, strict
-from facedata.errors import SampleError
+from facedata.errors import OptionError, SampleError
 
 __all__ = ["ConcatenatedSource", "SelectedSource", "all_labels", "join_sources"]
 
 _T = TypeVar("_T")
 _BLOCK = 1 << 20
+LARGEST_LABEL = (1 << 31) - 1
+"""What readers of labels take: a signed integer of 32 bits."""
 _log = logging.getLogger(__name__)
 
 
@@ -87,6 +89,10 @@ class ConcatenatedSource:
                 return source.locate(position)
             position -= len(source)
         raise IndexError(f"position {position} lies behind the last sample")
+
+    def places(self) -> Mapping[str, bool]:
+        """Those of every source."""
+        return {path: whole for source, _, _ in self._parts for path, whole in source.places().items()}
 
     def keys(self) -> Iterator[str]:
         """The keys of every source."""
@@ -175,6 +181,10 @@ class _Interleaved:
         number = int(self._which[position])
         return self._sources[number].locate(int(np.count_nonzero(self._which[:position] == number)))
 
+    def places(self) -> Mapping[str, bool]:
+        """Those of every source."""
+        return {path: whole for source in self._sources for path, whole in source.places().items()}
+
     def keys(self) -> Iterator[str]:
         """The keys, in turn."""
         return self._in_turn([source.keys() for source in self._sources])
@@ -252,7 +262,8 @@ class SelectedSource:
         renumbered = self._renumbered
         if renumbered is not None and self._known_labels is not None:
             present = np.unique(self._known_labels[part if positions is None else positions])
-            places = np.searchsorted(renumbered[0], present[present <= renumbered[0].max(initial=-1)])
+            known = present[(present >= 0) & (present <= renumbered[0].max(initial=-1))]
+            places = np.searchsorted(renumbered[0], known)
             places = np.unique(places)
             renumbered = renumbered[0][places], renumbered[1][places]
         taken = SelectedSource(source)
@@ -283,6 +294,10 @@ class SelectedSource:
         """Where the sample is in the source."""
         return self._source.locate(position if self._positions is None else int(self._positions[position]))
 
+    def places(self) -> Mapping[str, bool]:
+        """Those of the source."""
+        return self._source.places()
+
     def keys(self) -> Iterator[str]:
         """The keys of the chosen samples."""
         for part in self._parts():
@@ -295,6 +310,9 @@ class SelectedSource:
                 yield block
             else:
                 old, new = self._renumbered
+                if not len(old):
+                    yield np.full(len(block), -1)
+                    continue
                 places = np.minimum(np.searchsorted(old, block), max(len(old) - 1, 0))
                 yield np.where(old[places] == block, new[places], -1)
 
@@ -304,8 +322,8 @@ class SelectedSource:
                 yield from part.labels()
             return
         for begin in range(0, len(self), _BLOCK):
-            part = slice(begin, begin + _BLOCK)
-            known = self._known_labels[part] if self._positions is None else self._known_labels[self._positions[part]]
+            some = slice(begin, begin + _BLOCK)
+            known = self._known_labels[some] if self._positions is None else self._known_labels[self._positions[some]]
             yield known.astype(np.int64)
 
     def size(self) -> int:
@@ -347,10 +365,18 @@ def _relabelled(source: Source, old: NDArray[np.int64], new: NDArray[np.int64]) 
 
 
 def all_labels(source: Source) -> NDArray[np.int32]:
-    """Every label at once, shape (N,), 4 bytes each; -1 where one cannot be told."""
+    """Every label at once, shape (N,), 4 bytes each; -1 where one cannot be told.
+
+    Raises
+    ------
+    OptionError
+        Where one does not fit into 4 bytes.
+    """
     labels = np.empty(len(source), np.int32)
     filled = 0
     for block in source.labels():
+        if int(block.max(initial=-1)) > LARGEST_LABEL:
+            raise _too_large(int(block.max()))
         labels[filled : filled + len(block)] = block
         filled += len(block)
     return labels
@@ -379,11 +405,21 @@ def join_sources(sources: Sequence[Source], *, shift: bool) -> tuple[Source, lis
         last = len(told) == len(sources) - 1
         classes = source.declared_classes()
         if shift and not last and classes is None:
-            _log.info("%s: declares no number of classes; reading its labels to count them", source.locate(0)[0])
+            place = next(iter(source.places()), "a set")
+            _log.info("%s: declares no number of classes; reading its labels to count them", place)
             classes = max((int(labels.max(initial=-1)) for labels in source.labels()), default=-1) + 1
+        if first + (classes or 1) - 1 > LARGEST_LABEL:
+            raise _too_large(first + (classes or 1) - 1)
         told.append((first, classes))
         limits.append(classes if shift and not last else None)
         first += classes or 0 if shift else 0
     if len(sources) == 1:
         return sources[0], told
     return ConcatenatedSource(sources, [first for first, _ in told], limits), told
+
+
+def _too_large(label: int) -> OptionError:
+    return OptionError(
+        f"the largest label would be {label}, and labels end at {LARGEST_LABEL}; close the gaps in the labels of each "
+        "set first (facedata convert ... --relabel), or keep them as they are with --labels keep"
+    )

@@ -10,7 +10,7 @@ from typing import Any
 from facedata.converters.combined import join_sources
 from facedata.converters.convert import convert, plan_conversion
 from facedata.converters.selection import Selection, select
-from facedata.dataset import Sink, Source, create_dataset, find_format, open_dataset, split_spec
+from facedata.dataset import Sink, Source, create_dataset, find_format, open_dataset
 from facedata.errors import OptionError
 from facedata.jobs.job import JobOptions, JobSummary
 from facedata.jobs.journal import refuse_unfinished
@@ -93,16 +93,21 @@ def plan_dataset(sources: Sequence[str], target: str, options: ConversionOptions
     """Open the sources and plan the job; writes nothing."""
     options = options or ConversionOptions()
     sink = create_dataset(target, **options.writing)
-    for spec in sources:
-        for path in _paths_of(split_spec(spec)[1]):
-            refuse_overlap([path], sink.root)
-            refuse_unfinished(path)
     formats = [find_format(spec) for spec in sources]
+    for name, path in formats:
+        for part in _paths_of(path):
+            refuse_unfinished(part)
+            if name != "list":  # in the folder that a list starts from there may be other things
+                refuse_overlap([part], sink.root)
     opened = [open_dataset(f"{name}:{path}", **_known(options.opening, name)) for name, path in formats]
     joined, told = join_sources(opened, shift=options.labels == "shift")
     selected = select(joined, options.selection)
     source = selected if options.limit is None else selected[: options.limit]
     sink, ends = sink.fit(source)
+    for one in opened:
+        refuse_overlap(one.places(), sink.root, sink.named_files())
+        for folder in {os.path.dirname(path) for path in one.places()}:
+            refuse_unfinished(folder or ".")
     facts = [
         {
             "set": path,

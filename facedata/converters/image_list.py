@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +19,7 @@ from facedata.converters.folder.sink import GLINT360K, FolderSink
 from facedata.converters.image_files import ImageFiles
 from facedata.converters.label_lines import LabelLines, read_label_lines
 from facedata.dataset import Sample, strict
-from facedata.errors import FormatError, InputNotFoundError, OptionError, SampleError, input_error
+from facedata.errors import FormatError, InputError, InputNotFoundError, OptionError, SampleError, input_error
 from facedata.images import LARGEST_IMAGE
 from facedata.jobs.files import file_identity
 
@@ -77,6 +78,10 @@ class ListSource:
         """The image file."""
         return os.path.join(self.root, next(self.lines[position : position + 1].texts())), None
 
+    def places(self) -> Mapping[str, bool]:
+        """The list; and the folder that its paths start from, in which there may be other things too."""
+        return {self.lines.path: True, self.root: False}
+
     def keys(self) -> Iterator[str]:
         """The paths."""
         return self.lines.texts()
@@ -88,8 +93,10 @@ class ListSource:
 
     def size(self) -> int:
         """The mean size of 64 images, times the number of images."""
+        if not len(self):
+            return 0
         sampled = self.take(np.unique(np.linspace(0, max(len(self) - 1, 0), _SAMPLED_FILES).astype(np.int64)))
-        return int(sampled.sizes().sum(dtype=np.int64)) * len(self) // max(len(sampled), 1) if len(self) else 0
+        return int(sampled.sizes().sum(dtype=np.int64)) * len(self) // len(sampled)
 
     def sizes(self) -> NDArray[np.int32]:
         """The size of every file, 0 for what is not there; asks the file system for each."""
@@ -169,15 +176,23 @@ def _content(source: ListSource) -> list[str]:
     """Digests of a few images, so that a changed folder is noticed."""
     positions = np.unique(np.linspace(0, len(source) - 1, 16).astype(np.int64))
     paths = (os.path.join(source.root, path) for path in source.take(positions).keys())  # noqa: SIM118, no mapping
-    return [file_identity(path)["digest"] if os.path.isfile(path) else "none" for path in paths]
+    return [_digest(path) for path in paths]
+
+
+def _digest(path: str) -> str:
+    with suppress(InputError):
+        if os.path.isfile(path):
+            return str(file_identity(path)["digest"])
+    return "none"  # it fails by name when it is read
 
 
 def recognises(path: str) -> bool:
     """Whether `path` is a text file whose first line is ``path label``."""
     if not os.path.isfile(path) or not path.endswith((".txt", ".lst", ".list")):
         return False
-    with open(path, "rb") as file:
+    with suppress(OSError), open(path, "rb") as file:
         return _FIRST_LINE.fullmatch(file.readline(1 << 12)) is not None
+    return False
 
 
 def create_sink(spec: str, *, layout: str = GLINT360K, keep_undecodable: bool = False) -> FolderSink:

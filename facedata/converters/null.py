@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +34,10 @@ class NullSink:
         """Takes anything."""
         return self, None
 
+    def files(self, shards: int) -> Iterable[str]:
+        """It writes none."""
+        return ()
+
     def prepare(self) -> None:
         """Nothing to prepare."""
 
@@ -61,6 +65,6 @@ class NullSink:
         """Nothing to remove."""
 
 
-def create_sink(path: str) -> NullSink:
-    """A sink that keeps nothing; `path` is where the journal of the job goes."""
+def create_sink(path: str, *, keep_undecodable: bool = True) -> NullSink:
+    """A sink that keeps nothing, and takes everything; `path` is where the journal of the job goes."""
     return NullSink(path)

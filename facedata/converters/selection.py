@@ -164,6 +164,8 @@ def _wanted(classes: _Classes, selection: Selection) -> NDArray[np.bool_] | None
     large[-1] = True
     most = np.full(len(large), selection.max_images or np.iinfo(np.int64).max)
     most[-1] = np.iinfo(np.int64).max
+    if not len(classes.labels):
+        raise EmptyDatasetError("no sample has a label that can be read, so no class can be chosen by its size")
     if not large[:-1].any():
         raise EmptyDatasetError(
             f"no class has {selection.min_images} images: the largest has {classes.counts[:-1].max(initial=0)}; lower "

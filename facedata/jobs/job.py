@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from facedata.dataset import OrderedOutput, OrderedWriter, Output
-from facedata.errors import FacedataError, InterruptedJobError, OptionError, OutputMismatchError, output_error
+from facedata.errors import (
+    FacedataError,
+    InterruptedJobError,
+    OptionError,
+    OutputError,
+    OutputMismatchError,
+    output_error,
+)
 from facedata.jobs.executors import ExecutorFactory, LocalExecutor, available_cpus
 from facedata.jobs.files import remove_stale_temporaries
 from facedata.jobs.journal import PREFIX, JobState, Journal
@@ -167,6 +175,7 @@ class _Job:
     def run(self, make_task: Callable[[int], ShardTask]) -> JobSummary:
         finished = self._journal.read_summary()
         if finished is not None:
+            self._refuse_lost_files()
             self._clean_up()
             return self._summarise(self._journal.load(self._plan), finished, nothing_to_do=True)
         try:
@@ -254,6 +263,13 @@ class _Job:
                 self._journal.write_summary(summary)
             self._clean_up()
             return self._summarise(state, summary)
+
+    def _refuse_lost_files(self) -> None:
+        for path in self._output.files(self._plan.shards):
+            if not os.path.exists(path):
+                raise OutputError(
+                    f"{path}: was written by this job, which is finished, and is gone; --overwrite starts it afresh"
+                )
 
     def _clean_up(self) -> None:
         self._output.clean_up()

@@ -146,7 +146,7 @@ class Journal:
             return None
         except OSError as error:
             raise input_error(error, path) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FormatError(f"{path}: is damaged (not JSON); remove the folder, or give --overwrite") from error
         if not isinstance(value, dict):
             raise FormatError(f"{path}: is damaged (not a JSON object); remove the folder, or give --overwrite")
@@ -161,11 +161,7 @@ class Journal:
                 file.write(_dump(plan.to_json(), indent=2))
                 file.flush()
                 os.fsync(file.fileno())
-            os.link(draft, path)
-        except FileExistsError:
-            pass
-        except PermissionError:  # a file system without hard links
-            os.replace(draft, path)
+            _link(draft, path)
         finally:
             draft.unlink(missing_ok=True)
 
@@ -359,7 +355,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         value = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -369,6 +365,15 @@ def _line_at(path: Path, place: int) -> dict[str, Any]:
         file.seek(place)
         value: dict[str, Any] = json.loads(file.readline())
         return value
+
+
+def _link(draft: Path, path: Path) -> None:
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    except PermissionError:  # a file system without hard links
+        os.replace(draft, path)
 
 
 def _failures_of(plan: Plan, shard: int, entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:

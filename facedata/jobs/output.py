@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from facedata.jobs.plan import Plan
 __all__ = ["check_output", "check_still_ours", "claim_output", "refuse_overlap"]
 
 _CLEARING = f"{PREFIX}clearing"
+_KIND = ("format", "names")  # options that decide what files are called
 
 
 def check_output(plan: Plan, output: Output, *, overwrite: bool) -> None:
@@ -34,7 +35,7 @@ def check_output(plan: Plan, output: Output, *, overwrite: bool) -> None:
     there = Journal(folder).read_plan() if names and not overwrite and _CLEARING not in names else None
     if there is None:
         _check_named_files(output, overwrite=overwrite)
-        _check_foreign(folder, names, output, overwrite=overwrite)
+        _check_foreign(plan, folder, names, output, overwrite=overwrite)
     elif there.fingerprint != plan.fingerprint:
         raise OutputMismatchError(
             f"{folder}: belongs to a job that differs: {'; '.join(plan.differences(there))}. Choose another output, or "
@@ -64,10 +65,12 @@ def _check_named_files(output: Output, *, overwrite: bool) -> None:
             raise OutputError(f"{name}: there is no folder {folder} to write it in")
 
 
-def _check_foreign(folder: Path, names: Sequence[str], output: Output, *, overwrite: bool) -> None:
+def _check_foreign(plan: Plan, folder: Path, names: Sequence[str], output: Output, *, overwrite: bool) -> None:
     """What no job wrote stays; --overwrite takes what looks as this output does, the old way's output for one."""
     others = [name for name in names if not name.startswith(PREFIX)]
     foreign = [name for name in others if not output.owns(name) and name != FAILURES]
+    if overwrite and foreign and _CLEARING not in names:
+        _refuse_other_kind(plan, folder, [name for name in foreign if name not in _listed_by_job_before(folder)])
     if overwrite and foreign and f"{PREFIX}plan.json" not in names and _CLEARING not in names:
         raise OutputExistsError(
             f"{folder}: --overwrite deletes only what facedata writes, and this folder holds {_some(foreign)}; choose "
@@ -78,6 +81,22 @@ def _check_foreign(folder: Path, names: Sequence[str], output: Output, *, overwr
         raise OutputExistsError(
             f"{folder}: is not empty (it holds {_some(others)}), and no facedata job wrote it; choose another "
             f"output{way_out}"
+        )
+
+
+def _refuse_other_kind(plan: Plan, folder: Path, foreign: list[str]) -> None:
+    """What a job of another format left would stay beside the new output, and be taken for a part of it."""
+    try:
+        there = Journal(folder).read_plan()
+    except FacedataError:  # a damaged plan is one of the reasons to start afresh
+        return
+    if there is None or not foreign:
+        return
+    old, new = ({name: one.options.get(name) for name in _KIND} for one in (there, plan))
+    if old != new:
+        raise OutputExistsError(
+            f"{folder}: holds {_some(foreign)}, which --overwrite does not delete: the output of an earlier job was of "
+            "another format or had other names; choose another output, or remove the folder yourself"
         )
 
 
@@ -164,19 +183,35 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def refuse_overlap(inputs: list[str], output: str | os.PathLike[str]) -> None:
+def refuse_overlap(
+    inputs: Iterable[str] | Mapping[str, bool], output: str | os.PathLike[str], named_files: Iterable[str] = ()
+) -> None:
     """Raise where the output lies in an input, or an input in the output.
+
+    Parameters
+    ----------
+    inputs : iterable or mapping of str
+        Files and folders; a mapping says of a folder whether all that lies in it belongs to the input.
+    output : path
+        The folder that is written.
+    named_files : iterable of str
+        Files that are written elsewhere.
 
     Raises
     ------
     OutputError
     """
-    target = Path(output).resolve()
+    target = Path(os.path.realpath(output))  # unlike Path.resolve, no error where links go round in circles
+    files = [Path(os.path.realpath(name)) for name in named_files]
     for name in inputs:
-        source = Path(name).resolve()
+        whole = inputs[name] if isinstance(inputs, Mapping) else True
+        source = Path(os.path.realpath(name))
         is_folder = os.path.isdir(source)  # unlike Path.is_dir, no error where it may not be looked at
         folder = source if is_folder else source.parent
-        if target == folder or (folder in target.parents and is_folder):
+        if target == folder or (folder in target.parents and is_folder and whole):
             raise OutputError(f"{output}: the output lies in the input {name}; choose another output")
         if target in source.parents:
             raise OutputError(f"{output}: the input {name} lies in the output; choose another output")
+        for file in files:
+            if file == source or (is_folder and whole and source in file.parents):
+                raise OutputError(f"{file}: would be written over, or into, the input {name}; choose another name")

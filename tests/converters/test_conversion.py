@@ -269,3 +269,110 @@ def test_parquet_that_would_have_to_be_read_out_of_order_is_refused(tmp_path: Pa
     with pytest.raises(OptionError, match=r"order.*(lmdb|webdataset)"):
         run([f"parquet:{tmp_path}/p"], f"rec:{tmp_path}/out", shuffle=True, writing={"style": "plain"})
     run([f"parquet:{tmp_path}/p"], f"null:{tmp_path}/null", max_images=1)  # leaving some out is no other order
+
+
+def write_folder(root: Path, *people: str, images: int = 3) -> Path:
+    for person in people:
+        (root / person).mkdir(parents=True)
+        for number in range(images):
+            (root / person / f"{number}.jpg").write_bytes(sized_jpeg(f"{person} {number}"))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("made", "source", "target"),
+    [
+        ("parquet:p1", "parquet:p*/train-*.parquet", "parquet:p1"),
+        ("webdataset:w1", "webdataset:w{1,1}/shard-000000.tar", "webdataset:w1"),
+        ("lmdb:x.lmdb", "lmdb:./x.lmdb", "lmdb:x.lmdb"),
+        ("list:in.txt@imgs", "list:in.txt@imgs", "list:in.txt@other"),
+        ("list:in.txt@imgs", "list:in.txt@imgs", "rec:imgs"),
+        ("rec:packed", "packed", "list:packed/train.idx@other"),
+        ("rec:packed", "packed", "list:packed/new.txt@packed"),
+    ],
+)
+def test_an_input_is_never_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str, source: str, target: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run([write_folder(tmp_path / "people", "a", "b")], made)
+    before = tree(tmp_path)
+    with pytest.raises(OutputError, match=r"lies in the input|lies in the output|would be written over"):
+        run([source], target, JobOptions(workers=1, overwrite=True))
+    assert tree(tmp_path) == before
+
+
+def test_an_output_beside_the_images_of_a_list_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run([write_folder(tmp_path / "people", "a", "b")], "list:in.txt@imgs")
+    assert run(["list:in.txt@."], "webdataset:below/here").failures == 6  # the paths do not start from here
+    assert run(["list:in.txt@imgs"], "webdataset:imgs/below").good
+
+
+@pytest.mark.parametrize("spec", ["parquet:hub", "parquet:h*/da*/*.parquet", "webdataset:ta?s/*.tar", "tars"])
+def test_an_unfinished_output_is_found_however_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    people = write_folder(tmp_path / "people", "a", "b")
+    target = "parquet:hub/data" if "parquet" in spec else "webdataset:tars"
+    run([people], target, JobOptions(1, Part(1, 2)), writing={"shard_samples": 1})
+    with pytest.raises(InputUnfinishedError, match="has not finished"):
+        run([spec], "null:null")
+
+
+def test_overwrite_leaves_nothing_of_a_job_of_another_kind(tmp_path: Path) -> None:
+    people = write_folder(tmp_path / "people", "a", "b")
+    run([people], f"webdataset:{tmp_path}/out")
+    for target in (f"webdataset:{tmp_path}/out/x-%06d.tar", f"parquet:{tmp_path}/out"):
+        with pytest.raises(OutputExistsError, match=r"holds 'shard-000000\.tar', which --overwrite does not delete"):
+            run([people], target, JobOptions(workers=1, overwrite=True))
+    assert run([people], f"webdataset:{tmp_path}/out", JobOptions(workers=1, overwrite=True), limit=2).good
+
+
+def test_labels_that_no_reader_takes_are_refused(tmp_path: Path) -> None:
+    big, small = write_folder(tmp_path / "big", "id_2147483647"), write_folder(tmp_path / "small", "a")
+    for selection in ({}, {"max_images": 2}):
+        with pytest.raises(OptionError, match=r"the largest label would be 2147483648.*--relabel"):
+            run([big, small], f"null:{tmp_path}/null", **selection)
+    assert run([big, small], f"null:{tmp_path}/null", labels="keep").good
+    assert run([big], f"null:{tmp_path}/other", relabel=True).good
+
+
+def test_names_of_classes_go_through_a_folder_too(tmp_path: Path) -> None:
+    run([write_folder(tmp_path / "people", "Bob", "alice")], f"folder:{tmp_path}/images")
+    assert read_class_names(tmp_path / "images" / "classes.txt") == {0: "Bob", 1: "alice"}
+    run([tmp_path / "images"], f"webdataset:{tmp_path}/tars")
+    assert read_class_names(tmp_path / "tars" / "classes.txt") == {0: "Bob", 1: "alice"}
+
+
+def test_a_selection_that_leaves_nothing_of_a_source(tmp_path: Path) -> None:
+    big, small = write_folder(tmp_path / "big", "a", "b"), write_folder(tmp_path / "small", "c", images=1)
+    assert run([big, small], f"webdataset:{tmp_path}/out", min_images=2).samples == 6
+
+
+def test_without_a_single_label_there_is_nothing_to_number_or_choose(tmp_path: Path) -> None:
+    maker = RecordSetMaker(tmp_path / "set")
+    maker.add(0, -1.0, sized_jpeg(0))
+    maker.write()
+    assert run([tmp_path / "set"], f"webdataset:{tmp_path}/out", relabel=True).failures == 1
+    with pytest.raises(EmptyDatasetError, match="no sample has a label"):
+        run([tmp_path / "set"], f"null:{tmp_path}/null", max_images=1)
+
+
+@pytest.mark.parametrize("target", ["lmdb:{}/a.lmdb", "rec:{}/packed", "webdataset:{}/tars", "parquet:{}/parquet"])
+def test_a_finished_output_that_lost_a_file_is_not_taken_for_whole(tmp_path: Path, target: str) -> None:
+    people = write_folder(tmp_path / "people", "a", "b")
+    summary = run([people], target.format(tmp_path))
+    lost = next(
+        path for path in sorted(Path(summary.output).iterdir()) if path.suffix in (".mdb", ".rec", ".tar", ".parquet")
+    )
+    lost.unlink()
+    with pytest.raises(OutputError, match=f"{lost}: was written by this job, which is finished, and is gone"):
+        run([people], target.format(tmp_path))
+
+
+def test_an_empty_path_is_refused(tmp_path: Path) -> None:
+    for source, target in (("", f"null:{tmp_path}/null"), ("rec:", f"null:{tmp_path}/null"), (str(tmp_path), "null:")):
+        with pytest.raises(OptionError, match="names no path"):
+            run([source], target)

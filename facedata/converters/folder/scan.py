@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.converters.image_files import IMAGE_EXTENSIONS
-from facedata.errors import EmptyDatasetError, FormatError, input_error
+from facedata.errors import EmptyDatasetError, FormatError, InputError, input_error
 from facedata.jobs.files import file_identity
 from facedata.natural import natural_sort
 
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ScannedFolder", "has_image", "is_hidden", "labels_of_folders", "scan_folder"]
 
-_NUMBERED = re.compile(r"(?:id_)?(\d{1,10})", re.ASCII)
+_NUMBERED = re.compile(r"(?:id_)?(\d+)", re.ASCII)
 _LARGEST_LABEL = (1 << 31) - 1
+_DIGITS = 18  # int() refuses some thousands
 _ENTRIES_TO_LOOK_AT = 256
 _THREADS = 16  # listing waits for the disk or the network, not for this process
 _SAMPLED_FILES = 16
@@ -77,8 +78,8 @@ class ScannedFolder:
         content = hashlib.blake2b(digest_size=16)
         for position in sorted({(len(source) - 1) * part // (_SAMPLED_FILES - 1) for part in range(_SAMPLED_FILES)}):
             path, _ = source.locate(position)
-            if os.path.isfile(path):
-                content.update(repr(file_identity(path)).encode())
+            with suppress(InputError):  # it fails by name when it is read
+                content.update(repr(file_identity(path) if os.path.isfile(path) else None).encode())
         counts = {"images": len(source), "classes": len(self.folders)}
         return {"folder": {**counts, "names": names.hexdigest(), "content": content.hexdigest()}}
 
@@ -228,14 +229,27 @@ def labels_of_folders(folders: Sequence[str], root: str) -> NDArray[np.int64]:
     FormatError
         Where two folders stand for the same number.
     """
-    matches = [_NUMBERED.fullmatch(folder) for folder in folders]
-    numbers = [int(match[1]) if match and int(match[1]) <= _LARGEST_LABEL else -1 for match in matches]
+    numbers = [_number(folder) for folder in folders]
+    too_large = [folder for folder, number in zip(folders, numbers, strict=True) if number > _LARGEST_LABEL]
+    if too_large:
+        _log.warning(
+            "%s: %s: these numbers are too large for a label (%d); such folders are numbered as names are",
+            root,
+            _some(too_large),
+            _LARGEST_LABEL,
+        )
+    numbers = [number if number <= _LARGEST_LABEL else -1 for number in numbers]
     following = max(numbers, default=-1) + 1
     taken: dict[int, str] = {}
     for place, (folder, number) in enumerate(zip(folders, numbers, strict=True)):
         if number < 0:
             number, following = following, following + 1
             numbers[place] = number
+        if number > _LARGEST_LABEL:
+            raise FormatError(
+                f"{root}: the folder '{folder}' would get the label {number}, behind the largest number of a folder, "
+                f"and labels end at {_LARGEST_LABEL}; rename the folder with that number"
+            )
         if number in taken:
             raise FormatError(
                 f"{root}: the folders '{taken[number]}' and '{folder}' both stand for the label {number}, and two "
@@ -243,3 +257,9 @@ def labels_of_folders(folders: Sequence[str], root: str) -> NDArray[np.int64]:
             )
         taken[number] = folder
     return np.array(numbers, np.int64)
+
+
+def _number(folder: str) -> int:
+    """The number that the name of a folder keeps; -1 where it is a name."""
+    match = _NUMBERED.fullmatch(folder)
+    return -1 if match is None else int(match[1][-_DIGITS:]) if not match[1][:-_DIGITS].strip("0") else 1 << 62

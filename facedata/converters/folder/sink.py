@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
+from facedata.converters.class_names import CLASSES, write_class_names
 from facedata.dataset import Sample, Source
 from facedata.errors import output_error
 from facedata.images import image_extension, known_extension
@@ -43,12 +44,15 @@ class FolderSink:
         Also write ``relative/path label`` lines to this file, in the order of the samples.
     keep_undecodable : bool
         Write what does not begin like an image as ``.bin`` instead of refusing it.
+    class_names : mapping, optional
+        Names of the labels, for ``classes.txt``; not sent to the workers.
     """
 
     root: str
     layout: str = GLINT360K
     list_file: str | None = None
     keep_undecodable: bool = False
+    class_names: Mapping[int, str] | None = field(default=None, compare=False, repr=False)
 
     many_writers = True
 
@@ -63,15 +67,22 @@ class FolderSink:
 
     def fit(self, source: Source) -> tuple[FolderSink, None]:
         """Takes any labels."""
-        return self, None
+        return replace(self, class_names=source.class_names()), None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "class_names"}
 
     def owns(self, name: str) -> bool:
         """Whether an entry of the root is named as this sink names what it writes, in any layout."""
-        return name == _FRAGMENTS or any(names.fullmatch(name) for names in _FOLDER_NAMES.values())
+        return name in (_FRAGMENTS, CLASSES) or any(names.fullmatch(name) for names in _FOLDER_NAMES.values())
 
     def named_files(self) -> list[str]:
         """The list."""
         return [] if self.list_file is None else [self.list_file]
+
+    def files(self, shards: int) -> Iterable[str]:
+        """The list alone: the images are too many to look for."""
+        return self.named_files()
 
     def prepare(self) -> None:
         """Make room for the fragments of the list."""
@@ -90,6 +101,8 @@ class FolderSink:
         names = _FOLDER_NAMES[self.layout]
         with os.scandir(self.root) as entries:
             identities = sum(names.fullmatch(entry.name) is not None for entry in entries)
+        if self.class_names is not None:
+            write_class_names(os.path.join(self.root, CLASSES), self.class_names)
         if self.list_file is None:
             return {"identities": identities}
         self._join_list(self.list_file, shards)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facedata.converters.class_names import read_class_names_in
 from facedata.converters.folder.scan import has_image, is_hidden, scan_folder
 from facedata.converters.image_files import ImageFiles
 from facedata.dataset import Sample, strict
@@ -21,7 +22,7 @@ __all__ = ["FolderSource", "open_source", "recognises"]
 
 _CHECKPOINT = 64
 _SAMPLED_FILES = 64
-_FOLDERS_TO_LOOK_AT = 16
+_FOLDERS_TO_LOOK_AT = 1000
 _BLOCK = 1 << 16
 
 
@@ -150,6 +151,10 @@ class FolderSource:
         folder, _, name = next(self[position : position + 1]._entries())
         return os.path.join(self.root, folder, name), None
 
+    def places(self) -> Mapping[str, bool]:
+        """The folder."""
+        return {self.root: True}
+
     def keys(self) -> Iterator[str]:
         """``class folder/file name`` of each image."""
         return (f"{folder}/{name}" for folder, _, name in self._entries())
@@ -161,8 +166,10 @@ class FolderSource:
 
     def size(self) -> int:
         """The mean size of 64 images, times the number of images."""
+        if not len(self):
+            return 0
         sampled = self.take(np.unique(np.linspace(0, max(len(self) - 1, 0), _SAMPLED_FILES).astype(np.int64)))
-        return int(sampled.sizes().sum(dtype=np.int64)) * len(self) // max(len(sampled), 1) if len(self) else 0
+        return int(sampled.sizes().sum(dtype=np.int64)) * len(self) // len(sampled)
 
     def sizes(self) -> NDArray[np.int32]:
         """The size of every file, 0 for what is not there; asks the file system for each."""
@@ -176,8 +183,10 @@ class FolderSource:
             return 0
 
     def class_names(self) -> Mapping[int, str]:
-        """The names of the class folders."""
-        return dict(zip(self.class_labels.tolist(), self.folders, strict=True))
+        """What ``classes.txt`` in the folder says, or else the names of the class folders."""
+        names = dict(zip(self.class_labels.tolist(), self.folders, strict=True))
+        told: Mapping[int, str] = read_class_names_in(self.root) or {}
+        return {label: told.get(label, name) for label, name in names.items()}
 
     def declared_classes(self) -> int:
         """The largest label and 1: the folders are all there is to say how many classes there are."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
@@ -26,6 +26,7 @@ __all__ = ["ParquetSink", "create_sink"]
 _SHARD_SIZE = 500_000_000
 _MOST_FILES = 100_000  # names have five digits
 _ROW_GROUP_BYTES = 1 << 23
+_LONGEST_KEY = 1 << 12
 _ROW_GROUP_ROWS = 1 << 13
 _PEEKS = 8
 _NAME = "train-{:05d}-of-{:05d}.parquet"
@@ -55,7 +56,7 @@ class ParquetSink:
     landmarks : bool, optional
         Whether to write a column ``landmarks``: 10 numbers or null. None where a look at some samples shall tell, and
         has not; a sample that then has landmarks is refused.
-    files : int
+    file_count : int
         How many files there will be; known once `fit` has seen the source.
     extensions : bool
         Whether a file extension is put behind each key to make the image's ``path``, because the keys of the source
@@ -71,7 +72,7 @@ class ParquetSink:
     shard_samples: int | None = None
     keep_undecodable: bool = False
     landmarks: bool | None = None
-    files: int = 0
+    file_count: int = 0
     extensions: bool = False
     classes: int | None = None
     class_names: Mapping[int, str] | None = field(default=None, repr=False)
@@ -116,7 +117,7 @@ class ParquetSink:
         fitted = replace(
             self,
             landmarks=True if self.landmarks is None and seen else self.landmarks,
-            files=len(ends),
+            file_count=len(ends),
             extensions=not any(_IMAGE_NAME.fullmatch(sample.key) for sample in samples),
             classes=source.declared_classes(),
             class_names=source.class_names(),
@@ -140,6 +141,10 @@ class ParquetSink:
         """None but its own."""
         return []
 
+    def files(self, shards: int) -> Iterable[str]:
+        """All of them."""
+        return (os.path.join(self.root, _NAME.format(shard, shards)) for shard in range(shards))
+
     def prepare(self) -> None:
         """Remove the unfinished files of workers that were killed: each may take half a gigabyte."""
         remove_stale_temporaries(self.root)
@@ -147,7 +152,7 @@ class ParquetSink:
     @contextmanager
     def open_shard(self, shard: int) -> Iterator[_ParquetWriter]:
         """A writer for one file, which appears when it is whole."""
-        path = os.path.join(self.root, _NAME.format(shard, self.files))
+        path = os.path.join(self.root, _NAME.format(shard, self.file_count))
         try:
             with atomic_writer(path) as file, _ParquetWriter(self, file) as writer:
                 yield writer
@@ -212,6 +217,8 @@ class _ParquetWriter:
                 "it has landmarks, but no sample that was looked at first had any, so there is no column for them; "
                 "--landmarks makes one"
             )
+        if len(path) > _LONGEST_KEY:
+            raise RefusedSampleError(f"its key is {len(path):,} bytes long; at most {_LONGEST_KEY:,} are taken")
         if self._rows and (self._size + len(image) > _ROW_GROUP_BYTES or len(self._rows) == _ROW_GROUP_ROWS):
             self._flush()
         self._rows.append((image, path, label, landmarks))

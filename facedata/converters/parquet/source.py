@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.class_names import CLASSES, read_class_names
+from facedata.converters.class_names import read_class_names_in
 from facedata.converters.parquet.columns import Columns, class_names_of, find_columns, own_facts
 from facedata.converters.parquet.footers import RowGroups, find_files, identity_of_files, read_row_groups
 from facedata.converters.parquet.library import first_line, open_parquet
@@ -21,7 +21,7 @@ from facedata.errors import OptionError, SampleError
 __all__ = ["ParquetSource", "open_source"]
 
 _BATCH_BYTES = 1 << 22
-_BATCH_ROWS = 1 << 10
+_BATCH_ROWS = 1 << 6  # few: the same image in a dictionary, many times over, counts once in the sizes of a file
 _ROWS_WITHOUT_IMAGES = 1 << 16
 
 
@@ -105,6 +105,10 @@ class ParquetSource:
         for part in self._parts(None):
             yield from samples_of(part)
 
+    def places(self) -> Mapping[str, bool]:
+        """The files."""
+        return dict.fromkeys(self.files, True)
+
     def keys(self) -> Iterator[str]:
         """The key of every row; the images are not read."""
         for part in self._parts("key"):
@@ -174,8 +178,7 @@ class ParquetSource:
                 own = own_facts(file.schema_arrow)
             if names is not None:
                 return dict(enumerate(names))
-            mapping = os.path.join(os.path.dirname(path), CLASSES)
-            return read_class_names(mapping) if "extensions" in own and os.path.isfile(mapping) else None
+            return read_class_names_in(os.path.dirname(path)) if "extensions" in own else None
         return None
 
     def declared_classes(self) -> int | None:
@@ -184,7 +187,9 @@ class ParquetSource:
             with open_parquet(path) as file:
                 names = class_names_of(file.schema_arrow, find_columns(file.schema_arrow, path).label)
                 declared = own_facts(file.schema_arrow).get("classes")
-            return declared if type(declared) is int and declared > 0 else None if names is None else len(names)
+            return (
+                declared if type(declared) is int and 0 < declared <= 1 << 31 else None if names is None else len(names)
+            )
         return None
 
 

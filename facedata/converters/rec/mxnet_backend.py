@@ -41,6 +41,10 @@ class MXNetRecSource:
         """The records at `positions`."""
         return MXNetRecSource(self.source.take(positions))
 
+    def places(self) -> Mapping[str, bool]:
+        """Those of the source."""
+        return self.source.places()
+
     def keys(self) -> Iterator[str]:
         """Those of the source."""
         return self.source.keys()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -109,6 +109,10 @@ class RecSink:
     def named_files(self) -> list[str]:
         """None: all that is written lies in the root."""
         return []
+
+    def files(self, shards: int) -> Iterable[str]:
+        """The records and their index."""
+        return map(self._final, ("train.rec", "train.idx", "property"))
 
     def prepare(self) -> None:
         """Make the folder in which the set is built."""

@@ -86,6 +86,11 @@ class RecSource:
         offset = self.index.offsets[position]
         return self.path, int(spoilt_mark(offset) if offset < 0 else offset)
 
+    def places(self) -> Mapping[str, bool]:
+        """The record file, and the files that belong to it."""
+        others = (f"{self.path.removesuffix('.rec')}.idx", os.path.join(os.path.dirname(self.path), "property"))
+        return {self.path: True, **{path: True for path in others if os.path.exists(path)}}
+
     def keys(self) -> Iterator[str]:
         """The keys as the index has them."""
         return map(str, self.index.keys)

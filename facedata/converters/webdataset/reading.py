@@ -121,7 +121,7 @@ def _described(reader: TarReader, row: Row) -> dict[str, Any]:
 
 def _key_in(described: dict[str, Any], otherwise: str) -> str:
     key = described.get("key")
-    return key if isinstance(key, str) else otherwise
+    return key if isinstance(key, str) and len(key) <= _LONGEST_KEY else otherwise
 
 
 def _landmarks_in(described: dict[str, Any]) -> NDArray[np.float32] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
@@ -27,6 +27,7 @@ _SHARD_SIZE = 10**9
 _IN_FOLDER = NumberedNames("shard-", 6, ".tar")
 _DIGITS = 9
 _AT_ONCE = 1 << 20
+_SAMPLED = 64
 _SMALL_MEMBER = 2 * BLOCK  # a header, and data of at most one block
 
 
@@ -41,7 +42,7 @@ class WebDatasetSink:
     names : NumberedNames
         Their names; the numbers count from 0.
     shard_size : int, optional
-        Bytes of a tar, about; no tar is larger, unless by a single sample.
+        Bytes of a tar, about: what its ``.json`` members hold is not known beforehand.
     shard_samples : int, optional
         Samples in a tar.
     keep_undecodable : bool
@@ -97,6 +98,10 @@ class WebDatasetSink:
         """None: all lie in the root."""
         return []
 
+    def files(self, shards: int) -> Iterable[str]:
+        """The tars."""
+        return map(self._path, range(shards))
+
     def prepare(self) -> None:
         """Remove what workers of earlier runs left that were killed: their unfinished tars are large."""
         remove_stale_temporaries(self.root)
@@ -129,8 +134,8 @@ class WebDatasetSink:
 
 def _sizes_in_tar(source: Source) -> NDArray[np.int32]:
     """What each sample takes in a tar, about: its members with their headers, padded."""
-    first = next(iter(source.keys()), "")
-    others = 1 if _is_number(first) else 2  # whether there are landmarks, no source tells beforehand
+    some = np.unique(np.linspace(0, max(len(source) - 1, 0), _SAMPLED).astype(np.int64))[: len(source)]
+    others = 1 if all(map(_is_number, source.take(some).keys())) else 2  # of landmarks no source tells beforehand
     sizes = np.minimum(source.sizes(), LARGEST_IMAGE).astype(np.int32, copy=False)
     sizes += BLOCK - 1
     sizes &= -BLOCK

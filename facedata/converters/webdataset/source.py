@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.class_names import CLASSES, read_class_names
+from facedata.converters.class_names import CLASSES, read_class_names_in
 from facedata.converters.webdataset.names import COMPRESSED, find_tars
 from facedata.converters.webdataset.reading import Row, read_key, read_sample
 from facedata.converters.webdataset.samples import SampleTable, scan_tars
 from facedata.converters.webdataset.tar import BLOCK
 from facedata.converters.webdataset.walk import TarReader
 from facedata.dataset import Sample, strict
-from facedata.errors import FormatError, InputError, SampleError
+from facedata.errors import InputError, SampleError
 from facedata.jobs.files import file_identity
 
 __all__ = ["WebDatasetSource", "open_source", "recognises"]
@@ -134,15 +134,13 @@ class WebDatasetSource:
         tar = int(self._tars_of(place))
         return self.paths[tar], int(place - self.starts[tar])
 
+    def places(self) -> Mapping[str, bool]:
+        """The tars."""
+        return dict.fromkeys(self.paths, True)
+
     def class_names(self) -> Mapping[int, str] | None:
         """What a ``classes.txt`` beside the first tar says, where facedata wrote it."""
-        if not os.path.isfile(self.names_file):
-            return None
-        try:
-            return read_class_names(self.names_file)
-        except FormatError as error:
-            _log.warning("%s; the classes go without names", error)
-            return None
+        return read_class_names_in(os.path.dirname(self.names_file))
 
     def declared_classes(self) -> int:
         """The largest label and 1: the samples are all there is to say how many classes there are."""

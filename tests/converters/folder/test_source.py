@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import jpeg
+from support import jpeg, raised_without_root
 
 from facedata.converters.folder import FolderSource
 from facedata.dataset import Sample, Source, open_dataset
@@ -172,5 +172,32 @@ def test_a_folder_is_recognised_by_what_is_in_it(tmp_path: Path) -> None:
     make(tmp_path, "set/a/1.jpg")
     assert isinstance(open_dataset(str(tmp_path / "set")), FolderSource)
     make(tmp_path, "set/x.rec")
-    with pytest.raises(FormatError, match=r"set: it could be any of: rec, folder; name the format: FORMAT:"):
+    with pytest.raises(FormatError, match=r"set: it could be any of: rec, folder; name the format"):
         open_dataset(str(tmp_path / "set"))
+
+
+def test_numbers_too_large_for_a_label_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = opened(make(tmp_path, "id_2147483648/a.jpg", "id_3/a.jpg", "99999999999999999999999/a.jpg"))
+    assert source.class_names() == {3: "id_3", 4: "99999999999999999999999", 5: "id_2147483648"}
+    assert "'99999999999999999999999', 'id_2147483648': these numbers are too large for a label" in caplog.text
+
+
+def test_a_name_that_would_get_a_label_too_large_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="the folder 'zed' would get the label 2147483648"):
+        opened(make(tmp_path, "id_2147483647/a.jpg", "zed/a.jpg"))
+
+
+def test_an_image_that_may_not_be_read_fails_alone() -> None:
+    folder = TemporaryDirectory()
+    root = make(Path(folder.name), "a/1.jpg", "a/2.jpg")
+    root.chmod(0o755)
+    (root / "a" / "1.jpg").chmod(0)
+
+    def check() -> None:
+        one, two = opened(root).read()
+        assert isinstance(one, SampleError)
+        assert "Permission denied" in one.reason
+        assert isinstance(two, Sample)
+
+    with folder:
+        assert raised_without_root(check) == "nothing was raised"

@@ -395,7 +395,7 @@ from facedata.converters.parquet.sink import ParquetSink
 from facedata.dataset import Sample
 import_pyarrow()
 before = len(os.listdir("/proc/self/task"))
-with ParquetSink(sys.argv[1], landmarks=True, files=1).open_shard(0) as writer:
+with ParquetSink(sys.argv[1], landmarks=True, file_count=1).open_shard(0) as writer:
     for n in range(10_000):
         writer.write(n, Sample(str(n), n, b"\\xff\\xd8\\xff\\xe0" + bytes(2000), np.zeros((5, 2), np.float32)))
 assert len(os.listdir("/proc/self/task")) == before
