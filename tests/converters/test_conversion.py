@@ -332,7 +332,8 @@ def test_overwrite_leaves_nothing_of_a_job_of_another_kind(tmp_path: Path) -> No
 
 def test_labels_that_no_reader_takes_are_refused(tmp_path: Path) -> None:
     big, small = write_folder(tmp_path / "big", "id_2147483647"), write_folder(tmp_path / "small", "a")
-    for selection in ({}, {"max_images": 2}):
+    selections: list[dict[str, Any]] = [{}, {"max_images": 2}]
+    for selection in selections:
         with pytest.raises(OptionError, match=r"the largest label would be 2147483648.*--relabel"):
             run([big, small], f"null:{tmp_path}/null", **selection)
     assert run([big, small], f"null:{tmp_path}/null", labels="keep").good

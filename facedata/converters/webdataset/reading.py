@@ -27,6 +27,7 @@ __all__ = ["Row", "read_key", "read_sample"]
 
 _SHOWN = 40
 _POINTS, _COORDINATES = 5, 2
+_LONGEST_KEY = 1 << 12
 _LARGEST_COORDINATE = float(np.finfo(np.float32).max)
 
 
