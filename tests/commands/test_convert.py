@@ -162,7 +162,11 @@ def test_a_dry_run_writes_nothing(record_set: MakeSet, facedata: Facedata, tmp_p
         ("convert a rec:p --shard 1/2", 2, "cannot be cut up with --shard"),
         ("convert nowhere folder:out", 1, "nowhere: no such file or folder"),
         ("convert rec:nowhere folder:out", 1, "nowhere: no such file or folder"),
-        ("convert empty folder:out", 1, "empty: no format fits its content; name the format, which also says what is wrong: FORMAT:empty, one of rec"),
+        (
+            "convert empty folder:out",
+            1,
+            "empty: no format fits its content; name the format, which also says what is wrong: FORMAT:empty, one of rec",
+        ),
         ("convert a folder:a/out", 1, "the output lies in the input a"),
         ("build-lmdb a --output mine.lmdb", 1, "is not empty (it holds 'precious'), and no facedata job wrote it"),
         ("build-lmdb a --output x.lmdb --kv precious", 1, "precious: is there already; choose another name"),

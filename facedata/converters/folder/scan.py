@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,9 @@ _NUMBERED = re.compile(r"(?:id_)?(\d+)", re.ASCII)
 _LARGEST_LABEL = (1 << 31) - 1
 _DIGITS = 18  # int() refuses some thousands
 _ENTRIES_TO_LOOK_AT = 256
-_THREADS = 16  # listing waits for the disk or the network, not for this process
+_COMMON = (".jpg", ".png")
+_THREADS = 16
+_WAITING = 3.0  # where a listing takes so many times the CPU's time, threads are faster than one process alone
 _SAMPLED_FILES = 16
 _AT_ONCE = 64  # folders that a thread lists in a row
 _SHOWN = 3
@@ -136,7 +139,7 @@ def scan_folder(root: str) -> ScannedFolder:
         _note_case(names, f"{folder}/", skipped)
         kept.append(folder)
         firsts.append(len(found.lengths))
-        encoded = [os.fsencode(name) for name in names]
+        encoded = os.fsencode("\0".join(names)).split(b"\0")
         found.names += b"".join(encoded)
         found.lengths += bytes(map(len, encoded))
     skipped.tell(root)
@@ -168,16 +171,31 @@ def _class_folders(root: str, skipped: _Skipped) -> list[str]:
 
 def _list_all(root: str, folders: Sequence[str], skipped: _Skipped) -> Iterator[tuple[str, list[str]]]:
     """Class folders in order, each with the names of its images in natural order."""
-    runs = [folders[begin : begin + _AT_ONCE] for begin in range(0, len(folders), _AT_ONCE)]
+    for listed in _list_runs(root, [folders[first : first + _AT_ONCE] for first in range(0, len(folders), _AT_ONCE)]):
+        for folder, names, counts in listed:
+            skipped.counts += counts
+            yield folder, names
+
+
+_Listed = list[tuple[str, list[str], Counter[str]]]
+
+
+def _list_runs(root: str, runs: Sequence[Sequence[str]]) -> Iterator[_Listed]:
+    """List runs of folders: in threads where it is the file system that is waited for, which a first run shows."""
+    if not runs:
+        return
+    begin, worked = time.perf_counter(), time.thread_time()
+    yield _list_some(root, runs[0])
+    waited = time.perf_counter() - begin > _WAITING * (time.thread_time() - worked)
+    if not waited:
+        yield from map(partial(_list_some, root), runs[1:])
+        return
     with ThreadPoolExecutor(_THREADS) as threads:
-        for begin in range(0, len(runs), _THREADS):  # a bounded number of lists in memory at once
-            for listed in threads.map(partial(_list_some, root), runs[begin : begin + _THREADS]):
-                for folder, names, counts in listed:
-                    skipped.counts += counts
-                    yield folder, names
+        for first in range(1, len(runs), _THREADS):  # a bounded number of lists in memory at once
+            yield from threads.map(partial(_list_some, root), runs[first : first + _THREADS])
 
 
-def _list_some(root: str, folders: Sequence[str]) -> list[tuple[str, list[str], Counter[str]]]:
+def _list_some(root: str, folders: Sequence[str]) -> _Listed:
     return [(folder, *_list_images(os.path.join(root, folder))) for folder in folders]
 
 
@@ -186,7 +204,9 @@ def _list_images(path: str) -> tuple[list[str], Counter[str]]:
     try:
         with os.scandir(path) as entries:
             for entry in entries:
-                if is_hidden(entry.name):
+                if entry.name.endswith(_COMMON) and not is_hidden(entry.name) and not entry.is_dir():
+                    names.append(entry.name)
+                elif is_hidden(entry.name):
                     counts["hidden entries"] += 1
                 elif not _is_image_name(entry.name):
                     counts["folders in class folders" if entry.is_dir() else "files that are no images"] += 1

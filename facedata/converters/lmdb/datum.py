@@ -1,0 +1,234 @@
+"""The value of a record: a protobuf `Datum` in one of two layouts that contradict each other, or the image itself.
+
+========  =========================================================================================================
+caffe     1 channels, 2 height, 3 width, 4 data, 5 label, 7 encoded, 12 landmarks: what the loaders of FFC and LFS read
+minimal   1 data and nothing else: what the README of LFS shows
+raw       the bytes of the image, no protobuf
+========  =========================================================================================================
+
+A reader of one of the first two finds no image in the other and no error either, so which it is is told from the
+content: field 1 is a number there and bytes here.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facedata.dataset import Sample
+from facedata.errors import FormatError
+from facedata.images import image_extension, image_size
+
+__all__ = ["CAFFE", "LARGEST_LABEL", "LAYOUTS", "MINIMAL", "RAW", "Datum", "encode_datum", "parse_datum"]
+
+CAFFE, MINIMAL, RAW = "caffe", "minimal", "raw"
+LAYOUTS = (CAFFE, MINIMAL, RAW)
+LARGEST_LABEL = (1 << 31) - 1
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_CHANNELS, _HEIGHT, _WIDTH = 1 << 3, 2 << 3, 3 << 3  # tags: the number of the field, and how it is written
+_DATA, _LABEL, _ENCODED = 4 << 3 | _BYTES, 5 << 3, 7 << 3
+_LANDMARK, _PACKED_LANDMARKS = 12 << 3 | _FIXED32, 12 << 3 | _BYTES
+_MINIMAL_DATA = 1 << 3 | _BYTES
+_LARGEST_TAG = (1 << 32) - 1
+_LANDMARKS_SIZE = 40  # five points
+_MOST_FIELDS = 1 << 16
+_SIGNATURE = 32
+_SMALL = 1 << 16
+
+
+class Datum(NamedTuple):
+    """What a value holds.
+
+    Attributes
+    ----------
+    layout : str
+        ``"caffe"``, ``"minimal"`` or ``"raw"``.
+    image : bytes
+        The encoded image.
+    label : int or None
+        As in `caffe`, where a label of 0 need not be written; the others have no place for one.
+    landmarks : ndarray of shape (5, 2), float32, or None
+        Pixels, x then y; None also where a value has another number of them.
+    """
+
+    layout: str
+    image: bytes
+    label: int | None
+    landmarks: NDArray[np.float32] | None
+
+
+def encode_datum(sample: Sample, layout: str = CAFFE) -> bytes:
+    """The value of a sample; the same bytes that protobuf writes.
+
+    Parameters
+    ----------
+    sample : Sample
+        Its label is from 0 to `LARGEST_LABEL`.
+    layout : str
+
+    Returns
+    -------
+    bytes
+        In the `caffe` layout, the three sizes are left out of an image whose header does not tell them.
+    """
+    image = sample.image
+    if layout == RAW:
+        return image
+    if layout == MINIMAL:
+        return b"".join((_length_prefix(_MINIMAL_DATA, len(image)), image))
+    end = _label_and_encoded(sample.label)
+    if sample.landmarks is not None:
+        end += _encode_landmarks(sample.landmarks)
+    return b"".join((_encode_size(image_size(image)), _length_prefix(_DATA, len(image)), image, end))
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+@lru_cache(1 << 16)
+def _length_prefix(tag: int, length: int) -> bytes:
+    return _varint(tag) + _varint(length)
+
+
+@lru_cache(1 << 10)
+def _encode_size(size: tuple[int, int, int] | None) -> bytes:
+    if size is None:
+        return b""
+    height, width, channels = size
+    fields = ((_CHANNELS, channels), (_HEIGHT, height), (_WIDTH, width))
+    return b"".join(_varint(tag) + _varint(value) for tag, value in fields)
+
+
+@lru_cache(1 << 10)
+def _label_and_encoded(label: int) -> bytes:
+    return _varint(_LABEL) + _varint(label) + _varint(_ENCODED) + b"\x01"
+
+
+def _encode_landmarks(landmarks: NDArray[np.float32]) -> bytes:
+    """One field for each number, for that is how protobuf writes a repeated field of the older syntax."""
+    data = np.ascontiguousarray(landmarks, "<f4").tobytes()
+    return b"".join(_varint(_LANDMARK) + data[place : place + 4] for place in range(0, len(data), 4))
+
+
+def parse_datum(value: bytes | memoryview) -> Datum:
+    """What a value holds, in whichever layout.
+
+    Raises
+    ------
+    FormatError
+        Where it is of no known layout, or holds raw pixels, or no image at all.
+    """
+    if len(value) <= _SMALL:
+        value = bytes(value)  # twice as fast to look into as a memoryview
+    if image_extension(bytes(value[:_SIGNATURE])) is not None:
+        return Datum(RAW, bytes(value), None, None)
+    fields = _scan(value)
+    for layout, tag in ((CAFFE, _DATA), (MINIMAL, _MINIMAL_DATA)):
+        if tag in fields.spans:
+            begin, end = fields.spans[tag]
+            image = bytes(value[begin:end])
+            if not image:
+                raise FormatError("the Datum holds an empty image")
+            if layout == MINIMAL:
+                return Datum(MINIMAL, image, None, None)
+            _refuse_pixels(image, fields.numbers)
+            return Datum(CAFFE, image, _int32(fields.numbers.get(_LABEL, 0)), _five_points(b"".join(fields.landmarks)))
+    if not fields.numbers.keys().isdisjoint((_CHANNELS, _HEIGHT, _WIDTH, _LABEL, _ENCODED)):
+        raise FormatError("a Datum without an image: its field 4 is missing")
+    raise _unknown(value)
+
+
+def _unknown(value: bytes | memoryview) -> FormatError:
+    begins = f"it begins {bytes(value[:8]).hex(' ')}" if len(value) else "it is empty"
+    return FormatError(f"the value is of no known layout, neither a Datum nor an image: {begins}")
+
+
+class _Fields(NamedTuple):
+    """The fields of a message by their tags, the last of each, as protobuf takes it."""
+
+    numbers: dict[int, int]
+    spans: dict[int, tuple[int, int]]
+    """Where the bytes of each begin and end."""
+    landmarks: list[bytes]
+
+
+def _scan(value: bytes | memoryview) -> _Fields:
+    fields = _Fields({}, {}, [])
+    place, size = 0, len(value)
+    try:
+        for _ in range(_MOST_FIELDS):
+            if place == size:
+                return fields
+            tag = value[place]
+            place += 1
+            if tag > 0x7F:
+                tag, place = _read_varint(value, place - 1)
+            number, place = _skip(value, place, tag)
+            if place > size or not 8 <= tag <= _LARGEST_TAG:
+                break
+            if tag & 7 == _VARINT:
+                fields.numbers[tag] = number
+            elif tag in (_LANDMARK, _PACKED_LANDMARKS):
+                fields.landmarks.append(bytes(value[number:place]))
+            else:
+                fields.spans[tag] = (number, place)
+    except (IndexError, ValueError):  # the value ends inside a field, or a number in it does not end
+        pass
+    raise _unknown(value)
+
+
+def _skip(value: bytes | memoryview, place: int, tag: int) -> tuple[int, int]:
+    """Where the content of a field begins, or of a number the number itself; and where the next field begins."""
+    kind = tag & 7
+    if kind == _FIXED32:
+        return place, place + 4
+    if kind == _FIXED64:
+        return place, place + 8
+    if kind not in (_VARINT, _BYTES):
+        raise ValueError(tag)
+    number = value[place]
+    place += 1
+    if number > 0x7F:
+        number, place = _read_varint(value, place - 1)
+    return (number, place) if kind == _VARINT else (place, place + number)
+
+
+def _read_varint(value: bytes | memoryview, place: int) -> tuple[int, int]:
+    number = 0
+    for shift in range(0, 70, 7):
+        byte = value[place]
+        place += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, place
+    raise ValueError(place)
+
+
+def _refuse_pixels(image: bytes, numbers: dict[int, int]) -> None:
+    """Decoded pixels are no image file; only what says that it is encoded, or looks so, is taken for one."""
+    if numbers.get(_ENCODED):
+        return
+    pixels = numbers.get(_CHANNELS, 0) * numbers.get(_HEIGHT, 0) * numbers.get(_WIDTH, 0)
+    if pixels == len(image) or image_extension(image) is None:
+        raise FormatError("the Datum holds decoded pixels ('encoded' is not set), where an encoded image is expected")
+
+
+def _int32(number: int) -> int:
+    low = number & 0xFFFFFFFF
+    return low - (1 << 32) if low >> 31 else low
+
+
+def _five_points(data: bytes) -> NDArray[np.float32] | None:
+    if len(data) != _LANDMARKS_SIZE:
+        return None
+    return np.frombuffer(data, "<f4").astype(np.float32).reshape(5, 2)

@@ -1,0 +1,280 @@
+"""`LmdbSink`: writes a database and its key-label file, as the loaders of FFC and LFS open them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from facedata.converters.class_names import write_class_names
+from facedata.converters.lmdb.block import GENERATED, KEYS, LONGEST_KEY, PATH, BlockMaker, what_is_wrong_with
+from facedata.converters.lmdb.datum import CAFFE, LARGEST_LABEL, LAYOUTS
+from facedata.converters.lmdb.files import BUILDING, BuildFiles
+from facedata.converters.lmdb.labels import written_labels
+from facedata.converters.lmdb.names import DATA, KV_SUFFIX, stem_of
+from facedata.converters.lmdb.writer import LmdbWriter, round_map_size
+from facedata.dataset import Source
+from facedata.errors import OptionError, output_error
+from facedata.filesystems import network_file_system
+from facedata.jobs.files import remove_stale_temporaries
+from facedata.jobs.journal import BESIDE
+
+__all__ = ["LmdbSink", "create_sink"]
+
+_LOCK = "lock.mdb"
+_CLASSES_SUFFIX = "_classes.txt"
+_PAGE = 4096
+_NODE_AND_KEY = 64
+_INLINE = 2000  # bytes of a value; larger ones get pages of their own
+_KEYS_AT_A_TIME = 4096
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LmdbSink:
+    """Writes ``<path>/data.mdb``, or `path` itself, and the key-label file.
+
+    Attributes
+    ----------
+    path : str
+        The database, a folder or with `single_file` a file.
+    kv : str
+        The key-label file.
+    name : str
+        What generated keys begin with.
+    datum : str
+        The layout of the values: ``"caffe"``, ``"minimal"`` or ``"raw"``, see `encode_datum`.
+    keys : str
+        ``"generated"``: ``<name>_<label>_<n>``, n counting the samples of the job from 0; ``"path"`` and
+        ``"source"``: as the source has them, where the first wants relative paths.
+    single_file : bool
+        Write one file; the journal is then kept in the folder ``<path>.facedata`` beside it.
+    build_dir : str, optional
+        A folder on a local file system, where the database is built and from which it is then moved.
+    keep_undecodable : bool
+        Write what does not begin like an image too.
+    map_size : int
+        Bytes that the database is expected to need; `fit` finds it.
+    names : mapping, optional
+        The name of each label; `fit` finds them. Workers do not get them.
+    """
+
+    path: str
+    kv: str
+    name: str
+    datum: str = CAFFE
+    keys: str = GENERATED
+    single_file: bool = False
+    build_dir: str | None = None
+    keep_undecodable: bool = False
+    map_size: int = 0
+    names: Mapping[int, str] | None = field(default=None, repr=False)
+
+    many_writers = False
+
+    def __post_init__(self) -> None:
+        for option, value, known in (("datum", self.datum, LAYOUTS), ("keys", self.keys, KEYS)):
+            if value not in known:
+                raise OptionError(f"--{option} {value}: there are {', '.join(known)}")
+        if os.path.abspath(self.kv) in (os.path.abspath(self.path), os.path.abspath(self._files.target)):
+            raise OptionError(f"--kv {self.kv}: is the database itself; choose another name")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "names": None}
+
+    @property
+    def root(self) -> str:
+        """The folder of the journal: the database's own, or one beside the single file."""
+        return self.path + BESIDE if self.single_file else self.path
+
+    @property
+    def _files(self) -> BuildFiles:
+        folder = os.path.join(self.root, BUILDING)
+        target = self.path if self.single_file else os.path.join(self.path, DATA)
+        data_folder = folder
+        if self.build_dir is not None:
+            digest = hashlib.blake2b(os.fsencode(os.path.abspath(self.path)), digest_size=8).hexdigest()
+            data_folder = os.path.join(self.build_dir, f"{os.path.basename(stem_of(self.path))}-{digest}")
+        return BuildFiles(folder, data_folder, target, self.kv)
+
+    @property
+    def _classes(self) -> str:
+        stem = os.path.basename(stem_of(self.path))
+        return os.path.join(os.path.dirname(self.kv), stem + _CLASSES_SUFFIX)
+
+    def identity(self) -> Mapping[str, Any]:
+        """Layout, keys and the names that go into them, and which files there are."""
+        return {
+            "format": "lmdb",
+            "datum": self.datum,
+            "keys": self.keys,
+            "name": self.name if self.keys == GENERATED else None,
+            "single file": self.single_file,
+            "key-label file": os.path.abspath(self.kv),
+            "keep undecodable": self.keep_undecodable,
+        }
+
+    def fit(self, source: Source) -> tuple[LmdbSink, None]:
+        """Check where it is to be built and the keys; find the names of the classes, and how large it will be.
+
+        Raises
+        ------
+        OptionError
+            Where the file system, or a key, is not fit for LMDB.
+        """
+        self._refuse_network_file_system()
+        if self.keys == GENERATED:
+            _refuse_key(f"{self.name}_{LARGEST_LABEL}_{len(source)}", f"--name {self.name}: a key of it")
+        else:
+            self._refuse_keys(source)
+        map_size = self.map_size or _expected_size(source)
+        return replace(self, map_size=map_size, names=source.class_names()), None
+
+    def _refuse_network_file_system(self) -> None:
+        place = self.root if self.build_dir is None else self.build_dir
+        kind = network_file_system(place)
+        if kind is None:
+            return
+        if self.build_dir is None:
+            raise OptionError(
+                f"{self.path}: lies on a network file system ({kind}), where LMDB cannot write safely; give "
+                "--build-dir with a folder on a local disk, from where the finished database is moved"
+            )
+        _log.warning("--build-dir %s: lies on a network file system too (%s)", self.build_dir, kind)
+
+    def _refuse_keys(self, source: Source) -> None:
+        keys = source.keys()
+        while block := list(islice(keys, _KEYS_AT_A_TIME)):
+            if self.keys == PATH:
+                _refuse_other_than_paths(block)
+            if not _surely_keys(block):
+                for key in block:
+                    _refuse_key(key, f"--keys {self.keys}: {key[:80]!r}")
+
+    def owns(self, name: str) -> bool:
+        """Whether an entry of the root is the database, LMDB's lock, or what there is while it is built."""
+        return name in (DATA, _LOCK, BUILDING)
+
+    def named_files(self) -> list[str]:
+        """The key-label file, that of the names of the classes, and the single file."""
+        files = [self.kv] if self.names is None else [self.kv, self._classes]
+        return [*files, self.path] if self.single_file else files
+
+    def files(self, shards: int) -> Iterable[str]:
+        """The database and its key-label file."""
+        return [*self.named_files(), self._files.target]
+
+    def prepare(self) -> None:
+        """Make room for what is built."""
+        try:
+            self._files.make_folders()
+        except OSError as error:
+            raise output_error(error, self._files.data_folder) from error
+
+    @contextmanager
+    def open_shard(self, shard: int) -> Iterator[BlockMaker]:
+        """What makes a shard's records ready."""
+        yield BlockMaker(self.datum, self.name if self.keys == GENERATED else None, self.keep_undecodable)
+
+    def open_writer(self, ends: Mapping[int, Mapping[str, Any]]) -> LmdbWriter:
+        """What puts the records into the database."""
+        return LmdbWriter(self._files, ends, self.map_size, single_file=self.single_file)
+
+    def finish(self, shards: int) -> Mapping[str, Any]:
+        """Publish the files, the database last."""
+        files = self._files
+        facts = _label_facts(files.kv_now())
+        files.publish_kv()
+        if self.names is not None:
+            write_class_names(self._classes, self.names)
+        files.publish_data()
+        if facts["classes"] == 1:
+            _log.warning(
+                "%s: has a single class; the two loaders of FFC count the next set's labels differently", self.kv
+            )
+        if facts["label_gaps"]:
+            _log.warning(
+                "%s: %d labels below the largest have no image; --relabel closes such gaps",
+                self.kv,
+                facts["label_gaps"],
+            )
+        return {"kv": self.kv, **facts}
+
+    def clean_up(self) -> None:
+        """Remove what was only needed until then, and what killed runs left."""
+        self._files.remove()
+        for path in {os.path.dirname(os.path.abspath(name)) for name in (self.kv, self._files.target)}:
+            remove_stale_temporaries(path)
+
+
+def _label_facts(kv: str) -> dict[str, int]:
+    """How many labels there are, and how many below the largest are not."""
+    seen = np.empty(0, np.int64)
+    for labels in written_labels(kv):
+        seen = np.union1d(seen, labels)
+    return {"classes": len(seen), "label_gaps": int(seen[-1]) + 1 - len(seen) if len(seen) else 0}
+
+
+def _refuse_other_than_paths(keys: list[str]) -> None:
+    for key in keys:
+        if "/" not in key or key.startswith("/"):
+            raise OptionError(
+                f"--keys path: the source's key {key[:80]!r} is no relative path (folder/file); give --keys source or "
+                "generated"
+            )
+
+
+def _surely_keys(keys: list[str]) -> bool:
+    """Whether nothing is wrong with any of the keys; False where they have to be looked at one by one."""
+    joined = "\n".join(keys)
+    return joined.isascii() and max(map(len, keys)) <= LONGEST_KEY and joined.split() == keys
+
+
+def _refuse_key(key: str, what: str) -> None:
+    if (wrong := what_is_wrong_with(key)) is not None:
+        raise OptionError(f"{what}: {wrong}; give --keys generated and a --name without spaces that is short enough")
+
+
+def _expected_size(source: Source) -> int:
+    """Bytes, rather too many than too few: a map that is too large costs nothing."""
+    size, count = source.size(), len(source)
+    unused = _PAGE if size > _INLINE * count else size // max(count, 1)  # in the last page of a value, or in leaf pages
+    return round_map_size(size + count * (unused + _NODE_AND_KEY) + (1 << 23))
+
+
+def create_sink(
+    path: str,
+    *,
+    datum: str = CAFFE,
+    keys: str = GENERATED,
+    name: str | None = None,
+    kv: str | None = None,
+    single_file: bool = False,
+    build_dir: str | None = None,
+    keep_undecodable: bool = False,
+) -> LmdbSink:
+    """A sink that writes the database `path`.
+
+    By default the key-label file lies beside it, ``msceleb_kv.txt`` beside ``msceleb.lmdb``, and generated keys begin
+    with the same name.
+    """
+    path = path.rstrip("/") or path
+    stem = stem_of(path)
+    return LmdbSink(
+        path,
+        stem + KV_SUFFIX if kv is None else kv,
+        os.path.basename(stem) if name is None else name,
+        datum,
+        keys,
+        single_file,
+        build_dir,
+        keep_undecodable,
+    )

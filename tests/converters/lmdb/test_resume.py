@@ -1,0 +1,135 @@
+"""Killed anywhere, a build goes on and ends in the same bytes as one that was left alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lmdb_support import COUNT, PHASES, build, built, killed_build, plan_of, samples
+
+from facedata.converters.convert import convert
+from facedata.converters.lmdb import create_sink, open_source
+from facedata.errors import InterruptedJobError, OutputMismatchError
+from facedata.jobs.job import JobOptions
+
+ENDINGS = ("kv", "data", "summary", "clean")
+KILLS = [
+    (phase, number)
+    for phase in PHASES
+    for number in ((2,) if phase == "clean" else (1,) if phase in ENDINGS else (1, 3))
+]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, str]:
+    path = tmp_path_factory.mktemp("undisturbed") / "a.lmdb"
+    build(path, samples(COUNT))
+    return built(path)
+
+
+@pytest.mark.parametrize(("phase", "number"), KILLS)
+def test_killed_at_any_step_it_goes_on(tmp_path: Path, undisturbed: tuple[bytes, str], phase: str, number: int) -> None:
+    path = tmp_path / "a.lmdb"
+    killed_build(path, phase, number)
+    if phase not in ("data", "summary", "clean"):
+        assert not (path / "data.mdb").exists()  # what is there is complete
+    summary = build(path, samples(COUNT), workers=2)
+    assert (summary.finished, summary.good, summary.samples) == (True, True, COUNT)
+    assert built(path) == undisturbed
+    assert sorted(os.listdir(tmp_path)) == ["a.lmdb", "a_kv.txt"]
+    left = [name for name in os.listdir(path) if not name.startswith(".facedata-")]
+    assert left == ["data.mdb"]
+    assert ".facedata-building" not in os.listdir(path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"keys": "path", "map_size": 1 << 16}, {"single_file": True}, {"build_dir": "scratch"}],
+    ids=["growing, keys in no order", "single file", "built elsewhere"],
+)
+def test_killed_again_and_again_it_ends_in_the_same_bytes(tmp_path: Path, options: dict[str, Any]) -> None:
+    options = {**options, **({"build_dir": str(tmp_path / "scratch")} if "build_dir" in options else {})}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    build(tmp_path / "one" / "a.lmdb", samples(COUNT), **options)
+    for phase, number in [("pending", 1), ("commit", 2), ("journal", 3), ("committed", 1), ("commit", 1), ("data", 1)]:
+        killed_build(tmp_path / "two" / "a.lmdb", phase, number, **options)
+    build(tmp_path / "two" / "a.lmdb", samples(COUNT), workers=2, **options)
+    assert built(tmp_path / "two" / "a.lmdb") == built(tmp_path / "one" / "a.lmdb")
+
+
+def test_what_was_committed_is_not_read_again(tmp_path: Path) -> None:
+    killed_build(tmp_path / "a.lmdb", "committed", 3)
+    begins = []
+    source = samples(COUNT)
+    plan, sink = plan_of(source, create_sink(str(tmp_path / "a.lmdb")), 5)
+    convert(plan, source, sink, JobOptions(workers=1, observer=lambda progress: begins.append(progress.before)))
+    assert begins[0] == COUNT * 3 // 5
+
+
+def test_a_build_file_that_was_taken_away_is_told_and_nothing_is_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "a.lmdb"
+    killed_build(path, "journal", 4)
+    building = path / ".facedata-building"
+    shutil.move(building / "data.mdb", tmp_path / "aside")
+    with pytest.raises(OutputMismatchError, match=r"do not agree .* --overwrite starts afresh"):
+        build(path, samples(COUNT))
+    assert (building / "kv.txt").stat().st_size > 0
+    shutil.move(tmp_path / "aside", building / "data.mdb")
+    build(path, samples(COUNT))
+    assert len(open_source(str(path))) == COUNT
+
+
+@pytest.mark.parametrize("kept", [0, 100, 4096, 8192, 20_000])
+def test_a_build_file_that_was_cut_is_told(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "a.lmdb"
+    killed_build(path, "journal", 4)
+    os.truncate(path / ".facedata-building" / "data.mdb", kept)
+    with pytest.raises(OutputMismatchError, match="do not agree"):
+        build(path, samples(COUNT))
+    build(path, samples(COUNT), job={"overwrite": True})
+    assert len(open_source(str(path))) == COUNT
+
+
+def test_starting_afresh_takes_nothing_from_the_build_before(tmp_path: Path) -> None:
+    """Though that left a database elsewhere, and a shard that is not in the journal."""
+    scratch = str(tmp_path / "scratch")
+    path = tmp_path / "a.lmdb"
+    killed_build(path, "committed", 1, build_dir=scratch)
+    other = samples(COUNT)[10:70]
+    build(path, other, build_dir=scratch, job={"overwrite": True})
+    assert [sample.image for sample in open_source(str(path))] == [sample.image for sample in other]
+
+
+class Interrupting:
+    """Asks to stop while the job is at work, as Ctrl-C does."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, progress: Any) -> None:
+        if not self.asked and progress.done:
+            self.asked = True
+            os.kill(os.getpid(), 2)
+
+
+def test_interrupted_it_goes_on(tmp_path: Path, undisturbed: tuple[bytes, str]) -> None:
+    path = tmp_path / "a.lmdb"
+    with pytest.raises(InterruptedJobError):
+        build(path, samples(COUNT), job={"observer": Interrupting()})
+    assert build(path, samples(COUNT)).finished
+    assert built(path) == undisturbed
+
+
+def test_a_damaged_note_of_the_last_commit_is_no_note(tmp_path: Path, undisturbed: tuple[bytes, str]) -> None:
+    path = tmp_path / "a.lmdb"
+    for text in ("", "[]", '{"shard": 0}', '{"shard": "0", "end": {}}', '{"shard": 0, "end": {"transaction": "x"}}'):
+        killed_build(path, "pending", 1)
+        (path / ".facedata-building" / "pending.json").write_text(text)
+        assert build(path, samples(COUNT)).finished
+        assert built(path) == undisturbed
+        shutil.rmtree(path)
+        (tmp_path / "a_kv.txt").unlink()

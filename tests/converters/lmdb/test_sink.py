@@ -1,0 +1,417 @@
+"""Building databases: what FFC's loader gets from them, the same bytes each time, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lmdb
+import numpy as np
+import pytest
+from lmdb_support import build, built, datum_class, plan_of, read_as_ffc, samples
+from support import MemorySource, jpeg
+
+from facedata.converters.class_names import read_class_names
+from facedata.converters.convert import convert
+from facedata.converters.lmdb import create_sink, open_source
+from facedata.converters.lmdb.datum import LAYOUTS
+from facedata.dataset import OrderedOutput, Sample, Sink, Source, create_dataset
+from facedata.errors import (
+    DiskFullError,
+    FacedataError,
+    OptionError,
+    OutputExistsError,
+    OutputMismatchError,
+    SampleError,
+)
+from facedata.images import import_opencv
+from facedata.jobs.job import JobOptions
+from facedata.jobs.plan import Part
+
+
+def items_of(source: Source) -> list[tuple[int, bytes]]:
+    return [(sample.label, sample.image) for sample in source]
+
+
+def keys_of(path: Path) -> list[str]:
+    return [line.split(" ")[0] for line in built(path)[1].splitlines()]
+
+
+def drawn(count: int) -> MemorySource:
+    """Real images of several sizes, some grey."""
+    cv2 = import_opencv()
+    generator = np.random.default_rng(0)
+    made = []
+    for number in range(count):
+        shape = (int(generator.integers(4, 120)), int(generator.integers(4, 120)), 1 if number % 5 == 0 else 3)
+        pixels = generator.integers(0, 255, shape, np.uint8)
+        made.append(bytes(cv2.imencode((".jpg", ".png", ".webp")[number % 3], pixels)[1]))
+    return MemorySource([Sample(f"p/{number}", number // 2, data) for number, data in enumerate(made)])
+
+
+def test_the_loader_of_ffc_reads_it(tmp_path: Path) -> None:
+    cv2 = import_opencv()
+    source = drawn(24)
+    summary = build(tmp_path / "people.lmdb", source)
+    assert (summary.finished, summary.samples, summary.failures) == (True, 24, 0)
+    read = list(read_as_ffc(tmp_path / "people.lmdb", tmp_path / "people_kv.txt"))
+    assert [key for key, _, _ in read] == [f"people_{n // 2}_{n}" for n in range(24)]
+    for sample, (_, label, datum) in zip(source, read, strict=True):
+        assert (label, datum.label, datum.data, datum.encoded) == (sample.label, sample.label, sample.image, True)
+        pixels = cv2.imdecode(np.frombuffer(datum.data, np.uint8), cv2.IMREAD_UNCHANGED)
+        assert pixels.shape[:2] == (datum.height, datum.width)
+        assert (1 if pixels.ndim == 2 else pixels.shape[2]) == datum.channels
+
+
+def test_in_a_minimal_database_the_loader_of_ffc_finds_no_image(tmp_path: Path) -> None:
+    build(tmp_path / "people.lmdb", samples(5), datum="minimal")
+    assert {datum.data for _, _, datum in read_as_ffc(tmp_path / "people.lmdb", tmp_path / "people_kv.txt")} == {b""}
+    message = datum_class(minimal=True)()
+    with (
+        lmdb.open(str(tmp_path / "people.lmdb"), readonly=True, lock=False) as environment,
+        environment.begin() as transaction,
+    ):
+        message.ParseFromString(transaction.get(b"people_0_0"))
+    assert message.data == samples(5).items[0].image  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("single_file", [False, True], ids=["folder", "single file"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_written_is_read(tmp_path: Path, layout: str, single_file: bool) -> None:
+    path = tmp_path / "people.lmdb"
+    summary = build(path, samples(60), datum=layout, single_file=single_file)
+    assert summary.facts["classes"] == 7
+    assert items_of(open_source(str(path))) == items_of(samples(60))
+    files = ["people.lmdb", "people_kv.txt"] + ["people.lmdb.facedata"] * single_file
+    assert sorted(os.listdir(tmp_path)) == sorted(files)
+    root = tmp_path / "people.lmdb.facedata" if single_file else path
+    kept = {name for name in os.listdir(root) if not name.startswith(".facedata-")}
+    assert kept == (set() if single_file else {"data.mdb"})
+    assert not [name for name in os.listdir(root) if "building" in name or "temporary" in name]
+    assert build(path, samples(60), datum=layout, single_file=single_file).nothing_to_do
+
+
+def test_a_single_file_is_opened_without_a_folder(tmp_path: Path) -> None:
+    build(tmp_path / "people.lmdb", samples(9), single_file=True)
+    read = list(read_as_ffc(tmp_path / "people.lmdb", tmp_path / "people_kv.txt"))
+    assert [label for _, label, _ in read] == [sample.label for sample in samples(9)]
+
+
+def test_landmarks_are_written(tmp_path: Path) -> None:
+    landmarks = np.random.default_rng(0).random((5, 2), np.float32) * 112
+    source = MemorySource([Sample("a", 0, jpeg("a"), landmarks), Sample("b", 1, jpeg("b"))])
+    build(tmp_path / "a.lmdb", source)
+    first, second = open_source(str(tmp_path / "a.lmdb"))
+    assert first.landmarks is not None
+    assert first.landmarks.tobytes() == landmarks.tobytes()
+    assert second.landmarks is None
+    (_, _, datum), _ = read_as_ffc(tmp_path / "a.lmdb", tmp_path / "a_kv.txt")
+    assert list(datum.landmarks) == landmarks.ravel().tolist()
+
+
+def test_the_bytes_do_not_depend_on_workers(tmp_path: Path) -> None:
+    for name, workers in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        build(tmp_path / name / "a.lmdb", samples(200), workers=workers)
+    assert built(tmp_path / "one" / "a.lmdb") == built(tmp_path / "two" / "a.lmdb")
+
+
+@pytest.mark.parametrize("keys", ["generated", "path"])
+def test_it_is_compact(tmp_path: Path, keys: str) -> None:
+    path = tmp_path / "a.lmdb"
+    build(path, samples(3000), shards=8, keys=keys)
+    with lmdb.open(str(path), readonly=True, lock=False) as environment:
+        environment.copy(str(tmp_path), compact=True)
+    assert (path / "data.mdb").stat().st_size <= 1.02 * (tmp_path / "data.mdb").stat().st_size
+
+
+def test_the_map_grows_by_itself(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        build(tmp_path / name / "a.lmdb", samples(900), map_size=1 << 16)
+    assert items_of(open_source(str(tmp_path / "one" / "a.lmdb"))) == items_of(samples(900))
+    assert built(tmp_path / "one" / "a.lmdb") == built(tmp_path / "two" / "a.lmdb")
+
+
+# Keys
+
+
+def test_keys_may_be_those_of_the_source(tmp_path: Path) -> None:
+    for keys in ("path", "source"):
+        build(tmp_path / f"{keys}.lmdb", samples(20), keys=keys)
+        assert keys_of(tmp_path / f"{keys}.lmdb") == list(samples(20).keys())
+    build(tmp_path / "named.lmdb", samples(3), name="msra")
+    assert keys_of(tmp_path / "named.lmdb") == ["msra_0_0", "msra_2_1", "msra_4_2"]
+
+
+BAD_KEYS = {
+    "a space": ("a/b c", "has a space or a line break"),
+    "a line break": ("a/b\n", "has a space or a line break"),
+    "a wide space": ("a/b\u3000c", "has a space or a line break"),
+    "512 bytes": ("a/" + "b" * 510, "its key has 512 bytes; LMDB takes 511"),
+    "512 bytes in few letters": ("a/" + "\u5f20" * 170, "its key has 512 bytes"),
+    "no UTF-8": ("a/\ud800", "cannot be written as UTF-8"),
+}
+
+
+@pytest.mark.parametrize(("key", "message"), BAD_KEYS.values(), ids=BAD_KEYS)
+@pytest.mark.parametrize("keys", ["path", "source"])
+def test_a_key_that_cannot_be_is_refused_before_any_work(tmp_path: Path, keys: str, key: str, message: str) -> None:
+    source = MemorySource([Sample("a/1", 0, jpeg(1)), Sample(key, 0, jpeg(2))])
+    with pytest.raises(OptionError, match=message) as caught:
+        build(tmp_path / "a.lmdb", source, keys=keys)
+    assert f"--keys {keys}: " in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_longest_key_is_taken(tmp_path: Path) -> None:
+    build(tmp_path / "a.lmdb", MemorySource([Sample("a/" + "b" * 509, 0, jpeg(1))]), keys="path")
+    assert keys_of(tmp_path / "a.lmdb") == ["a/" + "b" * 509]
+
+
+def test_an_empty_key_and_no_path_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="its key is empty"):
+        build(tmp_path / "a.lmdb", MemorySource([Sample("", 0, jpeg(1))]), keys="source")
+    for key in ("7", "/root/7.jpg"):
+        with pytest.raises(OptionError, match=f"--keys path: the source's key '{key}' is no relative path"):
+            build(tmp_path / "a.lmdb", MemorySource([Sample(key, 0, jpeg(1))]), keys="path")
+
+
+@pytest.mark.parametrize("name", ["two words", "n" * 500, ""])
+def test_a_name_that_makes_no_key_is_refused(tmp_path: Path, name: str) -> None:
+    if name:
+        with pytest.raises(OptionError, match=f"--name {name}: a key of it: its key has"):
+            build(tmp_path / "a.lmdb", samples(3), name=name)
+    else:
+        build(tmp_path / "a.lmdb", samples(1), name=name)
+        assert keys_of(tmp_path / "a.lmdb") == ["_0_0"]
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_of_two_samples_with_one_key_none_is_lost_silently(tmp_path: Path, shards: int) -> None:
+    source = MemorySource([Sample(f"a/{n % 10}", n, jpeg(n)) for n in range(12)])
+    with pytest.raises(OptionError, match=r"two samples have the key a/[01], .* give --keys generated"):
+        build(tmp_path / "a.lmdb", source, keys="path", shards=shards)
+    assert not (tmp_path / "a.lmdb" / "data.mdb").exists()
+
+
+# What does not go in
+
+
+def test_what_is_no_image_is_kept_out_or_kept_on_request(tmp_path: Path) -> None:
+    source = MemorySource([Sample("1", 0, jpeg(1)), Sample("2", 1, b"no image"), SampleError("m", "3", "bad", 3)])
+    summary = build(tmp_path / "a.lmdb", source)
+    assert (summary.finished, summary.samples, summary.failures) == (True, 1, 2)
+    assert "not an image" in (tmp_path / "a.lmdb" / "failures.jsonl").read_text()
+    summary = build(tmp_path / "b.lmdb", source, keep_undecodable=True)
+    assert (summary.samples, summary.failures) == (2, 1)
+    assert [sample.image for sample in open_source(str(tmp_path / "b.lmdb"))] == [jpeg(1), b"no image"]
+
+
+def test_a_label_that_is_too_large_is_refused(tmp_path: Path) -> None:
+    source = MemorySource([Sample("1", 2**31 - 1, jpeg(1)), Sample("2", 2**31, jpeg(2)), Sample("3", -1, jpeg(2))])
+    summary = build(tmp_path / "a.lmdb", source)
+    assert (summary.samples, summary.failures) == (1, 2)
+    assert [sample.label for sample in open_source(str(tmp_path / "a.lmdb"))] == [2**31 - 1]
+
+
+def test_shards_without_an_image_change_nothing(tmp_path: Path) -> None:
+    items = [Sample(str(n), n, jpeg(n) if n in (3, 7) else b"no image") for n in range(10)]
+    summary = build(tmp_path / "a.lmdb", MemorySource(items), shards=10, workers=2)
+    assert (summary.finished, summary.samples, summary.failures) == (True, 2, 8)
+    assert items_of(open_source(str(tmp_path / "a.lmdb"))) == [(3, jpeg(3)), (7, jpeg(7))]
+    summary = build(tmp_path / "b.lmdb", MemorySource(items[:2]), shards=2)
+    assert (summary.finished, summary.samples, summary.facts["classes"]) == (True, 0, 0)
+
+
+# What is told
+
+
+def test_a_single_class_and_gaps_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def warned(name: str, labels: Sequence[int]) -> str:
+        caplog.clear()
+        build(tmp_path / name, MemorySource([Sample(str(n), label, jpeg(n)) for n, label in enumerate(labels)]))
+        return " ".join(record.message for record in caplog.records)
+
+    with caplog.at_level(logging.WARNING):
+        assert warned("a.lmdb", [0, 1, 1, 2]) == ""
+        assert "has a single class" in warned("b.lmdb", [0, 0])
+        assert "3 labels below the largest have no image; --relabel closes" in warned("c.lmdb", [1, 3, 3, 5])
+
+
+def test_the_names_of_classes_are_written_beside(tmp_path: Path) -> None:
+    source = replace(samples(20), names={n: f"person {n}" for n in range(7)})
+    build(tmp_path / "people.lmdb", source, kv=str(tmp_path / "list.txt"))
+    assert sorted(os.listdir(tmp_path)) == ["list.txt", "people.lmdb", "people_classes.txt"]
+    assert read_class_names(tmp_path / "people_classes.txt") == source.names
+    sink, _ = create_sink(str(tmp_path / "more.lmdb")).fit(replace(source, names=dict.fromkeys(range(50_000), "name")))
+    assert len(pickle.dumps(sink)) < 1000  # the names do not go to the workers with every shard
+
+
+def test_it_is_a_sink_with_a_single_writer(tmp_path: Path) -> None:
+    sink: Sink = create_dataset(f"lmdb:{tmp_path}/a.lmdb/", datum="raw")
+    assert isinstance(sink, OrderedOutput)
+    assert sink.root == f"{tmp_path}/a.lmdb"
+    with pytest.raises(OptionError, match="single process"):
+        build(tmp_path / "a.lmdb", samples(20), job={"part": Part(1, 2)})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"datum": "protobuf"}, "--datum protobuf: there are caffe, minimal, raw"),
+        ({"keys": "random"}, "--keys random: there are generated, path, source"),
+        ({"kv": "{}/a.lmdb/data.mdb"}, "is the database itself"),
+        ({"kv": "{}/a.lmdb", "single_file": True}, "is the database itself"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {**options}
+    if "kv" in options:
+        given["kv"] = options["kv"].format(tmp_path)
+    with pytest.raises(OptionError, match=message):
+        create_sink(str(tmp_path / "a.lmdb"), **given)
+
+
+def test_every_option_that_decides_the_bytes_is_part_of_the_identity(tmp_path: Path) -> None:
+    path = str(tmp_path / "a.lmdb")
+    others: list[dict[str, Any]] = [
+        {}, {"datum": "raw"}, {"keys": "path"}, {"name": "b"}, {"kv": "kv.txt"}, {"single_file": True},
+        {"keep_undecodable": True},
+    ]  # fmt: skip
+    identities = [create_sink(path, **options).identity() for options in others]
+    assert all(one != other for n, one in enumerate(identities) for other in identities[:n])
+    assert create_sink(path, build_dir="/scratch").identity() == identities[0]
+
+
+# What is there already
+
+
+def test_nothing_that_is_there_is_overwritten_unless_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.lmdb"
+    (tmp_path / "a_kv.txt").write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"a_kv\.txt: is there already"):
+        build(path, samples(9))
+    (tmp_path / "a_kv.txt").unlink()
+    with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
+        transaction.put(b"mine", b"mine")
+    with pytest.raises(OutputExistsError, match="is not empty"):
+        build(path, samples(9))
+    build(path, samples(9), job={"overwrite": True})
+    assert items_of(open_source(str(path))) == items_of(samples(9))
+    assert "lock.mdb" not in os.listdir(path)
+    with pytest.raises(OutputMismatchError, match="datum was caffe, is now raw"):
+        build(path, samples(9), datum="raw")
+    build(path, samples(5), datum="raw", job={"overwrite": True})
+    assert items_of(open_source(str(path))) == items_of(samples(5))
+
+
+def test_a_single_file_is_not_overwritten_unless_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.lmdb"
+    path.write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"a\.lmdb: is there already"):
+        build(path, samples(9), single_file=True)
+    build(path, samples(9), single_file=True, job={"overwrite": True})
+    assert items_of(open_source(str(path))) == items_of(samples(9))
+
+
+# Where it is built
+
+
+def test_it_is_built_elsewhere_and_moved(tmp_path: Path) -> None:
+    for single_file in (False, True):
+        name = f"{single_file}.lmdb"
+        build(tmp_path / name, samples(60), single_file=single_file, build_dir=str(tmp_path / "scratch" / "job"))
+        assert items_of(open_source(str(tmp_path / name))) == items_of(samples(60))
+        assert os.listdir(tmp_path / "scratch" / "job") == []
+
+
+def test_it_is_moved_to_another_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = os.replace
+
+    def replace_within(source: str, target: str) -> None:
+        if os.path.dirname(source) != os.path.dirname(target):
+            raise OSError(18, "Invalid cross-device link")
+        original(source, target)
+
+    build(tmp_path / "near.lmdb", samples(60), name="a")
+    monkeypatch.setattr(os, "replace", replace_within)
+    build(tmp_path / "far.lmdb", samples(60), name="a", build_dir=str(tmp_path / "scratch"))
+    assert built(tmp_path / "far.lmdb") == built(tmp_path / "near.lmdb")
+    assert sorted(os.listdir(tmp_path)) == ["far.lmdb", "far_kv.txt", "near.lmdb", "near_kv.txt", "scratch"]
+    assert not [name for name in os.listdir(tmp_path / "far.lmdb") if "temporary" in name]
+
+
+def test_a_network_file_system_needs_a_folder_to_build_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def network(path: str) -> str | None:
+        return "nfs4" if "home" in str(path) else None
+
+    monkeypatch.setattr("facedata.converters.lmdb.sink.network_file_system", network)
+    (tmp_path / "home").mkdir()
+    path = tmp_path / "home" / "a.lmdb"
+    with pytest.raises(OptionError, match=r"lies on a network file system \(nfs4\), .* give --build-dir"):
+        build(path, samples(9))
+    assert not list((tmp_path / "home").iterdir())
+    with caplog.at_level(logging.WARNING):
+        build(path, samples(9), build_dir=str(tmp_path / "local"))
+        assert not caplog.records
+        build(tmp_path / "home" / "b.lmdb", samples(9), build_dir=str(tmp_path / "home" / "scratch"))
+    assert "lies on a network file system too (nfs4)" in caplog.text
+    assert items_of(open_source(str(path))) == items_of(samples(9))
+
+
+# A full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("file systems can be mounted by root alone")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("taken", [2_500_000, 3_000_000, 3_600_000, 4_100_000])
+def test_a_full_disk_is_told_and_the_next_run_goes_on(tmp_path: Path, small_disk: Path, taken: int) -> None:
+    path = small_disk / "a.lmdb"
+    build(tmp_path / "a.lmdb", samples(400), shards=40)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(taken))
+    with pytest.raises(DiskFullError, match="free some space and run the same command again"):
+        build(path, samples(400), shards=40)
+    assert not (path / "data.mdb").exists()
+    ballast.unlink()
+    summary = build(path, samples(400), shards=40, workers=2)
+    assert summary.finished
+    assert (path / "data.mdb").read_bytes() == (tmp_path / "a.lmdb" / "data.mdb").read_bytes()
+
+
+def test_a_full_disk_when_it_is_moved(tmp_path: Path, small_disk: Path) -> None:
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(3_500_000))
+    path, scratch = small_disk / "a.lmdb", str(tmp_path / "scratch")
+    with pytest.raises(DiskFullError):
+        build(path, samples(400), shards=40, build_dir=scratch)
+    assert sorted(name for name in os.listdir(path) if "temporary" in name or name == "data.mdb") == []
+    ballast.unlink()
+    assert build(path, samples(400), shards=40, build_dir=scratch).finished
+    assert items_of(open_source(str(path))) == items_of(samples(400))
+
+
+def test_what_cannot_be_mapped_is_told(tmp_path: Path) -> None:
+    source = samples(9)
+    plan, sink = plan_of(source, replace(create_sink(str(tmp_path / "a.lmdb")), map_size=1 << 60), 1)
+    with pytest.raises(FacedataError, match="LMDB cannot map"):
+        convert(plan, source, sink, JobOptions(workers=1))

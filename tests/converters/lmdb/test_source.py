@@ -1,0 +1,417 @@
+"""Reading databases: built by LMDB itself, in every layout, with and without a key-label file, sound and damaged."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import shutil
+import struct
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import lmdb
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lmdb_support import HEADER, datum_class
+from support import peak_bytes
+
+from facedata.converters.lmdb import LmdbSource, open_source, recognises
+from facedata.converters.lmdb.datum import LAYOUTS, MINIMAL, RAW, encode_datum
+from facedata.dataset import Sample, Source, open_dataset
+from facedata.errors import (
+    EmptyDatasetError,
+    FacedataError,
+    FormatError,
+    InputError,
+    InputNotFoundError,
+    SampleError,
+)
+
+MakeDatabase = Callable[..., Path]
+
+
+def write(path: Path, records: Mapping[bytes, bytes], *, single: bool = False, **options: Any) -> Path:
+    """A database made by LMDB alone."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        lmdb.open(str(path), subdir=not single, map_size=1 << 26, **options) as environment,
+        environment.begin(write=True) as transaction,
+    ):
+        for key, data in records.items():
+            transaction.put(key, data)
+    return path
+
+
+def value(label: int, content: object, layout: str = "caffe") -> bytes:
+    return encode_datum(Sample("", label, HEADER + str(content).encode()), layout)
+
+
+def people(count: int, layout: str = "caffe") -> dict[bytes, bytes]:
+    return {b"person_%d_%d" % (n // 3, n): value(n // 3, n, layout) for n in range(count)}
+
+
+def kv_of(records: Mapping[bytes, bytes]) -> str:
+    return "".join(f"{key.decode()} {key.split(b'_')[1].decode()}\n" for key in records)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> MakeDatabase:
+    """A database of so many people, with a key-label file beside it unless that is None."""
+
+    def make(count: int = 10, layout: str = "caffe", kv: str | None = "", **options: Any) -> Path:
+        records = people(count, layout)
+        path = write(tmp_path / "people.lmdb", records, **options)
+        if kv is not None:
+            (tmp_path / "people_kv.txt").write_text(kv or kv_of(records))
+        return path
+
+    return make
+
+
+def flat(source: Source) -> list[tuple[str, int, str] | str]:
+    return [
+        str(item) if isinstance(item, SampleError) else (item.key, item.label, item.image.decode("latin-1")[21:])
+        for item in source.read()
+    ]
+
+
+def expected(numbers: Sequence[int]) -> list[tuple[str, int, str]]:
+    return [(f"person_{n // 3}_{n}", n // 3, str(n)) for n in numbers]
+
+
+@pytest.mark.parametrize("single", [False, True], ids=["folder", "single file"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_key_label_file_gives_the_order_and_the_labels(database: MakeDatabase, layout: str, single: bool) -> None:
+    path = database(20, layout, single=single)
+    for spec in (str(path), f"lmdb:{path}", f"lmdb:{path}@{path.with_name('people_kv.txt')}"):
+        source = open_dataset(spec)
+        assert isinstance(source, LmdbSource)
+        assert flat(source) == expected(range(20))
+        assert (len(source), source.declared_classes()) == (20, 7)
+        assert np.concatenate(list(source.labels())).tolist() == [n // 3 for n in range(20)]
+        assert list(source.keys()) == [key for key, _, _ in expected(range(20))]
+        assert source.sizes().tolist() == [len(record) for record in people(20, layout).values()]
+        assert source.locate(3) == (str(path if single else path / "data.mdb"), None)
+
+
+def test_the_data_file_itself_may_be_named(database: MakeDatabase) -> None:
+    path = database(5)
+    assert flat(open_dataset(f"{path}/data.mdb")) == expected(range(5))
+
+
+def test_the_label_of_the_key_label_file_counts(database: MakeDatabase) -> None:
+    path = database(3, kv="person_0_2 5\nperson_0_0 1\n")
+    assert flat(open_source(str(path))) == [("person_0_2", 5, "2"), ("person_0_0", 1, "0")]
+
+
+def test_without_a_key_label_file_the_order_is_that_of_the_keys(database: MakeDatabase) -> None:
+    path = database(400, kv=None)
+    order = sorted(range(400), key=lambda n: f"person_{n // 3}_{n}")
+    source = open_source(str(path))
+    assert flat(source) == expected(order)
+    assert source.declared_classes() is None
+    assert list(source.keys()) == [key for key, _, _ in expected(order)]
+    assert np.concatenate(list(source.labels())).tolist() == [n // 3 for n in order]
+
+
+@pytest.mark.parametrize("layout", [MINIMAL, RAW])
+def test_values_without_labels_need_a_key_label_file(database: MakeDatabase, layout: str) -> None:
+    path = database(10, layout, kv=None)
+    with pytest.raises(FormatError, match=f"no key-label file people_kv.txt beside it; .* lmdb:{path}@KEY_LABEL_FILE"):
+        open_source(str(path))
+
+
+def test_a_lone_value_without_a_label_fails_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.lmdb", {b"1": value(4, "a"), b"2": value(4, "b", MINIMAL), b"3": value(5, "c")})
+    items = flat(open_source(str(path)))
+    assert [items[0], items[2]] == [("1", 4, "a"), ("3", 5, "c")]
+    assert items[1] == (
+        f"{path}/data.mdb: key 2: the value holds no label; name the key-label file that does: lmdb:PATH@KEY_LABEL_FILE"
+    )
+
+
+def test_landmarks_come_along(tmp_path: Path) -> None:
+    landmarks = np.arange(10, dtype=np.float32).reshape(5, 2)
+    path = write(tmp_path / "a.lmdb", {b"1": encode_datum(Sample("1", 4, HEADER, landmarks))})
+    (sample,) = open_source(str(path))
+    assert sample.landmarks is not None
+    assert sample.landmarks.tolist() == landmarks.tolist()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.booleans(), st.data())
+def test_any_part_in_any_order_is_read_the_same(listed: bool, data: st.DataObject) -> None:
+    with TemporaryDirectory() as folder:
+        records = people(300)
+        path = write(Path(folder, "people.lmdb"), records)
+        if listed:
+            Path(folder, "people_kv.txt").write_text(kv_of(records))
+        source: Source = open_source(str(path))
+        whole = flat(source)
+        for _ in range(3):
+            bounds = st.none() | st.integers(-len(whole) - 2, len(whole) + 2)
+            part = slice(data.draw(bounds), data.draw(bounds))
+            source, whole = source[part], whole[part]
+            assert (len(source), flat(source)) == (len(whole), whole)
+            wanted = data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=40) if whole else st.just([]))
+            source, whole = source.take(np.array(wanted, np.int64)), [whole[position] for position in wanted]
+            assert flat(pickle.loads(pickle.dumps(source))) == whole  # noqa: S301, our own bytes
+            assert list(source.keys()) == [item[0] for item in whole]
+
+
+def test_a_slice_carries_only_its_own_part(database: MakeDatabase) -> None:
+    path = database(60_000, kv=None)
+    source = open_source(str(path))
+    assert len(pickle.dumps(source)) < 60_000  # less than a byte a record
+    assert len(pickle.dumps(source[30_000:31_000])) < 2_000
+    assert peak_bytes(lambda: open_source(str(path))) < 1_000_000
+
+
+def test_the_identity_knows_the_content_and_not_the_place(database: MakeDatabase, tmp_path: Path) -> None:
+    path = database(10)
+    first = open_source(str(path)).identity()
+    shutil.move(tmp_path / "people.lmdb", tmp_path / "moved.lmdb")
+    shutil.copy(tmp_path / "people_kv.txt", tmp_path / "moved_kv.txt")
+    source = open_source(str(tmp_path / "moved.lmdb"))
+    assert source.identity() == source[3:5].identity() == first
+    (tmp_path / "moved_kv.txt").write_text("person_0_0 9\n")
+    assert open_source(str(tmp_path / "moved.lmdb")).identity() != first
+    assert open_source(str(tmp_path / "moved.lmdb")).size() > 0
+
+
+def test_one_database_is_read_several_times_at_once_and_after_a_fork(database: MakeDatabase) -> None:
+    """LMDB allows a process one open environment for a file."""
+    path = database(30)
+    one, two = open_source(str(path)), open_source(str(path))
+    first, second = one.read(), two.read()
+    assert next(first) == next(second)
+    assert flat(one) == expected(range(30))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # pytest-xdist has threads
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            assert pool.apply(flat, (two,)) == expected(range(30))
+    assert len([*first, *second]) == 58
+    with lmdb.open(str(path), readonly=True, lock=False):
+        pass  # and it is closed when nobody reads any more
+
+
+def test_nothing_is_written_beside_the_database(database: MakeDatabase, tmp_path: Path) -> None:
+    path = database(5, single=True, lock=False)
+    path.chmod(0o444)
+    before = (sorted(os.listdir(tmp_path)), path.read_bytes())
+    list(open_source(str(path)))
+    assert (sorted(os.listdir(tmp_path)), path.read_bytes()) == before
+
+
+# What does not fit together
+
+
+def test_a_key_that_is_not_in_the_database_fails_alone(database: MakeDatabase) -> None:
+    path = database(3, kv=f"person_0_1 0\nnobody 1\n{'long' * 200} 1\nperson_0_2 0\n")
+    items = flat(open_source(str(path)))
+    assert [items[0], items[3]] == expected([1, 2])
+    assert items[1] == (f"{path}/data.mdb: key nobody: the key-label file names it, but the database has no such key")
+    assert isinstance(items[2], str)
+    assert open_source(str(path)).sizes()[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("person_0_0\n", "line 1: expected 'key label' with one space between, found 1 fields"),
+        ("person_0_0 0\nperson 0 1 0\n", "line 2: .* found 4 fields"),
+        ("person_0_0 zero\n", "line 1: the label is not an integer"),
+        ("person_0_0\t0\n", "line 1: .* it has a tab"),
+    ],
+)
+def test_a_spoilt_key_label_file_is_told_with_its_line(database: MakeDatabase, text: str, message: str) -> None:
+    with pytest.raises(FormatError, match=f"people_kv.txt: {message}"):
+        open_source(str(database(3, kv=text)))
+
+
+def test_a_key_label_file_that_is_empty_or_not_there_or_no_file(database: MakeDatabase, tmp_path: Path) -> None:
+    path = database(3, kv="\n")
+    (tmp_path / "people_kv.txt").write_bytes(b"")
+    with pytest.raises(EmptyDatasetError, match="has no line"):
+        open_source(str(path))
+    with pytest.raises(InputNotFoundError, match=r"other\.txt: no such file"):
+        open_source(f"{path}@{tmp_path}/other.txt")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FormatError, match="pipe: is not a regular file"):
+        open_source(f"{path}@{tmp_path}/pipe")
+
+
+def test_a_path_may_have_an_at_sign(tmp_path: Path) -> None:
+    records = people(5)
+    path = write(tmp_path / "a@b" / "people@home.lmdb", records)
+    (tmp_path / "a@b" / "k@v.txt").write_text(kv_of(records))
+    assert flat(open_source(f"{path}@{tmp_path}/a@b/k@v.txt")) == expected(range(5))
+    (tmp_path / "a@b" / "people@home_kv.txt").write_text(kv_of(records))
+    assert flat(open_source(str(path))) == expected(range(5))
+    with pytest.raises(InputNotFoundError, match="no such file"):
+        open_source(str(tmp_path / "no@where"))
+
+
+def test_names_that_are_no_utf_8_are_kept(tmp_path: Path) -> None:
+    write(tmp_path / "a.lmdb", {b"a\xff": value(0, "x")})
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.lmdb"))
+    (tmp_path / "a.lmdb").rename(path)
+    for kv in (None, b"a\xff 0\n"):
+        if kv is not None:
+            Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff_kv.txt")).write_bytes(kv)
+        assert flat(open_source(str(path))) == [("a\udcff", 0, "x")]
+
+
+# Damage
+
+
+VALUES = {
+    b"1": (b"no value at all", "no known layout"),
+    b"2": (b"", "it is empty"),
+    b"3": (datum_class()(channels=3, height=2, width=2, data=bytes(12), label=1).SerializeToString(), "decoded pixels"),
+    b"4": (datum_class()(channels=3, height=2, label=1).SerializeToString(), "field 4 is missing"),
+    b"5": (datum_class()(data=HEADER, label=-4, encoded=True).SerializeToString(), "the label is -4"),
+    b"6": (b"\x22\xff\xff\xff\xff\xff\xff\xff\xff\x7f" + HEADER, "no known layout"),
+}
+
+
+def test_a_value_of_no_known_layout_fails_alone(tmp_path: Path) -> None:
+    records = {key: spoilt for key, (spoilt, _) in VALUES.items()} | {b"0": value(3, "a"), b"9": value(4, "b")}
+    items = list(open_source(str(write(tmp_path / "a.lmdb", records))).read())
+    assert [items[0].label, items[-1].label] == [3, 4]  # type: ignore[union-attr]
+    for item, (key, (_, reason)) in zip(items[1:-1], sorted(VALUES.items()), strict=True):
+        assert isinstance(item, SampleError)
+        assert (item.key, item.dataset) == (key.decode(), f"{tmp_path}/a.lmdb/data.mdb")
+        assert reason in item.reason
+    assert np.concatenate(list(open_source(str(tmp_path / "a.lmdb")).labels())).tolist() == [3, *[-1] * 6, 4]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_truncated_file_is_refused_before_it_is_mapped(database: MakeDatabase, listed: bool) -> None:
+    path = database(300, kv="" if listed else None) / "data.mdb"
+    whole = path.read_bytes()
+    for size in (0, 10, 100, 4096, 5000, 8192, 8193, len(whole) // 2, len(whole) - 4096, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(FormatError, match=r"truncated|ends inside the head"):
+            open_source(str(path))
+    path.write_bytes(whole + bytes(100))
+    assert len(flat(open_source(str(path)))) == 300
+
+
+def test_a_file_whose_last_pages_are_free_need_not_have_them(tmp_path: Path) -> None:
+    """LMDB says of its head: the file may be shorter if the last pages are free."""
+    path = tmp_path / "a.lmdb"
+    with lmdb.open(str(path), map_size=1 << 24) as environment:
+        for n in range(3):
+            with environment.begin(write=True) as transaction:
+                transaction.put(b"%d" % n, value(n, n))
+        with environment.begin(write=True) as transaction:
+            transaction.put(b"large", bytes(1 << 20))
+            transaction.delete(b"large")
+    data = path / "data.mdb"
+    assert data.stat().st_size < 1 << 20
+    assert [sample.label for sample in open_source(str(path))] == [0, 1, 2]
+    data.write_bytes(data.read_bytes()[: 6 << 12])
+    with pytest.raises(FormatError, match="truncated"):
+        open_source(str(path))
+
+
+HEADS = {
+    "another magic": (16, struct.pack("<I", 0xBEEFC0DF), "its mark is missing"),
+    "another version": (20, struct.pack("<I", 3), "data format 3"),
+    "an odd page size": (40, struct.pack("<I", 4095), "a page size of 4095"),
+    "a huge page size": (40, struct.pack("<I", 1 << 30), "a page size of"),
+    "a root behind the end": (128, struct.pack("<Q", 1 << 40), "is said to be a root"),
+    "the first page as root": (128, struct.pack("<Q", 1), "is said to be a root"),
+    "free pages behind the end": (80, struct.pack("<Q", 1 << 40), "is said to be a root"),
+    "a last page behind the end": (136, struct.pack("<Q", 1 << 50), "truncated"),
+    "no records": (120, struct.pack("<Q", 0), "is empty"),
+    "several values for a key": (92, struct.pack("<H", 4), "DUPSORT"),
+}
+
+
+@pytest.mark.parametrize(("offset", "data", "message"), HEADS.values(), ids=HEADS)
+def test_a_spoilt_head_is_refused_before_it_is_mapped(
+    database: MakeDatabase, offset: int, data: bytes, message: str
+) -> None:
+    path = database(20) / "data.mdb"
+    content = bytearray(path.read_bytes())
+    for page in (0, 4096):
+        content[page + offset : page + offset + len(data)] = data
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match=message):
+        open_source(str(path))
+
+
+def test_an_empty_database_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="the database is empty"):
+        open_source(str(write(tmp_path / "a.lmdb", {})))
+
+
+def test_what_is_no_database_is_told(tmp_path: Path) -> None:
+    (tmp_path / "folder.lmdb").mkdir()
+    with pytest.raises(InputNotFoundError, match=r"folder\.lmdb/data\.mdb: no such file"):
+        open_source(str(tmp_path / "folder.lmdb"))
+    with pytest.raises(InputNotFoundError, match=r"nowhere: no such file"):
+        open_source(str(tmp_path / "nowhere"))
+    (tmp_path / "text").write_text("some text " * 1000)
+    with pytest.raises(FormatError, match="not an LMDB database"):
+        open_source(str(tmp_path / "text"))
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FormatError, match="not a regular file"):
+        open_source(str(tmp_path / "pipe"))
+    assert not any(recognises(str(tmp_path / name)) for name in os.listdir(tmp_path))
+
+
+def _read_all(path: str) -> str:
+    """What reading comes to; a crash would end the process."""
+    try:
+        source = open_source(path)
+        for one in (source, source.take(np.arange(len(source))[::-1])):
+            for _ in one.read():
+                pass
+    except FacedataError:
+        return "error"
+    return "read"
+
+
+def _flip_and_read(data: bytes, folder: str, seed: int) -> Iterator[str]:
+    generator = np.random.default_rng(seed)
+    path = os.path.join(folder, "people.lmdb")
+    for _ in range(40):
+        spoilt = bytearray(data)
+        for place in generator.integers(0, len(data), int(generator.integers(1, 30))).tolist():
+            spoilt[place] ^= 1 << int(generator.integers(8))
+        with open(path, "wb") as file:
+            file.write(spoilt)
+        yield _read_all(path)
+
+
+def _flip_all(data: bytes, folder: str, seed: int) -> list[str]:
+    return list(_flip_and_read(data, folder, seed))
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_flipped_bits_are_errors_and_never_a_crash(tmp_path: Path, listed: bool) -> None:
+    records = {b"key_%d" % n: value(n, "x" * (n % 7 * 400)) for n in range(200)}
+    path = write(tmp_path / "whole.lmdb", records, single=True)
+    if listed:
+        (tmp_path / "people_kv.txt").write_text(kv_of(records))
+    context = multiprocessing.get_context("forkserver")
+    with context.Pool(1) as pool:
+        ended = pool.apply_async(_flip_all, (path.read_bytes(), str(tmp_path), 5)).get(60)
+    assert set(ended) <= {"read", "error"}
+
+
+def test_an_error_of_reading_the_file_is_an_input_error(database: MakeDatabase) -> None:
+    path = database(5)
+    source = open_source(str(path))
+    (path / "data.mdb").unlink()
+    with pytest.raises(InputError, match="no such file"):
+        list(source)
