@@ -1,4 +1,4 @@
-"""``make demo``: draw a small dataset, unpack it, show what came of it. Prints each command before it runs it."""
+"""``make demo``: draw a small dataset, unpack it, take it through other formats. Prints each command it runs."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ def main() -> None:
     facedata("status", str(OUTPUT))
     show_tree()
     draw_sheet()
+    facedata("build-lmdb", str(OUTPUT), "--output", str(FOLDER / "people.lmdb"))
+    facedata(
+        "convert", f"lmdb:{FOLDER}/people.lmdb", f"webdataset:{FOLDER}/tars/people-%04d.tar", "--shard-samples", "100"
+    )
+    facedata("pack-rec", f"webdataset:{FOLDER}/tars", "--output", str(FOLDER / "packed"))
     print(f"\nLook at {SHEET}: the unpacked images, one person a row.")
 
 

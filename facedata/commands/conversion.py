@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facedata.commands import options
-from facedata.commands.progress import counted, human_bytes, human_seconds, output_name, show_progress
+from facedata.commands.progress import counted, human_bytes, human_seconds, output_name, show_progress, shown_path
 
 if TYPE_CHECKING:
     from facedata.converters.conversion import Conversion
@@ -132,7 +132,7 @@ def show_summary(summary: JobSummary, *, as_json: bool) -> None:
     click.echo(f"{output}: {counted(summary.samples, 'image')}{inside}, {human_bytes(summary.bytes)}; {state}")
     show_sets(facts["sets"])
     if "kv" in facts:
-        click.echo(f"  keys and labels: {facts['kv']}")
+        click.echo(f"  keys and labels: {shown_path(facts['kv'])}")
     if not summary.finished:
         click.echo(f"  {summary.shards_done} of {summary.shards} shards are done; facedata status {output}")
     if summary.failures:

@@ -13,7 +13,7 @@ from typing import Any
 from facedata.jobs.journal import BESIDE
 from facedata.jobs.progress import Observer, Progress
 
-__all__ = ["counted", "human_bytes", "human_seconds", "output_name", "show_count", "show_progress"]
+__all__ = ["counted", "human_bytes", "human_seconds", "output_name", "show_count", "show_progress", "shown_path"]
 
 _LINE_EVERY = 30.0
 _NARROWEST = 20
@@ -109,6 +109,12 @@ class _LogLines:
 def output_name(root: str) -> str:
     """An output as the user named it: the journal of a single file lies in a folder beside it."""
     return root.removesuffix(BESIDE)
+
+
+def shown_path(path: str) -> str:
+    """A path as a user would type it: relative, where it lies below the current folder."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
 
 
 def human_seconds(seconds: float) -> str:

@@ -165,7 +165,7 @@ def test_a_dry_run_writes_nothing(record_set: MakeSet, facedata: Facedata, tmp_p
         (
             "convert empty folder:out",
             1,
-            "empty: no format fits its content; name the format, which also says what is wrong: FORMAT:empty, one of rec",
+            "empty: no format fits its content; name the format, which also says what is wrong: FORMAT:empty",
         ),
         ("convert a folder:a/out", 1, "the output lies in the input a"),
         ("build-lmdb a --output mine.lmdb", 1, "is not empty (it holds 'precious'), and no facedata job wrote it"),
