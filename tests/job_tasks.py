@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,10 @@ class KillSelf:
 class FullDisk:
     """Fails as a write to a full disk does."""
 
+    seconds: float = 0.0
+
     def __call__(self) -> ShardResult:
+        time.sleep(self.seconds)
         raise OSError(28, "No space left on device")
 
 
@@ -162,3 +166,26 @@ class LineWriter:
     def _die(self, shard: int, phase: str) -> None:
         if self._output.die_at == (shard, phase):
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class DieSending:
+    """Kills its worker while that is sending a large result, the first `times` times that it runs."""
+
+    folder: str
+    shard: int
+    times: int
+
+    def __call__(self) -> ShardResult:
+        for attempt in range(self.times):
+            mark = Path(self.folder, f"killed-{self.shard}-{attempt}")
+            if not mark.exists():
+                mark.touch()
+                Connection._send = _send_half_and_die  # type: ignore[attr-defined]
+                return replace(result(), block=bytes(10_000))
+        return replace(Note(self.folder, self.shard)(), block=bytes(10_000))
+
+
+def _send_half_and_die(connection: Connection, buffer: memoryview) -> None:
+    os.write(connection.fileno(), bytes(buffer[: len(buffer) // 2]))
+    os.kill(os.getpid(), signal.SIGKILL)

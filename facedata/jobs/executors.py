@@ -34,10 +34,21 @@ class LocalExecutor(ProcessPoolExecutor):
         super().__init__(workers, mp_context=_context(), initializer=_start_worker)
 
     def kill(self) -> None:
-        """Kill the workers at once, whatever they are doing."""
+        """Kill the workers at once, whatever they are doing.
+
+        One that was just sending a result leaves a part of it in the pipe. The executor's own thread would wait for
+        the rest for ever, because this process holds the pipe open for writing too: so it is closed.
+        """
         for process in list((self._processes or {}).values()):
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
+        with contextlib.suppress(AttributeError, OSError):
+            self._result_queue._writer.close()
+
+    def has_dead_worker(self) -> bool:
+        """Whether a worker has ended. The executor itself does not notice while it waits for the rest of a result."""
+        sentinels = [process.sentinel for process in list((self._processes or {}).values())]
+        return bool(sentinels and wait(sentinels, timeout=0))
 
 
 def _context() -> multiprocessing.context.BaseContext:

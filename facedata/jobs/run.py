@@ -6,7 +6,7 @@ import logging
 import pickle
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +21,7 @@ __all__ = ["Recorder", "ShardTask", "run_shards"]
 GRACE = 10.0
 """Seconds that shards being worked on have to finish after a request to stop; SLURM kills after 30."""
 _TICK = 0.25
+_TICKS_TO_NOTICE = 2
 _DEATHS_TO_FAIL = 2
 _IDLE_DEATHS_TO_FAIL = 5
 
@@ -129,7 +130,7 @@ class _Runner:
         self._shards, self._make_task, self._recorder = shards, make_task, recorder
         self._workers, self._executor_factory = workers, executor_factory
         self._running: dict[Future[ShardResult], int] = {}
-        self._idle_deaths = 0
+        self._idle_deaths = self._ticks_with_dead = 0
 
     def run(self, stop: StopRequest) -> None:
         while self._shards and not stop:
@@ -158,13 +159,19 @@ class _Runner:
                 self._note_idle_death()
                 return
             done, _ = wait(self._running, timeout=_TICK, return_when=FIRST_COMPLETED)
-            if any(isinstance(future.exception(), BrokenExecutor) for future in done):
+            if any(isinstance(future.exception(), BrokenExecutor) for future in done) or self._is_stuck(executor, done):
                 self._note_deaths(executor, stop)
                 return
             self._collect(done)
             self._recorder.tick()
         if stop:
             self._drain(executor, stop)
+
+    def _is_stuck(self, executor: Executor, done: Collection[Future[ShardResult]]) -> bool:
+        """Whether a worker has been dead for a while, and the executor has not noticed."""
+        has_dead_worker = getattr(executor, "has_dead_worker", bool)
+        self._ticks_with_dead = self._ticks_with_dead + 1 if not done and has_dead_worker() else 0
+        return self._ticks_with_dead > _TICKS_TO_NOTICE
 
     def _submit(self, executor: Executor) -> None:
         alone = bool(self._shards.suspects)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from job_tasks import FullDisk, KillSelf, Note, PlainOutput, result
+from job_tasks import DieSending, FullDisk, KillSelf, Note, PlainOutput, result
 
 from facedata.errors import DiskFullError, InterruptedJobError, OptionError, OutputError
 from facedata.jobs.executors import LocalExecutor
@@ -67,6 +67,19 @@ def test_a_worker_that_is_killed_once_costs_nothing(tmp_path: Path) -> None:
     assert summary.finished
     assert summary.good
     assert done(tmp_path) == list(range(SHARDS))
+
+
+def test_a_worker_that_is_killed_while_it_sends_its_result_is_noticed(tmp_path: Path) -> None:
+    summary = run(tmp_path, lambda shard: DieSending(str(tmp_path), shard, 1 if shard in (0, 3) else 0))
+    assert summary.finished
+    assert done(tmp_path) == list(range(SHARDS))
+
+
+def test_an_error_while_a_worker_sends_its_result_ends_the_run(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    with pytest.raises(DiskFullError):
+        run(tmp_path, lambda shard: FullDisk(0.15) if shard == 0 else DieSending(str(tmp_path), shard, 1))
+    assert time.monotonic() - begin < 20
 
 
 def test_a_shard_that_kills_its_worker_twice_is_reported_and_the_others_go_on(tmp_path: Path) -> None:

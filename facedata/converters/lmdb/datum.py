@@ -22,7 +22,7 @@ from facedata.dataset import Sample
 from facedata.errors import FormatError
 from facedata.images import image_extension, image_size
 
-__all__ = ["CAFFE", "LARGEST_LABEL", "LAYOUTS", "MINIMAL", "RAW", "Datum", "encode_datum", "parse_datum"]
+__all__ = ["CAFFE", "LARGEST_LABEL", "LAYOUTS", "MINIMAL", "RAW", "Datum", "datum_parts", "encode_datum", "parse_datum"]
 
 CAFFE, MINIMAL, RAW = "caffe", "minimal", "raw"
 LAYOUTS = (CAFFE, MINIMAL, RAW)
@@ -75,15 +75,20 @@ def encode_datum(sample: Sample, layout: str = CAFFE) -> bytes:
     bytes
         In the `caffe` layout, the three sizes are left out of an image whose header does not tell them.
     """
+    return b"".join(datum_parts(sample, layout))
+
+
+def datum_parts(sample: Sample, layout: str = CAFFE) -> tuple[bytes, ...]:
+    """What `encode_datum` joins: the image, and what stands before and behind it."""
     image = sample.image
     if layout == RAW:
-        return image
+        return (image,)
     if layout == MINIMAL:
-        return b"".join((_length_prefix(_MINIMAL_DATA, len(image)), image))
+        return _length_prefix(_MINIMAL_DATA, len(image)), image
     end = _label_and_encoded(sample.label)
     if sample.landmarks is not None:
         end += _encode_landmarks(sample.landmarks)
-    return b"".join((_encode_size(image_size(image)), _length_prefix(_DATA, len(image)), image, end))
+    return _encode_size(image_size(image)), _length_prefix(_DATA, len(image)), image, end
 
 
 def _varint(number: int) -> bytes:

@@ -22,6 +22,8 @@ _MAGIC = 0xBEEFC0DE
 _FORMAT = 1
 _HEADER = struct.Struct("<QHHHH")  # number, pad, flags, lower, upper
 _META = struct.Struct("<IIQQIHHQQQQQIHHQQQQQQQ")
+_NEWER_HEADER = 24  # of a page of LMDB 1.0
+_NEWER_MARK = struct.Struct("<II")
 _NODE = struct.Struct("<HHHH")
 _NUMBER = struct.Struct("<Q")
 _BRANCH, _LEAF, _OVERFLOW, _META_PAGE = 0x01, 0x02, 0x04, 0x08
@@ -115,7 +117,8 @@ def begins_like_lmdb(path: str) -> bool:
     except (OSError, FormatError):
         return False
     try:
-        return os.pread(descriptor, 4, PAGE_HEADER) == struct.pack("<I", _MAGIC)
+        mark = struct.pack("<I", _MAGIC)
+        return mark in (os.pread(descriptor, 4, PAGE_HEADER), os.pread(descriptor, 4, _NEWER_HEADER))
     except OSError:
         return False
     finally:
@@ -161,7 +164,9 @@ def _read_meta_page(descriptor: int, offset: int, path: str) -> Meta:
     if len(data) < PAGE_HEADER + _META.size:
         raise FormatError(f"{place}: the file ends inside the head of an LMDB database; copy it again from its origin")
     magic, version, _, map_size, page_size, *trees, last_page, transaction = _META.unpack_from(data, PAGE_HEADER)
-    if magic != _MAGIC or not _HEADER.unpack_from(data)[2] & _META_PAGE:
+    if (magic, version) != (_MAGIC, _FORMAT) and _NEWER_MARK.unpack_from(data, _NEWER_HEADER)[0] == _MAGIC:
+        version = _NEWER_MARK.unpack_from(data, _NEWER_HEADER)[1]
+    elif magic != _MAGIC or not _HEADER.unpack_from(data)[2] & _META_PAGE:
         raise FormatError(f"{place}: not an LMDB database (its mark is missing)")
     if version != _FORMAT:
         raise FormatError(

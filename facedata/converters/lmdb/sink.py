@@ -6,18 +6,16 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
-
-import numpy as np
 
 from facedata.converters.class_names import write_class_names
 from facedata.converters.lmdb.block import GENERATED, KEYS, LONGEST_KEY, PATH, BlockMaker, what_is_wrong_with
 from facedata.converters.lmdb.datum import CAFFE, LARGEST_LABEL, LAYOUTS
 from facedata.converters.lmdb.files import BUILDING, BuildFiles
-from facedata.converters.lmdb.labels import written_labels
+from facedata.converters.lmdb.labels import different_labels
 from facedata.converters.lmdb.names import DATA, KV_SUFFIX, stem_of
 from facedata.converters.lmdb.writer import LmdbWriter, round_map_size
 from facedata.dataset import Source
@@ -25,6 +23,7 @@ from facedata.errors import OptionError, output_error
 from facedata.filesystems import network_file_system
 from facedata.jobs.files import remove_stale_temporaries
 from facedata.jobs.journal import BESIDE
+from facedata.jobs.parcel import Place, this_place
 
 __all__ = ["LmdbSink", "create_sink"]
 
@@ -65,6 +64,8 @@ class LmdbSink:
         Bytes that the database is expected to need; `fit` finds it.
     names : mapping, optional
         The name of each label; `fit` finds them. Workers do not get them.
+    receiver : Place, optional
+        Where the writer is, in a sink that was sent to a worker.
     """
 
     path: str
@@ -76,7 +77,8 @@ class LmdbSink:
     build_dir: str | None = None
     keep_undecodable: bool = False
     map_size: int = 0
-    names: Mapping[int, str] | None = field(default=None, repr=False)
+    names: Mapping[int, str] | None = field(default=None, repr=False, compare=False)
+    receiver: Place | None = field(default=None, repr=False, compare=False)
 
     many_writers = False
 
@@ -88,7 +90,7 @@ class LmdbSink:
             raise OptionError(f"--kv {self.kv}: is the database itself; choose another name")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "names": None}
+        return {**self.__dict__, "names": None, "receiver": this_place()}
 
     @property
     def root(self) -> str:
@@ -182,7 +184,8 @@ class LmdbSink:
     @contextmanager
     def open_shard(self, shard: int) -> Iterator[BlockMaker]:
         """What makes a shard's records ready."""
-        yield BlockMaker(self.datum, self.name if self.keys == GENERATED else None, self.keep_undecodable)
+        prefix = self.name if self.keys == GENERATED else None
+        yield BlockMaker(self.datum, prefix, keep_undecodable=self.keep_undecodable, receiver=self.receiver)
 
     def open_writer(self, ends: Mapping[int, Mapping[str, Any]]) -> LmdbWriter:
         """What puts the records into the database."""
@@ -212,15 +215,14 @@ class LmdbSink:
         """Remove what was only needed until then, and what killed runs left."""
         self._files.remove()
         for path in {os.path.dirname(os.path.abspath(name)) for name in (self.kv, self._files.target)}:
-            remove_stale_temporaries(path)
+            with suppress(OSError):  # the folder may be one that cannot be listed
+                remove_stale_temporaries(path)
 
 
 def _label_facts(kv: str) -> dict[str, int]:
     """How many labels there are, and how many below the largest are not."""
-    seen = np.empty(0, np.int64)
-    for labels in written_labels(kv):
-        seen = np.union1d(seen, labels)
-    return {"classes": len(seen), "label_gaps": int(seen[-1]) + 1 - len(seen) if len(seen) else 0}
+    labels = different_labels(kv)
+    return {"classes": len(labels), "label_gaps": int(labels[-1]) + 1 - len(labels) if len(labels) else 0}
 
 
 def _refuse_other_than_paths(keys: list[str]) -> None:

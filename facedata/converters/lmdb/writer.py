@@ -54,7 +54,8 @@ class LmdbWriter:
         self._files, self._map_size, self._single_file = files, map_size, single_file
         self._environment: Any = None
         self._transaction: Any = None
-        self._block: Block | None = None
+        self._buffer = bytearray()
+        self._records: Sequence[tuple[bytes, memoryview]] = ()
         self._kv = -1
         self.done, self.unrecorded, self._end = self._find_end(ends)
         self._agrees = self.done > 0 or not ends
@@ -115,15 +116,18 @@ class LmdbWriter:
 
     def write(self, shard: int, block: Block) -> Mapping[str, Any]:
         """Put a block's records into a transaction of their own, and its lines behind the key-label file."""
+        if len(self._buffer) < block.data.size:
+            self._buffer = bytearray(block.data.size)
+        self._records, kv = block.unpack(memoryview(self._buffer))
         try:
-            write_fully(self._kv, block.kv)
+            write_fully(self._kv, kv)
         except OSError as error:
             raise output_error(error, self._files.kv) from error
-        self._block = block if block.sizes else None  # a transaction that puts nothing gets no number
         with self._telling():
             self._put()
-        transaction = int(self._end["transaction"]) + (self._block is not None)
-        self._end = {"transaction": transaction, "kv": int(self._end["kv"]) + len(block.kv)}
+        # a transaction that puts nothing gets no number
+        transaction = int(self._end["transaction"]) + (len(self._records) > 0)
+        self._end = {"transaction": transaction, "kv": int(self._end["kv"]) + len(kv)}
         return self._end
 
     def commit(self, entry: Mapping[str, Any]) -> None:
@@ -132,26 +136,23 @@ class LmdbWriter:
         with self._telling():
             self._commit()
         self._close()
-        self._block = None
 
     def _put(self) -> None:
         """Put the records of the block; where the map is full, all of them again into a larger one."""
         import lmdb
 
-        if self._block is None:
-            return
-        records = self._block.records()
-        while True:
+        while self._records:
             self._open()
             self._transaction = self._environment.begin(write=True)
             try:
                 with self._transaction.cursor() as cursor:
-                    _, added = cursor.putmulti(records, overwrite=False)
-                break
+                    _, added = cursor.putmulti(self._records, overwrite=False)
             except lmdb.MapFullError:
                 self._grow()
-        if added < len(records):
-            self._refuse_duplicate(records)
+                continue
+            if added < len(self._records):
+                self._refuse_duplicate()
+            return
 
     def _commit(self) -> None:
         import lmdb
@@ -166,8 +167,11 @@ class LmdbWriter:
 
     def _grow(self) -> None:
         self._close()
-        needed = len(self._block.values) if self._block is not None else 0
-        self._map_size = round_map_size(self._map_size + max(self._map_size // 2, 2 * needed))
+        self._map_size = round_map_size(self._map_size + max(self._map_size // 2, 2 * self._size()))
+
+    def _size(self) -> int:
+        """Bytes of the values that are to be put."""
+        return sum(len(value) for _, value in self._records)
 
     def _open(self) -> None:
         import lmdb
@@ -191,13 +195,13 @@ class LmdbWriter:
             self._environment.close()
             self._environment = None
 
-    def _refuse_duplicate(self, records: Sequence[tuple[bytes, memoryview]]) -> None:
+    def _refuse_duplicate(self) -> None:
         """Name a key that is there already; nothing of this shard is kept."""
         self._close()
         self._open()
         with self._environment.begin() as transaction:
             before = b""
-            for key, _ in records:
+            for key, _ in self._records:
                 if key == before or transaction.get(key) is not None:
                     break
                 before = key
@@ -208,7 +212,7 @@ class LmdbWriter:
 
     def _telling(self) -> AbstractContextManager[None]:
         """Errors of LMDB become ours."""
-        return as_output_errors(self._files.data, lambda: 0 if self._block is None else 2 * len(self._block.values))
+        return as_output_errors(self._files.data, lambda: 2 * self._size())
 
 
 def _cut_behind_last_page(path: str, meta: Meta) -> None:

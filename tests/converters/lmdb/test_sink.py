@@ -6,12 +6,15 @@ import logging
 import os
 import pickle
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lmdb
+import lmdb_support
 import numpy as np
 import pytest
 from lmdb_support import build, built, datum_class, plan_of, read_as_ffc, samples
@@ -33,6 +36,8 @@ from facedata.errors import (
 from facedata.images import import_opencv
 from facedata.jobs.job import JobOptions
 from facedata.jobs.plan import Part
+
+IN_THREADS = {"executor_factory": ThreadPoolExecutor}
 
 
 def items_of(source: Source) -> list[tuple[int, bytes]]:
@@ -95,6 +100,13 @@ def test_what_is_written_is_read(tmp_path: Path, layout: str, single_file: bool)
     assert kept == (set() if single_file else {"data.mdb"})
     assert not [name for name in os.listdir(root) if "building" in name or "temporary" in name]
     assert build(path, samples(60), datum=layout, single_file=single_file).nothing_to_do
+
+
+def test_it_is_of_the_data_format_that_all_read(tmp_path: Path) -> None:
+    script = "import sys; sys.path[:0] = sys.argv[2:]; from lmdb_support import *; build(Path(sys.argv[1]), samples(9))"
+    command = [sys.executable, "-c", script, str(tmp_path / "a.lmdb"), str(Path(lmdb_support.__file__).parent)]
+    subprocess.run(command, check=True, env={**os.environ, "LMDB_DEFAULT_LIB_VERSION": "1"})
+    assert len(open_source(str(tmp_path / "a.lmdb"))) == 9
 
 
 def test_a_single_file_is_opened_without_a_folder(tmp_path: Path) -> None:
@@ -197,7 +209,7 @@ def test_a_name_that_makes_no_key_is_refused(tmp_path: Path, name: str) -> None:
 def test_of_two_samples_with_one_key_none_is_lost_silently(tmp_path: Path, shards: int) -> None:
     source = MemorySource([Sample(f"a/{n % 10}", n, jpeg(n)) for n in range(12)])
     with pytest.raises(OptionError, match=r"two samples have the key a/[01], .* give --keys generated"):
-        build(tmp_path / "a.lmdb", source, keys="path", shards=shards)
+        build(tmp_path / "a.lmdb", source, keys="path", shards=shards, job=IN_THREADS)
     assert not (tmp_path / "a.lmdb" / "data.mdb").exists()
 
 
@@ -386,14 +398,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("taken", [2_500_000, 3_000_000, 3_600_000, 4_100_000])
 def test_a_full_disk_is_told_and_the_next_run_goes_on(tmp_path: Path, small_disk: Path, taken: int) -> None:
     path = small_disk / "a.lmdb"
-    build(tmp_path / "a.lmdb", samples(400), shards=40)
+    build(tmp_path / "a.lmdb", samples(400), shards=8)
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(taken))
     with pytest.raises(DiskFullError, match="free some space and run the same command again"):
-        build(path, samples(400), shards=40)
+        build(path, samples(400), shards=8, job=IN_THREADS)
     assert not (path / "data.mdb").exists()
     ballast.unlink()
-    summary = build(path, samples(400), shards=40, workers=2)
+    summary = build(path, samples(400), shards=8, workers=2)
     assert summary.finished
     assert (path / "data.mdb").read_bytes() == (tmp_path / "a.lmdb" / "data.mdb").read_bytes()
 
@@ -403,10 +415,10 @@ def test_a_full_disk_when_it_is_moved(tmp_path: Path, small_disk: Path) -> None:
     ballast.write_bytes(bytes(3_500_000))
     path, scratch = small_disk / "a.lmdb", str(tmp_path / "scratch")
     with pytest.raises(DiskFullError):
-        build(path, samples(400), shards=40, build_dir=scratch)
+        build(path, samples(400), build_dir=scratch)
     assert sorted(name for name in os.listdir(path) if "temporary" in name or name == "data.mdb") == []
     ballast.unlink()
-    assert build(path, samples(400), shards=40, build_dir=scratch).finished
+    assert build(path, samples(400), build_dir=scratch).finished
     assert items_of(open_source(str(path))) == items_of(samples(400))
 
 
