@@ -70,6 +70,8 @@ def main() -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # the work is done and told; a signal now must not make it a failure
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -10,9 +10,10 @@ __all__ = ["network_file_system"]
 
 _MOUNTS = "/proc/self/mountinfo"
 _NETWORK = re.compile(
-    r"9p|afs|beegfs|ceph|cifs|coda|glusterfs|gpfs|lustre|ncpfs|nfs4?|orangefs|panfs|pvfs2|smb3|smbfs|wekafs"
+    r"9p|afs|beegfs|ceph|cifs|coda|drvfs|fhgfs|gfs2|glusterfs|gpfs|lizardfs|lustre|moosefs|ncpfs|nfs4?|ocfs2|orangefs"
+    r"|panfs|prl_fs|pvfs2|quobyte|smb2|smb3|smbfs|vboxsf|virtiofs|wekafs"
     r"|fuse\.(beegfs|blobfuse2?|ceph(-fuse)?|curlftpfs|davfs2?|gcsfuse|geesefs|glusterfs|goofys|juicefs|lizardfs|mfs"
-    r"|moosefs|mount-s3|mountpoint-s3|rclone|s3fs|s3ql|seaweedfs|smbnetfs|sshfs|xtreemfs)",
+    r"|alluxio-fuse|dfuse|gpfs|grpcfuse|hdfs|moosefs|nfs|objectivefs|osxfs|quobyte|vmhgfs-fuse|mount-s3|mountpoint-s3|rclone|s3fs|s3ql|seaweedfs|smbnetfs|sshfs|xtreemfs)",
     re.IGNORECASE,
 )
 _OCTAL = re.compile(r"\\([0-7]{3})")

@@ -5,6 +5,7 @@ What a line says is kept as 12 bytes a line, its place and its label; the text i
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from facedata.errors import EmptyDatasetError, FormatError, input_error
 __all__ = ["LabelLines", "read_label_lines"]
 
 _BLOCK = 1 << 22
+_log = logging.getLogger(__name__)
 _LARGEST_LABEL = (1 << 31) - 1
 _LONGEST_LINE = 1 << 14  # longer than any path may be
 _READ_AHEAD = 1 << 16
@@ -140,6 +142,7 @@ def _blocks_of_lines(file: BinaryIO, path: str) -> Iterator[tuple[int, int, byte
             base += cut
         rest = block[cut:]
     if rest:
+        _log.warning("%s: its last line, %d, does not end in a newline; was the file cut?", path, line)
         yield line, base, rest + b"\n"
 
 

@@ -43,7 +43,7 @@ class LocalExecutor(ProcessPoolExecutor):
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
         with contextlib.suppress(AttributeError, OSError):
-            self._result_queue._writer.close()
+            self._result_queue._writer.close()  # type: ignore[attr-defined]
 
     def has_dead_worker(self) -> bool:
         """Whether a worker has ended. The executor itself does not notice while it waits for the rest of a result."""

@@ -181,6 +181,7 @@ class _Job:
         try:
             self._do_part(make_task)
         except InterruptedJobError as error:
+            self._journal.write_failures(self._plan)
             again = "the same command, without --overwrite," if self._options.overwrite else "the same command again"
             raise InterruptedJobError(f"{error}; run {again} to go on") from None
         return self._finish()
@@ -193,6 +194,9 @@ class _Job:
             state = self._journal.load(self._plan)
             if not isinstance(self._output, OrderedOutput):
                 self._do_shards(part, state, make_task, None)
+                return
+            lock.take_finishing()  # a run that publishes must not be disturbed by one that finds all shards done
+            if self._journal.read_summary() is not None:
                 return
             self._output.prepare()
             with self._output.open_writer(state.ends) as writer:
@@ -209,7 +213,8 @@ class _Job:
         if sum(state.done) != writer.done or not all(state.done[: writer.done]):
             raise OutputMismatchError(
                 f"{self._output.root}: its journal and what it holds do not agree ({sum(state.done)} and {writer.done} "
-                "shards); --overwrite starts afresh"
+                "shards): were files of the build moved or deleted, or was another --build-dir given? --overwrite "
+                "starts afresh"
             )
 
     def _do_shards(

@@ -61,8 +61,12 @@ def _check_named_files(output: Output, *, overwrite: bool) -> None:
         if os.path.lexists(name) and not overwrite:
             raise OutputExistsError(f"{name}: is there already; choose another name, or --overwrite to replace it")
         folder = os.path.dirname(os.path.abspath(name))
+        if not name or os.path.basename(name).startswith(PREFIX):
+            raise OutputExistsError(f"'{name}': is no name for a file of yours; choose another")
         if not os.path.isdir(folder) and folder != os.path.abspath(output.root):
             raise OutputError(f"{name}: there is no folder {folder} to write it in")
+        if os.path.isdir(folder) and not os.access(folder, os.W_OK):
+            raise OutputError(f"{name}: no permission to write in {folder}, or it is read-only; choose another place")
 
 
 def _check_foreign(plan: Plan, folder: Path, names: Sequence[str], output: Output, *, overwrite: bool) -> None:
@@ -159,6 +163,8 @@ def _clear(folder: Path, output: Output) -> None:
         for name in os.listdir(folder):
             if output.owns(name) or name in listed:
                 _remove(folder / name)
+        for path in _named_beside(folder, output):
+            path.unlink(missing_ok=True)
         for path in Journal(folder).files():
             if path.name != _CLEARING:
                 path.unlink(missing_ok=True)
@@ -167,13 +173,31 @@ def _clear(folder: Path, output: Output) -> None:
 
 def _listed_by_job_before(folder: Path) -> set[str]:
     """Further files in the folder that the job there was to write."""
+    return {path.name for path in _named_by_job_before(folder) if path.parent == folder.absolute()}
+
+
+def _named_by_job_before(folder: Path) -> list[Path]:
     try:
         plan = Journal(folder).read_plan()
     except FacedataError:  # a damaged plan is one of the reasons to start afresh
-        return set()
+        return []
     facts: Mapping[str, Any] = plan.facts if plan is not None else {}
-    paths = [Path(name) for name in facts.get("named_files", []) if isinstance(name, str)]
-    return {path.name for path in paths if path.parent == folder.absolute()}
+    return [Path(name) for name in facts.get("named_files", []) if isinstance(name, str)]
+
+
+def _named_beside(folder: Path, output: Output) -> list[Path]:
+    """Files outside of the folder that are to be replaced, and those that the job before left beside it.
+
+    A plan may be forged, so of what it names only files are believed that are called after the output itself.
+    """
+    stem = folder.absolute().name.split(".")[0]
+    before = [
+        path
+        for path in _named_by_job_before(folder)
+        if path.parent == folder.absolute().parent and path.name.startswith((f"{stem}.", f"{stem}_"))
+    ]
+    paths = {*before, *map(Path, output.named_files())}
+    return [path for path in paths if not path.is_dir() or path.is_symlink()]
 
 
 def _remove(path: Path) -> None:

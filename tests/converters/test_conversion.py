@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -377,3 +380,79 @@ def test_an_empty_path_is_refused(tmp_path: Path) -> None:
     for source, target in (("", f"null:{tmp_path}/null"), ("rec:", f"null:{tmp_path}/null"), (str(tmp_path), "null:")):
         with pytest.raises(OptionError, match="names no path"):
             run([source], target)
+
+
+def test_overwrite_takes_away_what_the_job_before_left_beside_the_output(tmp_path: Path) -> None:
+    run([write_folder(tmp_path / "people", "a", "b")], f"lmdb:{tmp_path}/k.lmdb")
+    assert (tmp_path / "k_classes.txt").exists()
+    (tmp_path / "k2_classes.txt").write_text("mine")
+    run([write_set(tmp_path / "set", [0, 1])], f"lmdb:{tmp_path}/k.lmdb", JobOptions(workers=1, overwrite=True))
+    assert not (tmp_path / "k_classes.txt").exists()
+    assert (tmp_path / "k2_classes.txt").read_text() == "mine"
+
+
+def test_a_forged_plan_has_nothing_deleted_elsewhere(tmp_path: Path) -> None:
+    start = write_set(tmp_path / "set", [0, 1])
+    run([start], f"lmdb:{tmp_path}/k.lmdb")
+    precious = [tmp_path / "precious.txt", tmp_path / "set" / "k_precious"]
+    for path in precious:
+        path.write_text("precious")
+    plan = tmp_path / "k.lmdb" / ".facedata-plan.json"
+    forged = json.loads(plan.read_text())
+    forged["facts"]["named_files"] = [str(path) for path in precious]
+    plan.write_text(json.dumps(forged))
+    run([start], f"lmdb:{tmp_path}/k.lmdb", JobOptions(workers=1, overwrite=True))
+    assert all(path.exists() for path in precious)
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    start = write_set(tmp_path / "set", [0, 1])
+    conversion = plan_dataset([str(start)], f"lmdb:{tmp_path}/k.lmdb")
+    finish = type(conversion.sink).finish
+
+    def late(sink: Any, shards: int) -> Any:
+        (tmp_path / "k_kv.txt").write_text("of somebody else")
+        return finish(sink, shards)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(conversion.sink), "finish", late)
+        with pytest.raises(OutputExistsError, match=r"k_kv\.txt: appeared while this job was at work"):
+            run([start], f"lmdb:{tmp_path}/k.lmdb")
+    assert (tmp_path / "k_kv.txt").read_text() == "of somebody else"
+    (tmp_path / "k_kv.txt").unlink()
+    assert run([start], f"lmdb:{tmp_path}/k.lmdb").good
+
+
+def test_a_key_label_file_that_was_cut_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run([write_set(tmp_path / "set", [0, 1, 2])], f"lmdb:{tmp_path}/k.lmdb")
+    kv = tmp_path / "k_kv.txt"
+    kv.write_bytes(kv.read_bytes()[:-1])
+    assert len(open_dataset(f"lmdb:{tmp_path}/k.lmdb")) == 3
+    assert "does not end in a newline" in caplog.text
+    kv.write_text(kv.read_text().splitlines()[0] + "\n")
+    open_dataset(f"lmdb:{tmp_path}/k.lmdb")
+    assert "names 1 images, and" in caplog.text
+
+
+@pytest.mark.parametrize("target", ["lmdb:{}/a.lmdb", "rec:{}/packed"])
+def test_a_second_run_while_the_first_publishes_waits_and_changes_nothing(tmp_path: Path, target: str) -> None:
+    start = write_set(tmp_path / "set", sorted(n % 5 for n in range(30)))
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "twice").mkdir()
+    run([start], target.format(tmp_path / "whole"))
+    spec = target.format(tmp_path / "twice")
+    program = (
+        "import sys, time; from facedata.converters.conversion import *; from facedata.jobs.job import JobOptions\n"
+        "c = plan_dataset([sys.argv[1]], sys.argv[2]); finish = type(c.sink).finish\n"
+        "def slow(sink, shards):\n"
+        "    facts = finish(sink, shards); open(sys.argv[3], 'w').close(); time.sleep(1.5); return facts\n"
+        "type(c.sink).finish = slow\n"
+        "convert_dataset([sys.argv[1]], sys.argv[2], None, JobOptions(workers=1))"
+    )
+    mark = tmp_path / "publishing"
+    first = subprocess.Popen([sys.executable, "-c", program, str(start), spec, str(mark)])
+    while not mark.exists() and first.poll() is None:
+        time.sleep(0.01)
+    assert run([start], spec).finished
+    assert first.wait() == 0
+    assert tree(tmp_path / "twice") == tree(tmp_path / "whole")

@@ -95,7 +95,7 @@ def test_an_output_that_does_not_agree_with_its_journal_is_refused(tmp_path: Pat
             writer.done += 1
             return writer
 
-    with pytest.raises(OutputMismatchError, match=r"do not agree \(0 and 1 shards\); --overwrite starts afresh"):
+    with pytest.raises(OutputMismatchError, match=r"do not agree \(0 and 1 shards\)"):
         run_job(PLAN, lambda shard: Encode(str(tmp_path), shard), Wrong(str(tmp_path / "other")))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from facedata.converters.lmdb.lmdb_errors import as_output_errors
 from facedata.converters.lmdb.names import DATA
 from facedata.converters.lmdb.pages import Meta, read_meta
-from facedata.errors import FacedataError, output_error
+from facedata.errors import FacedataError, OutputExistsError, output_error
 from facedata.jobs.files import temporary_name
 
 __all__ = ["BUILDING", "BuildFiles"]
@@ -115,12 +115,32 @@ def _move(source: str, target: str) -> None:
     """Rename, or copy where the target is on another file system; the bytes are on the disk before the name is."""
     try:
         _force_to_disk(source)
-        os.replace(source, target)
+        _rename(source, target)
+    except FacedataError:
+        raise
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise output_error(error, target) from error
         _replace(target, lambda temporary: shutil.copyfile(source, temporary))
         os.unlink(source)
+
+
+def _rename(source: str, target: str) -> None:
+    """Rename without replacing anything: what the job itself would replace was removed when it began."""
+    try:
+        os.link(source, target)
+    except FileExistsError as error:
+        if not os.path.samefile(source, target):  # else a run was killed just behind the link
+            raise OutputExistsError(
+                f"{target}: appeared while this job was at work, and is left as it is; was another job given the same "
+                "name? Move it away and run the same command again"
+            ) from error
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise
+        os.replace(source, target)  # a file system without hard links
+        return
+    os.unlink(source)
 
 
 def _replace(target: str, write: Callable[[str], object]) -> None:

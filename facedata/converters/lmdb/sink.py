@@ -19,7 +19,7 @@ from facedata.converters.lmdb.labels import different_labels
 from facedata.converters.lmdb.names import DATA, KV_SUFFIX, stem_of
 from facedata.converters.lmdb.writer import LmdbWriter, round_map_size
 from facedata.dataset import Source
-from facedata.errors import OptionError, output_error
+from facedata.errors import EmptyDatasetError, OptionError, output_error
 from facedata.filesystems import network_file_system
 from facedata.jobs.files import remove_stale_temporaries
 from facedata.jobs.journal import BESIDE
@@ -134,7 +134,10 @@ class LmdbSink:
         """
         self._refuse_network_file_system()
         if self.keys == GENERATED:
-            _refuse_key(f"{self.name}_{LARGEST_LABEL}_{len(source)}", f"--name {self.name}: a key of it")
+            _refuse_key(
+                f"{self.name}_{LARGEST_LABEL}_{len(source)}",
+                f"{self.path}: its keys would begin with '{self.name}', as its file name does",
+            )
         else:
             self._refuse_keys(source)
         map_size = self.map_size or _expected_size(source)
@@ -195,6 +198,11 @@ class LmdbSink:
         """Publish the files, the database last."""
         files = self._files
         facts = _label_facts(files.kv_now())
+        if not facts["classes"]:
+            raise EmptyDatasetError(
+                f"{self.path}: not one image could be written, so there is no database; "
+                f"{os.path.join(self.root, 'failures.jsonl')} says why"
+            )
         files.publish_kv()
         if self.names is not None:
             write_class_names(self._classes, self.names)
@@ -205,7 +213,8 @@ class LmdbSink:
             )
         if facts["label_gaps"]:
             _log.warning(
-                "%s: %d labels below the largest have no image; --relabel closes such gaps",
+                "%s: labels below the largest that have no image: %d; --relabel closes such gaps, and of the result "
+                "those that images that failed have left",
                 self.kv,
                 facts["label_gaps"],
             )
@@ -242,7 +251,7 @@ def _surely_keys(keys: list[str]) -> bool:
 
 def _refuse_key(key: str, what: str) -> None:
     if (wrong := what_is_wrong_with(key)) is not None:
-        raise OptionError(f"{what}: {wrong}; give --keys generated and a --name without spaces that is short enough")
+        raise OptionError(f"{what}: {wrong}; give --keys generated, and a short --output without spaces")
 
 
 def _expected_size(source: Source) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ from facedata.jobs.files import file_identity
 __all__ = ["LmdbSource", "open_source"]
 
 _AT_A_TIME = 4096
+_log = logging.getLogger(__name__)
 _LOOKED_AT = 8
 
 
@@ -184,6 +186,14 @@ def open_source(path: str) -> LmdbSource:
     identity = file_identity(data)
     if kv is not None:
         lines = read_label_lines(kv, "key")
+        if len(lines) != meta.records:
+            _log.warning(
+                "%s: names %d images, and %s holds %d records; was one of them cut, or does it belong to another?",
+                kv,
+                len(lines),
+                data,
+                meta.records,
+            )
         return LmdbSource(data, lines, identity, file_identity(kv), meta.records)
     source = LmdbSource(data, stored_order(data, meta), identity, None, meta.records)
     _refuse_without_labels(source, path)

@@ -207,7 +207,7 @@ class LmdbWriter:
                 before = key
         raise OptionError(
             f"{self._files.target}: two samples have the key {key.decode('utf-8', 'replace')}, and one would be lost; "
-            "give --keys generated"
+            "give --keys generated, and --overwrite to begin again with these"
         )
 
     def _telling(self) -> AbstractContextManager[None]:

@@ -27,6 +27,7 @@ from facedata.converters.lmdb.datum import LAYOUTS
 from facedata.dataset import OrderedOutput, Sample, Sink, Source, create_dataset
 from facedata.errors import (
     DiskFullError,
+    EmptyDatasetError,
     FacedataError,
     OptionError,
     OutputExistsError,
@@ -198,7 +199,9 @@ def test_an_empty_key_and_no_path_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["two words", "n" * 500, ""])
 def test_a_name_that_makes_no_key_is_refused(tmp_path: Path, name: str) -> None:
     if name:
-        with pytest.raises(OptionError, match=f"--name {name}: a key of it: its key has"):
+        with pytest.raises(
+            OptionError, match=f"its keys would begin with '{name}', as its file name does: its key has"
+        ):
             build(tmp_path / "a.lmdb", samples(3), name=name)
     else:
         build(tmp_path / "a.lmdb", samples(1), name=name)
@@ -238,8 +241,9 @@ def test_shards_without_an_image_change_nothing(tmp_path: Path) -> None:
     summary = build(tmp_path / "a.lmdb", MemorySource(items), shards=10, workers=2)
     assert (summary.finished, summary.samples, summary.failures) == (True, 2, 8)
     assert items_of(open_source(str(tmp_path / "a.lmdb"))) == [(3, jpeg(3)), (7, jpeg(7))]
-    summary = build(tmp_path / "b.lmdb", MemorySource(items[:2]), shards=2)
-    assert (summary.finished, summary.samples, summary.facts["classes"]) == (True, 0, 0)
+    with pytest.raises(EmptyDatasetError, match=r"not one image could be written.*failures\.jsonl"):
+        build(tmp_path / "b.lmdb", MemorySource(items[:2]), shards=2)
+    assert not (tmp_path / "b.lmdb" / "data.mdb").exists()
 
 
 # What is told
@@ -254,7 +258,7 @@ def test_a_single_class_and_gaps_are_warned_of(tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING):
         assert warned("a.lmdb", [0, 1, 1, 2]) == ""
         assert "has a single class" in warned("b.lmdb", [0, 0])
-        assert "3 labels below the largest have no image; --relabel closes" in warned("c.lmdb", [1, 3, 3, 5])
+        assert "have no image: 3; --relabel closes" in warned("c.lmdb", [1, 3, 3, 5])
 
 
 def test_the_names_of_classes_are_written_beside(tmp_path: Path) -> None:
