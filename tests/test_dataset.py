@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import MemorySource, RecordSetMaker, jpeg, raised_without_root
 
-from facedata.converters.combined import ConcatenatedSource, SelectedSource
+from facedata.converters.combined import ConcatenatedSource
 from facedata.converters.folder import FolderSink
 from facedata.converters.null import NullSink
 from facedata.converters.rec import RecSource
+from facedata.converters.selected import SelectedSource
 from facedata.dataset import (
     FORMATS,
     Sample,

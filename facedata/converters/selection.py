@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.combined import SelectedSource, all_labels
+from facedata.converters.combined import all_labels
+from facedata.converters.selected import SelectedSource
 from facedata.dataset import Source
 from facedata.errors import EmptyDatasetError, OptionError
 
