@@ -53,7 +53,6 @@ def run_conversion(command: str, sources: tuple[str, ...], target: str, given: M
     """
     from facedata.converters.conversion import ConversionOptions, check_conversion, convert_dataset, plan_dataset
     from facedata.converters.selection import Selection
-    from facedata.dataset import split_spec
     from facedata.jobs.job import JobOptions
     from facedata.jobs.plan import Part
 
@@ -61,10 +60,9 @@ def run_conversion(command: str, sources: tuple[str, ...], target: str, given: M
     others = {name: value for name, value in given.items() if name not in (*_SELECTION, *_OPENING, *_DOOR)}
     writing = {name: value for name, value in others.items() if value not in (None, False)}
     chosen = {name: given[name] for name in _SELECTION if name in given}
-    grouped = split_spec(target)[0] == "rec" and writing.get("style") != "plain"
     conversion = ConversionOptions(
         labels=given["labels"],
-        selection=Selection(**chosen, group=grouped),
+        selection=Selection(**chosen),
         limit=given["limit"],
         opening={name: True for name in _OPENING if given[name]},
         writing=writing,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from facedata.converters.combined import join_sources
 from facedata.converters.convert import convert, plan_conversion
 from facedata.converters.selection import Selection, select
-from facedata.dataset import Sink, Source, create_dataset, find_format, open_dataset
+from facedata.dataset import Sink, Source, create_dataset, find_format, open_dataset, split_spec
 from facedata.errors import OptionError
 from facedata.jobs.job import JobOptions, JobSummary
 from facedata.jobs.journal import refuse_unfinished
@@ -101,7 +101,8 @@ def plan_dataset(sources: Sequence[str], target: str, options: ConversionOptions
                 refuse_overlap([part], sink.root)
     opened = [open_dataset(f"{name}:{path}", **_known(options.opening, name)) for name, path in formats]
     joined, told = join_sources(opened, shift=options.labels == "shift")
-    selected = select(joined, options.selection)
+    selection = _grouped_for(target, options)
+    selected = select(joined, selection)
     source = selected if options.limit is None else selected[: options.limit]
     sink, ends = sink.fit(source)
     for one in opened:
@@ -119,7 +120,7 @@ def plan_dataset(sources: Sequence[str], target: str, options: ConversionOptions
         }
         for (name, path), one, (shift, classes) in zip(formats, opened, told, strict=True)
     ]
-    deciding = {"labels": options.labels, "limit": options.limit, **options.selection.options()}
+    deciding = {"labels": options.labels, "limit": options.limit, **selection.options()}
     plan = plan_conversion(
         options.command,
         source,
@@ -130,6 +131,12 @@ def plan_dataset(sources: Sequence[str], target: str, options: ConversionOptions
         facts={"sets": facts, "command_line": options.command_line},
     )
     return Conversion(plan, source, sink)
+
+
+def _grouped_for(target: str, options: ConversionOptions) -> Selection:
+    """The InsightFace style wants the samples of a person together."""
+    grouped = split_spec(target)[0] == "rec" and options.writing.get("style") != "plain"
+    return replace(options.selection, group=True) if grouped else options.selection
 
 
 def check_conversion(conversion: Conversion, *, overwrite: bool) -> None:

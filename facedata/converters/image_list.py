@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.converters.folder.sink import GLINT360K, FolderSink
-from facedata.converters.image_files import ImageFiles
+from facedata.converters.image_files import ImageFiles, estimated_size
 from facedata.converters.label_lines import LabelLines, read_label_lines
 from facedata.dataset import Sample, strict
 from facedata.errors import FormatError, InputError, InputNotFoundError, OptionError, SampleError, input_error
@@ -26,7 +26,6 @@ from facedata.jobs.files import file_identity
 __all__ = ["ListSource", "create_sink", "open_source", "recognises"]
 
 _LINES = 1 << 16
-_SAMPLED_FILES = 64
 _BLOCK = 1 << 22
 _LEAVES = re.compile(rb"^(?:/|(?:[^\n]*/)?\.\.(?:/| \d))", re.MULTILINE)
 _FIRST_LINE = re.compile(rb"[^ \t\r\n]+ \d{1,10}\r?\n?")
@@ -93,10 +92,7 @@ class ListSource:
 
     def size(self) -> int:
         """The mean size of 64 images, times the number of images."""
-        if not len(self):
-            return 0
-        sampled = self.take(np.unique(np.linspace(0, max(len(self) - 1, 0), _SAMPLED_FILES).astype(np.int64)))
-        return int(sampled.sizes().sum(dtype=np.int64)) * len(self) // len(sampled)
+        return estimated_size(self)
 
     def sizes(self) -> NDArray[np.int32]:
         """The size of every file, 0 for what is not there; asks the file system for each."""

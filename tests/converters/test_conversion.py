@@ -249,7 +249,7 @@ def test_a_plain_path_that_could_be_several_formats_is_refused(tmp_path: Path) -
 
 def test_the_first_samples_of_what_is_selected(tmp_path: Path) -> None:
     start = write_set(tmp_path / "set", [2, 0, 1, 0])
-    run([start], f"rec:{tmp_path}/grouped", limit=3, group=True)
+    run([start], f"rec:{tmp_path}/grouped", limit=3)
     assert [label for label, _ in pairs(f"rec:{tmp_path}/grouped")] == [0, 0, 1]
     run([start], f"rec:{tmp_path}/shuffled", limit=3, shuffle=True, seed=3, writing={"style": "plain"})
     assert len(pairs(f"rec:{tmp_path}/shuffled")) == 3

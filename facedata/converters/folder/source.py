@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from facedata.converters.class_names import read_class_names_in
 from facedata.converters.folder.scan import has_image, is_hidden, scan_folder
-from facedata.converters.image_files import ImageFiles
+from facedata.converters.image_files import ImageFiles, estimated_size
 from facedata.dataset import Sample, strict
 from facedata.errors import SampleError
 from facedata.images import LARGEST_IMAGE
@@ -21,7 +21,6 @@ from facedata.images import LARGEST_IMAGE
 __all__ = ["FolderSource", "open_source", "recognises"]
 
 _CHECKPOINT = 64
-_SAMPLED_FILES = 64
 _FOLDERS_TO_LOOK_AT = 1000
 _BLOCK = 1 << 16
 
@@ -166,10 +165,7 @@ class FolderSource:
 
     def size(self) -> int:
         """The mean size of 64 images, times the number of images."""
-        if not len(self):
-            return 0
-        sampled = self.take(np.unique(np.linspace(0, max(len(self) - 1, 0), _SAMPLED_FILES).astype(np.int64)))
-        return int(sampled.sizes().sum(dtype=np.int64)) * len(self) // len(sampled)
+        return estimated_size(self)
 
     def sizes(self) -> NDArray[np.int32]:
         """The size of every file, 0 for what is not there; asks the file system for each."""
