@@ -10,8 +10,14 @@ The tree (the builtin that each leaf also is, in brackets)::
     │   ├── InputUnfinishedError [ValueError]    the output of a job that has not ended
     │   ├── EmptyDatasetError [ValueError]
     │   ├── FormatError [ValueError]             a file that is not what its format says
+    │   │   ├── ArchiveError                     an archive that is cut short or damaged
+    │   │   ├── UnsafeArchiveError               an archive made to do harm, or that looks it
+    │   │   └── CatalogueError                   a catalogue of datasets that breaks its own rules
+    │   ├── ChecksumError [ValueError]           a file that is not the one that was published
     │   └── SampleError [ValueError]             one sample; the others are fine
     ├── RefusedSampleError [ValueError]          a sample that the output does not take
+    ├── TransferError [ConnectionError]          a server that did not give the file
+    │   └── WebPageError                         it gave a web page instead
     ├── WorkerStartError [OSError]
     ├── OutputError [OSError]
     │   ├── OutputExistsError [FileExistsError]
@@ -32,6 +38,9 @@ import os
 from typing import Any
 
 __all__ = [
+    "ArchiveError",
+    "CatalogueError",
+    "ChecksumError",
     "DiskFullError",
     "EmptyDatasetError",
     "FacedataError",
@@ -50,6 +59,9 @@ __all__ = [
     "OutputMismatchError",
     "RefusedSampleError",
     "SampleError",
+    "TransferError",
+    "UnsafeArchiveError",
+    "WebPageError",
     "WorkerStartError",
     "input_error",
     "output_error",
@@ -88,6 +100,22 @@ class FormatError(InputError, ValueError):
     """A file that breaks the rules of its own format."""
 
 
+class ArchiveError(FormatError):
+    """An archive that is cut short or damaged."""
+
+
+class UnsafeArchiveError(FormatError):
+    """An archive that would leave its folder, or fill the disk out of nearly nothing."""
+
+
+class CatalogueError(FormatError):
+    """A catalogue of datasets with a wrong key, type or value."""
+
+
+class ChecksumError(InputError, ValueError):
+    """A file that is whole but not the one that was published."""
+
+
 class SampleError(InputError, ValueError):
     """One sample that cannot be delivered; all others are unaffected.
 
@@ -114,6 +142,14 @@ class SampleError(InputError, ValueError):
 
 class RefusedSampleError(FacedataError, ValueError):
     """A sample that a writer does not take; whoever drives the writer knows where it came from."""
+
+
+class TransferError(FacedataError, ConnectionError):
+    """A server did not give the file, however often it was asked."""
+
+
+class WebPageError(TransferError):
+    """A server gave a web page where a file was asked for: a quota, a login, a preview."""
 
 
 class WorkerStartError(FacedataError, OSError):

@@ -1,0 +1,1 @@
+"""From a name to checked files: the catalogue, transfer, checksums, archives."""

@@ -1,0 +1,62 @@
+"""Checksums as values: which algorithm, and what it came to."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from facedata.errors import OptionError
+
+__all__ = ["ALGORITHMS", "Digest", "new_hasher"]
+
+ALGORITHMS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
+"""The algorithms that files are checked with, and how many hexadecimal digits each has."""
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What an algorithm made of a file.
+
+    Attributes
+    ----------
+    algorithm : str
+        A key of `ALGORITHMS`.
+    value : str
+        Hexadecimal digits, in lower case.
+
+    Raises
+    ------
+    OptionError
+        Where the algorithm is not known, or the value has not the digits it should.
+    """
+
+    algorithm: str
+    value: str
+
+    def __post_init__(self) -> None:
+        if self.algorithm not in ALGORITHMS:
+            raise OptionError(f"'{self.algorithm}' is not one of the checksums {', '.join(ALGORITHMS)}")
+        if not re.fullmatch(f"[0-9a-f]{{{ALGORITHMS[self.algorithm]}}}", self.value):
+            raise OptionError(
+                f"'{self.value}' is not a checksum of {self.algorithm}: "
+                f"expected {ALGORITHMS[self.algorithm]} digits of 0-9 and a-f"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.algorithm} {self.value}"
+
+    @classmethod
+    def guess(cls, value: str) -> Digest:
+        """The digest that these digits are, by their number."""
+        for algorithm, digits in ALGORITHMS.items():
+            if len(value) == digits:
+                return cls(algorithm, value.lower())
+        lengths = ", ".join(f"{digits} ({algorithm})" for algorithm, digits in ALGORITHMS.items())
+        raise OptionError(f"'{value}' is not a checksum: expected {lengths} digits, found {len(value)}")
+
+
+def new_hasher(algorithm: str) -> Any:
+    """A `hashlib` object; these digests find damage, not forgers, so FIPS builds of OpenSSL need not refuse them."""
+    return hashlib.new(algorithm, usedforsecurity=False)

@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from facedata.cli import facedata as group
+from facedata.download.catalogue import Catalogue, load_catalogue, user_catalogue
+from facedata.download.digest import Digest
+from facedata.download.schema import STATUSES
+from facedata.download.toml_lines import find_line
+from facedata.errors import CatalogueError, InputNotFoundError, OptionError
+
+OWN = """
+schema = 1
+
+[sets.lab-faces]
+title = "Faces of our lab"
+status = ["free"]
+
+[[sets.lab-faces.sources]]
+kind = "http"
+url = "http://mirror.lab/faces/"
+
+[[sets.lab-faces.downloads]]
+name = "faces.tar"
+md5 = "00112233445566778899aabbccddeeff"
+[[sets.lab-faces.downloads]]
+name = "labels.txt"
+"""
+
+
+def load(tmp_path: Path, text: str) -> Catalogue:
+    path = tmp_path / "own.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_catalogue([path])
+
+
+def refusal(tmp_path: Path, text: str) -> str:
+    with pytest.raises(CatalogueError) as caught:
+        load(tmp_path, text)
+    return str(caught.value)
+
+
+@pytest.fixture(autouse=True)
+def no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))
+
+
+class TestOurs:
+    """The catalogue that facedata brings, against the facts it was written from."""
+
+    def test_it_has_every_set_of_the_facts(self) -> None:
+        names = {one.name for one in load_catalogue()}
+        assert names >= {"ms1m-part1", "ms1m-benchmark", "youtube-face", "deepfashion", "glint360k", "casia-webface"}
+        assert names >= {"vggface2", "umdfaces", "ms1mv2", "ms1mv3", "ms-celeb-1m-v1c", "webface4m", "webface42m"}
+        assert names >= {"cub-200-2011", "cars196", "stanford-online-products", "megaface", "lfw", "ffhq"}
+
+    def test_glint360k_is_seven_parts_with_the_checksums_of_the_current_release(self) -> None:
+        glint = load_catalogue().find("glint360k")
+        assert [download.name for download in glint.downloads] == [f"glint360k_{part:02d}" for part in range(7)]
+        assert glint.downloads[6].digest == Digest("md5", "c3ae1dcbecea360d2ec2a43a7b6f1d94")
+        assert all(download.superseded for download in glint.downloads)
+        old = Digest("md5", "bd392b1506dddc5cead1b9de1e7b6e52")
+        assert "first release" in load_catalogue().superseded(old)
+
+    @pytest.mark.parametrize(
+        ("name", "lines"),
+        [("ms1mv2", 5908396), ("ms1mv3", 5272942), ("casia-webface", 501196), ("glint360k", 17451890)],
+    )
+    def test_an_index_has_a_line_for_each_image_each_person_and_the_meta_record(self, name: str, lines: int) -> None:
+        one = load_catalogue().find(name)
+        assert isinstance(one.images, int)
+        assert isinstance(one.people, int)
+        counted = [file.lines for file in one.files if file.path.endswith("train.idx")]
+        assert counted == [lines] == [one.images + one.people + 1]
+
+    def test_every_set_of_real_people_has_a_status_that_is_asked_for(self) -> None:
+        for one in load_catalogue():
+            assert one.status, one.name
+            assert set(one.status) <= STATUSES.keys()
+            assert one.asks == (one.status != ("synthetic",)), one.name
+
+    def test_sets_under_an_agreement_name_no_place_to_get_them_from(self) -> None:
+        for one in load_catalogue():
+            if "agreement" in one.status:
+                assert [source.kind for source in one.sources] == ["agreement"]
+                assert one.access == "by agreement"
+
+    def test_no_two_downloads_of_any_sets_have_one_name(self) -> None:
+        names = [download.name for one in load_catalogue() for download in one.downloads]
+        assert len(set(names)) == len(names)
+
+    def test_the_next_commands_are_commands_with_options_that_exist(self) -> None:
+        for one in load_catalogue():
+            for line in one.next_commands("my data"):
+                words = shlex.split(line)
+                assert words[0] == "facedata"
+                command = group.get_command(click.Context(group), words[1])
+                assert command is not None, line
+                command.make_context(words[1], words[2:])
+                assert "my data" in line
+
+
+class TestFinding:
+    def test_case_and_aliases_do_not_matter(self) -> None:
+        known = load_catalogue()
+        assert known.find("MS1M-ArcFace") is known.find("ms1mv2") is known.find("FACES_EMORE")
+
+    def test_a_name_that_is_near_is_proposed(self) -> None:
+        with pytest.raises(OptionError, match=r"no dataset is named 'glint36k'; near are glint360k"):
+            load_catalogue().find("glint36k")
+
+
+class TestOwnFiles:
+    def test_a_set_of_ones_own(self, tmp_path: Path) -> None:
+        one = load(tmp_path, OWN).find("lab-faces")
+        assert one.access == "download"
+        assert not one.asks
+        assert [link.address for d in one.downloads for link in one.links(d)] == [
+            "http://mirror.lab/faces/faces.tar",
+            "http://mirror.lab/faces/labels.txt",
+        ]
+
+    def test_a_mirror_of_a_known_set_comes_first_and_keeps_the_checksums(self, tmp_path: Path) -> None:
+        text = '[[sets.glint360k.sources]]\nkind = "http"\nurl = "http://mirror.lab/glint/"\n'
+        one = load(tmp_path, text).find("glint360k")
+        assert one.access == "download"
+        assert [source.kind for source in one.sources] == ["http", "baidu", "magnet"]
+        assert one.links(one.downloads[3])[0].address == "http://mirror.lab/glint/glint360k_03"
+        assert one.downloads[3].digest == Digest("md5", "cd7f008579dbed9c5af4d1275915d95e")
+
+    def test_one_key_of_a_known_download_is_added_to_the_others(self, tmp_path: Path) -> None:
+        text = '[[sets.ms1mv2.downloads]]\nname = "faces_emore.zip"\nbytes = 12345\n'
+        one = load(tmp_path, text).find("ms1mv2")
+        assert one.bytes == (12345, True)
+        assert one.access == "download"
+
+    def test_the_file_in_the_configuration_folder_is_read_too(self, tmp_path: Path) -> None:
+        assert user_catalogue() == tmp_path / "configuration/facedata/catalogue.toml"
+        user_catalogue().parent.mkdir(parents=True)
+        user_catalogue().write_text(OWN)
+        assert load_catalogue().find("lab-faces").title == "Faces of our lab"
+
+    def test_a_file_that_is_not_there(self) -> None:
+        with pytest.raises(InputNotFoundError, match=r"nowhere\.toml: no such file"):
+            load_catalogue(["nowhere.toml"])
+
+
+class TestWrongFiles:
+    @pytest.mark.parametrize(
+        ("old", "new", "said"),
+        [
+            (
+                'md5 = "0011',
+                'mb5 = "0011',
+                r"line 14: sets\.lab-faces\.downloads\.0\.mb5: unknown key; was 'md5' meant",
+            ),
+            ("ddeeff", "ddeexx", r"line 14: .*\.md5: expected 32 hexadecimal digits, found '0011"),
+            ('["free"]', '["fre"]', r"line 6: sets\.lab-faces\.status: expected a list of free, "),
+            ('"http"', '"ftp"', r"line 9: .*sources\.0\.kind: expected one of http"),
+            ('"labels.txt"', '"../labels.txt"', r"line 16: .*downloads\.1\.name: expected the name of a file"),
+            ('"labels.txt"', '"faces.tar"', r"line 4: sets\.lab-faces: downloads: 'faces\.tar' stands there twice"),
+            ("faces/", "faces", r"line 4: .*one address for 2 downloads: say with 'file'"),
+            ('title = "F', 'titel = "F', r"line 5: .*titel: unknown key; was 'title' meant"),
+            ('title = "Faces of our lab"', "", r"line 4: sets\.lab-faces: has no 'title'"),
+            ("schema = 1", "schema = 2", r"line 2: schema: is 2; this facedata reads version 1"),
+            ("\n[sets.lab", "\n[set.lab", r"line 4: set: unknown key; was 'sets' meant"),
+            ('url = "http://', 'url = "file://', r"line 10: .*url: expected a URL"),
+            ('url = "', 'id = "', r"line 10: .*id: expected an id of Google Drive"),
+            ('url = "http://mirror.lab/faces/"', "", r"line 8: .*a source of the kind 'http' has no 'url'"),
+            ('["free"]', "[", r"is not TOML: .*line"),
+        ],
+    )
+    def test_the_line_and_the_key_are_named(self, tmp_path: Path, old: str, new: str, said: str) -> None:
+        assert OWN.count(old) == 1
+        message = refusal(tmp_path, OWN.replace(old, new))
+        assert re.search(rf"own\.toml: {said}" if said.startswith("line") else said, message), message
+
+    def test_a_folder_is_needed_where_the_layout_says_so(self, tmp_path: Path) -> None:
+        assert "needs the key 'folder'" in refusal(tmp_path, '[sets.a]\ntitle = "A"\nlayout = "folder"\n')
+
+    def test_a_name_that_is_taken_by_another_set(self, tmp_path: Path) -> None:
+        assert "the name 'cub' twice" in refusal(tmp_path, '[sets.b]\ntitle = "B"\naliases = ["CUB"]\n')
+
+    def test_what_is_not_text(self, tmp_path: Path) -> None:
+        path = tmp_path / "own.toml"
+        path.write_bytes(b"\xff\xfe\x00")
+        with pytest.raises(CatalogueError, match="expected UTF-8"):
+            load_catalogue([path])
+
+
+class TestLines:
+    def test_texts_and_lists_over_several_lines_do_not_mislead(self) -> None:
+        text = 'a = """\n[b]\nc = 1\n"""\nlist = [\n  "x", # [d]\n  { e = 2 },\n]\n[b]\nc = 2\n'
+        assert find_line(text, ("b", "c")) == 10
+        assert find_line(text, ("list", 1, "e")) == 5
+
+    def test_arrays_inside_of_arrays(self) -> None:
+        text = "[[a.b]]\nx = 1\n[[a.b.c]]\nx = 2\n[[a.b.c]]\nx = 3\n[[a.b]]\n[[a.b.c]]\nx = 4\n"
+        assert [find_line(text, ("a", "b", 0, "c", 1, "x")), find_line(text, ("a", "b", 1, "c", 0, "x"))] == [6, 9]
+
+    def test_a_key_that_is_not_there_means_the_table_around_it(self) -> None:
+        assert find_line("\n[sets.a]\nx = 1\n", ("sets", "a", "y")) == 2
+
+    @given(st.text(alphabet="[]{}=\"'#ab.\\\n \t", max_size=80))
+    def test_any_text_gets_some_line(self, text: str) -> None:
+        assert 1 <= find_line(text, ("a", 0, "b")) <= max(len(text.splitlines()), 1)
