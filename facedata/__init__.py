@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from facedata._version import __version__
-from facedata.dataset import Sample, Sink, Source, create_dataset, open_dataset
-from facedata.errors import FacedataError, SampleError
+
+if TYPE_CHECKING:
+    from facedata.dataset import Sample, Sink, Source, create_dataset, open_dataset
+    from facedata.errors import FacedataError, SampleError
 
 __all__ = [
     "FacedataError",
@@ -16,3 +21,16 @@ __all__ = [
     "create_dataset",
     "open_dataset",
 ]
+
+_MODULES = {"FacedataError": "errors", "SampleError": "errors"}
+
+
+def __getattr__(name: str) -> Any:
+    """The library's names, imported when they are asked for: commands that need none of them start sooner."""
+    if name not in __all__:
+        raise AttributeError(f"module 'facedata' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"facedata.{_MODULES.get(name, 'dataset')}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -19,6 +19,7 @@ from facedata.errors import FacedataError, InterruptedJobError, OptionError
 
 __all__ = [
     "BUILD_DIR",
+    "CATALOGUE",
     "DATUM",
     "DRY_RUN",
     "JSON",
@@ -36,6 +37,7 @@ __all__ = [
     "QUIET",
     "REBUILD_INDEX",
     "RELABEL",
+    "ROOT",
     "SALVAGE",
     "SEED",
     "SHARD",
@@ -171,6 +173,16 @@ SHARD_SIZE = click.option(
 )
 SHARD_SAMPLES = click.option(
     "--shard-samples", type=click.IntRange(1), metavar="N", help="WebDataset, Parquet: how many samples to a file."
+)
+CATALOGUE = click.option(
+    "--catalogue",
+    multiple=True,
+    type=click.Path(dir_okay=False),
+    help="A file of datasets and mirrors of your own; may be given several times.  "
+    "[also read: ~/.config/facedata/catalogue.toml]",
+)
+ROOT = click.option(
+    "--root", type=click.Path(file_okay=False), default=".", show_default=True, help="The folder that the files lie in."
 )
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
 OVERWRITE = click.option(

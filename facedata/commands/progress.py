@@ -13,7 +13,16 @@ from typing import Any
 from facedata.jobs.journal import BESIDE
 from facedata.jobs.progress import Observer, Progress
 
-__all__ = ["counted", "human_bytes", "human_seconds", "output_name", "show_count", "show_progress", "shown_path"]
+__all__ = [
+    "counted",
+    "human_bytes",
+    "human_seconds",
+    "output_name",
+    "show_bytes",
+    "show_count",
+    "show_progress",
+    "shown_path",
+]
 
 _LINE_EVERY = 30.0
 _NARROWEST = 20
@@ -47,6 +56,21 @@ def show_count(what: str, *, quiet: bool, **bar_options: Any) -> Iterator[Callab
         yield bar.show
 
 
+@contextmanager
+def show_bytes(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A callable for ``(bytes done, bytes in all)``: a bar on a terminal, a log line now and then elsewhere.
+
+    What its first call finds done counts as done before, and not into the rate. In all is 0 where nobody knows.
+    """
+    if quiet:
+        yield None
+    elif _room_for_a_bar():
+        with _Bar(desc=what, unit="B", unit_scale=True) as bar:
+            yield lambda done, total: bar.show(done, total, initial=done)
+    else:
+        yield _ByteLines(what)
+
+
 def _room_for_a_bar() -> bool:
     """Whether stderr is a terminal, and not one without a width."""
     return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > _NARROWEST
@@ -67,12 +91,14 @@ class _Bar:
             self._bar.close()
 
     def show(self, done: int, total: int, *, initial: int = 0, postfix: str = "") -> None:
+        if self._bar is not None and total != (self._bar.total or 0):
+            self._bar.total = total or None
         if self._bar is None:
             from tqdm import tqdm
 
             tqdm.monitor_interval = 0  # its thread would make forking workers unsafe
             options = {"dynamic_ncols": True, "leave": False, **self._options}
-            self._bar = tqdm(file=sys.stderr, total=total, initial=initial, **options)
+            self._bar = tqdm(file=sys.stderr, total=total or None, initial=initial, **options)
         self._bar.set_postfix_str(postfix, refresh=False)
         self._bar.update(done - self._bar.n)
         if postfix:
@@ -104,6 +130,24 @@ class _LogLines:
             left,
             _failed(progress),
         )
+
+
+class _ByteLines:
+    def __init__(self, what: str) -> None:
+        self._what, self._begin = what, time.monotonic()
+        self._last, self._before = self._begin, -1
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._before < 0:
+            self._before = done
+        if now - self._last < _LINE_EVERY:
+            return
+        self._last = now
+        rate = (done - self._before) / (now - self._begin)
+        of_all = f" of {human_bytes(total)} ({100 * done / total:.1f} %)" if total else ""
+        left = f", {human_seconds((total - done) / rate)} left" if total and rate else ""
+        _log.info("%s: %s%s, %s/s%s", self._what, human_bytes(done), of_all, human_bytes(rate), left)
 
 
 def output_name(root: str) -> str:

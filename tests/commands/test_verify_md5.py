@@ -1,0 +1,258 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import FACEDATA, Ran, Running
+
+Facedata = Callable[..., Ran]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three files that have been there for a while, and the list that md5sum makes of them."""
+    folder = tmp_path / "data"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a", "sub/b", "sub/c d"):
+        (folder / name).write_text(name)
+        os.utime(folder / name, (1e9, 1e9))
+    made = subprocess.run(["md5sum", "a", "sub/b", "sub/c d"], cwd=folder, capture_output=True, check=True)
+    (tmp_path / "MD5SUMS").write_bytes(made.stdout)
+    return folder
+
+
+def check(facedata: Facedata, *more: str) -> Ran:
+    return facedata("verify-md5", "--manifest", "MD5SUMS", "--root", "data", *more)
+
+
+def test_lines_are_those_of_md5sum(data: Path, facedata: Facedata) -> None:
+    theirs = subprocess.run(["md5sum", "-c", "../MD5SUMS"], cwd=data, capture_output=True, text=True, check=True)
+    ran = check(facedata)
+    assert (ran.status, ran.stdout) == (0, theirs.stdout)
+    assert "3 files: 3 OK (" in ran.stderr
+
+
+def test_all_that_is_wrong_is_told(data: Path, facedata: Facedata) -> None:
+    wrong = hashlib.md5(b"other").hexdigest()
+    right = hashlib.md5(b"a").hexdigest()
+    (data / "a").write_text("other")
+    (data / "sub" / "b").unlink()
+    (data / "sub" / "c d").rename(data / "c d")
+    (data / "new\nfile").write_text("")
+    ran = check(facedata)
+    assert ran.status == 1
+    assert ran.stdout.splitlines() == [
+        f"a: FAILED (expected md5 {right}, found {wrong})",
+        "sub/b: MISSING",
+        "sub/c d: OK (found at c d)",
+        "\\new\\nfile: EXTRA",
+    ]
+    assert "4 files: 1 OK, 1 FAILED, 1 MISSING, 1 EXTRA" in ran.stderr
+    assert "fetch it again" in ran.stderr
+    assert "--root the right folder?" in ran.stderr
+
+
+def test_extra_files_count_only_if_strict(data: Path, facedata: Facedata) -> None:
+    (data / "more").write_text("")
+    assert (check(facedata).status, check(facedata, "--strict").status) == (0, 1)
+    assert check(facedata, "--strict", "--no-extra").status == 0
+    assert "EXTRA" not in check(facedata, "--no-extra").stdout
+
+
+def test_a_second_call_remembers(data: Path, facedata: Facedata) -> None:
+    check(facedata)
+    assert "3 unchanged since read before; 0 bytes read" in check(facedata).stderr
+    assert "unchanged" not in check(facedata, "--no-cache").stderr
+
+
+def test_quiet_shows_what_is_wrong_alone(data: Path, facedata: Facedata) -> None:
+    assert check(facedata, "--quiet") == Ran(0, "", "")
+    (data / "a").unlink()
+    assert check(facedata, "--quiet").stdout == "a: MISSING\n"
+
+
+def test_json_is_one_object(data: Path, facedata: Facedata) -> None:
+    (data / "a").unlink()
+    ran = check(facedata, "--json")
+    summary = json.loads(ran.stdout)
+    assert ran.status == 1
+    assert summary["verdicts"] == {"OK": 2, "FAILED": 0, "MISSING": 1, "EXTRA": 0}
+    assert [one["path"] for one in summary["not_plainly_ok"]] == ["a"]
+
+
+def test_a_list_can_come_from_stdin_and_lies_by_default_beside_the_files(
+    data: Path, tmp_path: Path, facedata: Facedata
+) -> None:
+    done = subprocess.run(
+        [*FACEDATA, "verify-md5", "--manifest", "-"],
+        input=(tmp_path / "MD5SUMS").read_bytes() + b"0" * 32 + b"  nope\n",
+        cwd=data,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, b"a: OK\nsub/b: OK\nsub/c d: OK\nnope: MISSING\n")
+    (tmp_path / "MD5SUMS").rename(data / "MD5SUMS")
+    ran = facedata("verify-md5", "--manifest", "data/MD5SUMS", "--strict")
+    assert (ran.status, ran.stdout) == (0, "a: OK\nsub/b: OK\nsub/c d: OK\n")
+
+
+def test_a_line_that_is_not_understood_is_no_success(data: Path, tmp_path: Path, facedata: Facedata) -> None:
+    with open(tmp_path / "MD5SUMS", "a") as file:
+        file.write("garbled\n")
+    ran = check(facedata)
+    assert ran.status == 1
+    assert ran.stdout.count(": OK\n") == 3
+    assert "MD5SUMS: line 4: 'garbled' is neither" in ran.stderr
+    assert "MD5SUMS: 1 line is not understood" in ran.stderr
+
+
+def test_what_is_no_list_is_refused(data: Path, tmp_path: Path, facedata: Facedata) -> None:
+    (tmp_path / "MD5SUMS").write_bytes(os.urandom(100_000))
+    ran = check(facedata)
+    assert (ran.status, ran.stdout) == (1, "")
+    assert "error: MD5SUMS: is no list of checksums" in ran.stderr
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a named pipe, not a file" in facedata("verify-md5", "--manifest", "pipe").stderr
+
+
+@pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha256", "sha512"])
+def test_a_list_that_was_made_is_good_for_all_programs(
+    algorithm: str, data: Path, tmp_path: Path, facedata: Facedata
+) -> None:
+    (data / "a\\b\nc").write_text("")
+    program = f"{algorithm}sum"
+    with open(data / "LIST", "wb") as file:
+        subprocess.run(
+            [*FACEDATA, "verify-md5", "--create", "data", "--algorithm", algorithm],
+            stdout=file,
+            cwd=tmp_path,
+            check=True,
+        )
+    theirs = subprocess.run([program, "a", "a\\b\nc", "sub/b", "sub/c d"], cwd=data, capture_output=True, check=True)
+    assert (data / "LIST").read_bytes() == theirs.stdout
+    subprocess.run([program, "-c", "--strict", "LIST"], cwd=data, check=True, capture_output=True)
+    assert facedata("verify-md5", "--manifest", "data/LIST", "--strict").status == 0
+
+
+def test_a_list_of_one_file(data: Path, facedata: Facedata) -> None:
+    ran = facedata("verify-md5", "--create", "data/sub/b")
+    assert ran.stdout == f"{hashlib.md5(b'sub/b').hexdigest()}  b\n"
+
+
+def test_what_cannot_be_listed_is_named(data: Path, facedata: Facedata) -> None:
+    os.mkfifo(data / "pipe")
+    ran = facedata("verify-md5", "--create", "data", "--quiet")
+    assert ran.status == 0
+    assert "data/pipe: left out: it is a named pipe" in ran.stderr
+    (data / "lost").symlink_to("nowhere")
+    ran = facedata("verify-md5", "--create", "data")
+    assert (ran.status, ran.stdout.count("\n")) == (1, 3)
+    assert "data/lost: left out: it is a link that leads to no file" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "give the NAME of a dataset, or --manifest with a list of checksums, or --create FOLDER"),
+        (["glint360k", "--manifest", "M"], "NAME and --manifest were given; give one of"),
+        (["--create", ".", "--manifest", "M"], "--manifest and --create were given"),
+        (["--create", ".", "--root", "."], "--root means nothing with --create"),
+        (["--create", ".", "--json"], "--json means nothing with --create"),
+        (["glint360k", "--algorithm", "md5"], "--algorithm means nothing with NAME"),
+        (["no-such-set"], "no dataset is named 'no-such-set'"),
+    ],
+)
+def test_contradictions_are_wrong_usage(arguments: list[str], sentence: str, facedata: Facedata) -> None:
+    ran = facedata("verify-md5", *arguments)
+    assert ran.status == 2
+    assert sentence in " ".join(ran.stderr.split())
+
+
+def test_nothing_to_read_is_an_error(tmp_path: Path, facedata: Facedata) -> None:
+    assert "nowhere: no such file" in facedata("verify-md5", "--manifest", "nowhere").stderr
+    assert "nowhere: no such file" in facedata("verify-md5", "--create", "nowhere").stderr
+    (tmp_path / "empty").mkdir()
+    ran = facedata("verify-md5", "--create", "empty")
+    assert (ran.status, ran.stdout) == (1, "")
+    assert "empty: has no files in it" in ran.stderr
+
+
+def test_an_interrupted_call_goes_on(tmp_path: Path, facedata: Facedata) -> None:
+    (tmp_path / "small").write_text("x")
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(1 << 40)
+    for name in ("small", "large"):
+        os.utime(tmp_path / name, (1e9, 1e9))
+    lines = [f"{hashlib.md5(b'x').hexdigest()}  {name}\n" for name in ("small", "large")]
+    (tmp_path / "LIST").write_text("".join(lines))
+    for number, status in ((signal.SIGINT, 75), (signal.SIGTERM, 75)):
+        running = Running(tmp_path, "verify-md5", "--manifest", "LIST")
+        time.sleep(0.8)
+        running.process.send_signal(number)
+        assert "run the same command again, it goes on from there" in running.end()
+        assert running.process.returncode == status
+    (tmp_path / "LIST").write_text(lines[0])
+    assert "1 unchanged since read before" in facedata("verify-md5", "--manifest", "LIST").stderr
+
+
+def test_waiting_for_a_list_on_stdin_can_be_interrupted(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*FACEDATA, "verify-md5", "--manifest", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+    )
+    time.sleep(0.8)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, b"Traceback" in errors) == (75, False)
+
+
+def test_kill_leaves_a_memory_that_works(data: Path, tmp_path: Path, facedata: Facedata) -> None:
+    with open(data / "large", "wb") as file:
+        file.truncate(1 << 40)
+    with open(tmp_path / "MD5SUMS", "a") as file:
+        file.write("0" * 32 + "  large\n")
+    running = Running(tmp_path, "verify-md5", "--manifest", "MD5SUMS", "--root", "data")
+    time.sleep(2.8)  # what was read is written down every two seconds
+    running.process.kill()
+    running.end()
+    (data / "large").unlink()
+    ran = check(facedata)
+    assert "3 unchanged since read before" in ran.stderr
+    assert "broken" not in ran.stderr
+
+
+def test_a_reader_that_goes_is_no_crash(data: Path, tmp_path: Path) -> None:
+    command = [*FACEDATA, "verify-md5", "--create", "data"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(30) == 1
+    assert b"Traceback" not in errors
+    assert b"Exception ignored" not in errors
+
+
+def test_nothing_heavy_is_loaded_to_check_a_list(data: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['facedata', 'verify-md5', '--manifest', 'MD5SUMS', '--root', 'data', '--no-cache']\n"
+        "from facedata.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print(*{'numpy', 'requests', 'sqlite3', 'cv2', 'tqdm'}.intersection(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == ""

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facedata.download.digest import ALGORITHMS, Digest
+from facedata.download.listing import LeftOut, list_checksums
+from facedata.download.manifest import BadLine, Listed, ManifestFile, escaped, manifest_line, read_manifest
+from facedata.download.verify import Expectation, verify
+from facedata.errors import FormatError
+
+EMPTY = {
+    "md5": "d41d8cd98f00b204e9800998ecf8427e",
+    "sha1": "da39a3ee5e6b4b0d3255bfef95601890afd80709",
+}
+NAMES = st.binary(min_size=1, max_size=40).filter(
+    lambda name: not set(name) & {0, ord("/")} and not name.startswith(b".") and not name.endswith(b".part")
+)
+HOSTILE = st.lists(
+    st.sampled_from([b"\n", b"\\", b"\r", b" ", b"*", b"a", b"\xff", b"(", b") = ", b"n"]), min_size=1, max_size=6
+)
+
+
+def read(text: bytes, title: str = "LIST", algorithm: str | None = None) -> list[Listed | BadLine]:
+    return list(read_manifest(io.BytesIO(text), title, algorithm))
+
+
+def one(text: bytes) -> tuple[str, str]:
+    (line,) = read(text)
+    assert isinstance(line, Listed), line
+    return line.name, line.digest.algorithm
+
+
+@given(st.sets(NAMES | HOSTILE.map(b"".join), min_size=1, max_size=6), st.sampled_from(["md5", "sha256"]))
+@settings(max_examples=25, deadline=None)
+def test_lists_go_round_with_the_reference_programs(names: set[bytes], algorithm: str) -> None:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as lists:
+        for name in names:
+            Path(folder, os.fsdecode(name)).write_bytes(name)
+        entries = list(list_checksums(folder, algorithm))
+        assert [os.fsencode(entry.name) for entry in entries if isinstance(entry, Listed)] == sorted(names)
+        ours = Path(lists, "ours")
+        ours.write_bytes(b"".join(manifest_line(*entry) for entry in entries if isinstance(entry, Listed)))
+        program = f"{algorithm}sum"
+        subprocess.run([program, "--check", "--strict", ours], cwd=folder, check=True, capture_output=True)
+
+        for options in ([], ["--tag"], ["--binary"]):
+            theirs = Path(lists, "theirs")
+            made = subprocess.run([program, *options, "--", *names], cwd=folder, check=True, capture_output=True)
+            theirs.write_bytes(made.stdout)
+            with ManifestFile(str(theirs)) as listed:
+                done = verify(folder, [Expectation(*line) for line in listed], use_cache=False, extra_in=[""])
+                assert listed.bad_lines == 0
+            assert done.verdicts == {"OK": len(names)}
+
+
+@given(st.binary(max_size=200) | st.text(alphabet="0123456789abcdef \\*()=MD5\n\r", max_size=200).map(str.encode))
+def test_any_bytes_are_a_list_or_refused(text: bytes) -> None:
+    with suppress(FormatError):
+        assert all(isinstance(line, Listed | BadLine) for line in read(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("{}  a", "a"),
+        ("{}  a\n", "a"),
+        ("{} *a b\n", "a b"),
+        ("{}   a\n", " a"),
+        ("{} a\n", "a"),
+        ("\ufeff{}  ü\r\n", "ü"),
+        ("# made by hand\n\n{}  a\n\n", "a"),
+        ("\\{}  a\\\\b\\nc\\rd\n", "a\\b\nc\rd"),
+        ("{}  a\\b\n", "a\\b"),
+        ("MD5 (a) = {}\n", "a"),
+        ("MD5(a (1))= {}\n", "a (1)"),
+        ("\\MD5 (a\\nb) = {}\n", "a\nb"),
+        ("{}  end\r\r\n", "end\r"),
+    ],
+)
+def test_every_way_to_write_a_line_is_read(text: str, name: str) -> None:
+    assert one(text.format(EMPTY["md5"]).encode()) == (name, "md5")
+    assert one(text.format(EMPTY["md5"].upper()).encode()) == (name, "md5")
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_the_number_of_digits_tells_the_algorithm(algorithm: str) -> None:
+    digits = "0" * ALGORITHMS[algorithm]
+    assert one(f"{digits}  a\n".encode()) == ("a", algorithm)
+    assert one(f"{algorithm.upper()} (a) = {digits}\n".encode()) == ("a", algorithm)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("hello", "'hello' is neither 'digest  name' nor 'MD5 \\(name\\) = digest'"),
+        ("0" * 31 + "  a", "neither"),
+        ("0" * 56 + "  a", "found 56"),
+        ("0" * 32 + "  ", "neither"),
+        ("SHA1 (a) = " + "0" * 32, "expected a checksum of sha1, 40 digits, found 32"),
+        ("BLAKE2b (a) = " + "0" * 128, "'blake2b' is none of the algorithms"),
+        ("\\" + "0" * 32 + "  a\\q", "an escape that is none of"),
+        ("\\" + "0" * 32 + "  a\\", "an escape that is none of"),
+    ],
+)
+def test_a_line_that_is_not_understood_is_named_and_the_others_are_read(line: str, reason: str) -> None:
+    lines = read(f"{EMPTY['md5']}  first\n{line}\n{EMPTY['md5']}  last\n".encode())
+    first, bad, last = lines
+    assert isinstance(first, Listed)
+    assert isinstance(last, Listed)
+    assert isinstance(bad, BadLine)
+    assert bad.number == 2
+    assert re.search(reason, bad.reason)
+
+
+def test_an_algorithm_that_was_asked_for_is_insisted_on() -> None:
+    (line,) = read(f"{EMPTY['md5']}  a\n".encode(), algorithm="md5")
+    assert isinstance(line, Listed)
+    with pytest.raises(FormatError, match="has no checksum in it"):
+        read(f"{EMPTY['md5']}  a\n".encode(), algorithm="sha1")
+
+
+@pytest.mark.parametrize(
+    ("text", "title", "reason"),
+    [
+        (b"", "LIST", "has no checksum in it"),
+        (b"\n\n# nothing\n", "LIST", "has no checksum in it"),
+        (b"\x7fELF\x00\x01", "LIST", "is no list of checksums but binary"),
+        ("d41d  a\n".encode("utf-16"), "LIST", "save it as UTF-8"),
+        (b"word " * 10_000, "LIST", "a line has 32,768 bytes or more"),
+        (b"a line of a book\n" * 100, "LIST", "'a line of a book' is neither"),
+        (b"0" * 128 + b"  a\n", "x/B2SUMS.b2sum", "its name speaks of an algorithm other than md5, sha1"),
+    ],
+)
+def test_what_is_no_list_at_all_is_refused(text: bytes, title: str, reason: str) -> None:
+    with pytest.raises(FormatError, match=reason):
+        read(text, title)
+
+
+def test_a_huge_file_without_a_line_end_is_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "huge"
+    with open(path, "wb") as file:
+        file.write(b"d" * 100_000)
+        file.truncate(1 << 40)
+    with ManifestFile(str(path)) as listed, pytest.raises(FormatError, match="is no list of checksums"):
+        list(listed)
+
+
+def test_names_are_shown_on_one_line() -> None:
+    assert [escaped(name) for name in ("a b", "a\\b", "a\nb\\")] == ["a b", "a\\b", "\\a\\nb\\\\"]
+    assert manifest_line("a\nb", Digest("md5", EMPTY["md5"])) == f"\\{EMPTY['md5']}  a\\nb\n".encode()
+
+
+def test_a_list_has_all_plain_files_in_the_order_of_their_bytes(tmp_path: Path) -> None:
+    for name in ["b", "a-b", "a/c", "a/b/d", "ä", "a.part", ".facedata-plan.json", ".facedata/x", ".hidden"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text(name)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("b")
+    (tmp_path / "loop").symlink_to(".")
+    (tmp_path / "lost").symlink_to("nowhere")
+    entries = list(list_checksums(tmp_path))
+    listed = [entry.name for entry in entries if isinstance(entry, Listed)]
+    assert listed == [".hidden", "a-b", "a/b/d", "a/c", "b", "link", "ä"]
+    left_out = {os.path.basename(entry.path): entry for entry in entries if isinstance(entry, LeftOut)}
+    assert {name: entry.wanted for name, entry in left_out.items()} == {"pipe": False, "loop": False, "lost": True}
+    assert left_out["pipe"].reason == "it is a named pipe"
