@@ -17,11 +17,11 @@ from facedata.converters.webdataset.samples import (
     label_in_json,
     split_name,
 )
-from facedata.converters.webdataset.tar import BLOCK, Heading, read_heading
 from facedata.converters.webdataset.walk import TarReader
 from facedata.dataset import Sample
 from facedata.errors import FormatError, InputError, SampleError
 from facedata.images import LARGEST_IMAGE
+from facedata.tar_format import BLOCK, Heading, read_heading
 
 __all__ = ["Row", "read_key", "read_sample"]
 

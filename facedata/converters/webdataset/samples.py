@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.webdataset.tar import BLOCK
 from facedata.converters.webdataset.walk import Member, TarReader, walk_members
 from facedata.errors import EmptyDatasetError
+from facedata.tar_format import BLOCK
 
 __all__ = [
     "BAD_LABEL",

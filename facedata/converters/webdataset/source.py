@@ -18,11 +18,11 @@ from facedata.converters.class_names import CLASSES, read_class_names_in
 from facedata.converters.webdataset.names import COMPRESSED, find_tars
 from facedata.converters.webdataset.reading import Row, read_key, read_sample
 from facedata.converters.webdataset.samples import SampleTable, scan_tars
-from facedata.converters.webdataset.tar import BLOCK
 from facedata.converters.webdataset.walk import TarReader
 from facedata.dataset import Sample, strict
 from facedata.errors import InputError, SampleError
 from facedata.jobs.files import file_identity
+from facedata.tar_format import BLOCK
 
 __all__ = ["WebDatasetSource", "open_source", "recognises"]
 

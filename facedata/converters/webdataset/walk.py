@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from facedata.converters.webdataset.tar import BLOCK, END, FILE, FOLDER, SPARSE, Heading, padded, read_heading
 from facedata.errors import FormatError, InputError, input_error
+from facedata.tar_format import BLOCK, END, FILE, FOLDER, SPARSE, Heading, padded, read_heading
 
 __all__ = ["Member", "TarReader", "walk_members"]
 

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import file_of, peak_bytes
 
-from facedata.converters.webdataset.tar import end_of_archive, member_header, padding
 from facedata.converters.webdataset.walk import TarReader, walk_members
 from facedata.errors import FormatError, InputError, InputNotFoundError
+from facedata.tar_format import end_of_archive, member_header, padding
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 

@@ -1,0 +1,123 @@
+"""``facedata extract``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from facedata.commands import options
+from facedata.commands.progress import counted, human_bytes, show_bytes
+
+if TYPE_CHECKING:
+    from facedata.download.archives import Archive, Extraction
+
+
+@click.command("extract", short_help="Unpack .tar, .tar.gz and .zip archives, whole or in parts.")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="The folder to unpack into."
+)
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace files of the same names, and unpack again what was unpacked before.",
+)
+@click.option(
+    "--max-ratio",
+    type=click.FloatRange(1, 10_000),
+    default=200,
+    show_default=True,
+    help="How many times larger than its archive the content may be, from 1 GiB on.",
+)
+@options.DRY_RUN
+@options.JSON
+@options.QUIET
+@options.runs_library
+def command(
+    files: tuple[Path, ...],
+    output: Path,
+    overwrite: bool,
+    max_ratio: float,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Unpack the archives in FILES into a folder: .tar, .tar.gz, .tgz and .zip, whole or split into parts.
+
+    Parts are joined while they are read, in the order of their numbers; a part that is missing is named before anything
+    starts. Files get their names when the whole archive has been proven. Links, devices and names that lead out of the
+    folder are not unpacked: they are named, and the exit status is 1. Interrupted, it goes on when it is run again.
+
+    \b
+    Example:
+      facedata extract data/glint360k_0* --output data/
+    """
+    from facedata.download.archives import extract_archive, extracted_before, group_archives
+    from facedata.jobs.signals import stop_on_signals
+
+    options.start_logging(quiet=quiet)
+    archives = group_archives(files, expected=_names_of_parts())
+    if dry_run:
+        _tell_plan([(archive, extracted_before(archive, output)) for archive in archives], overwrite, as_json)
+        return 0
+    done = []
+    with stop_on_signals() as stop:
+        for archive in archives:
+            with show_bytes(archive.name, quiet=quiet) as observer:
+                done.append(
+                    extract_archive(
+                        archive, output, overwrite=overwrite, max_ratio=max_ratio, observer=observer, stop=stop
+                    )
+                )
+            if not as_json:
+                _tell(done[-1])
+    if as_json:
+        options.print_json({"dry_run": False, "archives": [asdict(extraction) for extraction in done]})
+    return 1 if any(extraction.refused_count for extraction in done) else 0
+
+
+def _names_of_parts() -> list[str]:
+    """The downloads of the catalogue, so that a last part is missed too; a broken catalogue is no matter here."""
+    from facedata.download.catalogue import load_catalogue
+    from facedata.errors import InputError
+
+    try:
+        return [download.name for one in load_catalogue() for download in one.downloads]
+    except InputError:
+        return []
+
+
+def _tell(extraction: Extraction) -> None:
+    what = f"{counted(extraction.files, 'file')}, {human_bytes(extraction.bytes)}"
+    state = "was unpacked before; nothing to do" if extraction.done_before else "unpacked"
+    click.echo(f"{extraction.archive}: {state} ({what}) in {extraction.output}")
+    if extraction.refused_count:
+        click.echo(f"  {counted(extraction.refused_count, 'member')} not unpacked; see {extraction.refused_list}")
+
+
+def _tell_plan(plan: list[tuple[Archive, Extraction | None]], overwrite: bool, as_json: bool) -> None:
+    if as_json:
+        archives = [_as_json(archive, before is not None and not overwrite) for archive, before in plan]
+        options.print_json({"dry_run": True, "archives": archives})
+        return
+    for archive, before in plan:
+        parts = counted(len(archive.parts), "part") if len(archive.parts) > 1 else "whole"
+        click.echo(f"{archive.name}: {archive.kind}, {parts}, {human_bytes(archive.size)}")
+        if len(archive.parts) > 1:
+            click.echo("".join(f"  {part}\n" for part in archive.parts), nl=False)
+        if before is not None and not overwrite:
+            click.echo("  was unpacked before; nothing to do")
+
+
+def _as_json(archive: Archive, done_before: bool) -> Mapping[str, Any]:
+    return {
+        "archive": archive.name,
+        "kind": archive.kind,
+        "parts": [str(part) for part in archive.parts],
+        "bytes": archive.size,
+        "done_before": done_before,
+    }

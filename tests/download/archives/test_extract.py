@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import logging
+import os
+import random
+import subprocess
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from archive_support import split, tar_bytes, write_tar
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support import tree
+
+from facedata.download.archives import Extraction, extract_archive, group_archives
+from facedata.errors import ArchiveError, OutputExistsError, OutputLockedError
+from facedata.jobs.lock import ShardLock
+
+Unpack = Callable[..., Extraction]
+
+LONG = "/".join(["folder-with-a-long-name"] * 8) + "/and-a-file-with-a-long-name.jpg"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with what datasets have in them."""
+    top = tmp_path / "in" / "set"
+    (top / "id_0").mkdir(parents=True)
+    (top / "empty").mkdir()
+    generator = random.Random(0)
+    for number in range(40):
+        (top / "id_0" / f"{number}.jpg").write_bytes(generator.randbytes(number * 100))
+    (top / "train.rec").write_bytes(generator.randbytes(3_000_000) + bytes(2_000_000))
+    (top / "bild äöü.txt").write_text("ä")
+    (top / "run.sh").write_text("#!/bin/sh\n")
+    (top / "run.sh").chmod(0o755)
+    os.utime(top / "train.rec", (1_400_000_000, 1_400_000_000))
+    return top.parent
+
+
+def facts(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    """Mode, time and bytes of each file."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mode, int(path.stat().st_mtime), path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file() and not path.name.startswith(".facedata-")
+    }
+
+
+@pytest.mark.parametrize("form", ["gnu", "pax", "ustar", "oldgnu"])
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+def test_it_unpacks_what_gnu_tar_packed(
+    tmp_path: Path, folder: Path, unpack: Unpack, form: str, parts: int, ending: str
+) -> None:
+    path = tmp_path / f"a.{ending}"
+    subprocess.run(["tar", f"--format={form}", "-caf", path, "-C", folder, "set"], check=True)
+    reference = tmp_path / "reference"
+    reference.mkdir()
+    subprocess.run(["tar", "-xf", path, "-C", reference], check=True)
+    extraction = unpack(*(split(path, parts) if parts > 1 else [path]))
+    assert facts(tmp_path / "out") == facts(reference)
+    assert (tmp_path / "out" / "set" / "empty").is_dir()
+    assert (extraction.files, extraction.top_level, extraction.refused_count) == (43, ("set",), 0)
+    assert extraction.bytes == sum(len(data) for data in tree(tmp_path / "out").values())
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_it_unpacks_what_python_packed(tmp_path: Path, unpack: Unpack, form: int) -> None:
+    members = [("a", b"1"), (LONG, b"2" * 5000), ("ü/" + "x" * 90, b"3")]
+    path = write_tar(tmp_path / "a.tgz", members, form)
+    unpack(path)
+    assert tree(tmp_path / "out") == dict(members)
+
+
+def test_it_unpacks_archives_of_version_7(tmp_path: Path, folder: Path, unpack: Unpack) -> None:
+    subprocess.run(
+        ["tar", "--format=v7", "-cf", tmp_path / "a.tar", "-C", folder, "set/id_0", "set/train.rec"], check=True
+    )
+    unpack(tmp_path / "a.tar")
+    assert facts(tmp_path / "out") == {n: f for n, f in facts(folder).items() if "id_0" in n or "train" in n}
+
+
+@pytest.mark.parametrize("options", [[], ["-0"], ["-fz"], ["-fd"]])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_it_unpacks_what_zip_packed(
+    tmp_path: Path, folder: Path, unpack: Unpack, options: list[str], parts: int
+) -> None:
+    path = tmp_path / "a.zip"
+    subprocess.run(["zip", "-qr", *options, path, "set"], cwd=folder, check=True)
+    extraction = unpack(*(split(path, parts, "{name}.{number:03d}") if parts > 1 else [path]))
+    assert facts(tmp_path / "out") == facts(folder)
+    assert (extraction.files, extraction.top_level) == (43, ("set",))
+
+
+def test_it_unpacks_what_zip_split_itself(tmp_path: Path, folder: Path, unpack: Unpack) -> None:
+    subprocess.run(["zip", "-qr", "-s", "1m", tmp_path / "a.zip", "set"], cwd=folder, check=True)
+    parts = sorted(tmp_path.glob("a.z*"))
+    assert len(parts) > 2
+    unpack(*parts)
+    assert facts(tmp_path / "out") == facts(folder)
+
+
+def test_it_unpacks_what_python_zipped(tmp_path: Path, unpack: Unpack) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/b.txt", b"text" * 1000)
+        archive.writestr("ä.txt", b"")
+        with archive.open("streamed.bin", "w", force_zip64=True) as file:
+            file.write(bytes(100_000))
+        archive.comment = b"PK\x05\x06 is not the end"
+    (tmp_path / "a.zip").write_bytes(b"#!/bin/sh\n" + (tmp_path / "a.zip").read_bytes())
+    archives = group_archives  # a program before the archive hides its beginning
+    with pytest.raises(ArchiveError):
+        archives([tmp_path / "a.zip"])
+    (tmp_path / "a.zip").write_bytes((tmp_path / "a.zip").read_bytes()[10:])
+    unpack(tmp_path / "a.zip")
+    assert tree(tmp_path / "out") == {"a/b.txt": b"text" * 1000, "ä.txt": b"", "streamed.bin": bytes(100_000)}
+
+
+@given(
+    data=st.lists(
+        st.tuples(st.from_regex(r"[a-zé]{1,12}(/[a-z ]{1,60}){0,3}", fullmatch=True), st.binary(max_size=2000)),
+        max_size=8,
+    ),
+    form=st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
+    cuts=st.integers(1, 5),
+    members=st.integers(1, 3),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_archives_of_any_members_come_out_as_python_has_them(
+    tmp_path_factory: pytest.TempPathFactory,
+    data: list[tuple[str, bytes]],
+    form: int,
+    cuts: int,
+    members: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    whole = tar_bytes(data, form)
+    step = -(-len(whole) // members)
+    path = folder / "a.tgz"
+    path.write_bytes(b"".join(gzip.compress(whole[at : at + step], 1) for at in range(0, len(whole), step)))
+    (archive,) = group_archives(split(path, cuts))
+    extraction = extract_archive(archive, folder / "out")
+    expected: dict[str, bytes] = {}
+    folders: set[str] = set()
+    for name, content in data:  # the first of a file and a folder stays, of two files the last
+        parents = {name[:at] for at, letter in enumerate(name) if letter == "/"}
+        if name in folders or parents & expected.keys():
+            continue
+        expected[name] = content
+        folders |= parents
+    assert tree(folder / "out") == expected
+    assert extraction.files + extraction.refused_count == len(data)
+
+
+def test_members_are_hashed_while_they_are_written(tmp_path: Path, folder: Path, unpack: Unpack) -> None:
+    subprocess.run(["tar", "-czf", tmp_path / "a.tgz", "-C", folder, "set"], check=True)
+    asked: list[str] = []
+
+    def digests(name: str) -> str | None:
+        asked.append(name)
+        return "md5" if name.endswith(".rec") else None
+
+    first = unpack(tmp_path / "a.tgz", digests=digests)
+    data = (folder / "set" / "train.rec").read_bytes()
+    assert {name: str(digest) for name, digest in first.digests.items()} == {
+        "set/train.rec": f"md5 {hashlib.md5(data).hexdigest()}"
+    }
+    assert len(asked) == 43
+    assert unpack(tmp_path / "a.tgz", digests=digests).digests == first.digests
+    assert len(asked) == 43
+
+
+def test_a_second_run_does_nothing(tmp_path: Path, unpack: Unpack) -> None:
+    path = write_tar(tmp_path / "a.tgz", [("set/a", b"1"), ("b", b"2")])
+    assert not unpack(path).done_before
+    times = (tmp_path / "out" / "set").stat().st_mtime_ns
+    copy = path.rename(tmp_path / "renamed.tgz")
+    again = unpack(copy)
+    assert again.done_before
+    assert (again.files, again.top_level) == (2, ("set", "b"))
+    assert (tmp_path / "out" / "set").stat().st_mtime_ns == times
+    (tmp_path / "out" / "b").unlink()
+    with pytest.raises(OutputExistsError, match="set/a: is there already"):
+        unpack(copy)
+    assert not unpack(copy, overwrite=True).done_before
+    assert tree(tmp_path / "out") == {"set/a": b"1", "b": b"2"}
+
+
+def test_what_is_there_is_merged_but_not_replaced(tmp_path: Path, unpack: Unpack) -> None:
+    path = write_tar(tmp_path / "a.tgz", [("set/a", b"new"), ("set/sub/b", b"new"), ("top", b"new")])
+    (tmp_path / "out" / "set" / "sub").mkdir(parents=True)
+    (tmp_path / "out" / "set" / "mine").write_bytes(b"mine")
+    unpack(path)
+    everything = {"set/a": b"new", "set/sub/b": b"new", "top": b"new", "set/mine": b"mine"}
+    assert tree(tmp_path / "out") == everything
+    (tmp_path / "out" / "set" / "a").write_bytes(b"mine too")
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        unpack(path)
+    assert (tmp_path / "out" / "set" / "a").read_bytes() == b"mine too"
+    unpack(path, overwrite=True)
+    assert tree(tmp_path / "out") == everything
+    assert [name for name in os.listdir(tmp_path / "out") if name.startswith(".facedata-extract-")] == [
+        ".facedata-extract-lock"
+    ]
+
+
+def test_files_and_folders_do_not_replace_each_other(tmp_path: Path, unpack: Unpack) -> None:
+    path = write_tar(tmp_path / "a.tgz", [("set/a", b"new")])
+    (tmp_path / "out" / "set" / "a").mkdir(parents=True)
+    with pytest.raises(OutputExistsError, match="is a folder"):
+        unpack(path, overwrite=True)
+    (tmp_path / "out" / "set" / "a").rmdir()
+    (tmp_path / "out" / "set").rmdir()
+    (tmp_path / "out" / "set").write_bytes(b"a file")
+    with pytest.raises(OutputExistsError, match="is a file"):
+        unpack(path, overwrite=True)
+    assert (tmp_path / "out" / "set").read_bytes() == b"a file"
+
+
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path, unpack: Unpack) -> None:
+    path = write_tar(tmp_path / "a.tgz", [("a", b"new"), ("b", b"new")])
+    out = tmp_path / "out"
+
+    def appear(name: str) -> None:
+        out.joinpath("a").write_bytes(b"foreign")
+
+    with pytest.raises(OutputExistsError, match="a: was put there while"):
+        unpack(path, digests=appear)
+    assert (out / "a").read_bytes() == b"foreign"
+    (out / "a").unlink()
+    unpack(path)
+    assert tree(out) == {"a": b"new", "b": b"new"}
+
+
+def test_the_last_of_two_members_of_one_name_wins(tmp_path: Path, unpack: Unpack) -> None:
+    unpack(write_tar(tmp_path / "a.tar", [("a", b"first, longer"), ("b", b""), ("./a", b"last")]))
+    assert tree(tmp_path / "out") == {"a": b"last", "b": b""}
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+@pytest.mark.parametrize("ending", ["tar", "tar.gz", "zip"])
+def test_a_truncated_archive_is_told_by_file_and_byte(
+    tmp_path: Path, folder: Path, unpack: Unpack, parts: int, ending: str
+) -> None:
+    path = tmp_path / f"a.{ending}"
+    command: list[str | Path] = ["zip", "-qr", path, "set"] if ending == "zip" else ["tar", "-caf", path, "set"]
+    subprocess.run(command, cwd=folder, check=True)
+    paths = split(path, parts) if parts > 1 else [path]
+    size = paths[-1].stat().st_size - 10_300
+    os.truncate(paths[-1], size)
+    with pytest.raises(ArchiveError) as caught:
+        unpack(*paths)
+    assert f"{paths[-1]}: ends early, at byte {size}" in str(caught.value)
+    assert ("a later part may be missing" in str(caught.value)) == (parts > 1)
+    assert tree(tmp_path / "out") == {}
+    assert os.listdir(tmp_path / "out") == [".facedata-extract-lock"]
+
+
+def test_every_truncation_of_a_small_archive_is_an_error(tmp_path: Path) -> None:
+    whole = gzip.compress(tar_bytes([("a", b"1" * 700), ("b", b"2")]))
+    (tmp_path / "b").mkdir()
+    for length in range(30, len(whole)):
+        path = tmp_path / "b" / "a.tgz"
+        path.write_bytes(whole[:length])
+        with pytest.raises(ArchiveError):
+            extract_archive(group_archives([path])[0], tmp_path / "out")
+    assert tree(tmp_path / "out") == {}
+
+
+def test_damage_is_told_by_part_and_byte(tmp_path: Path, folder: Path, unpack: Unpack) -> None:
+    path = tmp_path / "a.tgz"
+    subprocess.run(["tar", "-czf", path, "-C", folder, "set/train.rec"], check=True)
+    whole = path.read_bytes()
+    for at in random.Random(1).sample(range(1000, len(whole) - 8), 12):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
+        parts = split(path, 3)
+        with pytest.raises(ArchiveError, match=r"byte \d+ of .*a\.tgz_0\d \(byte \d+ of all parts\)"):
+            unpack(*parts)
+    assert tree(tmp_path / "out") == {}
+
+
+def test_a_wrong_checksum_at_the_end_says_what_finds_the_part(tmp_path: Path, unpack: Unpack) -> None:
+    path = write_tar(tmp_path / "a.tgz", [("a", bytes(5000))])
+    data = bytearray(path.read_bytes())
+    data[-8] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ArchiveError, match="verify-md5"):
+        unpack(path)
+
+
+def test_a_damaged_tar_header_is_told_by_its_byte(tmp_path: Path, unpack: Unpack) -> None:
+    data = bytearray(tar_bytes([("a", bytes(5000)), ("b", b"")]))
+    at = 512 + 5120
+    data[at + 3] ^= 1
+    (tmp_path / "a.tar").write_bytes(data)
+    with pytest.raises(ArchiveError, match=f"byte {at} of .*a.tar.*checksum is wrong"):
+        unpack(tmp_path / "a.tar")
+
+
+def test_a_damaged_zip_member_is_named(tmp_path: Path, unpack: Unpack) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("good", b"good" * 100)
+        archive.writestr("bad", b"b" * 1000)
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[data.index(b"bbbb") + 9] = 0
+    parts = []
+    for number in range(2):
+        parts.append(tmp_path / f"b.zip.{number:03d}")
+        parts[-1].write_bytes(data[300 * number : 300 if number == 0 else len(data)])
+    with pytest.raises(ArchiveError, match=r"byte 1\d\d of .*b\.zip\.001 .*the member 'bad' of b.zip.*CRC-32"):
+        unpack(*parts)
+    assert tree(tmp_path / "out") == {}
+
+
+def test_what_comes_behind_the_end_is_ignored(tmp_path: Path, unpack: Unpack, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_tar(tmp_path / "a.tgz", [("a", b"1")])
+    data = path.read_bytes()
+    path.write_bytes(data + bytes(5000))
+    with caplog.at_level(logging.WARNING, "facedata"):
+        unpack(path)
+    assert caplog.text == ""
+    path.write_bytes(data + b"garbage" * 10)
+    with caplog.at_level(logging.WARNING, "facedata"):
+        unpack(path, overwrite=True)
+    assert "behind the end of the gzip data is ignored" in caplog.text
+    write_tar(tmp_path / "b.tar", [("b", b"1")])
+    (tmp_path / "b.tar").write_bytes((tmp_path / "b.tar").read_bytes() * 2)
+    with caplog.at_level(logging.WARNING, "facedata"):
+        unpack(tmp_path / "b.tar")
+    assert "behind the end mark of the tar archive" in caplog.text
+
+
+def test_gzip_headers_with_all_their_fields_are_read(tmp_path: Path, unpack: Unpack) -> None:
+    body = gzip.compress(tar_bytes([("a", b"1")]))
+    header = body[:3] + b"\x1e" + body[4:10] + b"\x04\x00abcd" + b"name.tar\0" + b"comment\0"
+    checksum = (zlib.crc32(header) & 0xFFFF).to_bytes(2, "little")
+    (tmp_path / "a.tgz").write_bytes(header + checksum + body[10:])
+    unpack(tmp_path / "a.tgz")
+    assert tree(tmp_path / "out") == {"a": b"1"}
+
+
+def test_a_second_run_at_once_is_refused(tmp_path: Path, unpack: Unpack) -> None:
+    path = write_tar(tmp_path / "a.tgz", [("a", b"1")])
+    (tmp_path / "out").mkdir()
+    child = os.fork()
+    if child == 0:
+        with ShardLock(tmp_path / "out" / ".facedata-extract-lock") as lock:
+            lock.take(range(1))
+            (tmp_path / "locked").touch()
+            while not (tmp_path / "over").exists():
+                pass
+        os._exit(0)
+    while not (tmp_path / "locked").exists():
+        pass
+    try:
+        with pytest.raises(OutputLockedError, match="another run"):
+            unpack(path)
+    finally:
+        (tmp_path / "over").touch()
+        os.waitpid(child, 0)
+    unpack(path)

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import logging
+import os
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from archive_support import tar_bytes, write_tar
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support import peak_bytes, tree
+
+from facedata.download.archives import Extraction, extract_archive, group_archives, safety
+from facedata.download.archives.safety import safe_name
+from facedata.errors import ArchiveError, DiskFullError, FacedataError, UnsafeArchiveError
+
+Unpack = Callable[..., Extraction]
+
+HOSTILE: dict[str, tuple[str, Mapping[str, Any], str]] = {
+    "absolute": ("/tmp/facedata-evil", {}, "an absolute name"),
+    "parent": ("../evil", {}, r"leads out of the folder"),
+    "parent inside": ("a/../../evil", {}, r"leads out of the folder"),
+    "empty": ("", {}, "an empty name"),
+    "own": (".facedata-extracted-0.json", {}, "keeps for itself"),
+    "long": ("x" * 256, {}, "too long"),
+    "deep": ("x/" * 1700 + "x", {}, "too long"),
+    "hard link": ("link", {"type": tarfile.LNKTYPE, "linkname": "good"}, "a hard link"),
+    "symbolic link": ("link", {"type": tarfile.SYMTYPE, "linkname": "/etc"}, "a symbolic link"),
+    "character device": ("null", {"type": tarfile.CHRTYPE, "devmajor": 1, "devminor": 3}, "a character device"),
+    "block device": ("sda", {"type": tarfile.BLKTYPE}, "a block device"),
+    "fifo": ("fifo", {"type": tarfile.FIFOTYPE}, "a FIFO"),
+    "sparse": ("hole", {"type": b"S"}, "a sparse file"),
+    "unknown": ("what", {"type": b"Z", "data": b"?" * 600}, "of the unknown type"),
+}
+
+
+@pytest.mark.parametrize("case", sorted(HOSTILE))
+@pytest.mark.parametrize("ending", ["tar", "tgz"])
+def test_a_hostile_member_is_refused_by_name_and_the_rest_goes_on(
+    tmp_path: Path, unpack: Unpack, case: str, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    name, fields, reason = HOSTILE[case]
+    path = write_tar(tmp_path / f"a.{ending}", [("good", b"good"), (name, fields), ("after", b"too")])
+    with caplog.at_level(logging.WARNING, "facedata"):
+        extraction = unpack(path)
+    assert tree(tmp_path) == {path.name: path.read_bytes(), "out/good": b"good", "out/after": b"too"}
+    assert extraction.refused_count == 1
+    assert reason in extraction.refused[0][1]
+    assert reason in caplog.text
+    assert extraction.refused_list is not None
+    listed = [json.loads(line) for line in Path(extraction.refused_list).read_text().splitlines()]
+    assert listed == [{"name": extraction.refused[0][0], "reason": extraction.refused[0][1]}]
+    again = unpack(path)
+    assert (again.done_before, again.refused) == (True, extraction.refused)
+
+
+def test_a_member_behind_a_link_in_the_archive_stays_inside(tmp_path: Path, unpack: Unpack) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    link = {"type": tarfile.SYMTYPE, "linkname": str(outside)}
+    extraction = unpack(write_tar(tmp_path / "a.tgz", [("link", link), ("link/evil", b"evil")]))
+    assert list(outside.iterdir()) == []
+    assert (tmp_path / "out" / "link" / "evil").read_bytes() == b"evil"
+    assert extraction.refused_count == 1
+
+
+def test_links_in_the_output_are_not_followed(tmp_path: Path, unpack: Unpack) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "mine").write_bytes(b"mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "link").symlink_to(outside)
+    (tmp_path / "out" / "file").symlink_to(outside / "mine")
+    path = write_tar(
+        tmp_path / "a.tgz",
+        [("link/a", b"evil"), ("link/b/c", b"evil"), ("link", {"type": tarfile.DIRTYPE}), ("file", b"new"), ("d", b"")],
+    )
+    extraction = unpack(path, overwrite=True)
+    assert tree(outside) == {"mine": b"mine"}
+    assert (tmp_path / "out" / "file").read_bytes() == b"new"
+    assert {name for name, _ in extraction.refused} == {"link/a", "link/b/c", "link/"}
+
+
+def test_the_archive_itself_is_not_written_over(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "a.tgz", [("a.tgz", b"evil"), ("b", b"")])
+    before = path.read_bytes()
+    extraction = extract_archive(group_archives([path])[0], tmp_path, overwrite=True)
+    assert path.read_bytes() == before
+    assert extraction.refused == (("a.tgz", "the name of the archive that is being unpacked"),)
+
+
+def test_many_refused_members_are_all_listed_and_few_are_logged(
+    tmp_path: Path, unpack: Unpack, caplog: pytest.LogCaptureFixture
+) -> None:
+    members = [(f"../{number}", b"") for number in range(300)]
+    with caplog.at_level(logging.WARNING, "facedata"):
+        extraction = unpack(write_tar(tmp_path / "a.tgz", members))
+    assert (extraction.refused_count, len(extraction.refused)) == (300, 100)
+    assert extraction.refused_list is not None
+    assert len(Path(extraction.refused_list).read_text().splitlines()) == 300
+    assert len(caplog.records) < 10
+
+
+def test_no_file_gets_rights_that_a_user_did_not_give(tmp_path: Path, unpack: Unpack) -> None:
+    members = [("run", {"mode": 0o6777, "data": b""}), ("secret", {"mode": 0, "data": b""})]
+    unpack(write_tar(tmp_path / "a.tgz", [*members, ("old", {"mtime": -5}), ("late", {"mtime": 1 << 60})]))
+    mask = os.umask(0)
+    os.umask(mask)
+    assert (tmp_path / "out" / "run").stat().st_mode & 0o7777 == 0o777 & ~mask
+    assert (tmp_path / "out" / "secret").stat().st_mode & 0o7777 == 0o666 & ~mask
+    assert (tmp_path / "out" / "late").stat().st_mtime <= 1 << 32
+
+
+def test_a_long_name_of_gigabytes_does_not_fill_the_memory(tmp_path: Path, unpack: Unpack) -> None:
+    header = bytearray(tar_bytes([("x", {"type": b"L"})])[:512])
+    header[124:136] = b"77777777777\0"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path = tmp_path / "a.tgz"
+    path.write_bytes(gzip.compress(bytes(header) + bytes(50_000_000), 1))
+
+    def call() -> None:
+        with pytest.raises(ArchiveError, match="extended header of 8589934591 bytes"):
+            unpack(path)
+
+    assert peak_bytes(call) < 20_000_000
+
+
+def test_a_bomb_is_stopped_by_its_ratio(tmp_path: Path, unpack: Unpack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(safety, "RATIO_FROM", 1 << 22)
+    path = write_tar(tmp_path / "a.tgz", [("small", b"1"), ("zeros", bytes(20_000_000))])
+    with pytest.raises(UnsafeArchiveError, match=r"a\.tgz: \d+ bytes unpack to \d+ bytes or more.*--max-ratio"):
+        unpack(path)
+    assert os.listdir(tmp_path / "out") == [".facedata-extract-lock"]
+    assert unpack(path, max_ratio=2000).files == 2
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("zeros2", bytes(20_000_000))
+    with pytest.raises(UnsafeArchiveError, match="--max-ratio"):
+        unpack(tmp_path / "a.zip")
+
+
+def test_a_bomb_needs_little_memory(tmp_path: Path, unpack: Unpack) -> None:
+    path = write_tar(tmp_path / "a.tgz", [("zeros", bytes(200_000_000))])
+    assert peak_bytes(lambda: unpack(path)) < 40_000_000
+
+
+def test_more_than_the_disk_has_is_refused_before_it_is_written(tmp_path: Path, unpack: Unpack) -> None:
+    header = bytearray(tar_bytes([("large", b"")])[:512])
+    header[124:136] = b"\x80" + (1 << 50).to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "a.tgz").write_bytes(gzip.compress(bytes(header) + bytes(10_000)))
+    with pytest.raises(DiskFullError, match=f"'large' needs {1 << 50} bytes, and .* bytes are free"):
+        unpack(tmp_path / "a.tgz")
+
+
+def zip_of(*members: tuple[str | zipfile.ZipInfo, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def link_info() -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo("link")
+    info.create_system, info.external_attr = 3, 0o120777 << 16
+    return info
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("../evil", "leads out of the folder"),
+        ("/evil", "an absolute name"),
+        (link_info(), "a symbolic link"),
+        ("..\\evil", "leads out of the folder"),
+    ],
+)
+def test_hostile_members_of_a_zip_are_refused(
+    tmp_path: Path, unpack: Unpack, name: str | zipfile.ZipInfo, reason: str
+) -> None:
+    data = bytearray(zip_of(("good", b"good"), (name, b"evil"), ("after", b"too")))
+    if name == "..\\evil":
+        for at in range(len(data)):
+            if data[at : at + 4] == b"PK\x01\x02":
+                data[at + 5] = 0  # made on MS-DOS, where this separates folders
+    (tmp_path / "a.zip").write_bytes(data)
+    extraction = unpack(tmp_path / "a.zip")
+    assert tree(tmp_path / "out") == {"good": b"good", "after": b"too"}
+    assert reason in extraction.refused[0][1]
+
+
+def test_encrypted_and_strangely_packed_members_are_refused_by_name(tmp_path: Path, unpack: Unpack) -> None:
+    data = bytearray(zip_of(("open", b"open"), ("secret", b"secret")))
+    for magic, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = data.index(b"secret", data.index(magic)) - (30 if magic == b"PK\x03\x04" else 46)
+        at = data.rindex(magic, 0, at + 5) if data[at : at + 4] != magic else at
+        data[at + place] |= 1
+    at = data.rindex(b"PK\x01\x02")
+    data[at + 8] |= 1
+    (tmp_path / "a.zip").write_bytes(data)
+    extraction = unpack(tmp_path / "a.zip")
+    assert tree(tmp_path / "out") == {"open": b"open"}
+    assert "encrypted" in extraction.refused[0][1]
+    with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("b", b"b")
+    assert "method 12 (bzip2)" in unpack(tmp_path / "b.zip").refused[0][1]
+
+
+def test_members_over_each_other_are_a_bomb(tmp_path: Path, unpack: Unpack) -> None:
+    data = zip_of(("a", b"a" * 1000), ("b", b"b" * 1000))
+    begin = data.index(b"PK\x01\x02")
+    second = data.index(b"PK\x01\x02", begin + 1)
+    entries = bytearray(data[begin:])
+    struct.pack_into("<L", entries, second - begin + 42, 0)  # both entries point to the first member
+    (tmp_path / "a.zip").write_bytes(data[:begin] + bytes(entries))
+    with pytest.raises(UnsafeArchiveError, match="lie over each other"):
+        unpack(tmp_path / "a.zip")
+
+
+def test_a_zip_member_that_is_larger_than_it_says_is_an_error(tmp_path: Path, unpack: Unpack) -> None:
+    data = bytearray(zip_of(("a", bytes(1_000_000))))
+    at = data.rindex(b"PK\x01\x02")
+    struct.pack_into("<L", data, at + 24, 10)
+    struct.pack_into("<L", data, at + 16, zlib.crc32(bytes(10)))
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(ArchiveError, match="expected 10 bytes"):
+        unpack(tmp_path / "a.zip")
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_changed_in_an_archive_there_is_an_error_of_ours_or_none(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    kind = data.draw(st.sampled_from(["tar", "tgz", "zip"]))
+    members = [("a/b.jpg", b"jpeg" * 50), ("ü" * 60, b"long"), ("c", b"")]
+    if kind == "zip":
+        content = bytearray(zip_of(*members))
+    else:
+        content = bytearray(tar_bytes(members, data.draw(st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))))
+    for at in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=3)):
+        content[at] = data.draw(st.integers(0, 255))
+    folder = tmp_path_factory.mktemp("changed")
+    path = folder / f"a.{kind}"
+    path.write_bytes(gzip.compress(bytes(content)) if kind == "tgz" else bytes(content))
+    with suppress(FacedataError):
+        extract_archive(group_archives([path])[0], folder / "out")
+    assert {entry.name for entry in folder.iterdir()} <= {path.name, "out"}
+
+
+@given(st.text(max_size=40))
+def test_a_safe_name_stays_below_its_folder(name: str) -> None:
+    path, reason = safe_name(name)
+    if not reason:
+        joined = os.path.normpath(os.path.join("/out", path))
+        assert joined == "/out" or joined.startswith("/out/")
+        assert not path.startswith("/")
+        assert "\0" not in path

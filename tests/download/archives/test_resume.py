@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from archive_support import split, visible, write_tar
+from support import Ran, Running
+
+from facedata.download.archives import Extraction, extract_archive, group_archives, staging
+from facedata.errors import ArchiveError, DiskFullError, InterruptedJobError, OutputExistsError
+from facedata.jobs.signals import StopRequest
+
+Unpack = Callable[..., Extraction]
+ENDINGS = ["tar", "tgz", "zip"]
+
+
+def pack(folder: Path, ending: str, files: int = 60, size: int = 30_000) -> tuple[Path, dict[str, bytes]]:
+    """An archive, and what is in it."""
+    generator = random.Random(0)
+    members = {f"set/id_{number % 7}/{number:05d}.jpg": generator.randbytes(size) for number in range(files)}
+    path = folder / f"a.{ending}"
+    if ending != "zip":
+        write_tar(path, list(members.items()))
+    else:
+        for name, data in members.items():
+            (folder / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "in" / name).write_bytes(data)
+        subprocess.run(["zip", "-qr1", path, "set"], cwd=folder / "in", check=True)
+        shutil.rmtree(folder / "in")
+    return path, members
+
+
+class StopAfter(StopRequest):
+    """Asks to stop when it has been looked at so many times."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.left = looks
+
+    def __bool__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def staged(out: Path) -> Path:
+    (folder,) = (path for path in out.glob(".facedata-extract-*") if path.is_dir())
+    return folder
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_it_goes_on_where_it_was_stopped(tmp_path: Path, unpack: Unpack, ending: str) -> None:
+    path, members = pack(tmp_path, ending)
+    asked: list[str] = []
+
+    def digests(name: str) -> str:
+        asked.append(name)
+        return "md5"
+
+    stops = 0
+    extraction = None
+    while extraction is None:
+        try:
+            extraction = unpack(path, stop=StopAfter(41), digests=digests)
+        except InterruptedJobError:
+            stops += 1
+            assert visible(tmp_path / "out") == {}
+    assert stops > 1
+    assert visible(tmp_path / "out") == members
+    assert extraction.files == len(members)
+    assert extraction.digests.keys() == members.keys()
+    assert len(asked) <= len(members) + stops  # at most the member that it was stopped in is written again
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_what_is_finished_is_not_written_again(tmp_path: Path, unpack: Unpack, ending: str) -> None:
+    path, members = pack(tmp_path, ending)
+    with pytest.raises(InterruptedJobError):
+        unpack(path, stop=StopAfter(60))
+    first = min(staged(tmp_path / "out").rglob("*.jpg"))
+    first.write_bytes(b"seen")
+    unpack(path)
+    changed = {name for name, data in visible(tmp_path / "out").items() if data != members[name]}
+    assert changed == {str(first.relative_to(staged_tree(tmp_path, first)))}
+
+
+def staged_tree(tmp_path: Path, path: Path) -> Path:
+    return next(parent for parent in path.parents if parent.name == "tree")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_it_survives_being_killed(tmp_path: Path, ending: str) -> None:
+    path, members = pack(tmp_path, ending, files=2500, size=12_000)
+    if ending != "zip":
+        refused = {"../evil": b"evil"}
+        write_tar(path, [*list(members.items())[:5], *refused.items(), *list(members.items())[5:]])
+    parts = [str(part.relative_to(tmp_path)) for part in split(path, 3)]
+    out = tmp_path / "out"
+    generator = random.Random(ending)
+    for _ in range(6):
+        running = Running(tmp_path, "extract", *parts, "--output", "out", "--quiet")
+        running.wait_for(lambda: any(out.glob(".facedata-extract-*/tree")))
+        try:
+            running.process.wait(generator.random() * 0.25)
+        except subprocess.TimeoutExpired:
+            os.killpg(running.process.pid, signal.SIGKILL)
+        running.end()
+        there = visible(out)
+        assert there == {} or there.items() <= members.items()
+    running = Running(tmp_path, "extract", *parts, "--output", "out")
+    running.end()
+    assert running.process.returncode == (0 if ending == "zip" else 1)
+    assert visible(out) == members
+    (record,) = out.glob(".facedata-extracted-*.json")
+    assert json.loads(record.read_text())["files"] == len(members)
+    lists = [path.read_text() for path in out.glob("*-refused.jsonl")]
+    assert [len(text.splitlines()) for text in lists] == ([] if ending == "zip" else [1])
+    assert not [path for path in out.glob(".facedata-extract-*") if path.is_dir()]
+
+
+def test_publishing_that_was_cut_off_is_completed(
+    tmp_path: Path, unpack: Unpack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, members = pack(tmp_path, "tgz")
+    (tmp_path / "out" / "set" / "id_0").mkdir(parents=True)
+    (tmp_path / "out" / "set" / "mine").write_bytes(b"mine")
+    write_tar(path, [*members.items(), ("../evil", b""), ("top", b"top")])
+    rename = os.rename
+    renamed: list[Any] = []
+
+    def cut(*names: Any) -> None:
+        if len(renamed) == 4:
+            raise KeyboardInterrupt
+        renamed.append(names)
+        rename(*names)
+
+    monkeypatch.setattr(os, "rename", cut)
+    with pytest.raises(KeyboardInterrupt):
+        unpack(path)
+    monkeypatch.undo()
+    monkeypatch.setattr("facedata.download.archives.extract._Job._walk", None)  # it need not look at the archive again
+    extraction = unpack(path)
+    assert visible(tmp_path / "out") == {**members, "top": b"top", "set/mine": b"mine"}
+    assert (extraction.files, extraction.refused_count, len(extraction.refused)) == (61, 1, 1)
+
+
+def test_after_a_power_cut_only_what_was_on_the_disk_counts(
+    tmp_path: Path, unpack: Unpack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, members = pack(tmp_path, "tgz")
+    with pytest.raises(InterruptedJobError):
+        unpack(path, stop=StopAfter(60))
+    for file in staged(tmp_path / "out").rglob("*.jpg"):
+        file.write_bytes(b"")  # what a power cut leaves of files that were not brought to the disk
+    monkeypatch.setattr(staging, "_boot", lambda: "another boot")
+    unpack(path)
+    assert visible(tmp_path / "out") == members
+
+
+def test_what_was_brought_to_the_disk_outlives_a_power_cut(
+    tmp_path: Path, unpack: Unpack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, members = pack(tmp_path, "tgz")
+    monkeypatch.setattr("facedata.download.archives.unpacking._SYNC_EVERY", 1)
+    monkeypatch.setattr("facedata.download.archives.unpacking._CHECKPOINT_EVERY", 0)
+    with pytest.raises(InterruptedJobError):
+        unpack(path, stop=StopAfter(100))
+    first = min(staged(tmp_path / "out").rglob("*.jpg"))
+    first.write_bytes(b"seen")
+    monkeypatch.setattr(staging, "_boot", lambda: "another boot")
+    unpack(path)
+    assert sorted(data for name, data in visible(tmp_path / "out").items() if data != members[name]) == [b"seen"]
+
+
+def test_parts_that_were_replaced_are_unpacked_afresh(tmp_path: Path, unpack: Unpack) -> None:
+    path, members = pack(tmp_path, "tgz")
+    with pytest.raises(InterruptedJobError):
+        unpack(path, stop=StopAfter(60))
+    for file in staged(tmp_path / "out").rglob("*.jpg"):
+        file.write_bytes(b"from a bad part")
+    again = tmp_path / "again"
+    shutil.copyfile(path, again)
+    os.replace(again, path)  # the same bytes where it is looked, fetched again
+    unpack(path)
+    assert visible(tmp_path / "out") == members
+
+
+def test_what_was_unpacked_of_a_shorter_archive_is_deleted(tmp_path: Path, unpack: Unpack) -> None:
+    path, members = pack(tmp_path, "tgz")
+    data = path.read_bytes()
+    path.write_bytes(data[:-1000])
+    with pytest.raises(InterruptedJobError):
+        unpack(path, stop=StopAfter(60))
+    assert staged(tmp_path / "out")
+    path.write_bytes(data)
+    unpack(path)
+    assert visible(tmp_path / "out") == members
+    assert not [entry for entry in (tmp_path / "out").glob(".facedata-extract-*") if entry.is_dir()]
+
+
+def test_a_damaged_journal_is_no_harm(tmp_path: Path, unpack: Unpack) -> None:
+    path, members = pack(tmp_path, "tgz")
+    for junk in (b"", b"junk\n", b'{"parts": 3}\n', b"[" * 100_000 + b"\n", b'{"mark": "x"}\n'):
+        with pytest.raises(InterruptedJobError):
+            unpack(path, stop=StopAfter(60))
+        journal = staged(tmp_path / "out") / "journal.jsonl"
+        journal.write_bytes(junk if junk.startswith(b"{") or not junk else journal.read_bytes() + junk)
+        unpack(path)
+        assert visible(tmp_path / "out") == members
+        shutil.rmtree(tmp_path / "out")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_full_disk_is_said_and_can_be_mended(tmp_path: Path, small_disk: Path, ending: str) -> None:
+    path, members = pack(tmp_path, ending, files=200)
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(5_000_000))
+    (archive,) = group_archives([path])
+    with pytest.raises(DiskFullError, match="run the same command again"):
+        extract_archive(archive, small_disk / "out")
+    assert visible(small_disk / "out") == {}
+    filler.unlink()
+    extract_archive(archive, small_disk / "out")
+    assert visible(small_disk / "out") == members
+
+
+def test_an_existing_file_is_noticed_before_much_is_written(tmp_path: Path, unpack: Unpack) -> None:
+    path, members = pack(tmp_path, "tgz")
+    name = list(members)[30]
+    (tmp_path / "out" / name).parent.mkdir(parents=True)
+    (tmp_path / "out" / name).write_bytes(b"mine")
+    with pytest.raises(OutputExistsError, match=name):
+        unpack(path)
+    assert visible(tmp_path / "out") == {name: b"mine"}
+    assert len(list(staged(tmp_path / "out").rglob("*.jpg"))) == 30
+    unpack(path, overwrite=True)
+    assert visible(tmp_path / "out") == members
+
+
+def test_nothing_is_kept_of_a_damaged_archive(tmp_path: Path, unpack: Unpack) -> None:
+    path, _ = pack(tmp_path, "tgz")
+    data = bytearray(path.read_bytes())
+    data[-6] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ArchiveError):
+        unpack(path)
+    assert os.listdir(tmp_path / "out") == [".facedata-extract-lock"]
+
+
+def test_progress_is_told_in_compressed_bytes(tmp_path: Path, unpack: Unpack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facedata.download.archives.unpacking._LOOK_EVERY", 0)
+    path, _ = pack(tmp_path, "tgz")
+    told: list[tuple[int, int]] = []
+    unpack(path, observer=lambda done, total: told.append((done, total)))
+    size = path.stat().st_size
+    assert told == sorted(told)
+    assert told[-1] == (size, size)
+    assert any(0 < done < size for done, _ in told)
+
+
+def test_a_stopped_command_goes_on(tmp_path: Path, facedata: Callable[..., Ran]) -> None:
+    path, members = pack(tmp_path, "tgz", files=3000, size=12_000)
+    running = Running(tmp_path, "extract", path.name, "--output", "out")
+    running.wait_for(lambda: any((tmp_path / "out").glob(".facedata-extract-*/tree/set/*/*")))
+    running.process.send_signal(signal.SIGTERM)
+    errors = running.end()
+    if running.process.returncode != 0:
+        assert running.process.returncode == 75
+        assert "run the same command again" in errors
+        assert visible(tmp_path / "out") == {}
+    ran = facedata("extract", path.name, "--output", "out")
+    assert ran.status == 0
+    assert visible(tmp_path / "out") == members
