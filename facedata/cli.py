@@ -15,11 +15,15 @@ from facedata._version import __version__
 COMMANDS = {
     "build-lmdb": "Build an LMDB and its key-label file, as FFC and LFS read them.",
     "convert": "Write a dataset of any format as any other.",
+    "download": "Fetch a dataset by its name: checked, unpacked, in its final layout.",
+    "datasets": "List the datasets that have a name, or say all that is known of one.",
+    "extract": "Unpack .tar, .tar.gz and .zip archives, whole or in parts.",
     "index-rec": "Write the missing train.idx of a record file.",
     "make-sample": "Draw a small dataset of made faces, for trying things out.",
     "pack-rec": "Pack images into a record set, as InsightFace, MXNet and DALI read it.",
     "status": "Say what of a job is done, missing and failed.",
     "unpack-rec": "Unpack MXNet record sets into folders of images.",
+    "verify-md5": "Check files against published checksums, or make a list of checksums.",
 }
 """Each command's name and its line in the list; its module is ``facedata.commands.<name with _ for ->``."""
 

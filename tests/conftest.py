@@ -11,6 +11,13 @@ import pytest
 from support import FACEDATA, Ran, RecordSetMaker
 
 
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither read the catalogue of whoever runs the tests, nor remember files in their cache."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "configuration"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture
 def record_set(tmp_path: Path) -> Callable[[str], RecordSetMaker]:
     """A maker of record sets in a folder of that name."""

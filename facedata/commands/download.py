@@ -1,0 +1,229 @@
+"""``facedata download``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from facedata.commands import options
+from facedata.commands.progress import counted, human_bytes, show_bytes, shown_path
+from facedata.commands.result_lines import result_line
+
+if TYPE_CHECKING:
+    from facedata.download.acquire import Acquired, AcquireOptions, Plan
+    from facedata.download.catalogue import CatalogueSet
+    from facedata.download.terms import Accept
+
+
+@click.command("download", short_help="Fetch a dataset by its name: checked, unpacked, in its final layout.")
+@click.argument("name")
+@options.ROOT
+@click.option(
+    "--from-dir", type=click.Path(file_okay=False), help="Take files that were fetched by hand from this folder."
+)
+@click.option(
+    "--from-file",
+    "from_files",
+    multiple=True,
+    type=click.Path(dir_okay=False),
+    help="Take this file, fetched by hand; may be given several times.",
+)
+@click.option("--accept-terms", is_flag=True, help="Accept the set's status and licence without being asked.")
+@click.option(
+    "--connections",
+    type=click.IntRange(1, 64),
+    default=4,
+    show_default=True,
+    help="How many connections at once, over several files, or several ranges of one.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.1, 3600),
+    default=60.0,
+    show_default=True,
+    help="Seconds to wait for a server that says nothing before trying again.",
+)
+@click.option(
+    "--remove-archives", is_flag=True, help="Delete the archives below --root when all is unpacked and checked."
+)
+@options.CATALOGUE
+@options.WORKERS
+@options.OVERWRITE
+@options.DRY_RUN
+@options.JSON
+@options.QUIET
+@options.runs_library
+def command(
+    name: str,
+    root: str,
+    from_dir: str | None,
+    from_files: tuple[str, ...],
+    accept_terms: bool,
+    connections: int,
+    timeout: float,
+    remove_archives: bool,
+    catalogue: tuple[str, ...],
+    workers: int | None,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
+    """Fetch the dataset NAME: check its files, unpack them, put them where they belong below --root, and check again.
+
+    Run it again after any interruption: it goes on where it was, and does nothing when all is there. Where no program
+    can fetch a file, it says what to do by hand, and goes on with --from-dir or --from-file. What was accepted, and
+    where each file came from, is written to provenance.json in --root.
+
+    \b
+    Example:
+      facedata download ms1m-part1 --root data/
+    """
+    from facedata.download.acquire import AcquireOptions, acquire, plan_acquisition
+    from facedata.download.catalogue import load_catalogue
+    from facedata.download.transfer import TransferOptions
+    from facedata.jobs.signals import stop_on_signals
+
+    options.start_logging(quiet=quiet)
+    entry = load_catalogue(catalogue).find(name)
+    how = AcquireOptions(
+        from_dir=Path(from_dir) if from_dir else None,
+        from_files=tuple(map(Path, from_files)),
+        overwrite=overwrite,
+        remove_archives=remove_archives,
+        workers=workers,
+        transfer=TransferOptions(connections=connections, timeout=timeout, overwrite=overwrite),
+    )
+    with stop_on_signals() as stop:
+        if dry_run:
+            plan = plan_acquisition(entry, Path(root), how, watch=lambda what: show_bytes(what, quiet=quiet), stop=stop)
+            _show_plan(entry, Path(root), how, plan, as_json=as_json)
+            return 0
+        done = acquire(
+            entry,
+            Path(root),
+            how,
+            _acceptance(flag=accept_terms),
+            watch=lambda what: show_bytes(what, quiet=quiet),
+            stop=stop,
+        )
+    _show(done, as_json=as_json)
+    return 0 if done.good else 1
+
+
+def _acceptance(*, flag: bool) -> Accept:
+    """Show the terms, and have them accepted by the option or on the terminal."""
+
+    def accept(entry: CatalogueSet) -> str:
+        from facedata.download.terms import terms
+        from facedata.errors import OptionError
+
+        click.echo(f"{entry.title}:", err=True)
+        for line in terms(entry):
+            click.echo(f"  {line}", err=True)
+        if flag:
+            return "--accept-terms"
+        if not sys.stdin.isatty():
+            raise OptionError(
+                f"{entry.name}: these terms must be accepted first: add --accept-terms; nothing was fetched"
+            )
+        if not _answered_yes():
+            raise OptionError(f"{entry.name}: not accepted; nothing was fetched")
+        return "answered on the terminal"
+
+    return accept
+
+
+def _answered_yes() -> bool:
+    """Ask on the terminal; here Ctrl-C ends the program at once, for there is no work to be put in order."""
+    import signal
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return click.confirm("Do you accept this?", err=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _show(done: Acquired, *, as_json: bool) -> None:
+    if as_json:
+        options.print_json(_facts(done))
+        return
+    root = shown_path(str(done.root))
+    if done.already:
+        click.echo(f"{done.name}: is there already, in {root}")
+    elif done.good:
+        size = sum(fetched.fetched_bytes for fetched in done.fetched)
+        click.echo(f"{done.name}: ready in {root}; {counted(len(done.fetched), 'file')} fetched, {human_bytes(size)}")
+    else:
+        click.echo(f"{done.name}: in {root}, but not all of it is right")
+    for result in done.results:
+        click.echo(b"  " + result_line(result), nl=False)
+    for member, reason in list(done.refused.items())[:20]:
+        click.echo(f"  {member}: not unpacked: {reason}")
+    if done.good and done.next:
+        click.echo("next:")
+        for line in done.next:
+            click.echo(f"  {line}")
+    if not done.good:
+        click.echo("what is wrong can be fetched and unpacked again with --overwrite", err=True)
+
+
+def _facts(done: Acquired) -> dict[str, Any]:
+    return {
+        "name": done.name,
+        "root": str(done.root),
+        "already": done.already,
+        "good": done.good,
+        "fetched": [
+            {"path": str(one.path), "bytes": one.size, "fetched_bytes": one.fetched_bytes, "from": one.final_url}
+            for one in done.fetched
+        ],
+        "used": done.used,
+        "placed": done.placed,
+        "refused": done.refused,
+        "files": [
+            {"path": one.path, "verdict": one.verdict, "how": one.how, "detail": one.detail} for one in done.results
+        ],
+        "next": done.next,
+    }
+
+
+def _show_plan(entry: CatalogueSet, root: Path, how: AcquireOptions, plan: Plan, *, as_json: bool) -> None:
+    from facedata.download.by_hand import steps
+    from facedata.download.terms import terms
+
+    if as_json:
+        options.print_json(
+            {
+                "dry_run": True,
+                "name": entry.name,
+                "terms": terms(entry),
+                "already": plan.already,
+                "found": {name: str(one.path) for name, one in plan.found.items()},
+                "wrong": plan.wrong,
+                "fetch": {one.name: [link.page for link in entry.links(one)] for one in plan.fetch},
+                "by_hand": [one.name for one in plan.by_hand],
+            }
+        )
+        return
+    if plan.already:
+        click.echo(f"{entry.name}: is there already, in {root}")
+        return
+    for line in terms(entry):
+        click.echo(f"{entry.name}: {line}")
+    for name, found in plan.found.items():
+        click.echo(f"{name}: would use {found.path}")
+    for path, reason in plan.wrong.items():
+        click.echo(f"{path}: {reason}")
+    for one in plan.fetch:
+        size = one.size or one.about
+        click.echo(
+            f"{one.name}: would fetch {human_bytes(size) if size else 'it'} from "
+            f"{' or '.join(link.page for link in entry.links(one))}"
+        )
+    if plan.by_hand:
+        click.echo(steps(entry, plan.by_hand, root))

@@ -1,0 +1,458 @@
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+import pytest
+from http_server import Server
+from support import FACEDATA, Ran, tree
+
+Run = Callable[..., Ran]
+ROWS, DIMENSIONS = 50, 256
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data).hexdigest()
+
+
+def tar_gz(files: dict[str, bytes]) -> bytes:
+    """An archive with these files, of a time long ago."""
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w:gz") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime = len(data), 1_500_000_000
+            tar.addfile(member, io.BytesIO(data))
+    return whole.getvalue()
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return Random(seed).randbytes(size)
+
+
+FEATURES = noise(ROWS * DIMENSIONS * 4)
+LABELS = b"".join(b"%d\n" % (row % 7) for row in range(ROWS))
+CLUSTERING = tar_gz({"x/data/features/f.bin": FEATURES, "x/data/labels/f.meta": LABELS})
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as one:
+        yield one
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def catalogue(tmp_path: Path, text: str) -> None:
+    """What the user's own catalogue has."""
+    folder = tmp_path / "configuration/facedata"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "catalogue.toml").write_text(text)
+
+
+def clustering_set(tmp_path: Path, url: str = "", *, archive: bytes = CLUSTERING, status: str = "free") -> None:
+    source = f'[[sets.small.sources]]\nkind = "http"\nurl = "{url}"\n' if url else ""
+    catalogue(
+        tmp_path,
+        f"""
+[sets.small]
+title = "A small set"
+status = ["{status}"]
+layout = "learn-to-cluster"
+next = ["facedata verify-md5 small --root {{root}}"]
+{source}
+[[sets.small.downloads]]
+name = "small.tar.gz"
+md5 = "{md5(archive)}"
+[[sets.small.files]]
+path = "features/f.bin"
+md5 = "{md5(FEATURES)}"
+rows = {ROWS}
+[[sets.small.files]]
+path = "labels/f.meta"
+lines = {ROWS}
+classes = 7
+""",
+    )
+
+
+def parts_set(tmp_path: Path, data: bytes, count: int, url: str = "") -> list[bytes]:
+    """A set in parts, as Glint360K is; returns the parts."""
+    size = -(-len(data) // count)
+    parts = [data[size * number : size * (number + 1)] for number in range(count)]
+    source = f'[[sets.big.sources]]\nkind = "http"\nurl = "{url}"\n' if url else ""
+    downloads = "".join(
+        f'[[sets.big.downloads]]\nname = "big_{number:02d}"\nmd5 = "{md5(part)}"\n'
+        f'[[sets.big.downloads.superseded]]\nname = "big{number:02d}"\nmd5 = "{md5(part[::-1])}"\n'
+        'what = "the first release"\n'
+        for number, part in enumerate(parts)
+    )
+    catalogue(
+        tmp_path,
+        f'[sets.big]\ntitle = "Big"\nstatus = ["free"]\nlayout = "folder"\nfolder = "big"\nholding = "train.rec"\n'
+        f'{source}{downloads}[[sets.big.files]]\npath = "big/train.rec"\n',
+    )
+    return parts
+
+
+class TestFetching:
+    def test_from_a_name_to_the_final_layout(self, facedata: Run, tmp_path: Path, server: Server) -> None:
+        served = server.add("/small.tar.gz", CLUSTERING)
+        clustering_set(tmp_path, server.url("/small.tar.gz"))
+        ran = facedata("download", "small", "--root", "data")
+        assert ran.status == 0, ran.stderr
+        assert (tmp_path / "data/features/f.bin").read_bytes() == FEATURES
+        assert (tmp_path / "data/labels/f.meta").read_bytes() == LABELS
+        assert "small: ready in data; 1 file fetched" in ran.stdout
+        assert "features/f.bin: OK" in ran.stdout
+        assert "labels/f.meta: OK (structure: 50 lines, 7 classes)" in ran.stdout
+        assert ran.stdout.endswith("next:\n  facedata verify-md5 small --root data\n")
+        assert served.bytes_served == len(CLUSTERING)
+        left = sorted(path for path in tree(tmp_path / "data") if "lock" not in path)
+        assert left == ["features/f.bin", "labels/f.meta", "provenance.json", "small.tar.gz"]
+
+    def test_again_it_does_nothing(self, facedata: Run, tmp_path: Path, server: Server) -> None:
+        served = server.add("/small.tar.gz", CLUSTERING)
+        clustering_set(tmp_path, server.url("/small.tar.gz"))
+        facedata("download", "small", "--root", "data", "--remove-archives")
+        assert not (tmp_path / "data/small.tar.gz").exists()
+        before = tree(tmp_path / "data")
+        ran = facedata("download", "small", "--root", "data")
+        assert (ran.status, ran.stdout.splitlines()[0]) == (0, "small: is there already, in data")
+        assert served.requests == 1
+        assert tree(tmp_path / "data") == before
+        assert facedata("verify-md5", "small", "--root", "data").status == 0
+
+    def test_a_file_that_was_lost_is_fetched_again(self, facedata: Run, tmp_path: Path, server: Server) -> None:
+        server.add("/small.tar.gz", CLUSTERING)
+        clustering_set(tmp_path, server.url("/small.tar.gz"))
+        facedata("download", "small", "--root", "data", "--remove-archives")
+        (tmp_path / "data/features/f.bin").unlink()
+        ran = facedata("download", "small", "--root", "data", "--overwrite")
+        assert ran.status == 0, ran.stderr
+        assert (tmp_path / "data/features/f.bin").read_bytes() == FEATURES
+
+    def test_where_it_came_from_is_written_down(self, facedata: Run, tmp_path: Path, server: Server) -> None:
+        server.add("/small.tar.gz", CLUSTERING)
+        clustering_set(tmp_path, server.url("/small.tar.gz"), status="non-commercial")
+        ran = facedata("download", "small", "--root", "data", "--accept-terms", "--json")
+        assert json.loads(ran.stdout)["good"] is True
+        record = json.loads((tmp_path / "data/provenance.json").read_text())["sets"]["small"]
+        assert record["accepted"]["how"] == "--accept-terms"
+        assert record["accepted"]["status"] == ["non-commercial"]
+        assert record["downloads"]["small.tar.gz"]["from"] == server.url("/small.tar.gz")
+        assert record["downloads"]["small.tar.gz"]["md5"] == md5(CLUSTERING)
+        assert record["files"]["features/f.bin"] == len(FEATURES)
+        assert record["checked"] == {"features/f.bin": "checksum", "labels/f.meta": "structure"}
+        assert record["finished"].endswith("Z")
+
+    def test_terms_that_nobody_accepted(self, facedata: Run, tmp_path: Path, server: Server) -> None:
+        served = server.add("/small.tar.gz", CLUSTERING)
+        clustering_set(tmp_path, server.url("/small.tar.gz"), status="withdrawn")
+        ran = facedata("download", "small", "--root", "data")
+        assert ran.status == 2
+        assert "withdrawn by its publisher" in ran.stderr
+        assert "add --accept-terms; nothing was fetched" in ran.stderr
+        assert served.requests == 0
+
+    def test_a_wrong_file_is_never_unpacked(self, facedata: Run, tmp_path: Path, server: Server) -> None:
+        server.add("/small.tar.gz", CLUSTERING[:-1] + b"x")
+        clustering_set(tmp_path, server.url("/small.tar.gz"))
+        ran = facedata("download", "small", "--root", "data")
+        assert ran.status == 1
+        assert md5(CLUSTERING) in ran.stderr
+        assert md5(CLUSTERING[:-1] + b"x") in ran.stderr
+        assert not (tmp_path / "data/features").exists()
+
+    def test_the_archive_has_a_file_that_is_not_the_published_one(
+        self, facedata: Run, tmp_path: Path, server: Server
+    ) -> None:
+        other = tar_gz({"features/f.bin": FEATURES[::-1], "labels/f.meta": LABELS})
+        server.add("/small.tar.gz", other)
+        clustering_set(tmp_path, server.url("/small.tar.gz"), archive=other)
+        for _ in range(2):
+            ran = facedata("download", "small", "--root", "data")
+            assert ran.status == 1
+            assert "features/f.bin: FAILED" in ran.stdout
+            assert "not all of it is right" in ran.stdout
+
+    def test_a_mirror_that_fails_gives_way_to_the_next(self, facedata: Run, tmp_path: Path, server: Server) -> None:
+        server.add("/dead.tar.gz", b"", status=404)
+        server.add("/small.tar.gz", CLUSTERING)
+        clustering_set(tmp_path, server.url("/small.tar.gz"))
+        mirror = tmp_path / "mirror.toml"
+        mirror.write_text(f'[[sets.small.sources]]\nkind = "http"\nurl = "{server.url("/dead.tar.gz")}"\n')
+        ran = facedata("download", "small", "--root", "data", "--catalogue", "mirror.toml")
+        assert ran.status == 0, ran.stderr
+
+    def test_killed_in_the_middle_it_goes_on_without_fetching_the_good_parts_again(
+        self, facedata: Run, tmp_path: Path, server: Server
+    ) -> None:
+        whole = tar_gz({"big/train.rec": noise(4_000_000)})
+        parts = parts_set(tmp_path, whole, 3, server.url("/"))
+        served = [server.add(f"/big_{number:02d}", part) for number, part in enumerate(parts)]
+        served[2].rate = 400_000
+        process = subprocess.Popen([*FACEDATA, "download", "big", "--root", "data", "--quiet"], cwd=tmp_path)
+        deadline = time.monotonic() + 30
+        while served[2].bytes_served < 300_000 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "data/big").exists()
+        before = sum(one.bytes_served for one in served)
+        served[2].rate = None
+        ran = facedata("download", "big", "--root", "data")
+        assert ran.status == 0, ran.stderr
+        assert (tmp_path / "data/big/train.rec").read_bytes() == noise(4_000_000)
+        assert sum(one.bytes_served for one in served) < len(whole) + 600_000
+        assert sum(one.bytes_served for one in served) - before < len(parts[2])
+
+    def test_a_dry_run_asks_nobody(self, facedata: Run, tmp_path: Path, server: Server) -> None:
+        served = server.add("/small.tar.gz", CLUSTERING)
+        clustering_set(tmp_path, server.url("/small.tar.gz"), status="withdrawn")
+        ran = facedata("download", "small", "--root", "data", "--dry-run")
+        assert ran.status == 0
+        assert f"small.tar.gz: would fetch it from {server.url('/small.tar.gz')}" in ran.stdout
+        assert served.requests == 0
+        assert not (tmp_path / "data").exists()
+
+
+class TestByHand:
+    def test_the_steps_are_said_and_followed(self, facedata: Run, tmp_path: Path) -> None:
+        clustering_set(tmp_path)
+        ran = facedata("download", "small", "--root", "data")
+        assert ran.status == 1
+        assert f"small.tar.gz  (md5 {md5(CLUSTERING)})" in ran.stderr
+        assert "facedata download small --root data --from-dir" in ran.stderr
+        (tmp_path / "loads").mkdir()
+        (tmp_path / "loads/small (1).tar.gz").write_bytes(CLUSTERING)
+        ran = facedata("download", "small", "--root", "data", "--from-dir", "loads")
+        assert ran.status == 0, ran.stderr
+        assert (tmp_path / "data/features/f.bin").read_bytes() == FEATURES
+        assert tree(tmp_path / "loads") == {"small (1).tar.gz": CLUSTERING}
+        assert os.path.samefile(tmp_path / "loads/small (1).tar.gz", tmp_path / "data/small.tar.gz")
+
+    def test_a_file_of_any_name(self, facedata: Run, tmp_path: Path) -> None:
+        clustering_set(tmp_path)
+        (tmp_path / "data.bin").write_bytes(CLUSTERING)
+        assert facedata("download", "small", "--root", "data", "--from-file", "data.bin").status == 0
+
+    def test_a_web_page_that_the_browser_saved_instead(self, facedata: Run, tmp_path: Path) -> None:
+        catalogue(
+            tmp_path, '[sets.page]\ntitle="P"\nstatus=["free"]\nlayout="files"\n[[sets.page.downloads]]\nname="a.zip"\n'
+        )
+        (tmp_path / "a.zip").write_bytes(b"<!doctype html><html><title>Quota exceeded</title>")
+        ran = facedata("download", "page", "--root", "data", "--from-file", "a.zip")
+        assert ran.status == 1
+        assert "a.zip: is a web page ('Quota exceeded')" in ran.stderr
+
+    def test_parts_good_wrong_and_of_the_first_release(self, facedata: Run, tmp_path: Path) -> None:
+        whole = tar_gz({"big/train.rec": noise(100_000)})
+        parts = parts_set(tmp_path, whole, 3)
+        loads = tmp_path / "loads"
+        loads.mkdir()
+        (loads / "big_00").write_bytes(parts[0])
+        (loads / "big01").write_bytes(parts[1][::-1])
+        (loads / "big_02").write_bytes(parts[2][:-1])
+        ran = facedata("download", "big", "--root", "data", "--from-dir", "loads")
+        assert ran.status == 1
+        assert "loads/big01: " in ran.stderr
+        assert "the first release" in ran.stderr
+        assert "loads/big_02: " in ran.stderr
+        assert f"big_01  (md5 {md5(parts[1])})" in ran.stderr
+        assert "big_00  (md5" not in ran.stderr
+        (loads / "big_01").write_bytes(parts[1])
+        (loads / "big_02").write_bytes(parts[2])
+        ran = facedata("download", "big", "--root", "data", "--from-dir", "loads")
+        assert ran.status == 0, ran.stderr
+        assert (tmp_path / "data/big/train.rec").read_bytes() == noise(100_000)
+        assert facedata("verify-md5", "big", "--root", "data").status == 0
+
+    def test_a_wrong_part_in_the_root_is_kept_aside(self, facedata: Run, tmp_path: Path) -> None:
+        parts = parts_set(tmp_path, tar_gz({"train.rec": noise(1000)}), 2)
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data/big_00").write_bytes(parts[0])
+        (tmp_path / "data/big_01").write_bytes(b"other")
+        ran = facedata("download", "big", "--root", "data")
+        assert ran.status == 1
+        assert "kept as big_01.wrong" in ran.stderr
+        assert (tmp_path / "data/big_01.wrong").read_bytes() == b"other"
+
+    def test_files_that_lie_in_their_places_already_are_only_checked(self, facedata: Run, tmp_path: Path) -> None:
+        clustering_set(tmp_path)
+        for name, data in {"features/f.bin": FEATURES, "labels/f.meta": LABELS}.items():
+            (tmp_path / "data" / name).parent.mkdir(parents=True)
+            (tmp_path / "data" / name).write_bytes(data)
+        ran = facedata("download", "small", "--root", "data")
+        assert ran.status == 0, ran.stderr
+
+    def test_files_in_the_way_are_not_overwritten(self, facedata: Run, tmp_path: Path) -> None:
+        clustering_set(tmp_path)
+        (tmp_path / "small.tar.gz").write_bytes(CLUSTERING)
+        (tmp_path / "data/features").mkdir(parents=True)
+        (tmp_path / "data/features/f.bin").write_bytes(b"mine")
+        ran = facedata("download", "small", "--root", "data", "--from-file", "small.tar.gz")
+        assert ran.status == 1
+        assert "features/f.bin: is there already" in ran.stderr
+        assert (tmp_path / "data/features/f.bin").read_bytes() == b"mine"
+        ran = facedata("download", "small", "--root", "data", "--from-file", "small.tar.gz", "--overwrite")
+        assert ran.status == 0, ran.stderr
+        assert (tmp_path / "data/features/f.bin").read_bytes() == FEATURES
+
+    def test_a_member_that_would_leave_the_folder(self, facedata: Run, tmp_path: Path) -> None:
+        evil = io.BytesIO()
+        with zipfile.ZipFile(evil, "w") as archive:
+            archive.writestr("../evil", "x")
+            archive.writestr("good", "y")
+        catalogue(
+            tmp_path,
+            '[sets.z]\ntitle="Z"\nstatus=["free"]\nlayout="folder"\nfolder="z"\n[[sets.z.downloads]]\nname="z.zip"\n',
+        )
+        (tmp_path / "z.zip").write_bytes(evil.getvalue())
+        ran = facedata("download", "z", "--root", "data", "--from-file", "z.zip")
+        assert ran.status == 1
+        assert "../evil: not unpacked" in ran.stdout
+        assert not (tmp_path / "evil").exists()
+        assert not (tmp_path / "data/evil").exists()
+
+    def test_a_set_without_files_says_why(self, facedata: Run) -> None:
+        ran = facedata("download", "webface42m", "--root", "data")
+        assert ran.status == 1
+        assert "sign the agreement" in ran.stderr
+
+    def test_a_file_that_is_not_there(self, facedata: Run, tmp_path: Path) -> None:
+        clustering_set(tmp_path)
+        ran = facedata("download", "small", "--from-file", "nowhere")
+        assert ran.status == 1
+        assert "nowhere: no such file" in ran.stderr
+
+
+def test_two_downloads_of_one_set_at_once(facedata: Run, tmp_path: Path, server: Server) -> None:
+    served = server.add("/small.tar.gz", CLUSTERING, rate=20_000)
+    clustering_set(tmp_path, server.url("/small.tar.gz"))
+    process = subprocess.Popen(
+        [*FACEDATA, "download", "small", "--root", "data", "--quiet"], cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
+    while served.requests == 0:
+        time.sleep(0.02)
+    ran = facedata("download", "small", "--root", "data")
+    assert ran.status == 1
+    assert "another run is writing here" in ran.stderr
+    served.rate = None
+    assert process.wait(60) == 0
+
+
+def test_killed_again_and_again_it_ends_in_the_same_files(facedata: Run, tmp_path: Path, server: Server) -> None:
+    files = {f"deep/big/{number % 7}/{number}.jpg": noise(3000, number) for number in range(400)}
+    files["deep/big/train.rec"] = noise(2_000_000)
+    whole = tar_gz(files)
+    parts = parts_set(tmp_path, whole, 3, server.url("/"))
+    for number, part in enumerate(parts):
+        server.add(f"/big_{number:02d}", part, rate=3_000_000)
+    for tenth in range(2, 14):
+        process = subprocess.Popen(
+            [*FACEDATA, "download", "big", "--root", "data", "--quiet"], cwd=tmp_path, stdout=subprocess.DEVNULL
+        )
+        try:
+            process.wait(tenth / 10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            found = tmp_path / "data/big"
+            assert not found.exists() or tree(found) == {
+                name.removeprefix("deep/big/"): data for name, data in files.items()
+            }
+    ran = facedata("download", "big", "--root", "data")
+    assert ran.status == 0, ran.stderr
+    assert tree(tmp_path / "data/big") == {name.removeprefix("deep/big/"): data for name, data in files.items()}
+    assert not (tmp_path / "data/.facedata-download-big").exists()
+
+
+def test_stopped_with_ctrl_c_it_says_how_to_go_on(facedata: Run, tmp_path: Path, server: Server) -> None:
+    served = server.add("/small.tar.gz", CLUSTERING, rate=10_000)
+    clustering_set(tmp_path, server.url("/small.tar.gz"))
+    process = subprocess.Popen(
+        [*FACEDATA, "download", "small", "--root", "data"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    while served.bytes_served < 5_000:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 75
+    assert "run the same command again" in said
+    assert "Traceback" not in said
+    served.rate = None
+    assert facedata("download", "small", "--root", "data").status == 0
+
+
+def test_a_disk_that_is_too_small_is_noticed_before_the_first_byte(
+    facedata: Run, tmp_path: Path, server: Server, small_disk: Path
+) -> None:
+    served = server.add("/a.bin", b"")
+    catalogue(
+        tmp_path,
+        '[sets.large]\ntitle="L"\nstatus=["free"]\n[[sets.large.downloads]]\nname="a.bin"\nbytes=9000000\n'
+        f'[[sets.large.sources]]\nkind="http"\nurl="{server.url("/a.bin")}"\n',
+    )
+    ran = facedata("download", "large", "--root", small_disk)
+    assert ran.status == 1
+    assert "needs about 9,000,000 bytes" in ran.stderr
+    assert "nothing was fetched" in ran.stderr
+    assert served.requests == 0
+
+
+def test_a_disk_that_fills_up_while_unpacking_can_be_made_larger(
+    facedata: Run, tmp_path: Path, server: Server, small_disk: Path
+) -> None:
+    zeros = tar_gz({f"big/{number}": bytes(1_500_000) for number in range(6)} | {"big/train.rec": b"x"})
+    (part,) = parts_set(tmp_path, zeros, 1, server.url("/"))
+    server.add("/big_00", part)
+    ran = facedata("download", "big", "--root", small_disk / "data")
+    assert ran.status == 1
+    assert "free" in ran.stderr
+    assert not (small_disk / "data/big").exists()
+    subprocess.run(["mount", "-o", "remount,size=32m", str(small_disk)], check=True)
+    ran = facedata("download", "big", "--root", small_disk / "data")
+    assert ran.status == 0, ran.stderr
+    assert len(tree(small_disk / "data/big")) == 7
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "said"), [(b"y\n", 0, "ready in"), (b"n\n", 2, "not accepted"), (b"\x03", 75, "interrupted")]
+)
+def test_terms_are_asked_for_on_a_terminal(
+    tmp_path: Path, server: Server, answer: bytes, status: int, said: str
+) -> None:
+    server.add("/small.tar.gz", CLUSTERING)
+    clustering_set(tmp_path, server.url("/small.tar.gz"), status="withdrawn")
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(tmp_path)
+        os.execv(FACEDATA[0], [*FACEDATA, "download", "small", "--root", "data"])
+    shown = b""
+    with suppress(OSError):  # the terminal is gone when the program has ended
+        while piece := os.read(terminal, 1 << 16):
+            shown += piece
+            if b"[y/N]" in piece:
+                os.write(terminal, answer)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status, shown
+    os.close(terminal)
+    assert b"withdrawn by its publisher" in shown
+    assert said.encode() in shown
