@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import signal
 import sys
 from types import FrameType
@@ -63,6 +64,7 @@ def facedata() -> None:
 def main() -> None:
     """Run the command line; SIGTERM and SIGINT outside a job end it with status 75 too."""
     signal.signal(signal.SIGTERM, _interrupt)
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 is shown as it is
@@ -77,6 +79,15 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # the work is done and told; a signal now must not make it a failure
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _open_what_is_closed() -> None:
+    """After ``>&-`` there is no stdout, and the next file that is opened would get its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(descriptor)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -87,7 +87,7 @@ def _names_of_parts() -> list[str]:
 
     try:
         return [download.name for one in load_catalogue() for download in one.downloads]
-    except InputError:
+    except (InputError, OSError):  # the home folder of somebody else, say
         return []
 
 

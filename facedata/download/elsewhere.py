@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -14,6 +14,11 @@ from facedata.download.readers import Meter
 from facedata.download.verdicts import Expectation, Result, judge
 
 __all__ = ["Answer", "Candidates"]
+
+
+_FEW = 100
+_MOST_LOOKS = 2_000_000  # about half a minute
+_log = logging.getLogger(__name__)
 
 
 class Answer(NamedTuple):
@@ -28,6 +33,7 @@ class Candidates:
 
     def __init__(self, root: str) -> None:
         self._root = root
+        self._looks, self._warned = 0, False
         self._index: NameIndex | None = None
         self._expected = HashedNames()
         self._lock = threading.Lock()
@@ -46,13 +52,40 @@ class Candidates:
             self._index = NameIndex(self._root, walk())
             for expected in places():
                 self._expected.add(expected)
-        found = [path for path in self._index.find(os.path.basename(place)) if path not in self._expected]
+        found = self._of_the_same_end(self._index, place)
         longest = max((shared_suffix(path, place) for path in found), default=0)
         found = sorted(path for path in found if shared_suffix(path, place) == longest)
         if expectation.digest is None and expectation.structure is None and expectation.size is None:
             # nothing but the name: its folder must have the right one too, and it must be the only one
             return found if len(found) == 1 and longest >= min(2, len(place.split("/"))) else []
         return found
+
+    def _of_the_same_end(self, index: NameIndex, place: str) -> list[str]:
+        """Those whose folder's name is right too, or else those of the name alone.
+
+        A million files may have a thousand names in a thousand folders: the folder's name keeps that from taking a
+        thousand looks a file, and where it does not help either, that ends some time.
+        """
+        names = place.split("/")
+        found = [path for path in index.find("/".join(names[-2:])) if path not in self._expected]
+        if found or len(names) == 1:
+            return found
+        count = index.count(names[-1])
+        if count > _FEW:
+            self._looks += count
+            if self._looks > _MOST_LOOKS:
+                self._warn()
+                return []
+        return [path for path in index.find(names[-1]) if path not in self._expected]
+
+    def _warn(self) -> None:
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "too many files are missing whose names very many files have: from here on such a file is found "
+                "elsewhere only in a folder of the same name; is %s the right folder?",
+                self._root,
+            )
 
     def once(
         self, candidate: str, expectation: Expectation, check: Callable[[str, Meter], Answer], meter: Meter

@@ -58,7 +58,7 @@ def _listing(root: str, folder: str, complain: Complaint | None) -> list[str]:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     paths.append(f"{folder}{entry.name}/")
-                elif entry.is_file():
+                elif _is_file(entry):
                     paths.append(f"{folder}{entry.name}")
                 elif complain is not None:
                     complain(entry.path, f"it is {_kind(entry)}", not _dangles(entry))
@@ -69,6 +69,14 @@ def _listing(root: str, folder: str, complain: Complaint | None) -> list[str]:
     return paths
 
 
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a plain file or a link to one; a link in a circle is none, and no reason to miss its neighbours."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
 def _dangles(entry: os.DirEntry[str]) -> bool:
     """Whether it is a link that leads nowhere: that should be a file, and is lost."""
     return entry.is_symlink() and not os.path.exists(entry.path)
@@ -76,7 +84,7 @@ def _dangles(entry: os.DirEntry[str]) -> bool:
 
 def _kind(entry: os.DirEntry[str]) -> str:
     if entry.is_symlink():
-        return "a link to a folder" if entry.is_dir() else "a link that leads to no file"
+        return "a link to a folder" if os.path.isdir(entry.path) else "a link that leads to no file"
     return kind_name(entry.stat(follow_symlinks=False).st_mode)
 
 
@@ -102,7 +110,7 @@ class HashedNames:
 
 
 class NameIndex:
-    """Where the files of a name lie: 8 bytes a file and the path of each folder.
+    """Where the files of a name lie: 16 bytes a file and the path of each folder.
 
     Parameters
     ----------
@@ -114,26 +122,36 @@ class NameIndex:
     def __init__(self, root: str, paths: Iterable[str]) -> None:
         self._root = root
         self._folders: list[str] = []
-        self._entries = array("Q", self._entries_of(paths))
-        _sort(self._entries)
-
-    def _entries_of(self, paths: Iterable[str]) -> Iterator[int]:
+        self._names, self._pairs = array("Q"), array("Q")  # of names, and of names with their folder's name
         for path in paths:
-            folder, _, name = path.rpartition("/")
-            if not self._folders or self._folders[-1] != folder:
-                self._folders.append(folder)
-            yield _head(name) | (len(self._folders) - 1)
+            self._add(path)
+        _sort(self._names)
+        _sort(self._pairs)
 
-    def find(self, name: str) -> list[str]:
-        """The paths, relative to the root, of the files of that name."""
-        head, found = _head(name), []
-        place = bisect_left(self._entries, head)
-        while place < len(self._entries) and self._entries[place] >> _FOLDER_BITS == head >> _FOLDER_BITS:
-            path = os.path.join(self._folders[self._entries[place] & ((1 << _FOLDER_BITS) - 1)], name)
-            if path not in found and os.path.isfile(os.path.join(self._root, path)):
-                found.append(path)
-            place += 1
-        return found
+    def _add(self, path: str) -> None:
+        folder, _, name = path.rpartition("/")
+        if not self._folders or self._folders[-1] != folder:
+            self._folders.append(folder)
+        number = len(self._folders) - 1
+        self._names.append(_head(name) | number)
+        self._pairs.append(_head(f"{folder.rpartition('/')[2]}/{name}") | number)
+
+    def count(self, end: str) -> int:
+        """About how many files `find` would look at."""
+        _, first, last = self._range(end)
+        return last - first
+
+    def find(self, end: str) -> list[str]:
+        """The paths, relative to the root, of the files of that name, or of that folder's name and name."""
+        entries, first, last = self._range(end)
+        name = end.rpartition("/")[2]
+        folders = (self._folders[entry & ((1 << _FOLDER_BITS) - 1)] for entry in entries[first:last])
+        paths = dict.fromkeys(os.path.join(folder, name) for folder in folders)  # two hashes may be the same
+        return [path for path in paths if os.path.isfile(os.path.join(self._root, path))]
+
+    def _range(self, end: str) -> tuple[array[int], int, int]:
+        entries, head = self._pairs if "/" in end else self._names, _head(end)
+        return entries, bisect_left(entries, head), bisect_left(entries, head + (1 << _FOLDER_BITS))
 
 
 def shared_suffix(first: str, second: str) -> int:

@@ -168,11 +168,15 @@ class LabelLines:
         counted = _compare(lines, self.lines, "lines")
         if not counted.good:
             return counted
+        if self.classes is None:  # all may be unlabelled
+            return Finding(True, f"{counted.text}, {classes:,} classes")
         found = _compare(classes, self.classes, "classes")
         return Finding(found.good, f"{counted.text}, {found.text}" if found.good else found.text)
 
 
 def _compare(found: int, expected: int | None, what: str) -> Finding:
+    if expected is None and found == 0:
+        return Finding(False, f"has no {what}")  # no set is empty: what should be in it was lost
     if expected is None or found == expected:
         return Finding(True, f"{found:,} {what}")
     return Finding(False, f"expected {expected:,} {what}, found {found:,}")

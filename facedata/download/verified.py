@@ -26,6 +26,7 @@ _MOST = 1_000_000
 _WRITE_EVERY = 2.0
 _LOCK_SECONDS = 5.0
 _YOUNG_NS = 2_000_000_000
+_MOST_NS = 1 << 63  # what an INTEGER of SQLite holds: from 1678 to 2262
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS files (path BLOB, algorithm TEXT, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, "
     "inode TEXT, digest TEXT, PRIMARY KEY (path, algorithm)) WITHOUT ROWID"
@@ -73,7 +74,7 @@ class VerifiedFiles:
             return Digest(algorithm, str(row[0])) if row else None
         except sqlite3.Error as error:
             self._give_up(error)
-        except OptionError:  # no digest: somebody else wrote it
+        except (OptionError, OverflowError):  # no digest: somebody else wrote it; or a time that SQLite cannot hold
             pass
         return None
 
@@ -95,7 +96,7 @@ class VerifiedFiles:
 
     def put(self, path: str, status: os.stat_result, digest: Digest) -> None:
         """Remember without a question."""
-        if self._connection is not None and self._room > 0:
+        if self._connection is not None and self._room > 0 and abs(status.st_mtime_ns) < _MOST_NS:
             self._room -= 1
             self._waiting.append((os.fsencode(path), digest.algorithm, *_identity(status), digest.value))
             self.flush(every=_WRITE_EVERY)
@@ -113,6 +114,8 @@ class VerifiedFiles:
         self._written = time.monotonic()
 
     def _open(self) -> None:
+        if not self._path.is_absolute():  # a user without a home folder, as in many containers
+            return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError:

@@ -221,7 +221,10 @@ class _Verifier:
         recalled: dict[str, Result] = {}
         size = 0
         for candidate in candidates:
-            status = os.stat(os.path.join(self._root, candidate))
+            try:
+                status = os.stat(os.path.join(self._root, candidate))
+            except OSError:  # it was there a moment ago; `_try` says so
+                continue
             result = glance(expectation, status) or self._recall(expectation, candidate, status)
             if result is not None:
                 recalled[candidate] = result

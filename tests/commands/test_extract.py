@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from archive_support import split, write_tar
 from support import Ran, tree
 
@@ -87,3 +88,11 @@ def test_the_last_part_of_a_set_that_the_catalogue_knows_is_missed(
     assert "glint360k_06" in ran.stderr
     assert "missing" in ran.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_settings_that_may_not_be_read_are_no_matter(
+    tmp_path: Path, facedata: Facedata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tar(tmp_path / "a.tgz", MEMBERS)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / ("x" * 300)))
+    assert facedata("extract", "a.tgz", "--output", "out").status == 0

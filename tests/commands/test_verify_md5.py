@@ -246,6 +246,14 @@ def test_a_reader_that_goes_is_no_crash(data: Path, tmp_path: Path) -> None:
     assert b"Exception ignored" not in errors
 
 
+def test_a_stdout_that_is_closed_is_no_crash(data: Path, tmp_path: Path) -> None:
+    for way in ("--manifest MD5SUMS --root data", "--create data", "--json --manifest MD5SUMS --root data"):
+        line = f'exec "$@" verify-md5 {way} >&-'
+        words = ["sh", "-c", line, "sh", *FACEDATA]
+        ran = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert (ran.returncode, "Traceback" in ran.stderr) == (0, False)
+
+
 def test_nothing_heavy_is_loaded_to_check_a_list(data: Path, tmp_path: Path) -> None:
     code = (
         "import sys; sys.argv = ['facedata', 'verify-md5', '--manifest', 'MD5SUMS', '--root', 'data', '--no-cache']\n"

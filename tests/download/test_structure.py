@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import RecordSetMaker, file_of, jpeg
 
-from facedata.download.structure import FeatureMatrix, IndexLines, LabelLines, RecordFile
+from facedata.download.structure import FeatureMatrix, Finding, IndexLines, LabelLines, RecordFile
 from facedata.errors import FormatError, InputError, InputNotFoundError
 
 MakeSet = Callable[[str], RecordSetMaker]
@@ -125,7 +125,7 @@ def test_a_line_that_is_no_number_is_named(text: bytes, reason: str) -> None:
     assert reason in str(raised.value)
 
 
-@given(st.lists(st.integers(-1, 10**17), max_size=40))
+@given(st.lists(st.integers(-1, 10**17), min_size=1, max_size=40))
 def test_labels_are_counted_as_numpy_counts(labels: list[int]) -> None:
     with file_of("".join(f"{label}\n" for label in labels).encode(), "a.meta") as path:
         found = LabelLines().check(str(path))
@@ -149,3 +149,11 @@ def test_nothing_waits_for_a_named_pipe(tmp_path: Path) -> None:
     for check in (IndexLines(), RecordFile(), FeatureMatrix(256), LabelLines()):
         with pytest.raises(InputError, match="is a named pipe"):
             check.check(str(tmp_path / ("train.idx" if isinstance(check, IndexLines) else "train.rec")))
+
+
+@pytest.mark.parametrize(("name", "check"), [("train.idx", IndexLines()), ("a.meta", LabelLines())])
+def test_an_empty_file_is_never_good(tmp_path: Path, name: str, check: IndexLines | LabelLines) -> None:
+    (tmp_path / name).write_bytes(b"")
+    assert check.check(str(tmp_path / name)) == Finding(False, "has no lines")
+    (tmp_path / name).write_bytes(b"0\t0\n" if name == "train.idx" else b"-1\n")
+    assert check.check(str(tmp_path / name)).good

@@ -142,3 +142,26 @@ def test_several_processes_remember_at_once(root: Path) -> None:
     processes = [subprocess.Popen([sys.executable, "-c", code, str(writer)]) for writer in range(3)]
     assert [process.wait(60) for process in processes] == [0, 0, 0]
     assert all(found(root, f"{writer}-{number}") for writer in range(3) for number in range(0, 20, 7))
+
+
+@pytest.mark.parametrize("seconds", [13_569_465_600, -14_000_000_000])
+def test_times_that_a_database_cannot_hold_are_no_matter(root: Path, seconds: int) -> None:
+    os.utime(root / "file", (seconds, seconds))
+    if (root / "file").stat().st_mtime_ns != seconds * 1_000_000_000:
+        pytest.skip("nor can this file system")
+    assert found(root) is None
+    remember(root, "file", DIGEST)
+    assert found(root) is None
+
+
+def test_without_a_home_folder_nothing_is_written_to_the_current_one(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as of a user who is in no list
+    remember(root, "file", DIGEST)
+    assert found(root) is None
+    assert list(here.iterdir()) == []

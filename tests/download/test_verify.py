@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import peak_bytes, raised_without_root
 
-from facedata.download import finding
+from facedata.download import elsewhere, finding
 from facedata.download.checksums import hash_file
 from facedata.download.digest import Digest
 from facedata.download.finding import NameIndex, walk_files
@@ -273,3 +273,37 @@ def test_the_index_of_names_is_the_same_with_many(tmp_path: Path, monkeypatch: p
         index = NameIndex(str(tmp_path), walk_files(str(tmp_path)))
         assert sorted(index.find("x")) == ["a/x", "b/c/x"]
         assert (index.find("y"), index.find("z"), index.find("nope")) == (["b/y"], ["z"], [])
+
+
+def test_a_link_in_a_circle_does_not_hide_its_neighbours(tmp_path: Path) -> None:
+    put(tmp_path, a="", b="", c="", d="", sub__e="")
+    for name in ("loop", "other"):
+        (tmp_path / name).symlink_to(name)
+    told: list[str] = []
+    found = list(walk_files(str(tmp_path), complain=lambda path, *_: told.append(os.path.basename(path))))
+    assert (found, sorted(told)) == (["a", "b", "c", "d", "sub/e"], ["loop", "other"])
+
+
+def test_many_files_of_few_names_are_found_elsewhere_in_time(tmp_path: Path) -> None:
+    expected = []
+    for folder in range(1000):
+        (tmp_path / "moved" / f"{folder}").mkdir(parents=True)
+        for name in range(5):
+            (tmp_path / "moved" / f"{folder}" / f"{name}.jpg").write_text(f"{folder} {name}")
+            expected.append(Expectation(f"{folder}/{name}.jpg", md5(f"{folder} {name}")))
+    begin = time.monotonic()
+    done = verify(tmp_path, expected)
+    assert time.monotonic() - begin < 10  # it took minutes
+    assert done.verdicts == {"OK": 5000}
+    assert done.results[-1].found_at == "moved/999/4.jpg"
+
+
+def test_looking_for_names_that_everything_has_ends_some_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(elsewhere, "_FEW", 10)
+    monkeypatch.setattr(elsewhere, "_MOST_LOOKS", 50)
+    put(tmp_path, **{f"moved__{folder}__x": f"{folder}" for folder in range(20)})
+    done = verify(tmp_path, [Expectation(f"other{folder}/x", md5(f"{folder}")) for folder in range(6)])
+    assert done.verdicts == {"OK": 2, "MISSING": 4}
+    assert caplog.text.count("very many files") == 1

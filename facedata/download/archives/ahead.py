@@ -40,7 +40,7 @@ class ReadAhead(Generic[_T]):
     depth : int
         How many items wait at most.
     look_up : callable
-        Called now and then while nothing comes; may raise.
+        Called now and then while nothing comes, and with each item, since many may be passed over; may raise.
     """
 
     def __init__(self, items: Iterator[_T], depth: int, look_up: Callable[[], None]) -> None:
@@ -58,6 +58,7 @@ class ReadAhead(Generic[_T]):
                 if isinstance(error, StopIteration):
                     return
                 raise error
+            self._look_up()
             yield item  # type: ignore[misc]
 
     def _get(self) -> tuple[_T | None, BaseException | None]:

@@ -102,31 +102,40 @@ def plain(joined: JoinedParts, start: int) -> Iterator[Piece]:
 
 
 class _Feed:
-    """The compressed bytes in blocks, some of which can be given back."""
+    """The compressed bytes in blocks, some of which can be given back.
+
+    Giving back moves a place and copies nothing, or a file of very many gzip members would take for ever.
+    """
 
     def __init__(self, joined: JoinedParts) -> None:
         self._blocks = joined.blocks(0, BLOCK)
-        self._rest = b""
+        self._block, self._inside = b"", 0
         self.position = 0  # of the next byte
         self.joined = joined
 
-    def block(self) -> bytes:
-        """The next bytes, of any number; none at the end."""
-        block, self._rest = self._rest or next(self._blocks, b""), b""
-        self.position += len(block)
-        return block
+    def block(self, most: int = BLOCK) -> bytes:
+        """The next bytes, of any number up to `most`; none at the end."""
+        if self._inside >= len(self._block):
+            self._block, self._inside = next(self._blocks, b""), 0
+        data = self._block[self._inside : self._inside + most]
+        self._inside += len(data)
+        self.position += len(data)
+        return data
 
     def give_back(self, data: bytes) -> None:
-        self._rest = data + self._rest
+        """Unread the bytes that came last."""
+        if len(data) <= self._inside:
+            self._inside -= len(data)
+        else:
+            self._block, self._inside = data + self._block[self._inside :], 0
         self.position -= len(data)
 
     def up_to(self, length: int) -> bytes:
         """So many bytes, or fewer at the end."""
-        data = self.block()
-        while len(data) < length and (more := self.block()):
+        data = self.block(length)
+        while len(data) < length and (more := self.block(length - len(data))):
             data += more
-        self.give_back(data[length:])
-        return data[:length]
+        return data
 
     def exactly(self, length: int) -> bytes:
         data = self.up_to(length)
@@ -136,14 +145,28 @@ class _Feed:
 
     def string(self) -> None:
         """Pass over bytes up to a zero."""
-        for _ in range(_LONGEST_FIELD):
-            if self.exactly(1) == b"\0":
+        left = _LONGEST_FIELD
+        while left > 0:
+            data = self.block(left)
+            if not data:
+                raise ArchiveError(self.joined.early_end())
+            text, zero, rest = data.partition(b"\0")
+            if zero:
+                self.give_back(rest)
                 return
+            left -= len(text)
         raise ArchiveError(f"{self.joined.place(self.position)}: a gzip header that does not end")
 
 
-def gunzip(joined: JoinedParts, limit: RatioLimit) -> Iterator[Piece]:
+def gunzip(joined: JoinedParts, limit: RatioLimit, trailing: list[str]) -> Iterator[Piece]:
     """The content of a gzip file of one member or several, each proven by its CRC-32 and size.
+
+    Parameters
+    ----------
+    joined : JoinedParts
+    limit : RatioLimit
+    trailing : list of str
+        Gets the place where something else than gzip data and zeros follows, which is warned of.
 
     Raises
     ------
@@ -154,7 +177,7 @@ def gunzip(joined: JoinedParts, limit: RatioLimit) -> Iterator[Piece]:
     """
     with joined:
         feed = _Feed(joined)
-        while _next_member(feed):
+        while _next_member(feed, trailing):
             inflater = Inflater()
             while not inflater.ended:
                 yield from _inflated(feed, inflater, limit)
@@ -168,10 +191,13 @@ def _inflated(feed: _Feed, inflater: Inflater, limit: RatioLimit) -> Iterator[Pi
     block = feed.block()
     if not block:
         raise ArchiveError(feed.joined.early_end())
+    before = inflater.size
     try:
         for chunks in inflater.feed(block):
             limit.check(inflater.size, feed.position)
             yield Piece(chunks, feed.position)
+        if inflater.size == before:
+            yield Piece([], feed.position)  # so that whoever waits can end it, though nothing comes out for long
     except DamagedDataError as error:
         raise _damaged(feed.joined, begin, feed.position) from error
 
@@ -183,12 +209,14 @@ def _damaged(joined: JoinedParts, begin: int, end: int) -> ArchiveError:
     )
 
 
-def _next_member(feed: _Feed) -> bool:
+def _next_member(feed: _Feed, trailing: list[str]) -> bool:
     """Read a gzip header; False at the end."""
     at = feed.position
     head = feed.up_to(10)
     if at > 0 and head[:3] != GZIP:
-        _pass_over_rest(feed, head, at)
+        if _pass_over_rest(feed, head):
+            trailing.append(feed.joined.place(at))
+            _log.warning("%s: what comes behind the end of the gzip data is ignored", trailing[0])
         return False
     if len(head) < 10:
         raise ArchiveError(feed.joined.early_end())
@@ -203,14 +231,11 @@ def _next_member(feed: _Feed) -> bool:
     return True
 
 
-def _pass_over_rest(feed: _Feed, data: bytes, at: int) -> None:
-    """Zeros behind the last member pad it to whole tape blocks; anything else is worth a word."""
-    told = False
-    while data:
-        if not told and data.strip(b"\0"):
-            _log.warning("%s: what comes behind the end of the gzip data is ignored", feed.joined.place(at))
-            told = True
+def _pass_over_rest(feed: _Feed, data: bytes) -> bool:
+    """Whether there is more than zeros, which pad the last member to whole tape blocks."""
+    while data and not data.strip(b"\0"):
         data = feed.block()
+    return bool(data)
 
 
 def _check_trailer(feed: _Feed, inflater: Inflater) -> None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from facedata.download.archives import kinds
 from facedata.download.archives.parts import Archive
 from facedata.download.archives.safety import OWN_PREFIX
 from facedata.download.archives.staging import Tally
@@ -60,8 +61,17 @@ class Extraction:
 
 
 def archive_identity(archive: Archive) -> tuple[str, list[dict[str, Any]]]:
-    """What tells the archive from others, whatever its parts are called: a short digest, and the parts' identities."""
+    """What tells the archive from others, whatever its parts are called: a short digest, and the parts' identities.
+
+    Where the archive itself proves its content, a glance at it is enough. A plain tar archive does not: the one that is
+    fetched after a damaged one has been unpacked looks the same at a glance, and must not count as unpacked.
+    """
     parts = [file_identity(part) for part in archive.parts]
+    if archive.kind == "tar":
+        statuses = [kinds.check_regular(part) for part in archive.parts]
+        parts = [
+            {**part, "written": f"{one.st_mtime_ns} {one.st_ino}"} for part, one in zip(parts, statuses, strict=True)
+        ]
     digest = hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8)
     return digest.hexdigest(), parts
 

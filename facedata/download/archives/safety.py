@@ -25,6 +25,7 @@ OWN_PREFIX = ".facedata-extract"
 
 _PLAIN = re.compile(r"[^/\0.][^/\0]{0,59}(?:/[^/\0.][^/\0]{0,59}){0,15}")
 _LONGEST_COMPONENT = 255
+_DEEPEST = 200  # folders; making and deleting them takes a call of a function for each
 _LONGEST_NAME = 3000  # of the 4096 that a path may have, the output's own path takes some
 
 
@@ -101,4 +102,6 @@ def _reason(components: list[str]) -> str:
     lengths = [len(os.fsencode(component)) for component in components]
     if max(lengths, default=0) > _LONGEST_COMPONENT or sum(lengths) + len(lengths) > _LONGEST_NAME:
         return "a name that is too long for a file system"
+    if len(components) > _DEEPEST:
+        return f"a name that lies in more than {_DEEPEST - 1} folders"
     return ""

@@ -20,6 +20,8 @@ __all__ = ["TarWalk"]
 
 _DEPTH = 24  # pieces of about 300 kB, at most 1 MiB
 _LABEL = b"V"
+_MAGIC = b"ustar"
+_TAPE_BLOCK = 20 * BLOCK  # bytes up to which the last block of an archive may be filled up with anything
 _REFUSED = {
     b"1": "a hard link",
     b"2": "a symbolic link",
@@ -108,7 +110,7 @@ class _Stream:
             yield chunks
 
     def rest(self) -> Iterator[bytes]:
-        """All that comes now."""
+        """All that comes now; `at` is where each chunk begins."""
         while True:
             yield self._chunk[self._inside :]
             self.at += len(self._chunk) - self._inside
@@ -135,8 +137,9 @@ class TarWalk:
     def __init__(self, archive: Archive, mark: int, max_ratio: float, look_up: Callable[[], None]) -> None:
         self._joined = JoinedParts(archive.parts)
         self._name, self._compressed = archive.name, archive.kind == "tar.gz"
+        self._trailing: list[str] = []  # where something else follows the gzip data
         if self._compressed:
-            pieces = gunzip(self._joined, RatioLimit(archive.name, max_ratio))
+            pieces = gunzip(self._joined, RatioLimit(archive.name, max_ratio), self._trailing)
         else:
             pieces = plain(self._joined, mark)
         self._ahead = ReadAhead(pieces, _DEPTH, look_up)
@@ -168,7 +171,7 @@ class TarWalk:
             self._left = member.size if member.kind == "file" else 0
             at = member.mark
             yield member
-        self._pass_over_rest()
+        self._pass_over_rest(at)
 
     def blocks(self) -> Iterator[list[bytes]]:
         """The data of the member that came last."""
@@ -190,7 +193,7 @@ class TarWalk:
             return None
         except FormatError as error:
             raise self._damaged(error) from error
-        if kind in _WITHOUT_DATA or (kind in FILE and name.endswith(b"/")):
+        if kind in _WITHOUT_DATA:
             size = 0
         return _as_member(name, kind, size, header, data_at + padded(size))
 
@@ -204,13 +207,19 @@ class TarWalk:
 
     def _ended(self, at: int) -> None:
         """The stream ended in a header, or where one was to come, or in the data of a member that was passed over."""
-        if self._stream.at != at or not self._compressed:
+        if self._stream.at != at or not self._compressed or self._trailing:
             raise self._early_end("where a member's header should be") from None
         _log.warning("%s: has no end mark behind its last member; taken as whole, since its gzip data is", self._name)
 
     def _early_end(self, where: str) -> ArchiveError:
         if not self._compressed:
             return ArchiveError(self._joined.early_end())
+        if self._trailing:
+            return ArchiveError(
+                f"{self._trailing[0]}: the gzip data ends here, the tar archive in it does not, and what follows is no "
+                "gzip data: the parts are damaged here, or one is missing or in another order; compare their checksums "
+                "('facedata verify-md5') and fetch the wrong one again"
+            )
         return ArchiveError(
             f"{self._name}: its gzip data is whole, but the tar archive in it ends early, at byte {self._stream.at} "
             f"unpacked, {where}: it was cut short before it was compressed; fetch it from another place"
@@ -223,18 +232,28 @@ class TarWalk:
             place = f"{self._joined.place(max(self._stream.at - BLOCK, 0))}: {error}"
         return ArchiveError(f"{place}; compare the checksums of the parts ('facedata verify-md5')")
 
-    def _pass_over_rest(self) -> None:
-        """Read to the end, which proves the compressed data."""
+    def _pass_over_rest(self, end: int) -> None:
+        """Read to the end, which proves the compressed data; zeros at `end` were taken for the end mark."""
         told = False
         for chunk in self._stream.rest():
-            if not told and chunk.strip(b"\0"):
+            behind = chunk.lstrip(b"\0")
+            if not behind:
+                continue
+            if end == 0 or _MAGIC in chunk or self._stream.at + len(chunk.rstrip(b"\0")) > end + _TAPE_BLOCK:
+                raise self._more_behind(end)
+            if not told:
                 told = True
-                _log.warning(
-                    "%s: what comes behind the end mark of the tar archive, near byte %d unpacked, is ignored; if it "
-                    "is another archive, unpack it by itself",
-                    self._name,
-                    self._stream.at,
-                )
+                at = self._stream.at + len(chunk) - len(behind)
+                _log.warning("%s: byte %d unpacked and what follows, behind the end mark, is ignored", self._name, at)
+
+    def _more_behind(self, end: int) -> ArchiveError:
+        """A tape block may be filled up with anything, but members behind zeros are not to be lost silently."""
+        place = f"byte {end} unpacked" if self._compressed else self._joined.place(end)
+        return ArchiveError(
+            f"{self._name}: at {place} there are zeros, as at the end of a tar archive, but more than zeros follows: a "
+            "download that left a hole (compare the checksums of the parts with 'facedata verify-md5', and fetch the "
+            "wrong one again), or several archives joined into one (unpack them with: tar --ignore-zeros -xf FILE)"
+        )
 
 
 def _as_member(name: bytes, kind: bytes, size: int, header: bytes, mark: int) -> Member:

@@ -25,6 +25,7 @@ _DEPTH = 8  # batches of about 1 MiB
 _BATCH = 1 << 20
 _SMALL = 1 << 15
 _ENTRY_COSTS = 512
+_LOOK_EVERY = 1 << 13  # entries: a directory of millions takes many seconds
 _local = struct.Struct("<4s5H3L2H")
 _STORED, _DEFLATED = 0, 8
 _METHODS = {1: "Shrink", 6: "Implode", 9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 99: "AES"}
@@ -49,7 +50,7 @@ class ZipWalk:
         Number of the entry to begin with.
     max_ratio : float
     look_up : callable
-        Called now and then while the disk is slow; may raise.
+        Called now and then while the directory is read or the disk is slow; may raise.
 
     Attributes
     ----------
@@ -63,7 +64,7 @@ class ZipWalk:
         self.position = 0
         self._window, self._window_at = b"", 0
         with self._joined:
-            self.size = _check_sizes(archive.name, ZipDirectory(self._joined), mark, max_ratio)
+            self.size = _check_sizes(archive.name, ZipDirectory(self._joined), mark, max_ratio, look_up)
         self._ahead = ReadAhead(self._batches(), _DEPTH, look_up)
         self._events = (event for batch in self._ahead for event in batch)
         self._next: _Event | None = None
@@ -105,7 +106,12 @@ class ZipWalk:
         with self._joined:
             for number, entry in enumerate(ZipDirectory(self._joined)):
                 if number < self._mark:
+                    if number % _LOOK_EVERY == 0:
+                        yield []  # so that the thread can be ended meanwhile
                     continue
+                if held >= _BATCH:  # also where no member has any data
+                    yield batch
+                    batch, held = [], 0
                 batch.append((entry, []))
                 held += _ENTRY_COSTS
                 for chunks in self._data(entry):
@@ -202,7 +208,7 @@ def _as_member(entry: Entry, mark: int) -> Member:
     return Member(entry.name, kind, reason, entry.size, bool(entry.mode & 0o100), entry.modified, mark)
 
 
-def _check_sizes(name: str, directory: ZipDirectory, mark: int, max_ratio: float) -> int:
+def _check_sizes(name: str, directory: ZipDirectory, mark: int, max_ratio: float, look_up: Callable[[], None]) -> int:
     """Look through the whole directory before anything is unpacked; returns the bytes from `mark` on."""
     from array import array
 
@@ -211,6 +217,8 @@ def _check_sizes(name: str, directory: ZipDirectory, mark: int, max_ratio: float
     begins, ends = array("q"), array("q")
     size = packed = left = count = 0
     for count, entry in enumerate(directory, 1):
+        if count % _LOOK_EVERY == 0:
+            look_up()
         end = entry.offset + _local.size + len(entry.raw_name) + entry.packed
         if end > directory.begin:
             raise ArchiveError(

@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import tarfile
+import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -19,8 +20,10 @@ from hypothesis import strategies as st
 from support import tree
 
 from facedata.download.archives import Extraction, extract_archive, group_archives
-from facedata.errors import ArchiveError, OutputExistsError, OutputLockedError
+from facedata.download.archives.zipping import ZipWalk
+from facedata.errors import ArchiveError, InterruptedJobError, OutputExistsError, OutputLockedError
 from facedata.jobs.lock import ShardLock
+from facedata.jobs.signals import StopRequest
 
 Unpack = Callable[..., Extraction]
 
@@ -331,10 +334,92 @@ def test_what_comes_behind_the_end_is_ignored(tmp_path: Path, unpack: Unpack, ca
         unpack(path, overwrite=True)
     assert "behind the end of the gzip data is ignored" in caplog.text
     write_tar(tmp_path / "b.tar", [("b", b"1")])
-    (tmp_path / "b.tar").write_bytes((tmp_path / "b.tar").read_bytes() * 2)
+    (tmp_path / "b.tar").write_bytes((tmp_path / "b.tar").read_bytes() + b"old tape")
     with caplog.at_level(logging.WARNING, "facedata"):
         unpack(tmp_path / "b.tar")
-    assert "behind the end mark of the tar archive" in caplog.text
+    assert "behind the end mark" in caplog.text
+
+
+def test_members_behind_zeros_are_not_lost_silently(tmp_path: Path, unpack: Unpack) -> None:
+    data = bytearray(tar_bytes([(f"{number}", random.Random(number).randbytes(3000)) for number in range(99)]))
+    hole = data.copy()
+    hole[5 * 3584 : 5 * 3584 + 5000] = bytes(5000)  # as a download leaves one that makes the whole file first
+    for name, content in (("joined.tar", data + data), ("hole.tar", hole), ("no-header.tar", data + b"x" * 90000)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ArchiveError, match="there are zeros, as at the end of a tar archive, but more than zeros"):
+            unpack(tmp_path / name)
+    with gzip.open(tmp_path / "joined.tgz", "wb") as file:
+        file.write(data + data)
+    with pytest.raises(ArchiveError, match=r"byte .* unpacked there are zeros"):
+        unpack(tmp_path / "joined.tgz")
+    assert tree(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize("ending", ["tgz", "zip"])
+def test_an_archive_with_a_hole_at_its_beginning_is_not_an_empty_one(
+    tmp_path: Path, unpack: Unpack, ending: str
+) -> None:
+    content = random.Random(0).randbytes(9000)
+    write_tar(tmp_path / "a.tgz", [("a", content)])
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a", content)
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(bytes(4096) + path.read_bytes()[4096:])
+    with pytest.raises(ArchiveError, match=r"byte 0 of .* there are zeros, .* but more than zeros follows"):
+        unpack(path)
+
+
+@pytest.mark.parametrize("cut", [3584 * 2, 3584 * 2 + 700])
+def test_a_damaged_header_of_a_second_gzip_member_is_no_end(tmp_path: Path, unpack: Unpack, cut: int) -> None:
+    data = tar_bytes([(f"{number}", random.Random(number).randbytes(3000)) for number in range(5)])
+    first, second = gzip.compress(data[:cut]), bytearray(gzip.compress(data[cut:]))
+    second[0] ^= 1
+    (tmp_path / "a.tgz").write_bytes(first + second)
+    with pytest.raises(ArchiveError, match=f"byte {len(first)} of .*a.tgz: the gzip data ends here, the tar .* not"):
+        unpack(tmp_path / "a.tgz")
+
+
+def test_a_gzip_file_of_very_many_members_is_read_fast(tmp_path: Path, unpack: Unpack) -> None:
+    named = b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * 60000 + b"\0" + gzip.compress(b"")[10:]
+    data = tar_bytes([("a", b"1")])
+    (tmp_path / "a.tgz").write_bytes(gzip.compress(data[:512]) + named * 100 + gzip.compress(data[512:]))
+    begin = time.monotonic()
+    unpack(tmp_path / "a.tgz")
+    assert time.monotonic() - begin < 3  # it took 10 s
+    assert tree(tmp_path / "out") == {"a": b"1"}
+
+
+def test_a_file_whose_name_ends_in_a_slash_is_a_folder_and_its_data_is_passed_over(
+    tmp_path: Path, unpack: Unpack
+) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_bytes([("d/", b"data"), ("f", b"1")]))
+    assert unpack(tmp_path / "a.tar").folders == 1
+    assert tree(tmp_path / "out") == {"f": b"1"}
+
+
+def test_it_stops_soon_where_nothing_is_written(tmp_path: Path, unpack: Unpack) -> None:
+    class Later(StopRequest):
+        def __bool__(self) -> bool:
+            self.count += 1
+            return self.count > 10
+
+    strange = tarfile.TarInfo("strange")
+    strange.type, strange.size = b"Z", 60 << 20  # passed over, as all before a resumed run's mark is
+    (tmp_path / "a.tgz").write_bytes(gzip.compress(strange.tobuf() + bytes(60 << 20) + bytes(1024), 1))
+    with pytest.raises(InterruptedJobError):
+        unpack(tmp_path / "a.tgz", stop=Later())
+
+
+def test_a_zip_of_very_many_empty_members_needs_little_memory(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for number in range(10_000):
+            archive.writestr(zipfile.ZipInfo(str(number)), b"")
+    (archive_,) = group_archives([tmp_path / "a.zip"])
+    walk = ZipWalk(archive_, 0, 200, lambda: None)
+    try:
+        assert max(map(len, walk._batches())) < 3000
+    finally:
+        walk.close()
 
 
 def test_gzip_headers_with_all_their_fields_are_read(tmp_path: Path, unpack: Unpack) -> None:
@@ -366,3 +451,20 @@ def test_a_second_run_at_once_is_refused(tmp_path: Path, unpack: Unpack) -> None
         (tmp_path / "over").touch()
         os.waitpid(child, 0)
     unpack(path)
+
+
+def test_a_tar_archive_that_was_mended_is_not_taken_for_done(tmp_path: Path, unpack: Unpack) -> None:
+    """Nothing in it proves its data, so that the damaged one is unpacked, and looks like it at a glance."""
+    good = tar_bytes([("a", random.Random(1).randbytes(4_000_000))])
+    bad = bytearray(good)
+    bad[1_000_000] ^= 1
+    path = tmp_path / "a.tar"
+    path.write_bytes(bad)
+    unpack(path)
+    assert unpack(path).done_before
+    path.unlink()
+    path.write_bytes(good)
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        unpack(path)
+    assert not unpack(path, overwrite=True).done_before
+    assert (tmp_path / "out" / "a").read_bytes() == random.Random(1).randbytes(4_000_000)
