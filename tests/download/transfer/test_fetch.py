@@ -1,0 +1,265 @@
+"""A file is fetched, checked, and only then gets its name."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from hashlib import md5, sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from http_server import Server
+
+from facedata.download.digest import Digest
+from facedata.download.links import Link
+from facedata.download.transfer import Fetched, FileRequest, TransferOptions, fetch_files
+from facedata.errors import ChecksumError, InterruptedJobError, OptionError, OutputExistsError, TransferError
+from facedata.jobs.signals import StopRequest
+
+DATA = os.urandom(300_000)
+
+
+def test_a_file_is_fetched_whole_with_its_date_and_nothing_else_is_left(
+    server: Server, fetch: Any, tmp_path: Path
+) -> None:
+    served = server.add("/a.bin", DATA)
+    fetched = fetch(server.url("/a.bin"), check=DATA)
+    assert (tmp_path / "a.bin").read_bytes() == DATA
+    assert os.listdir(tmp_path) == ["a.bin"]
+    assert (tmp_path / "a.bin").stat().st_mtime == 1714557600.0
+    assert fetched == Fetched(
+        tmp_path / "a.bin",
+        len(DATA),
+        Digest("md5", md5(DATA).hexdigest()),
+        Link("http", server.url("/a.bin")),
+        server.url("/a.bin"),
+        '"first"',
+        "Wed, 01 May 2024 10:00:00 GMT",
+        len(DATA),
+    )
+    assert served.requests == 1
+    assert served.asked[0].range == "bytes=0-"
+    assert served.asked[0].headers["Accept-Encoding"] == "identity"
+
+
+def test_without_a_published_checksum_its_sha256_is_told(server: Server, fetch: Any) -> None:
+    server.add("/a.bin", DATA)
+    assert fetch(server.url("/a.bin")).digest == Digest("sha256", sha256(DATA).hexdigest())
+
+
+@pytest.mark.parametrize("options", [{}, {"ranges": False}, {"length": None}, {"chunked": True}])
+@pytest.mark.parametrize("size", [0, 1, 70_000])
+def test_any_size_from_any_kind_of_server(
+    server: Server, fetch: Any, tmp_path: Path, size: int, options: dict[str, Any]
+) -> None:
+    server.add("/a.bin", DATA[:size], **options)
+    fetch(server.url("/a.bin"), check=DATA[:size])
+    assert (tmp_path / "a.bin").read_bytes() == DATA[:size]
+
+
+def test_several_files_at_once_each_told_as_it_comes(server: Server, tmp_path: Path) -> None:
+    requests = []
+    for number in range(7):
+        server.add(f"/{number}", DATA[number:], rate=3_000_000)
+        requests.append(FileRequest(tmp_path / "sub" / str(number), (Link("http", server.url(f"/{number}")),)))
+    told: list[Fetched] = []
+    seen: list[tuple[int, int]] = []
+    fetched = fetch_files(
+        requests,
+        TransferOptions(connections=3),
+        observer=lambda done, total: seen.append((done, total)),
+        on_fetched=told.append,
+    )
+    assert [one.path.name for one in fetched] == list("0123456")
+    assert sorted(told, key=lambda one: one.path) == fetched
+    assert seen[-1] == (sum(len(DATA) - n for n in range(7)), sum(len(DATA) - n for n in range(7)))
+    for number in range(7):
+        assert (tmp_path / "sub" / str(number)).read_bytes() == DATA[number:]
+
+
+def test_what_was_finished_before_a_stop_is_told(server: Server, tmp_path: Path) -> None:
+    server.add("/quick", DATA)
+    server.add("/slow", DATA, silent=True)
+    requests = [FileRequest(tmp_path / name, (Link("http", server.url(f"/{name}")),)) for name in ("quick", "slow")]
+    stop, told = StopRequest(), list[str]()
+
+    def stop_at_the_first(done: int, total: int) -> None:
+        if (tmp_path / "quick").exists():
+            stop.count = 1
+
+    with pytest.raises(InterruptedJobError):
+        fetch_files(requests, observer=stop_at_the_first, on_fetched=lambda one: told.append(one.path.name), stop=stop)
+    assert told == ["quick"]
+
+
+def test_a_file_that_fails_does_not_stop_the_others(server: Server, tmp_path: Path) -> None:
+    server.add("/good", DATA)
+    requests = [
+        FileRequest(tmp_path / name, (Link("http", server.url(f"/{name}")),)) for name in ("bad", "good", "worse")
+    ]
+    told: list[Fetched] = []
+    with pytest.raises(TransferError) as caught:
+        fetch_files(requests, on_fetched=told.append)
+    assert str(caught.value).startswith("2 of 3 files could not be fetched:\n")
+    assert str(tmp_path / "bad") in str(caught.value)
+    assert str(tmp_path / "worse") in str(caught.value)
+    assert [one.path.name for one in told] == ["good"]
+    assert os.listdir(tmp_path) == ["good"]
+
+
+def test_the_next_link_is_asked_where_one_has_not_the_file(server: Server, fetch: Any, tmp_path: Path) -> None:
+    for path, status in (("/gone", 410), ("/forbidden", 403), ("/login", 401)):
+        server.add(path, DATA, status=status)
+    server.add("/a.bin", DATA)
+    links = [server.url(path) for path in ("/missing", "/gone", "/forbidden", "/login", "/a.bin")]
+    assert fetch(*links).link == Link("http", links[-1])
+    assert [server.served[path].requests for path in ("/gone", "/forbidden", "/login")] == [1, 1, 1]
+
+
+def test_when_no_link_is_left_each_is_told_with_its_reason_and_what_to_do(
+    server: Server, fetch: Any, tmp_path: Path
+) -> None:
+    server.add("/forbidden", status=403)
+    with pytest.raises(TransferError) as caught:
+        fetch(server.url("/missing"), server.url("/forbidden"))
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'a.bin'}: cannot be fetched: ")
+    assert f"{server.url('/missing')}: the server answers 404 not found" in message
+    assert f"{server.url('/forbidden')}: the server answers 403 forbidden" in message
+    assert "in a browser" in message
+    assert "--from-dir" in message
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_wrong_checksum_once_then_right(
+    server: Server, fetch: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = b"x" * len(DATA)
+    served = server.add("/a.bin", wrong)
+    served.on_request = lambda _: setattr(served, "data", wrong if served.requests == 1 else DATA)
+    fetched = fetch(server.url("/a.bin"), check=DATA)
+    aside = tmp_path / f"a.bin.wrong-{md5(wrong).hexdigest()[:8]}"
+    assert aside.read_bytes() == wrong
+    assert (tmp_path / "a.bin").read_bytes() == DATA
+    assert sorted(os.listdir(tmp_path)) == ["a.bin", aside.name]
+    assert fetched.fetched_bytes == 2 * len(DATA)
+    assert f"expected md5 {md5(DATA).hexdigest()}, found md5 {md5(wrong).hexdigest()}" in caplog.text
+    assert aside.name in caplog.text
+
+
+def test_a_checksum_that_stays_wrong_sends_to_the_next_link(server: Server, fetch: Any, tmp_path: Path) -> None:
+    wrong = server.add("/wrong", b"x" * 1000)
+    server.add("/a.bin", DATA)
+    assert fetch(server.url("/wrong"), server.url("/a.bin"), check=DATA).link.address == server.url("/a.bin")
+    assert wrong.requests == 2
+
+
+def test_a_checksum_wrong_everywhere_is_an_error_with_all_of_it(server: Server, fetch: Any, tmp_path: Path) -> None:
+    for number in range(4):
+        server.add(f"/{number}", f"wrong {number}".encode())
+    with pytest.raises(ChecksumError) as caught:
+        fetch(*(server.url(f"/{number}") for number in range(4)), check=DATA)
+    for number in range(4):
+        assert server.url(f"/{number}") in str(caught.value)
+        assert md5(f"wrong {number}".encode()).hexdigest() in str(caught.value)
+    assert md5(DATA).hexdigest() in str(caught.value)
+    assert len(os.listdir(tmp_path)) == 2  # no more than two are kept aside
+    assert not (tmp_path / "a.bin").exists()
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_a_file_known_to_be_another_is_named_and_not_asked_for_again(
+    server: Server, fetch: Any, published: bool
+) -> None:
+    old = server.add("/a.bin", b"old release")
+    algorithm = md5 if published else sha256
+    known = {algorithm(b"old release").hexdigest(): "the first release, which holds undecodable images"}
+    with pytest.raises(ChecksumError, match="which is the first release, which holds undecodable images"):
+        fetch(server.url("/a.bin"), check=DATA if published else None, known=known)
+    assert old.requests == 1
+
+
+def test_a_file_that_is_there_is_not_touched(server: Server, fetch: Any, tmp_path: Path) -> None:
+    server.add("/a.bin", DATA)
+    (tmp_path / "a.bin").write_bytes(b"mine")
+    with pytest.raises(OutputExistsError, match="--overwrite"):
+        fetch(server.url("/a.bin"))
+    assert (tmp_path / "a.bin").read_bytes() == b"mine"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_file_that_is_there_is_replaced_on_request_and_only_by_a_right_one(
+    server: Server, fetch: Any, tmp_path: Path
+) -> None:
+    server.add("/a.bin", DATA)
+    (tmp_path / "a.bin").write_bytes(b"mine")
+    with pytest.raises(ChecksumError):
+        fetch(server.url("/a.bin"), check=b"other", overwrite=True)
+    assert (tmp_path / "a.bin").read_bytes() == b"mine"
+    fetch(server.url("/a.bin"), check=DATA, overwrite=True)
+    assert (tmp_path / "a.bin").read_bytes() == DATA
+
+
+def test_the_published_size_tells_another_file_before_it_is_fetched(server: Server, fetch: Any) -> None:
+    served = server.add("/a.bin", DATA, rate=50_000)
+    with pytest.raises(TransferError, match="has 300,000 bytes, not the 7 that were published"):
+        fetch(server.url("/a.bin"), size=7)
+    assert served.requests == 1
+
+
+@pytest.mark.parametrize("size", [299_999, 300_001])
+def test_the_published_size_also_counts_where_the_server_does_not_say_one(
+    server: Server, fetch: Any, tmp_path: Path, size: int
+) -> None:
+    server.add("/a.bin", DATA, chunked=True)
+    with pytest.raises(TransferError, match=f"{size:,}"):
+        fetch(server.url("/a.bin"), size=size, retries=1)
+    assert not (tmp_path / "a.bin").exists()
+
+
+def test_a_size_nobody_knows_is_warned_of(server: Server, fetch: Any, caplog: pytest.LogCaptureFixture) -> None:
+    server.add("/a.bin", DATA, length=None, ranges=False)
+    fetch(server.url("/a.bin"))
+    assert "may be cut short" in caplog.text
+
+
+def test_wrong_use_is_refused(tmp_path: Path) -> None:
+    request = FileRequest(tmp_path / "a", (Link("http", "http://127.0.0.1/a"),))
+    with pytest.raises(OptionError):
+        fetch_files([request, request])
+    with pytest.raises(OptionError):
+        fetch_files([request], TransferOptions(connections=0))
+    assert fetch_files([]) == []
+
+
+@pytest.mark.parametrize("address", ["nonsense", "http://", "http://[bad", "ftp://example.org/a", "http://a b/"])
+def test_what_is_no_url_is_told(fetch: Any, address: str) -> None:
+    with pytest.raises(TransferError, match="no URL that can be fetched"):
+        fetch(address)
+
+
+def test_a_host_that_is_not_there_is_given_up_soon(fetch: Any) -> None:
+    with Server() as gone:
+        url = gone.url("/a.bin")
+    with pytest.raises(TransferError, match="the connection is refused \\(after 4 tries\\)"):
+        fetch(url)
+
+
+def test_a_password_in_a_url_is_not_told(server: Server, fetch: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, logger="facedata")
+    server.add("/a.bin", DATA)
+    url = server.url("/a.bin").replace("http://", "http://me:secret@")
+    assert "secret" not in fetch(url).final_url
+    with pytest.raises(ChecksumError) as caught:
+        fetch(url, name="b.bin", check=b"other")
+    assert "secret" not in str(caught.value) + caplog.text
+
+
+def test_the_package_is_cheap_to_import() -> None:
+    heavy = "('requests', 'urllib3', 'gdown')"
+    code = f"import sys, facedata.download.transfer; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,371 @@
+"""A real HTTP server on loopback that misbehaves as it is told, and counts what it serves.
+
+    with Server() as server:
+        served = server.add("/a.bin", data, status=[500, 200], cut_at=[1000, None])
+        ... fetch server.url("/a.bin") ...
+        assert served.requests == 3
+
+Options that are lists have one item for each request of that path, in order; the last one holds for all that follow.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, TypeVar
+
+_Option = TypeVar("_Option")
+_PIECE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that came."""
+
+    path: str
+    range: str | None
+    if_range: str | None
+    headers: dict[str, str]
+    method: str = "GET"
+
+
+@dataclass
+class Served:
+    """What a path gives, how it misbehaves, and what was asked of it.
+
+    Attributes
+    ----------
+    data : bytes
+        The file; the tests may replace it between requests.
+    status : int or list of int
+        200: give the file. Anything else: that error, with a short body.
+    cut_at : int or None, or a list of these
+        Break the connection off after so many bytes of the body.
+    etag, last_modified : str or None
+    ranges : bool
+        Whether ``Range`` is understood.
+    length : int or None or 'right'
+        ``Content-Length``: the right one, none at all (the connection is closed at the end), or a lie.
+    chunked : bool
+    rate : int or None
+        Bytes a second.
+    location : str or None
+        Redirect to there, with status 302.
+    headers : dict of str to str
+        Further ones, or others instead of the usual ones.
+    content_range : str or None
+        A lie to tell in ``Content-Range``.
+    silent : bool
+        Take the request and never answer.
+    slow_head : bool
+        Give the head of the answer byte by byte, and never all of it.
+    together : int or None
+        Answer 503 to more requests than so many at a time.
+    on_request : callable, optional
+        Called with each request before it is answered.
+    """
+
+    data: bytes
+    status: int | Sequence[int] = 200
+    cut_at: int | Sequence[int | None] | None = None
+    etag: str | None = '"first"'
+    last_modified: str | None = "Wed, 01 May 2024 10:00:00 GMT"
+    ranges: bool = True
+    length: int | str | None = "right"
+    chunked: bool = False
+    rate: int | None = None
+    location: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    content_range: str | None = None
+    silent: bool = False
+    slow_head: bool = False
+    together: int | None = None
+    on_request: Callable[[Asked], object] | None = None
+
+    asked: list[Asked] = field(default_factory=list)
+    bytes_served: int = 0
+    at_once: int = 0
+    most_at_once: int = 0
+
+    @property
+    def requests(self) -> int:
+        """How many requests came."""
+        return len(self.asked)
+
+    def current(self, option: _Option | Sequence[_Option]) -> _Option:
+        """The item of a list of options that holds for the request that came last."""
+        if isinstance(option, list | tuple):
+            item: _Option = option[min(self.requests, len(option)) - 1]
+            return item
+        return option  # type: ignore[return-value]
+
+
+class Server:
+    """The server; a context manager.
+
+    Parameters
+    ----------
+    tls : ssl.SSLContext, optional
+        Speak https.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self.served: dict[str, Served] = {}
+        self.closing, self.lock = threading.Event(), threading.Lock()
+        self._connections: set[socket.socket] = set()
+        self._server = _Listener(("127.0.0.1", 0), _Handler)
+        self._server.owner = self
+        self._server.tls = tls
+        self.scheme = "https" if tls else "http"
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    def __enter__(self) -> Server:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closing.set()
+        self._server.shutdown()
+        with self.lock:
+            for connection in self._connections:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+        self._server.server_close()
+        self._thread.join()
+
+    def add(self, path: str, data: bytes = b"", **options: Any) -> Served:
+        """Serve `data` at `path`, as the options of `Served` say."""
+        self.served[path] = Served(data, **options)
+        return self.served[path]
+
+    def url(self, path: str) -> str:
+        """The URL of a path."""
+        return f"{self.scheme}://127.0.0.1:{self.port}{path}"
+
+    def wait_until_idle(self) -> None:
+        """Wait until no request is being answered any more, and the counts stand still."""
+        deadline = time.monotonic() + 10
+        while any(served.at_once for served in self.served.values()) and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+    def note(self, connection: socket.socket, *, is_open: bool) -> None:
+        with self.lock:
+            (self._connections.add if is_open else self._connections.discard)(connection)
+
+
+class Tunnel:
+    """A proxy that leads every CONNECT to one server, whatever host was asked for; a context manager.
+
+    Parameters
+    ----------
+    server : Server
+        It speaks TLS, with a certificate for the hosts in question.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server, self.asked = server, list[str]()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._sockets, self._threads = [self._listener], [threading.Thread(target=self._accept, daemon=True)]
+
+    def __enter__(self) -> Tunnel:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self._sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for one in self._sockets:
+            one.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self._sockets.append(client)
+                self._spawn(self._connect, client)
+
+    def _spawn(self, target: Callable[..., None], *arguments: socket.socket) -> None:
+        self._threads.append(threading.Thread(target=target, args=arguments, daemon=True))
+        self._threads[-1].start()
+
+    def _connect(self, client: socket.socket) -> None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += client.recv(1) or b"\r\n\r\n"
+        self.asked.append(head.split()[1].decode())
+        upstream = socket.create_connection(("127.0.0.1", self._server.port))
+        self._sockets.append(upstream)
+        client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        self._spawn(_pipe, client, upstream)
+        _pipe(upstream, client)
+
+
+def _pipe(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(_PIECE):
+            target.sendall(data)
+    for one in (source, target):
+        with suppress(OSError):
+            one.shutdown(socket.SHUT_RDWR)
+
+
+class _Listener(ThreadingHTTPServer):
+    owner: Server
+    tls: ssl.SSLContext | None
+    daemon_threads = False  # so that server_close waits for them
+    request_queue_size = 64
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that go away are what the tests are about."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Listener
+
+    def setup(self) -> None:
+        self._plain = self.request
+        self.server.owner.note(self._plain, is_open=True)
+        if self.server.tls is not None:
+            self.request.settimeout(10)
+            self.request = self.server.tls.wrap_socket(self.request, server_side=True)
+            self.server.owner.note(self.request, is_open=True)
+            self.request.settimeout(None)
+        super().setup()
+
+    def finish(self) -> None:
+        with suppress(OSError):
+            super().finish()
+        self.server.owner.note(self._plain, is_open=False)
+        self.server.owner.note(self.request, is_open=False)
+        self.request.close()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        del body
+        path = self.path.partition("?")[0] if self.path not in self.server.owner.served else self.path
+        served = self.server.owner.served.get(path)
+        if served is None:
+            self._error(404)
+            return
+        asked = Asked(
+            self.path, self.headers["range"], self.headers["if-range"], dict(self.headers.items()), self.command
+        )
+        with self.server.owner.lock:
+            served.asked.append(asked)
+            status, cut_at = served.current(served.status), served.current(served.cut_at)
+            served.at_once += 1
+            served.most_at_once = max(served.most_at_once, served.at_once)
+            crowded = served.together is not None and served.at_once > served.together
+        try:
+            if served.on_request:
+                served.on_request(asked)
+            self._answer(served, 503 if crowded else status, cut_at)
+        except OSError:
+            self.close_connection = True
+        finally:
+            with self.server.owner.lock:
+                served.at_once -= 1
+
+    do_POST = do_GET  # noqa: N815, the name that http.server looks for
+
+    def _answer(self, served: Served, status: int, cut_at: int | None) -> None:
+        if served.silent:
+            self.server.owner.closing.wait(60)
+            self.close_connection = True
+        elif served.slow_head:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+            while not self.server.owner.closing.wait(0.05):
+                self.wfile.write(b"x")
+        elif served.location is not None:
+            self._head(302, {"Location": served.location, "Content-Length": "0", **served.headers})
+        elif status != 200:
+            self._error(status, served.headers)
+        else:
+            self._give(served, cut_at)
+
+    def _error(self, status: int, headers: dict[str, str] = {}) -> None:  # noqa: B006
+        body = f"<html><title>{status}</title></html>".encode()
+        self._head(status, {"Content-Type": "text/html", "Content-Length": str(len(body)), **headers})
+        self.wfile.write(body)
+
+    def _give(self, served: Served, cut_at: int | None) -> None:
+        data, wanted = served.data, self._wanted(served)
+        headers = {"Content-Type": "application/octet-stream"}
+        if served.etag:
+            headers["ETag"] = served.etag
+        if served.last_modified:
+            headers["Last-Modified"] = served.last_modified
+        status, first, end = 200, 0, len(data)
+        if wanted is not None:
+            first, end = wanted
+            if first >= len(data):
+                self._head(416, {"Content-Range": f"bytes */{len(data)}", "Content-Length": "0"})
+                return
+            status, end = 206, min(end, len(data))
+            headers["Content-Range"] = served.content_range or f"bytes {first}-{end - 1}/{len(data)}"
+        if served.chunked:
+            headers["Transfer-Encoding"] = "chunked"
+        elif served.length is None:
+            headers["Connection"] = "close"
+            self.close_connection = True
+        else:
+            headers["Content-Length"] = str(end - first if served.length == "right" else served.length)
+            self.close_connection |= served.length != "right"
+        self._head(status, {**headers, **served.headers})
+        self._send(served, memoryview(data)[first:end], cut_at)
+
+    def _wanted(self, served: Served) -> tuple[int, int] | None:
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("range", ""))
+        condition = self.headers.get("if-range")
+        if not match or not served.ranges or (condition and condition not in (served.etag, served.last_modified)):
+            return None
+        return int(match[1]), int(match[2]) + 1 if match[2] else len(served.data)
+
+    def _head(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def _send(self, served: Served, body: memoryview, cut_at: int | None) -> None:
+        end = len(body) if cut_at is None else min(cut_at, len(body))
+        piece = _PIECE if served.rate is None else max(min(_PIECE, served.rate // 20), 1)
+        for first in range(0, end, piece):
+            data = body[first : min(first + piece, end)]
+            if served.chunked:
+                self.wfile.write(b"%x\r\n" % len(data))
+            self.wfile.write(data)
+            if served.chunked:
+                self.wfile.write(b"\r\n")
+            with self.server.owner.lock:
+                served.bytes_served += len(data)
+            if served.rate is not None and self.server.owner.closing.wait(piece / served.rate):
+                break
+        if cut_at is not None:
+            self.wfile.flush()
+            self._reset()
+        elif served.chunked:
+            self.wfile.write(b"0\r\n\r\n")
+
+    def _reset(self) -> None:
+        """Let what was sent arrive, then be gone."""
+        time.sleep(0.005)
+        self.close_connection = True
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
