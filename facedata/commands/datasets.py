@@ -88,10 +88,12 @@ def _show(one: CatalogueSet, root: str, *, as_json: bool) -> None:
 
     from facedata.download.by_hand import source_text
     from facedata.download.terms import terms
+    from facedata.download.transfer.pages import shown_url
 
     commands = one.next_commands(root)
     if as_json:
-        options.print_json({**asdict(one), **_brief(one), "terms": terms(one), "next": commands})
+        shown = [{**asdict(source), "address": shown_url(source.address)} for source in one.sources]
+        options.print_json({**asdict(one), **_brief(one), "sources": shown, "terms": terms(one), "next": commands})
         return
     click.echo(f"{one.name}: {one.title}")
     size, exact = one.bytes

@@ -195,6 +195,7 @@ def _facts(done: Acquired) -> dict[str, Any]:
 def _show_plan(entry: CatalogueSet, root: Path, how: AcquireOptions, plan: Plan, *, as_json: bool) -> None:
     from facedata.download.by_hand import steps
     from facedata.download.terms import terms
+    from facedata.download.transfer.pages import shown_url
 
     if as_json:
         options.print_json(
@@ -205,7 +206,7 @@ def _show_plan(entry: CatalogueSet, root: Path, how: AcquireOptions, plan: Plan,
                 "already": plan.already,
                 "found": {name: str(one.path) for name, one in plan.found.items()},
                 "wrong": plan.wrong,
-                "fetch": {one.name: [link.page for link in entry.links(one)] for one in plan.fetch},
+                "fetch": {one.name: [shown_url(link.page) for link in entry.links(one)] for one in plan.fetch},
                 "by_hand": [one.name for one in plan.by_hand],
             }
         )
@@ -223,7 +224,7 @@ def _show_plan(entry: CatalogueSet, root: Path, how: AcquireOptions, plan: Plan,
         size = one.size or one.about
         click.echo(
             f"{one.name}: would fetch {human_bytes(size) if size else 'it'} from "
-            f"{' or '.join(link.page for link in entry.links(one))}"
+            f"{' or '.join(shown_url(link.page) for link in entry.links(one))}"
         )
     if plan.by_hand:
         click.echo(steps(entry, plan.by_hand, root))

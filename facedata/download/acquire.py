@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from facedata.download.by_hand import ByHandError, files_given, nothing_to_fetch, steps
@@ -20,11 +20,20 @@ from facedata.download.expectations import file_expectations
 from facedata.download.found import Found, find_downloads, is_archive, put_in_root, set_aside, target
 from facedata.download.placing import Placing
 from facedata.download.provenance import read_provenance
-from facedata.download.recording import is_finished, record_fetched, record_finish, record_found, record_restart
+from facedata.download.recording import (
+    is_finished,
+    owner,
+    record_fetched,
+    record_finish,
+    record_found,
+    record_restart,
+    renewed,
+)
 from facedata.download.terms import Accept, accept_terms, accepted
 from facedata.download.transfer import Fetched, FileRequest, TransferOptions, fetch_files
+from facedata.download.transfer.pages import shown_url
 from facedata.download.verify import Result, verify
-from facedata.errors import DiskFullError, FacedataError, output_error
+from facedata.errors import DiskFullError, FacedataError, InputError, output_error
 from facedata.jobs.lock import ShardLock
 from facedata.jobs.signals import StopRequest
 
@@ -185,6 +194,7 @@ def acquire(
     """
     record = read_provenance(root, entry.name)
     if not options.overwrite and is_finished(record, root):
+        _Acquisition(entry, root, options, watch, stop).tidy()
         return Acquired(entry.name, root, already=True, next=entry.next_commands(root))
     if not entry.downloads:
         raise ByHandError(nothing_to_fetch(entry))
@@ -209,7 +219,8 @@ class _Acquisition:
             placing = Placing(self.entry, self.root, work, overwrite)
             used: dict[str, Path] = {}
             if not placing.begun and (overwrite or not self._ready()):
-                used = self._collect(self.plan(again=self.options.overwrite), fetched)
+                fresh = renewed(read_provenance(self.root, self.entry.name))
+                used = self._collect(self.plan(again=overwrite, fresh=fresh), fetched, overwrite=overwrite)
                 archives = [used[one.name] for one in self.entry.downloads if is_archive(self.entry, one)]
                 if archives:
                     _log.info("%s: unpacking %s", self.entry.name, ", ".join(path.name for path in archives))
@@ -230,23 +241,31 @@ class _Acquisition:
                 self._finish(done, work)
         return done
 
-    def plan(self, *, again: bool) -> Plan:
-        """What there is to do; `again` distrusts what is there without a published checksum."""
+    def tidy(self) -> None:
+        """What an earlier call that had finished its work was killed before, or was not asked for."""
+        archives = [path for path in self._archives() if path.exists()] if self.options.remove_archives else []
+        if archives or _work_folder(self.entry, self.root).exists():
+            with _working(self.entry, self.root, restart=False) as (work, _):
+                self._clear(work)
+
+    def plan(self, *, again: bool, fresh: Collection[str] = ()) -> Plan:
+        """What there is to do; `again` distrusts what is there without a published checksum, unless it is `fresh`."""
         given = files_given(self.options.from_dir, self.options.from_files)
         if not again and is_finished(read_provenance(self.root, self.entry.name), self.root):
             return Plan(already=True)
+        old = {one.name for one in self.entry.downloads if again and one.digest is None} - set(fresh)
         with self._watched("checking what is there") as observer:
             found, wrong = find_downloads(
                 self.entry,
                 self.root,
                 given,
                 self.options.from_files,
+                distrusted=old,
                 workers=self.options.workers,
                 observer=observer,
                 stop=self.stop,
             )
-        if again:
-            found = {name: one for name, one in found.items() if one.given or one.digest is not None}
+        self._refuse_others(found)
         missing = [download for download in self.entry.downloads if download.name not in found]
         return Plan(
             found=found,
@@ -255,20 +274,37 @@ class _Acquisition:
             by_hand=[download for download in missing if not self.entry.links(download)],
         )
 
-    def _collect(self, plan: Plan, fetched: list[Fetched]) -> dict[str, Path]:
+    def _refuse_others(self, found: Mapping[str, Found]) -> None:
+        """Archives of several sets may have one name, ``data.tar.gz`` say: only a checksum tells whose it is."""
+        for download in self.entry.downloads:
+            one = found.get(download.name)
+            if one is not None and one.digest and not one.given:
+                continue
+            if other := owner(self.entry, download, self.root):
+                raise InputError(
+                    f"{target(download, self.root)}: is the download of {other}; expected that of {self.entry.name}, "
+                    f"which has the same name: move it away, or give {self.entry.name} another --root"
+                )
+
+    def _collect(self, plan: Plan, fetched: list[Fetched], *, overwrite: bool) -> dict[str, Path]:
         """Have every download at hand; where each is read from."""
         self._set_aside(plan.wrong)
         downloads = {download.name: download for download in self.entry.downloads}
-        used = {name: put_in_root(self.entry, downloads[name], one, self.root) for name, one in plan.found.items()}
-        record_found(self.entry, self.root, plan.found)
+        used = {
+            name: put_in_root(self.entry, downloads[name], one, self.root, self.stop)
+            for name, one in plan.found.items()
+        }
+        record_found(self.entry, self.root, plan.found, self.stop)
         if plan.by_hand:
             reasons = [f"{path}: {reason}" for path, reason in plan.wrong.items()]
+            if self.options.from_dir and not reasons:
+                reasons = [f"{self.options.from_dir}: has no file of the names that are missing"]
             raise ByHandError("\n".join([*reasons, steps(self.entry, plan.by_hand, self.root)]))
         self._check_disk(plan.fetch)
-        fetched += self._fetch(plan.fetch)
+        fetched += self._fetch(plan.fetch, overwrite=overwrite)
         return {name: used.get(name) or target(download, self.root) for name, download in downloads.items()}
 
-    def _fetch(self, downloads: Sequence[Download]) -> list[Fetched]:
+    def _fetch(self, downloads: Sequence[Download], *, overwrite: bool) -> list[Fetched]:
         if not downloads:
             return []
         names = {target(one, self.root): one.name for one in downloads}
@@ -281,9 +317,10 @@ class _Acquisition:
             record_fetched(self.entry, self.root, names[fetched.path], fetched)
 
         for one in downloads:
-            _log.info("%s: fetching %s from %s", self.entry.name, one.name, self.entry.links(one)[0].page)
+            _log.info("%s: fetching %s from %s", self.entry.name, one.name, shown_url(self.entry.links(one)[0].page))
+        options = replace(self.options.transfer, overwrite=overwrite)
         with self._watched("fetching") as observer:
-            return fetch_files(requests, self.options.transfer, observer=observer, stop=self.stop, on_fetched=note)
+            return fetch_files(requests, options, observer=observer, stop=self.stop, on_fetched=note)
 
     def _verify(self, placed: Sequence[str]) -> tuple[Result, ...]:
         results: list[Result] = []
@@ -305,17 +342,19 @@ class _Acquisition:
         return there and _all_good(self._verify([]))
 
     def _set_aside(self, wrong: Mapping[str, str]) -> None:
-        """Keep wrong files of the root under another name; files elsewhere are the user's own and stay."""
+        """Keep wrong files in the places of downloads under another name; others are the user's own and stay."""
+        places = {target(download, self.root) for download in self.entry.downloads}
         for path, reason in wrong.items():
-            if Path(path).is_relative_to(self.root):
+            if Path(path) in places:
                 _log.warning("%s: %s; kept as %s", path, reason, set_aside(Path(path)).name)
             else:
                 _log.warning("%s: %s; it is not used", path, reason)
 
     def _check_disk(self, downloads: Sequence[Download]) -> None:
         """Refuse before the first byte what cannot fit; archives of images are as large again when unpacked."""
-        to_fetch = sum(one.size or one.about or 0 for one in downloads)
-        to_unpack = 0 if self.entry.layout == "files" else self.entry.bytes[0]
+        to_fetch = sum(max((one.size or one.about or 0) - self._half(one), 0) for one in downloads)
+        unpacked = 0 if self.entry.layout == "files" else self.entry.bytes[0]
+        to_unpack = max(unpacked - _disk_bytes(_work_folder(self.entry, self.root)), 0)
         free = shutil.disk_usage(self.root).free
         if to_fetch + to_unpack > free:
             raise DiskFullError(
@@ -323,13 +362,23 @@ class _Acquisition:
                 f"{to_unpack:,} unpacked; {free:,} are free: make room, or choose another --root; nothing was fetched"
             )
 
+    def _half(self, download: Download) -> int:
+        """Bytes of the disk that an interrupted transfer takes already."""
+        final = target(download, self.root)
+        return _disk_bytes(final.with_name(f"{final.name}.part"))
+
     def _finish(self, done: Acquired, work: Path) -> None:
         record_finish(self.entry, self.root, done.placed, done.results)
+        self._clear(work)
+
+    def _clear(self, work: Path) -> None:
         if self.options.remove_archives:
-            for download in self.entry.downloads:
-                if is_archive(self.entry, download):
-                    target(download, self.root).unlink(missing_ok=True)
+            for path in self._archives():
+                path.unlink(missing_ok=True)
         shutil.rmtree(work)
+
+    def _archives(self) -> list[Path]:
+        return [target(one, self.root) for one in self.entry.downloads if is_archive(self.entry, one)]
 
     @contextmanager
     def _watched(self, what: str) -> Iterator[Callable[[int, int], None] | None]:
@@ -337,18 +386,36 @@ class _Acquisition:
             yield observer
 
 
+def _work_folder(entry: CatalogueSet, root: Path) -> Path:
+    return root / f".facedata-download-{entry.name}"
+
+
+def _disk_bytes(path: Path) -> int:
+    """How much of the disk a file, or all files of a folder, take; 0 where it is not there."""
+    try:
+        if not path.is_dir():
+            return path.lstat().st_blocks * 512
+        with os.scandir(path) as entries:
+            return sum(_disk_bytes(Path(entry)) for entry in entries)
+    except OSError:
+        return 0
+
+
 @contextmanager
 def _working(entry: CatalogueSet, root: Path, *, restart: bool) -> Iterator[tuple[Path, bool]]:
     """The set's hidden folder, locked; and whether what is there is replaced, by this call or one it goes on with."""
-    work = root / f".facedata-download-{entry.name}"
+    work = _work_folder(entry, root)
     again = work / "overwrite"
     try:
         work.mkdir(parents=True, exist_ok=True)
         with ShardLock(work / "lock") as lock:
             lock.take(range(1))
-            if restart and not again.exists():
-                shutil.rmtree(work / "unpacked", ignore_errors=True)
+            ended = "finished" in read_provenance(root, entry.name)  # killed before it could remove this folder
+            if ended or (restart and not again.exists()):
+                again.unlink(missing_ok=True)
                 (work / "placing.json").unlink(missing_ok=True)
+                shutil.rmtree(work / "unpacked", ignore_errors=True)
+            if restart and not again.exists():
                 record_restart(entry, root)
                 again.touch()
             yield work, again.exists()

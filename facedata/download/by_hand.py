@@ -10,6 +10,7 @@ from pathlib import Path
 
 from facedata.download.catalogue import CatalogueSet, Download, Source
 from facedata.download.terms import terms
+from facedata.download.transfer.pages import shown_url
 from facedata.errors import InputError, InputNotFoundError, input_error
 
 __all__ = ["ByHandError", "candidates", "files_given", "nothing_to_fetch", "source_text", "steps"]
@@ -104,5 +105,5 @@ def source_text(source: Source, entry: CatalogueSet) -> str:
         return f"BitTorrent: {source.address}{note}"
     if source.by_program:
         pages = [link.page for download in entry.downloads if (link := source.link(download.name))]
-        return f"{pages[0]}{note}" if pages else ""
+        return f"{shown_url(pages[0])}{note}" if pages else ""
     return f"{source.address}{note}"

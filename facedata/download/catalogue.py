@@ -9,13 +9,16 @@ from __future__ import annotations
 import difflib
 import os
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 from facedata.download.digest import ALGORITHMS, Digest
 from facedata.download.links import Link
+from facedata.download.provenance import PROVENANCE
 from facedata.download.schema import STATUSES, read_catalogue
 from facedata.download.toml_lines import find_line
 from facedata.errors import CatalogueError, OptionError, input_error
@@ -60,7 +63,7 @@ class Source:
         if not self.by_program or self.file not in ("", name):
             return None
         folder = self.kind == "http" and not self.file and self.address.endswith("/")
-        return Link(self.kind, self.address + name if folder else self.address)  # type: ignore[arg-type]
+        return Link(self.kind, self.address + quote(name) if folder else self.address)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,10 @@ class CatalogueSet:
         if abouts and all(about is not None for about in abouts):
             return sum(about or 0 for about in abouts), False
         return self.about_bytes or 0, False
+
+    def place_of(self, download: Download) -> str:
+        """Where a download stays below the root as it is; empty for archives, which are unpacked."""
+        return download.place or ("" if self.layout != "files" else download.name)
 
     def next_commands(self, root: str | os.PathLike[str]) -> list[str]:
         """What a user types when the set lies in `root`."""
@@ -267,10 +274,29 @@ def _problem(table: dict[str, Any]) -> str:
     if table.get("layout") == "folder" and "folder" not in table:
         return "the layout 'folder' needs the key 'folder'"
     names = [download["name"] for download in table.get("downloads", [])]
-    if doubled := {one for one in names if names.count(one) > 1}:
-        return f"downloads: '{min(doubled)}' stands there twice"
+    if doubled := _doubled(names):
+        return f"downloads: '{doubled}' stands there twice"
+    if problem := _place_problem(table):
+        return problem
     problems = (_source_problem(source, names) for source in table.get("sources", []))
     return next(filter(None, problems), "")
+
+
+def _place_problem(table: dict[str, Any]) -> str:
+    """Whether two downloads, or a download and what facedata itself keeps in the root, would be one file."""
+    places = [download.get("place") or download["name"] for download in table.get("downloads", [])]
+    if doubled := _doubled(places):
+        return f"downloads: two of them would be '{doubled}' below the root"
+    if PROVENANCE in places:
+        return f"downloads: '{PROVENANCE}' is the name of facedata's own record"
+    folders = {str(folder) for place in places for folder in PurePosixPath(place).parents}
+    if both := folders.intersection(places):
+        return f"downloads: '{min(both)}' would be a file and a folder"
+    return ""
+
+
+def _doubled(names: Iterable[str]) -> str:
+    return min((name for name, count in Counter(names).items() if count > 1), default="")
 
 
 def _source_problem(source: dict[str, Any], names: list[str]) -> str:

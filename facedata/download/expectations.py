@@ -59,11 +59,13 @@ def file_expectations(entry: CatalogueSet, placed: Iterable[str] = ()) -> list[E
         not name, features and labels are checked against each other.
     """
     counts = {file.path: file.lines for file in entry.files}
-    known = [_known(file, counts) for file in entry.files]
+    plain = {place: one for one in entry.downloads if (place := entry.place_of(one))}
+    files = [file for file in entry.files if file.digest or file.path not in plain or not plain[file.path].digest]
+    known = [_known(file, counts) for file in files]
     known += [
-        Expectation(path=one.place, digest=one.digest, size=one.size, known=one.superseded)
-        for one in entry.downloads
-        if one.place
+        Expectation(path=place, digest=one.digest, size=one.size, known=one.superseded)
+        for place, one in plain.items()
+        if place not in {file.path for file in files}
     ]
     if entry.layout == "learn-to-cluster":
         names = {expectation.path for expectation in known}
@@ -88,7 +90,7 @@ def set_expectations(entry: CatalogueSet, root: Path, record: Mapping[str, Any])
             path=one.name, digest=one.digest, size=one.size, known=one.superseded, optional=bool(files) and unpacked
         )
         for one in entry.downloads
-        if not one.place
+        if not entry.place_of(one)
     ]
     return [*archives, *files] if unpacked or not archives else archives
 

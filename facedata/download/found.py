@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,14 @@ from facedata.download.digest import Digest
 from facedata.download.transfer import web_page_title
 from facedata.download.verified import remember
 from facedata.download.verify import Expectation, Result, verify
-from facedata.errors import input_error, output_error
-from facedata.jobs.files import atomic_writer
+from facedata.errors import InterruptedJobError, input_error, output_error
+from facedata.jobs.files import atomic_writer, temporary_name
 from facedata.jobs.signals import StopRequest
 
 __all__ = ["Found", "find_downloads", "is_archive", "put_in_root", "set_aside", "target"]
 
 _HEAD = 4096
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,21 @@ def find_downloads(
     given: Sequence[Path] = (),
     named: Sequence[Path] = (),
     *,
+    distrusted: Collection[str] = (),
     workers: int | None = None,
     observer: Callable[[int, int], None] | None = None,
     stop: StopRequest | None = None,
 ) -> tuple[dict[str, Found], dict[str, str]]:
     """Look for each download, first in the root, then among the files given; check what is found.
 
+    `distrusted` names downloads of which the root may have an old one: they are looked for among the files given only.
+
     Returns
     -------
     found : dict of str to Found
         By name, what is there and right.
     wrong : dict of str to str
-        By path, what is there under the right name and is not it, with the reason.
+        By path, what is there, may have been meant, and is none of them, with the reason.
     """
     found: dict[str, Found] = {}
     wrong: dict[str, str] = {}
@@ -83,11 +87,12 @@ def find_downloads(
             else:
                 found[download.name] = Found(path, download.digest, is_given)
 
-    here = {download.place or download.name: download for download in entry.downloads}
+    here = {one.place or one.name: one for one in entry.downloads if one.name not in distrusted}
     check(root, {path: one for path, one in here.items() if (root / path).is_file()}, is_given=False)
     for folder, wanted in _rounds(entry, given, named, found):
         check(folder, wanted, is_given=True)
-    return found, wrong
+    used = {os.fspath(one.path) for one in found.values()}
+    return found, {path: reason for path, reason in wrong.items() if path not in used}
 
 
 def _rounds(
@@ -137,6 +142,9 @@ def _page(path: Path) -> str | None:
 def set_aside(path: Path) -> Path:
     """Keep a wrong file under another name, so that the right one can take its place; the name it has then."""
     aside = path.with_name(f"{path.name}.wrong")
+    numbers = itertools.count(2)
+    while os.path.lexists(aside):
+        aside = path.with_name(f"{path.name}.wrong-{next(numbers)}")
     try:
         os.replace(path, aside)
     except OSError as error:
@@ -144,7 +152,9 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def put_in_root(entry: CatalogueSet, download: Download, found: Found, root: Path) -> Path:
+def put_in_root(
+    entry: CatalogueSet, download: Download, found: Found, root: Path, stop: StopRequest | None = None
+) -> Path:
     """Have a file that the user fetched by hand in the root too, as a second name of the same file.
 
     On another disk an archive is used where it is, for a copy would cost time and space for nothing, and what is not
@@ -154,20 +164,23 @@ def put_in_root(entry: CatalogueSet, download: Download, found: Found, root: Pat
     -------
     path
         Where it is read from.
+
+    Raises
+    ------
+    InterruptedJobError
+        Where `stop` was asked for while it is copied.
     """
     final = target(download, root)
     if not found.given or final == found.path:
         return found.path
     try:
+        if final.exists() and final.samefile(found.path):
+            return final
         final.parent.mkdir(parents=True, exist_ok=True)
-        final.unlink(missing_ok=True)
-        try:
-            os.link(found.path, final)
-        except OSError:
+        if not _link(found.path, final):
             if is_archive(entry, download):
                 return found.path
-            with open(found.path, "rb") as source, atomic_writer(final) as copy:
-                shutil.copyfileobj(source, copy, 1 << 20)
+            _copy(found.path, final, stop)
     except OSError as error:
         raise output_error(error, final) from error
     if download.digest:
@@ -175,6 +188,29 @@ def put_in_root(entry: CatalogueSet, download: Download, found: Found, root: Pat
     return final
 
 
+def _link(path: Path, final: Path) -> bool:
+    """Give the file a second name, in one step; whether that could be done."""
+    temporary = temporary_name(final)
+    try:
+        os.link(os.path.realpath(path), temporary)  # the file itself: a symbolic link may mean nothing elsewhere
+    except OSError:
+        return False
+    try:
+        os.replace(temporary, final)
+    except OSError:
+        os.unlink(temporary)
+        raise
+    return True
+
+
+def _copy(path: Path, final: Path, stop: StopRequest | None) -> None:
+    with open(path, "rb") as source, atomic_writer(final) as copy:
+        while block := source.read(_BLOCK):
+            if stop:
+                raise InterruptedJobError(f"stopped by {stop.signal_name} while {path} was copied; run it again")
+            copy.write(block)
+
+
 def is_archive(entry: CatalogueSet, download: Download) -> bool:
     """Whether a download is to be unpacked."""
-    return not download.place and entry.layout != "files"
+    return not entry.place_of(download)

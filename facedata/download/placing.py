@@ -97,7 +97,7 @@ class Placing:
         return sorted([move.target for move in moves] + self._placed_downloads()), plan["refused"]
 
     def _placed_downloads(self) -> list[str]:
-        return [one.place for one in self._entry.downloads if one.place]
+        return [place for one in self._entry.downloads if (place := self._entry.place_of(one))]
 
     def _algorithm(self, member: str) -> str | None:
         """With what a member is to be hashed while it is written: that of the catalogue's file of its name."""

@@ -16,11 +16,12 @@ from facedata.errors import FormatError, input_error, output_error
 from facedata.jobs.files import atomic_writer
 from facedata.jobs.lock import ShardLock
 
-__all__ = ["PROVENANCE", "change_provenance", "now", "read_provenance"]
+__all__ = ["PROVENANCE", "change_provenance", "now", "read_all_provenance", "read_provenance"]
 
 PROVENANCE = "provenance.json"
 _LOCK = ".facedata-provenance-lock"
 _LARGEST = 64 << 20
+_TABLES = ("downloads", "files")
 _threads = threading.Lock()  # the lock on the file keeps out other processes only
 
 
@@ -39,8 +40,13 @@ def read_provenance(root: Path, name: str) -> dict[str, Any]:
     InputError
         Where it cannot be read.
     """
-    record = _read(root / PROVENANCE)["sets"].get(name, {})
-    return record if isinstance(record, dict) else {}
+    return read_all_provenance(root).get(name, {})
+
+
+def read_all_provenance(root: Path) -> dict[str, dict[str, Any]]:
+    """What is recorded of all sets in `root`, by name; raises as `read_provenance` does."""
+    sets: dict[str, dict[str, Any]] = _read(root / PROVENANCE)["sets"]
+    return sets
 
 
 @contextmanager
@@ -77,4 +83,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise FormatError(f"{path}: is not a record of downloads: {error}; move it away") from error
     if not isinstance(whole, dict) or not isinstance(whole.get("sets"), dict):
         raise FormatError(f"{path}: is not a record of downloads: it has no 'sets'; move it away")
+    for name, record in whole["sets"].items():
+        if not isinstance(record, dict) or not all(isinstance(record.get(key, {}), dict) for key in _TABLES):
+            raise FormatError(f"{path}: is not a record of downloads: what it has of {name!a} is none; move it away")
     return whole

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from facedata.download.digest import ALGORITHMS
 from facedata.download.toml_lines import Place, find_line
+from facedata.download.transfer.pages import plain_line
 from facedata.errors import CatalogueError
 
 __all__ = ["LAYOUTS", "SCHEMA", "SOURCES", "STATUSES", "read_catalogue"]
@@ -65,11 +66,25 @@ class _Tables:
 
 
 def _is(expected: str, test: Callable[[Any], object], *, required: bool = False) -> _Key:
-    return _Key(expected, lambda value: "" if test(value) else f"expected {expected}, found {value!r}", required)
+    return _Key(expected, lambda value: "" if test(value) else f"expected {expected}, found {_shown(value)}", required)
+
+
+def _shown(value: Any) -> str:
+    return plain_line(repr(value))
 
 
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+
+
+def _positive(value: Any) -> bool:
+    return _whole(value) and value > 0
+
+
+def _one_of(names: Iterable[str]) -> Callable[[Any], bool]:
+    """Not a plain ``in``: a list or a table, which has no hash, may stand where a name should."""
+    known = tuple(names)
+    return lambda value: isinstance(value, str) and value in known
 
 
 def _line(value: Any) -> bool:
@@ -94,7 +109,7 @@ def _url(value: Any) -> bool:
 
 
 def _statuses(value: Any) -> bool:
-    return isinstance(value, list) and all(one in STATUSES for one in value)
+    return isinstance(value, list) and all(map(_one_of(STATUSES), value))
 
 
 _TEXT = _is("a line of text", _line)
@@ -127,13 +142,13 @@ _SET: dict[str, _Key | _Tables] = {
     "licence": _TEXT,
     "homepage": _is("a URL", _url),
     "notes": _TEXTS,
-    "layout": _is(f"one of {', '.join(LAYOUTS)}", lambda value: value in LAYOUTS),
+    "layout": _is(f"one of {', '.join(LAYOUTS)}", _one_of(LAYOUTS)),
     "folder": _is("the name of a folder", _name),
     "holding": _is("the name of a file or folder", _name),
     "next": _TEXTS,
     "sources": _Tables(
         {
-            "kind": _is(f"one of {', '.join(SOURCES)}", lambda value: value in SOURCES, required=True),
+            "kind": _is(f"one of {', '.join(SOURCES)}", _one_of(SOURCES), required=True),
             "url": _is("a URL: http://, https:// or magnet:", _url),
             "id": _is("an id of Google Drive", lambda v: isinstance(v, str) and re.fullmatch(r"[\w-]{10,200}", v)),
             "file": _is("the name of a download", _name),
@@ -158,7 +173,7 @@ _SET: dict[str, _Key | _Tables] = {
             "lines": _COUNT,
             "classes": _COUNT,
             "rows": _COUNT,
-            "dimensions": _COUNT,
+            "dimensions": _is("a whole number from 1 on", _positive),
             "index": _PATH,
             "optional": _FLAG,
             **_DIGESTS,
@@ -186,8 +201,11 @@ def read_catalogue(text: str, name: str) -> dict[str, dict[str, Any]]:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise CatalogueError(f"{name}: is not TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; tables in tables without end
+        raise CatalogueError(f"{name}: is no catalogue: {plain_line(str(error))}") from error
     for place, problem in _problems(document):
-        raise CatalogueError(f"{name}: line {find_line(text, place)}: {'.'.join(map(str, place))}: {problem}")
+        shown = plain_line(".".join(map(str, place)))
+        raise CatalogueError(f"{name}: line {find_line(text, place)}: {shown}: {problem}")
     sets: dict[str, dict[str, Any]] = document.get("sets", {})
     return sets
 

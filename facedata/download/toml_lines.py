@@ -69,7 +69,7 @@ def _parts(dotted: str) -> Place:
 def _code_lines(text: str) -> Iterator[tuple[int, str]]:
     """The lines that do not begin inside of a text or an array that runs over several lines."""
     quote, depth = "", 0
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not quote and depth == 0:
             yield number, line
         if not quote and depth == 0 and _HEADER.match(line):

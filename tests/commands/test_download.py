@@ -344,6 +344,212 @@ class TestByHand:
         assert "nowhere: no such file" in ran.stderr
 
 
+def plain_set(tmp_path: Path, url: str = "", *, more: str = "") -> None:
+    """One file that is not unpacked, without a checksum."""
+    source = f'[[sets.plain.sources]]\nkind = "http"\nurl = "{url}"\n' if url else ""
+    catalogue(
+        tmp_path,
+        f'[sets.plain]\ntitle = "P"\nstatus = ["free"]\n{source}[[sets.plain.downloads]]\nname = "a.bin"\n{more}',
+    )
+
+
+def folder_sets(tmp_path: Path, *names: str) -> None:
+    """Sets without checksums whose archives all have one name."""
+    catalogue(
+        tmp_path,
+        "".join(
+            f'[sets.{name}]\ntitle = "T"\nstatus = ["free"]\nlayout = "folder"\nfolder = "{name}"\n'
+            f'[[sets.{name}.downloads]]\nname = "data.tar.gz"\n'
+            for name in names
+        ),
+    )
+
+
+class TestPlainFiles:
+    def test_one_that_was_lost_is_fetched_again(self, facedata: Run, tmp_path: Path, server: Server) -> None:
+        served = server.add("/a.bin", b"hello")
+        plain_set(tmp_path, server.url("/a.bin"))
+        facedata("download", "plain", "--root", "data")
+        (tmp_path / "data/a.bin").unlink()
+        assert facedata("download", "plain", "--root", "data").status == 0
+        assert (tmp_path / "data/a.bin").read_bytes() == b"hello"
+        assert served.requests == 2
+
+    def test_a_password_is_neither_shown_nor_recorded(self, facedata: Run, tmp_path: Path, server: Server) -> None:
+        server.add("/a.bin", b"hello")
+        plain_set(tmp_path, server.url("/a.bin").replace("http://", "http://me:s3cret@"))
+        for words in (
+            ["datasets", "plain"],
+            ["datasets", "plain", "--json"],
+            ["download", "plain", "--dry-run"],
+            ["download", "plain", "--dry-run", "--json"],
+            ["download", "plain"],
+        ):
+            ran = facedata(*words)
+            assert ran.status == 0, ran.stderr
+            assert "s3cret" not in ran.stdout + ran.stderr
+        assert "s3cret" not in (tmp_path / "provenance.json").read_text()
+
+    def test_a_half_counts_as_room_that_is_taken_already(
+        self, facedata: Run, tmp_path: Path, server: Server, small_disk: Path
+    ) -> None:
+        free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+        data = noise(free * 2 // 3)
+        served = server.add("/a.bin", data, rate=free)
+        plain_set(tmp_path, server.url("/a.bin"), more=f'bytes = {len(data)}\nmd5 = "{md5(data)}"\n')
+        process = subprocess.Popen([*FACEDATA, "download", "plain", "--root", small_disk, "--quiet"], cwd=tmp_path)
+        while served.bytes_served < len(data) * 3 // 4:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        served.rate = None
+        ran = facedata("download", "plain", "--root", small_disk)
+        assert ran.status == 0, ran.stderr
+        assert (small_disk / "a.bin").read_bytes() == data
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_stopped_while_a_large_file_is_hashed(self, tmp_path: Path, number: int) -> None:
+        plain_set(tmp_path)
+        with open(tmp_path / "a.bin", "wb") as file:
+            file.truncate(30 << 30)
+        process = subprocess.Popen(
+            [*FACEDATA, "download", "plain", "--root", "data", "--from-file", "a.bin"],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        time.sleep(2)
+        process.send_signal(number)
+        try:
+            _, said = process.communicate(timeout=8)
+        finally:
+            process.kill()
+        assert process.returncode == 75, said
+
+    @pytest.mark.parametrize(
+        "record", ['"x"', "[]", '{"downloads": 3}', '{"files": []}', '{"finished": 1, "files": {"a\\u0000b": 1}}']
+    )
+    def test_a_record_that_is_none(self, facedata: Run, tmp_path: Path, record: str) -> None:
+        plain_set(tmp_path)
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data/provenance.json").write_text(f'{{"sets": {{"plain": {record}}}}}')
+        (tmp_path / "a.bin").write_bytes(b"x")
+        ran = facedata("download", "plain", "--root", "data", "--from-file", "a.bin")
+        assert "Traceback" not in ran.stderr
+        assert ran.status == 0 or "provenance.json: is not a record of downloads" in ran.stderr
+
+
+class TestFilesOfTheUser:
+    """What lies elsewhere, or bears another name, is neither renamed nor lost."""
+
+    def test_a_wrong_one_beside_the_current_folder(self, facedata: Run, tmp_path: Path) -> None:
+        parts_set(tmp_path, tar_gz({"train.rec": noise(1000)}), 2)
+        (tmp_path / "loads").mkdir()
+        (tmp_path / "root").mkdir()
+        (tmp_path / "loads/big_00").write_bytes(b"wrong")
+        command = [*FACEDATA, "download", "big", "--from-dir", "../loads"]
+        ran = subprocess.run(command, cwd=tmp_path / "root", capture_output=True, text=True, check=False)
+        assert ran.returncode == 1
+        assert "../loads/big_00: expected md5" in ran.stderr
+        assert tree(tmp_path / "loads") == {"big_00": b"wrong"}
+
+    def test_parts_in_the_root_under_other_names(self, facedata: Run, tmp_path: Path) -> None:
+        parts = parts_set(tmp_path, tar_gz({"train.rec": noise(1000)}), 2)
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data/x").write_bytes(parts[1])
+        (tmp_path / "data/y").write_bytes(parts[0])
+        ran = facedata("download", "big", "--root", "data", "--from-file", "data/x", "--from-file", "data/y")
+        assert ran.status == 0, ran.stderr
+        assert "not used" not in ran.stderr
+        assert (tmp_path / "data/x").read_bytes() == parts[1]
+
+    def test_symbolic_links(self, facedata: Run, tmp_path: Path) -> None:
+        clustering_set(tmp_path)
+        (tmp_path / "loads").mkdir()
+        (tmp_path / "real").write_bytes(CLUSTERING)
+        (tmp_path / "loads/small.tar.gz").symlink_to("../real")
+        ran = facedata("download", "small", "--root", "deep/down/data", "--from-dir", "loads")
+        assert ran.status == 0, ran.stderr
+        assert not (tmp_path / "deep/down/data/small.tar.gz").is_symlink()
+
+    def test_wrong_ones_are_kept_each_under_a_name_of_its_own(self, facedata: Run, tmp_path: Path) -> None:
+        parts_set(tmp_path, tar_gz({"train.rec": noise(1000)}), 2)
+        (tmp_path / "data").mkdir()
+        for content in (b"one", b"two", b"three"):
+            (tmp_path / "data/big_00").write_bytes(content)
+            facedata("download", "big", "--root", "data")
+        kept = [(tmp_path / f"data/big_00.wrong{end}").read_bytes() for end in ("", "-2", "-3")]
+        assert kept == [b"one", b"two", b"three"]
+
+    def test_a_folder_without_any_of_them(self, facedata: Run, tmp_path: Path) -> None:
+        clustering_set(tmp_path)
+        (tmp_path / "loads").mkdir()
+        ran = facedata("download", "small", "--from-dir", "loads")
+        assert "loads: has no file of the names that are missing" in ran.stderr
+
+    def test_a_file_given_wins_over_an_old_one_with_overwrite(self, facedata: Run, tmp_path: Path) -> None:
+        folder_sets(tmp_path, "a")
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data/data.tar.gz").write_bytes(tar_gz({"x": b"old"}))
+        (tmp_path / "data.tar.gz").write_bytes(tar_gz({"x": b"new"}))
+        ran = facedata("download", "a", "--root", "data", "--overwrite", "--from-file", "data.tar.gz")
+        assert ran.status == 0, ran.stderr
+        assert (tmp_path / "data/a/x").read_bytes() == b"new"
+
+    def test_the_root_itself_is_given_with_overwrite(self, facedata: Run, tmp_path: Path) -> None:
+        folder_sets(tmp_path, "a")
+        (tmp_path / "data").mkdir()
+        archive = tar_gz({"x": b"x"})
+        (tmp_path / "data/data.tar.gz").write_bytes(archive)
+        ran = facedata("download", "a", "--root", "data", "--overwrite", "--from-dir", tmp_path / "data")
+        assert ran.status == 0, ran.stderr
+        assert (tmp_path / "data/data.tar.gz").read_bytes() == archive
+
+
+def test_the_archive_of_another_set_with_the_same_name_is_not_taken(facedata: Run, tmp_path: Path) -> None:
+    folder_sets(tmp_path, "a", "b")
+    archives = {name: tar_gz({"x": name.encode()}) for name in "ab"}
+    for name, archive in archives.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "data.tar.gz").write_bytes(archive)
+    assert facedata("download", "a", "--root", "data", "--from-dir", "a").status == 0
+    for how in ([], ["--from-dir", "b"]):
+        ran = facedata("download", "b", "--root", "data", *how)
+        assert ran.status == 1
+        assert "data/data.tar.gz: is the download of a; expected that of b" in ran.stderr
+    assert (tmp_path / "data/data.tar.gz").read_bytes() == archives["a"]
+    (tmp_path / "data/data.tar.gz").unlink()
+    assert facedata("download", "b", "--root", "data", "--from-dir", "b").status == 0
+    assert (tmp_path / "data/b/x").read_bytes() == b"b"
+
+
+class TestKilledAtTheVeryEnd:
+    """All was recorded as finished, and the hidden folder was not yet removed."""
+
+    def finished(self, facedata: Run, tmp_path: Path) -> None:
+        clustering_set(tmp_path)
+        (tmp_path / "small.tar.gz").write_bytes(CLUSTERING)
+        assert facedata("download", "small", "--root", "data", "--from-file", "small.tar.gz").status == 0
+        work = tmp_path / "data/.facedata-download-small"
+        work.mkdir()
+        (work / "overwrite").touch()
+        (work / "placing.json").write_text('{"moves": [], "digests": {}, "refused": {}}')
+
+    def test_the_next_run_tidies_up(self, facedata: Run, tmp_path: Path) -> None:
+        self.finished(facedata, tmp_path)
+        ran = facedata("download", "small", "--root", "data", "--remove-archives")
+        assert ran.stdout.startswith("small: is there already")
+        assert not (tmp_path / "data/.facedata-download-small").exists()
+        assert not (tmp_path / "data/small.tar.gz").exists()
+
+    def test_overwrite_does_it_all_again(self, facedata: Run, tmp_path: Path) -> None:
+        self.finished(facedata, tmp_path)
+        (tmp_path / "data/features/f.bin").write_bytes(b"bad")
+        ran = facedata("download", "small", "--root", "data", "--overwrite")
+        assert ran.status == 0, ran.stderr
+        assert (tmp_path / "data/features/f.bin").read_bytes() == FEATURES
+
+
 def test_two_downloads_of_one_set_at_once(facedata: Run, tmp_path: Path, server: Server) -> None:
     served = server.add("/small.tar.gz", CLUSTERING, rate=20_000)
     clustering_set(tmp_path, server.url("/small.tar.gz"))
@@ -451,6 +657,7 @@ def test_terms_are_asked_for_on_a_terminal(
         while piece := os.read(terminal, 1 << 16):
             shown += piece
             if b"[y/N]" in piece:
+                time.sleep(0.5)  # until it reads: what comes between showing and reading may be lost
                 os.write(terminal, answer)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status, shown
     os.close(terminal)

@@ -211,3 +211,44 @@ class TestLines:
     @given(st.text(alphabet="[]{}=\"'#ab.\\\n \t", max_size=80))
     def test_any_text_gets_some_line(self, text: str) -> None:
         assert 1 <= find_line(text, ("a", 0, "b")) <= max(len(text.splitlines()), 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[sets.a]\ntitle = "A"\nstatus = [["free"]]\n',
+        '[sets.a]\ntitle = "A"\n[[sets.a.sources]]\nkind = ["http"]\nurl = "http://x/"\n',
+        "a = " + "[" * 100_000,
+        "a = " + "9" * 5000,
+        '[sets.a]\ntitle = "A"\n"\\u001b[31m" = 1\n',
+        f'[sets.a]\ntitle = ["{"x" * 1_000_000}"]\n',
+    ],
+    ids=["list for a status", "list for a kind", "deep", "long number", "odd key", "long value"],
+)
+def test_what_nobody_would_write_is_refused_in_one_short_line(tmp_path: Path, text: str) -> None:
+    said = refusal(tmp_path, text)
+    assert "own.toml: " in said
+    assert said.isprintable()
+    assert len(said) < 1000
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (['"a"\nplace = "x"', '"b"\nplace = "x"'], "two of them would be 'x'"),
+        (['"a"', '"b"\nplace = "a/b"'], "'a' would be a file and a folder"),
+        (['"provenance.json"'], "is the name of facedata's own record"),
+    ],
+)
+def test_downloads_that_would_be_one_file(tmp_path: Path, names: list[str], said: str) -> None:
+    downloads = "".join(f"[[sets.a.downloads]]\nname = {name}\n" for name in names)
+    assert said in refusal(tmp_path, f'[sets.a]\ntitle = "A"\n{downloads}')
+
+
+def test_a_name_is_escaped_below_the_url_of_a_folder(tmp_path: Path) -> None:
+    one = load(tmp_path, OWN.replace("labels.txt", "a #1?.txt")).find("lab-faces")
+    assert one.links(one.downloads[1])[0].address == "http://mirror.lab/faces/a%20%231%3F.txt"
+
+
+def test_lines_are_counted_as_editors_count_them(tmp_path: Path) -> None:
+    assert "line 3: sets.a.title" in refusal(tmp_path, "# one\u2028line\n[sets.a]\ntitle = 1\n")
