@@ -70,7 +70,7 @@ def main() -> None:
             stream.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 is shown as it is
     try:
         status = facedata(prog_name="facedata", standalone_mode=False)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("facedata: interrupted; run the same command again", err=True)
         sys.exit(INTERRUPTED)
     except click.ClickException as error:

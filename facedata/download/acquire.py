@@ -32,9 +32,10 @@ from facedata.download.recording import (
 from facedata.download.terms import Accept, accept_terms, accepted
 from facedata.download.transfer import Fetched, FileRequest, TransferOptions, fetch_files
 from facedata.download.transfer.pages import shown_url
+from facedata.download.verified import remember
 from facedata.download.verify import Result, verify
-from facedata.errors import DiskFullError, FacedataError, InputError, output_error
-from facedata.jobs.lock import ShardLock
+from facedata.download.working import disk_bytes, work_folder, working
+from facedata.errors import DiskFullError, InputError
 from facedata.jobs.signals import StopRequest
 
 __all__ = ["AcquireOptions", "Acquired", "Plan", "acquire", "plan_acquisition"]
@@ -215,7 +216,9 @@ class _Acquisition:
 
     def run(self) -> Acquired:
         fetched: list[Fetched] = []
-        with _working(self.entry, self.root, restart=self.options.overwrite) as (work, overwrite):
+        with working(self.entry, self.root, restart=self.options.overwrite) as (work, overwrite):
+            if "finished" in read_provenance(self.root, self.entry.name):
+                record_restart(self.entry, self.root)  # something was lost: what is begun now may be gone on with
             placing = Placing(self.entry, self.root, work, overwrite)
             used: dict[str, Path] = {}
             if not placing.begun and (overwrite or not self._ready()):
@@ -226,7 +229,7 @@ class _Acquisition:
                     _log.info("%s: unpacking %s", self.entry.name, ", ".join(path.name for path in archives))
                 with self._watched("unpacking") as observer:
                     placing.unpack(archives, observer, self.stop)
-            placed, refused = placing.place()
+            placed, refused = placing.place(self.stop)
             done = Acquired(
                 name=self.entry.name,
                 root=self.root,
@@ -244,8 +247,8 @@ class _Acquisition:
     def tidy(self) -> None:
         """What an earlier call that had finished its work was killed before, or was not asked for."""
         archives = [path for path in self._archives() if path.exists()] if self.options.remove_archives else []
-        if archives or _work_folder(self.entry, self.root).exists():
-            with _working(self.entry, self.root, restart=False) as (work, _):
+        if archives or work_folder(self.entry, self.root).exists():
+            with working(self.entry, self.root, restart=False) as (work, _):
                 self._clear(work)
 
     def plan(self, *, again: bool, fresh: Collection[str] = ()) -> Plan:
@@ -315,6 +318,7 @@ class _Acquisition:
 
         def note(fetched: Fetched) -> None:
             record_fetched(self.entry, self.root, names[fetched.path], fetched)
+            remember(self.root, os.path.relpath(fetched.path, self.root), fetched.digest)
 
         for one in downloads:
             _log.info("%s: fetching %s from %s", self.entry.name, one.name, shown_url(self.entry.links(one)[0].page))
@@ -354,7 +358,7 @@ class _Acquisition:
         """Refuse before the first byte what cannot fit; archives of images are as large again when unpacked."""
         to_fetch = sum(max((one.size or one.about or 0) - self._half(one), 0) for one in downloads)
         unpacked = 0 if self.entry.layout == "files" else self.entry.bytes[0]
-        to_unpack = max(unpacked - _disk_bytes(_work_folder(self.entry, self.root)), 0)
+        to_unpack = max(unpacked - disk_bytes(work_folder(self.entry, self.root)), 0)
         free = shutil.disk_usage(self.root).free
         if to_fetch + to_unpack > free:
             raise DiskFullError(
@@ -365,7 +369,7 @@ class _Acquisition:
     def _half(self, download: Download) -> int:
         """Bytes of the disk that an interrupted transfer takes already."""
         final = target(download, self.root)
-        return _disk_bytes(final.with_name(f"{final.name}.part"))
+        return disk_bytes(final.with_name(f"{final.name}.part"))
 
     def _finish(self, done: Acquired, work: Path) -> None:
         record_finish(self.entry, self.root, done.placed, done.results)
@@ -384,45 +388,6 @@ class _Acquisition:
     def _watched(self, what: str) -> Iterator[Callable[[int, int], None] | None]:
         with self.watch(what) if self.watch else nullcontext() as observer:
             yield observer
-
-
-def _work_folder(entry: CatalogueSet, root: Path) -> Path:
-    return root / f".facedata-download-{entry.name}"
-
-
-def _disk_bytes(path: Path) -> int:
-    """How much of the disk a file, or all files of a folder, take; 0 where it is not there."""
-    try:
-        if not path.is_dir():
-            return path.lstat().st_blocks * 512
-        with os.scandir(path) as entries:
-            return sum(_disk_bytes(Path(entry)) for entry in entries)
-    except OSError:
-        return 0
-
-
-@contextmanager
-def _working(entry: CatalogueSet, root: Path, *, restart: bool) -> Iterator[tuple[Path, bool]]:
-    """The set's hidden folder, locked; and whether what is there is replaced, by this call or one it goes on with."""
-    work = _work_folder(entry, root)
-    again = work / "overwrite"
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        with ShardLock(work / "lock") as lock:
-            lock.take(range(1))
-            ended = "finished" in read_provenance(root, entry.name)  # killed before it could remove this folder
-            if ended or (restart and not again.exists()):
-                again.unlink(missing_ok=True)
-                (work / "placing.json").unlink(missing_ok=True)
-                shutil.rmtree(work / "unpacked", ignore_errors=True)
-            if restart and not again.exists():
-                record_restart(entry, root)
-                again.touch()
-            yield work, again.exists()
-    except FacedataError:
-        raise
-    except OSError as error:
-        raise output_error(error, work) from error
 
 
 def _all_good(results: Sequence[Result]) -> bool:

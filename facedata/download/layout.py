@@ -10,12 +10,14 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from facedata.download.catalogue import CatalogueSet
-from facedata.errors import OutputExistsError, output_error
+from facedata.errors import InterruptedJobError, OutputExistsError, input_error, output_error
+from facedata.jobs.signals import StopRequest
 
 __all__ = ["Move", "place", "plan_moves"]
 
 _CLUSTERING = ("features", "labels", "knns", "pretrained_models")
 _BY_SUFFIX = {".bin": "features", ".npy": "features", ".meta": "labels"}
+_BLOCK = 1 << 20
 _JUNK = ("__MACOSX", ".DS_Store")
 _log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ def plan_moves(entry: CatalogueSet, unpacked: Path) -> list[Move]:
     return [Move(path, path.name) for path in _entries(unpacked)]
 
 
-def place(moves: Iterable[Move], root: Path, *, overwrite: bool) -> list[str]:
+def place(moves: Iterable[Move], root: Path, *, overwrite: bool, stop: StopRequest | None = None) -> list[str]:
     """Rename everything to where it belongs; returns the paths, relative to `root`.
 
     May be interrupted and called again with the moves that are left.
@@ -53,12 +55,15 @@ def place(moves: Iterable[Move], root: Path, *, overwrite: bool) -> list[str]:
     Raises
     ------
     OutputExistsError
-        Where a file is there already, before anything has been moved, unless `overwrite`.
+        Where another file is there already, before anything has been moved, unless `overwrite`. One with the same
+        content, from an earlier download say, is in nobody's way.
+    InterruptedJobError
+        Where `stop` was asked for.
     """
     moves = list(moves)
     if not overwrite:
         for move in moves:
-            _refuse_existing(move.source, root / move.target)
+            _refuse_existing(move.source, root / move.target, stop)
     for move in moves:
         try:
             _move(move.source, root / move.target)
@@ -162,16 +167,33 @@ def _outside(folder: Path, own: Path) -> Iterator[Path]:
             yield path
 
 
-def _refuse_existing(source: Path, target: Path) -> None:
+def _refuse_existing(source: Path, target: Path, stop: StopRequest | None) -> None:
     """A folder may join one that is there; a file may not take the place of another."""
     if source.is_dir() and target.is_dir() and not target.is_symlink():
         for path in _entries(source):
-            _refuse_existing(path, target / path.name)
-    elif os.path.lexists(target):
+            _refuse_existing(path, target / path.name, stop)
+    elif os.path.lexists(target) and not _same_content(source, target, stop):
         raise OutputExistsError(
-            f"{target}: is there already, and is not known to be of this download; "
+            f"{target}: is there already, and is another file than that of this download; "
             "move it away, or replace it with --overwrite"
         )
+
+
+def _same_content(source: Path, target: Path, stop: StopRequest | None) -> bool:
+    try:
+        if target.is_symlink() or not (source.is_file() and target.is_file()):
+            return False
+        if source.stat().st_size != target.stat().st_size:
+            return False
+        with open(source, "rb") as one, open(target, "rb") as other:
+            while block := one.read(_BLOCK):
+                if stop:
+                    raise InterruptedJobError("stopped while comparing files; run the same command again to go on")
+                if block != other.read(_BLOCK):
+                    return False
+    except OSError as error:
+        raise input_error(error, target) from error
+    return True
 
 
 def _move(source: Path, target: Path) -> None:

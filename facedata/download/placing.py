@@ -72,7 +72,7 @@ class Placing:
         with atomic_writer(self._plan) as file:
             file.write(json.dumps(plan).encode(errors="surrogateescape"))
 
-    def place(self) -> tuple[list[str], dict[str, str]]:
+    def place(self, stop: StopRequest | None = None) -> tuple[list[str], dict[str, str]]:
         """Put everything where it belongs.
 
         Returns
@@ -92,7 +92,7 @@ class Placing:
         plan = self._read_plan()
         moves = [Move(self._unpacked / source, target) for source, target in plan["moves"]]
         left = [move for move in moves if os.path.lexists(move.source)]
-        place(left, self._root, overwrite=self._overwrite)
+        place(left, self._root, overwrite=self._overwrite, stop=stop)
         self._remember(plan["digests"], moves)
         return sorted([move.target for move in moves] + self._placed_downloads()), plan["refused"]
 

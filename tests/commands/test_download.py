@@ -144,7 +144,7 @@ class TestFetching:
         clustering_set(tmp_path, server.url("/small.tar.gz"))
         facedata("download", "small", "--root", "data", "--remove-archives")
         (tmp_path / "data/features/f.bin").unlink()
-        ran = facedata("download", "small", "--root", "data", "--overwrite")
+        ran = facedata("download", "small", "--root", "data")
         assert ran.status == 0, ran.stderr
         assert (tmp_path / "data/features/f.bin").read_bytes() == FEATURES
 
