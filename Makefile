@@ -59,6 +59,9 @@ bench: $(READY) $(COMPAT_READY)
 	$(BIN)/python benchmarks/pack_rec.py --mxnet-python $(COMPAT)/bin/python
 	$(BIN)/python benchmarks/rec_to_webdataset.py
 	$(BIN)/python benchmarks/parquet.py
+	$(BIN)/python benchmarks/verify_md5.py
+	$(BIN)/python benchmarks/extract.py
+	$(BIN)/python benchmarks/download.py
 
 clean:
 	rm -rf $(VENV) $(COMPAT) build dist demo *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -26,21 +26,25 @@ from measure import Measured, report, run
 OURS, CURL, CURL_MD5 = "facedata", "curl", "curl, then md5sum"
 SIZE = 1_000_000_000
 
-CALL = """
-import sys
-from pathlib import Path
-from facedata.download.digest import Digest
-from facedata.download.links import Link
-from facedata.download.transfer import FileRequest, TransferOptions, fetch_files
-url, path, md5, connections = sys.argv[1:]
-request = FileRequest(Path(path), (Link("http", url),), Digest("md5", md5))
-fetch_files([request], TransferOptions(connections=int(connections)))
+CATALOGUE = """
+[sets.one]
+title = "One file"
+status = ["free"]
+[[sets.one.sources]]
+kind = "http"
+url = "{url}"
+[[sets.one.downloads]]
+name = "fetched"
+md5 = "{md5}"
 """
 
 
-def our_command(url: str, path: str, md5: str, connections: int) -> list[str]:
-    """The one place to change when what is measured is to be started in another way."""
-    return [sys.executable, "-c", CALL, url, path, md5, str(connections)]
+def our_command(folder: Path, url: str, md5: str, connections: int) -> list[str]:
+    catalogue = folder / "catalogue.toml"
+    catalogue.write_text(CATALOGUE.format(url=url, md5=md5))
+    facedata = str(Path(sys.executable).with_name("facedata"))
+    words = ["download", "one", "--quiet", "--root", str(folder), "--catalogue", str(catalogue)]
+    return [facedata, *words, "--connections", str(connections)]
 
 
 def serve(path: str) -> None:
@@ -94,7 +98,7 @@ def compare(folder: Path, repeats: int, connections: int) -> None:
     url = f"http://127.0.0.1:{server.stdout.readline().strip()}/file"
     curl = shlex.join(["curl", "--silent", "--fail", "--output"])
     commands: dict[str, Callable[[str], list[str]]] = {
-        OURS: lambda path: our_command(url, path, md5, connections),
+        OURS: lambda path: our_command(folder, url, md5, connections),
         CURL: lambda path: ["sh", "-c", f"{curl} {path} {url}"],
         CURL_MD5: lambda path: ["sh", "-c", f"{curl} {path} {url} && echo '{md5}  {path}' | md5sum --check --quiet"],
     }
@@ -106,11 +110,11 @@ def compare(folder: Path, repeats: int, connections: int) -> None:
             for name, command in commands.items():
                 path = folder / "fetched"
                 path.unlink(missing_ok=True)
+                (folder / "provenance.json").unlink(missing_ok=True)
                 os.sync()
-                seconds, peak, _ = run(command(str(path)))
+                seconds, _, _ = run(command(str(path)), memory=False)
                 measured[name].seconds.append(seconds)
-                measured[name].peak_bytes.append(peak)
-        report(measured, OURS, memory=True)
+        report(measured, OURS)
     finally:
         server.kill()
         server.wait()

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import psutil
@@ -62,20 +63,24 @@ class MemoryWatch:
         return total
 
 
-def run(command: Sequence[str]) -> tuple[float, int, str]:
-    """Wall time, peak memory of the tree, stdout."""
+def run(command: Sequence[str], *, memory: bool = True) -> tuple[float, int, str]:
+    """Wall time, peak memory of the tree, stdout; watching the memory costs a short command some per cent."""
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    with MemoryWatch(process.pid) as watch:
+    with MemoryWatch(process.pid) if memory else nullcontext() as watch:
         output, _ = process.communicate()
     seconds = time.perf_counter() - begin
     if process.returncode != 0:
         sys.exit(f"{' '.join(command)}: exit status {process.returncode}")
-    return seconds, watch.peak, output
+    return seconds, watch.peak if watch else 0, output
 
 
 def in_turn(
-    commands: dict[str, Sequence[str]], repeats: int, before: Callable[[str], None] | None = None
+    commands: dict[str, Sequence[str]],
+    repeats: int,
+    before: Callable[[str], None] | None = None,
+    *,
+    memory: bool = True,
 ) -> dict[str, Measured]:
     """Run the commands in turn, `repeats` times, so that a slow spell of the machine meets all of them."""
     measured = {name: Measured() for name in commands}
@@ -83,7 +88,7 @@ def in_turn(
         for name, command in commands.items():
             if before:
                 before(name)
-            seconds, peak, _ = run(command)
+            seconds, peak, _ = run(command, memory=memory)
             measured[name].seconds.append(seconds)
             measured[name].peak_bytes.append(peak)
     return measured

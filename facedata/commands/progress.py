@@ -8,10 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from facedata.jobs.journal import BESIDE
-from facedata.jobs.progress import Observer, Progress
+if TYPE_CHECKING:
+    from facedata.jobs.progress import Observer, Progress
 
 __all__ = [
     "counted",
@@ -152,6 +152,8 @@ class _ByteLines:
 
 def output_name(root: str) -> str:
     """An output as the user named it: the journal of a single file lies in a folder beside it."""
+    from facedata.jobs.journal import BESIDE
+
     return root.removesuffix(BESIDE)
 
 
