@@ -43,7 +43,16 @@ def compare(folder: Path, title: str, files: int, size: int, workers: int, repea
     (root / "MD5SUMS").write_text("".join(lines))
     os.sync()
     facedata = str(Path(sys.executable).with_name("facedata"))
-    ours = [facedata, "verify-md5", "--manifest", str(root / "MD5SUMS"), "--workers", str(workers), "--quiet"]
+    ours = [
+        facedata,
+        "verify-md5",
+        "--manifest",
+        str(root / "MD5SUMS"),
+        "--workers",
+        str(workers),
+        "--quiet",
+        "--only-wrong",
+    ]
     commands: dict[str, Sequence[str]] = {
         "md5sum -c": ["sh", "-c", f"cd '{root}' && exec md5sum -c --quiet MD5SUMS"],
         "verify-md5": [*ours, "--no-cache"],

@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 @click.option(
     "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="The folder to unpack into."
 )
-@click.option(
-    "--overwrite",
-    is_flag=True,
-    help="Replace files of the same names, and unpack again what was unpacked before.",
-)
+@options.OVERWRITE
 @click.option(
     "--max-ratio",
     type=click.FloatRange(1, 10_000),
@@ -51,6 +47,7 @@ def command(
     Parts are joined while they are read, in the order of their numbers; a part that is missing is named before anything
     starts. Files get their names when the whole archive has been proven. Links, devices and names that lead out of the
     folder are not unpacked: they are named, and the exit status is 1. Interrupted, it goes on when it is run again.
+    With --overwrite files of the same names are replaced, others are left alone.
 
     \b
     Example:

@@ -95,7 +95,7 @@ class _SizeType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 
 
 WORKERS = click.option(
-    "--workers", type=click.IntRange(1, 4096), help="Processes to use.  [default: the CPUs that this job may use]"
+    "--workers", type=click.IntRange(1, 4096), help="Workers to use at once.  [default: the CPUs that this job may use]"
 )
 SHARD = click.option(
     "--shard",
@@ -185,9 +185,7 @@ ROOT = click.option(
     "--root", type=click.Path(file_okay=False), default=".", show_default=True, help="The folder that the files lie in."
 )
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
-OVERWRITE = click.option(
-    "--overwrite", is_flag=True, help="Replace what is there: delete what facedata wrote, start afresh."
-)
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Start afresh, and replace what is there.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object on stdout.")
 QUIET = click.option("--quiet", is_flag=True, help="No progress and no log lines, only warnings and errors.")
 SALVAGE = click.option(

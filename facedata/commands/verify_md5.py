@@ -39,6 +39,7 @@ class _Options(NamedTuple):
     strict: bool
     as_json: bool
     quiet: bool
+    only_wrong: bool
 
 
 @click.command("verify-md5", short_help="Check files against published checksums, or make a list of checksums.")
@@ -62,18 +63,15 @@ class _Options(NamedTuple):
     type=click.Choice(_ALGORITHMS),
     help="What to create, or what a manifest has.  [default: md5; a manifest's digits tell]",
 )
-@click.option(
-    "--workers",
-    type=click.IntRange(1, 4096),
-    help="Files to read at a time.  [default: the CPUs that this job may use]",
-)
+@options.WORKERS
 @click.option(
     "--no-cache", is_flag=True, help="Read every file, also those that have not changed since they were read."
 )
 @click.option("--no-extra", is_flag=True, help="Do not look for files that nobody expects.")
 @click.option("--strict", is_flag=True, help="Exit with 1 on such files, too.")
+@click.option("--only-wrong", is_flag=True, help="No lines on files that are OK, as md5sum --quiet has it.")
 @options.JSON
-@click.option("--quiet", is_flag=True, help="No progress, and no lines on files that are OK.")
+@options.QUIET
 @options.runs_library
 def command(no_cache: bool, no_extra: bool, **given: Any) -> int:
     """Check the files of dataset NAME, or of a list of checksums, or make such a list.
@@ -108,6 +106,7 @@ def _refuse_contradictions(chosen: _Options) -> None:
             "--root": chosen.root,
             "--catalogue": chosen.catalogue,
             "--strict": chosen.strict,
+            "--only-wrong": chosen.only_wrong,
             "--no-extra": not chosen.extra,
             "--no-cache": not chosen.cache,
             "--json": chosen.as_json,
@@ -214,7 +213,7 @@ class _Told:
             plain = result.verdict == "OK" and result.how == "checksum" and not result.found_at
             if not plain and len(self.results) < _MOST_TOLD:
                 self.results.append(result)
-        elif self.screen is not None and not (self._chosen.quiet and result.verdict == "OK"):
+        elif self.screen is not None and not (self._chosen.only_wrong and result.verdict == "OK"):
             self.screen.write(result_line(result))
 
 

@@ -78,10 +78,10 @@ def test_a_second_call_remembers(data: Path, facedata: Facedata) -> None:
     assert "unchanged" not in check(facedata, "--no-cache").stderr
 
 
-def test_quiet_shows_what_is_wrong_alone(data: Path, facedata: Facedata) -> None:
-    assert check(facedata, "--quiet") == Ran(0, "", "")
+def test_what_is_wrong_can_be_shown_alone(data: Path, facedata: Facedata) -> None:
+    assert check(facedata, "--quiet", "--only-wrong") == Ran(0, "", "")
     (data / "a").unlink()
-    assert check(facedata, "--quiet").stdout == "a: MISSING\n"
+    assert check(facedata, "--only-wrong").stdout == "a: MISSING\n"
 
 
 def test_json_is_one_object(data: Path, facedata: Facedata) -> None:
