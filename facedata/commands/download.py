@@ -156,8 +156,10 @@ def _show(done: Acquired, *, as_json: bool) -> None:
     if done.already:
         click.echo(f"{done.name}: is there already, in {root}")
     elif done.good:
-        size = sum(fetched.fetched_bytes for fetched in done.fetched)
-        click.echo(f"{done.name}: ready in {root}; {counted(len(done.fetched), 'file')} fetched, {human_bytes(size)}")
+        size = human_bytes(sum(fetched.fetched_bytes for fetched in done.fetched))
+        counts = [f"{counted(len(done.fetched), 'file')} fetched, {size}"] if done.fetched else []
+        counts += [f"{counted(len(done.used), 'file')} found there and right"] if done.used else []
+        click.echo("; ".join([f"{done.name}: ready in {root}", *counts]))
     else:
         click.echo(f"{done.name}: in {root}, but not all of it is right")
     for result in done.results:

@@ -134,7 +134,7 @@ def _check_set(chosen: _Options) -> int:
             raise OptionError(f"{chosen.name} is a file; a list of checksums is given with --manifest") from error
         raise
     expectations = set_expectations(entry, Path(root), read_provenance(Path(root), entry.name))
-    own = [entry.folder] if entry.folder and os.path.isdir(os.path.join(root, entry.folder)) else []
+    own = [entry.folder] if entry.complete and os.path.isdir(os.path.join(root, entry.folder)) else []
     for said in old_releases(entry, Path(root)):
         _log.warning(said)
     return _check(chosen, root, expectations, extra_in=own)

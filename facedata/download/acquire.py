@@ -230,11 +230,12 @@ class _Acquisition:
                 with self._watched("unpacking") as observer:
                     placing.unpack(archives, observer, self.stop)
             placed, refused = placing.place(self.stop)
+            now_fetched = {one.path for one in fetched}
             done = Acquired(
                 name=self.entry.name,
                 root=self.root,
                 fetched=tuple(fetched),
-                used={name: os.fspath(path) for name, path in used.items()},
+                used={name: os.fspath(path) for name, path in used.items() if path not in now_fetched},
                 placed=placed,
                 refused=refused,
                 results=self._verify(placed),

@@ -127,6 +127,7 @@ class CatalogueSet:
     layout: str = "files"
     folder: str = ""
     holding: str = ""
+    complete: bool = False
     next: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
     downloads: tuple[Download, ...] = ()

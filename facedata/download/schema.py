@@ -144,6 +144,7 @@ _SET: dict[str, _Key | _Tables] = {
     "notes": _TEXTS,
     "layout": _is(f"one of {', '.join(LAYOUTS)}", _one_of(LAYOUTS)),
     "folder": _is("the name of a folder", _name),
+    "complete": _FLAG,
     "holding": _is("the name of a file or folder", _name),
     "next": _TEXTS,
     "sources": _Tables(

@@ -285,6 +285,17 @@ class TestByHand:
         assert (tmp_path / "data/big/train.rec").read_bytes() == noise(100_000)
         assert facedata("verify-md5", "big", "--root", "data").status == 0
 
+    def test_files_that_nobody_named_are_extra_only_where_all_are_known(self, facedata: Run, tmp_path: Path) -> None:
+        (part,) = parts_set(tmp_path, tar_gz({"big/train.rec": noise(1000), "big/more": b"x"}), 1)
+        (tmp_path / "big_00").write_bytes(part)
+        ran = facedata("download", "big", "--root", "data", "--from-file", "big_00")
+        assert "big: ready in data; 1 file found there and right" in ran.stdout
+        assert "EXTRA" not in facedata("verify-md5", "big", "--root", "data").stdout
+        (tmp_path / "all.toml").write_text("[sets.big]\ncomplete = true\n")
+        ran = facedata("verify-md5", "big", "--root", "data", "--catalogue", "all.toml")
+        assert "big/more: EXTRA" in ran.stdout
+        assert ran.status == 0
+
     def test_a_wrong_part_in_the_root_is_kept_aside(self, facedata: Run, tmp_path: Path) -> None:
         parts = parts_set(tmp_path, tar_gz({"train.rec": noise(1000)}), 2)
         (tmp_path / "data").mkdir()
