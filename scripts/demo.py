@@ -1,4 +1,4 @@
-"""``make demo``: draw a small dataset, unpack it, take it through other formats. Prints each command it runs."""
+"""``make demo``: draw a small dataset, check it, unpack it, take it through other formats; prints each command."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def main() -> None:
         print(f"{SAMPLE}: drawn before")
     else:
         facedata("make-sample", str(SAMPLE), "--identities", "36", "--images", "8", "--overwrite")
+    check_sums()
     facedata("unpack-rec", "--include", str(SAMPLE), "--output", str(OUTPUT), "--list", str(FOLDER / "list.txt"))
     facedata("status", str(OUTPUT))
     show_tree()
@@ -37,6 +38,16 @@ def facedata(*arguments: str) -> None:
     """Show a command and run it."""
     print(f"\n$ {shlex.join(['facedata', *arguments])}", flush=True)
     subprocess.run([str(Path(sys.executable).with_name("facedata")), *arguments], check=True)
+
+
+def check_sums() -> None:
+    """List the checksums of the sample, and check them, as a user does after moving files."""
+    sums = FOLDER / "MD5SUMS"
+    command = ["facedata", "verify-md5", "--create", str(SAMPLE)]
+    print(f"\n$ {shlex.join(command)} > {sums}", flush=True)
+    with open(sums, "wb") as file:
+        subprocess.run([str(Path(sys.executable).with_name("facedata")), *command[1:]], check=True, stdout=file)
+    facedata("verify-md5", "--manifest", str(sums), "--root", str(SAMPLE))
 
 
 def people() -> list[Path]:
