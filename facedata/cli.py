@@ -7,11 +7,11 @@ import io
 import os
 import signal
 import sys
-from types import FrameType
 
 import click
 
 from facedata._version import __version__
+from facedata.jobs.signals import interrupt
 
 COMMANDS = {
     "build-lmdb": "Build an LMDB and its key-label file, as FFC and LFS read them.",
@@ -63,7 +63,8 @@ def facedata() -> None:
 
 def main() -> None:
     """Run the command line; SIGTERM and SIGINT outside a job end it with status 75 too."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, interrupt)
     _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -88,7 +89,3 @@ def _open_what_is_closed() -> None:
     os.close(descriptor)
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

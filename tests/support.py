@@ -175,6 +175,28 @@ class Running:
         return errors
 
 
+def bytes_read(pid: int) -> int:
+    """What a process has read so far, of files, pipes and all."""
+    try:
+        lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    except OSError:
+        return 0
+    return int(lines[0].removeprefix("rchar: "))
+
+
+def wait_until_idle(pid: int, seconds: float = 0.3) -> None:
+    """Until the process has done something, and then nothing for a while: it waits for us."""
+    deadline, used, since = time.monotonic() + 30, -1, time.monotonic()
+    while time.monotonic() < deadline:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        now = int(fields[11]) + int(fields[12])  # ticks of CPU in user and kernel mode
+        if now != used or fields[0] == "R":
+            used, since = now, time.monotonic()
+        elif used > 0 and time.monotonic() - since > seconds:
+            return
+        time.sleep(0.02)
+
+
 def big_set(maker: RecordSetMaker, images: int = 24_000, size: int = 400) -> Path:
     """Large enough to be cut into several shards and to be interrupted."""
     for key in range(images):

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["StopRequest", "stop_on_signals"]
+__all__ = ["StopRequest", "interrupt", "stop_on_signals"]
+
+_unheard: list[int] = []
 
 
 class StopRequest:
@@ -27,6 +29,15 @@ class StopRequest:
         return self.count > 1
 
 
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Handle a signal where no job runs: raise KeyboardInterrupt, and note it for the job that may begin.
+
+    Where the interpreter is just calling back from C, while it imports say, the exception is printed and lost.
+    """
+    _unheard.append(number)
+    raise KeyboardInterrupt
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
     """Count SIGINT and SIGTERM instead of dying of them, while the block runs.
@@ -43,6 +54,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
         yield stop
         return
     previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    while _unheard:
+        note(_unheard.pop(), None)
     try:
         yield stop
     finally:

@@ -17,7 +17,7 @@ from random import Random
 
 import pytest
 from http_server import Server
-from support import FACEDATA, Ran, tree
+from support import FACEDATA, Ran, bytes_read, tree, wait_until_idle
 
 Run = Callable[..., Ran]
 ROWS, DIMENSIONS = 50, 256
@@ -429,7 +429,8 @@ class TestPlainFiles:
             stderr=subprocess.PIPE,
             text=True,
         )
-        time.sleep(2)
+        while bytes_read(process.pid) < 100_000_000:
+            time.sleep(0.02)
         process.send_signal(number)
         try:
             _, said = process.communicate(timeout=8)
@@ -668,7 +669,7 @@ def test_terms_are_asked_for_on_a_terminal(
         while piece := os.read(terminal, 1 << 16):
             shown += piece
             if b"[y/N]" in piece:
-                time.sleep(0.5)  # until it reads: what comes between showing and reading may be lost
+                wait_until_idle(child)  # until it reads: what comes between showing and reading may be lost
                 os.write(terminal, answer)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status, shown
     os.close(terminal)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import FACEDATA, Ran, Running
+from support import FACEDATA, Ran, Running, bytes_read, wait_until_idle
 
 Facedata = Callable[..., Ran]
 
@@ -200,7 +200,8 @@ def test_an_interrupted_call_goes_on(tmp_path: Path, facedata: Facedata) -> None
     (tmp_path / "LIST").write_text("".join(lines))
     for number, status in ((signal.SIGINT, 75), (signal.SIGTERM, 75)):
         running = Running(tmp_path, "verify-md5", "--manifest", "LIST")
-        time.sleep(0.8)
+        while bytes_read(running.process.pid) < 100_000_000:
+            time.sleep(0.02)
         running.process.send_signal(number)
         assert "run the same command again, it goes on from there" in running.end()
         assert running.process.returncode == status
@@ -212,7 +213,7 @@ def test_waiting_for_a_list_on_stdin_can_be_interrupted(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*FACEDATA, "verify-md5", "--manifest", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
     )
-    time.sleep(0.8)
+    wait_until_idle(process.pid)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert (process.returncode, b"Traceback" in errors) == (75, False)
@@ -224,7 +225,9 @@ def test_kill_leaves_a_memory_that_works(data: Path, tmp_path: Path, facedata: F
     with open(tmp_path / "MD5SUMS", "a") as file:
         file.write("0" * 32 + "  large\n")
     running = Running(tmp_path, "verify-md5", "--manifest", "MD5SUMS", "--root", "data")
-    time.sleep(2.8)  # what was read is written down every two seconds
+    while bytes_read(running.process.pid) < 100_000_000:
+        time.sleep(0.02)
+    time.sleep(2.5)  # what was read is written down every two seconds
     running.process.kill()
     running.end()
     (data / "large").unlink()
