@@ -29,7 +29,7 @@ def accept_beginning(answer: Answer, job: FileJob) -> tuple[Answer | Decoded, in
         Where the answer is something else.
     DiskFullError
     """
-    total = _whole_size(answer)
+    total = _whole_size(answer, job.request.size)
     if total == 0:
         head = b""
     else:
@@ -49,14 +49,14 @@ def accept_beginning(answer: Answer, job: FileJob) -> tuple[Answer | Decoded, in
     return body, total
 
 
-def _whole_size(answer: Answer) -> int | None:
-    """The size of the file that the answer claims to hold whole."""
+def _whole_size(answer: Answer, size: int | None) -> int | None:
+    """The size of the file that the answer claims to hold whole; `size` is the published one."""
     if answer.status == 206:
         if answer.range is None or answer.range.first != 0:
             raise LinkError(f"the server sends {_shown_range(answer)} where all of the file was asked for")
         return answer.range.last + 1 if answer.range.total is None else answer.range.total
-    if answer.status == 416 and not answer.unsatisfied_total:  # of an empty file no byte can be asked for
-        return 0
+    if answer.status == 416 and (answer.unsatisfied_total == 0 or (answer.unsatisfied_total is None and size == 0)):
+        return 0  # of an empty file no byte can be asked for
     if answer.status != 200:
         raise LinkError(f"the server answers {answer.status}, which holds no file")
     return answer.length

@@ -20,6 +20,7 @@ __all__ = ["Attempt"]
 
 _BLOCK = 1 << 19
 _PROGRESS = 1 << 10
+_LOOK_AT_DISK = 16 << 20
 _WORTH_HELPING = 2.0
 _log = logging.getLogger(__name__)
 
@@ -66,7 +67,8 @@ class Attempt:
         finally:
             self._over = True
             for helper in self._helpers:
-                self._around.sockets.break_thread(helper.ident)
+                if helper.is_alive():  # else another thread may have its number by now
+                    self._around.sockets.break_thread(helper.ident)
 
     def consider_helping(self) -> None:
         """Open one more connection if there is one to be had, and the file is not nearly done; call it now and then."""
@@ -169,14 +171,21 @@ class Attempt:
                 return True
             if self._over:
                 raise CancelledError
-            position, kept = self._segments.advance(segment, len(data))
-            if size is not None and position + kept > size:
-                raise LinkError(f"the server sends more than the {size:,} bytes that were published")
-            self._part.write(position, data[:kept], self._generation)
+            with self._segments.claim(segment, len(data)) as (position, kept):
+                if size is not None and position + kept > size:
+                    raise LinkError(f"the server sends more than the {size:,} bytes that were published")
+                if size is None and segment.end is None:
+                    self._look_at_disk(position, position + kept)
+                self._part.write(position, data[:kept], self._generation)
             came += kept
             if patience and came >= _PROGRESS:
                 patience.progressed(self._part.done)
         return False
+
+    def _look_at_disk(self, position: int, end: int) -> None:
+        """A body of which nobody knows the end may have none; it stops while something of the disk is left."""
+        if position // _LOOK_AT_DISK != end // _LOOK_AT_DISK:
+            self._around.disk.expect({self._job.request.path: _LOOK_AT_DISK})
 
     def _end_unannounced(self, segment: Segment, answer: Answer) -> None:
         """The end of a body whose size was not said before."""

@@ -57,9 +57,16 @@ class DiskLedger:
 
 
 def _existing(folder: Path) -> Path:
-    while not folder.exists() and folder != folder.parent:
+    while not _exists(folder) and folder != folder.parent:
         folder = folder.parent
     return folder
+
+
+def _exists(folder: Path) -> bool:
+    try:
+        return folder.exists()
+    except OSError:  # a name that is too long, or no permission to look: making it will tell
+        return False
 
 
 def _message(folder: Path, needed: int, reserve: int, free: int) -> str:

@@ -166,17 +166,30 @@ class Answer:
         ------
         PassingError
             Where the connection is cut, too slow, or silent for too long.
+        CancelledError
         """
         if self._pushed_back:
             again, self._pushed_back = self._pushed_back[:most], self._pushed_back[most:]
             return again
         begin = time.monotonic()
+        # a socket's timeout is begun anew with every byte, also with those around the data of a chunk
+        self._sockets.expect_within(2 * self._watch.window + 1)
         try:
             data: bytes = self._response.raw.read1(most, decode_content=False) or b""
         except (urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError) as error:
-            raise _meaning(error, self.url, self._sockets) from error
+            in_time = self._sockets.answered()
+            raise _meaning(error if in_time else TimeoutError("timed out"), self.url, self._sockets) from error
+        self._refuse_broken_off()
         self._watch.count(len(data), time.monotonic() - begin)
         return data
+
+    def _refuse_broken_off(self) -> None:
+        """A body that was broken off on purpose looks like one that has come to its end."""
+        in_time = self._sockets.answered()
+        if self._sockets.cancel.is_set():
+            raise CancelledError
+        if not in_time:
+            raise PassingError("no answer in time")
 
     def push_back(self, data: bytes) -> None:
         """Let `read` give these bytes once more."""
@@ -216,6 +229,8 @@ def _meaning(error: Exception, url: str, sockets: Sockets) -> Exception:
 def _trouble(error: Exception, url: str) -> Exception:
     unusable = (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema)
     text = str(error)
+    if isinstance(error, requests.exceptions.InvalidProxyURL):
+        return LinkError("the proxy that the environment names has no address that can be used; look at http_proxy")
     if isinstance(error, (*unusable, UnicodeError, urllib3.exceptions.LocationParseError)):
         return LinkError(f"{shown_url(url)} is no URL that can be fetched")
     if "CERTIFICATE_VERIFY_FAILED" in text:

@@ -61,6 +61,7 @@ class PartFile:
         self.state = read_state(self._record, os.fstat(self.descriptor).st_size) or State()
         self._ranges = Ranges(self.state.written)
         self._unsynced = 0
+        self._sync_error: OSError | None = None
         self.received = 0
         self.listener: Callable[[int, bytes, int], None] | None = None
 
@@ -98,11 +99,11 @@ class PartFile:
                 self._wait_for_writers()
                 self.generation += 1
                 os.ftruncate(self.descriptor, 0)
-                self._ranges, self._unsynced = Ranges(), 0
+                self._ranges, self._unsynced, self._sync_error = Ranges(), 0, None
                 self.state = replace(state or State(), written=[], synced=[], boot=boot_id())
-            self._save()
         except OSError as error:
             raise output_error(error, self.path) from error
+        self._save_or_raise()
 
     def learn_total(self, total: int) -> None:
         """Note how long the file has turned out to be."""
@@ -117,11 +118,16 @@ class PartFile:
             self._save()
 
     def unorder(self) -> None:
-        """From now on it is not written from front to back."""
+        """From now on it is not written from front to back.
+
+        Raises
+        ------
+        OutputError
+            Where that cannot be recorded: after a death its size would be taken for what is there, gaps and all.
+        """
         with self._lock:
             self.state = replace(self.state, ordered=False)
-        with suppress(OSError):
-            self._save()
+        self._save_or_raise()
 
     def write(self, position: int, data: bytes, generation: int) -> None:
         """Write `data` where it belongs. Safe for threads.
@@ -174,11 +180,15 @@ class PartFile:
             if self._closed or self._unsynced < at_least:
                 return
             ranges, self._unsynced, generation = self._ranges.pairs(), 0, self.generation
-        with suppress(OSError):
+        failed: OSError | None = None
+        try:
             os.fdatasync(self.descriptor)
-            with self._lock:
-                if self.generation == generation:
-                    self.state = replace(self.state, synced=ranges)
+        except OSError as error:
+            failed = error  # the system tells it once only: `publish` would not hear of it
+        with self._lock:
+            if self.generation == generation:
+                self._sync_error = failed or self._sync_error
+                self.state = self.state if failed else replace(self.state, synced=ranges)
 
     def _save(self, *, sync: bool = False) -> None:
         with self._record_lock:
@@ -188,17 +198,36 @@ class PartFile:
                 self.state = replace(self.state, written=self._ranges.pairs())
             write_state(self._record, self.state, sync=sync)
 
+    def _save_or_raise(self) -> None:
+        try:
+            self._save()
+        except OSError as error:
+            raise output_error(error, self._record) from error
+
     # the end
 
     def publish(self, modified: float | None) -> None:
-        """Give the file its name, once its bytes are on the disk."""
+        """Give the file its name, once its bytes are on the disk.
+
+        Raises
+        ------
+        CancelledError
+            Where the file was let go: nobody would be told of it.
+        OutputError
+            Where it is not whole, or cannot be written.
+        """
         try:
+            self._check_whole()
             os.fsync(self.descriptor)
+            if self._sync_error is not None:
+                raise self._sync_error
             if modified is not None:
-                os.utime(self.descriptor, (modified, modified))
+                with suppress(OSError):  # a date that the disk does not take
+                    os.utime(self.descriptor, (modified, modified))
             if not self._overwrite and os.path.lexists(self.target):
                 raise OutputExistsError(f"{self.target}: has appeared meanwhile; what was fetched is in {self.path}")
             with self._record_lock, self._lock:
+                self._check_open()
                 self._closed = True
                 os.replace(self.path, self.target)
                 self._record.unlink(missing_ok=True)
@@ -209,20 +238,24 @@ class PartFile:
     def set_aside(self, name: str) -> Path:
         """Keep the file under another name, not more than two of them, and begin anew with an empty one."""
         aside = self.target.with_name(name)
-        before = [path for path in self.target.parent.glob(f"{_literal(self.target.name)}.wrong-*") if path != aside]
-        for path in sorted(before, key=lambda path: path.lstat().st_mtime, reverse=True)[_MOST_ASIDE - 1 :]:
-            path.unlink(missing_ok=True)
         try:
+            self._remove_older(aside)
             with self._lock:
                 self._check_open()
                 self._wait_for_writers()
                 os.replace(self.path, aside)
+                descriptor = open_locked(self.path)  # before the old one is closed: it may fail
                 os.close(self.descriptor)
-                self.descriptor = open_locked(self.path)
+                self.descriptor = descriptor
         except OSError as error:
             raise error if isinstance(error, OutputError) else output_error(error, self.path) from error
         self.restart()
         return aside
+
+    def _remove_older(self, aside: Path) -> None:
+        before = [path for path in self.target.parent.glob(f"{_literal(self.target.name)}.wrong-*") if path != aside]
+        for path in sorted(before, key=lambda path: path.lstat().st_mtime, reverse=True)[_MOST_ASIDE - 1 :]:
+            path.unlink(missing_ok=True)
 
     def take_over(self, path: Path, link: str) -> None:
         """Let a whole file at `path`, fetched in another way, be the half."""
@@ -261,8 +294,23 @@ class PartFile:
     def _remove_if_empty(self) -> None:
         status = os.fstat(self.descriptor)
         if status.st_size == 0 and is_same(self.path, status):
-            self.path.unlink(missing_ok=True)
-            self._record.unlink(missing_ok=True)
+            with suppress(OSError):  # not worth hiding the error that may have led here
+                self.path.unlink(missing_ok=True)
+                self._record.unlink(missing_ok=True)
+
+    def _check_whole(self) -> None:
+        """All of it was written, and nobody else has made it longer or shorter."""
+        with self._lock:
+            total = self._ranges.count if self.state.total is None else self.state.total
+            there = total - sum(end - first for first, end in self._ranges.missing(total))
+        size = os.fstat(self.descriptor).st_size
+        if min(there, size) < total:
+            raise OutputError(
+                f"{self.path}: only {min(there, size):,} of its {total:,} bytes are there; if nothing else writes it, "
+                "run the same command again"
+            )
+        if size > total:
+            os.ftruncate(self.descriptor, total)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 __all__ = ["Ranges", "Segment", "Segments"]
 
@@ -60,7 +61,7 @@ class Segment:
 
     def __init__(self, position: int, end: int | None) -> None:
         self.position, self.end = position, end
-        self.owned = False
+        self.owned, self.being_written = False, False
 
     @property
     def left(self) -> int | None:
@@ -78,7 +79,7 @@ class Segments:
     def take(self) -> Segment | None:
         """A segment for a connection that has none: the first that nobody fetches, else half of the largest."""
         with self._lock:
-            self._segments = [one for one in self._segments if one.left != 0]
+            self._segments = [one for one in self._segments if one.left != 0 or one.being_written]
             free = [one for one in self._segments if not one.owned]
             segment = min(free, key=lambda one: one.position) if free else self._halve_largest()
             if segment is not None:
@@ -106,11 +107,27 @@ class Segments:
             segment.position += kept
             return position, kept
 
+    @contextmanager
+    def claim(self, segment: Segment, count: int) -> Iterator[tuple[int, int]]:
+        """`advance` for as long as these bytes are being written; they are still to fetch where that fails."""
+        with self._lock:
+            segment.being_written = True
+        position, kept = self.advance(segment, count)
+        try:
+            yield position, kept
+        except BaseException:
+            with self._lock:
+                segment.position = position
+            raise
+        finally:
+            with self._lock:
+                segment.being_written = False
+
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to fetch."""
+        """Whether nothing is left to fetch, and all that came is written."""
         with self._lock:
-            return all(one.left == 0 for one in self._segments)
+            return all(one.left == 0 and not one.being_written for one in self._segments)
 
     @property
     def left(self) -> int:

@@ -120,5 +120,7 @@ def _watched_pool(pool: Any, sockets: Sockets) -> Any:
 
 
 def _break_off(connection: socket.socket) -> None:
+    plain = getattr(connection, "socket", connection)  # TLS within the TLS of a proxy is no socket itself
     with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
+        # not the method of a TLS socket: it forgets the TLS first, and who reads gets encrypted bytes for data
+        socket.socket.shutdown(plain, socket.SHUT_RDWR)

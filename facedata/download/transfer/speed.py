@@ -19,14 +19,14 @@ class SpeedWatch:
     """
 
     def __init__(self, least: int, window: float) -> None:
-        self._least, self._window = least, window
+        self._least, self.window = least, window
         self._bytes, self._seconds = 0, 0.0
 
     def count(self, size: int, seconds: float) -> None:
         """Note that waiting for `size` bytes took `seconds`. Raises `PassingError` where that was too slow."""
         self._bytes += size
         self._seconds += seconds
-        if self._seconds >= self._window:
+        if self._seconds >= self.window:
             if self._bytes < self._least * self._seconds:
                 raise PassingError(f"only {self._bytes:,} bytes came in {self._seconds:.0f} s")
             self._bytes, self._seconds = 0, 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -79,9 +80,7 @@ def read_state(path: Path, size: int) -> State | None:
     None where there is no record, or none that this version can read.
     """
     try:
-        with open(path, "rb") as file:
-            value = json.loads(file.read(_LARGEST))
-        state = _parse(value)
+        state = _parse(json.loads(_read_regular(path)))
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     same_boot = state.boot != "" and state.boot == boot_id()
@@ -92,8 +91,26 @@ def read_state(path: Path, size: int) -> State | None:
     else:
         ranges = state.written
     most = size if state.total is None else min(size, state.total)
-    kept = [(first, min(end, most)) for first, end in ranges if first < most]
-    return replace(state, written=kept, synced=[])
+    written, synced = _cut(ranges, most), _cut(state.synced, most)
+    if same_boot:
+        return replace(state, written=written, synced=synced)
+    # from now on it is this start of the machine that counts; what lies behind these ranges may be anything
+    return replace(state, written=written, synced=synced, ordered=False, boot=boot_id())
+
+
+def _read_regular(path: Path) -> bytes:
+    """What a file holds; who opened a pipe would wait for ever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("no regular file")
+        return os.read(descriptor, _LARGEST)
+    finally:
+        os.close(descriptor)
+
+
+def _cut(ranges: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
+    return [(first, min(end, most)) for first, end in ranges if first < min(end, most)]
 
 
 def write_state(path: Path, state: State, *, sync: bool) -> None:
@@ -112,15 +129,16 @@ def write_state(path: Path, state: State, *, sync: bool) -> None:
         raise
 
 
-def _parse(value: dict[str, Any]) -> State:
-    if value.pop("version") != _VERSION:
+def _parse(value: Any) -> State:
+    if not isinstance(value, dict) or value.pop("version") != _VERSION:
         raise ValueError("another version's record")
     state = State(**value)
     texts = (state.link, state.etag, state.last_modified, state.encoding, state.boot)
     if not all(text is None or (isinstance(text, str) and text.isprintable()) for text in texts):
         raise ValueError("a text that is none")
-    for number in [state.total, *(n for pair in [*state.written, *state.synced] for n in pair)]:
-        if number is not None and not (isinstance(number, int) and 0 <= number < _MOST_BYTES):
+    total = 0 if state.total is None else state.total
+    for number in [total, *(n for pair in [*state.written, *state.synced] for n in pair)]:
+        if not (isinstance(number, int) and 0 <= number < _MOST_BYTES):
             raise ValueError("a size that is none")
     return replace(state, written=_pairs(state.written), synced=_pairs(state.synced))
 
