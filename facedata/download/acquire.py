@@ -199,6 +199,7 @@ def acquire(
         return Acquired(entry.name, root, already=True, next=entry.next_commands(root))
     if not entry.downloads:
         raise ByHandError(nothing_to_fetch(entry))
+    files_given(options.from_dir, options.from_files)  # a path that is not there is said before anything is asked
     if not accepted(entry, record):
         accept_terms(entry, root, accept)
     return _Acquisition(entry, root, options, watch, stop).run()

@@ -103,6 +103,8 @@ def source_text(source: Source, entry: CatalogueSet) -> str:
         return f"Baidu: {source.address}  code: {source.code or 'none'}{note}"
     if source.kind == "magnet":
         return f"BitTorrent: {source.address}{note}"
+    if source.kind == "http" and not source.file and source.address.endswith("/"):
+        return f"{shown_url(source.address)}{note}"
     if source.by_program:
         pages = [link.page for download in entry.downloads if (link := source.link(download.name))]
         return f"{shown_url(pages[0])}{note}" if pages else ""

@@ -55,6 +55,8 @@ def test_own_catalogues_on_the_command_line_and_in_the_configuration_folder(face
     (own / "catalogue.toml").write_text('[sets.ours]\ntitle = "Ours"\nnotes = ["hello"]\n')
     environment = {"XDG_CONFIG_HOME": str(tmp_path / "configuration")}
     out = facedata("datasets", "--catalogue", "a.toml", **environment).stdout
+    (tmp_path / "b.toml").write_text('[[sets.glint360k.sources]]\nkind = "http"\nurl = "http://mirror.lab/glint/"\n')
+    assert "\n  http://mirror.lab/glint/\n" in facedata("datasets", "glint360k", "--catalogue", "b.toml").stdout
     assert {"mine", "ours", "glint360k"} <= {line.split()[0] for line in out.splitlines()}
     assert "hello" in facedata("datasets", "ours", **environment).stdout
 

@@ -349,9 +349,10 @@ class TestByHand:
         assert "sign the agreement" in ran.stderr
 
     def test_a_file_that_is_not_there(self, facedata: Run, tmp_path: Path) -> None:
-        clustering_set(tmp_path)
+        clustering_set(tmp_path, status="withdrawn")
         ran = facedata("download", "small", "--from-file", "nowhere")
         assert ran.status == 1
+        assert "withdrawn" not in ran.stderr
         assert "nowhere: no such file" in ran.stderr
 
 

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 from archive_support import split, write_tar
@@ -96,3 +97,14 @@ def test_settings_that_may_not_be_read_are_no_matter(
     write_tar(tmp_path / "a.tgz", MEMBERS)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / ("x" * 300)))
     assert facedata("extract", "a.tgz", "--output", "out").status == 0
+
+
+def test_a_part_in_the_middle_that_was_cut_is_named_by_its_size(facedata: Facedata, tmp_path: Path) -> None:
+    write_tar(tmp_path / "whole.tgz", [("a", Random(0).randbytes(300_000))])
+    whole = (tmp_path / "whole.tgz").read_bytes()
+    for number in range(3):
+        (tmp_path / f"x_{number}").write_bytes(whole[number * 120_000 : (number + 1) * 120_000])
+    (tmp_path / "x_1").write_bytes((tmp_path / "x_1").read_bytes()[:90_000])
+    ran = facedata("extract", "x_0", "x_1", "x_2", "--output", "out")
+    assert ran.status == 1
+    assert "x_1 has 90,000 bytes, others have 120,000: it seems to be cut short" in ran.stderr

@@ -203,9 +203,10 @@ def _inflated(feed: _Feed, inflater: Inflater, limit: RatioLimit) -> Iterator[Pi
 
 
 def _damaged(joined: JoinedParts, begin: int, end: int) -> ArchiveError:
+    cut = joined.cut_short()
     return ArchiveError(
-        f"{joined.place(begin)}: the compressed data is damaged here, in these {end - begin} bytes or shortly before; "
-        "check that part ('facedata verify-md5') and fetch it again"
+        f"{joined.place(begin)}: the compressed data is damaged here, in these {end - begin:,} bytes or shortly before"
+        f"; {cut}{'; ' if cut else ''}check that part ('facedata verify-md5') and fetch it again"
     )
 
 

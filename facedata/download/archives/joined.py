@@ -69,6 +69,15 @@ class JoinedParts:
             return f"byte {offset} of {part}"
         return f"byte {offset - self.begins[number]} of {part} (byte {offset} of all parts)"
 
+    def cut_short(self) -> str:
+        """Which part but the last is smaller than others: whoever splits a file makes all before the last alike."""
+        sizes = [end - begin for begin, end in zip(self.begins, [*self.begins[1:], self.size], strict=True)]
+        smaller = [number for number, size in enumerate(sizes[:-1]) if size < max(sizes)]
+        if not smaller:
+            return ""
+        part, size = self._parts[smaller[0]], sizes[smaller[0]]
+        return f"{part} has {size:,} bytes, others have {max(sizes):,}: it seems to be cut short"
+
     def early_end(self) -> str:
         """What to say where the bytes end and should not."""
         last = self._parts[-1]

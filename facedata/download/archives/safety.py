@@ -66,9 +66,10 @@ def check_room(folder: Path, size: int, what: str) -> None:
         raise output_error(error, folder) from error
     free = disk.f_bavail * disk.f_frsize
     if size > free:
+        shown = folder.parent if folder.name.startswith(OWN_PREFIX) else folder  # not the hidden one in it
         raise DiskFullError(
-            f"{folder}: {what} needs {size} bytes, and {free} bytes are free on this disk; what is finished is kept: "
-            f"free {size - free} bytes or more and run the same command again, it goes on from there"
+            f"{shown}: {what} needs {size:,} bytes, and {free:,} bytes are free on this disk; what is finished is "
+            f"kept: free {size - free:,} bytes or more and run the same command again, it goes on from there"
         )
 
 

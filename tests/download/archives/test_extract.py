@@ -7,7 +7,6 @@ import os
 import random
 import subprocess
 import tarfile
-import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -379,13 +378,11 @@ def test_a_damaged_header_of_a_second_gzip_member_is_no_end(tmp_path: Path, unpa
         unpack(tmp_path / "a.tgz")
 
 
-def test_a_gzip_file_of_very_many_members_is_read_fast(tmp_path: Path, unpack: Unpack) -> None:
+def test_a_gzip_file_of_very_many_members_needs_time_for_each_only_once(tmp_path: Path, unpack: Unpack) -> None:
     named = b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * 60000 + b"\0" + gzip.compress(b"")[10:]
     data = tar_bytes([("a", b"1")])
-    (tmp_path / "a.tgz").write_bytes(gzip.compress(data[:512]) + named * 100 + gzip.compress(data[512:]))
-    begin = time.monotonic()
-    unpack(tmp_path / "a.tgz")
-    assert time.monotonic() - begin < 3  # it took 10 s
+    (tmp_path / "a.tgz").write_bytes(gzip.compress(data[:512]) + named * 400 + gzip.compress(data[512:]))
+    unpack(tmp_path / "a.tgz")  # with the square of their number it would not end in the time that a test has
     assert tree(tmp_path / "out") == {"a": b"1"}
 
 
@@ -417,7 +414,7 @@ def test_a_zip_of_very_many_empty_members_needs_little_memory(tmp_path: Path) ->
     (archive_,) = group_archives([tmp_path / "a.zip"])
     walk = ZipWalk(archive_, 0, 200, lambda: None)
     try:
-        assert max(map(len, walk._batches())) < 3000
+        assert max(map(len, walk._ahead)) < 3000  # as they come from its thread, which alone may read the file
     finally:
         walk.close()
 

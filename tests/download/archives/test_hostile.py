@@ -162,7 +162,7 @@ def test_more_than_the_disk_has_is_refused_before_it_is_written(tmp_path: Path, 
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
     (tmp_path / "a.tgz").write_bytes(gzip.compress(bytes(header) + bytes(10_000)))
-    with pytest.raises(DiskFullError, match=f"'large' needs {1 << 50} bytes, and .* bytes are free"):
+    with pytest.raises(DiskFullError, match=f"'large' needs {1 << 50:,} bytes, and .* bytes are free"):
         unpack(tmp_path / "a.tgz")
 
 
