@@ -124,8 +124,10 @@ class Source(Protocol):
 class SampleWriter(Protocol):
     """Writes the samples of one shard."""
 
-    def write(self, index: int, sample: Sample) -> None:
-        """Write one sample; `index` counts over the whole job from 0.
+    def write(self, index: int, sample: Sample, face: int = 0) -> None:
+        """Write one sample; `index` counts the samples of the source over the whole job from 0.
+
+        `face` counts, from 0, those that were made of the same sample of the source: the faces in one photo.
 
         Raises
         ------
@@ -139,7 +141,7 @@ class SampleWriter(Protocol):
 class BlockEncoder(Protocol):
     """A `SampleWriter` that only makes ready what the single writer of an `OrderedOutput` then writes."""
 
-    def write(self, index: int, sample: Sample) -> None:
+    def write(self, index: int, sample: Sample, face: int = 0) -> None:
         """As for `SampleWriter`."""
         ...
 

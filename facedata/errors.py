@@ -12,10 +12,12 @@ The tree (the builtin that each leaf also is, in brackets)::
     │   ├── FormatError [ValueError]             a file that is not what its format says
     │   │   ├── ArchiveError                     an archive that is cut short or damaged
     │   │   ├── UnsafeArchiveError               an archive made to do harm, or that looks it
-    │   │   └── CatalogueError                   a catalogue of datasets that breaks its own rules
+    │   │   ├── CatalogueError                   a catalogue of datasets that breaks its own rules
+    │   │   └── ModelError                       a model file that cannot be used
     │   ├── ChecksumError [ValueError]           a file that is not the one that was published
     │   └── SampleError [ValueError]             one sample; the others are fine
     ├── RefusedSampleError [ValueError]          a sample that the output does not take
+    │   └── FaceError                            a face that cannot be aligned
     ├── TransferError [ConnectionError]          a server that did not give the file
     │   └── WebPageError                         it gave a web page instead
     ├── WorkerStartError [OSError]
@@ -43,6 +45,7 @@ __all__ = [
     "ChecksumError",
     "DiskFullError",
     "EmptyDatasetError",
+    "FaceError",
     "FacedataError",
     "FormatError",
     "InputError",
@@ -52,6 +55,7 @@ __all__ = [
     "InterruptedJobError",
     "MissingExtraError",
     "MissingLibraryError",
+    "ModelError",
     "OptionError",
     "OutputError",
     "OutputExistsError",
@@ -112,6 +116,10 @@ class CatalogueError(FormatError):
     """A catalogue of datasets with a wrong key, type or value."""
 
 
+class ModelError(FormatError):
+    """A model file that is no ONNX model, or not one that the detector can use."""
+
+
 class ChecksumError(InputError, ValueError):
     """A file that is whole but not the one that was published."""
 
@@ -142,6 +150,25 @@ class SampleError(InputError, ValueError):
 
 class RefusedSampleError(FacedataError, ValueError):
     """A sample that a writer does not take; whoever drives the writer knows where it came from."""
+
+
+class FaceError(RefusedSampleError):
+    """A face, or an image with it, that cannot be aligned.
+
+    Parameters
+    ----------
+    cause : str
+        One of a few, for counting: ``"no face"``, ``"too small"``.
+    detail : str
+        What was expected and what was found.
+    """
+
+    def __init__(self, cause: str, detail: str = "") -> None:
+        super().__init__(f"{cause}: {detail}" if detail else cause)
+        self.cause, self.detail = cause, detail
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.cause, self.detail)
 
 
 class TransferError(FacedataError, ConnectionError):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from facedata.converters.conversion import Conversion
     from facedata.jobs.job import JobSummary
 
-__all__ = ["CHOICE", "JOB", "run_conversion", "show_sets", "show_summary"]
+__all__ = ["CHOICE", "JOB", "TARGET", "run_conversion", "show_conversion_plan", "show_sets", "show_summary"]
 
 CHOICE = options.together(
     options.LABELS,
@@ -32,6 +32,19 @@ CHOICE = options.together(
 
 JOB = options.together(options.WORKERS, options.OVERWRITE, options.DRY_RUN, options.JSON, options.QUIET)
 """Options of how the job is run."""
+
+TARGET = options.together(
+    options.LAYOUT,
+    options.SHARD_SIZE,
+    options.SHARD_SAMPLES,
+    options.STYLE,
+    options.DATUM,
+    options.KEYS,
+    options.KV,
+    options.SINGLE_FILE,
+    options.BUILD_DIR,
+)
+"""Options of the formats that can be written."""
 
 _SELECTION = ("min_images", "max_images", "relabel", "shuffle", "seed")
 _OPENING = ("salvage", "rebuild_index")
@@ -74,7 +87,7 @@ def run_conversion(command: str, sources: tuple[str, ...], target: str, given: M
     if given["dry_run"]:
         planned = plan_dataset(sources, target, conversion)
         check_conversion(planned, overwrite=given["overwrite"])
-        _show_plan(planned, part, as_json=given["as_json"])
+        show_conversion_plan(planned, part, as_json=given["as_json"])
         return 0
     with show_progress("images", quiet=given["quiet"]) as observer:
         summary = convert_dataset(sources, target, conversion, replace(job, observer=observer))
@@ -82,7 +95,8 @@ def run_conversion(command: str, sources: tuple[str, ...], target: str, given: M
     return 0 if summary.good else 1
 
 
-def _show_plan(conversion: Conversion, part: Any, *, as_json: bool) -> None:
+def show_conversion_plan(conversion: Conversion, part: Any, *, as_json: bool) -> None:
+    """Say on stdout what a job would write."""
     plan = conversion.plan
     shards = part.shards(plan)
     images = sum(end - first for first, end in map(plan.bounds, shards))

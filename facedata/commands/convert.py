@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from facedata.commands import options
-from facedata.commands.conversion import CHOICE, JOB, run_conversion
+from facedata.commands.conversion import CHOICE, JOB, TARGET, run_conversion
 
 
 @click.command("convert", short_help="Write a dataset of any format as any other.")
@@ -16,17 +16,9 @@ from facedata.commands.conversion import CHOICE, JOB, run_conversion
 @CHOICE
 @options.SHUFFLE
 @options.SEED
-@options.SHARD_SIZE
-@options.SHARD_SAMPLES
-@options.LANDMARKS
-@options.LAYOUT
-@options.STYLE
+@TARGET
 @options.LIST
-@options.DATUM
-@options.KEYS
-@options.KV
-@options.SINGLE_FILE
-@options.BUILD_DIR
+@options.LANDMARK_COLUMN
 @options.SHARD
 @JOB
 @options.runs_library

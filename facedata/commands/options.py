@@ -27,7 +27,7 @@ __all__ = [
     "KEYS",
     "KV",
     "LABELS",
-    "LANDMARKS",
+    "LANDMARK_COLUMN",
     "LAYOUT",
     "LIMIT",
     "LIST",
@@ -124,9 +124,9 @@ REBUILD_INDEX = click.option(
 )
 LAYOUT = click.option(
     "--layout",
-    type=click.Choice(["glint360k", "imagefolder"]),
-    help="Folders: id_<label>/ as the script of Glint360K has it; or labels padded with zeros, for torchvision's "
-    "ImageFolder.  [default: glint360k]",
+    type=click.Choice(["glint360k", "imagefolder", "source"]),
+    help="Folders: id_<label>/ as the script of Glint360K has it; labels padded with zeros, for torchvision's "
+    "ImageFolder; or the paths that the images have in the source.  [default: glint360k]",
 )
 DATUM = click.option(
     "--datum",
@@ -143,8 +143,8 @@ KEYS = click.option(
 KV = click.option(
     "--kv", type=click.Path(dir_okay=False), help="LMDB: the key-label file to write.  [default: <output>_kv.txt]"
 )
-LANDMARKS = click.option(
-    "--landmarks",
+LANDMARK_COLUMN = click.option(
+    "--landmark-column",
     is_flag=True,
     help="Parquet: a column for landmarks, where the first samples do not show that it is needed.",
 )

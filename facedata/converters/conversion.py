@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from facedata.converters.combined import join_sources
-from facedata.converters.convert import convert, plan_conversion
+from facedata.converters.convert import Change, convert, plan_conversion
 from facedata.converters.selection import Selection, select
 from facedata.dataset import Sink, Source, create_dataset, find_format, open_dataset, split_spec
 from facedata.errors import OptionError
@@ -17,7 +17,17 @@ from facedata.jobs.journal import refuse_unfinished
 from facedata.jobs.output import check_output, refuse_overlap
 from facedata.jobs.plan import Plan
 
-__all__ = ["Conversion", "ConversionOptions", "check_conversion", "convert_dataset", "plan_dataset"]
+__all__ = [
+    "ChangeMaker",
+    "Conversion",
+    "ConversionOptions",
+    "check_conversion",
+    "convert_dataset",
+    "plan_dataset",
+    "run_conversion",
+]
+
+ChangeMaker = Callable[[Source, Sink], tuple[Change, Sink]]
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,9 @@ class ConversionOptions:
         Keywords for the ``open_source`` of the sources' format.
     writing : mapping
         Keywords for the ``create_sink`` of the target's format.
+    change : callable, optional
+        Called with the source and the sink once both are known, it gives the change of the samples on their way, and
+        the sink that is to write them.
     command : str
         The command whose job it is.
     command_line : str
@@ -47,6 +60,7 @@ class ConversionOptions:
     limit: int | None = None
     opening: Mapping[str, Any] = field(default_factory=dict)
     writing: Mapping[str, Any] = field(default_factory=dict)
+    change: ChangeMaker | None = None
     command: str = "convert"
     command_line: str = "the same command"
 
@@ -58,6 +72,7 @@ class Conversion:
     plan: Plan
     source: Source
     sink: Sink
+    change: Change | None = None
 
 
 def convert_dataset(
@@ -86,7 +101,12 @@ def convert_dataset(
         After SIGINT or SIGTERM; the same call goes on.
     """
     conversion = plan_dataset(sources, target, options)
-    return convert(conversion.plan, conversion.source, conversion.sink, job)
+    return run_conversion(conversion, job)
+
+
+def run_conversion(conversion: Conversion, job: JobOptions | None = None) -> JobSummary:
+    """Run what was planned, or go on with it."""
+    return convert(conversion.plan, conversion.source, conversion.sink, job, change=conversion.change)
 
 
 def plan_dataset(sources: Sequence[str], target: str, options: ConversionOptions | None = None) -> Conversion:
@@ -104,6 +124,9 @@ def plan_dataset(sources: Sequence[str], target: str, options: ConversionOptions
     selection = _grouped_for(target, options)
     selected = select(joined, selection)
     source = selected if options.limit is None else selected[: options.limit]
+    change = None
+    if options.change is not None:
+        change, sink = options.change(source, sink)
     sink, ends = sink.fit(source)
     for one in opened:
         refuse_overlap(one.places(), sink.root, sink.named_files())
@@ -129,8 +152,9 @@ def plan_dataset(sources: Sequence[str], target: str, options: ConversionOptions
         ends=ends,
         options={**deciding, "opening": dict(options.opening)},
         facts={"sets": facts, "command_line": options.command_line},
+        change=change,
     )
-    return Conversion(plan, source, sink)
+    return Conversion(plan, source, sink, change)
 
 
 def _grouped_for(target: str, options: ConversionOptions) -> Selection:

@@ -1,12 +1,13 @@
-"""Moving samples from any source to any sink, as a job."""
+"""Moving samples from any source to any sink, as a job; perhaps with a change of each on its way."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
 from facedata.dataset import BlockEncoder, OrderedOutput, Sample, SampleWriter, Sink, Source
@@ -15,10 +16,42 @@ from facedata.jobs.job import Conclude, JobOptions, JobSummary, run_job
 from facedata.jobs.journal import ShardResult
 from facedata.jobs.plan import Plan, shard_count
 
-__all__ = ["convert", "plan_conversion"]
+__all__ = ["Change", "ChangeItems", "Refused", "convert", "plan_conversion"]
 
 _BYTES_PER_SHARD = 1 << 26
 _BYTES_PER_BLOCK = 1 << 24  # what a single writer is given at a time: several of these are in memory at once
+
+
+class Refused(NamedTuple):
+    """A sample that cannot be made: its key, and why."""
+
+    key: str
+    reason: RefusedSampleError
+
+
+ChangeItems = Callable[[Iterable[Sample | SampleError]], Iterator[Sequence[Sample | SampleError | Refused]]]
+"""Gives for each item, in order, what it becomes: one sample, several, or what says why there is none."""
+
+
+class Change(Protocol):
+    """What is done to each sample on its way from a source to a sink; picklable."""
+
+    @property
+    def samples_per_shard(self) -> int | None:
+        """At most, where 8,192 would take too long and it is not the sink that says where the shards end."""
+        ...
+
+    def identity(self) -> Mapping[str, Any]:
+        """The options that decide what becomes of a sample, as JSON values."""
+        ...
+
+    def part(self, first: int, end: int) -> Change:
+        """What is needed for the samples from `first` on and before `end`, and no more: it is sent to a worker."""
+        ...
+
+    def open_shard(self, shard: int) -> AbstractContextManager[ChangeItems]:
+        """What changes the samples of one shard, in a worker; called on what `part` gave."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,20 +62,28 @@ class _ConvertShard:
     sink: Sink
     shard: int
     first: int
+    change: Change | None = None
 
     def __call__(self) -> ShardResult:
         begin = time.monotonic()
         tally = _Tally(self.source, self.first)
         try:
-            with self.sink.open_shard(self.shard) as writer:
-                for index, item in enumerate(self.source.read(), self.first):
-                    tally.take(index, item, writer)
+            with self._open_change() as change, self.sink.open_shard(self.shard) as writer:
+                if change is None:
+                    for index, item in enumerate(self.source.read(), self.first):
+                        tally.take(index, item, writer)
+                else:
+                    for index, made in enumerate(change(self.source.read()), self.first):
+                        tally.take_all(index, made, writer)
                 block = writer.block() if isinstance(writer, BlockEncoder) else None
         except FacedataError:
             raise
         except OSError as error:
             raise output_error(error, self.sink.root) from error
         return tally.result(time.monotonic() - begin, block)
+
+    def _open_change(self) -> AbstractContextManager[ChangeItems | None]:
+        return nullcontext() if self.change is None else self.change.open_shard(self.shard)
 
 
 class _Tally:
@@ -56,15 +97,22 @@ class _Tally:
         self._digest = 0  # CRC-32: it is there to tell runs apart, and every image passes through it
         self._failures: list[Mapping[str, Any]] = []
 
-    def take(self, index: int, item: Sample | SampleError, writer: SampleWriter) -> None:
+    def take_all(self, index: int, made: Iterable[Sample | SampleError | Refused], writer: SampleWriter) -> None:
+        """Take all that was made of one sample."""
+        for face, item in enumerate(made):
+            if isinstance(item, Refused):
+                self._refuse(index, item.key, item.reason)
+            else:
+                self.take(index, item, writer, face)
+
+    def take(self, index: int, item: Sample | SampleError, writer: SampleWriter, face: int = 0) -> None:
         if isinstance(item, SampleError):
             self._fail(index, item)
             return
         try:
-            writer.write(index, item)
+            writer.write(index, item, face)
         except RefusedSampleError as error:
-            dataset, offset = self._source.locate(index - self._first)
-            self._fail(index, SampleError(dataset, item.key, str(error), offset))
+            self._refuse(index, item.key, error)
             return
         self._samples += 1
         self._bytes += len(item.image)
@@ -76,6 +124,10 @@ class _Tally:
         self._last_label = label
         low, high = self._labels or (label, label)
         self._labels = (min(low, label), max(high, label))
+
+    def _refuse(self, index: int, key: str, reason: RefusedSampleError) -> None:
+        dataset, offset = self._source.locate(index - self._first)
+        self._fail(index, SampleError(dataset, key, str(reason), offset))
 
     def _fail(self, index: int, error: SampleError) -> None:
         self._failures.append(
@@ -96,6 +148,7 @@ def plan_conversion(
     ends: tuple[int, ...] | None = None,
     options: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
+    change: Change | None = None,
 ) -> Plan:
     """The plan of moving all of `source` to `sink`, which `Sink.fit` has made ready for it.
 
@@ -112,21 +165,29 @@ def plan_conversion(
         Further options that decide what is written.
     facts : mapping, optional
         What else to keep with the job.
+    change : Change, optional
+        What is done to the samples on their way.
     """
+    most = None if change is None else change.samples_per_shard
     limit = _BYTES_PER_BLOCK if isinstance(sink, OrderedOutput) else _BYTES_PER_SHARD
     return Plan(
         command,
         source.identity(),
-        {**sink.identity(), **(options or {})},
+        {**sink.identity(), **(change.identity() if change else {}), **(options or {})},
         len(source),
-        shard_count(len(source), size, limit) if ends is None else len(ends),
+        shard_count(len(source), size, limit, most) if ends is None else len(ends),
         {**(facts or {}), "named_files": [os.path.abspath(name) for name in sink.named_files()]},
         ends,
     )
 
 
 def convert(
-    plan: Plan, source: Source, sink: Sink, options: JobOptions | None = None, conclude: Conclude | None = None
+    plan: Plan,
+    source: Source,
+    sink: Sink,
+    options: JobOptions | None = None,
+    conclude: Conclude | None = None,
+    change: Change | None = None,
 ) -> JobSummary:
     """Run the job, or the part of it that is asked for, and go on where an earlier run was cut off.
 
@@ -138,6 +199,8 @@ def convert(
     options : JobOptions, optional
     conclude : callable, optional
         As for `run_job`.
+    change : Change, optional
+        As the plan has it.
 
     Raises
     ------
@@ -149,6 +212,7 @@ def convert(
 
     def make_task(shard: int) -> _ConvertShard:
         first, end = plan.bounds(shard)
-        return _ConvertShard(source[first:end], sink, shard, first)
+        part = None if change is None else change.part(first, end)
+        return _ConvertShard(source[first:end], sink, shard, first, part)
 
     return run_job(plan, make_task, sink, options, conclude)

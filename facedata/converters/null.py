@@ -46,7 +46,7 @@ class NullSink:
         """The sink itself, for it has nothing to open."""
         yield self
 
-    def write(self, index: int, sample: Sample) -> None:
+    def write(self, index: int, sample: Sample, face: int = 0) -> None:
         """Take a sample and forget it."""
 
     def owns(self, name: str) -> bool:

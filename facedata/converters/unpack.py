@@ -10,7 +10,7 @@ from typing import Any
 
 from facedata.converters.combined import join_sources
 from facedata.converters.convert import convert, plan_conversion
-from facedata.converters.folder import GLINT360K, FolderSink
+from facedata.converters.folder import GLINT360K, LAYOUTS, FolderSink
 from facedata.converters.rec.record_set import OpenOptions, RecordSet, open_record_set
 from facedata.dataset import Source
 from facedata.errors import OptionError
@@ -107,6 +107,8 @@ def plan_unpacking(
 ) -> Unpacking:
     """Open the sets and plan the job; writes nothing."""
     options = options or UnpackOptions()
+    if options.layout not in LAYOUTS:
+        raise OptionError(f"--layout {options.layout}: records have no paths to keep; there are {', '.join(LAYOUTS)}")
     root = os.fspath(output)
     refuse_overlap(list(includes), root)
     for name in includes:

@@ -18,6 +18,7 @@ __all__ = ["check_output", "check_still_ours", "claim_output", "refuse_overlap"]
 
 _CLEARING = f"{PREFIX}clearing"
 _KIND = ("format", "names")  # options that decide what files are called
+_KEPT_NAMES = "source"  # the layout whose names are those of the input, so that no later job knows them
 
 
 def check_output(plan: Plan, output: Output, *, overwrite: bool) -> None:
@@ -97,7 +98,8 @@ def _refuse_other_kind(plan: Plan, folder: Path, foreign: list[str]) -> None:
     if there is None or not foreign:
         return
     old, new = ({name: one.options.get(name) for name in _KIND} for one in (there, plan))
-    if old != new:
+    kept = {one.options.get("layout") for one in (there, plan)}
+    if old != new or _KEPT_NAMES in kept:
         raise OutputExistsError(
             f"{folder}: holds {_some(foreign)}, which --overwrite does not delete: the output of an earlier job was of "
             "another format or had other names; choose another output, or remove the folder yourself"

@@ -20,7 +20,7 @@ _SAMPLES_PER_SHARD = 8192
 _CUT_BLOCK = 1 << 16
 
 
-def shard_count(samples: int, size: int, limit: int = 1 << 26) -> int:
+def shard_count(samples: int, size: int, limit: int = 1 << 26, most: int | None = None) -> int:
     """How many shards to cut a job into: about 8,192 samples or 64 MiB each, whichever is less.
 
     That is a fraction of a second of copying on a local disk and up to ten seconds on a slow network file system. It
@@ -33,8 +33,10 @@ def shard_count(samples: int, size: int, limit: int = 1 << 26) -> int:
         Bytes in all, or an estimate that is always the same for the same input.
     limit : int
         Bytes in a shard, where these are to be other than 64 MiB.
+    most : int, optional
+        Samples in a shard, where these are to be other than 8,192: what is slow is cut finer.
     """
-    return min(max(-(-samples // _SAMPLES_PER_SHARD), -(-size // limit), 1), max(samples, 1))
+    return min(max(-(-samples // (most or _SAMPLES_PER_SHARD)), -(-size // limit), 1), max(samples, 1))
 
 
 def cut_by_size(sizes: NDArray[np.integer[Any]], limit: int, count: int | None = None) -> tuple[int, ...]:

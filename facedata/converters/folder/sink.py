@@ -1,4 +1,4 @@
-"""The format ``folder``: a folder of images, one folder an identity."""
+"""`FolderSink`: writes a folder of images, one folder an identity."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 from facedata.converters.class_names import CLASSES, write_class_names
+from facedata.converters.folder.paths import check_paths, folders_of, path_of_key
 from facedata.dataset import Sample, Source
-from facedata.errors import output_error
+from facedata.errors import OptionError, output_error
 from facedata.images import image_extension, known_extension
 from facedata.jobs.files import atomic_writer, write_fully
 
-__all__ = ["GLINT360K", "IMAGEFOLDER", "LAYOUTS", "FolderSink", "create_sink"]
+__all__ = ["GLINT360K", "IMAGEFOLDER", "LAYOUTS", "SOURCE", "FolderSink", "create_sink"]
 
 GLINT360K = "glint360k"
 IMAGEFOLDER = "imagefolder"
+SOURCE = "source"
 LAYOUTS = {GLINT360K: "id_{}", IMAGEFOLDER: "{:08d}"}
-"""The name of an identity's folder in each layout. Labels are below 2**24 in each set, so 8 digits keep their order."""
+"""The name of an identity's folder in the layouts that number them. Labels are below 2**24 in each set, so 8 digits keep their order."""
 
 _FOLDER_NAMES = {GLINT360K: re.compile(r"id_\d+"), IMAGEFOLDER: re.compile(r"\d{8,}")}
 _FRAGMENTS = ".facedata-list"
@@ -31,7 +33,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 @dataclass(frozen=True)
 class FolderSink:
-    """Writes ``<identity folder>/<label>_<n>.<extension>``, n counting the samples of the job from 0.
+    """Writes ``<identity folder>/<label>_<n>.<extension>``, n counting the samples of the job from 0; or keeps paths.
 
     Attributes
     ----------
@@ -39,13 +41,16 @@ class FolderSink:
         The folder; made if it is not there.
     layout : str
         ``"glint360k"`` names the identity folders ``id_<label>``, as the unpacking script of Glint360K does;
-        ``"imagefolder"`` pads the label with zeros, so that sorted folders are in the order of the labels.
+        ``"imagefolder"`` pads the label with zeros, so that sorted folders are in the order of the labels;
+        ``"source"`` keeps the paths that the images have in the source, which are their keys.
     list_file : str, optional
         Also write ``relative/path label`` lines to this file, in the order of the samples.
     keep_undecodable : bool
         Write what does not begin like an image as ``.bin`` instead of refusing it.
     class_names : mapping, optional
         Names of the labels, for ``classes.txt``; not sent to the workers.
+    folders : frozenset of str
+        In the layout ``"source"``, the entries of the root that are written; not sent to the workers either.
     """
 
     root: str
@@ -53,6 +58,7 @@ class FolderSink:
     list_file: str | None = None
     keep_undecodable: bool = False
     class_names: Mapping[int, str] | None = field(default=None, compare=False, repr=False)
+    folders: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     many_writers = True
 
@@ -66,15 +72,26 @@ class FolderSink:
         }
 
     def fit(self, source: Source) -> tuple[FolderSink, None]:
-        """Takes any labels."""
-        return replace(self, class_names=source.class_names()), None
+        """Takes any labels; the layout ``"source"`` wants keys that are paths, and no two the same.
+
+        Raises
+        ------
+        OptionError
+        """
+        if self.layout != SOURCE:
+            return replace(self, class_names=source.class_names()), None
+        check_paths(source, self.root)
+        folders, names = folders_of(source), source.class_names()
+        told = names is not None and not folders.issuperset(names.values())  # else the folders say it themselves
+        return replace(self, folders=folders, class_names=names if told else None), None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "class_names"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("class_names", "folders")}
 
     def owns(self, name: str) -> bool:
         """Whether an entry of the root is named as this sink names what it writes, in any layout."""
-        return name in (_FRAGMENTS, CLASSES) or any(names.fullmatch(name) for names in _FOLDER_NAMES.values())
+        numbered = any(names.fullmatch(name) for names in _FOLDER_NAMES.values())
+        return name in (_FRAGMENTS, CLASSES) or numbered or name in self.folders
 
     def named_files(self) -> list[str]:
         """The list."""
@@ -98,15 +115,19 @@ class FolderSink:
 
     def finish(self, shards: int) -> Mapping[str, Any]:
         """Put the list together from the fragments of the shards; counts the identities."""
-        names = _FOLDER_NAMES[self.layout]
         with os.scandir(self.root) as entries:
-            identities = sum(names.fullmatch(entry.name) is not None for entry in entries)
+            identities = sum(self._is_identity(entry.name) for entry in entries)
         if self.class_names is not None:
             write_class_names(os.path.join(self.root, CLASSES), self.class_names)
         if self.list_file is None:
             return {"identities": identities}
         self._join_list(self.list_file, shards)
         return {"identities": identities, "list": self.list_file}
+
+    def _is_identity(self, name: str) -> bool:
+        if self.layout == SOURCE:
+            return name in self.folders
+        return _FOLDER_NAMES[self.layout].fullmatch(name) is not None
 
     def _join_list(self, path: str, shards: int) -> None:
         try:
@@ -135,8 +156,8 @@ class _FolderWriter:
 
     def __init__(self, sink: FolderSink, fragment: str | None) -> None:
         self._sink, self._fragment = sink, fragment
-        self._template = LAYOUTS[sink.layout]
-        self._label, self._folder, self._descriptor = -1, "", -1
+        self._template = LAYOUTS.get(sink.layout)
+        self._folder, self._descriptor = "", -1
         self._list: BinaryIO | None = None
 
     def __enter__(self) -> _FolderWriter:
@@ -150,14 +171,18 @@ class _FolderWriter:
         if self._list is not None:
             self._list.close()
 
-    def write(self, index: int, sample: Sample) -> None:
+    def write(self, index: int, sample: Sample, face: int = 0) -> None:
         if self._sink.keep_undecodable:
             extension = image_extension(sample.image) or "bin"
         else:
             extension = known_extension(sample.image)
-        if sample.label != self._label:
-            self._enter_folder(sample.label)
-        name = f"{sample.label}_{index}.{extension}"
+        if self._template is None:
+            folder, name = path_of_key(sample.key, extension)
+        else:
+            folder = self._template.format(sample.label)
+            name = f"{sample.label}_{index}_{face}.{extension}" if face else f"{sample.label}_{index}.{extension}"
+        if folder != self._folder:
+            self._enter_folder(folder)
         try:
             descriptor = os.open(name, _CREATE, 0o666, dir_fd=self._descriptor)
             try:
@@ -169,20 +194,36 @@ class _FolderWriter:
         if self._list is not None:  # an OSError here is met by whoever runs the shard, as one at closing is
             self._list.write(f"{self._folder}/{name} {sample.label}\n".encode())
 
-    def _enter_folder(self, label: int) -> None:
+    def _enter_folder(self, folder: str) -> None:
+        """Make the folder, and open it; no step of the way to it follows a link that stands in for a folder."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
-            self._descriptor = -1
-        self._label, self._folder = label, self._template.format(label)
-        path = os.path.join(self._sink.root, self._folder)
+        self._descriptor, self._folder = -1, ""
+        path = self._sink.root
+        above = -1
         try:
-            with suppress(FileExistsError):
-                os.mkdir(path)
-            self._descriptor = os.open(path, _FOLDER)
+            for name in folder.split("/"):
+                path = os.path.join(path, name)
+                there, inside = (path, None) if above < 0 else (name, above)
+                with suppress(FileExistsError):
+                    os.mkdir(there, dir_fd=inside)
+                self._descriptor = os.open(there, _FOLDER, dir_fd=inside)
+                if above >= 0:
+                    os.close(above)
+                above = self._descriptor
         except OSError as error:
             raise output_error(error, path) from error
+        self._folder = folder
 
 
 def create_sink(path: str, *, layout: str = GLINT360K, keep_undecodable: bool = False) -> FolderSink:
-    """A sink that writes the folder `path`."""
+    """A sink that writes the folder `path`.
+
+    Raises
+    ------
+    OptionError
+        Where there is no such layout.
+    """
+    if layout != SOURCE and layout not in LAYOUTS:
+        raise OptionError(f"--layout {layout}: there are {', '.join([*LAYOUTS, SOURCE])}")
     return FolderSink(path, layout, None, keep_undecodable)

@@ -97,7 +97,7 @@ class BlockMaker:
         self._ends: list[int] = []
         self._lines: list[bytes] = []
 
-    def write(self, index: int, sample: Sample) -> None:
+    def write(self, index: int, sample: Sample, face: int = 0) -> None:
         """Make a record ready.
 
         Raises
@@ -111,7 +111,8 @@ class BlockMaker:
         if not 0 <= label <= LARGEST_LABEL:
             raise RefusedSampleError(f"its label is {label}; a Datum holds labels from 0 to {LARGEST_LABEL}")
         if self._prefix is not None:
-            key = f"{self._prefix}_{label}_{index}".encode("utf-8", "surrogateescape")
+            number = f"{index}_{face}" if face else index
+            key = f"{self._prefix}_{label}_{number}".encode("utf-8", "surrogateescape")
         else:
             if (wrong := what_is_wrong_with(sample.key)) is not None:
                 raise RefusedSampleError(wrong)

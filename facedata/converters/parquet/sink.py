@@ -205,7 +205,7 @@ class _ParquetWriter:
         finally:
             self._writer.is_open = False  # else it tries again when it is collected, and prints that it could not
 
-    def write(self, index: int, sample: Sample) -> None:
+    def write(self, index: int, sample: Sample, face: int = 0) -> None:
         key, label, image, landmarks = sample
         extension = image_extension(image) or "bin" if self._sink.keep_undecodable else known_extension(image)
         try:
@@ -215,7 +215,7 @@ class _ParquetWriter:
         if landmarks is not None and self._sink.landmarks is None:
             raise RefusedSampleError(
                 "it has landmarks, but no sample that was looked at first had any, so there is no column for them; "
-                "--landmarks makes one"
+                "--landmark-column makes one"
             )
         if len(path) > _LONGEST_KEY:
             raise RefusedSampleError(f"its key is {len(path):,} bytes long; at most {_LONGEST_KEY:,} are taken")
@@ -237,7 +237,7 @@ def create_sink(
     *,
     shard_size: int | None = None,
     shard_samples: int | None = None,
-    landmarks: bool | None = None,
+    landmark_column: bool | None = None,
     keep_undecodable: bool = False,
 ) -> ParquetSink:
     """A sink that writes Parquet files into the folder `path`.
@@ -249,7 +249,7 @@ def create_sink(
         Bytes of images in a file, at most: 500,000,000, unless this or `shard_samples` is given.
     shard_samples : int, optional
         Samples in a file, at most.
-    landmarks : bool, optional
+    landmark_column : bool, optional
         Whether to write landmarks; by default, where one of eight samples from all over the source has them. Then a
         sample that has some though none of the eight had is refused.
     keep_undecodable : bool
@@ -263,4 +263,4 @@ def create_sink(
     for name, value in (("shard-size", shard_size), ("shard-samples", shard_samples)):
         if value is not None and value < 1:
             raise OptionError(f"--{name} {value}: must be at least 1")
-    return ParquetSink(path, shard_size, shard_samples, keep_undecodable, landmarks)
+    return ParquetSink(path, shard_size, shard_samples, keep_undecodable, landmark_column)

@@ -122,7 +122,7 @@ class RecordEncoder:
         self._labels: list[int] = []
         self._names: list[bytes] = []
 
-    def write(self, index: int, sample: Sample) -> None:
+    def write(self, index: int, sample: Sample, face: int = 0) -> None:
         """Append the record of a sample.
 
         Raises

@@ -151,10 +151,12 @@ class _TarWriter:
         self._pieces: list[bytes] = []
         self._gathered = self._written = 0
 
-    def write(self, index: int, sample: Sample) -> None:
+    def write(self, index: int, sample: Sample, face: int = 0) -> None:
         image = sample.image
         extension = image_extension(image) or "bin" if self._sink.keep_undecodable else known_extension(image)
         name = f"{index:0{self._sink.digits}d}"
+        if face:
+            name += f"_{face}"
         self._add(f"{name}.{extension}", image)
         self._add(f"{name}.cls", b"%d" % sample.label)
         if sample.landmarks is not None or not _is_number(sample.key):

@@ -80,7 +80,9 @@ SAMPLES = st.builds(Sample, KEYS, st.integers(0, (1 << 31) - 1), IMAGES, st.none
 @given(items=st.lists(SAMPLES, max_size=30), count=st.integers(1, 12))
 def test_what_is_written_is_read_again(items: list[Sample], count: int) -> None:
     with TemporaryDirectory() as folder:
-        sink, ends = create_dataset(f"parquet:{folder}", shard_samples=count, landmarks=True).fit(MemorySource(items))
+        sink, ends = create_dataset(f"parquet:{folder}", shard_samples=count, landmark_column=True).fit(
+            MemorySource(items)
+        )
         assert ends is not None
         for shard, (begin, end) in enumerate(zip((0, *ends), ends, strict=False)):
             write_shard(sink, shard, items[begin:end])
@@ -222,11 +224,11 @@ def test_landmarks_get_a_column_where_a_look_at_the_source_shows_some(tmp_path: 
 def test_landmarks_that_were_not_foreseen_are_not_lost_silently(tmp_path: Path) -> None:
     source = with_landmarks(3)
     assert write(source, tmp_path / "looked").failures == 1
-    assert "--landmarks makes one" in (tmp_path / "looked" / "failures.jsonl").read_text()
+    assert "--landmark-column makes one" in (tmp_path / "looked" / "failures.jsonl").read_text()
     assert pq.read_schema(tmp_path / "looked" / "train-00000-of-00001.parquet").names == ["image", "label"]
-    assert write(source, tmp_path / "told", landmarks=True).failures == 0
+    assert write(source, tmp_path / "told", landmark_column=True).failures == 0
     assert_same(read(tmp_path / "told"), list(source))
-    assert write(source, tmp_path / "without", landmarks=False).failures == 0
+    assert write(source, tmp_path / "without", landmark_column=False).failures == 0
     assert_same(read(tmp_path / "without"), samples(40))
 
 
@@ -279,7 +281,7 @@ def test_what_it_would_overwrite_is_what_it_writes(tmp_path: Path, name: str, ow
 def test_every_option_that_decides_the_bytes_makes_another_job(tmp_path: Path) -> None:
     source = MemorySource(samples(8))
     write(source, tmp_path)
-    for options in ({"shard_samples": 4}, {"shard_size": 4000}, {"landmarks": True}, {"keep_undecodable": True}):
+    for options in ({"shard_samples": 4}, {"shard_size": 4000}, {"landmark_column": True}, {"keep_undecodable": True}):
         with pytest.raises(OutputMismatchError):
             write(source, tmp_path, **options)
     assert write(source, tmp_path).nothing_to_do

@@ -1,0 +1,92 @@
+"""Paths in an output that keep those of the source: from the key of a sample to a folder and a file name."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from facedata.converters.image_files import IMAGE_EXTENSIONS
+from facedata.dataset import Source
+from facedata.errors import OptionError, RefusedSampleError
+
+__all__ = ["check_paths", "folders_of", "path_of_key", "stem_of_key"]
+
+_LONGEST_NAME = 255  # bytes, on all usual file systems
+_SHOWN = 3
+
+
+def stem_of_key(key: str) -> str:
+    """The key without the file extension of an image."""
+    stem, dot, extension = key.rpartition(".")
+    return stem if dot and stem and extension.lower() in IMAGE_EXTENSIONS else key
+
+
+def path_of_key(key: str, extension: str) -> tuple[str, str]:
+    """The folder below the root, and the file name, of the image with this key.
+
+    Parameters
+    ----------
+    key : str
+        A relative path; a name that has no file extension of an image gets one.
+    extension : str
+        That fits the image.
+
+    Raises
+    ------
+    RefusedSampleError
+        Where the key is no path below a folder of the root.
+    """
+    names = key.split("/")
+    if len(names) < 2:
+        raise RefusedSampleError(f"its key '{key}' names no folder; --layout source needs keys as person/image.jpg")
+    for name in names:
+        if name.startswith(".") or not name or "\0" in name:  # a hidden name might be that of the journal
+            raise RefusedSampleError(f"its key '{key}' is no path below the output: it has the part '{name}'")
+    if stem_of_key(names[-1]) == names[-1]:
+        names[-1] += f".{extension}"
+    try:
+        longest = max(len(os.fsencode(name)) for name in names)
+    except UnicodeEncodeError:
+        raise RefusedSampleError("its key cannot be a file name: it is no text that the file system takes") from None
+    if longest > _LONGEST_NAME:
+        raise RefusedSampleError(f"its key has a part of {longest} bytes; a file name may have {_LONGEST_NAME}")
+    return "/".join(names[:-1]), names[-1]
+
+
+def folders_of(source: Source) -> frozenset[str]:
+    """The entries of the root that the images of `source` lie in."""
+    return frozenset(key.partition("/")[0] for key in source.keys())  # noqa: SIM118, no mapping
+
+
+def check_paths(source: Source, root: str) -> None:
+    """Refuse a source whose keys are no paths, or in which two images would get the same path; goes over the keys.
+
+    Raises
+    ------
+    OptionError
+    """
+    first = next(iter(source.keys()), None)
+    if first is not None and "/" not in first:
+        raise OptionError(
+            f"{root}: --layout source keeps the paths of a source whose keys are paths (a folder, a list); this "
+            f"source's are as '{first}'. --layout glint360k names the images by label and number"
+        )
+    hashes = np.fromiter(map(hash, source.keys()), np.int64, len(source))
+    hashes.sort()
+    doubled = set(hashes[:-1][hashes[1:] == hashes[:-1]].tolist())
+    if not doubled:
+        return
+    seen: set[str] = set()
+    twice = []
+    for key in source.keys():  # noqa: SIM118, no mapping
+        if hash(key) in doubled:
+            if key in seen:
+                twice.append(key)
+            seen.add(key)
+    if twice:
+        more = f" and {len(twice) - _SHOWN} more" if len(twice) > _SHOWN else ""
+        raise OptionError(
+            f"{root}: several images would be written as {', '.join(twice[:_SHOWN])}{more}: they differ in their file "
+            "extension alone, or stand twice in the source. --layout glint360k names the images by label and number"
+        )
