@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from facedata.errors import MissingLibraryError, RefusedSampleError
 
-__all__ = ["LARGEST_IMAGE", "image_extension", "image_size", "import_opencv", "known_extension"]
+__all__ = [
+    "LARGEST_IMAGE",
+    "image_extension",
+    "image_size",
+    "import_opencv",
+    "known_extension",
+    "opencv_in_one_thread",
+]
 
 LARGEST_IMAGE = 1 << 28
 """Bytes; what is larger than 256 MiB is taken for damage or an attack, not for a face."""
@@ -22,6 +30,13 @@ _JPEG_FRAME = struct.Struct(">HHB")
 _PNG_HEADER = struct.Struct(">IIBB")
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 4, 6: 4}
 _LARGEST_SIDE = (1 << 31) - 1
+_TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
+_TIFF_TYPES = {3: "H", 4: "I"}  # a size is of one of these
+_TIFF_TAGS = {256: "width", 257: "height", 262: "colours", 277: "samples", 322: "across", 323: "down"}
+_TIFF_TAGS |= {273: "places", 279: "lengths", 324: "places", 325: "lengths"}  # of strips, of tiles
+_TIFF_PALETTE = 3
+_MOST_STRIPS = 1 << 16  # that are looked at
+_LARGEST_TILE = 1 << 24  # pixels; tiles may be larger than their image, and a decoder takes memory for a whole one
 
 
 def import_opencv() -> Any:
@@ -40,6 +55,21 @@ def import_opencv() -> Any:
             "of opencv-python: pip uninstall opencv-python && pip install opencv-python-headless"
         ) from error
     return cv2
+
+
+@contextmanager
+def opencv_in_one_thread() -> Iterator[None]:
+    """Let OpenCV do without threads of its own for a while: in a process that forks workers, and in the workers.
+
+    A forked process believes that it has the threads of its parent, and waits for them for ever.
+    """
+    cv2 = import_opencv()
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def image_extension(data: bytes) -> str | None:
@@ -95,14 +125,14 @@ def image_size(data: bytes) -> tuple[int, int, int] | None:
     Parameters
     ----------
     data : bytes
-        A JPEG, PNG, BMP, WebP or GIF.
+        A JPEG, PNG, BMP, WebP, GIF or TIFF (of a BigTIFF nothing is known), the whole of it.
 
     Returns
     -------
     tuple of int or None
         Height and width in pixels, and the channels that OpenCV delivers where it is to change nothing: 1 of grey, 3
         of colour (of CMYK and of palettes too), 4 of what has an alpha channel. None of any other format, and where
-        the header is not whole or makes no sense.
+        the header is not whole or makes no sense. Of a TIFF, also where the pixels do not lie within `data`.
     """
     reader = _HEADERS.get(data[:2])
     try:
@@ -186,10 +216,42 @@ def _gif_size(data: bytes) -> tuple[int, int, int] | None:
     return height, width, 3
 
 
+def _tiff_size(data: bytes) -> tuple[int, int, int] | None:
+    order = _TIFF_ORDERS.get(data[:4])
+    if order is None:
+        return None
+    entries = _tiff_entries(data, order)
+    width, height = (entries.get(name, (0,))[0] for name in ("width", "height"))
+    samples, across, down, colours = (entries.get(name, (1,))[0] for name in ("samples", "across", "down", "colours"))
+    ends = map(sum, zip(entries.get("places", ()), entries.get("lengths", ()), strict=False))
+    if not 1 <= samples <= 4 or across * down > max(_LARGEST_TILE, width * height) or max(ends, default=0) > len(data):
+        return None
+    return height, width, 3 if colours == _TIFF_PALETTE else samples
+
+
+def _tiff_entries(data: bytes, order: str) -> dict[str, tuple[int, ...]]:
+    """What the first directory says of the size, and of where the strips or tiles of pixels lie."""
+    (directory,) = struct.unpack_from(f"{order}I", data, 4)
+    (count,) = struct.unpack_from(f"{order}H", data, directory)
+    entries: dict[str, tuple[int, ...]] = {}
+    for place in range(directory + 2, directory + 2 + 12 * count, 12):
+        tag, kind, length = struct.unpack_from(f"{order}HHI", data, place)
+        name = _TIFF_TAGS.get(tag)
+        if name is None or kind not in _TIFF_TYPES or name in entries or not length:
+            continue
+        values = f"{order}{min(length, _MOST_STRIPS)}{_TIFF_TYPES[kind]}"
+        inline = length * struct.calcsize(_TIFF_TYPES[kind]) <= 4
+        (start,) = (place + 8,) if inline else struct.unpack_from(f"{order}I", data, place + 8)
+        entries[name] = struct.unpack_from(values, data, start)
+    return entries
+
+
 _HEADERS: dict[bytes, Callable[[bytes], tuple[int, int, int] | None]] = {
     b"\xff\xd8": _jpeg_size,
     b"\x89P": _png_size,
     b"BM": _bmp_size,
     b"RI": _webp_size,
     b"GI": _gif_size,
+    b"II": _tiff_size,
+    b"MM": _tiff_size,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import time
 import zlib
 from itertools import pairwise
 
@@ -209,12 +210,91 @@ def test_a_gif_has_the_size_of_its_screen() -> None:
     assert image_size(b"GIF88a" + struct.pack("<HH", 5, 3)) is None
 
 
+def tiff(
+    samples: int = 3,
+    *,
+    order: str = "<",
+    kind: int = 4,
+    first: bool = True,
+    strips: int = 3,
+    **entries: tuple[int, ...],
+) -> bytes:
+    """5 x 3 pixels, a row to a strip or all in one; the directory before the pixels or behind them."""
+    pixels = bytes(range(15 * samples))
+    rows = 3 // strips
+    names = {"width": 256, "height": 257, "bits": 258, "packing": 259, "colours": 262, "places": 273, "samples": 277}
+    names |= {"rows": 278, "lengths": 279, "palette": 320, "across": 322, "down": 323}
+    values = {"width": (5,), "height": (3,), "bits": (8,) * samples, "packing": (1,), "samples": (samples,)}
+    values |= {"colours": (2 if samples > 2 else 1,), "rows": (rows,), "lengths": (5 * samples * rows,) * strips}
+    values |= {"places": (0,) * strips, **entries}
+    size = 2 + 12 * len(values) + 4
+    lists = sum(struct.calcsize("HI"[kind == 4]) * len(one) for one in values.values() if len(one) > 1)
+    directory = 8 if first else 8 + len(pixels) + len(pixels) % 2
+    start = 8 + size + lists if first else 8
+    values["places"] = tuple(start + index * 5 * samples * rows for index in range(strips))
+    letter, packed, beyond = {3: "H", 4: "I"}[kind], b"", b""
+    for name in sorted(values, key=names.__getitem__):
+        content = struct.pack(f"{order}{len(values[name])}{letter}", *values[name])
+        if len(content) > 4:
+            beyond, content = beyond + content, struct.pack(f"{order}I", directory + size + len(beyond))
+        packed += struct.pack(f"{order}HHI", names[name], kind, len(values[name])) + content.ljust(4, b"\0")
+    block = struct.pack(f"{order}H", len(values)) + packed + bytes(4) + beyond
+    header = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", directory)
+    return header + (block.ljust(start - 8, b"\0") + pixels if first else pixels.ljust(directory - 8, b"\0") + block)
+
+
+@pytest.mark.parametrize("samples", [1, 3, 4])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", [3, 4])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("strips", [1, 3])
+def test_a_tiff_has_its_size_whatever_its_order(samples: int, order: str, kind: int, first: bool, strips: int) -> None:
+    data = tiff(samples, order=order, kind=kind, first=first, strips=strips)
+    assert image_size(data) == decoded_size(data) == (3, 5, samples)
+
+
+def test_a_tiff_with_a_palette_is_coloured() -> None:
+    data = tiff(1, kind=3, colours=(3,), palette=tuple(range(0, 768 * 80, 80)))
+    assert image_size(data) == decoded_size(data) == (3, 5, 3)
+
+
+def test_other_writers_tiffs_have_their_size() -> None:
+    for channels in (1, 3, 4):
+        data = encoded(31, 17, channels, "tif")
+        assert image_size(data) == decoded_size(data) == (31, 17, channels)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_cut_tiff_has_no_size(first: bool) -> None:
+    data = tiff(first=first, kind=3)
+    assert [image_size(data[:end]) for end in range(len(data) - 1)] == [None] * (len(data) - 1)
+
+
+def test_a_tiff_that_would_take_memory_for_nothing_has_no_size() -> None:
+    assert image_size(tiff(across=(1 << 20,), down=(1 << 20,))) is None
+    assert image_size(tiff(across=(256,), down=(256,))) == (3, 5, 3)
+    assert image_size(tiff(samples=1, width=(0,))) is None
+    data = tiff(strips=3)
+    assert image_size(data.replace(struct.pack("<HHI", 279, 4, 3), struct.pack("<HHI", 279, 4, (1 << 32) - 1))) is None
+
+
+def test_a_tiff_of_65_535_equal_entries_is_read_in_no_time() -> None:
+    entry = struct.pack("<HHII", 273, 4, 60_000, 8)
+    begin = time.process_time()
+    assert image_size(b"II*\0" + struct.pack("<IH", 8, 65_535) + entry * 65_535) is None
+    assert time.process_time() - begin < 5
+
+
 BEGINNINGS = [data[:2] for data, _ in SIGNED.values()] + [encoded(9, 9, 3, kind) for kind in ("jpg", "png", "webp")]
 
 
 @settings(deadline=None)
 @given(
-    st.sampled_from([*BEGINNINGS, png(6), bmp(8, COLOURS), b"RIFF\0\0\0\0WEBPVP8X"]), st.binary(max_size=40), st.data()
+    st.sampled_from(
+        [*BEGINNINGS, png(6), bmp(8, COLOURS), tiff(), tiff(first=False, order=">"), b"RIFF\0\0\0\0WEBPVP8X"]
+    ),
+    st.binary(max_size=40),
+    st.data(),
 )
 def test_any_bytes_have_a_size_or_none(beginning: bytes, rest: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(beginning)), min_size=2, max_size=2)))

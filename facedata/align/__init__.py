@@ -1,0 +1,1 @@
+"""Faces aligned to a template: landmarks, the similarity transform, cropping, detectors."""

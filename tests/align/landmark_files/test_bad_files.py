@@ -1,0 +1,268 @@
+"""Files that are wrong, damaged, or made to do harm."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import file_of, peak_bytes, raised_without_root
+
+from facedata.align.faces import Face
+from facedata.align.landmark_files import open_landmarks
+from facedata.errors import (
+    EmptyDatasetError,
+    FaceError,
+    FormatError,
+    InputError,
+    InputNotFoundError,
+)
+
+HEADER = "key," + ",".join(f"x{i},y{i}" for i in range(1, 6))
+ROW = "1,2,30,4,5,6,7,8,9,10"
+JSON_ROW = '"landmarks": [[1, 2], [30, 4], [5, 6], [7, 8], [9, 10]]'
+
+
+def read(data: str | bytes, keys: list[str], name: str = "points") -> list[list[Face] | FaceError]:
+    with file_of(data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape"), name) as path:
+        return list(open_landmarks(path).match(keys, len(keys)).read())
+
+
+def problem(faces: list[Face] | FaceError) -> str:
+    assert isinstance(faces, FaceError)
+    assert faces.cause == "bad landmarks"
+    return faces.detail
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("b,1,2,3", "expected 11 fields, as the header has, found 4"),
+        (f"b,{ROW},11,12", "found 13"),
+        ("b,1,2,x,4,5,6,7,8,9,10", "expected numbers, found 'x'"),
+        ("b,1,2,1_0,4,5,6,7,8,9,10", "found '1_0'"),
+        ("b,1,2,,4,5,6,7,8,9,10", "found ''"),
+        ("b,1,2,3\x00,4,5,6,7,8,9,10", "expected numbers"),
+    ],
+)
+def test_one_wrong_line_costs_one_image(line: str, found: str) -> None:
+    first, second, third = read(f"{HEADER}\na,{ROW}\n{line}\nc,{ROW}\n", ["a", "b", "c"])
+    assert isinstance(first, list)
+    assert isinstance(third, list)
+    assert found in problem(second)
+    assert f"points: byte {len(HEADER) + 1 + len(ROW) + 3}: " in problem(second)
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ('{"key": "b", "landmarks": [[1, 2], [3, 4]]}', "found 2 points, expected 5, 25, 68, 98 or 106 points"),
+        ('{"key": "b", "landmarks": []}', "found 0 points"),
+        ('{"key": "b", "landmarks": [1, 2, 3, 4]}', "expected landmarks as a list of [x, y]"),
+        ('{"key": "b", "landmarks": ["ab", "cd", "ef", "gh", "ij"]}', "expected landmarks as a list"),
+        ('{"key": "b", "landmarks": [[1, null], [1, 1], [1, 1], [1, 1], [1, 1]]}', "expected landmarks as a list"),
+        ('{"key": "b", "landmarks": [[1, true], [1, 1], [1, 1], [1, 1], [1, 1]]}', "expected landmarks as a list"),
+        ('{"key": "b", "landmarks": {"x": 1}}', "expected landmarks as a list"),
+        ('{"key": "b", "landmarks": 7}', "expected landmarks as a list"),
+        ('{"key": "b", "landmarks": ' + "[" * 20_000 + "]" * 20_000 + "}", "is no JSON"),
+        ('{"key": "b", "landmarks": ' + "[" * 40_000, "is no JSON"),
+        ('{"key": "b", "landmarks": ' + "[[" * 90 + "]]" * 90 + "}", "expected landmarks as a list"),
+        ('{"key": "b", "landmarks": [[1, 2], [3', "is no JSON"),
+        ('{"key": "b", "landmarks": [[%s, 1], [1, 1], [1, 1], [1, 1], [1, 1]]}' % ("9" * 9000), "is no JSON"),
+        ('{"key": "b", "landmarks": [[%s, 1], [1, 1], [1, 1], [1, 1], [1, 1]]}' % ("9" * 400), "a number is too large"),
+        ('{"key": "b", "key": "c", ' + JSON_ROW + "}", "the same name stands twice"),
+        ('{"key": "b", "box": [1, 2, 3], ' + JSON_ROW + "}", "expected a box"),
+        ('{"key": "b", "score": "high", ' + JSON_ROW + "}", "expected a number as the score"),
+    ],
+)
+def test_one_wrong_object_costs_one_image(line: str, found: str) -> None:
+    first, second = read('{"key": "a", ' + JSON_ROW + "}\n" + line + "\n", ["a", "b"])
+    assert isinstance(first, list)
+    assert found in problem(second)
+    assert len(problem(second)) < 400
+
+
+def test_not_a_number_and_infinity_are_passed_on() -> None:
+    rows = "a,nan,inf,-inf,4,5,6,7,8,9,1e999999\n"
+    json_row = '{"key": "a", "landmarks": [[NaN, Infinity], [-Infinity, 4], [5, 6], [7, 8], [9, 1e999999]]}\n'
+    for data in (f"{HEADER}\n{rows}", json_row):
+        (faces,) = read(data, ["a"])
+        assert isinstance(faces, list)
+        expected = [[np.nan, np.inf], [-np.inf, 4], [5, 6], [7, 8], [9, np.inf]]
+        np.testing.assert_array_equal(faces[0].landmarks, expected)
+
+
+@pytest.mark.parametrize("count", [210, 211, 4])
+def test_facexzoo_lines_with_other_counts(count: int) -> None:
+    good = ",".join(["7"] * 212)
+    wrong = ",".join(["7"] * count)
+    first, second = read(f"a.jpg 1,2,3,4 {good}\nb.jpg 1,2,3,4 {wrong}\n", ["a.jpg", "b.jpg"])
+    assert isinstance(first, list)
+    assert f"found {count} numbers" in problem(second) or f"found {count // 2} points" in problem(second)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (f"a.jpg 1,2,3,4 {','.join(['7'] * 210)}\n" * 3, "line 1: found 105 points, .*so the first 3"),
+        (" ".join(["7"] * 210), "line 1: found 105 points"),
+        ("key," + ",".join(f"x{i},y{i}" for i in range(1, 106)) + "\n", "line 1: found 105 points"),
+        ('{"key": "a", "landmarks": [[1, 2]]}\n', "line 1: found 1 points"),
+        ("idx," + ",".join(f"ldmk_{i}" for i in range(12)) + "\n", "line 1: found 6 points"),
+        ("x1,y1,x2,y2,x3,y3,x4,y4,x5,y5\n", "line 1: no column is called 'key'"),
+        (HEADER.replace("y3", "z3") + "\n", "line 1: no column is called 'y3'"),
+        (HEADER + ",left,top,bottom\n", "line 1: no column is called 'right'"),
+        (HEADER + ",key\n", "line 1: two columns are called 'key'"),
+        (HEADER + f"\n\na,{ROW}\n", "line 2: is blank"),
+        (HEADER + f"\na,{ROW}\n\nb,{ROW}\n", "line 3: is blank"),
+        (HEADER + f"\na,{ROW}\n,{ROW}\n", "line 3: expected a key and 10 more fields"),
+        (HEADER + f'\na,{ROW}\n"b\nc",{ROW}\n', "line 3: a quotation mark too many"),
+        (HEADER + f'\na,{ROW}\n"b"c,{ROW}\n', "line 3: a quotation mark too many"),
+        (
+            '{"key": "a", ' + JSON_ROW + "}\n" + '{"name": "b", ' + JSON_ROW + "}\n",
+            'line 2: expected an object with a "key"',
+        ),
+        ('{"key": "a", ' + JSON_ROW + "}\n" + '{"key": true, ' + JSON_ROW + "}\n", "line 2: expected an object"),
+        ('{"key": "a", ' + JSON_ROW + '}\n{"key": ', "line 2: is no JSON"),
+        ('{"key": "a", ' + JSON_ROW + "}\n[1]\n", "line 2: expected a JSON object"),
+        ("0\ta.jpg\t0\n2\tb.jpg\t0\n", "line 2: expected 'aligned path label'"),
+        ("a.jpg 1,2,3,4 " + ",".join("7" * 10) + "\nb.jpg\n", "line 2: expected 'path left,top,right,bottom"),
+        ("hello world\n", "line 1: is of no kind of landmark file that is known: 'hello world'; expected a FaceX-Zoo"),
+        ("0\t1.0\tAnn/1.jpg\n", "line 1: is of no kind"),
+        ("a.jpg 0\nb.jpg 1\n", "line 1: is of no kind"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "line 1: is of no kind"),
+        (b"\xff\xfek\x00e\x00y\x00,\x00x\x001\x00,\x00\n\x00", "line 1: is of no kind"),
+        ("0\ta.jpg\t0\t1\t2\t3\t4\t5\t6\t7\t8\t9\t10\t11\n", "line 1: expected 3, 7 or 17 fields, found 14"),
+        (HEADER + "\na,.1,.2,.3,.4,.5,.6,.7,.8,.9,1\n", "all coordinates are from 0 to 1"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused(data: str | bytes, message: str) -> None:
+    with pytest.raises(FormatError, match=message) as caught:
+        read(data, ["a"])
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("data", ["", HEADER, HEADER + "\n", "1\ta.jpg\t0\n", '{"key": "a", "box": [1, 2, 3, 4]}\n'])
+def test_a_file_without_landmarks(data: str) -> None:
+    with pytest.raises(EmptyDatasetError):
+        read(data, ["a"])
+
+
+def test_a_last_line_that_was_cut_off(caplog: pytest.LogCaptureFixture) -> None:
+    first, second = read(f"{HEADER}\na,{ROW}\nb,1,2,3", ["a", "b"])
+    assert isinstance(first, list)
+    assert "found 4" in problem(second)
+    assert "its last line does not end in a newline; was the file cut?" in caplog.text
+
+
+def test_endless_lines_are_refused_in_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "endless"
+    for begin in (b"", HEADER.encode() + f"\na,{ROW}\nb,".encode(), b'{"key": "'):
+        path.write_bytes(begin)
+        os.truncate(path, 100 << 20)  # of NUL bytes
+        with pytest.raises(FormatError, match="is longer than 65536 bytes"):
+            open_landmarks(path)
+
+    def try_it() -> None:
+        with pytest.raises(FormatError):
+            open_landmarks(path)
+
+    assert peak_bytes(try_it) < 8 << 20
+
+
+def test_a_long_line_among_others() -> None:
+    with pytest.raises(FormatError, match="line 102 is longer than"):
+        read(f"{HEADER}\n" + f"a,{ROW}\n" * 100 + "b" * 70_000 + f",{ROW}\na,{ROW}\n", ["a"])
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FormatError, match="is no regular file"):
+        open_landmarks(tmp_path / "pipe")
+    with pytest.raises(FormatError, match="is no regular file"):
+        open_landmarks("/dev/zero")
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(InputNotFoundError):
+        open_landmarks(tmp_path / "nothing.csv")
+    with pytest.raises(FormatError, match="is no path"):
+        open_landmarks("a\0b")
+
+
+def test_no_permission(tmp_path: Path) -> None:
+    path = tmp_path / "points.csv"
+    path.write_text(f"{HEADER}\na,{ROW}\n")
+    path.chmod(0)
+    for folder in (tmp_path, *list(tmp_path.parents)[:3]):
+        if folder.stat().st_uid == os.getuid() and folder != Path("/"):
+            folder.chmod(0o755)
+    assert "InputPermissionError" in raised_without_root(lambda: open_landmarks(path))
+
+
+def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "points.csv"
+    path.write_text(f"{HEADER}\na,{ROW}\nb,{ROW}\n")
+    matched = open_landmarks(path).match(["a", "b"], 2)
+    path.write_text(f"{HEADER}\nb,{ROW}\na,{ROW},\n")
+    with pytest.raises(FormatError, match="was changed while it was being read"):
+        list(matched.read())
+    path.unlink()
+    with pytest.raises(InputError):
+        list(matched.read())
+
+
+WHOLE_FILES = [
+    f'{HEADER},left,top,right,bottom,score\na,{ROW},1,2,3,4,.5\n"b",{ROW},,,,,\n',
+    '{"key": "a", "box": [1, 2, 3, 4], "score": 0.5, '
+    + JSON_ROW
+    + '}\n{"score": null, "key": "b", '
+    + JSON_ROW
+    + "}\n",
+    f"a 1,2,3,4 {ROW}\nb 1,2,3,4 {ROW}\n",
+    f"{ROW}\n{ROW}\n".replace(",", " "),
+    f"1\ta\t0\t1\t2\t3\t4\t{ROW}\n0\tb\t0\n".replace(",", "\t"),
+    "idx," + ",".join(f"ldmk_{i}" for i in range(10)) + f"\n0,{ROW}\n1,{ROW}\n",
+]
+
+
+@settings(max_examples=300)
+@given(
+    st.sampled_from(WHOLE_FILES),
+    st.lists(
+        st.tuples(st.integers(0, 400), st.integers(0, 5), st.binary(max_size=3) | st.sampled_from([b"\n", b",", b'"'])),
+        max_size=3,
+    ),
+)
+def test_damage_is_an_error_of_ours_or_of_one_image(whole: str, damages: list[tuple[int, int, bytes]]) -> None:
+    data = whole.encode()
+    for place, length, other in damages:
+        data = data[:place] + other + data[place + length :]
+    keys = ["a", "b"] if "idx" not in whole else ["1", "2"]
+    try:
+        found = read(data, keys)
+    except InputError:
+        assert damages
+    else:
+        assert len(found) == 2
+        if not damages:
+            assert isinstance(found[0], list)
+            assert found[0][0].landmarks.shape == (5, 2)
+
+
+def test_keys_with_one_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def same_for_all(keys: list[bytes]) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        return np.zeros(len(keys))
+
+    monkeypatch.setattr("facedata.align.landmark_files.table.hash_keys", same_for_all)
+    path = tmp_path / "points.csv"
+    path.write_text(f"{HEADER}\na,1,{ROW[2:]}\nb,2,{ROW[2:]}\n")
+    found = list(open_landmarks(path).match(["b", "a", "x"], 3).read())
+    assert [[int(face.landmarks[0, 0]) for face in faces] for faces in found if isinstance(faces, list)] == [
+        [2],
+        [1],
+        [],
+    ]

@@ -1,0 +1,190 @@
+"""Each dialect, as its own project writes it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from facedata.align.faces import Face
+from facedata.align.landmark_files import in_pixels, open_landmarks
+from facedata.errors import FaceError, FormatError
+from facedata.synthetic.sample_set import SampleOptions, make_sample
+
+# The first numbers of FaceX-Zoo's facescrub_face_info.txt are whole pixels too.
+KEYS = ["Ann/Ann_0001.jpg", "Bob/Bob_0001.jpg"]
+FIVE = np.array(
+    [[[30.5, 40.25], [70, 41], [50.125, 60], [35, 80], [66, 81.75]], [[1, 2], [3, 4], [5, 6], [7, 8], [9, 1]]]
+)
+
+
+def points(count: int, seed: int = 0) -> NDArray[np.float64]:
+    return np.random.default_rng(seed).integers(0, 250, (count, 2)).astype(np.float64)
+
+
+def read(path: Path, keys: list[str] = KEYS) -> list[list[Face] | FaceError]:
+    matched = open_landmarks(path).match(keys, len(keys))
+    return list(pickle.loads(pickle.dumps(matched)).read())  # noqa: S301
+
+
+def only_face(faces: list[Face] | FaceError) -> Face:
+    assert isinstance(faces, list)
+    (face,) = faces
+    return face
+
+
+def commas(values: NDArray[np.float64]) -> str:
+    return ",".join(f"{value:g}" for value in values.ravel())
+
+
+def test_facexzoo_image_info(tmp_path: Path) -> None:
+    path = tmp_path / "lfw_face_info.txt"
+    path.write_text("".join(f"{key} 1,2,30,40 {commas(points(106, i))}\n" for i, key in enumerate(KEYS)))
+    file = open_landmarks(path)
+    assert (file.format, len(file)) == ("FaceX-Zoo image info file", 2)
+    first, second = map(only_face, read(path))
+    np.testing.assert_array_equal(first.landmarks, points(106, 0))
+    np.testing.assert_array_equal(second.landmarks, points(106, 1))
+    assert first.box is not None
+    assert first.box.tolist() == [1, 2, 30, 40]
+    assert first.score is None
+
+
+def test_facexzoo_image_info_of_paths_with_blanks(tmp_path: Path) -> None:
+    path = tmp_path / "info.txt"
+    path.write_text(f"Ann Lee/my photo 1.jpg 1,2,3,4 {commas(FIVE[0])}\r\n")
+    (faces,) = read(path, ["Ann Lee/my photo 1.jpg"])
+    np.testing.assert_array_equal(only_face(faces).landmarks, FIVE[0])
+
+
+def test_facexzoo_landmark_file_is_told_by_position(tmp_path: Path) -> None:
+    path = tmp_path / "landmarks.txt"
+    rows = [" ".join(f"{int(value)}" for value in points(106, i).ravel()) for i in range(3)]
+    path.write_text(" \n".join(rows))  # FaceX-Zoo leaves a blank at the end, and no newline
+    found = read(path, ["x", "y", "z"])
+    for place, faces in enumerate(found):
+        np.testing.assert_array_equal(only_face(faces).landmarks, points(106, place))
+    with pytest.raises(FormatError, match="3 lines and there are 2 images"):
+        read(path)
+
+
+@pytest.mark.parametrize("third", [False, True])
+def test_cvlface_counts_the_images_of_a_record_set_and_has_fractions(tmp_path: Path, third: bool) -> None:
+    path = tmp_path / "ldmk_5points.csv"
+    fractions = np.array([[[0.34, 0.46], [0.65, 0.46], [0.5, 0.64], [0.37, 0.82], [0.63, 1.02]], FIVE[1] / 10])
+    columns = np.concatenate([fractions, np.ones((2, 5, 1))], axis=2) if third else fractions
+    rows = [f"{i}," + ",".join(f"{value:.5f}" for value in row.ravel()) for i, row in enumerate(columns)]
+    header = "idx," + ",".join(f"ldmk_{i}" for i in range(15 if third else 10))
+    path.write_text("\n".join([header, *rows]) + "\n")
+    matched = open_landmarks(path).match(["1", "2"], 2)  # InsightFace's record sets begin at 1
+    assert matched.relative
+    for faces, expected in zip(matched.read(), fractions, strict=True):
+        face = in_pixels(only_face(faces), 112, 100)
+        np.testing.assert_allclose(face.landmarks, expected * [112, 100])
+
+
+def test_cvlface_is_for_record_sets_and_not_for_others_of_fewer_images(tmp_path: Path) -> None:
+    path = tmp_path / "ldmk_5points.csv"
+    header = "idx," + ",".join(f"ldmk_{i}" for i in range(10))
+    path.write_text(header + "\n" + "".join(f"{i},{commas(FIVE[1] / 10)}\n" for i in range(3)))
+    with pytest.raises(FormatError, match=r"positions in a record set.*'Ann/Ann_0001.jpg'"):
+        open_landmarks(path).match(KEYS, 2)
+    with pytest.raises(FormatError, match="1 of its 3 entries"):
+        open_landmarks(path).match(["1", "2"], 2)
+    matched = open_landmarks(path).match(["1", "2", "3", "4"], 4)  # its writer may leave images out
+    assert matched.missing == 1
+
+
+def test_cvlface_columns_with_paths_and_pixels(tmp_path: Path) -> None:
+    path = tmp_path / "ldmk_5points.csv"
+    header = "path," + ",".join(f"ldmk_{i}" for i in range(10))
+    path.write_text(header + "\n" + "".join(f"{key},{commas(FIVE[i])}\n" for i, key in enumerate(KEYS)))
+    matched = open_landmarks(path).match(KEYS, 2)
+    assert not matched.relative
+    for faces, expected in zip(matched.read(), FIVE, strict=True):
+        np.testing.assert_array_equal(only_face(faces).landmarks, expected)
+
+
+def test_insightface_list_has_all_x_before_all_y(tmp_path: Path) -> None:
+    path = tmp_path / "faces.lst"
+    numbers = "\t".join(f"{value:.3f}" for value in FIVE[0].T.ravel())
+    lines = [f"0\t/data/Ann/Ann_0001.jpg\t0\t10\t20\t90\t100\t{numbers}", "1\t/data/Bob/Bob_0001.jpg\t1"]
+    lines += ["0\t/data/Cy/Cy_0001.jpg\t2\t1\t2\t3\t4"]
+    path.write_text("".join(line + "\n" for line in lines))
+    file = open_landmarks(path)
+    matched = file.match([*KEYS, "Cy/Cy_0001.jpg"], 3)
+    assert (len(file), matched.missing) == (1, 2)
+    first, second, third = matched.read()
+    assert second == third == []
+    face = only_face(first)
+    np.testing.assert_array_equal(face.landmarks, FIVE[0])
+    assert face.box is not None
+    assert face.box.tolist() == [10, 20, 90, 100]
+
+
+def test_our_csv_finds_its_columns_by_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "points.csv"
+    header = "score,y1,x1,x2,y2,x3,y3,label,x4,y4,x5,y5,path,left,top,right,bottom"
+    path.write_bytes(
+        b"\xef\xbb\xbf"  # as spreadsheets write it
+        + f'{header}\r\n0.5,2,1,3,4,5,6,a label,7,8,9,1,"Bob/Bob_0001.jpg",1,2,3,4\r\n'.encode()
+        + b",40.25,30.5,70,41,50.125,60,,35,80,66,81.75,Ann/Ann_0001.jpg,,,,\r\n"
+    )
+    ann, bob = map(only_face, read(path))
+    np.testing.assert_array_equal(ann.landmarks, FIVE[0])
+    np.testing.assert_array_equal(bob.landmarks, FIVE[1])
+    assert (ann.box, ann.score, bob.score) == (None, None, 0.5)
+    assert bob.box is not None
+    assert bob.box.tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("count", [5, 25, 68, 98, 106])
+def test_every_layout_in_csv_and_json_lines(tmp_path: Path, count: int) -> None:
+    table, lines = tmp_path / "points.csv", tmp_path / "points.jsonl"
+    names = [f"{axis}{point + 1}" for point in range(count) for axis in "xy"]
+    rows = [f"{key},{commas(points(count, i))}" for i, key in enumerate(KEYS)]
+    table.write_text("\n".join([",".join(["key", *names]), *rows]) + "\n")
+    values = [{"landmarks": points(count, i).tolist(), "key": key} for i, key in enumerate(KEYS)]
+    lines.write_text("".join(json.dumps(value) + "\n" for value in values))
+    for path in (table, lines):
+        for place, faces in enumerate(read(path)):
+            np.testing.assert_array_equal(only_face(faces).landmarks, points(count, place))
+
+
+def test_json_lines_of_faces_and_of_images_without(tmp_path: Path) -> None:
+    path = tmp_path / "points.jsonl"
+    rows = [
+        {"key": "Ann/Ann_0001.jpg", "landmarks": FIVE[0].tolist(), "box": [1, 2, 3.5, 4], "score": 1},
+        {"key": "Bob/Bob_0001.jpg", "landmarks": None},
+        {"key": "Ann/Ann_0001.jpg", "landmarks": FIVE[1].tolist(), "box": None},
+        {"key": "Cy/Cy_0001.jpg"},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ann, bob = read(path)
+    assert isinstance(ann, list)
+    assert bob == []
+    np.testing.assert_array_equal([face.landmarks for face in ann], FIVE)
+    assert ann[0].box is not None
+    assert (ann[0].box.tolist(), ann[0].score, ann[1].box) == ([1, 2, 3.5, 4], 1.0, None)
+
+
+def test_the_landmarks_of_make_sample(tmp_path: Path) -> None:
+    make_sample(tmp_path, SampleOptions(identities=2, images=2))
+    values = [json.loads(line) for line in (tmp_path / "landmarks.jsonl").read_text().splitlines()]
+    found = read(tmp_path / "landmarks.jsonl", [value["key"] for value in values])
+    for value, faces in zip(values, found, strict=True):
+        np.testing.assert_array_equal(only_face(faces).landmarks, value["landmarks5"])
+
+
+def test_identity_is_of_the_content(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.txt", tmp_path / "two.txt"
+    for path in (one, other):
+        path.write_text(f"a.jpg 1,2,3,4 {commas(FIVE[0])}\n")
+    assert open_landmarks(one).identity() == open_landmarks(other).identity()
+    other.write_text(f"a.jpg 1,2,3,4 {commas(FIVE[1])}\n")
+    assert open_landmarks(one).identity() != open_landmarks(other).identity()
+    json.dumps(open_landmarks(one).identity())
