@@ -14,6 +14,7 @@ from facedata._version import __version__
 from facedata.jobs.signals import interrupt
 
 COMMANDS = {
+    "align": "Cut out faces and align them to a template, from any dataset to any.",
     "build-lmdb": "Build an LMDB and its key-label file, as FFC and LFS read them.",
     "convert": "Write a dataset of any format as any other.",
     "download": "Fetch a dataset by its name: checked, unpacked, in its final layout.",
