@@ -47,8 +47,8 @@ class ConversionOptions:
     writing : mapping
         Keywords for the ``create_sink`` of the target's format.
     change : callable, optional
-        Called with the source and the sink once both are known, it gives the change of the samples on their way, and
-        the sink that is to write them.
+        Called with the source, without the limit, and the sink once both are known, it gives the change of the samples
+        on their way, and the sink that is to write them.
     command : str
         The command whose job it is.
     command_line : str
@@ -126,7 +126,8 @@ def plan_dataset(sources: Sequence[str], target: str, options: ConversionOptions
     source = selected if options.limit is None else selected[: options.limit]
     change = None
     if options.change is not None:
-        change, sink = options.change(source, sink)
+        change, sink = options.change(selected, sink)
+        change = change.part(0, len(source))
     sink, ends = sink.fit(source)
     for one in opened:
         refuse_overlap(one.places(), sink.root, sink.named_files())

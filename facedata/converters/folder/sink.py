@@ -23,7 +23,10 @@ GLINT360K = "glint360k"
 IMAGEFOLDER = "imagefolder"
 SOURCE = "source"
 LAYOUTS = {GLINT360K: "id_{}", IMAGEFOLDER: "{:08d}"}
-"""The name of an identity's folder in the layouts that number them. Labels are below 2**24 in each set, so 8 digits keep their order."""
+"""The name of an identity's folder in the layouts that number them.
+
+Labels are below 2**24 in each set, so 8 digits keep their order.
+"""
 
 _FOLDER_NAMES = {GLINT360K: re.compile(r"id_\d+"), IMAGEFOLDER: re.compile(r"\d{8,}")}
 _FRAGMENTS = ".facedata-list"
