@@ -28,6 +28,7 @@ from facedata.converters.folder import SOURCE
 from facedata.dataset import Sample, Sink, Source, find_format, split_spec
 from facedata.errors import FaceError, OptionError
 from facedata.images import image_size, opencv_in_one_thread
+from facedata.inspection.contact_sheet import sheet_extension
 from facedata.jobs.job import JobOptions, JobSummary
 from facedata.jobs.output import refuse_overlap
 
@@ -184,6 +185,8 @@ class _ChangeMaker:
     def __init__(self, options: AlignOptions) -> None:
         self._options = options
         self._template = load_template(options.template, options.size)
+        if options.preview is not None:
+            sheet_extension(options.preview)
 
     def __call__(self, source: Source, sink: Sink) -> tuple[Aligner, Sink]:
         options = self._options

@@ -13,7 +13,7 @@ from facedata.errors import OptionError, OutputExistsError, output_error
 from facedata.images import import_opencv
 from facedata.jobs.files import atomic_writer
 
-__all__ = ["MAX_CELLS", "contact_sheet", "write_contact_sheet"]
+__all__ = ["MAX_CELLS", "contact_sheet", "sheet_extension", "write_contact_sheet"]
 
 Image = NDArray[np.uint8]
 
@@ -111,9 +111,7 @@ def write_contact_sheet(
     cv2 = import_opencv()
 
     name = os.fspath(path)
-    extension = os.path.splitext(name)[1].lower()
-    if extension not in _EXTENSIONS:
-        raise OptionError(f"{name}: expected a name that ends in one of {', '.join(_EXTENSIONS)}")
+    extension = sheet_extension(name)
     if os.path.lexists(name) and not overwrite:
         raise OutputExistsError(f"{name}: is there already; name another or ask to overwrite it")
     sheet = contact_sheet(rows, labels=labels, cell=cell, margin=margin)
@@ -123,6 +121,20 @@ def write_contact_sheet(
             file.write(encoded.tobytes())
     except OSError as error:
         raise output_error(error, name) from error
+
+
+def sheet_extension(name: str) -> str:
+    """The file extension of a contact sheet, which says how it is encoded.
+
+    Raises
+    ------
+    OptionError
+        Where the name ends otherwise.
+    """
+    extension = os.path.splitext(name)[1].lower()
+    if extension not in _EXTENSIONS:
+        raise OptionError(f"{name}: expected a name that ends in one of {', '.join(_EXTENSIONS)}")
+    return extension
 
 
 def _check_grid(rows: int, columns: int, labels: int, cell: int, margin: int) -> None:
