@@ -12,7 +12,7 @@ CHECKED := facedata tests benchmarks scripts docs
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "facedata needs Python 3.11 or later; make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,parquet,readers]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,detect,parquet,readers,references]'
 	touch $@
 
 # MXNet 1.9.1 is the reference for record files; it needs Python 3.11 and an old NumPy, so it has an environment of its own
@@ -59,6 +59,9 @@ bench: $(READY) $(COMPAT_READY)
 	$(BIN)/python benchmarks/pack_rec.py --mxnet-python $(COMPAT)/bin/python
 	$(BIN)/python benchmarks/rec_to_webdataset.py
 	$(BIN)/python benchmarks/parquet.py
+	$(BIN)/python benchmarks/align.py
+	$(BIN)/python benchmarks/similarity.py
+	$(BIN)/python benchmarks/jpeg_quality.py
 	$(BIN)/python benchmarks/verify_md5.py
 	$(BIN)/python benchmarks/extract.py
 	$(BIN)/python benchmarks/download.py

@@ -99,7 +99,7 @@ class CheckingSink:
     def open_shard(self, shard: int) -> Iterator[CheckingSink]:
         yield self
 
-    def write(self, index: int, sample: Sample) -> None:
+    def write(self, index: int, sample: Sample, face: int = 0) -> None:
         key, inside = int(sample.key), int.from_bytes(sample.image[4:8], "little")
         if not (key == inside == index + 1 and sample.label == index * PEOPLE // IMAGES):
             raise RefusedSampleError(f"index {index}, label {sample.label}, key {inside} inside")

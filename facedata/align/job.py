@@ -31,6 +31,7 @@ from facedata.images import image_size, opencv_in_one_thread
 from facedata.inspection.contact_sheet import sheet_extension
 from facedata.jobs.job import JobOptions, JobSummary
 from facedata.jobs.output import refuse_overlap
+from facedata.jobs.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from facedata.align.detectors import DetectorOptions, PreparedDetector
@@ -286,9 +287,10 @@ class _ChangeMaker:
     def _prepare_detector(self) -> PreparedDetector | None:
         if self._options.detector is None:
             return None
-        from facedata.align.detectors import prepare_detector
+        from facedata.align.detectors import Fetching, prepare_detector
 
-        return prepare_detector(self._options.detector)
+        with stop_on_signals() as stop:
+            return prepare_detector(self._options.detector, Fetching(stop=stop))
 
     def _least_score(self, detector: PreparedDetector | None) -> float:
         if self._options.min_score is not None:

@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.align.similarity import FINE, LARGEST_COORDINATE, fits_mirrored, similarity_transforms
-from facedata.download.checksums import open_plain_file
 from facedata.errors import FormatError, InputNotFoundError, OptionError, input_error
+from facedata.plain_files import open_plain_file
 
 __all__ = ["LARGEST_SIZE", "MOST_POSES", "TEMPLATES", "Template", "load_template"]
 

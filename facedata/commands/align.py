@@ -41,9 +41,9 @@ FACES = options.together(
     ),
     click.option(
         "--detector-size",
-        type=click.IntRange(32, 8192),
+        type=click.IntRange(64, 2048),
         metavar="N",
-        help="Images are scaled to N x N to find the faces.  [default: the detector's own]",
+        help="To find faces, images are scaled to N pixels on the longer side.  [default: the detector's own]",
     ),
     click.option(
         "--min-score",

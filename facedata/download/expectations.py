@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from facedata.download.catalogue import CatalogueSet, KnownFile
-from facedata.download.checksums import open_plain_file
 from facedata.download.structure import FeatureMatrix, Finding, IndexLines, LabelLines, RecordFile, Structure
 from facedata.download.verify import Expectation
 from facedata.errors import input_error
+from facedata.plain_files import open_plain_file
 
 __all__ = ["TextLines", "file_expectations", "old_releases", "set_expectations"]
 

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
-from facedata.download.checksums import open_plain_file
 from facedata.download.digest import ALGORITHMS, Digest
 from facedata.errors import FormatError
+from facedata.plain_files import open_plain_file
 
 __all__ = ["BadLine", "Listed", "ManifestFile", "escaped", "manifest_line", "read_manifest"]
 

@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from facedata.download.checksums import open_plain_file
 from facedata.errors import FormatError, InputError, input_error
+from facedata.plain_files import open_plain_file
 
 if TYPE_CHECKING:
     import numpy as np

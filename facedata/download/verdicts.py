@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from facedata.download.checksums import kind_name
 from facedata.download.digest import Digest
 from facedata.errors import InputNotFoundError
+from facedata.plain_files import kind_name
 
 if TYPE_CHECKING:
     from facedata.download.structure import Structure

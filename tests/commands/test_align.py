@@ -78,7 +78,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     ("options", "said"),
     [
         (["--size", "100"], "112"),
-        (["--size", "224", "--template", "none.json"], "template 'none.json': expected arcface, facexzoo-5pose or a file"),
+        (["--template", "none.json"], "template 'none.json': expected arcface, facexzoo-5pose or a file"),
         (["--format", "png", "--quality", "90"], "PNG has none"),
         (["--model", "m.onnx"], "--model: is for a --detector"),
         (["--landmarks", "nowhere.txt"], "nowhere.txt: no such file"),

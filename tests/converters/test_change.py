@@ -50,7 +50,7 @@ class Repeat:
             ]
 
 
-ITEMS = [
+ITEMS: list[Sample | SampleError] = [
     Sample("a", 1, HEADER + b"a"),
     Sample("b", 3, HEADER + b"b"),
     SampleError("memory", "c", "is gone"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from facedata.align.faces import Face
-from facedata.align.landmark_files.parsing import LineError, landmarks_of, numbers_in, shown
+from facedata.align.landmark_files.parsing import LineError, landmarks_in, numbers_in, shown
 
 __all__ = ["ImageInfo", "PlainNumbers"]
 
@@ -40,7 +40,7 @@ class ImageInfo:
         """Box and landmarks."""
         _, box, landmarks = self._parts(line)
         corners = numbers_in(box.split(b","))
-        return Face(landmarks_of(numbers_in(landmarks.split(b","))), np.array(corners, np.float64))
+        return Face(landmarks_in(landmarks.split(b",")), np.array(corners, np.float64))
 
     def _parts(self, line: bytes) -> list[bytes]:
         parts = line.rstrip().rsplit(b" ", 2)
@@ -78,4 +78,4 @@ class PlainNumbers:
 
     def face(self, line: bytes) -> Face:
         """The landmarks."""
-        return Face(landmarks_of(numbers_in(line.split())))
+        return Face(landmarks_in(line.split()))

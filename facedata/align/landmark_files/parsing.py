@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from facedata.align.faces import Face
 from facedata.align.layouts import LAYOUTS
 
-__all__ = ["KNOWN_COUNTS", "Dialect", "LineError", "landmarks_of", "numbers_in", "shown"]
+__all__ = ["KNOWN_COUNTS", "Dialect", "LineError", "landmarks_in", "landmarks_of", "numbers_in", "shown"]
 
 KNOWN_COUNTS = tuple(sorted(LAYOUTS))
 _KNOWN_NUMBERS = frozenset(2 * count for count in KNOWN_COUNTS)
@@ -76,9 +76,32 @@ def numbers_in(fields: Sequence[bytes]) -> list[float]:
         values = list(map(float, fields))
     except ValueError:
         raise LineError(f"expected numbers, found {shown(_first_wrong(fields))}") from None
-    if b"_" in b"".join(fields):  # which Python takes in numbers, and nothing else that reads such files
-        raise LineError(f"expected numbers, found {shown(next(field for field in fields if b'_' in field))}")
+    _refuse_underscores(fields)
     return values
+
+
+def _refuse_underscores(fields: Sequence[bytes]) -> None:
+    """Python takes them in numbers, and nothing else that reads such files does."""
+    if b"_" in b"".join(fields):
+        raise LineError(f"expected numbers, found {shown(next(field for field in fields if b'_' in field))}")
+
+
+def landmarks_in(fields: Sequence[bytes]) -> NDArray[np.float64]:
+    """Points out of the fields x1, y1, x2, y2, ...; quicker for many than `numbers_in` and `landmarks_of`.
+
+    Raises
+    ------
+    LineError
+        Where one is no number, or no layout has so many.
+    """
+    if len(fields) not in _KNOWN_NUMBERS:
+        return landmarks_of(numbers_in(fields))
+    try:
+        points = np.array(fields, np.float64).reshape(-1, 2)
+    except ValueError:
+        raise LineError(f"expected numbers, found {shown(_first_wrong(fields))}") from None
+    _refuse_underscores(fields)
+    return points
 
 
 def _first_wrong(fields: Iterable[bytes]) -> bytes:

@@ -13,6 +13,7 @@ from facedata.errors import OptionError, RefusedSampleError
 __all__ = ["check_paths", "folders_of", "path_of_key", "stem_of_key"]
 
 _LONGEST_NAME = 255  # bytes, on all usual file systems
+_LONGEST_LETTER = 4
 _SHOWN = 3
 
 
@@ -45,6 +46,8 @@ def path_of_key(key: str, extension: str) -> tuple[str, str]:
             raise RefusedSampleError(f"its key '{key}' is no path below the output: it has the part '{name}'")
     if stem_of_key(names[-1]) == names[-1]:
         names[-1] += f".{extension}"
+    if len(key) * _LONGEST_LETTER < _LONGEST_NAME:
+        return "/".join(names[:-1]), names[-1]
     try:
         longest = max(len(os.fsencode(name)) for name in names)
     except UnicodeEncodeError:

@@ -1,0 +1,234 @@
+"""Small networks with the inputs and outputs of the real ones, which see a face wherever there is a white square.
+
+Each looks at squares of `CELL` pixels of its input: a white one is a face with score 1, a grey one a doubtful face, a
+black one nothing. The landmarks lie around the cell's middle, or its corner, as the decoding of the network has it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+CELL = 8
+GREY = 114  # uniface fills up what goes into the YOLO networks with it
+LANDMARKS = np.array([[-10.0, -8.0], [10.0, -7.0], [1.0, 2.0], [-8.0, 12.0], [9.0, 13.0]])
+BOX = (-16.0, -20.0, 16.0, 20.0)
+_STRIDES = (8, 16, 32)
+Model = Callable[..., Path]
+
+
+class Graph:
+    """Nodes of an ONNX graph, collected one by one."""
+
+    def __init__(self, size: tuple[Any, Any]) -> None:
+        self.nodes: list[Any] = []
+        self.weights: list[Any] = []
+        self.inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, *size])]
+        self.outputs: list[Any] = []
+
+    def constant(self, values: Any) -> str:
+        name = f"weight{len(self.weights)}"
+        array = np.asarray(values)
+        array = array.astype(np.float32) if array.dtype.kind == "f" else array.astype(np.int64)
+        self.weights.append(numpy_helper.from_array(array, name))
+        return name
+
+    def add(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
+        output = name or f"value{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
+        return output
+
+    def mix(self, source: str, weights: Any, bias: Any) -> str:
+        """Each of K channels a multiple of the single one of `source`, and a constant."""
+        kernel = np.asarray(weights, np.float32).reshape(-1, 1, 1, 1)
+        return self.add("Conv", source, self.constant(kernel), self.constant(np.asarray(bias, np.float32)))
+
+    def spots(self, white: float, black: float, cell: int = CELL) -> str:
+        """Logits of the cells: 10 where they are white in the input's own units, -10 where they are black."""
+        factor = 20.0 / (white - black)
+        kernel = self.constant(np.full((1, 3, 1, 1), factor / 3, np.float32))
+        grey = self.add("Conv", "input", kernel, self.constant(np.array([-10.0 - black * factor], np.float32)))
+        return self.add("AveragePool", grey, kernel_shape=[cell, cell], strides=[cell, cell])
+
+    def scores(self, logits: str) -> str:
+        return self.add("Sigmoid", logits)
+
+    def rows(self, source: str, width: int, name: str = "", batch: bool = True) -> str:
+        """(1, C, H, W) as (1, H * W * C / width, width)."""
+        turned = self.add("Transpose", source, perm=[0, 2, 3, 1])
+        shape = [1, -1, width] if batch else [-1, width]
+        return self.add("Reshape", turned, self.constant(np.array(shape)), name=name)
+
+    def coarser(self, logits: str, stride: int) -> str:
+        """The same logits for a larger stride: there is never a face."""
+        factor = stride // CELL
+        pooled = self.add("AveragePool", logits, kernel_shape=[factor, factor], strides=[factor, factor])
+        return self.mix(pooled, [0.0], [-50.0])
+
+    def output(self, name: str, dimensions: int) -> None:
+        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * dimensions))
+
+    def save(self, path: Path) -> Path:
+        graph = helper.make_graph(self.nodes, "spots", self.inputs, self.outputs, self.weights)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+        onnx.save(model, path)
+        return path
+
+
+def _levels(graph: Graph, logits: str) -> list[str]:
+    return [logits if stride == CELL else graph.coarser(logits, stride) for stride in _STRIDES]
+
+
+def scrfd(graph: Graph, size: int) -> None:
+    levels = _levels(graph, graph.spots(1.0, -1.0))
+    distances = [-BOX[0], -BOX[1], BOX[2], BOX[3]]
+    for kind, width, bias in (("score", 1, None), ("bbox", 4, distances), ("kps", 10, LANDMARKS.ravel())):
+        for stride, level in zip(_STRIDES, levels, strict=True):
+            if bias is None:  # of the two anchors of a place, the first one
+                source = graph.mix(graph.scores(level), [1.0, 0.0], [0.0, 0.0])
+            else:
+                source = graph.mix(level, np.zeros(2 * width), np.tile(bias, 2) / stride)
+            graph.output(graph.rows(source, width, f"{kind}_{stride}", batch=False), 2)
+
+
+def retinaface(graph: Graph, size: int) -> None:
+    levels = _levels(graph, graph.spots(255 - 344 / 3, -344 / 3))
+    landmarks = np.tile(LANDMARKS.ravel() / (0.1 * 16), 2)  # the first anchor of the first level is 16 pixels wide
+    parts = [
+        (
+            graph.rows(graph.mix(level, np.zeros(8), np.zeros(8)), 4),
+            graph.rows(graph.mix(graph.scores(level), [-1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0]), 2),
+            graph.rows(graph.mix(level, np.zeros(20), landmarks), 10),
+        )
+        for level in levels
+    ]
+    for name, tensors in zip(("boxes", "scores", "landmarks"), zip(*parts, strict=True), strict=True):
+        graph.output(graph.add("Concat", *tensors, axis=1, name=name), 3)
+
+
+def centerface(graph: Graph, size: int) -> None:
+    logits = graph.spots(255.0, 0.0, 4)
+    width, height = BOX[2] - BOX[0], BOX[3] - BOX[1]
+    shares = (LANDMARKS - BOX[:2]) / (width, height)
+    for name, bias in (
+        ("heat", None),
+        ("scale", [math.log(height / 4), math.log(width / 4)]),
+        ("offset", [0.0, 0.0]),
+        ("points", shares[:, ::-1].ravel()),
+    ):
+        source = graph.scores(logits) if bias is None else graph.mix(logits, np.zeros(len(bias)), bias)
+        graph.output(graph.add("Identity", source, name=name), 4)
+
+
+def yolov5face(graph: Graph, size: int) -> None:
+    score = graph.rows(graph.scores(graph.spots(1.0, GREY / 255)), 1)
+    cells = size // CELL
+    rest = sum(3 * (size // stride) ** 2 for stride in _STRIDES) - cells**2
+    middles = (np.stack(np.meshgrid(np.arange(cells), np.arange(cells)), axis=-1).reshape(-1, 2) + 0.5) * CELL
+    middles = np.concatenate([middles, np.zeros((rest, 2))])
+    sides = np.tile([BOX[2] - BOX[0], BOX[3] - BOX[1]], (len(middles), 1))
+    points = np.tile(middles, 5) + LANDMARKS.ravel()
+    scores = graph.add("Concat", score, graph.constant(np.zeros((1, rest, 1))), axis=1)
+    before = graph.constant(np.concatenate([middles, sides], axis=1)[None])
+    after = graph.constant(np.concatenate([points, np.ones((len(middles), 1))], axis=1)[None])
+    graph.output(graph.add("Concat", before, scores, after, axis=2, name="output"), 3)
+
+
+def yolov8face(graph: Graph, size: int) -> None:
+    distances = np.zeros((4, 16))
+    for side, distance in enumerate((-BOX[0], -BOX[1], BOX[2], BOX[3])):
+        low = int(distance // CELL)
+        share = distance / CELL - low
+        distances[side] = -50.0
+        distances[side, low] = math.log(max(1 - share, 1e-9))
+        distances[side, low + 1] = math.log(max(share, 1e-9))
+    points = np.concatenate([LANDMARKS / (2 * CELL), np.ones((5, 1))], axis=1).ravel()
+    for stride, level in zip(_STRIDES, _levels(graph, graph.spots(1.0, GREY / 255)), strict=True):
+        weights = np.zeros(80)
+        weights[64] = 1.0
+        bias = np.concatenate([distances.ravel(), [0.0], points])
+        graph.output(graph.add("Identity", graph.mix(level, weights, bias), name=f"level{stride}"), 4)
+
+
+def yunet(graph: Graph, size: int) -> None:
+    sides = [math.log((BOX[2] - BOX[0]) / CELL), math.log((BOX[3] - BOX[1]) / CELL)]
+    for stride, level in zip(_STRIDES, _levels(graph, graph.spots(255.0, 0.0)), strict=True):
+        for kind, width, bias in (
+            ("cls", 1, None),
+            ("obj", 1, None),
+            ("bbox", 4, [0.0, 0.0, *sides]),
+            ("kps", 10, LANDMARKS.ravel() / CELL),
+        ):
+            source = graph.scores(level) if bias is None else graph.mix(level, np.zeros(len(bias)), bias)
+            graph.output(graph.rows(source, width, f"{kind}_{stride}"), 3)
+
+
+@dataclass(frozen=True)
+class Spotter:
+    """A network and where, in its cell, its landmarks have their origin.
+
+    Attributes
+    ----------
+    build : callable
+    origin : float
+        Pixels from the outer edge of the cell.
+    shift : float
+        From the network's own coordinates to those whose (0, 0) is the centre of a pixel.
+    size, cell : int
+    black : int
+        The brightness that counts as black.
+    """
+
+    build: Callable[[Graph, int], None]
+    origin: float = 0.0
+    shift: float = 0.0
+    size: int = 640
+    cell: int = CELL
+    black: int = 0
+
+
+SPOTTERS = {
+    "scrfd": Spotter(scrfd),
+    "retinaface": Spotter(retinaface, origin=4.0),
+    "yolov5face": Spotter(yolov5face, origin=4.0, black=GREY),
+    "yolov8face": Spotter(yolov8face, black=GREY),
+    "centerface": Spotter(centerface, origin=2.0, shift=-0.5, cell=4),
+    "yunet": Spotter(yunet, size=320),
+}
+
+
+def expected_landmarks(name: str, column: int, row: int) -> NDArray[np.float64]:
+    """Where the network's landmarks are, in its input, for a white cell."""
+    spotter = SPOTTERS[name]
+    corner = np.array([column, row]) * float(spotter.cell)
+    landmarks: NDArray[np.float64] = corner + spotter.origin + spotter.shift + LANDMARKS
+    return landmarks
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The file of a small network of that kind."""
+    folder = tmp_path_factory.mktemp("models")
+
+    def make(name: str, declared: tuple[Any, Any] | None = None, edit: Callable[[Graph], None] | None = None) -> Path:
+        size = SPOTTERS[name].size
+        path = folder / f"{name}-{declared}.onnx"
+        if edit is None and path.exists():
+            return path
+        graph = Graph(declared or (size, size))
+        SPOTTERS[name].build(graph, size)
+        if edit is not None:
+            edit(graph)
+            path = folder / f"{name}-{edit.__name__}.onnx"
+        return graph.save(path)
+
+    return make

@@ -1,0 +1,166 @@
+"""Each network's way from an image to a face, run for real on small networks that see white squares."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from align.detectors.conftest import BOX, SPOTTERS, Model, expected_landmarks
+from numpy.typing import NDArray
+
+from facedata.align.detectors import DETECTORS, DetectorOptions, PreparedDetector, prepare_detector
+from facedata.align.detectors.loading import load_detector
+from facedata.align.detectors.models import sha256_of
+
+NAMES = list(SPOTTERS)
+
+
+@pytest.fixture(scope="module")
+def prepared(model: Model) -> Mapping[str, PreparedDetector]:
+    """The networks, prepared as a job does it."""
+
+    class Prepared(dict[str, PreparedDetector]):
+        def __missing__(self, name: str) -> PreparedDetector:
+            self[name] = prepare_detector(DetectorOptions(name, model=str(model(name))))
+            return self[name]
+
+    return Prepared()
+
+
+def spots(name: str, *cells: tuple[int, int, int], shape: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """A black image with squares at (column, row) of a brightness."""
+    spotter = SPOTTERS[name]
+    image = np.zeros((*(shape or (spotter.size, spotter.size)), 3), np.uint8)
+    for column, row, brightness in cells:
+        image[row * spotter.cell :, column * spotter.cell :][: spotter.cell, : spotter.cell] = brightness
+    return image
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_face_is_found_where_it_is(name: str, prepared: Mapping[str, PreparedDetector]) -> None:
+    (face,) = prepared[name].load().detect(spots(name, (12, 20, 255)))
+    np.testing.assert_allclose(face.landmarks, expected_landmarks(name, 12, 20), atol=0.01)
+    assert face.score is not None
+    assert 0.99 < face.score <= 1.0
+    assert face.box is not None
+    width, height = BOX[2] - BOX[0], BOX[3] - BOX[1]
+    if name == "retinaface":  # its box is the anchor
+        width = height = 16
+    np.testing.assert_allclose(face.box[2:] - face.box[:2], [width, height], atol=0.01)
+    middle = expected_landmarks(name, 12, 20).mean(axis=0)
+    assert (np.abs((face.box[:2] + face.box[2:]) / 2 - middle) < 8).all()
+    assert face.landmarks.dtype == face.box.dtype == np.dtype(np.float64)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_doubtful_faces_are_given_too_after_the_others(name: str, prepared: Mapping[str, PreparedDetector]) -> None:
+    """So that a job can tell 'low score' from 'no face'."""
+    least = DETECTORS[name].min_score
+
+    def brightness(score: float) -> int:
+        black = SPOTTERS[name].black
+        return black + round((math.log(score / (1 - score)) + 10) / 20 * (255 - black))
+
+    image = spots(
+        name, (8, 8, brightness(0.7 * least)), (32, 8, 255), (8, 32, brightness(0.3 * least)), (20, 20, brightness(0.8))
+    )
+    faces = prepared[name].load().detect(image)
+    scores = [face.score or 0.0 for face in faces]
+    assert scores == sorted(scores, reverse=True)
+    assert len(faces) == 3
+    assert least / 2 <= scores[-1] < least
+    np.testing.assert_allclose(faces[0].landmarks, expected_landmarks(name, 32, 8), atol=0.01)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_larger_image_is_scaled_down_and_its_points_back(name: str, prepared: Mapping[str, PreparedDetector]) -> None:
+    small = spots(name, (12, 10, 255), shape=(SPOTTERS[name].size // 2, SPOTTERS[name].size))
+    large = np.ascontiguousarray(small.repeat(3, axis=0).repeat(3, axis=1))
+    (face,) = prepared[name].load().detect(large)
+    padding = SPOTTERS[name].size // 4 if DETECTORS[name].only_size else 0  # uniface puts these images into the middle
+    landmarks = (expected_landmarks(name, 12, 10 + padding // 8) - [0, padding] + 0.5) * 3 - 0.5
+    np.testing.assert_allclose(face.landmarks, landmarks, atol=0.05)
+
+
+@pytest.mark.parametrize("name", ["scrfd", "retinaface", "yolov5face", "yolov8face", "centerface"])
+def test_a_smaller_image_is_scaled_up_and_its_points_back(name: str, prepared: Mapping[str, PreparedDetector]) -> None:
+    image = np.zeros((320, 320, 3), np.uint8)
+    cell = SPOTTERS[name].cell // 2
+    image[20 * cell : 21 * cell, 12 * cell : 13 * cell] = 255
+    best = prepared[name].load().detect(image)[0]
+    np.testing.assert_allclose(best.landmarks, (expected_landmarks(name, 12, 20) + 0.5) / 2 - 0.5, atol=0.05)
+
+
+def test_yunet_leaves_small_images_as_they_are(prepared: Mapping[str, PreparedDetector]) -> None:
+    (face,) = prepared["yunet"].load().detect(spots("yunet", (7, 3, 255), shape=(90, 110)))
+    np.testing.assert_allclose(face.landmarks, expected_landmarks("yunet", 7, 3), atol=0.01)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (2500, 2), (31, 7)])
+def test_odd_shapes_are_images_without_a_face(
+    name: str, shape: tuple[int, int], prepared: Mapping[str, PreparedDetector]
+) -> None:
+    assert prepared[name].load().detect(np.zeros((*shape, 3), np.uint8)) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_identity_is_what_decides_the_landmarks(
+    name: str, prepared: Mapping[str, PreparedDetector], model: Model
+) -> None:
+    identity = prepared[name].identity()
+    path = model(name)
+    assert json.loads(json.dumps(identity)) == identity
+    assert identity["models"] == {path.name: sha256_of(path.read_bytes())}
+    assert (identity["detector"], identity["size"]) == (name, DETECTORS[name].size)
+    libraries = {"opencv"} if name == "yunet" else {"opencv", "onnxruntime", "uniface"}
+    assert set(identity["versions"]) == libraries
+    assert pickle.loads(pickle.dumps(prepared[name])) == prepared[name]  # noqa: S301
+
+
+def test_a_detector_is_loaded_once_in_a_process(prepared: Mapping[str, PreparedDetector]) -> None:
+    first = prepared["yunet"].load()
+    assert prepared["yunet"].load() is first
+
+
+def test_a_size_written_down_in_the_model_is_taken(model: Model) -> None:
+    path = model("scrfd", declared=(320, 320))
+    prepared = prepare_detector(DetectorOptions("scrfd", model=str(path)))
+    assert prepared.size == 320
+    (face,) = prepared.load().detect(spots("scrfd", (12, 20, 255), shape=(320, 320)))
+    np.testing.assert_allclose(face.landmarks, expected_landmarks("scrfd", 12, 20), atol=0.01)
+
+
+def test_a_size_may_be_chosen_where_the_model_leaves_it_open(model: Model) -> None:
+    path = model("scrfd", declared=("height", "width"))
+    prepared = prepare_detector(DetectorOptions("scrfd", model=str(path), size=160, min_score=0.8))
+    assert (prepared.size, prepared.min_score) == (160, 0.8)
+    (face,) = prepared.load().detect(spots("scrfd", (12, 9, 255), shape=(160, 160)))
+    np.testing.assert_allclose(face.landmarks, expected_landmarks("scrfd", 12, 9), atol=0.01)
+
+
+def test_the_model_of_the_user_is_left_alone(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "mine.bin"
+    path.write_bytes(model("scrfd").read_bytes())
+    path.chmod(0o400)
+    before = path.stat()
+    prepare_detector(DetectorOptions("scrfd", model=str(path))).load().detect(spots("scrfd", (1, 1, 255)))
+    after = path.stat()
+    assert (before.st_mtime_ns, before.st_ino, before.st_size) == (after.st_mtime_ns, after.st_ino, after.st_size)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_numbers_that_are_none_are_no_faces(model: Model) -> None:
+    def with_nan(graph: Any) -> None:
+        (landmarks,) = (node for node in graph.nodes if node.output[0] == "kps_8")
+        landmarks.output[0] = "finite"
+        graph.add("Mul", "finite", graph.constant(np.array([math.nan])), name="kps_8")
+
+    prepared = prepare_detector(DetectorOptions("scrfd", model=str(model("scrfd", edit=with_nan))))
+    assert load_detector(prepared).detect(spots("scrfd", (70, 70, 255), (12, 20, 255))) == []
