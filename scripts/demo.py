@@ -1,4 +1,4 @@
-"""``make demo``: draw a small dataset, check it, unpack it, take it through other formats; prints each command."""
+"""``make demo``: draw a small dataset, check, unpack, convert and align it; prints each command."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from facedata.inspection.contact_sheet import write_contact_sheet
 
 FOLDER = Path("demo")
 SAMPLE, OUTPUT, SHEET = FOLDER / "sample", FOLDER / "out", FOLDER / "contact-sheet.png"
+PHOTOS, ALIGNED = FOLDER / "photos", FOLDER / "aligned.png"
 PEOPLE_SHOWN, IMAGES_SHOWN = 10, 8
 
 
@@ -31,7 +32,18 @@ def main() -> None:
         "convert", f"lmdb:{FOLDER}/people.lmdb", f"webdataset:{FOLDER}/tars/people-%04d.tar", "--shard-samples", "100"
     )
     facedata("pack-rec", f"webdataset:{FOLDER}/tars", "--output", str(FOLDER / "packed"))
-    print(f"\nLook at {SHEET}: the unpacked images, one person a row.")
+    align()
+    print(
+        f"\nLook at {SHEET}, the unpacked images, one person a row, and at {ALIGNED}, photos and the faces cut out of them."
+    )
+
+
+def align() -> None:
+    """Cut the faces out of larger pictures, by their landmarks."""
+    if not (PHOTOS / "property").exists():
+        facedata("make-sample", str(PHOTOS), "--size", "250", "--identities", "24", "--images", "6", "--overwrite")
+    faces = ["--landmarks", str(PHOTOS / "landmarks.jsonl"), "--output", f"rec:{FOLDER}/aligned"]
+    facedata("align", str(PHOTOS), *faces, "--preview", str(ALIGNED))
 
 
 def facedata(*arguments: str) -> None:
