@@ -33,9 +33,7 @@ def main() -> None:
     )
     facedata("pack-rec", f"webdataset:{FOLDER}/tars", "--output", str(FOLDER / "packed"))
     align()
-    print(
-        f"\nLook at {SHEET}, the unpacked images, one person a row, and at {ALIGNED}, photos and the faces cut out of them."
-    )
+    print(f"\nLook at {SHEET}, the people, one a row, and at {ALIGNED}, photos and the faces cut out of them.")
 
 
 def align() -> None:
