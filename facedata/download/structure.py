@@ -7,15 +7,12 @@ flipped. Facts: shared notes on RecordIO (MXNet) and on learn-to-cluster's featu
 from __future__ import annotations
 
 import os
-import re
 import struct
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from facedata.errors import FormatError, InputError, input_error
+from facedata.meta_labels import count_meta_labels
 from facedata.plain_files import open_plain_file
 
 if TYPE_CHECKING:
@@ -27,9 +24,6 @@ __all__ = ["FeatureMatrix", "Finding", "IndexLines", "LabelLines", "RecordFile",
 _MAGIC = 0xCED7230A
 _SAMPLES = 64
 _VALUE_BYTES = 4
-_CHUNK = 1 << 24
-_DIGITS = 18
-_NUMBER = re.compile(rb"\s*-?\d{1,18}\s*")
 _parsing = threading.Lock()  # the parser of indexes changes the filter of warnings, which is everybody's
 
 
@@ -144,7 +138,7 @@ class FeatureMatrix:
         if self.rows is not None or self.labels is None:
             return self.rows, ""
         labels = os.path.normpath(os.path.join(os.path.dirname(path), self.labels))
-        lines, _ = _labels(labels)
+        lines, _ = count_meta_labels(labels)
         return lines, f" as {os.path.basename(labels)} has lines"
 
 
@@ -164,7 +158,7 @@ class LabelLines:
 
     def check(self, path: str) -> Finding:
         """Count lines and classes."""
-        lines, classes = _labels(path)
+        lines, classes = count_meta_labels(path)
         counted = _compare(lines, self.lines, "lines")
         if not counted.good:
             return counted
@@ -228,59 +222,3 @@ def _end_of_record(file: BinaryIO, place: int, size: int) -> int | None:
         if flag in (0, 3):  # whole, or the last part of one that was split
             return place
     return None
-
-
-def _labels(path: str) -> tuple[int, int]:
-    """How many lines, and how many different labels other than -1."""
-    import numpy as np
-
-    lines, classes = 0, np.empty(0, np.int64)
-    try:
-        with _open(path) as file:
-            for block in _whole_lines(file, path):
-                numbers = _numbers(block, lines, path)
-                lines += len(numbers)
-                classes = np.union1d(classes, numbers)
-    except OSError as error:
-        if isinstance(error, InputError):
-            raise
-        raise input_error(error, path) from error
-    return lines, int((classes != -1).sum())
-
-
-def _whole_lines(file: BinaryIO, path: str) -> Iterator[bytes]:
-    rest = b""
-    while block := file.read(_CHUNK):
-        lines, newline, rest = (rest + block).rpartition(b"\n")
-        if len(rest) > _CHUNK:
-            raise FormatError(f"{path}: a line has more than {_CHUNK:,} bytes, expected a whole number a line")
-        yield lines + newline
-    yield rest
-
-
-def _numbers(block: bytes, before: int, path: str) -> NDArray[np.int64]:
-    """The numbers of whole lines; the slow way only where a line is not as it should be."""
-    import numpy as np
-
-    if not block:
-        return np.empty(0, np.int64)
-    text = np.frombuffer(block, np.uint8)
-    ends = text == 10
-    plain = bool(((text >= 48) & (text <= 57) | (text == 45) | ends).all())
-    if plain and block[:1] != b"\n" and b"\n\n" not in block:
-        words = block.split()
-        if max(map(len, words)) <= _DIGITS:  # the longest decides how much room each takes
-            with suppress(ValueError, OverflowError):
-                return np.array(words, dtype=np.bytes_).astype(np.int64)
-    return np.array([_number(line, number, path) for number, line in _numbered(block, before)], np.int64)
-
-
-def _numbered(block: bytes, before: int) -> Iterator[tuple[int, bytes]]:
-    return enumerate(block.removesuffix(b"\n").split(b"\n"), before + 1)
-
-
-def _number(line: bytes, number: int, path: str) -> int:
-    if _NUMBER.fullmatch(line):
-        return int(line)
-    shown = "blank" if not line.strip() else repr(line[:40].decode("ascii", "backslashreplace"))
-    raise FormatError(f"{path}: line {number:,} is {shown}, expected a whole number")

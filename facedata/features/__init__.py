@@ -1,0 +1,1 @@
+"""Feature sets for clustering: matrices, labels, nearest neighbours, and their checks."""
