@@ -313,13 +313,22 @@ def find_format(spec: str) -> tuple[str, str]:
         _check_readable(path)
     fitting = [name for name, module in known if module.recognises(path)]
     if len(fitting) != 1:
-        found = f"it could be any of: {', '.join(fitting)}" if fitting else "no format fits its content"
+        found = f"it could be any of: {', '.join(fitting)}" if fitting else f"no format fits its content{_hint(path)}"
         readable = [name for name in FORMATS if hasattr(importlib.import_module(FORMATS[name]), "open_source")]
         raise FormatError(
             f"{path}: {found}; name the format, which also says what is wrong: FORMAT:{path}, one of "
             f"{', '.join(readable)}"
         )
     return fitting[0], path
+
+
+def _hint(path: str) -> str:
+    """What is often meant by a path that is no dataset: a folder with the images in it."""
+    from facedata.converters.folder.scan import has_image
+
+    if not has_image(path):
+        return ""
+    return ": there are images in it, but no folder for each person or class with images in it, so none has a label"
 
 
 def open_dataset(spec: str, **options: Any) -> Source:

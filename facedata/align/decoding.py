@@ -24,7 +24,9 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -37,7 +39,7 @@ from facedata.images import image_extension, image_size, import_opencv
 __all__ = ["MAX_PIXELS", "decode_image"]
 
 MAX_PIXELS = 100_000_000
-"""Pixels; decoded they are 300 MB, and OpenCV takes twice that for a while."""
+"""Pixels; decoded they are 300 MB, and OpenCV takes two or three times that for a while."""
 
 _END = b"\xff\xd9"
 _SCAN, _BASELINE = 0xDA, frozenset([0xC0, 0xC1])
@@ -45,6 +47,9 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _LONGEST_REASON = 200
 _MOST_SEGMENTS = 1024
 _ZEROS = 64
+_PNG_CHUNK = struct.Struct(">I4s")
+_MOST_CHUNKS = 1 << 20
+_ANIMATION = frozenset([b"acTL", b"fcTL", b"fdAT"])
 # Warnings of libjpeg and libpng that leave the pixels alone: odd versions, colour profiles, text chunks.
 _DAMAGE = re.compile(
     r"Corrupt JPEG data: (?!bad ICC)|Premature end of JPEG|Inconsistent progression|libpng error|TIFF_Error"
@@ -60,7 +65,8 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
 
     EXIF orientation is honoured (of WebP by OpenCV 4.14 and 5, not by 4.11). Grey, palettes, 16 bits and CMYK become 3
     channels of 8 bits. An alpha channel is dropped: what is transparent shows the colours stored beneath. Of several
-    frames or pages the first is taken. GIF needs an OpenCV built with it: 4.14 and 5 are, 4.11 is not. No floats.
+    frames or pages the first is taken, of an animated PNG the still picture. GIF needs an OpenCV built with it: 4.14
+    and 5 are, 4.11 is not. No floats.
 
     Parameters
     ----------
@@ -90,9 +96,9 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
     height, width = _checked_size(data, kind, max_pixels)
     if kind == "webp" and _ends_in_zeros(data):
         raise FaceError("undecodable", "cut short: the WebP ends in zeros")
-    whole = data if kind != "jpg" else _with_end(data)
+    whole, strict = _mended(data, kind)
     image, said = _decoded(whole)
-    problem = _damage(whole, said, strict=whole is not data)
+    problem = _damage(whole, said, strict)
     if image is None or problem:
         raise FaceError("undecodable", problem or _reason(said) or _unexplained(kind))
     if image.shape[:2] not in ((height, width), (width, height)):
@@ -114,9 +120,17 @@ def _checked_size(data: bytes, kind: str, max_pixels: int) -> tuple[int, int]:
         raise FaceError(
             "too large",
             f"{width:,} x {height:,} pixels: more than --max-pixels {max_pixels:,}; "
-            f"with {height * width:,} it would be read, and take {6 * height * width / 1e9:.1f} GB of memory",
+            f"with {height * width:,} it would be read, and take {9 * height * width / 1e9:.1f} GB of memory",
         )
     return height, width
+
+
+def _mended(data: bytes, kind: str) -> tuple[bytes, bool]:
+    """What OpenCV is given, and whether it may have nothing to say of it, as an end marker was put there by us."""
+    if kind == "jpg":
+        whole = _with_end(data)
+        return whole, whole is not data
+    return (_still_picture(data) if kind == "png" else data), False
 
 
 # Cut short
@@ -126,6 +140,40 @@ def _ends_in_zeros(data: bytes) -> bool:
     """Whether a WebP was filled up to its size: coded pixels do not end in so many zeros."""
     end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
     return data[max(0, end - _ZEROS) : end] == bytes(_ZEROS)
+
+
+def _still_picture(data: bytes) -> bytes:
+    """A PNG without its animation: OpenCV 5.0 crashes at one that is damaged."""
+    chunks = list(_png_chunks(data))
+    animation = [place for place in chunks if data[place[0] + 4 : place[0] + 8] in _ANIMATION]
+    if not animation:
+        return data
+    starts, ends = [0, *(end for _, end in animation)], [*(start for start, _ in animation), len(data)]
+    return b"".join(data[start:end] for start, end in zip(starts, ends, strict=True))
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where each chunk starts and ends; none ends behind the data, for OpenCV takes the memory it asks for: up to 4 GB.
+
+    Raises
+    ------
+    FaceError
+        "undecodable" where one does.
+    """
+    start = 8
+    for _ in range(_MOST_CHUNKS):
+        if len(data) < start + _PNG_CHUNK.size:
+            return
+        length, kind = _PNG_CHUNK.unpack_from(data, start)
+        left = len(data) - start - _PNG_CHUNK.size
+        if length > left:
+            raise FaceError("undecodable", f"cut short or damaged: a PNG chunk of {length:,} bytes, {left:,} are left")
+        end = start + _PNG_CHUNK.size + length + 4
+        yield start, end
+        if kind == b"IEND":
+            return
+        start = end
+    raise FaceError("undecodable", f"damaged: a PNG of more than {_MOST_CHUNKS:,} chunks")
 
 
 def _with_end(data: bytes) -> bytes:

@@ -197,6 +197,41 @@ def test_a_cut_image_fails_by_name_wherever_it_is_cut(name: str, capfd: pytest.C
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("kind", [b"IDAT", b"tEXt", b"iCCP", b"eXIf"])
+def test_a_png_chunk_takes_no_more_memory_than_the_file_has(kind: bytes) -> None:
+    """Given to OpenCV it would take 3 GB."""
+    place = PNG.index(b"IDAT") - 4
+    error = failure(PNG[:place] + struct.pack(">I", 3_000_000_000) + kind + PNG[place + 8 :])
+    assert error.detail.startswith("cut short or damaged: a PNG chunk of 3,000,000,000 bytes")
+
+
+def animated(**options: Any) -> bytes:
+    face = RGB.resize((360, 480))
+    return saved(face, "PNG", save_all=True, append_images=[face.rotate(90)], **options)
+
+
+@pytest.mark.parametrize("default_image", [False, True])
+def test_of_an_animated_png_the_still_picture_is_taken(default_image: bool) -> None:
+    data = animated(default_image=default_image)
+    np.testing.assert_array_equal(decode_image(data), seen_by_pillow(data))
+
+
+@pytest.mark.parametrize("place", range(1000, 11_000, 2000))
+def test_damage_in_an_animation_neither_crashes_the_decoder_nor_matters(place: int) -> None:
+    """OpenCV 5.0 ends with a segmentation fault at most such places, and its worker with it."""
+    whole = animated()
+    data = bytearray(whole.replace(b"fcTL", b"fpTL", 1))
+    data[data.index(b"fdAT") + place] = 6
+    np.testing.assert_array_equal(decode_image(bytes(data)), decode_image(whole))
+
+
+def test_damage_in_the_still_picture_of_an_animation_is_noticed() -> None:
+    """OpenCV 5.0 hands on the picture."""
+    data = bytearray(animated())
+    data[data.index(b"IDAT") + 3000] ^= 1
+    assert failure(bytes(data)).cause == "undecodable"
+
+
 @pytest.mark.parametrize("name", ["jpg", "progressive jpg", "jpg with restarts", "grey jpg", "webp", "lossless webp"])
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
 def test_a_cut_image_that_was_filled_up_with_zeros_fails(name: str, part: float) -> None:

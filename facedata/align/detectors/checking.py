@@ -7,12 +7,15 @@ harm, or merely broken, can end the process that runs it.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
+import math
 import os
 import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -20,18 +23,28 @@ from typing import Any
 import numpy as np
 
 from facedata.align.detectors.loading import PreparedDetector, check_detector, load_detector
-from facedata.errors import FacedataError, InputError, MissingExtraError, ModelError, OptionError
+from facedata.errors import (
+    FacedataError,
+    InputError,
+    InterruptedJobError,
+    MissingExtraError,
+    ModelError,
+    OptionError,
+)
+from facedata.jobs.signals import StopRequest
 
 __all__ = ["check_apart"]
 
 _SECONDS = 300.0  # CUDA takes half a minute to start, a network file system as long to give the libraries
+_TICK = 0.1
+_PR_SET_PDEATHSIG = 1
 _MOST_MEMORY = 16 << 30  # bytes of address space, on the CPU
 _PROGRAM = "from facedata.align.detectors.checking import main; main()"
 _ERRORS: Mapping[str, type[FacedataError]] = {kind.__name__: kind for kind in (ModelError, OptionError, InputError)}
 _SHOWN = 500  # characters of a library's own message
 
 
-def check_apart(prepared: PreparedDetector, size: int | None) -> PreparedDetector:
+def check_apart(prepared: PreparedDetector, size: int | None, stop: StopRequest) -> PreparedDetector:
     """The detector with the size and the versions that were found when it was tried.
 
     Parameters
@@ -39,6 +52,8 @@ def check_apart(prepared: PreparedDetector, size: int | None) -> PreparedDetecto
     prepared : PreparedDetector
     size : int, optional
         What was asked for.
+    stop : StopRequest
+        Ends the trial.
 
     Raises
     ------
@@ -48,8 +63,10 @@ def check_apart(prepared: PreparedDetector, size: int | None) -> PreparedDetecto
         Where the size or the device cannot.
     MissingExtraError
         Where a library cannot be loaded.
+    InterruptedJobError
+        Where it was asked to stop.
     """
-    answer = _ask(prepared, size)
+    answer = _ask(prepared, size, stop)
     if "missing" in answer:
         raise MissingExtraError(f"the detector '{prepared.name}'", "detect", str(answer["missing"])[:_SHOWN])
     if "error" in answer:
@@ -57,28 +74,50 @@ def check_apart(prepared: PreparedDetector, size: int | None) -> PreparedDetecto
     return replace(prepared, size=int(answer["size"]), versions=tuple(sorted(answer["versions"].items())))
 
 
-def _ask(prepared: PreparedDetector, size: int | None) -> dict[str, Any]:
+def _ask(prepared: PreparedDetector, size: int | None, stop: StopRequest) -> dict[str, Any]:
     question = json.dumps({"prepared": asdict(prepared), "size": size})
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM],
-            input=question.encode(),
-            capture_output=True,
-            timeout=_SECONDS,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env=_environment(),
-            check=False,
+            start_new_session=True,  # Ctrl-C is for us
         )
-    except subprocess.TimeoutExpired:
-        raise ModelError(f"{prepared.files[0]}: not ready after {_SECONDS:.0f} seconds: it was given up") from None
     except OSError as error:
         raise InputError(f"{prepared.files[0]}: cannot be tried: {error.strerror}") from error
-    lines = done.stdout.splitlines()
+    with process:
+        try:
+            stdout, stderr = _conversation(process, question.encode(), prepared.files[0], stop)
+        finally:
+            process.kill()
+    lines = stdout.splitlines()
     with contextlib.suppress(ValueError, IndexError):
         answer = json.loads(lines[-1])
-        if done.returncode == 0 and isinstance(answer, dict):
+        if process.returncode == 0 and isinstance(answer, dict):
             return answer
-    end = _ending(done.returncode) + _last_words(done.stderr)
+    end = _ending(process.returncode) + _last_words(stderr)
     raise ModelError(f"{prepared.files[0]}: cannot be used: the process that tried it ended with {end}")
+
+
+def _conversation(
+    process: subprocess.Popen[bytes], question: bytes, name: str, stop: StopRequest
+) -> tuple[bytes, bytes]:
+    """What the process says in the end, if it is not given up before."""
+    deadline = time.monotonic() + _SECONDS
+    told: bytes | None = question
+    while True:
+        try:
+            return process.communicate(told, timeout=_TICK)
+        except subprocess.TimeoutExpired:
+            told = None  # what was not taken yet is still sent
+            if stop:
+                raise InterruptedJobError(
+                    f"stopped by {stop.signal_name or 'request'}: run the same command again to go on"
+                ) from None
+            if time.monotonic() > deadline:
+                raise ModelError(f"{name}: not ready after {_SECONDS:.0f} seconds: it was given up") from None
 
 
 def _ending(status: int) -> str:
@@ -110,8 +149,13 @@ def main() -> None:
 
 
 def _limit(prepared: PreparedDetector) -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # not to go on where the parent is killed
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        seconds = math.ceil(_SECONDS) + 1  # should nobody be left to give it up
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         if prepared.device == "cpu":  # CUDA reserves addresses without end
             _, most = resource.getrlimit(resource.RLIMIT_AS)
             resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, most))

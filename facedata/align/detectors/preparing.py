@@ -29,7 +29,7 @@ def prepare_detector(options: DetectorOptions, fetching: Fetching | None = None)
     ----------
     options : DetectorOptions
     fetching : Fetching, optional
-        Who looks on while a model is fetched, and may stop it.
+        Who looks on while a model is fetched, and may stop that and the trial.
 
     Raises
     ------
@@ -59,7 +59,7 @@ def prepare_detector(options: DetectorOptions, fetching: Fetching | None = None)
     _check_checksum(prepared, checksum)
     from facedata.align.detectors.checking import check_apart
 
-    return check_apart(prepared, options.size)
+    return check_apart(prepared, options.size, (fetching or Fetching()).stop)
 
 
 def _family(options: DetectorOptions) -> Family:

@@ -9,7 +9,8 @@ from facedata.errors import ModelError, OptionError
 
 __all__ = ["new_session", "one_line"]
 
-_ERRORS_ONLY = 3
+_ERRORS, _FATAL = 3, 4  # errors are raised too; only those of CUDA's start tell more than that
+_NOWHERE = "/dev/null"  # the folder of weights outside of the model: they would be of the folder one happens to be in
 _LONGEST = 300
 _CUDA = "CUDAExecutionProvider"
 _CUDA_OPTIONS = {
@@ -47,8 +48,13 @@ def new_session(model: bytes, name: str, device: Device) -> Any:
     if device == "cuda":
         providers.insert(0, (_CUDA, _CUDA_OPTIONS))
     try:
-        session = onnxruntime.InferenceSession(model, _options(onnxruntime), providers=providers)
+        session = onnxruntime.InferenceSession(model, _options(onnxruntime, device), providers=providers)
     except Exception as error:  # what it raises has no common class of its own
+        if "external" in str(error).lower():
+            raise ModelError(
+                f"{name}: expected a model that is one file, found one whose weights lie in others: save it anew with "
+                "onnx.save(onnx.load(FILE), NEW_FILE)"
+            ) from error
         raise ModelError(
             f"{name}: expected an ONNX model, found what ONNX Runtime does not take: {one_line(error)}"
         ) from error
@@ -66,9 +72,10 @@ def one_line(error: Exception) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
 
 
-def _options(onnxruntime: Any) -> Any:
+def _options(onnxruntime: Any, device: Device) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.use_deterministic_compute = True
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL if device == "cpu" else _ERRORS
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
     return options

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
+import onnx
 import pytest
 from align.detectors.conftest import Graph, Model
 from onnx import TensorProto, helper
 
-from facedata.align.detectors import DetectorOptions, checking, prepare_detector
+from facedata.align.detectors import DetectorOptions, Fetching, checking, prepare_detector
 from facedata.align.detectors.families import DETECTORS
 from facedata.align.detectors.loading import PreparedDetector, check_detector
 from facedata.align.detectors.models import read_model, sha256_of
-from facedata.errors import ModelError, OptionError
+from facedata.errors import InterruptedJobError, ModelError, OptionError
+from facedata.jobs.signals import StopRequest
 
 
 def check(name: str, path: Path, size: int | None = None) -> None:
@@ -129,6 +132,27 @@ def test_a_model_that_never_gets_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checking, "_SECONDS", 0.3)
     with pytest.raises(ModelError, match="not ready after 0 seconds"):
         prepare_detector(DetectorOptions("mtcnn"))
+
+
+def test_a_stop_is_heard_while_a_model_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = StopRequest()
+    monkeypatch.setattr(checking, "_PROGRAM", "import time; time.sleep(100)")
+    timer = threading.Timer(0.3, lambda: setattr(stop, "count", 1))
+    timer.start()
+    with pytest.raises(InterruptedJobError):
+        prepare_detector(DetectorOptions("mtcnn"), Fetching(stop=stop))
+    timer.join()
+
+
+def test_weights_in_another_file_are_not_read(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be those of the folder one is in, and no checksum would tell."""
+    whole = onnx.load(str(model("scrfd")))
+    place = tmp_path / "outside.onnx"
+    onnx.save(whole, str(place), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert (tmp_path / "weights.bin").stat().st_size
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="expected a model that is one file"):
+        prepare_detector(DetectorOptions("scrfd", model=str(place)))
 
 
 def test_a_model_that_takes_all_memory(model: Model) -> None:
