@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -21,8 +22,8 @@ from facedata.align.layouts import five_points
 from facedata.align.similarity import apply_transforms, crop_sides, defect_error, similarity_transforms
 from facedata.converters.convert import ChangeItems, Refused
 from facedata.converters.folder.paths import stem_of_key
-from facedata.dataset import Sample
-from facedata.errors import FaceError, SampleError
+from facedata.dataset import Sample, Source
+from facedata.errors import FaceError, OptionError, SampleError
 from facedata.images import image_extension, image_size, import_opencv, opencv_in_one_thread
 
 if TYPE_CHECKING:
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
     from facedata.align.landmark_files import MatchedLandmarks
     from facedata.align.templates import Template
 
-__all__ = ["AlignedFace", "Aligner", "ShardAligner", "aligned_key"]
+__all__ = ["AlignedFace", "Aligner", "ShardAligner", "aligned_key", "check_face_names"]
 
 _TOGETHER = 256  # samples whose transforms are computed at once
 _BYTES_TOGETHER = 1 << 24
 _PER_SHARD, _DETECTED_PER_SHARD = 512, 128
+_FURTHER_FACE = re.compile(r"(.+)-face[1-9]\d*", re.DOTALL)
 
 Image = NDArray[np.uint8]
 Made = Sample | SampleError | Refused
@@ -46,6 +48,39 @@ def aligned_key(key: str, extension: str, face: int = 0) -> str:
     stem = stem_of_key(key)
     number = f"-face{face + 1}" if face else ""
     return f"{stem}{number}.{extension}" if stem != key else f"{key}{number}"
+
+
+def check_face_names(source: Source) -> None:
+    """Refuse a source in which an image is called as the second face in another one would be; goes over the keys.
+
+    Raises
+    ------
+    OptionError
+    """
+    numbered = _hashes(name for _, name in _numbered(source))
+    if not len(numbered):
+        return
+    stems = _hashes(map(stem_of_key, source.keys()))
+    both = set(np.intersect1d(numbered, stems).tolist())
+    images = {stem for stem in map(stem_of_key, source.keys()) if hash(stem) in both} if both else set()
+    for key, name in _numbered(source) if images else ():
+        if name in images:
+            raise OptionError(
+                f"--faces all: a further face in the image {name} may be called as the image {key} is, and one would "
+                "be lost; choose another --faces, or names that count: --layout glint360k of a folder, --keys "
+                "generated of an LMDB"
+            )
+
+
+def _numbered(source: Source) -> Iterator[tuple[str, str]]:
+    """The keys that look like those of further faces, and of which images these would be."""
+    for key in source.keys():  # noqa: SIM118, no mapping
+        if "-face" in key and (match := _FURTHER_FACE.fullmatch(stem_of_key(key))):
+            yield key, match[1]
+
+
+def _hashes(names: Iterable[str]) -> NDArray[np.int64]:
+    return np.fromiter(map(hash, names), np.int64)
 
 
 class AlignedFace(NamedTuple):
@@ -270,16 +305,18 @@ class ShardAligner:
         return [self._deliver(sample, image, candidate, face) for face, candidate in enumerate(chosen)]
 
     def _is_aligned(self, image: bytes) -> bool:
+        """Whether it has the size of the output, or of the crop that the output is the upper part of."""
         size = image_size(image)
-        return size is not None and size[:2] == (self._aligner.rows, self._aligner.template.size)
+        wide = self._aligner.template.size
+        return size is not None and size[:2] in ((self._aligner.rows, wide), (wide, wide))
 
     def _as_it_is(self, sample: Sample) -> Sample | Refused:
-        if self._aligner.assume_aligned:
+        height, width = (image_size(sample.image) or (0, 0))[:2]
+        whole = height == self._aligner.rows
+        if whole and self._aligner.assume_aligned:
             return sample._replace(key=aligned_key(sample.key, image_extension(sample.image) or "bin"))
-        height, width = self._aligner.rows, self._aligner.template.size
-        detail = (
-            f"it is {width} x {height} pixels and has no landmarks; to align twice hurts: --assume-aligned copies it"
-        )
+        way_out = "--assume-aligned copies it" if whole else "--crop upper is taken from photos"
+        detail = f"it is {width} x {height} pixels and has no landmarks; to align twice hurts: {way_out}"
         return Refused(sample.key, FaceError("aligned already", detail))
 
     def _choose(self, sample: Sample, known: list[_Candidate]) -> tuple[Image, list[_Candidate]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from facedata.align.aligner import Aligner, ShardAligner, aligned_key
+from facedata.align.aligner import Aligner, ShardAligner, aligned_key, check_face_names
 from facedata.align.choice import FACE_RULES
 from facedata.align.cropping import upper_rows
 from facedata.align.decoding import MAX_PIXELS
@@ -22,7 +22,7 @@ from facedata.align.found import FoundLandmarks
 from facedata.align.layouts import five_points
 from facedata.align.output import Extras, with_extras
 from facedata.align.similarity import fits_mirrored
-from facedata.align.templates import load_template
+from facedata.align.templates import TEMPLATES, load_template
 from facedata.converters.conversion import Conversion, ConversionOptions, plan_dataset, run_conversion
 from facedata.converters.folder import SOURCE
 from facedata.dataset import Sample, Sink, Source, find_format, split_spec
@@ -186,6 +186,7 @@ class _ChangeMaker:
     def __init__(self, options: AlignOptions) -> None:
         self._options = options
         self._template = load_template(options.template, options.size)
+        self._rows = options.size if options.crop == FULL else upper_rows(options.size)
         if options.preview is not None:
             sheet_extension(options.preview)
 
@@ -193,12 +194,14 @@ class _ChangeMaker:
         options = self._options
         listed, matched = self._landmarks_of(source)
         self._check_source(source, matched)
+        if options.faces == "all" and _keeps_names(sink):
+            check_face_names(source[: options.limit])
         found = None if options.write_landmarks is None else FoundLandmarks(options.write_landmarks, sink.root)
         detector = self._prepare_detector()
         aligner = Aligner(
             template=self._template,
             encoding=options.encoding,
-            rows=options.size if options.crop == FULL else upper_rows(options.size),
+            rows=self._rows,
             faces=options.faces,
             min_size=options.min_size,
             min_score=self._least_score(detector),
@@ -219,8 +222,10 @@ class _ChangeMaker:
             draw=preview.draw,
         )
         output = with_extras(sink, extras)
-        if options.landmarks is not None:
-            refuse_overlap([options.landmarks], sink.root, output.named_files())
+        template = None if options.template in TEMPLATES else options.template
+        model = None if options.detector is None else options.detector.model
+        inputs = [name for name in (options.landmarks, template, model) if name is not None]
+        refuse_overlap(inputs, sink.root, output.named_files())
         return aligner, output
 
     def _landmarks_of(self, source: Source) -> tuple[LandmarkFile, MatchedLandmarks] | tuple[None, None]:
@@ -274,10 +279,16 @@ class _ChangeMaker:
         if len(samples) < len(places) or any(sample.landmarks is not None for sample in samples):
             return
         sizes = {(image_size(sample.image) or (0, 0))[:2] for sample in samples}
-        if sizes == {(options.size, options.size)}:
+        if sizes in ({(options.size, options.size)}, {(self._rows, options.size)}):
+            ((height, width),) = sizes
+            way_out = (
+                "--assume-aligned copies them as they are"
+                if height == self._rows
+                else "--crop upper is taken from the photos that these were cut out of"
+            )
             raise OptionError(
-                f"the images are {options.size} x {options.size} already and have no landmarks: to align faces twice "
-                "hurts recognition. --assume-aligned copies them as they are"
+                f"the images are {width} x {height} already and have no landmarks: to align faces twice hurts "
+                f"recognition. {way_out}"
             )
         if options.detector is None and matched is None:
             raise OptionError(
@@ -296,6 +307,13 @@ class _ChangeMaker:
         if self._options.min_score is not None:
             return self._options.min_score
         return 0.0 if detector is None else detector.min_score
+
+
+def _keeps_names(sink: Sink) -> bool:
+    """Whether of two faces with the same key one would be lost."""
+    names = sink.identity()
+    kept = {"folder": names.get("layout") == SOURCE, "lmdb": names.get("keys") != "generated"}
+    return kept.get(names["format"], False)
 
 
 def _expected(source: Source, aligner: Aligner) -> ExpectedSource:

@@ -12,7 +12,7 @@ from typing import Any
 
 from facedata.align.found import FRAGMENTS, FoundLandmarks
 from facedata.dataset import OrderedOutput, OrderedWriter, SampleWriter, Sink, Source
-from facedata.errors import output_error
+from facedata.errors import OptionError, output_error
 from facedata.jobs.files import atomic_writer
 from facedata.jobs.journal import FAILURES
 
@@ -84,7 +84,26 @@ class AlignedOutput:
     def fit(self, source: Source) -> tuple[Sink, tuple[int, ...] | None]:
         """The sink sees what the faces will be, not what the images are."""
         sink, ends = self._sink.fit(self._extras.expected(source))
+        self._refuse_names_in_use(sink)
         return with_extras(sink, self._extras), ends
+
+    def _refuse_names_in_use(self, sink: Sink) -> None:
+        """What is written beside the dataset must not take the place of a part of it."""
+        root = os.path.realpath(self.root)
+        taken = set(map(os.path.realpath, sink.named_files()))
+        for path in self._beside():
+            place = os.path.realpath(path)
+            if place in taken:
+                raise OptionError(f"{path}: two files are to be written under this name; choose another for one")
+            taken.add(place)
+            if place.startswith(os.path.join(root, "")):
+                name = os.path.relpath(place, root).partition(os.sep)[0]
+                if name in (FAILURES, FRAGMENTS, UNUSED) or sink.owns(name):
+                    raise OptionError(f"{path}: there the output itself has '{name}'; choose another name")
+
+    def _beside(self) -> list[str]:
+        found, preview = self._extras.found, self._extras.preview
+        return [path for path in (None if found is None else found.path, preview) if path is not None]
 
     def identity(self) -> Mapping[str, Any]:
         """That of the sink, and which files are written beside it."""
@@ -99,9 +118,7 @@ class AlignedOutput:
 
     def named_files(self) -> Sequence[str]:
         """Those of the sink, the landmarks, the preview."""
-        found, preview = self._extras.found, self._extras.preview
-        beside = [None if found is None else found.path, preview]
-        return [*self._sink.named_files(), *(path for path in beside if path is not None)]
+        return [*self._sink.named_files(), *self._beside()]
 
     def files(self, shards: int) -> Iterable[str]:
         """Those of the sink, and the landmarks; a preview may be thrown away when it was looked at."""

@@ -212,7 +212,7 @@ def _detector_options(given: dict[str, Any]) -> DetectorOptions | None:
     if given["detector"] is None:
         for name, option in only.items():
             if given[name] is not None:
-                raise click.UsageError(f"{option}: is for a --detector; there are `facedata align --help` of them")
+                raise click.UsageError(f"{option}: is for a --detector; `facedata align --help` says which there are")
         return None
     from facedata.align.detectors import DetectorOptions
 

@@ -57,7 +57,7 @@ def _names_in(folder: Path) -> list[str]:
 
 def _check_named_files(output: Output, *, overwrite: bool) -> None:
     for name in output.named_files():
-        if os.path.isdir(name):
+        if os.path.isdir(name) or os.path.realpath(name) == os.path.realpath(output.root):
             raise OutputExistsError(f"{name}: is a folder; a file is to be written there")
         if os.path.lexists(name) and not overwrite:
             raise OutputExistsError(f"{name}: is there already; choose another name, or --overwrite to replace it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -383,3 +384,87 @@ def test_the_preview_shows_sources_and_crops(tmp_path: Path, raw: Path, points: 
     image = cv2.imread(str(sheet))
     assert image is not None
     assert min(image.shape[:2]) > 200
+
+
+@pytest.mark.parametrize(
+    ("target", "writing"), [("folder:{}/out", {}), ("lmdb:{}/out.lmdb", {"keys": "path"})], ids=["folder", "lmdb"]
+)
+def test_no_face_is_lost_to_an_image_that_is_called_as_a_second_face(
+    tmp_path: Path, raw: Path, photos: list[Photo], target: str, writing: dict[str, Any]
+) -> None:
+    taken = replace(photos[5], key="person_0/p0_0-face2.jpg")
+    write_photos(raw, [taken])
+    points = write_csv(tmp_path / "points.csv", [*photos, taken, photos[0]])
+    spec = target.format(tmp_path)
+    with pytest.raises(OptionError, match=r"may be called as the image person_0/p0_0-face2\.jpg"):
+        run(raw, spec, landmarks=str(points), faces="all", writing=writing)
+    assert run(raw, spec, landmarks=str(points), writing=writing).samples == 13
+    numbered = run(raw, tmp_path / "numbered", landmarks=str(points), faces="all", writing={"layout": "glint360k"})
+    assert (numbered.samples, len(images(tmp_path / "numbered"))) == (14, 14)
+
+
+def test_a_name_that_only_looks_like_that_of_a_second_face_is_taken(tmp_path: Path, photos: list[Photo]) -> None:
+    named = [replace(photos[0], key="a/1-face2.jpg"), replace(photos[1], key="a/1-face.jpg"), photos[2]]
+    points = write_csv(tmp_path / "points.csv", [*named, named[0]])
+    summary = run(write_photos(tmp_path / "in", named), tmp_path / "out", landmarks=str(points), faces="all")
+    assert summary.samples == 4
+    assert len(images(tmp_path / "out")) == 4
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("{}/out", "out/failures.jsonl"),
+        ("{}/out", "out/unused-landmarks.txt"),
+        ("{}/out", "out/classes.txt"),
+        ("{}/out", "out/person_0"),
+        ("{}/out", "out/person_0/found.csv"),
+        ("{}/out", "sheet.jpg"),
+        ("lmdb:{}/a.lmdb", "a.lmdb/data.mdb"),
+        ("lmdb:{}/a.lmdb", "a_kv.txt"),
+        ("webdataset:{}/tars", "tars/shard-000000.tar"),
+        ("{}/out", "out"),
+    ],
+)
+def test_what_is_written_beside_the_faces_does_not_take_their_place(
+    tmp_path: Path, raw: Path, points: Path, target: str, name: str
+) -> None:
+    options: dict[str, Any] = {"landmarks": str(points), "preview": str(tmp_path / "sheet.jpg")}
+    expected = "choose another|is a folder"
+    with pytest.raises((OptionError, OutputError), match=expected):
+        run(raw, target.format(tmp_path), write_landmarks=str(tmp_path / name), **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["points.csv", "raw"]
+
+
+def test_landmarks_may_be_written_into_the_output(tmp_path: Path, raw: Path, points: Path) -> None:
+    found = tmp_path / "out" / "found.csv"
+    for overwrite in (False, True):
+        job = JobOptions(1, overwrite=overwrite)
+        assert run(raw, tmp_path / "out", job, landmarks=str(points), write_landmarks=str(found)).good
+        assert len(found.read_text().splitlines()) == 13
+
+
+def test_the_template_is_not_written_over(tmp_path: Path, raw: Path, points: Path) -> None:
+    template = tmp_path / "template.json"
+    template.write_text('{"size": 112, "points": [[38, 51], [73, 51], [56, 71], [41, 92], [70, 92]]}')
+    before = template.read_text()
+    job = JobOptions(1, overwrite=True)
+    files = {"landmarks": str(points), "template": str(template), "write_landmarks": str(template)}
+    with pytest.raises(OutputError, match="over, or into, the input"):
+        run(raw, tmp_path / "out", job, **files)
+    assert template.read_text() == before
+
+
+def test_the_upper_part_is_not_taken_from_what_is_aligned(tmp_path: Path, raw: Path, points: Path) -> None:
+    run(raw, tmp_path / "full", landmarks=str(points))
+    run(raw, tmp_path / "upper", landmarks=str(points), crop="upper")
+    for name in ("full", "upper"):
+        shutil.copytree(tmp_path / name, tmp_path / "in" / name, ignore=shutil.ignore_patterns(".*"))
+    full, upper = tmp_path / "in" / "full", tmp_path / "in" / "upper"
+    with pytest.raises(OptionError, match=r"112 x 112 already.*--crop upper is taken from the photos"):
+        run(full, tmp_path / "out", crop="upper")
+    with pytest.raises(OptionError, match=r"112 x 60 already.*--assume-aligned"):
+        run(upper, tmp_path / "out", crop="upper")
+    assert run(full, tmp_path / "none", crop="upper", assume_aligned=True).facts["causes"] == {"aligned already": 12}
+    assert run(upper, tmp_path / "copied", crop="upper", assume_aligned=True).good
+    assert images(tmp_path / "copied") == images(tmp_path / "upper")

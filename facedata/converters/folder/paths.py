@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from facedata.converters.image_files import IMAGE_EXTENSIONS
 from facedata.dataset import Source
@@ -15,6 +17,7 @@ __all__ = ["check_paths", "folders_of", "path_of_key", "stem_of_key"]
 _LONGEST_NAME = 255  # bytes, on all usual file systems
 _LONGEST_LETTER = 4
 _SHOWN = 3
+_EXTENSIONS = IMAGE_EXTENSIONS | {"tif", "gif", "bin"}  # that an image may get
 
 
 def stem_of_key(key: str) -> str:
@@ -29,7 +32,7 @@ def path_of_key(key: str, extension: str) -> tuple[str, str]:
     Parameters
     ----------
     key : str
-        A relative path; a name that has no file extension of an image gets one.
+        A relative path; a name that has neither `extension` nor that of another image gets it.
     extension : str
         That fits the image.
 
@@ -44,7 +47,7 @@ def path_of_key(key: str, extension: str) -> tuple[str, str]:
     for name in names:
         if name.startswith(".") or not name or "\0" in name:  # a hidden name might be that of the journal
             raise RefusedSampleError(f"its key '{key}' is no path below the output: it has the part '{name}'")
-    if stem_of_key(names[-1]) == names[-1]:
+    if stem_of_key(names[-1]) == names[-1] and not names[-1].endswith(f".{extension}"):
         names[-1] += f".{extension}"
     if len(key) * _LONGEST_LETTER < _LONGEST_NAME:
         return "/".join(names[:-1]), names[-1]
@@ -75,21 +78,46 @@ def check_paths(source: Source, root: str) -> None:
             f"{root}: --layout source keeps the paths of a source whose keys are paths (a folder, a list); this "
             f"source's are as '{first}'. --layout glint360k names the images by label and number"
         )
-    hashes = np.fromiter(map(hash, source.keys()), np.int64, len(source))
-    hashes.sort()
-    doubled = set(hashes[:-1][hashes[1:] == hashes[:-1]].tolist())
-    if not doubled:
-        return
-    seen: set[str] = set()
-    twice = []
-    for key in source.keys():  # noqa: SIM118, no mapping
-        if hash(key) in doubled:
-            if key in seen:
-                twice.append(key)
-            seen.add(key)
-    if twice:
+    if twice := _equal_keys(source) or _equal_when_extended(source):
         more = f" and {len(twice) - _SHOWN} more" if len(twice) > _SHOWN else ""
         raise OptionError(
             f"{root}: several images would be written as {', '.join(twice[:_SHOWN])}{more}: they differ in their file "
             "extension alone, or stand twice in the source. --layout glint360k names the images by label and number"
         )
+
+
+def _equal_keys(source: Source) -> list[str]:
+    """The keys that stand twice."""
+    hashes = _hashes(source.keys())
+    hashes.sort()
+    doubled = set(hashes[:-1][hashes[1:] == hashes[:-1]].tolist())
+    seen: set[str] = set()
+    twice = []
+    for key in source.keys() if doubled else ():
+        if hash(key) in doubled:
+            if key in seen:
+                twice.append(key)
+            seen.add(key)
+    return twice
+
+
+def _equal_when_extended(source: Source) -> list[str]:
+    """The keys with a file extension that one without may come to equal, for it gets one."""
+    without = _hashes(key for key in source.keys() if stem_of_key(key) == key)  # noqa: SIM118, no mapping
+    if not len(without):
+        return []
+    stems = _hashes(_bare(key) for key in source.keys() if _bare(key) != key)  # noqa: SIM118
+    doubled = set(np.intersect1d(without, stems).tolist())
+    if not doubled:
+        return []
+    keys = {key for key in source.keys() if hash(key) in doubled}  # noqa: SIM118
+    return [key for key in source.keys() if _bare(key) != key and _bare(key) in keys]  # noqa: SIM118
+
+
+def _bare(key: str) -> str:
+    stem, _, extension = key.rpartition(".")
+    return stem if stem and extension.lower() in _EXTENSIONS else key
+
+
+def _hashes(keys: Iterable[str]) -> NDArray[np.int64]:
+    return np.fromiter(map(hash, keys), np.int64)

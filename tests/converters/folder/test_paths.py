@@ -108,3 +108,17 @@ def test_names_of_classes_are_kept_where_the_folders_do_not_say_them(tmp_path: P
     assert (tmp_path / "out" / "classes.txt").read_text() == "0\tAda\n1\tBob\n"
     write(tmp_path / "named", ["Ada/1.jpg", "Bob/1.jpg"], names={0: "Ada", 1: "Bob"})
     assert not (tmp_path / "named" / "classes.txt").exists()
+
+
+def test_a_name_that_gets_an_extension_takes_no_place_of_another(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=r"would be written as a/1\.jpg"):
+        write(tmp_path / "out", ["a/1", "a/2", "a/1.jpg"])
+    with pytest.raises(OptionError, match=r"would be written as a/2\.tif"):
+        write(tmp_path / "out", ["a/1", "a/2", "a/2.tif"])
+    assert write(tmp_path / "out", ["a/1", "a/2", "b/1.jpg", "a/3.tif"]).good
+
+
+def test_an_extension_is_not_doubled() -> None:
+    assert path_of_key("a/1.tif", "tif") == ("a", "1.tif")
+    assert path_of_key("a/1.tif", "jpg") == ("a", "1.tif.jpg")
+    assert path_of_key("a/1.PNG", "jpg") == ("a", "1.PNG")
