@@ -8,16 +8,19 @@ leaves out behind each x and y.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from facedata.align.faces import Face
 from facedata.align.landmark_files.parsing import LineError, landmarks_of, numbers_in, shown
+from facedata.align.landmark_files.sampling import mostly_fractions
 
 __all__ = ["CvlfaceTable"]
 
 _SAMPLED = 100
-_LOWEST, _HIGHEST = -1.0, 2.0  # a face may reach over the edge of its image, but a face of two pixels is none
 _DIGITS = 15
 _THREES = 15
 
@@ -53,7 +56,7 @@ class CvlfaceTable:
             landmarks_of([0.0] * columns)
         rows = [line.rstrip().split(b",") for line in lines[1 : 1 + _SAMPLED]]
         numbered = bool(rows) and rows[0][0].strip().isdigit()
-        return cls(columns, numbered, all(map(_is_relative, rows)))
+        return cls(columns, numbered, mostly_fractions(_numbers_of(rows)))
 
     def key(self, line: bytes) -> bytes:
         """The position, in digits; or the path."""
@@ -76,8 +79,10 @@ class CvlfaceTable:
         return Face(landmarks_of(numbers))
 
 
-def _is_relative(row: Sequence[bytes]) -> bool:
-    try:
-        return all(not number < _LOWEST and not number > _HIGHEST for number in numbers_in(row[1:]))
-    except LineError:
-        return True  # says nothing; it fails by name when it is read
+def _numbers_of(rows: Sequence[Sequence[bytes]]) -> Iterator[NDArray[np.float64]]:
+    """Those of each row; one that is wrong says nothing: it fails by name when it is read."""
+    for row in rows:
+        try:
+            yield np.array(numbers_in(row[1:]), np.float64)
+        except LineError:
+            continue

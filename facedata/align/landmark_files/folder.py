@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from facedata.align.faces import Face
 from facedata.align.landmark_files.facexzoo import PlainNumbers
 from facedata.align.landmark_files.keys import KeyForm, plain_key, text_of_key
-from facedata.align.landmark_files.lines import LONGEST_LINE, open_regular
+from facedata.align.landmark_files.lines import BYTE_ORDER_MARK, LONGEST_LINE, open_regular
 from facedata.align.landmark_files.matched import ReadEntry
 from facedata.align.landmark_files.parsing import LineError
 from facedata.align.landmark_files.sampling import check_first_faces
@@ -149,7 +149,7 @@ def _read_face(folder: str, name: bytes) -> Face:
         raise LineError(str(error).removeprefix(f"{path}: ")) from None
     if len(text) > LONGEST_LINE:
         raise LineError(f"is longer than {LONGEST_LINE} bytes; this is no file of landmarks")
-    return PlainNumbers().face(text)
+    return PlainNumbers().face(text.removeprefix(BYTE_ORDER_MARK))
 
 
 def open_landmark_folder(path: str) -> LandmarkFolder:

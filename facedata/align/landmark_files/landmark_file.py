@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, Protocol
+from unicodedata import is_normalized
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,7 +139,8 @@ class LandmarkFile:
         return MatchedLandmarks(self._store.reader(self._form), *matches)
 
     def _match_keys(self, keys: Iterable[str], count: int) -> Matches:
-        form, plain = choose_form(self._store, self._table, map(plain_key, keys))
+        plainly = _Plainly(keys)
+        form, plain = choose_form(self._store, self._table, plainly)
         if form != EXACT:
             different, self._table = self._table.keys(), EntryTable()  # two tables at once would take twice the memory
             self._form, self._table = form, build_table(self._store, form)
@@ -147,16 +149,18 @@ class LandmarkFile:
         matches = match_keys(self._table, form, chain(first, plain), count)
         if not np.any(matches.first >= 0):
             self._refuse_strangers(first)
-        refuse_shared_entries(self._store, form, matches)
+        refuse_shared_entries(self._store, form, matches, plainly.backslashes)
         return matches
 
     def _refuse_strangers(self, first: Sequence[bytes]) -> None:
-        for key in first:
+        for key in map(text_of_key, first):
             entry = self._store.key_at(int(self._table.references()[0]))
+            composed = {is_normalized("NFC", key), is_normalized("NFC", entry)}
+            accents = "; accents are of other bytes in the two, Unicode's NFC and NFD" if len(composed) == 2 else ""
             raise FormatError(
                 f"{self.path}: belongs to other images: none of their keys is in it. The first image is "
-                f"'{text_of_key(key)}', the first entry '{entry}'; these must be alike, but for leading folders and "
-                "the file extension"
+                f"'{key}', the first entry '{entry}'; these must be alike, but for leading folders and "
+                f"the file extension{accents}"
             )
 
     def _match_positions(self, keys: Iterable[str], count: int) -> Matches:
@@ -166,11 +170,16 @@ class LandmarkFile:
                 f"{self.path}: its lines name no images, so that the first belongs to the first image and so on; but "
                 f"it has {len(self):,} lines and there are {count:,} images; is it of another dataset?"
             )
-        first = next(iter(keys), "")
-        if self._store.keyed and first and not first.isdigit():
+        named = next((key for key in keys if not (key.isascii() and key.isdigit())), None)
+        if named is not None:
+            advice = (
+                "give the record set that it lies beside, or write the keys into its first column"
+                if self._store.keyed
+                else "give the record set, or a folder with a landmark file for each image, or a CSV with their keys"
+            )
             raise FormatError(
                 f"{self.path}: tells the images by their positions in a record set, and here they have keys such as "
-                f"'{first}'; give the record set that it lies beside, or write the keys into its first column"
+                f"'{named}', whose order is not told; {advice}"
             )
         matches = match_keys(self._table, EXACT, (b"%d" % position for position in range(count)), count)
         beyond = len(self) - int(np.count_nonzero(matches.first >= 0)) - len(matches.further)
@@ -195,6 +204,20 @@ class LandmarkFile:
         places = np.minimum(np.searchsorted(used, references), max(len(used) - 1, 0))
         unused = used[places] != references if len(used) else np.ones(len(references), np.bool_)
         return UnusedEntries(self._store, references[unused])
+
+
+class _Plainly:
+    """The plain keys of a source, iterated once, and whether a backslash stood in one of them."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._keys = keys
+        self.backslashes = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        for key in self._keys:
+            if "\\" in key:
+                self.backslashes = True
+            yield plain_key(key)
 
 
 class UnusedEntries:

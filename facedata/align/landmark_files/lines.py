@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 
 from facedata.errors import FacedataError, FormatError, input_error
 
-__all__ = ["LONGEST_LINE", "FileStamp", "LineReader", "Lines", "check_stamp", "open_regular", "read_lines", "stamp_of"]
+__all__ = [
+    "BYTE_ORDER_MARK",
+    "LONGEST_LINE",
+    "FileStamp",
+    "LineReader",
+    "Lines",
+    "check_stamp",
+    "open_regular",
+    "read_lines",
+    "stamp_of",
+]
 
 LONGEST_LINE = 1 << 16
 """Bytes; 106 points with all digits of a double take 5,000."""
@@ -21,7 +31,8 @@ LONGEST_LINE = 1 << 16
 _BLOCK = 1 << 20
 _AHEAD = 1 << 18
 _NEAR = 1 << 13
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_BLANKS = b" \t\r\n"
 
 
 class FileStamp(NamedTuple):
@@ -91,6 +102,8 @@ def check_stamp(descriptor: int, stamp: FileStamp, path: str) -> None:
 def read_lines(descriptor: int, path: str) -> Iterator[Lines]:
     """All lines of a file, a block of them at a time; a byte order mark at its start is no part of the first.
 
+    Blank lines at the end of the file are left out.
+
     Parameters
     ----------
     descriptor : int
@@ -102,10 +115,11 @@ def read_lines(descriptor: int, path: str) -> Iterator[Lines]:
     FormatError
         Where a line is longer than `LONGEST_LINE`.
     """
-    mark = os.pread(descriptor, len(_BYTE_ORDER_MARK), 0) == _BYTE_ORDER_MARK
-    number, base, rest = 1, len(_BYTE_ORDER_MARK) * mark, b""
+    mark = os.pread(descriptor, len(BYTE_ORDER_MARK), 0) == BYTE_ORDER_MARK
+    number, base, rest = 1, len(BYTE_ORDER_MARK) * mark, b""
     place = base
-    while data := os.pread(descriptor, _BLOCK, place):
+    end = _end_of_lines(descriptor)
+    while data := os.pread(descriptor, min(_BLOCK, max(end - place, 0)), place):
         place += len(data)
         block = rest + data
         cut = block.rfind(b"\n") + 1
@@ -118,6 +132,16 @@ def read_lines(descriptor: int, path: str) -> Iterator[Lines]:
             raise _too_long(path, number)
     if rest:
         yield _cut_lines(rest + b"\n", number, base, path)
+
+
+def _end_of_lines(descriptor: int) -> int:
+    """Where the last line that is not blank ends, unless more than a block of blanks follows it."""
+    size = os.fstat(descriptor).st_size
+    begin = max(size - _BLOCK, 0)
+    data = os.pread(descriptor, size - begin, begin)
+    text = len(data.rstrip(_BLANKS))
+    newline = data.find(b"\n", text)
+    return begin + newline + 1 if text and newline >= 0 else size
 
 
 def _cut_lines(block: bytes, number: int, base: int, path: str) -> Lines:

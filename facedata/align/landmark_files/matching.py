@@ -205,15 +205,25 @@ def refuse_merged_entries(entries: Entries, form: KeyForm, exact: int, table: En
             )
 
 
-def refuse_shared_entries(entries: Entries, form: KeyForm, matches: Matches) -> None:
-    """Raise `FormatError` where several images have the same entry, because their keys are the same in this form."""
-    if not form.source_folders and not form.stems:
+def refuse_shared_entries(entries: Entries, form: KeyForm, matches: Matches, backslashes: bool) -> None:
+    """Raise `FormatError` where several images have the same entry, because their keys are the same in this form.
+
+    Parameters
+    ----------
+    entries : Entries
+    form : KeyForm
+    matches : Matches
+    backslashes : bool
+        Whether backslashes in the images' keys were taken for slashes.
+    """
+    if not form.source_folders and not form.stems and not backslashes:
         return
     used = matches.first[matches.first >= 0]
     used.sort()
     shared = np.flatnonzero(used[1:] == used[:-1])
     if len(shared):
+        how = "with slashes for backslashes" if form == EXACT else f"without {form}"
         raise FormatError(
-            f"{entries.path}: fits the images only without {form}, and then '{entries.key_at(int(used[shared[0]]))}' "
+            f"{entries.path}: fits the images only {how}, and then '{entries.key_at(int(used[shared[0]]))}' "
             "belongs to several images; write the keys of the images into the file"
         )

@@ -65,11 +65,21 @@ def test_facexzoo_landmark_file_is_told_by_position(tmp_path: Path) -> None:
     path = tmp_path / "landmarks.txt"
     rows = [" ".join(f"{int(value)}" for value in points(106, i).ravel()) for i in range(3)]
     path.write_text(" \n".join(rows))  # FaceX-Zoo leaves a blank at the end, and no newline
-    found = read(path, ["x", "y", "z"])
+    found = read(path, ["1", "2", "3"])
     for place, faces in enumerate(found):
         np.testing.assert_array_equal(only_face(faces).landmarks, points(106, place))
+    path.write_text(" \n".join(rows) + " \n\n \n")
+    assert len(read(path, ["1", "2", "3"])) == 3
     with pytest.raises(FormatError, match="3 lines and there are 2 images"):
         read(path)
+
+
+def test_positions_are_of_no_use_where_images_have_names(tmp_path: Path) -> None:
+    path = tmp_path / "landmarks.txt"
+    path.write_text("".join(" ".join("7" * 212) + "\n" for _ in range(3)))
+    for keys in (["a/1.jpg", "a/2.jpg", "a/10.jpg"], ["1", "2", "\N{SUPERSCRIPT TWO}"]):
+        with pytest.raises(FormatError, match=r"positions in a record set.*keys such as .* landmark file for each"):
+            open_landmarks(path).match(keys, 3)
 
 
 @pytest.mark.parametrize("third", [False, True])
@@ -97,6 +107,28 @@ def test_cvlface_is_for_record_sets_and_not_for_others_of_fewer_images(tmp_path:
         open_landmarks(path).match(["1", "2"], 2)
     matched = open_landmarks(path).match(["1", "2", "3", "4"], 4)  # its writer may leave images out
     assert matched.missing == 1
+
+
+@pytest.mark.parametrize("scale", [1.0, 112.0])
+def test_a_wild_number_does_not_decide_about_fractions(tmp_path: Path, scale: float) -> None:
+    faces = scale * np.array([[0.34, 0.46], [0.65, 0.46], [0.5, 0.64], [0.37, 0.82], [0.63, 1.02]]) + np.zeros(
+        (7, 5, 2)
+    )
+    faces[1] += 3.0
+    faces[2] = 0.0
+    faces[3] = np.nan
+    faces[4] = 0.25
+    rows = [",".join(f"{value:.5f}" for value in face.ravel()) for face in faces]
+    cvlface, ours = tmp_path / "ldmk_5points.csv", tmp_path / "points.csv"
+    numbered = [f"{place},{row}\n" for place, row in enumerate(rows)]
+    cvlface.write_text("idx," + ",".join(f"ldmk_{i}" for i in range(10)) + "\n" + "".join(numbered))
+    ours.write_text("key," + ",".join(f"x{i},y{i}" for i in range(1, 6)) + "\n" + "".join(numbered))
+    assert open_landmarks(cvlface).match(list("1234567"), 7).relative == (scale == 1.0)
+    if scale == 1.0:
+        with pytest.raises(FormatError, match="most coordinates are about 0 to 1"):
+            open_landmarks(ours)
+    else:
+        assert len(open_landmarks(ours)) == 7
 
 
 def test_cvlface_columns_with_paths_and_pixels(tmp_path: Path) -> None:

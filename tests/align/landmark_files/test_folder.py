@@ -95,3 +95,9 @@ def test_identity_is_of_names_and_content(folder: Path, tmp_path: Path) -> None:
     assert open_landmarks(tmp_path / "moved").identity() == before
     (tmp_path / "moved" / "a" / "1.txt").write_text(" ".join("7" * 212))
     assert open_landmarks(tmp_path / "moved").identity() != before
+
+
+def test_a_byte_order_mark_is_no_number(folder: Path) -> None:
+    path = folder / "a" / "1.txt"
+    path.write_text("\ufeff" + path.read_text())
+    assert first_numbers(list(open_landmarks(folder).match(["a/1.jpg"], 1).read())) == [[0.0]]

@@ -108,6 +108,13 @@ def test_two_images_that_one_entry_fits_are_refused(path: Path) -> None:
         file.match(["1.png", "1.webp", "2.png"], 3)
 
 
+def test_two_images_that_differ_in_a_backslash_alone_are_refused(path: Path) -> None:
+    file = write(path, ["c/a\\1.jpg", "c/a/1.jpg", "c/2.jpg"])
+    with pytest.raises(FormatError, match=r"with slashes for backslashes.* belongs to several images"):
+        file.match(["c/a\\1.jpg", "c/a/1.jpg", "c/2.jpg"], 3)
+    assert lines(file.match(["c\\2.jpg"], 1)) == [[2]]
+
+
 def test_what_fits_in_two_ways_is_refused(path: Path) -> None:
     file = write(path, ["x/y/1.jpg", "x/y/2.jpg"])
     with pytest.raises(FormatError, match="which is meant cannot be told"):
@@ -124,6 +131,14 @@ def test_a_few_that_fit_as_they_are_do_not_hide_that_the_others_have_folders(pat
 def test_strangers_are_refused_with_a_key_of_each_side(path: Path) -> None:
     with pytest.raises(FormatError, match=r"points.csv: .*first image is 'b/1.jpg', the first entry 'x/a/1.jpg'"):
         write(path, ["x/a/1.jpg"]).match(["b/1.jpg", "b/2.jpg"], 2)
+
+
+def test_names_that_only_look_alike_are_told(path: Path) -> None:
+    file = write(path, ["Jos\u00e9/1.jpg"])
+    with pytest.raises(FormatError, match="accents are of other bytes in the two"):
+        file.match(["Jose\u0301/1.jpg"], 1)
+    with pytest.raises(FormatError, match=r"the file extension$"):
+        file.match(["Ann/1.jpg"], 1)
 
 
 def test_a_file_is_matched_to_one_source_after_another(path: Path) -> None:
