@@ -12,7 +12,7 @@ CHECKED := facedata tests benchmarks scripts docs
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "facedata needs Python 3.11 or later; make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,detect,parquet,readers,references]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,detect,features,parquet,readers,references,report]'
 	touch $@
 
 # MXNet 1.9.1 is the reference for record files; it needs Python 3.11 and an old NumPy, so it has an environment of its own
@@ -62,6 +62,9 @@ bench: $(READY) $(COMPAT_READY)
 	$(BIN)/python benchmarks/align.py
 	$(BIN)/python benchmarks/similarity.py
 	$(BIN)/python benchmarks/jpeg_quality.py
+	$(BIN)/python benchmarks/extract_features.py
+	$(BIN)/python benchmarks/pack_features.py
+	$(BIN)/python benchmarks/build_knn.py
 	$(BIN)/python benchmarks/verify_md5.py
 	$(BIN)/python benchmarks/extract.py
 	$(BIN)/python benchmarks/download.py

@@ -15,13 +15,17 @@ from facedata.jobs.signals import interrupt
 
 COMMANDS = {
     "align": "Cut out faces and align them to a template, from any dataset to any.",
+    "build-knn": "Find the nearest neighbours of each row of a feature set.",
     "build-lmdb": "Build an LMDB and its key-label file, as FFC and LFS read them.",
+    "check-features": "Check feature sets: sizes, labels, values, neighbours, and their quality.",
     "convert": "Write a dataset of any format as any other.",
     "download": "Fetch a dataset by its name: checked, unpacked, in its final layout.",
     "datasets": "List the datasets that have a name, or say all that is known of one.",
     "extract": "Unpack .tar, .tar.gz and .zip archives, whole or in parts.",
+    "extract-features": "Embed the images of a dataset with an ONNX model: .bin, .meta and keys.",
     "index-rec": "Write the missing train.idx of a record file.",
     "make-sample": "Draw a small dataset of made faces, for trying things out.",
+    "pack-features": "Write arrays of features as a set for clustering, or a set as an array.",
     "pack-rec": "Pack images into a record set, as InsightFace, MXNet and DALI read it.",
     "status": "Say what of a job is done, missing and failed.",
     "unpack-rec": "Unpack MXNet record sets into folders of images.",

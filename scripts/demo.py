@@ -1,4 +1,4 @@
-"""``make demo``: draw a small dataset, check, unpack, convert and align it; prints each command."""
+"""``make demo``: from drawn photos to feature sets; prints each command."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from demo_model import write_model
+
 from facedata.images import import_opencv
 from facedata.inspection.contact_sheet import write_contact_sheet
 
 FOLDER = Path("demo")
 SAMPLE, OUTPUT, SHEET = FOLDER / "sample", FOLDER / "out", FOLDER / "contact-sheet.png"
+MODEL, PLOT = FOLDER / "model.onnx", FOLDER / "features.png"
 PHOTOS, ALIGNED = FOLDER / "photos", FOLDER / "aligned.png"
 PEOPLE_SHOWN, IMAGES_SHOWN = 10, 8
 
@@ -33,7 +36,9 @@ def main() -> None:
     )
     facedata("pack-rec", f"webdataset:{FOLDER}/tars", "--output", str(FOLDER / "packed"))
     align()
-    print(f"\nLook at {SHEET}, the people, one a row, and at {ALIGNED}, photos and the faces cut out of them.")
+    extract()
+    print(f"\nLook at {SHEET}, the people, one a row; at {ALIGNED}, photos and the faces cut out of them;")
+    print(f"and at {PLOT}, what the features of a network with random weights are worth.")
 
 
 def align() -> None:
@@ -42,6 +47,16 @@ def align() -> None:
         facedata("make-sample", str(PHOTOS), "--size", "250", "--identities", "24", "--images", "6", "--overwrite")
     faces = ["--landmarks", str(PHOTOS / "landmarks.jsonl"), "--output", f"rec:{FOLDER}/aligned"]
     facedata("align", str(PHOTOS), *faces, "--preview", str(ALIGNED))
+
+
+def extract() -> None:
+    """Embed the aligned faces with a network of random weights, find neighbours, and look at what it is worth."""
+    if not MODEL.exists():
+        write_model(MODEL)
+    data = str(FOLDER / "data")
+    facedata("extract-features", f"rec:{FOLDER}/aligned", "--model", str(MODEL), "--output", data, "--name", "drawn")
+    facedata("build-knn", data, "--name", "drawn", "--k", "6")
+    facedata("check-features", data, "--name", "drawn", "--plot", str(PLOT), "--overwrite")
 
 
 def facedata(*arguments: str) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from facedata.download.by_hand import ByHandError, files_given, nothing_to_fetch, steps
 from facedata.download.catalogue import CatalogueSet, Download
 from facedata.download.expectations import file_expectations
+from facedata.download.feature_sets import look_into_feature_sets
 from facedata.download.found import Found, find_downloads, is_archive, put_in_root, set_aside, target
 from facedata.download.placing import Placing
 from facedata.download.provenance import read_provenance
@@ -243,6 +244,8 @@ class _Acquisition:
                 next=self.entry.next_commands(self.root),
             )
             if done.good:
+                if self.entry.layout == "learn-to-cluster":
+                    look_into_feature_sets(self.root, self._lying(done), watch=self.watch, stop=self.stop)
                 self._finish(done, work)
         return done
 
@@ -340,6 +343,10 @@ class _Acquisition:
                 on_result=results.append,
             )
         return tuple(results)
+
+    def _lying(self, done: Acquired) -> set[str]:
+        """Files of the set in their final places, below the root."""
+        return {*done.placed, *(result.found_at or result.path for result in done.results)}
 
     def _ready(self) -> bool:
         """Whether the files are in their final places already, unpacked by hand say: then they are only checked."""

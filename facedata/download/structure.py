@@ -23,7 +23,6 @@ __all__ = ["FeatureMatrix", "Finding", "IndexLines", "LabelLines", "RecordFile",
 
 _MAGIC = 0xCED7230A
 _SAMPLES = 64
-_VALUE_BYTES = 4
 _parsing = threading.Lock()  # the parser of indexes changes the filter of warnings, which is everybody's
 
 
@@ -119,20 +118,18 @@ class FeatureMatrix:
     labels: str | None = None
 
     def check(self, path: str) -> Finding:
-        """Compare the size with rows * dimensions * 4 bytes."""
+        """Compare the size with rows * dimensions * 4 bytes; where it is another, guess why."""
+        from facedata.features.matrix import what_is_wrong
+
         with _open(path) as file:
-            size = os.fstat(file.fileno()).st_size
+            size, head = os.fstat(file.fileno()).st_size, os.pread(file.fileno(), 16, 0)
         rows, source = self._rows(path)
-        row_bytes = self.dimensions * _VALUE_BYTES
         shape = f"rows of {self.dimensions:,} float32"
         if rows is None:
-            good = size % row_bytes == 0 and size > 0
-            return Finding(good, f"{size:,} bytes are {'' if good else 'no whole number of '}{shape}")
-        found = f"{size:,} bytes, {rows:,} {shape}{source}"
-        if size == rows * row_bytes:
-            return Finding(True, found)
-        hint = ", twice that: float64?" if size == 2 * rows * row_bytes else ""
-        return Finding(False, f"expected {rows * row_bytes:,} bytes for {rows:,} {shape}{source}, found {size:,}{hint}")
+            wrong = what_is_wrong(size, self.dimensions, None, head)
+            return Finding(wrong is None, f"{size:,} bytes are {shape}" if wrong is None else wrong)
+        wrong = what_is_wrong(size, self.dimensions, rows, head)
+        return Finding(wrong is None, f"{size:,} bytes, {rows:,} {shape}{source}" if wrong is None else wrong + source)
 
     def _rows(self, path: str) -> tuple[int | None, str]:
         if self.rows is not None or self.labels is None:

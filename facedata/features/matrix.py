@@ -64,7 +64,7 @@ class Matrix:
         try:
             with open(self.path, "rb", buffering=0) as file:
                 block = np.empty((end - begin, self.dimensions), "<f4")
-                view, place = memoryview(block.reshape(-1).view(np.uint8)), begin * row
+                view, place = block.reshape(-1).view(np.uint8).data, begin * row
                 while len(view):
                     read = os.preadv(file.fileno(), [view], place)
                     if not read:
@@ -162,7 +162,7 @@ def _guess(size: int, expected: int, rows: int, row: int) -> str:
         return ": twice that: is it float64?"
     if 2 * size == expected:
         return ": half of that: is it float16?"
-    if size and size % (rows * VALUE_BYTES) == 0:
+    if size and size % (rows * VALUE_BYTES) == 0 and abs(size - expected) != row:
         return f": it would fit with {size // (rows * VALUE_BYTES):,} dimensions"
     if size - expected in _NPY_HEADERS and size - expected != row:
         return f": {size - expected} bytes too long: was it saved by np.save?"
@@ -179,7 +179,7 @@ def bad_rows(block: Floats, *, zero: bool = True) -> NDArray[np.bool_]:
     """
     bad = np.logical_not(np.isfinite(block).all(axis=1))
     if zero:
-        bad |= np.logical_not(block.any(axis=1))
+        bad |= (block == 0.0).all(axis=1)  # not any(): signalling NaN would warn
     return bad
 
 

@@ -1,0 +1,140 @@
+"""``facedata build-knn``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from facedata.commands import options
+from facedata.commands.progress import counted, human_bytes, human_seconds, output_name, show_progress, shown_path
+
+if TYPE_CHECKING:
+    from facedata.features.neighbours.job import NeighbourJob
+    from facedata.jobs.job import JobSummary
+
+_METHOD = ("method", "device", "nlist", "nprobe", "ef")
+
+
+@click.command("build-knn", short_help="Find the nearest neighbours of each row of a feature set.")
+@click.argument("root", type=click.Path(file_okay=False))
+@click.option("--name", required=True, help="The set: ROOT/features/NAME.bin.")
+@click.option("--k", type=int, default=80, show_default=True, help="Neighbours of each row, itself among them.")
+@click.option("--dim", type=click.IntRange(1), help="Values in a row.  [default: told by the lines of the labels]")
+@click.option(
+    "--method",
+    type=click.Choice(["exact", "ivf", "hnsw"]),
+    default="exact",
+    show_default=True,
+    help="Compare all rows with all, or look through inverted lists or a graph, whose recall is measured and shown.",
+)
+@click.option("--nlist", type=int, help="ivf: so many lists.  [default: 4 times the root of the rows]")
+@click.option("--nprobe", type=int, help="ivf: look through so many of them for each row.  [default: 128]")
+@click.option("--ef", type=int, help="hnsw: candidates kept while searching.  [default: twice k, at least 160]")
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where to search; cuda needs a faiss with GPU support, and the rows in the GPU's memory.",
+)
+@click.option(
+    "--format",
+    "file_format",
+    type=click.Choice(["ltc", "cdp", "gcn", "npy"]),
+    default="ltc",
+    show_default=True,
+    help="Of learn-to-cluster: key data, (N, 2, k). Of CDP: idx and dist. Of GCN-clustering: ids, (N, k + 1), itself "
+    "and k others. Or two .npy files, ids and distances.",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False),
+    help="The file.  [default: ROOT/knns/NAME/faiss_k_80.npz, by method and k]",
+)
+@click.option(
+    "--memory",
+    type=options._SizeType(),
+    metavar="SIZE",
+    help="Take at most about so much, as 8GB.  [default: half of what is available]",
+)
+@options.WORKERS
+@options.SHARD
+@options.OVERWRITE
+@options.DRY_RUN
+@options.JSON
+@options.QUIET
+@options.runs_library
+def command(root: str, **given: Any) -> int:
+    """Find the nearest neighbours of each row of ROOT/features/NAME.bin, by the cosine.
+
+    The row itself is the first of its neighbours, at distance 0; distances are 1 - cosine, cut off at 0 and 1. Rows
+    need not have unit length. The same command gives the same file, whatever the workers and the memory. Interrupted,
+    killed or out of disk: it goes on where it was.
+
+    --workers is the number of cores used. What --memory (half of what is available, by default) has no room for is
+    read from the disk again and again.
+
+    \b
+    Examples:
+      facedata build-knn data/ --name part1_test --k 80
+      facedata build-knn data/ --name part1_test --k 200 --format gcn --memory 8GB
+      facedata build-knn data/ --name ms1m --method ivf --nprobe 256
+    """
+    from facedata.features.feature_set import open_feature_set
+    from facedata.features.neighbours.approximate import Method
+    from facedata.features.neighbours.job import NeighbourOptions, build_neighbours, plan_neighbours
+    from facedata.jobs.job import JobOptions
+    from facedata.jobs.plan import Part
+
+    options.start_logging(quiet=given["quiet"])
+    chosen = NeighbourOptions(
+        k=given["k"],
+        method=Method(given["method"], *[given[name] for name in _METHOD[1:]]),
+        format=given["file_format"],
+        output=given["output"],
+        memory=given["memory"],
+        threads=given["workers"],
+        command_line=options.command_line(),
+    )
+    opened = open_feature_set(root, given["name"], given["dim"])
+    job = JobOptions(part=Part(*given["shard"]), overwrite=given["overwrite"])
+    if given["dry_run"]:
+        planned = plan_neighbours(opened, chosen)
+        planned.check(overwrite=given["overwrite"])
+        _show_plan(planned, as_json=given["as_json"])
+        return 0
+    with show_progress("rows", quiet=given["quiet"]) as observer:
+        summary = build_neighbours(opened, chosen, replace(job, observer=observer))
+    _show(summary, as_json=given["as_json"])
+    return 0 if summary.good else 1
+
+
+def _show_plan(planned: NeighbourJob, *, as_json: bool) -> None:
+    files, room, rows = planned.output.named_files(), planned.room, planned.plan.samples
+    if as_json:
+        value = {"dry_run": True, "files": files, "rows": rows, "shards": planned.plan.shards}
+        options.print_json({**value, "threads": room.threads, "memory": room.bytes, "resident": room.resident})
+        return
+    kept = "all rows in memory" if room.resident else "not all rows in memory"
+    click.echo(f"would write {', '.join(map(shown_path, files))}: {counted(rows, 'row')}")
+    click.echo(f"  {counted(room.threads, 'thread')}, {kept}, about {human_bytes(room.bytes)}")
+
+
+def _show(summary: JobSummary, *, as_json: bool) -> None:
+    facts = summary.facts
+    if as_json:
+        value = summary.to_json()
+        options.print_json({"rows": value.pop("samples"), **value})
+        return
+    state = "all done before" if summary.nothing_to_do else f"{human_seconds(summary.seconds)}, {summary.rate:,.0f}/s"
+    if not summary.finished:
+        output = output_name(summary.output)
+        click.echo(f"{output}: {summary.shards_done} of {summary.shards} shards are done; {state}")
+        return
+    names = ", ".join(map(shown_path, facts["files"]))
+    size = human_bytes(facts["file_bytes"])
+    click.echo(f"{names}: {counted(summary.samples, 'row')}, {counted(facts['k'], 'neighbour')} each, {size}; {state}")
+    if facts["recall"] is not None:
+        click.echo(f"  {facts['method']}: recall {facts['recall']:.4f} on a sample of rows")

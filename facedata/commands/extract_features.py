@@ -1,0 +1,219 @@
+"""``facedata extract-features``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from facedata.commands import options
+from facedata.commands.conversion import JOB
+from facedata.commands.progress import counted, human_bytes, human_seconds, output_name, show_progress
+
+if TYPE_CHECKING:
+    from facedata.features.extraction import Extraction, ExtractionOptions
+    from facedata.jobs.job import JobSummary
+
+
+class _SidesType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """``112`` or ``112x96``: height and width."""
+
+    name = "size"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", str(value))
+        if not match:
+            self.fail(f"'{value}' is no size, as 112 or 112x96 (height x width)", parameter, context)
+        return int(match[1]), int(match[2] or match[1])
+
+
+class _NumbersType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """``127.5`` or ``123.7,116.3,103.5``."""
+
+    name = "numbers"
+
+    def convert(
+        self, value: Any, parameter: click.Parameter | None, context: click.Context | None
+    ) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(map(float, str(value).split(",")))
+        except ValueError:
+            self.fail(f"'{value}' is not a number, or three with commas between them", parameter, context)
+
+
+MODEL = options.together(
+    click.option("--model", required=True, type=click.Path(dir_okay=False), metavar="FILE", help="An ONNX model."),
+    click.option(
+        "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where the model runs."
+    ),
+    click.option(
+        "--batch-size",
+        type=click.IntRange(1, 4096),
+        metavar="N",
+        help="Images at once.  [default: the model's own, or 32; 128 with cuda]",
+    ),
+    click.option("--output-name", metavar="NAME", help="Which output is the embedding, where there are several."),
+    click.option(
+        "--input-size", type=_SidesType(), metavar="N|HxW", help="Of the images, where the model takes any size."
+    ),
+    click.option(
+        "--input-layout", type=click.Choice(["nchw", "nhwc"]), help="Of the input, where the model does not tell."
+    ),
+)
+"""Options of the model."""
+
+PIXELS = options.together(
+    click.option("--resize", is_flag=True, help="Scale images of another size, instead of failing them by name."),
+    click.option(
+        "--mean",
+        type=_NumbersType(),
+        default="127.5",
+        show_default=True,
+        metavar="X|X,X,X",
+        help="What is subtracted from pixels of 0 to 255; three are in the order of --color.",
+    ),
+    click.option(
+        "--scale",
+        type=_NumbersType(),
+        default="127.5",
+        show_default=True,
+        metavar="X|X,X,X",
+        help="What they are then divided by.",
+    ),
+    click.option(
+        "--color",
+        type=click.Choice(["rgb", "bgr"]),
+        default="rgb",
+        show_default=True,
+        help="The order of the channels that the model takes.",
+    ),
+    click.option("--flip", is_flag=True, help="Add the embedding of the mirrored image, as recognition papers do."),
+    click.option("--normalize", is_flag=True, help="Give each row the length 1."),
+)
+"""Options of what becomes of the images."""
+
+
+@click.command("extract-features", short_help="Embed the images of a dataset with an ONNX model: .bin, .meta and keys.")
+@click.argument("source")
+@click.option(
+    "--output", required=True, type=click.Path(file_okay=False), help="The folder with features/ and labels/ in it."
+)
+@click.option("--name", required=True, help="Of the set: features/NAME.bin, labels/NAME.meta.")
+@MODEL
+@PIXELS
+@click.option(
+    "--on-error",
+    type=click.Choice(["fail", "skip", "nan"]),
+    default="fail",
+    show_default=True,
+    help="Images that fail: publish nothing and keep what is done; leave out row, label and key; or a row of NaN.",
+)
+@click.option("--unlabeled", is_flag=True, help="Write -1 for each label.")
+@options.SALVAGE
+@options.REBUILD_INDEX
+@options.LIMIT
+@options.SHARD
+@JOB
+@options.runs_library
+def command(source: str, output: str, **given: Any) -> int:
+    """Write the embeddings of the images of SOURCE as a feature set for clustering.
+
+    OUTPUT/features/NAME.bin is float32, row by row, without a header; OUTPUT/labels/NAME.meta has a label a line;
+    OUTPUT/features/NAME.keys.txt says which row is which image. All are in the order of SOURCE, which is a path, its
+    format found from its content, or FORMAT:PATH.
+
+    The images must be aligned as the model expects. The defaults of --mean, --scale and --color are InsightFace's.
+    Needs facedata[features].
+
+    The files appear when all is done. Interrupted, killed or out of disk: the same command goes on where it was.
+    Images that fail are named in OUTPUT/features/NAME.bin.facedata/failures.jsonl, and the exit status is 1.
+
+    \b
+    Examples:
+      facedata extract-features rec:ms1m --model w600k_r50.onnx --output data/ --name part1_test
+      facedata extract-features aligned/ --model net.onnx --output data/ --name mine --flip --normalize
+      facedata extract-features faces.lmdb --model w600k_r50.onnx --output data/ --name mine --on-error skip
+      facedata status data/features/mine.bin
+    """
+    from facedata.features.extraction import check_extraction, plan_extraction, run_extraction
+    from facedata.jobs.job import JobOptions
+    from facedata.jobs.plan import Part
+
+    options.start_logging(quiet=given["quiet"])
+    part = Part(*given["shard"])
+    job = JobOptions(given["workers"], part, given["overwrite"])
+    planned = plan_extraction(source, output, given["name"], _extraction_options(given))
+    if given["dry_run"]:
+        check_extraction(planned, overwrite=given["overwrite"])
+        _show_plan(planned, part, as_json=given["as_json"])
+        return 0
+    with show_progress("images", quiet=given["quiet"]) as observer:
+        summary = run_extraction(planned, replace(job, observer=observer))
+    _show_summary(summary, as_json=given["as_json"])
+    return 0 if summary.good else 1
+
+
+def _extraction_options(given: dict[str, Any]) -> ExtractionOptions:
+    from facedata.features.extraction import ExtractionOptions, ModelOptions, Preprocessing
+
+    return ExtractionOptions(
+        model=ModelOptions(
+            path=given["model"],
+            device=given["device"],
+            batch_size=given["batch_size"],
+            input_size=given["input_size"],
+            layout=given["input_layout"],
+            output_name=given["output_name"],
+        ),
+        preprocessing=Preprocessing(given["mean"], given["scale"], given["color"], given["resize"]),
+        flip=given["flip"],
+        normalize=given["normalize"],
+        on_error=given["on_error"],
+        unlabeled=given["unlabeled"],
+        limit=given["limit"],
+        opening={name: True for name in ("salvage", "rebuild_index") if given[name]},
+        command_line=options.command_line(),
+    )
+
+
+def _show_plan(planned: Extraction, part: Any, *, as_json: bool) -> None:
+    plan, output = planned.plan, planned.output
+    shards = part.shards(plan)
+    images = sum(end - first for first, end in map(plan.bounds, shards))
+    if as_json:
+        value = {"dry_run": True, "output": output.target.features, "images": images, "shards": len(shards)}
+        value |= {"part": str(part), "fingerprint": plan.fingerprint, "rows": output.rows}
+        value |= {"dimensions": output.dimensions, "sets": plan.facts["sets"], "options": dict(plan.options)}
+        options.print_json(value)
+        return
+    click.echo(
+        f"would write {counted(images, 'row')} of {output.dimensions:,} float32 in {counted(len(shards), 'shard')} "
+        f"into {output.target.features}"
+    )
+
+
+def _show_summary(summary: JobSummary, *, as_json: bool) -> None:
+    facts, name = summary.facts, output_name(summary.output)
+    if as_json:
+        value = summary.to_json()
+        options.print_json({"images": value.pop("samples"), **value, "output": name})
+        return
+    state = "all done before" if summary.nothing_to_do else f"{human_seconds(summary.seconds)}, {summary.rate:,.1f}/s"
+    if summary.finished:
+        size = human_bytes(4 * facts["rows"] * facts["dimensions"])
+        rows = f"{counted(facts['rows'], 'row')} of {facts['dimensions']:,} float32, {size}"
+        click.echo(f"{name}: {rows}, {counted(facts['classes'], 'class', 'classes')}; {state}")
+    else:
+        click.echo(f"{name}: not finished: {counted(summary.samples, 'image')} done; {state}")
+        click.echo(f"  {summary.shards_done} of {summary.shards} shards are done; facedata status {name}")
+    if summary.failures:
+        what = {"skip": ", rows left out", "nan": ", rows of NaN"}.get(facts.get("on_error", ""), "")
+        click.echo(f"  {counted(summary.failures, 'image')} failed{what}: {summary.output}/failures.jsonl")
+    if summary.failed_shards:
+        click.echo(f"  {counted(summary.failed_shards, 'shard')} failed; the same command tries them again")

@@ -1,0 +1,177 @@
+"""``facedata extract-features`` as it is typed: what it prints and leaves behind, that it goes on after anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from features.extraction.conftest import Images, embedding_net, plain_loop, read_set, set_bytes, write_images
+from support import FACEDATA, Ran
+
+Facedata = Callable[..., Ran]
+COMMAND = ["extract-features", "images", "--model", "net.onnx", "--name", "a"]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Images:
+    """A folder of images, and ``net.onnx``."""
+    embedding_net(tmp_path / "net.onnx")
+    return write_images(tmp_path / "images", 30)
+
+
+def test_a_folder_becomes_a_set(facedata: Facedata, images: Images, tmp_path: Path) -> None:
+    ran = facedata(*COMMAND, "--output", "data/")
+    assert (ran.status, ran.stderr) == (0, "")
+    assert ran.stdout.startswith("data/features/a.bin: 30 rows of 8 float32, 960 bytes, 5 classes; ")
+    rows = plain_loop(tmp_path / "net.onnx", images.pixels, 32)
+    np.testing.assert_array_equal(read_set(tmp_path / "data").rows, rows)
+    again = facedata(*COMMAND, "--output", "data/", "--json")
+    value = json.loads(again.stdout)
+    assert (again.status, value["nothing_to_do"], value["images"]) == (0, True, 30)
+    assert (value["rows"], value["dimensions"], value["classes"]) == (30, 8, 5)
+    status = facedata("status", "data/features/a.bin")
+    assert (status.status, status.stdout.splitlines()[0]) == (0, "data/features/a.bin: finished: 1 of 1 shard done")
+
+
+def test_options_reach_the_network(facedata: Facedata, images: Images, tmp_path: Path) -> None:
+    options = ["--mean", "1,2,3", "--scale", "64", "--color", "bgr", "--batch-size", "7", "--flip", "--normalize"]
+    ran = facedata(*COMMAND, "--output", "data", *options, "--unlabeled", "--limit", "20", "--quiet")
+    assert (ran.status, ran.stderr) == (0, "")
+    found = read_set(tmp_path / "data")
+    mean = np.array([1, 2, 3], np.float32)
+    both = sum(
+        plain_loop(
+            tmp_path / "net.onnx",
+            [image[:, ::step] for image in images.pixels[:20]],
+            7,
+            prepare=lambda image: (image.astype(np.float32) - mean) / np.float32(64),
+        )
+        for step in (1, -1)
+    )
+    unit = both / np.linalg.norm(both, axis=1, keepdims=True)
+    np.testing.assert_allclose(found.rows, unit, rtol=1e-6, atol=1e-7)
+    assert found.labels == [-1] * 20
+    plan = json.loads((tmp_path / "data/features/a.bin.facedata/.facedata-plan.json").read_text())
+    assert plan["options"]["preprocessing"]["color"] == "bgr"
+    assert {"sha256", "ONNX Runtime"} < plan["options"]["model"].keys()
+
+
+def test_failures_are_counted_and_the_status_is_1(facedata: Facedata, images: Images, tmp_path: Path) -> None:
+    (images.folder / images.keys[2]).write_bytes(b"no image")
+    ran = facedata(*COMMAND, "--output", "data")
+    assert (ran.status, ran.stdout) == (1, "")
+    assert "data/features/a.bin: is not published, for 1 of 30 images failed: see data/features/a.bin.facedata/" in (
+        ran.stderr
+    )
+    ran = facedata(*COMMAND, "--output", "data", "--on-error", "skip")
+    assert ran.status == 1
+    first, second = ran.stdout.splitlines()
+    assert first.startswith("data/features/a.bin: 29 rows of 8 float32, 928 bytes, 5 classes; ")
+    assert second == "  1 image failed, rows left out: data/features/a.bin.facedata/failures.jsonl"
+    assert read_set(tmp_path / "data").keys == images.keys[:2] + images.keys[3:]
+
+
+def test_a_dry_run_writes_nothing(facedata: Facedata, images: Images, tmp_path: Path) -> None:
+    ran = facedata(*COMMAND, "--output", "data", "--dry-run")
+    assert ran.status == 0
+    assert ran.stdout == "would write 30 rows of 8 float32 in 1 shard into data/features/a.bin\n"
+    assert not (tmp_path / "data").exists()
+    (tmp_path / "data/features").mkdir(parents=True)
+    (tmp_path / "data/features/a.bin").write_text("mine")
+    ran = facedata(*COMMAND, "--output", "data", "--dry-run", "--json")
+    assert (ran.status, ran.stdout) == (1, "")
+    assert "a.bin: is there already" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "status"),
+    [
+        (["--name", "a/b"], "--name 'a/b': is no name for a file", 2),
+        (["--input-size", "112x"], "'112x' is no size, as 112 or 112x96", 2),
+        (["--mean", "red"], "'red' is not a number", 2),
+        (["--model", "images/person_0/0.png"], "expected an ONNX model", 1),
+        (["--model", "nowhere.onnx"], "nowhere.onnx: no such file", 1),
+        (["--salvage"], "--salvage: is no option of the format folder", 2),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_written(
+    facedata: Facedata, images: Images, tmp_path: Path, options: list[str], said: str, status: int
+) -> None:
+    ran = facedata(*COMMAND, "--output", "data", *options)
+    assert ran.status == status
+    assert said in ran.stderr
+    assert not (tmp_path / "data").exists()
+
+
+def test_killed_again_and_again_it_ends_in_the_same_bytes(facedata: Facedata, tmp_path: Path) -> None:
+    embedding_net(tmp_path / "net.onnx")
+    images = write_images(tmp_path / "images", 120)
+    (images.folder / images.keys[77]).write_bytes(b"no image")
+    command = [*COMMAND, "--batch-size", "1", "--workers", "2", "--on-error", "skip"]
+    assert facedata(*command, "--output", "whole").status == 1
+    journal = tmp_path / "killed/features/a.bin.facedata/.facedata-journal.jsonl"
+    for shards in (1, 30, 60):  # the last while it publishes
+        running = subprocess.Popen(
+            [*FACEDATA, *command, "--output", "killed"],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 30
+        while running.poll() is None and time.monotonic() < deadline and _shards_in(journal) < shards:
+            time.sleep(0.001)
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+    assert facedata(*command, "--output", "killed").status == 1
+    assert set_bytes(tmp_path / "killed") == set_bytes(tmp_path / "whole")
+    assert not list((tmp_path / "killed").rglob(".facedata-building"))
+
+
+def _shards_in(journal: Path) -> int:
+    return journal.read_bytes().count(b'"shard":') if journal.exists() else 0
+
+
+def test_a_full_disk_is_named_and_after_it_the_job_goes_on(
+    facedata: Facedata, images: Images, small_disk: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(images.folder)
+    images = write_images(tmp_path / "images", 70)
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes((8 << 20) - 4096 * 20))
+    command = [*COMMAND, "--output", small_disk, "--batch-size", "1"]
+    ran = facedata(*command)
+    assert ran.status == 1
+    assert "no space left on device; what is finished is kept" in ran.stderr
+    assert not (small_disk / "features" / "a.bin").exists()
+    filler.unlink()
+    assert facedata(*command).status == 0
+    rows = plain_loop(tmp_path / "net.onnx", images.pixels, 1)
+    np.testing.assert_array_equal(read_set(small_disk).rows, rows)
+
+
+def test_a_stopped_job_says_how_to_go_on(facedata: Facedata, tmp_path: Path) -> None:
+    embedding_net(tmp_path / "net.onnx")
+    write_images(tmp_path / "images", 1200)
+    command = [*COMMAND, "--batch-size", "1", "--workers", "1", "--output", "data"]
+    running = subprocess.Popen(
+        [*FACEDATA, *command], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    journal = tmp_path / "data/features/a.bin.facedata/.facedata-journal.jsonl"
+    deadline = time.monotonic() + 30
+    while running.poll() is None and time.monotonic() < deadline and _shards_in(journal) < 2:
+        time.sleep(0.001)
+    running.send_signal(signal.SIGTERM)
+    _, errors = running.communicate(timeout=30)
+    assert running.returncode == 75
+    assert "run the same command again to go on" in errors
+    assert "data/features/a.bin: not finished" in facedata("status", "data/features/a.bin").stdout

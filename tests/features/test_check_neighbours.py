@@ -1,0 +1,283 @@
+"""Files of nearest neighbours: the layouts, each thing that can be wrong in them, and archives made to do harm."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from support import file_of, peak_bytes
+
+from facedata.errors import FacedataError
+from facedata.features.checks.findings import Finding
+from facedata.features.checks.layouts import neighbour_files
+from facedata.features.checks.neighbours import NeighbourFile, check_neighbours
+from facedata.features.matrix import open_matrix
+
+Array = NDArray[Any]
+ROWS, K, DIMENSIONS = 40, 6, 8
+
+
+def features(rows: int = ROWS) -> Array:
+    return np.random.default_rng(0).normal(size=(rows, DIMENSIONS)).astype(np.float32)
+
+
+def good(rows: int = ROWS, k: int = K) -> Array:
+    """Exact neighbours of `features`, shape (N, 2, k)."""
+    unit = features(rows).astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, 1)
+    ids = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+    return np.stack([ids, np.clip(1 - np.take_along_axis(cosines, ids, 1), 0, 1)], axis=1)
+
+
+def check(folder: Path, rows: int = ROWS, **arrays: Array) -> tuple[NeighbourFile, list[Finding]]:
+    path = folder / "faiss_k_6.npz"
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return check_neighbours(str(path), rows)
+
+
+def told(folder: Path, array: Array, rows: int = ROWS) -> list[str]:
+    _, findings = check(folder, rows, data=array)
+    return [f"{one.check.removeprefix('neighbours: ')}: {one.message}" for one in findings if one.wrong]
+
+
+class TestLayouts:
+    @pytest.mark.parametrize("kind", ["<f4", "<f8", ">f8"])
+    @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+    def test_learn_to_cluster(self, tmp_path: Path, kind: str, save: Any) -> None:
+        path = tmp_path / "faiss_k_6.npz"
+        save(path, data=good().astype(kind))
+        features().tofile(tmp_path / "a.bin")
+        labels = np.arange(ROWS) % 3
+        matrix = open_matrix(tmp_path / "a.bin", DIMENSIONS)
+        file, findings = check_neighbours(str(path), ROWS, labels, matrix)
+        assert findings == []
+        assert (file.layout, file.k, file.rows) == ("learn-to-cluster", K, ROWS)
+        ids = good()[:, 0, 1:].astype(int)
+        assert file.same_label is not None
+        assert file.same_label.all == pytest.approx((labels[ids] == labels[:, None]).mean())
+
+    def test_cdp_may_leave_out_the_row_itself_and_fill_with_minus_one(self, tmp_path: Path) -> None:
+        ids, distances = good()[:, 0, 1:].astype(np.int32), good()[:, 1, 1:].astype(np.float32) + 1
+        ids[3, -2:], distances[3, -2:] = -1, -1
+        file, findings = check(tmp_path, idx=ids, dist=distances)
+        assert (file.layout, file.k, findings) == ("cdp", K - 1, [])
+
+    def test_gcn_has_the_row_itself_first(self, tmp_path: Path) -> None:
+        path, ids = tmp_path / "faiss_k_5.npy", good()[:, 0].astype(np.int64)
+        np.save(path, ids)
+        file, findings = check_neighbours(str(path), ROWS)
+        assert (file.layout, file.k, findings) == ("gcn", K, [])
+        ids[4, :2] = ids[4, 1::-1]
+        np.save(path, ids)
+        assert [one.message for one in check_neighbours(str(path), ROWS)[1]] == [
+            "expected the row itself first, found it later in 1 of 40: row 4"
+        ]
+
+    def test_ids_and_distances_in_two_files(self, tmp_path: Path) -> None:
+        ids, distances = tmp_path / "faiss_k_6.ids.npy", tmp_path / "faiss_k_6.distances.npy"
+        np.save(ids, good()[:, 0].astype(np.int32))
+        np.save(distances, good()[:, 1].astype(np.float32))
+        assert neighbour_files(str(tmp_path), 6) == [str(ids)]
+        file, findings = check_neighbours(str(ids), ROWS)
+        assert (file.layout, file.k, file.dtype, findings) == ("npy", K, "float32", [])
+        np.save(distances, good()[:, 1, ::-1].astype(np.float32))
+        assert len(check_neighbours(str(ids), ROWS)[1]) == 2  # descending, and the row itself is far away
+
+    def test_the_files_of_a_set(self, tmp_path: Path) -> None:
+        for name in ("faiss_k_80.npz", "hnsw_k_80.npz", "faiss_k_8.npz", "faiss_k_8.gcn.npy", "notes.txt", "a.npy"):
+            (tmp_path / name).touch()
+        every = list(map(os.path.basename, neighbour_files(str(tmp_path))))
+        assert every == ["a.npy", "faiss_k_8.gcn.npy", "faiss_k_8.npz", "faiss_k_80.npz", "hnsw_k_80.npz"]
+        assert list(map(os.path.basename, neighbour_files(str(tmp_path), 8))) == ["faiss_k_8.gcn.npy", "faiss_k_8.npz"]
+        assert neighbour_files(str(tmp_path / "none")) == []
+
+
+class TestWrong:
+    def test_of_another_set(self, tmp_path: Path) -> None:
+        assert told(tmp_path, good(), 41) == ["shape: expected neighbours of 41 rows, found those of 40"]
+
+    def test_k_larger_than_n(self, tmp_path: Path) -> None:
+        array = np.concatenate([good(4, 4), np.full((4, 2, 3), -1.0)], axis=2)
+        array[:, 1, 4:] = 3.4e38
+        assert told(tmp_path, array, 4) == [
+            "shape: expected at most 4 neighbours, as many as there are rows, found k = 7"
+        ]
+
+    @pytest.mark.parametrize("wrong", [-1.0, 40.0, 2.5, np.nan, np.inf])
+    def test_ids_that_are_no_rows(self, tmp_path: Path, wrong: float) -> None:
+        array = good()
+        array[[7, 9], 0, 3] = wrong
+        assert told(tmp_path, array) == [
+            "ids: expected whole row numbers from 0 to 39, found others in 2 of 40: rows 7, 9"
+        ]
+
+    @pytest.mark.parametrize(
+        ("wrong", "message"),
+        [
+            (np.nan, "NaN: expected finite distances, found NaN or infinity in 1 of 40: row 7"),
+            (1.1, "range: expected distances 1 - cosine from -1e-05 to 1 + 1e-05, found others in 1 of 40: row 7"),
+        ],
+    )
+    def test_distances_that_are_none(self, tmp_path: Path, wrong: float, message: str) -> None:
+        array = good()
+        array[7, 1, -1] = wrong
+        assert told(tmp_path, array) == [message]
+
+    def test_descending_distances(self, tmp_path: Path) -> None:
+        array = good()
+        array[5, :, 1:] = array[5, :, :0:-1]
+        assert told(tmp_path, array) == [
+            "descending: expected ascending distances, found descending ones in 1 of 40: row 5"
+        ]
+
+    def test_a_row_that_is_not_its_own_neighbour_or_has_one_twice(self, tmp_path: Path) -> None:
+        array = good()
+        array[5, 0, 0] = array[5, 0, 1]
+        assert told(tmp_path, array) == [
+            "row itself: expected every row among its own neighbours, not found in 1 of 40: row 5",
+            "ids twice: expected different neighbours, found one twice in 1 of 40: row 5",
+        ]
+
+    def test_the_row_itself_later_is_noted_among_equals_and_else_wrong(self, tmp_path: Path) -> None:
+        array = good()
+        array[3, 0, :2] = array[3, 0, 1::-1]
+        array[3, 1, 1] = 0
+        _, (note,) = check(tmp_path, data=array)
+        assert (note.wrong, note.message) == (
+            False, "the row itself stands behind others at the same distance in 1: row 3"
+        )  # fmt: skip
+        array[3, 1, :2] = 0, 0.005
+        assert told(tmp_path, array) == ["order: expected the row itself first, found it later in 1 of 40: row 3"]
+
+    def test_distances_of_other_features(self, tmp_path: Path) -> None:
+        features()[::-1].tofile(tmp_path / "a.bin")
+        np.savez(tmp_path / "x.npz", data=good())
+        _, (finding,) = check_neighbours(
+            str(tmp_path / "x.npz"), ROWS, None, open_matrix(tmp_path / "a.bin", DIMENSIONS)
+        )
+        assert "found other distances in 4" in finding.message
+
+    def test_row_numbers_that_the_type_cannot_hold(self, tmp_path: Path) -> None:
+        array = np.zeros((3000, 2, 1), np.float16)
+        assert told(tmp_path, array, 3000) == [
+            "shape: float16 holds row numbers up to 2,048 only, and there are 3,000 rows"
+        ]
+
+    @pytest.mark.parametrize(
+        "arrays",
+        [
+            {"knn": good()},
+            {"data": good()[:, 0]},
+            {"data": good().reshape(ROWS, K, 2)},
+            {"data": good().astype("U3")},
+            {"data": good()[:, :, :0]},
+            {"idx": good()[:, 0]},
+            {"idx": good()[:, 0], "dist": good()[:, 1, 1:]},
+        ],
+        ids=str,
+    )
+    def test_other_keys_and_shapes(self, tmp_path: Path, arrays: dict[str, Array]) -> None:
+        _, (finding,) = check(tmp_path, ROWS, **arrays)
+        assert "expected 'data' of shape (N, 2, k)" in finding.message or "array of numbers" in finding.message
+
+    def test_column_order(self, tmp_path: Path) -> None:
+        _, (finding,) = check(tmp_path, data=np.asfortranarray(good()))
+        assert "lies column by column" in finding.message
+
+
+def member(shape: str = "(40, 2, 6)", kind: str = "'<f8'", values: int = 40 * 12 * 8) -> bytes:
+    """What is in an archive for an array, its header made by hand."""
+    header = f"{{'descr': {kind}, 'fortran_order': False, 'shape': {shape}}}".ljust(117).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(values)
+
+
+def archive(data: bytes, name: str = "data.npy", method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", method) as made:
+        made.writestr(name, data)
+    return whole.getvalue()
+
+
+class _Harm:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("harm-was-done",)
+
+
+class TestHostile:
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"",
+            b"PK",
+            b"\x93NUMPY",
+            pickle.dumps(_Harm()),
+            archive(pickle.dumps(_Harm())),
+            archive(pickle.dumps(_Harm()), "data.pkl"),
+            archive(member(kind="'|O'") + pickle.dumps(_Harm())),
+            archive(member(shape="(40, 2, 1000000000000)")),
+            archive(member(shape="(-40, 2, 6)")),
+            archive(member(shape="__import__('os').mkdir('harm-was-done')")),
+            archive(member(shape="(" * 5000)),
+            archive(member(kind="[('a', '<f8', (1000000, 1000000))]")),
+            archive(member(values=17)),
+            archive(member(values=40 * 12 * 8 + 1)),
+            archive(member(), method=zipfile.ZIP_LZMA),
+            archive(member())[:-30],
+        ],
+        ids=range(16),
+    )
+    def test_one_clear_finding(self, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        with file_of(data, "faiss_k_6.npz") as path:
+            file, (finding,) = check_neighbours(str(path), ROWS)
+        assert finding.wrong
+        assert len(finding.line()) < 600
+        assert file.same_label is None
+        assert not (tmp_path / "harm-was-done").exists()
+
+    def test_a_zip_bomb_takes_no_memory(self, tmp_path: Path) -> None:
+        shape, size = "(40, 2, 2000000)", 160_000_000 * 8
+        with (
+            zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as made,
+            made.open("data.npy", "w", force_zip64=True) as file,
+        ):
+            file.write(member(shape, values=0))
+            for _ in range(size // 10_000_000 // 16):  # a sixteenth of what it says
+                file.write(bytes(10_000_000))
+        assert peak_bytes(lambda: check_neighbours(str(tmp_path / "x.npz"), ROWS)) < 4_000_000
+        (finding,) = check_neighbours(str(tmp_path / "x.npz"), ROWS)[1]
+        assert "1,280,000,128 bytes" in finding.message
+
+    def test_a_damaged_byte_is_found_by_the_checksum(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "x.npz", data=good())
+        data = bytearray((tmp_path / "x.npz").read_bytes())
+        data[1000] ^= 1
+        (tmp_path / "x.npz").write_bytes(data)
+        findings = check_neighbours(str(tmp_path / "x.npz"), ROWS)[1]
+        assert any("CRC" in one.message for one in findings)
+
+    @given(data=st.data())
+    def test_any_damage_gives_findings_and_no_crash(self, data: st.DataObject) -> None:
+        whole = archive(member()) if data.draw(st.booleans()) else member()
+        broken = bytearray(whole)
+        for _ in range(data.draw(st.integers(1, 4))):
+            broken[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+        broken = broken[: data.draw(st.integers(1, len(whole)))]
+        with file_of(bytes(broken), "faiss_k_6.npz") as path:
+            try:
+                _, findings = check_neighbours(str(path), ROWS)
+            except FacedataError:
+                return
+            assert all(isinstance(one.line(), str) for one in findings)

@@ -1,0 +1,415 @@
+"""Packing: what learn-to-cluster then reads, what is refused, and that nothing half-done ever has a final name."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from support import peak_bytes, tree
+
+from facedata.errors import (
+    DiskFullError,
+    FormatError,
+    InterruptedJobError,
+    OptionError,
+    OutputError,
+    OutputExistsError,
+    OutputLockedError,
+)
+from facedata.features import writing
+from facedata.features.feature_set import FeatureSet
+from facedata.features.label_sources import Labels, open_labels
+from facedata.features.packing import NO_LABELS, UNLABELLED_ROWS, Allowed, Packed, pack_features, save_features
+from facedata.features.sources import open_features
+from facedata.features.writing import SideFile
+from facedata.jobs.signals import StopRequest
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A source of rows in memory, some at a time."""
+
+    array: Array
+    known: bool = True
+    at_once: int = 4
+    path: str = "memory"
+    title: str = "memory"
+    seen: list[int] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int | None:
+        return len(self.array) if self.known else None
+
+    @property
+    def dimensions(self) -> int:
+        return int(self.array.shape[1])
+
+    @property
+    def dtype(self) -> str:
+        return str(self.array.dtype.name)
+
+    def blocks(self) -> Iterator[Array]:
+        for begin in range(0, len(self.array), self.at_once):
+            self.seen.append(begin)
+            yield self.array[begin : begin + self.at_once]
+
+
+def some_rows(rows: int = 10, dimensions: int = 3) -> NDArray[np.float32]:
+    return np.random.default_rng(0).normal(size=(rows, dimensions)).astype(np.float32)
+
+
+def labels_of(*numbers: int) -> Labels:
+    return Labels("labels", lambda: iter([np.array(numbers, np.int64)]))
+
+
+def learn_to_cluster(root: Path, name: str, dimensions: int) -> tuple[Array, list[int]]:
+    """What that reader makes of a set: as many rows as there are labels, of so many values."""
+    labels = [int(line) for line in (root / "labels" / f"{name}.meta").read_text().splitlines()]
+    values = np.fromfile(root / "features" / f"{name}.bin", dtype=np.float32, count=len(labels) * dimensions)
+    return values.reshape(len(labels), dimensions), labels
+
+
+def pack(root: Path, array: Array, labels: Labels | str = UNLABELLED_ROWS, *, known: bool = True, **how: Any) -> Packed:
+    return pack_features(InMemory(array, known), FeatureSet(str(root), "a"), labels, **how)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_set_is_read_as_it_was(tmp_path: Path, known: bool) -> None:
+    packed = pack(tmp_path, some_rows(), labels_of(*range(-1, 9)), known=known)
+    features, labels = learn_to_cluster(tmp_path, "a", 3)
+    np.testing.assert_array_equal(features, some_rows())
+    assert labels == list(range(-1, 9))
+    assert (packed.rows, packed.dimensions, packed.classes) == (10, 3, 9)
+    assert set(tree(tmp_path)) == {"features/a.bin", "labels/a.meta"}
+    assert len(list(tmp_path.rglob("*"))) == 4
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_rows_without_labels(tmp_path: Path, known: bool) -> None:
+    packed = pack(tmp_path / "a", some_rows(), UNLABELLED_ROWS, known=known)
+    assert learn_to_cluster(tmp_path / "a", "a", 3)[1] == [-1] * 10
+    assert packed.classes == 0
+    packed = pack(tmp_path / "b", some_rows(), NO_LABELS, known=known)
+    assert set(tree(tmp_path / "b")) == {"features/a.bin"}
+    assert (packed.labels, packed.classes) == (None, None)
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f8", ">f8", ">f4"])
+def test_other_floats_become_float32_and_it_is_said(
+    tmp_path: Path, dtype: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "facedata")
+    array = some_rows().astype(dtype)
+    pack(tmp_path, array)
+    np.testing.assert_array_equal(learn_to_cluster(tmp_path, "a", 3)[0], array.astype(np.float32))
+    assert (f"{array.dtype.name} becomes float32" in caplog.text) == (array.dtype.itemsize != 4)
+
+
+@given(
+    st.lists(
+        st.lists(
+            st.sampled_from([0.0, -0.0, 1.0, 1e-30, 3e38, 1e-46, 1e39, -1e300, np.nan, np.inf]), min_size=3, max_size=3
+        ),
+        min_size=1,
+        max_size=9,
+    ),
+    st.booleans(),
+)
+def test_exactly_the_rows_that_readers_stumble_over_are_refused(rows: list[list[float]], zero: bool) -> None:
+    array = np.array(rows)
+    with np.errstate(all="ignore"):
+        single = array.astype(np.float32)
+    bad = [not np.isfinite(row).all() or (not row.any() and not zero) for row in single]
+    with TemporaryDirectory() as folder:
+        if not any(bad):
+            pack(Path(folder), array, allowed=Allowed(zero=zero))
+            np.testing.assert_array_equal(learn_to_cluster(Path(folder), "a", 3)[0], single)
+            return
+        with pytest.raises(FormatError, match=r"memory: row \d .*rows count from 0") as refused:
+            pack(Path(folder), array, allowed=Allowed(zero=zero))
+        row = int(str(refused.value).split()[2].rstrip(","))
+        assert bad[row]
+        assert bad.index(True) // 4 == row // 4
+        assert not os.listdir(folder)
+
+
+def test_what_is_wrong_with_a_row_is_said(tmp_path: Path) -> None:
+    for value, said in [
+        (np.nan, "row 7 (NaN)"),
+        (np.inf, "row 7 (infinite)"),
+        (1e300, "row 7 has 1e+300, which is too"),
+    ]:
+        array = some_rows().astype(np.float64)
+        array[7, 1] = value
+        with pytest.raises(FormatError) as refused:
+            pack(tmp_path, array)
+        assert said in str(refused.value)
+    single = some_rows()
+    single[9] = 0
+    with pytest.raises(FormatError, match=r"row 9 \(all zero\)"):
+        pack(tmp_path, single)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("count", [9, 11])
+def test_a_label_too_few_or_too_many_is_refused_with_both_numbers(tmp_path: Path, known: bool, count: int) -> None:
+    with pytest.raises(FormatError, match=rf"labels: has {count} labels, and memory has 10 rows"):
+        pack(tmp_path, some_rows(), labels_of(*range(count)), known=known)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_only_the_first_rows(tmp_path: Path, known: bool) -> None:
+    packed = pack(tmp_path, some_rows(), labels_of(*range(10)), known=known, limit=6)
+    features, labels = learn_to_cluster(tmp_path, "a", 3)
+    np.testing.assert_array_equal(features, some_rows()[:6])
+    assert labels == list(range(6))
+    assert (packed.rows, packed.classes) == (6, 6)
+    with pytest.raises(FormatError, match="has 5 labels"):
+        pack(tmp_path / "b", some_rows(), labels_of(*range(5)), known=known, limit=6)
+
+
+def test_nothing_is_overwritten_unless_it_is_wanted(tmp_path: Path) -> None:
+    pack(tmp_path, some_rows(), labels_of(*range(10)))
+    before = tree(tmp_path)
+    source = InMemory(some_rows() + 1)
+    with pytest.raises(OutputExistsError, match=r"a\.bin: is there already; .*--overwrite"):
+        pack_features(source, FeatureSet(str(tmp_path), "a"), UNLABELLED_ROWS)
+    os.unlink(tmp_path / "features" / "a.bin")
+    with pytest.raises(OutputExistsError, match=r"a\.meta: is there already"):
+        pack_features(source, FeatureSet(str(tmp_path), "a"), UNLABELLED_ROWS)
+    with pytest.raises(OutputExistsError, match=r"a\.meta: is there already, and would be taken for the labels"):
+        pack_features(source, FeatureSet(str(tmp_path), "a"), NO_LABELS)
+    assert source.seen == []  # refused before the matrix is read
+    assert tree(tmp_path) == {"labels/a.meta": before["labels/a.meta"]}
+    pack(tmp_path, some_rows() + 1, UNLABELLED_ROWS, overwrite=True)
+    assert learn_to_cluster(tmp_path, "a", 3)[1] == [-1] * 10
+
+
+def test_labels_of_the_features_before_do_not_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pack(tmp_path, some_rows(), labels_of(*range(10)))
+    (tmp_path / "knns" / "a").mkdir(parents=True)
+    pack(tmp_path, some_rows() + 1, NO_LABELS, overwrite=True)
+    assert set(tree(tmp_path)) == {"features/a.bin"}
+    assert "a.meta: removed" in caplog.text
+    assert "knns/a: belongs to features of this name from before" in caplog.text
+
+
+def test_labels_that_lie_at_their_place_already_are_not_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    meta = tmp_path / "labels" / "a.meta"
+    meta.write_text("".join(f"{label}\n" for label in range(10)))
+    pack(tmp_path, some_rows(), open_labels(meta), dry_run=True)
+    pack(tmp_path, some_rows(), open_labels(meta))
+    assert learn_to_cluster(tmp_path, "a", 3)[1] == list(range(10))
+    before = tree(tmp_path)
+    with pytest.raises(OutputError, match=r"a\.meta: is the input itself"):
+        pack(tmp_path, some_rows(), open_labels(meta), overwrite=True, limit=5)
+    assert tree(tmp_path) == before
+
+
+def test_the_input_is_not_written_over(tmp_path: Path) -> None:
+    pack(tmp_path, some_rows())
+    source = open_features(tmp_path / "features" / "a.bin")
+    with pytest.raises(OutputError, match="is the input itself"):
+        pack_features(source, FeatureSet(str(tmp_path), "a"), UNLABELLED_ROWS, overwrite=True)
+    with pytest.raises(OutputError, match="is the input itself"):
+        save_features(source, tmp_path / "features" / "a.bin", overwrite=True)
+
+
+class _KilledError(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("last", range(4))
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_reader_never_finds_a_wrong_pair_and_the_same_call_completes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int, overwrite: bool
+) -> None:
+    """Killed before any of the steps that change names: the old pair, no pair, or the new one."""
+    if overwrite:
+        pack(tmp_path, some_rows() + 5, labels_of(*range(10, 20)))
+    new = labels_of(*range(10))
+    unlink, replace = os.unlink, os.replace
+    steps: list[str] = []
+
+    def step(call: Any) -> Any:
+        def stepping(*arguments: Any) -> None:
+            if len(steps) == last:
+                raise _KilledError
+            steps.append("")
+            call(*arguments)
+
+        return stepping
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            SideFile, "__exit__", lambda self, *_: os.close(self._descriptor)
+        )  # who is killed cleans nothing up
+        patch.setattr(os, "unlink", step(unlink))
+        patch.setattr(os, "replace", step(replace))
+        finished = False
+        with suppress(_KilledError):
+            pack(tmp_path, some_rows(), new, overwrite=overwrite)
+            finished = True
+    if (tmp_path / "features" / "a.bin").exists():
+        features, labels = learn_to_cluster(tmp_path, "a", 3)
+        assert (labels[0] == 0) == bool((features == some_rows()).all())
+        assert finished or overwrite
+    if finished:
+        return
+    pack(tmp_path, some_rows(), new, overwrite=overwrite)
+    features, labels = learn_to_cluster(tmp_path, "a", 3)
+    np.testing.assert_array_equal(features, some_rows())
+    assert labels == list(range(10))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.bin", "a.meta", "features", "labels"]
+
+
+def test_what_a_killed_run_left_is_taken_over_and_two_runs_do_not_meet(tmp_path: Path) -> None:
+    (tmp_path / "features").mkdir()
+    side = tmp_path / "features" / ".facedata-packing-a.bin"
+    side.write_bytes(bytes(100_000))
+    child = os.fork()  # record locks are a process's own
+    if child == 0:
+        with SideFile(str(tmp_path / "features" / "a.bin")) as file:
+            file.write(b"x")
+            os._exit(0 if _locked_elsewhere(tmp_path) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert side.exists()
+    pack(tmp_path, some_rows())
+    assert not side.exists()
+    assert learn_to_cluster(tmp_path, "a", 3)[0].shape == (10, 3)
+
+
+def _locked_elsewhere(root: Path) -> bool:
+    child = os.fork()
+    if child == 0:
+        try:
+            pack(root, some_rows())
+        except OutputLockedError as error:
+            os._exit(0 if "another run is writing it" in str(error) else 1)
+        os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_stopped_it_leaves_nothing_behind(tmp_path: Path) -> None:
+    stop = StopRequest()
+
+    def observe(done: int, total: int) -> None:
+        assert total == 120
+        stop.count = int(done > 50)
+
+    with pytest.raises(
+        InterruptedJobError, match="stopped after 8 rows; nothing is kept: the same command starts again"
+    ):
+        pack(tmp_path, some_rows(), stop=stop, observer=observe)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_behind(small_disk: Path) -> None:
+    array = np.ones((3000, 1000), np.float32)
+    with pytest.raises(DiskFullError, match=r"needs 12,000,000 bytes, and .* are free"):
+        pack(small_disk, array)
+    with pytest.raises(DiskFullError, match="nothing is kept: free some space"):
+        pack(small_disk, array, known=False)
+    assert not list(small_disk.iterdir())
+    (small_disk / "features").mkdir()
+    (small_disk / "features" / ".facedata-packing-a.bin").write_bytes(bytes(7_000_000))  # its room is ours
+    pack(small_disk, array[:1900])
+    assert learn_to_cluster(small_disk, "a", 1000)[0].shape == (1900, 1000)
+
+
+def test_a_dry_run_looks_at_labels_and_output_and_writes_nothing(tmp_path: Path) -> None:
+    source = InMemory(some_rows())
+    packed = pack_features(source, FeatureSet(str(tmp_path / "x"), "a"), labels_of(*range(10)), dry_run=True)
+    assert (packed.rows, packed.classes, source.seen) == (10, 10, [])
+    with pytest.raises(FormatError, match="has 3 labels"):
+        pack(tmp_path, some_rows(), labels_of(1, 2, 3), dry_run=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_places_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+    (tmp_path / "features").write_bytes(b"")
+    with pytest.raises(OutputExistsError, match="features: is there already and is not a folder"):
+        pack(tmp_path, some_rows())
+    (tmp_path / "b" / "features" / "a.bin").mkdir(parents=True)
+    with pytest.raises(OutputExistsError, match="is a folder"):
+        pack(tmp_path / "b", some_rows(), overwrite=True)
+    os.symlink("elsewhere", tmp_path / "b" / "features" / ".facedata-packing-c.bin")
+    with pytest.raises(OutputError):
+        pack_features(InMemory(some_rows()), FeatureSet(str(tmp_path / "b"), "c"), NO_LABELS)
+    assert not (tmp_path / "b" / "features" / "elsewhere").exists()
+
+
+def test_memory_does_not_grow_with_the_array(tmp_path: Path) -> None:
+    array = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.float64, (20_000, 256))
+    array[:] = 1.5
+    array.flush()
+    source = open_features(tmp_path / "a.npy")
+    used = peak_bytes(lambda: pack_features(source, FeatureSet(str(tmp_path), "a"), UNLABELLED_ROWS))
+    assert used < 12_000_000 < array.nbytes
+
+
+@pytest.mark.parametrize("known", [True, False])
+@given(rows=st.integers(1, 30), dimensions=st.integers(1, 5))
+def test_the_way_back_is_what_np_save_writes(tmp_path_factory: Any, known: bool, rows: int, dimensions: int) -> None:
+    folder = tmp_path_factory.mktemp("a")
+    array = some_rows(rows, dimensions)
+    expected = io.BytesIO()
+    np.save(expected, array)
+    save_features(InMemory(array, known), folder / "a.npy")
+    assert (folder / "a.npy").read_bytes() == expected.getvalue()
+    save_features(InMemory(array, known), folder / "a.bin")
+    assert (folder / "a.bin").read_bytes() == array.tobytes()
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_a_set_goes_there_and_back(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", some_rows())
+    pack_features(open_features(tmp_path / "a.npy"), FeatureSet(str(tmp_path), "a"), UNLABELLED_ROWS)
+    save_features(open_features(tmp_path / "features" / "a.bin"), tmp_path / "b.npy")
+    assert (tmp_path / "b.npy").read_bytes() == (tmp_path / "a.npy").read_bytes()
+
+
+def test_the_way_back_is_checked_and_overwrites_nothing(tmp_path: Path) -> None:
+    array = some_rows()
+    array[3, 1] = np.nan
+    path = tmp_path / "a.npy"
+    with pytest.raises(FormatError, match=r"row 3 \(NaN\)"):
+        save_features(InMemory(array), path)
+    assert not list(tmp_path.iterdir())
+    save_features(InMemory(array), path, allowed=Allowed(nan=True))
+    np.testing.assert_array_equal(np.load(path), array)
+    with pytest.raises(OutputExistsError, match="is there already"):
+        save_features(InMemory(some_rows()), path)
+    save_features(InMemory(some_rows()), path, overwrite=True, limit=2)
+    np.testing.assert_array_equal(np.load(path), some_rows()[:2])
+    array[5] = 0
+    with pytest.raises(FormatError, match=r"row 5 \(all zero\)"):
+        save_features(InMemory(array), path, allowed=Allowed(nan=True), overwrite=True)
+    save_features(InMemory(array), path, allowed=Allowed(nan=True, zero=True), overwrite=True)
+    with pytest.raises(OptionError, match=r"ends in \.npy or \.bin"):
+        save_features(InMemory(some_rows()), tmp_path / "a.csv")
+    with pytest.raises(OutputError, match="there is no folder"):
+        save_features(InMemory(some_rows()), tmp_path / "b" / "a.npy")
+    assert save_features(InMemory(some_rows()), tmp_path / "c.npy", dry_run=True).rows == 10
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
+
+
+def test_headers_are_of_one_size_whatever_the_shape() -> None:
+    assert len(writing.npy_header(1 << 60, 1 << 20)) == len(writing.npy_header(1, 1)) == writing.NPY_HEADER

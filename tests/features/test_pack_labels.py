@@ -1,0 +1,103 @@
+"""Labels for packing: from wherever they come, in order, and nothing that only looks like labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import file_of, jpeg
+
+from facedata.dataset import open_dataset
+from facedata.errors import FacedataError, FormatError, InputError
+from facedata.features.label_sources import Counted, Labels, meta_lines, open_labels, unlabelled_lines
+from facedata.meta_labels import read_meta_labels
+
+
+def read(labels: Labels) -> list[int]:
+    return [label for block in labels.blocks() for label in block.tolist()]
+
+
+@given(st.lists(st.integers(-1, (1 << 59)), min_size=1), st.sampled_from(["text", "windows", "<i8", ">i8", "<u8"]))
+def test_labels_come_back_and_are_written_as_integers_a_line(expected: list[int], how: str) -> None:
+    if how in ("text", "windows"):
+        data = "".join(f"{label}{chr(13) * (how == 'windows')}\n" for label in expected).encode()
+    else:
+        expected = [abs(label) for label in expected] if how == "<u8" else expected
+        data = npy(np.array(expected, how))
+    with file_of(data, "labels") as path:
+        labels = open_labels(path)
+        assert read(labels) == expected
+        assert labels.count() == Counted(len(expected), len(set(expected) - {-1}))
+        assert b"".join(meta_lines(labels, len(expected))) == "".join(f"{label}\n" for label in expected).encode()
+
+
+def npy(array: np.ndarray[Any, Any]) -> bytes:
+    import io
+
+    data = io.BytesIO()
+    np.save(data, array, allow_pickle=True)
+    return data.getvalue()
+
+
+def test_a_list_and_a_folder_give_the_labels_of_their_dataset(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("a/1.jpg 7\nb/2.jpg 3\na/3.jpg 7\n")
+    assert read(open_labels(tmp_path / "train.txt")) == [7, 3, 7]
+    for name in ("b10", "b9", "a"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for image in range(len(name)):
+            (tmp_path / "images" / name / f"{image}.jpg").write_bytes(jpeg(image))
+    source = open_dataset(f"folder:{tmp_path / 'images'}")
+    expected = np.concatenate(list(source.labels())).tolist()
+    assert expected == [0, 1, 1, 2, 2, 2]  # a, b9, b10: the natural order of the names
+    assert read(open_labels(tmp_path / "images")) == expected
+    assert read(open_labels(f"folder:{tmp_path / 'images'}")) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"1\n1.0\n", "line 2 is '1.0', expected a whole number"),
+        (b"0.0\n1.0\n", "line 1 is '0.0', expected a whole number"),
+        (b"1\n\n2\n", "line 2 is blank"),
+        (b"1\n-2\n", r"the label of row 1 is -2; expected an integer from 0, or -1 for unlabelled"),
+        (b"a.jpg 1\nb.jpg 1.5\n", "line 2: the label is not an integer"),
+        (b"a.jpg 1\nb.jpg\n", "line 2: expected 'path label'"),
+        (npy(np.array([1.0, 2.0])), r"expected labels as integers of shape \(rows,\), found float64"),
+        (npy(np.array([True])), "found bool"),
+        (npy(np.array([[1], [2]])), r"found int64 of shape \(2, 1\); in Python: .*ravel"),
+        (npy(np.array([1 << 63], np.uint64)), "has a label above 9,223,372,036,854,775,807"),
+        (npy(np.array([1, -5])), "the label of row 1 is -5"),
+        (npy(np.array(["a", None], object)), "never loaded"),
+        (npy(np.array([1, 2]))[:-1], "was it cut short"),
+    ],
+)
+def test_what_are_no_labels_is_refused_by_its_place(tmp_path: Path, data: bytes, said: str) -> None:
+    (tmp_path / "labels").write_bytes(data)
+    with pytest.raises(FormatError, match=said):
+        read(open_labels(tmp_path / "labels"))
+
+
+def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        open_labels(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FacedataError, match="holds no image"):
+        open_labels(tmp_path / "empty")
+
+
+def test_too_few_labels_are_noticed_when_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "labels").write_text("1\n2\n")
+    with pytest.raises(FormatError, match="has 2 labels, and 3 rows need one"):
+        list(meta_lines(open_labels(tmp_path / "labels"), 3))
+
+
+def test_the_lines_of_no_labels_are_a_meta(tmp_path: Path) -> None:
+    for rows in (1, 7, (1 << 20) + 1):
+        (tmp_path / "a.meta").write_bytes(b"".join(unlabelled_lines(rows)))
+        blocks = list(read_meta_labels(tmp_path / "a.meta"))
+        assert sum(map(len, blocks)) == rows
+        assert all((block == -1).all() for block in blocks)

@@ -1,0 +1,404 @@
+"""Sources of features: whatever the file, the rows are those that were saved, and what is no matrix is refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import re
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
+from support import file_of, peak_bytes
+
+from facedata.errors import EmptyDatasetError, FacedataError, FormatError, InputError, OptionError
+from facedata.features.sources import FeatureSource, open_features
+
+Array = NDArray[Any]
+
+some_rows = np.random.default_rng(0).normal(size=(23, 5))
+
+
+def read(source: FeatureSource) -> Array:
+    return np.concatenate([np.array(block) for block in source.blocks()])
+
+
+def saved(array: Array) -> bytes:
+    data = io.BytesIO()
+    np.save(data, array)
+    return data.getvalue()
+
+
+matrices = arrays.arrays(
+    st.sampled_from(["<f2", ">f2", "<f4", ">f4", "<f8", ">f8"]).map(np.dtype),
+    st.tuples(st.integers(1, 40), st.integers(1, 9)),
+    elements=st.floats(-100, 100, width=16),
+)
+
+
+@given(matrices, st.booleans(), st.sampled_from(["npy", "savez", "savez_compressed"]))
+def test_arrays_of_numpy_come_back_in_any_order_and_type(array: Array, fortran: bool, how: str) -> None:
+    array = np.asfortranarray(array) if fortran else array
+    data = io.BytesIO()
+    if how == "npy":
+        np.save(data, array)
+    else:
+        getattr(np, how)(data, a=array)
+    with file_of(data.getvalue(), "a.npy" if how == "npy" else "a.npz") as path:
+        if how == "savez_compressed" and fortran and 1 not in array.shape:
+            with pytest.raises(FormatError, match=r"column by column.*np\.save"):
+                open_features(path)
+            return
+        source = open_features(path)
+        assert (source.rows, source.dimensions, source.dtype) == (*array.shape, array.dtype.name)
+        np.testing.assert_array_equal(read(source), array)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_large_array_is_read_in_blocks_in_bounded_memory(tmp_path: Path, order: str) -> None:
+    array = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.float32, (60_000, 256), order == "F")
+    array[:] = np.arange(60_000)[:, None]
+    array.flush()
+    source = open_features(tmp_path / "a.npy")
+
+    def go_through() -> None:
+        first = 0
+        for block in source.blocks():
+            assert (block == np.arange(first, first + len(block))[:, None]).all()
+            first += len(block)
+        assert first == 60_000
+
+    assert peak_bytes(go_through) < 50_000_000 < array.nbytes
+
+
+def test_the_headers_of_all_versions_and_of_python_2_are_read(tmp_path: Path) -> None:
+    for version in [(1, 0), (2, 0), (3, 0)]:
+        with open(tmp_path / "a.npy", "wb") as file:
+            np.lib.format.write_array(file, some_rows, version)
+        np.testing.assert_array_equal(read(open_features(tmp_path / "a.npy")), some_rows)
+    data = saved(some_rows).replace(b"(23, 5)", b"(23L, 5L)")
+    (tmp_path / "a.npy").write_bytes(data.replace(b"  \n", b"\n", 1))
+    np.testing.assert_array_equal(read(open_features(tmp_path / "a.npy")), some_rows)
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.arange(10).reshape(5, 2), r"found int64: are these the labels\?.*astype\(np\.float32\)"),
+        (np.ones((5, 2), np.complex64), "found complex64"),
+        (np.ones((5, 2), np.longdouble), "found (float128|longdouble)"),
+        (np.ones(5, np.float32), r"found \(5,\)"),
+        (np.ones((5, 1, 2), np.float32), r"found \(5, 1, 2\); in Python: .*reshape"),
+        (np.ones((5, 0), np.float32), "found 0"),
+        (np.array([[1], [1, 2]], object), r"holds Python objects, a pickle, which is never loaded"),
+        (np.zeros(3, [("a", "f4")]), "expected an array of numbers, found the type .structure"),
+        (np.array(["a"]), "expected an array of numbers"),
+    ],
+)
+def test_what_is_no_matrix_of_floats_is_refused(tmp_path: Path, array: Array, said: str) -> None:
+    np.save(tmp_path / "a.npy", array, allow_pickle=True)
+    with pytest.raises(FormatError, match=said):
+        open_features(tmp_path / "a.npy")
+    np.savez(tmp_path / "a.npz", array)
+    with pytest.raises(FormatError, match=said):
+        open_features(tmp_path / "a.npz")
+
+
+def test_no_row_and_a_wrong_size_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.ones((0, 5)))
+    with pytest.raises(EmptyDatasetError, match="has no row"):
+        open_features(path)
+    whole = saved(some_rows)
+    path.write_bytes(whole[:-8])
+    with pytest.raises(FormatError, match=r"expected 1,048 bytes .*found 1,040: was it cut short"):
+        open_features(path)
+    path.write_bytes(whole * 2)
+    with pytest.raises(FormatError, match="does more than one array lie in it"):
+        open_features(path)
+    path.write_bytes(whole)
+    source = open_features(path)
+    path.write_bytes(whole[:500])
+    with pytest.raises(FormatError, match="cut short while it was being read"):
+        read(source)
+
+
+@given(st.data())
+def test_a_damaged_header_never_ends_in_a_traceback(data: st.DataObject) -> None:
+    whole = bytearray(saved(some_rows))
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(0, 130))] = data.draw(st.sampled_from(b"0123456789()[]{}'<>fOiL,\x00\xff "))
+    with file_of(bytes(whole), "a.npy") as path, suppress(FacedataError):
+        assert read(open_features(path)).nbytes <= len(whole)
+
+
+def test_a_header_that_promises_the_world_takes_no_memory(tmp_path: Path) -> None:
+    header = io.BytesIO()
+    described = {"descr": "<f4", "fortran_order": False, "shape": (1 << 60, 512)}
+    np.lib.format.write_array_header_1_0(header, described)
+    (tmp_path / "a.npy").write_bytes(header.getvalue() + bytes(100))
+    with pytest.raises(FormatError, match="was it cut short"):
+        open_features(tmp_path / "a.npy")
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + b"(" * 20_000)
+    with pytest.raises(FormatError, match="longer than 10,000 bytes"):
+        open_features(tmp_path / "a.npy")
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + (9000).to_bytes(2, "little") + b"(" * 9000)
+    with pytest.raises(FormatError, match="header is damaged"):
+        open_features(tmp_path / "a.npy")
+
+
+def test_one_array_of_several_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, features=some_rows, labels=np.arange(23))
+    with pytest.raises(OptionError, match="holds several arrays; say --array: features, labels"):
+        open_features(path)
+    with pytest.raises(OptionError, match="holds no array 'x'"):
+        open_features(path, array="x")
+    np.testing.assert_array_equal(read(open_features(path, array="features")), some_rows)
+
+
+def test_a_damaged_archive_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, some_rows)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:400] + bytes([whole[400] ^ 1]) + whole[401:])
+    with pytest.raises(FormatError, match=r"a\.npz: is no whole archive of arrays: .*CRC"):
+        read(open_features(path))
+    path.write_bytes(whole[:600])
+    with pytest.raises(FormatError, match="is no whole archive of arrays"):
+        open_features(path)
+    end = whole.rindex(b"PK\x05\x06")
+    path.write_bytes(whole[: end + 12] + b"\xff\xff\xff\x7f" + whole[end + 16 :])
+    with pytest.raises(FormatError, match="its list of members has 2,147,483,647 bytes"):
+        open_features(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(EmptyDatasetError, match="holds no array"):
+        open_features(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.npy", saved(some_rows)[:-8])
+    with pytest.raises(FormatError, match="array 'a': expected 1,048 bytes"):
+        open_features(path)
+
+
+class _Trap:
+    def __reduce__(self) -> Any:
+        return os.mkdir, ("trapped",)
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.pth", "a.pkl", "a.npz"])
+def test_a_pickle_is_never_loaded_and_two_lines_convert_it(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile(name, "w") as archive:  # as PyTorch saves; another name does not hide it
+        archive.writestr("archive/data.pkl", pickle.dumps(_Trap()))
+    with pytest.raises(FormatError, match=r"is a pickle.*two lines of Python") as refused:
+        open_features(name)
+    lines = str(refused.value).splitlines()[1:]
+    assert [line.split()[0].partition("(")[0] for line in lines] == ["import", "numpy.save"]
+    compile("\n".join(line.strip() for line in lines), "lines", "exec")
+    assert not Path("trapped").exists()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_the_two_lines_for_a_pickle_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.pkl").write_bytes(pickle.dumps(some_rows))
+    with pytest.raises(FormatError) as refused:
+        open_features("a.pkl")
+    exec("\n".join(line.strip() for line in str(refused.value).splitlines()[1:]))
+    np.testing.assert_array_equal(read(open_features("a.npy")), some_rows)
+
+
+def test_a_bin_has_the_dimensions_that_are_said_or_that_its_meta_tells(tmp_path: Path) -> None:
+    path = tmp_path / "features" / "a.bin"
+    path.parent.mkdir()
+    rows = some_rows.astype(np.float32)
+    rows.tofile(path)
+    with pytest.raises(OptionError, match=r"no \.meta beside it .*say --dim"):
+        open_features(path)
+    np.testing.assert_array_equal(read(open_features(path, dimensions=5)), rows)
+    with pytest.raises(FormatError, match="460 bytes are no whole number of rows of 7 float32"):
+        open_features(path, dimensions=7)
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.meta").write_text("1\n" * 23)
+    np.testing.assert_array_equal(read(open_features(path)), rows)
+    with pytest.raises(FormatError, match=r"it would fit with 5 dimensions \(23 lines in .*a\.meta\)"):
+        open_features(path, dimensions=7)
+    some_rows.tofile(path)
+    with pytest.raises(FormatError, match="twice that: is it float64"):
+        open_features(path, dimensions=5)
+    np.testing.assert_array_equal(read(open_features(path, dimensions=5, dtype="float64")), some_rows)
+    with pytest.raises(FormatError, match=r"expected 230 bytes for 5 float16 a row, found 920"):
+        open_features(path, dimensions=5, dtype="float16")
+
+
+def test_the_meta_of_a_bin_that_lies_alone_is_looked_for_beside_it(tmp_path: Path) -> None:
+    rows = some_rows.astype(np.float32)
+    rows.tofile(tmp_path / "a.bin")
+    (tmp_path / "a.meta").write_text("1\n" * 23)
+    np.testing.assert_array_equal(read(open_features(tmp_path / "a.bin")), rows)
+    (tmp_path / "a.meta").write_text("1\n" * 22)
+    with pytest.raises(FormatError, match="no whole number of float32 for each of the 22 lines"):
+        open_features(tmp_path / "a.bin")
+    with pytest.raises(FormatError, match="23 rows, 1 more"):
+        open_features(tmp_path / "a.bin", dimensions=5)
+
+
+def test_a_bin_that_np_save_wrote_is_read_by_its_header(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(saved(some_rows))
+    np.testing.assert_array_equal(read(open_features(tmp_path / "a.bin")), some_rows)
+
+
+@given(matrices.map(lambda one: one.astype(np.float64)), st.sampled_from(",;\t "), st.booleans(), st.booleans())
+def test_text_comes_back(array: Array, separator: str, header: bool, windows: bool) -> None:
+    end = "\r\n" if windows else "\n"
+    lines = [separator.join(map(repr, row)) for row in array.tolist()]
+    names = separator.join(f"f{column}" for column in range(array.shape[1]))
+    text = end.join([names, *lines] if header else lines) + end * (len(lines) % 2)
+    with file_of(b"\xef\xbb\xbf" * windows + text.encode(), "a.csv") as path:
+        source = open_features(path)
+        assert (source.rows, source.dimensions) == (None, array.shape[1])
+        np.testing.assert_array_equal(read(source), array)
+
+
+def test_text_of_several_blocks_keeps_its_lines(tmp_path: Path) -> None:
+    array = np.random.default_rng(1).normal(size=(2400, 128))
+    np.savetxt(tmp_path / "a.csv", array, delimiter=",", fmt="%.17g")
+    assert (tmp_path / "a.csv").stat().st_size > 1 << 22
+    np.testing.assert_array_equal(read(open_features(tmp_path / "a.csv")), array)
+    lines = (tmp_path / "a.csv").read_text().splitlines()
+    lines[2300] = lines[2300].replace("e", "x").replace(".", "?", 1)
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    with pytest.raises(FormatError, match=r"line 2,301, column 1 is '.*\?.*', expected a number"):
+        read(open_features(tmp_path / "a.csv"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1,2\n\n3,4\n", "line 2 is blank, expected 2 numbers"),
+        ("1,2\n3,4,5\n", "line 2 has 3 values, the first row has 2"),
+        ("1,2\n3\n", "line 2 has 1 values"),
+        ("a,b\n1,2\n3,x\n", "line 3, column 2 is 'x'"),
+        ("1,2\n3,\n", "line 2, column 2 is empty"),
+        ("1,x\n3,4\n", "line 1, column 2 is 'x', expected a number, or a header of names alone"),
+        (",0,1\n0,0.5,0.5\n", r"the first column is a count of the rows.*index=False"),
+        ("\n1,2\n", "line 1 is blank"),
+        ("", "is empty"),
+        ("a,b\n", "has no row behind its header"),
+        ("1,2\0\n", "zero bytes"),
+        ("0,5;0,7\n1,2;3,4\n", "line 2, column 1 is '1,2'"),
+    ],
+)
+def test_text_that_is_no_table_is_refused_by_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises((FormatError, EmptyDatasetError), match=said):
+        read(open_features(tmp_path / "a.csv"))
+
+
+def test_the_numbered_header_of_pandas_is_no_row(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("0,1,2,3\n.5,.25,1,2\n")
+    np.testing.assert_array_equal(read(open_features(tmp_path / "a.csv")), [[0.5, 0.25, 1, 2]])
+
+
+def test_a_line_without_an_end_takes_no_more_than_its_bound(tmp_path: Path) -> None:
+    for start in ("", "1,2\n"):
+        (tmp_path / "a.csv").write_text(start)
+        os.truncate(tmp_path / "a.csv", 1 << 33)  # a hole
+
+        def refused() -> None:
+            with pytest.raises(FormatError, match=r"more than 33,554,432 bytes|zero bytes"):
+                read(open_features(tmp_path / "a.csv"))
+
+        assert peak_bytes(refused) < 400_000_000
+
+
+def test_an_option_of_another_kind_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", some_rows)
+    for option in ({"dimensions": 5}, {"dtype": "float32"}, {"array": "a"}, {"column": "a"}):
+        with pytest.raises(OptionError, match=r"is for \.(bin|npz|parquet) files, and .* is read as \.npy"):
+            open_features(tmp_path / "a.npy", **option)
+
+
+def test_what_is_no_file_or_of_no_kind_is_called_so(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.npy")
+    with pytest.raises(InputError, match="is a named pipe"):
+        open_features(tmp_path / "a.npy")
+    with pytest.raises(InputError, match="no such file"):
+        open_features(tmp_path / "b.npy")
+    with pytest.raises(InputError, match="is a folder"):
+        open_features(tmp_path)
+    (tmp_path / "a.xyz").write_bytes(b"hello")
+    with pytest.raises(FormatError, match="of no kind that is known here"):
+        open_features(tmp_path / "a.xyz")
+
+
+class TestParquet:
+    @pytest.fixture(autouse=True)
+    def _pyarrow(self) -> None:
+        pytest.importorskip("pyarrow")
+
+    def write(self, path: Path, **columns: Any) -> Path:
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=7)
+        return path
+
+    @pytest.mark.parametrize("width", [16, 32, 64])
+    @pytest.mark.parametrize("kind", ["list", "large_list", "fixed"])
+    def test_lists_come_back(self, tmp_path: Path, width: int, kind: str) -> None:
+        import pyarrow as pa
+
+        value = {16: pa.float16(), 32: pa.float32(), 64: pa.float64()}[width]
+        of = {"list": pa.list_(value), "large_list": pa.large_list(value), "fixed": pa.list_(value, 5)}[kind]
+        expected = some_rows.astype(f"f{width // 8}")
+        path = self.write(tmp_path / "a.parquet", id=pa.array(range(23)), emb=pa.array(list(expected), of))
+        source = open_features(path)
+        assert (source.rows, source.dimensions, source.dtype) == (23, 5, f"float{width}")
+        np.testing.assert_array_equal(read(source), expected)
+
+    def test_the_column_is_named_where_there_are_several(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path / "a.parquet", a=[[1.0]], b=[[2.0]], c=[3], d=[[4]])
+        with pytest.raises(OptionError, match="say --column; columns of lists of floats: a, b"):
+            open_features(path)
+        with pytest.raises(OptionError, match="has no column 'x'"):
+            open_features(path, column="x")
+        for name in "cd":
+            with pytest.raises(OptionError, match=f"column '{name}' does not hold lists of floats"):
+                open_features(path, column=name)
+        np.testing.assert_array_equal(read(open_features(path, column="b")), [[2.0]])
+
+    @pytest.mark.parametrize(
+        ("rows", "said"),
+        [
+            ([[1.0, 2.0], [1.0], [1.0, 2.0]], "row 1 has 1 values, the first 2"),
+            ([[1.0, 2.0], [3.0, 4.0], None], "row 2 has null"),
+            ([[1.0, 2.0], [None, 4.0]], "row 1 has a null in it"),
+            ([[], [1.0]], "expected 1 to 1,048,576 values in a row, found 0"),
+            ([None, [1.0]], "row 0 has null"),
+        ],
+    )
+    def test_rows_that_are_not_like_the_first_are_refused_by_number(self, tmp_path: Path, rows: Any, said: str) -> None:
+        path = self.write(tmp_path / "a.parquet", a=rows)
+        with pytest.raises(FormatError, match=said):
+            read(open_features(path))
+
+    def test_damage_is_told(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path / "a.parquet", a=some_rows.tolist())
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-20])
+        with pytest.raises(FormatError, match="is no whole Parquet file"):
+            open_features(path)
+        path.write_bytes(whole[:20] + bytes(200) + whole[220:])
+        with pytest.raises(FormatError, match=re.escape(str(path))):
+            read(open_features(path))
