@@ -55,7 +55,7 @@ _METHOD = ("method", "device", "nlist", "nprobe", "ef")
 )
 @click.option(
     "--memory",
-    type=options._SizeType(),
+    type=options.SizeType(),
     metavar="SIZE",
     help="Take at most about so much, as 8GB.  [default: half of what is available]",
 )

@@ -47,6 +47,7 @@ __all__ = [
     "SINGLE_FILE",
     "STYLE",
     "WORKERS",
+    "SizeType",
     "command_line",
     "print_json",
     "runs_library",
@@ -77,12 +78,13 @@ class _PartType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return int(number), int(count)
 
 
-class _SizeType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+class SizeType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     """A number of bytes: ``1GB``, ``500 MB``, ``64MiB``, ``1000000``."""
 
     name = "size"
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        """The number of bytes."""
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?", str(value).strip())
@@ -167,7 +169,7 @@ SEED = click.option(
 )
 SHARD_SIZE = click.option(
     "--shard-size",
-    type=_SizeType(),
+    type=SizeType(),
     metavar="SIZE",
     help="WebDataset, Parquet: about how large each file may get, as 1GB or 64MiB.  [default: 1GB, 500MB]",
 )
