@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from facedata.errors import FormatError, InputNotFoundError, OptionError
 from facedata.features.matrix import VALUE_BYTES, Matrix, open_matrix
+from facedata.jobs.journal import refuse_unfinished
 from facedata.meta_labels import read_meta_labels
 
 __all__ = ["FeatureSet", "OpenedSet", "open_feature_set"]
@@ -85,7 +86,7 @@ def open_feature_set(root: str | os.PathLike[str], name: str, dimensions: int | 
     Raises
     ------
     InputError
-        Where a file is not there or cannot be read.
+        Where a file is not there or cannot be read, or belongs to a job that has not ended.
     FormatError
         Where the labels are no labels, or the matrix has another size than they say; guesses why.
     OptionError
@@ -94,6 +95,7 @@ def open_feature_set(root: str | os.PathLike[str], name: str, dimensions: int | 
     files = FeatureSet(os.fspath(root), name)
     if not os.path.lexists(files.features):
         raise InputNotFoundError(f"{files.features}: no such file; a set has features/NAME.bin and labels/NAME.meta")
+    refuse_unfinished(files.features)
     labelled = os.path.lexists(files.labels)
     rows = sum(map(len, read_meta_labels(files.labels))) if labelled else None
     if rows == 0:
