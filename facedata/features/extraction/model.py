@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from facedata.align.detectors.models import read_model, sha256_of
 from facedata.align.detectors.sessions import new_session, one_line
 from facedata.errors import MissingExtraError, ModelError, OptionError
-from facedata.features.extraction.apart import Limits, answer, ask
 from facedata.features.extraction.preprocessing import NCHW
 from facedata.features.extraction.shapes import InputShape, ModelOptions, input_shape, output_name
+from facedata.jobs.apart import Limits, answer, ask
 from facedata.jobs.signals import StopRequest
 
 __all__ = ["Embedder", "EmbeddingModel", "main", "prepare_model"]
