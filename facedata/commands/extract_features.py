@@ -131,7 +131,8 @@ def command(source: str, output: str, **given: Any) -> int:
     The images must be aligned as the model expects. The defaults of --mean, --scale and --color are InsightFace's.
     Needs facedata[features].
 
-    The files appear when all is done. Interrupted, killed or out of disk: the same command goes on where it was.
+    The files appear when all is done; until then `facedata status OUTPUT/features/NAME.bin` says how far it is.
+    Interrupted, killed or out of disk: the same command goes on where it was.
     Images that fail are named in OUTPUT/features/NAME.bin.facedata/failures.jsonl, and the exit status is 1.
 
     \b
@@ -139,7 +140,6 @@ def command(source: str, output: str, **given: Any) -> int:
       facedata extract-features rec:ms1m --model w600k_r50.onnx --output data/ --name part1_test
       facedata extract-features aligned/ --model net.onnx --output data/ --name mine --flip --normalize
       facedata extract-features faces.lmdb --model w600k_r50.onnx --output data/ --name mine --on-error skip
-      facedata status data/features/mine.bin
     """
     from facedata.features.extraction import check_extraction, plan_extraction, run_extraction
     from facedata.jobs.job import JobOptions

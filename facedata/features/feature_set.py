@@ -9,6 +9,7 @@ from facedata.errors import FormatError, InputNotFoundError, OptionError
 from facedata.features.matrix import VALUE_BYTES, Matrix, open_matrix
 from facedata.jobs.journal import refuse_unfinished
 from facedata.meta_labels import read_meta_labels
+from facedata.plain_files import open_plain_file
 
 __all__ = ["FeatureSet", "OpenedSet", "open_feature_set"]
 
@@ -108,7 +109,9 @@ def open_feature_set(root: str | os.PathLike[str], name: str, dimensions: int | 
 def _dimensions(files: FeatureSet, rows: int | None) -> int:
     if rows is None:
         raise OptionError(f"{files.features}: there is no {files.labels} to tell its dimensions by; say --dim")
-    size = os.path.getsize(files.features)
+    descriptor, status = open_plain_file(files.features)
+    os.close(descriptor)
+    size = status.st_size
     dimensions, rest = divmod(size, rows * VALUE_BYTES)
     if rest or not dimensions:
         raise FormatError(

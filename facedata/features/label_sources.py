@@ -20,7 +20,7 @@ __all__ = ["Counted", "Labels", "meta_lines", "open_labels", "unlabelled_lines"]
 
 _BLOCK = 1 << 20  # labels
 _FIRST_LINE = 1 << 12
-_LARGEST = (1 << 63) - 1
+_LARGEST = 10**18 - 1  # as many digits as a .meta may have
 
 Numbers = NDArray[np.int64]
 
@@ -49,7 +49,7 @@ class Labels:
     read: Callable[[], Iterator[Numbers]]
 
     def blocks(self) -> Iterator[Numbers]:
-        """All labels in order, none below -1.
+        """All labels in order, none below -1, none that a ``.meta`` cannot have.
 
         Raises
         ------
@@ -65,6 +65,12 @@ class Labels:
                 raise FormatError(
                     f"{self.title}: the label of row {first + int(low[0]):,} is {int(block[low[0]]):,}; expected an "
                     "integer from 0, or -1 for unlabelled; rows count from 0"
+                )
+            high = np.flatnonzero(block > _LARGEST)
+            if len(high):
+                raise FormatError(
+                    f"{self.title}: the label of row {first + int(high[0]):,} is {int(block[high[0]])}; expected at "
+                    f"most {_LARGEST}; rows count from 0"
                 )
             first += len(block)
             yield block
@@ -149,7 +155,11 @@ def _npy_blocks(path: str, header: Header) -> Iterator[Numbers]:
             block = np.empty(min(_BLOCK, rows - begin), header.dtype)
             fill(descriptor, block, header.size + begin * header.dtype.itemsize, path)
             if header.dtype.kind == "u" and (block > _LARGEST).any():
-                raise FormatError(f"{path}: has a label above {_LARGEST:,}")
+                row = begin + int(np.flatnonzero(block > _LARGEST)[0])
+                raise FormatError(
+                    f"{path}: the label of row {row:,} is {int(block[row - begin])}; expected at most {_LARGEST}; "
+                    "rows count from 0"
+                )
             yield block.astype(np.int64)
 
 

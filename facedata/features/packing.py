@@ -133,6 +133,8 @@ def pack_features(
     InterruptedJobError
         Where it was stopped; nothing is left behind.
     """
+    if isinstance(labels, Labels) and stop is not None:
+        labels = _stopping(labels, stop)
     packed = _look_first(source, output, labels, limit, overwrite=overwrite)
     if dry_run:
         return packed
@@ -151,6 +153,20 @@ def pack_features(
         publish_set(output, features, meta, overwrite=overwrite)
     _tell_stale(output)
     return replace(packed, rows=rows)
+
+
+def _stopping(labels: Labels, stop: StopRequest) -> Labels:
+    """The same labels, which a stop does not have to wait for: those of a dataset may take minutes to read."""
+
+    def read() -> Iterator[NDArray[np.int64]]:
+        for block in labels.read():
+            if stop:
+                raise InterruptedJobError(
+                    f"{labels.title}: stopped while labels were read; nothing is kept: the same command starts again"
+                )
+            yield block
+
+    return replace(labels, read=read)
 
 
 def _look_first(

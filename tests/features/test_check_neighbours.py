@@ -192,6 +192,9 @@ class TestWrong:
         _, (finding,) = check(tmp_path, ROWS, **arrays)
         assert "expected 'data' of shape (N, 2, k)" in finding.message or "array of numbers" in finding.message
 
+    def test_another_k_than_the_name_says(self, tmp_path: Path) -> None:
+        assert told(tmp_path, good(k=5)) == ["name: expected k = 6 as its name says, found 5 neighbours of a row"]
+
     def test_column_order(self, tmp_path: Path) -> None:
         _, (finding,) = check(tmp_path, data=np.asfortranarray(good()))
         assert "lies column by column" in finding.message

@@ -321,6 +321,22 @@ def test_stopped_it_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_stop_does_not_wait_for_all_labels(tmp_path: Path) -> None:
+    stop = StopRequest()
+    read: list[int] = []
+
+    def blocks() -> Iterator[NDArray[np.int64]]:
+        for number in range(100):
+            read.append(number)
+            stop.count = int(number == 3)
+            yield np.arange(10)
+
+    with pytest.raises(InterruptedJobError, match="numbers: stopped while labels were read; nothing is kept"):
+        pack(tmp_path, some_rows(), Labels("numbers", blocks), stop=stop)
+    assert read == [0, 1, 2, 3]
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_is_told_and_leaves_nothing_behind(small_disk: Path) -> None:
     array = np.ones((3000, 1000), np.float32)
     with pytest.raises(DiskFullError, match=r"needs 12,000,000 bytes, and .* are free"):

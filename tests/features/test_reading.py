@@ -165,6 +165,14 @@ def test_one_array_of_several_is_named(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(open_features(path, array="features")), some_rows)
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_archive_that_unpacks_without_bound_is_refused(tmp_path: Path, method: int) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", method) as archive:
+        archive.writestr("a.npy", saved(some_rows))
+    with pytest.raises(FormatError, match="compressed in another way than np"):
+        open_features(tmp_path / "a.npz")
+
+
 def test_a_damaged_archive_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, some_rows)
@@ -240,6 +248,26 @@ def test_a_bin_has_the_dimensions_that_are_said_or_that_its_meta_tells(tmp_path:
     np.testing.assert_array_equal(read(open_features(path, dimensions=5, dtype="float64")), some_rows)
     with pytest.raises(FormatError, match=r"expected 230 bytes for 5 float16 a row, found 920"):
         open_features(path, dimensions=5, dtype="float16")
+
+
+@pytest.mark.parametrize(
+    ("stored", "dimensions", "said"),
+    [
+        ("<f8", 8, r"only as float64: say --dtype float64"),
+        ("<f2", 8, r"only as float16: say --dtype float16"),
+        (">f4", 8, r"only as big-endian float32: in Python: numpy\.fromfile\(name, '>f4'\)"),
+        (">f8", 8, r"only as big-endian float64: in Python: numpy\.fromfile\(name, '>f8'\)"),
+    ],
+)
+def test_a_bin_of_other_numbers_is_not_taken_for_float32_though_its_size_fits(
+    tmp_path: Path, stored: str, dimensions: int, said: str
+) -> None:
+    rows = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    rows.astype(stored).tofile(tmp_path / "a.bin")
+    with pytest.raises(FormatError, match=said):
+        open_features(tmp_path / "a.bin", dimensions=dimensions)
+    taken = open_features(tmp_path / "a.bin", dimensions=dimensions, dtype="float32")
+    assert taken.rows == 200 * np.dtype(stored).itemsize // 4
 
 
 def test_the_meta_of_a_bin_that_lies_alone_is_looked_for_beside_it(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -25,6 +27,7 @@ _COMPARED = 256
 _COMPARED_VALUES = 1 << 26
 _DISTANCE_TOLERANCE = 0.01  # float16 on a GPU comes to some thousandths
 _SEED = 0x5EED
+_K_IN_NAME = re.compile(r"_k_([0-9]{1,9})\.")
 
 Integers = NDArray[np.int64]
 
@@ -94,6 +97,8 @@ def check_neighbours(
             file = NeighbourFile(path, opened.layout, opened.rows, opened.k, opened.dtype.name)
             if unfit:
                 return file, [_finding(path, "shape", unfit)]
+            if misnamed := _misnamed(file):
+                return file, [_finding(path, "name", misnamed)]
             return _Check(file, opened, labels, matrix).run(observer)
     except FormatError as error:
         return NeighbourFile(path), [_finding(path, "file", str(error).removeprefix(path).lstrip(":, "))]
@@ -110,6 +115,14 @@ def _unfit(opened: OpenedNeighbours, rows: int) -> str:
     if opened.layout == LEARN_TO_CLUSTER and rows > limit:
         return f"{opened.dtype} holds row numbers up to {limit:,} only, and there are {rows:,} rows"
     return ""
+
+
+def _misnamed(file: NeighbourFile) -> str:
+    """Readers of learn-to-cluster ask for a k by the name of the file; others count the row itself in it or not."""
+    said = _K_IN_NAME.search(os.path.basename(file.path))
+    if file.layout != LEARN_TO_CLUSTER or said is None or int(said[1]) == file.k:
+        return ""
+    return f"expected k = {int(said[1]):,} as its name says, found {file.k:,} neighbours of a row"
 
 
 def _finding(path: str, check: str, message: str, *, wrong: bool = True) -> Finding:

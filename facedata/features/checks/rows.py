@@ -20,6 +20,9 @@ __all__ = ["Duplicates", "Norms", "RowCheck", "check_all_rows", "find_duplicates
 UNIT = 1e-3
 """How far from 1 a norm of unit length may be: as far as float16 brings it."""
 
+_SQUARABLE = (1e-18, 1.8e19)
+"""Lengths whose square float32 holds without a loss."""
+
 _SEED = 0x5EED
 _EXAMPLES = 5
 _OF_EACH = 4
@@ -69,6 +72,8 @@ class RowCheck:
     hashes : ndarray of shape (N,), uint64
         Equal for equal rows.
     not_a_number, infinite, zero : Noted
+    extreme : Noted
+        So long or so short that float32 cannot hold the squares.
     """
 
     norms: Floats
@@ -76,6 +81,7 @@ class RowCheck:
     not_a_number: Noted = field(default_factory=Noted)
     infinite: Noted = field(default_factory=Noted)
     zero: Noted = field(default_factory=Noted)
+    extreme: Noted = field(default_factory=Noted)
 
     @property
     def usable(self) -> NDArray[np.bool_]:
@@ -106,6 +112,10 @@ class RowCheck:
         if self.zero.count:
             found = f"expected no row of zeros, found {self.zero.count:,}: {self.zero}"
             findings.append(Finding(path, "zero rows", found, f"they become NaN when a reader normalises; {again}"))
+        if self.extreme.count:
+            found = f"expected lengths that float32 can square, found others in {self.extreme.count:,}: {self.extreme}"
+            advice = "they become zero or infinite when a reader normalises in float32; normalise them in float64"
+            findings.append(Finding(path, "extreme rows", found, advice, wrong=False))
         return findings
 
 
@@ -143,7 +153,7 @@ def row_norms(block: Floats) -> Floats:
 
 def _block_norms(block: Floats, first: int, check: RowCheck) -> Floats:
     norms = row_norms(block)
-    bad = np.flatnonzero(~((norms > 0) & (norms < np.inf)))
+    bad = np.flatnonzero(~((norms > _SQUARABLE[0]) & (norms < _SQUARABLE[1])))
     if not len(bad):
         return norms
     rows = block[bad]
@@ -152,6 +162,7 @@ def _block_norms(block: Floats, first: int, check: RowCheck) -> Floats:
     check.not_a_number.add((bad[nan] + first).tolist())
     check.infinite.add((bad[~nan & ~finite] + first).tolist())
     check.zero.add((bad[zero] + first).tolist())
+    check.extreme.add((bad[finite & ~zero] + first).tolist())
     norms[bad[~finite]] = np.nan
     with np.errstate(over="ignore"):  # finite values whose norm float32 cannot hold
         norms[bad[finite & ~zero]] = np.clip(norms[bad[finite & ~zero]], 1e-45, np.finfo(np.float32).max)

@@ -12,7 +12,7 @@ from facedata.features.checks.findings import Finding
 from facedata.features.matrix import VALUE_BYTES, Floats, Matrix, open_matrix, what_is_wrong
 from facedata.plain_files import open_plain_file
 
-__all__ = ["check_kind", "check_size"]
+__all__ = ["check_kind", "check_size", "other_kind"]
 
 _USUAL = (256, 512, 128, 1024, 64, 2048)  # 256 first: learn-to-cluster's own
 _NPY = b"\x93NUMPY"
@@ -64,17 +64,31 @@ def check_size(
 
 
 def check_kind(matrix: Matrix) -> list[Finding]:
-    """Whether the first values look like float32, and else like what: NumPy takes any bytes for any numbers."""
+    """Whether the first values look like float32: NumPy takes any bytes for any numbers."""
+    kind = other_kind(matrix)
+    if kind is None:
+        return []
+    found = f"expected float32, found bytes that make sense only as {kind}"
+    return [Finding(matrix.path, "kind of number", found, _WRITE_AGAIN)]
+
+
+def other_kind(matrix: Matrix) -> str | None:
+    """What the first values look like, where not like float32 and like something else.
+
+    Raises
+    ------
+    InputError, FormatError
+        Where they cannot be read.
+    """
     rows = min(max(_LOOKED_AT // matrix.dimensions, 1), matrix.rows)
     block = matrix.block(0, rows)
     if _sensible(block) >= _LIKELY:
-        return []
+        return None
     raw = block.tobytes()
     for kind, code in _OTHER_KINDS.items():
         if len(raw) % np.dtype(code).itemsize == 0 and _sensible(np.frombuffer(raw, code)) >= _ENOUGH:
-            found = f"expected float32, found bytes that make sense only as {kind}"
-            return [Finding(matrix.path, "kind of number", found, _WRITE_AGAIN)]
-    return []
+            return kind
+    return None
 
 
 def _size_and_head(path: str) -> tuple[int, bytes]:

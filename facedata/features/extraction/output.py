@@ -174,17 +174,33 @@ class FeatureOutput:
             Where all failed.
         """
         failed = sum(len(one.failed) for one in read_fragments(self.building, shards))
+        self._take_back()
         self._refuse_failures(failed)
         leave_out = bool(failed) and self.on_error == SKIP
         rows = self.rows - failed if leave_out else self.rows
         try:
             self._publish_lines(shards, leave_out=leave_out)
-            self._publish_matrix(shards, rows, leave_out=leave_out)
+            self._publish_matrix(shards, leave_out=leave_out)
         except FacedataError:
             raise
         except OSError as error:
             raise output_error(error, self.target.features) from error
         return {"rows": rows, "dimensions": self.dimensions, "on_error": self.on_error, **self._classes(rows)}
+
+    def _take_back(self) -> None:
+        """Undo what a run did that was killed before its summary: labels may now be others than those of its matrix."""
+        kept = os.path.exists(self._matrix)
+        path = self._matrix if kept else self.target.features
+        if not os.path.exists(path) or os.path.getsize(path) != self._size:
+            raise OutputMismatchError(f"{path}: what was done of it is gone; --overwrite starts afresh")
+        try:
+            if kept:
+                with suppress(FileNotFoundError):
+                    os.unlink(self.target.features)
+            else:
+                os.replace(self.target.features, self._matrix)
+        except OSError as error:
+            raise output_error(error, self.target.features) from error
 
     def _refuse_failures(self, failed: int) -> None:
         told = os.path.join(self.root, FAILURES)
@@ -208,13 +224,7 @@ class FeatureOutput:
                 labels.write(label_lines)
                 keys.write(key_lines)
 
-    def _publish_matrix(self, shards: int, rows: int, *, leave_out: bool) -> None:
-        if not os.path.exists(self._matrix):  # killed behind the rename, and before the summary
-            if not os.path.exists(self.target.features) or os.path.getsize(self.target.features) != self._size:
-                raise OutputMismatchError(
-                    f"{self.target.features}: what was done of it is gone; --overwrite starts afresh"
-                )
-            return
+    def _publish_matrix(self, shards: int, *, leave_out: bool) -> None:
         if leave_out:
             with open(self._matrix, "rb", buffering=0) as source, atomic_writer(self.target.features) as target:
                 self._compact(source, target, read_fragments(self.building, shards))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from facedata.errors import EmptyDatasetError, FormatError, OptionError
+from facedata.features.checks.shape import other_kind
 from facedata.features.feature_set import FeatureSet, open_feature_set
 from facedata.features.matrix import Matrix, open_matrix
 from facedata.features.sources.numpy_array import ArrayInFile
@@ -35,14 +36,15 @@ def open_binary(path: str, dimensions: int | None = None, dtype: str | None = No
         Values in a row; may be left out where the ``.meta`` of the set, or one beside the file, tells how many rows
         there are.
     dtype : str, optional
-        One of `FLOATS`, little-endian; float32 by default.
+        One of `FLOATS`, little-endian; float32 by default, and then bytes that make sense only as something else are
+        refused.
 
     Raises
     ------
     InputError
         Where the file cannot be read.
     FormatError
-        Where its size does not fit; guesses why.
+        Where its size does not fit, or its bytes are no float32; guesses why.
     OptionError
         Where nothing tells the dimensions.
     """
@@ -53,6 +55,8 @@ def open_binary(path: str, dimensions: int | None = None, dtype: str | None = No
     labels = _labels_of(path)
     if dtype in (None, _FLOAT32):
         matrix = _open_float32(path, dimensions, labels)
+        if dtype is None:
+            _refuse_other_kind(matrix)
         return ArrayInFile(path, path, 0, matrix.rows, matrix.dimensions, "<f4")
     assert dtype is not None
     if dimensions is None:
@@ -86,6 +90,21 @@ def _open_float32(path: str, dimensions: int | None, labels: str | None) -> Matr
                 f"lines of {labels}; say --dim, and what is wrong can be told"
             )
     return open_matrix(path, dimensions, rows, counted_in=labels)
+
+
+def _refuse_other_kind(matrix: Matrix) -> None:
+    """Half as many rows of float64 have the same size."""
+    kind = other_kind(matrix)
+    if kind is None:
+        return
+    way = f"say --dtype {kind}, with the --dim of such rows"
+    if kind not in FLOATS:
+        stored = f">f{FLOATS[kind.rpartition(' ')[2]]}"
+        way = f"in Python: numpy.fromfile(name, '{stored}').astype('<f4').tofile(other_name)"
+    raise FormatError(
+        f"{matrix.path}: expected float32, found bytes that make sense only as {kind}: {way}; or --dtype float32, to "
+        "take them as they are"
+    )
 
 
 def _open_other(path: str, size: int, dimensions: int, dtype: str, labels: str | None) -> ArrayInFile:

@@ -27,6 +27,7 @@ _TAIL = 1 << 17  # the end record, with the longest comment, and that of zip64
 _LARGEST_DIRECTORY = 1 << 24  # bytes, of some hundred thousand names; all of it is read at once
 _SHOWN = 8
 _LOCAL_HEADER = 30
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others unpack all of what was read, gigabytes of a kilobyte
 _DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
@@ -143,6 +144,11 @@ def open_npz(path: str, array: str | None = None) -> FeatureSource:
         member = _choose(path, array, archive.namelist())
         title = f"{path}, array '{member.removesuffix(_EXTENSION)}'"
         information = archive.getinfo(member)
+        if information.compress_type not in _METHODS:
+            raise FormatError(
+                f"{title}: is compressed in another way than np.savez_compressed does it, and may unpack to any size "
+                "at once; in Python: numpy.save(name, array)"
+            )
         with archive.open(member) as stream:
             header = read_header(stream.read(_HEAD), title)
         check_float_matrix(header, title)

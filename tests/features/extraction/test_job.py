@@ -380,6 +380,26 @@ def test_killed_between_the_matrix_and_the_summary_it_publishes_again(
     assert set_bytes(tmp_path) == set_bytes(tmp_path, "whole")
 
 
+def test_another_answer_after_a_kill_behind_the_matrix_shifts_no_row(
+    images: Images, tmp_path: Path, net: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(images)
+    extract(images.folder, tmp_path, net, "whole", on_error="skip")
+
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "write_summary", killed)
+        with pytest.raises(KeyboardInterrupt):
+            extract(images.folder, tmp_path, net, on_error="nan")
+    with pytest.raises(InputError, match="is not published"):
+        extract(images.folder, tmp_path, net)
+    assert not (tmp_path / "features/a.bin").exists()
+    assert extract(images.folder, tmp_path, net, on_error="skip").finished
+    assert set_bytes(tmp_path) == set_bytes(tmp_path, "whole")
+
+
 def test_a_matrix_that_will_not_fit_is_refused_before_the_work(
     images: Images, small_disk: Path, tmp_path: Path, net: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

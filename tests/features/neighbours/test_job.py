@@ -15,8 +15,10 @@ from facedata.errors import FormatError, OptionError, OutputError, OutputExistsE
 from facedata.features.feature_set import OpenedSet, open_feature_set
 from facedata.features.neighbours import approximate, cut
 from facedata.features.neighbours.approximate import Method
-from facedata.features.neighbours.base import to_unit_length
+from facedata.features.neighbours.base import Base, to_unit_length
+from facedata.features.neighbours.exact import Nearest, nearest_of
 from facedata.features.neighbours.job import NeighbourOptions, build_neighbours, plan_neighbours
+from facedata.features.neighbours.recall import measured_recall
 from facedata.jobs.job import JobOptions, JobSummary
 from facedata.jobs.plan import Part
 
@@ -209,6 +211,26 @@ def test_an_approximate_search_says_its_recall_and_is_the_same_again(tmp_path: P
     shared = np.mean([len(set(a) & set(b)) / 20 for a, b in zip(ids.tolist(), true.tolist(), strict=True)])
     assert abs(shared - first.facts["recall"]) < 0.03
     assert (distances >= true_distances - 2e-6).all()
+
+
+def test_recall_does_not_count_rows_at_distance_one_as_equals(tmp_path: Path) -> None:
+    features = np.random.default_rng(0).normal(size=(1000, 16))  # half of the cosines are negative
+    opened = make_set(tmp_path, features)
+    base = Base(opened.matrix, 1024, resident=True)
+    base.load()
+    asked: list[int] = []
+
+    class Missing:
+        """Finds the far rows instead of the near."""
+
+        def nearest_of(self, queries: Array) -> Nearest:
+            asked.append(len(queries))
+            found = nearest_of(queries, base, 1000, 1000)
+            return Nearest(*(np.concatenate([part[:, :1], part[:, -799:]], axis=1) for part in found))
+
+    assert measured_recall(Missing(), base, 800, 1000) == pytest.approx(599 / 799)  # type: ignore[arg-type]
+    assert measured_recall(Missing(), base, 800, 100) > 0.7  # type: ignore[arg-type]
+    assert asked == [1000, 100]  # no more than there is room for where k is large
 
 
 def test_a_low_recall_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
