@@ -263,6 +263,7 @@ class _Job:
                 return self._summarise(state, None)
             summary = self._journal.read_summary()
             if summary is None:
+                self._journal.note_publishing()
                 facts = self._conclude(self._plan.facts, state)
                 summary = _final(state, {**facts, **self._output.finish(self._plan.shards)})
                 self._journal.write_summary(summary)
@@ -278,6 +279,7 @@ class _Job:
 
     def _clean_up(self) -> None:
         self._output.clean_up()
+        self._journal.forget_publishing()
         remove_stale_temporaries(self._journal.folder)
 
     def _summarise(

@@ -32,6 +32,7 @@ PREFIX = ".facedata-"
 BESIDE = ".facedata"
 PLAN = f"{PREFIX}plan.json"
 SUMMARY = f"{PREFIX}summary.json"
+PUBLISHING = f"{PREFIX}publishing"
 FAILURES = "failures.jsonl"
 
 
@@ -133,6 +134,18 @@ class Journal:
             return None if value is None else Plan.from_json(value)
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{self.folder / PLAN}: is not a plan that this version of facedata knows") from error
+
+    def note_publishing(self) -> None:
+        """Note that files appear at their final names from now on: what is found there later is this job's own."""
+        (self.folder / PUBLISHING).touch()
+
+    def forget_publishing(self) -> None:
+        """Remove that note; once there is a summary it says nothing more."""
+        (self.folder / PUBLISHING).unlink(missing_ok=True)
+
+    def is_publishing(self) -> bool:
+        """Whether a run has begun to publish, or has."""
+        return (self.folder / PUBLISHING).exists() or self.read_summary() is not None
 
     def read_summary(self) -> dict[str, Any] | None:
         """The summary of a finished job, or None."""

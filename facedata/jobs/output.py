@@ -42,6 +42,8 @@ def check_output(plan: Plan, output: Output, *, overwrite: bool) -> None:
             f"{folder}: belongs to a job that differs: {'; '.join(plan.differences(there))}. Choose another output, or "
             f"--overwrite to start afresh; that job goes on with: {there.facts.get('command_line', 'its own command')}"
         )
+    elif not Journal(folder).is_publishing():
+        _refuse_appeared(output)
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -68,6 +70,16 @@ def _check_named_files(output: Output, *, overwrite: bool) -> None:
             raise OutputError(f"{name}: there is no folder {folder} to write it in")
         if os.path.isdir(folder) and not os.access(folder, os.W_OK):
             raise OutputError(f"{name}: no permission to write in {folder}, or it is read-only; choose another place")
+
+
+def _refuse_appeared(output: Output) -> None:
+    """A file at a final name that was not there when the job began, and that the job has not written yet."""
+    for name in output.named_files():
+        if os.path.lexists(name):
+            raise OutputExistsError(
+                f"{name}: has appeared since this job began, and is not its own, though the job will write there. Move it "
+                "away and run the same command again; --overwrite starts the job afresh, and replaces it"
+            )
 
 
 def _check_foreign(plan: Plan, folder: Path, names: Sequence[str], output: Output, *, overwrite: bool) -> None:

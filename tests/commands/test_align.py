@@ -144,6 +144,23 @@ def test_a_full_disk_is_named_and_after_it_the_job_goes_on(
     assert facedata(*command, "--overwrite").status == 0
 
 
+def test_a_file_that_appears_at_a_final_name_while_the_job_is_interrupted_is_not_replaced(
+    facedata: Facedata, photos: list[Photo], tmp_path: Path
+) -> None:
+    command = ["align", "raw", "--landmarks", "points.csv", "--output", "out", "--write-landmarks", "found.csv"]
+    assert facedata(*command, "--shard", "1/2").status == 0
+    for name in (".facedata-summary.json", "found.csv"):  # as after a kill in the middle
+        (tmp_path / "out" / name).unlink(missing_ok=True)
+        (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / "found.csv").write_text("mine\n")
+    ran = facedata(*command)
+    assert ran.status == 1
+    assert "found.csv: has appeared since this job began" in ran.stderr
+    assert (tmp_path / "found.csv").read_text() == "mine\n"
+    (tmp_path / "found.csv").unlink()
+    assert facedata(*command).status == 0
+
+
 def test_an_unfinished_output_is_refused_as_an_input_of_the_next_step(
     facedata: Facedata, photos: list[Photo], tmp_path: Path
 ) -> None:
