@@ -77,8 +77,8 @@ def _refuse_appeared(output: Output) -> None:
     for name in output.named_files():
         if os.path.lexists(name):
             raise OutputExistsError(
-                f"{name}: has appeared since this job began, and is not its own, though the job will write there. Move it "
-                "away and run the same command again; --overwrite starts the job afresh, and replaces it"
+                f"{name}: has appeared since this job began, and is not its own, though the job will write there. "
+                "Move it away and run the same command again; --overwrite starts the job afresh, and replaces it"
             )
 
 
