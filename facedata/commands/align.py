@@ -36,9 +36,7 @@ FACES = options.together(
         "--model", type=click.Path(dir_okay=False), help="The detector's ONNX file, instead of its usual one."
     ),
     click.option("--model-checksum", metavar="SHA256", help="Refuse the model where it is another file."),
-    click.option(
-        "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where the model runs."
-    ),
+    options.DEVICE,
     click.option(
         "--detector-size",
         type=click.IntRange(64, 2048),

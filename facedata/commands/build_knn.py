@@ -21,7 +21,7 @@ _METHOD = ("method", "device", "nlist", "nprobe", "ef")
 @click.argument("root", type=click.Path(file_okay=False))
 @click.option("--name", required=True, help="The set: ROOT/features/NAME.bin.")
 @click.option("--k", type=int, default=80, show_default=True, help="Neighbours of each row, itself among them.")
-@click.option("--dim", type=click.IntRange(1), help="Values in a row.  [default: told by the lines of the labels]")
+@options.DIM
 @click.option(
     "--method",
     type=click.Choice(["exact", "ivf", "hnsw"]),
@@ -32,13 +32,7 @@ _METHOD = ("method", "device", "nlist", "nprobe", "ef")
 @click.option("--nlist", type=int, help="ivf: so many lists.  [default: 4 times the root of the rows]")
 @click.option("--nprobe", type=int, help="ivf: look through so many of them for each row.  [default: 128]")
 @click.option("--ef", type=int, help="hnsw: candidates kept while searching.  [default: twice k, at least 160]")
-@click.option(
-    "--device",
-    type=click.Choice(["cpu", "cuda"]),
-    default="cpu",
-    show_default=True,
-    help="Where to search; cuda needs a faiss with GPU support, and the rows in the GPU's memory.",
-)
+@options.DEVICE
 @click.option(
     "--format",
     "file_format",

@@ -34,11 +34,7 @@ class _Options(NamedTuple):
 @click.command("check-features", short_help="Check feature sets: sizes, labels, values, neighbours, and their quality.")
 @click.argument("path", type=click.Path())
 @click.option("--name", help="The set: features/NAME.bin, labels/NAME.meta, knns/NAME/.  [default: all in the folder]")
-@click.option(
-    "--dim",
-    type=click.IntRange(1, 1 << 20),
-    help="Values in a row.  [default: what the size of the matrix and the lines of the labels come to]",
-)
+@options.DIM
 @click.option(
     "--k",
     type=click.IntRange(1),

@@ -49,9 +49,7 @@ class _NumbersType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 
 MODEL = options.together(
     click.option("--model", required=True, type=click.Path(dir_okay=False), metavar="FILE", help="An ONNX model."),
-    click.option(
-        "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="Where the model runs."
-    ),
+    options.DEVICE,
     click.option(
         "--batch-size",
         type=click.IntRange(1, 4096),

@@ -21,6 +21,8 @@ __all__ = [
     "BUILD_DIR",
     "CATALOGUE",
     "DATUM",
+    "DEVICE",
+    "DIM",
     "DRY_RUN",
     "JSON",
     "KEEP_UNDECODABLE",
@@ -182,6 +184,18 @@ CATALOGUE = click.option(
     type=click.Path(dir_okay=False),
     help="A file of datasets and mirrors of your own; may be given several times.  "
     "[also read: ~/.config/facedata/catalogue.toml]",
+)
+DEVICE = click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where to compute; cuda needs a GPU, and libraries that are built for it.",
+)
+DIM = click.option(
+    "--dim",
+    type=click.IntRange(1, 1 << 20),
+    help="Values in a row of a .bin.  [default: told by its size and the lines of its labels]",
 )
 ROOT = click.option(
     "--root", type=click.Path(file_okay=False), default=".", show_default=True, help="The folder that the files lie in."

@@ -52,9 +52,7 @@ class _Chosen(NamedTuple):
 )
 @click.option("--unlabeled", is_flag=True, help="No labels are known: a .meta with -1 for every row.")
 @click.option("--no-meta", is_flag=True, help="Write no .meta.")
-@click.option(
-    "--dim", type=click.IntRange(1, 1 << 20), help="For .bin: values in a row.  [default: as its .meta tells]"
-)
+@options.DIM
 @click.option(
     "--dtype", type=click.Choice(["float16", "float32", "float64"]), help="For .bin: what it holds.  [default: float32]"
 )
