@@ -208,7 +208,7 @@ def test_a_named_format_says_that_a_path_is_not_there(tmp_path: Path) -> None:
 def test_a_format_that_cannot_be_read_or_written_is_a_wrong_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(FORMATS, "odd", "facedata.natural")
+    monkeypatch.setitem(FORMATS, "odd", "facedata.text")
     with pytest.raises(OptionError, match="null: this format cannot be read"):
         open_dataset(f"null:{tmp_path}")
     with pytest.raises(OptionError, match="odd: this format cannot be written"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from facedata.filesystems import network_file_system
+from facedata.files import network_file_system
 
 MOUNTS = r"""
 22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw

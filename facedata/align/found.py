@@ -12,7 +12,7 @@ from typing import BinaryIO
 from facedata.align.faces import Face
 from facedata.align.landmark_files import landmark_header, landmark_line
 from facedata.errors import output_error
-from facedata.jobs.files import atomic_writer
+from facedata.files import atomic_writer
 
 __all__ = ["FRAGMENTS", "FoundLandmarks", "FoundWriter"]
 

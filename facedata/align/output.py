@@ -13,7 +13,7 @@ from typing import Any
 from facedata.align.found import FRAGMENTS, FoundLandmarks
 from facedata.dataset import OrderedOutput, OrderedWriter, SampleWriter, Sink, Source
 from facedata.errors import OptionError, output_error
-from facedata.jobs.files import atomic_writer
+from facedata.files import atomic_writer
 from facedata.jobs.journal import FAILURES
 
 __all__ = ["UNUSED", "AlignedOutput", "Extras", "with_extras"]

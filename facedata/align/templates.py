@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from facedata.align.similarity import FINE, LARGEST_COORDINATE, fits_mirrored, similarity_transforms
 from facedata.errors import FormatError, InputNotFoundError, OptionError, input_error
-from facedata.plain_files import open_plain_file
+from facedata.files import open_regular
 
 __all__ = ["LARGEST_SIZE", "MOST_POSES", "TEMPLATES", "Template", "load_template"]
 
@@ -167,7 +167,7 @@ def _from_file(path: str, size: int) -> Template:
 
 
 def _read(path: str) -> str:
-    descriptor, _ = open_plain_file(path)
+    descriptor = open_regular(path)
     try:
         with open(descriptor, "rb") as file:
             data = file.read(_LARGEST_FILE + 1)

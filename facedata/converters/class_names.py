@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 
 from facedata.errors import FormatError, InputError, input_error, output_error
-from facedata.jobs.files import atomic_writer
+from facedata.files import atomic_writer
 
 __all__ = ["CLASSES", "read_class_names", "read_class_names_in", "write_class_names"]
 

@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from facedata.columns import LARGEST_LABEL
 from facedata.dataset import Sample, Source, strict
 from facedata.errors import OptionError, SampleError
 
 __all__ = ["LARGEST_LABEL", "ConcatenatedSource", "all_labels", "join_sources"]
 
 _T = TypeVar("_T")
-LARGEST_LABEL = (1 << 31) - 1
 """What readers of labels take: a signed integer of 32 bits."""
 _log = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facedata.columns import LabelLines, read_label_lines
 from facedata.converters.folder.sink import GLINT360K, FolderSink
 from facedata.converters.image_files import ImageFiles, estimated_size
-from facedata.converters.label_lines import LabelLines, read_label_lines
 from facedata.dataset import Sample, strict
 from facedata.errors import FormatError, InputError, InputNotFoundError, OptionError, SampleError, input_error
+from facedata.files import file_identity
 from facedata.images import LARGEST_IMAGE
-from facedata.jobs.files import file_identity
 
 __all__ = ["ListSource", "create_sink", "open_source", "recognises"]
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from facedata.download.digest import Digest, new_hasher
 from facedata.errors import input_error
-from facedata.plain_files import open_plain_file
+from facedata.files import open_regular
 
 __all__ = ["Hashed", "hash_file"]
 
@@ -68,7 +68,8 @@ def hash_file(
     InputError
         Where it cannot be read, or is not a plain file.
     """
-    descriptor, before = open_plain_file(path)
+    descriptor = open_regular(path)
+    before = os.fstat(descriptor)
     try:
         hasher = new_hasher(algorithm)
         if before.st_size < _SMALL and len(whole := os.read(descriptor, _SMALL)) == before.st_size:

@@ -12,7 +12,7 @@ from facedata.download.catalogue import CatalogueSet, KnownFile
 from facedata.download.structure import FeatureMatrix, Finding, IndexLines, LabelLines, RecordFile, Structure
 from facedata.download.verify import Expectation
 from facedata.errors import input_error
-from facedata.plain_files import open_plain_file
+from facedata.files import open_regular
 
 __all__ = ["TextLines", "file_expectations", "old_releases", "set_expectations"]
 
@@ -34,7 +34,7 @@ class TextLines:
     def check(self, path: str) -> Finding:
         """Count the lines."""
         found, last = 0, b"\n"
-        descriptor, _ = open_plain_file(path)
+        descriptor = open_regular(path)
         try:
             while chunk := os.read(descriptor, _CHUNK):
                 found += chunk.count(b"\n")

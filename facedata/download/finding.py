@@ -7,7 +7,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 
-from facedata.plain_files import kind_name
+from facedata.files import kind_name
 
 __all__ = ["HashedNames", "NameIndex", "shared_suffix", "walk_files"]
 

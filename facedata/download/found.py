@@ -15,7 +15,7 @@ from facedata.download.transfer import web_page_title
 from facedata.download.verified import remember
 from facedata.download.verify import Expectation, Result, verify
 from facedata.errors import InterruptedJobError, input_error, output_error
-from facedata.jobs.files import atomic_writer, temporary_name
+from facedata.files import atomic_writer, temporary_name
 from facedata.jobs.signals import StopRequest
 
 __all__ = ["Found", "find_downloads", "is_archive", "put_in_root", "set_aside", "target"]

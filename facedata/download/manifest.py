@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from facedata.download.digest import ALGORITHMS, Digest
 from facedata.errors import FormatError
-from facedata.plain_files import open_plain_file
+from facedata.files import open_regular
 
 __all__ = ["BadLine", "Listed", "ManifestFile", "escaped", "manifest_line", "read_manifest"]
 
@@ -155,7 +155,7 @@ class _Pass(io.RawIOBase):
 
 
 def _opened(path: str) -> BinaryIO:
-    descriptor, _ = open_plain_file(path)
+    descriptor = open_regular(path)
     return open(descriptor, "rb")
 
 

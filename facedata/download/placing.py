@@ -15,7 +15,7 @@ from facedata.download.digest import Digest
 from facedata.download.layout import Move, place, plan_moves
 from facedata.download.verified import remember
 from facedata.errors import FormatError
-from facedata.jobs.files import atomic_writer
+from facedata.files import atomic_writer
 from facedata.jobs.signals import StopRequest
 
 __all__ = ["Placing"]

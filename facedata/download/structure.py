@@ -12,8 +12,8 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from facedata.meta_labels import count_meta_labels
-from facedata.plain_files import open_plain_file
+from facedata.columns import count_labels
+from facedata.files import open_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,7 +135,7 @@ class FeatureMatrix:
         if self.rows is not None or self.labels is None:
             return self.rows, ""
         labels = os.path.normpath(os.path.join(os.path.dirname(path), self.labels))
-        lines, _ = count_meta_labels(labels)
+        lines, _ = count_labels(labels)
         return lines, f" as {os.path.basename(labels)} has lines"
 
 
@@ -155,7 +155,7 @@ class LabelLines:
 
     def check(self, path: str) -> Finding:
         """Count lines and classes."""
-        lines, classes = count_meta_labels(path)
+        lines, classes = count_labels(path)
         counted = _compare(lines, self.lines, "lines")
         if not counted.good:
             return counted
@@ -186,7 +186,7 @@ def _compare_end(size: int, end: int | None, last: int, index: str) -> Finding:
 
 
 def _open(path: str) -> BinaryIO:
-    descriptor, _ = open_plain_file(path)
+    descriptor = open_regular(path)
     return open(descriptor, "rb", buffering=0)
 
 

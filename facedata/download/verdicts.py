@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from facedata.download.digest import Digest
 from facedata.errors import InputNotFoundError
-from facedata.plain_files import kind_name
+from facedata.files import kind_name
 
 if TYPE_CHECKING:
     from facedata.download.structure import Structure

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from facedata.columns import read_labels
 from facedata.errors import FormatError, InputNotFoundError, OptionError
 from facedata.features.matrix import VALUE_BYTES, Matrix, open_matrix
+from facedata.files import open_regular
 from facedata.jobs.journal import refuse_unfinished
-from facedata.meta_labels import read_meta_labels
-from facedata.plain_files import open_plain_file
 
 __all__ = ["FeatureSet", "OpenedSet", "open_feature_set"]
 
@@ -98,7 +98,7 @@ def open_feature_set(root: str | os.PathLike[str], name: str, dimensions: int | 
         raise InputNotFoundError(f"{files.features}: no such file; a set has features/NAME.bin and labels/NAME.meta")
     refuse_unfinished(files.features)
     labelled = os.path.lexists(files.labels)
-    rows = sum(map(len, read_meta_labels(files.labels))) if labelled else None
+    rows = sum(map(len, read_labels(files.labels))) if labelled else None
     if rows == 0:
         raise FormatError(f"{files.labels}: has no line; expected a label for each row of {files.features}")
     if dimensions is None:
@@ -109,7 +109,8 @@ def open_feature_set(root: str | os.PathLike[str], name: str, dimensions: int | 
 def _dimensions(files: FeatureSet, rows: int | None) -> int:
     if rows is None:
         raise OptionError(f"{files.features}: there is no {files.labels} to tell its dimensions by; say --dim")
-    descriptor, status = open_plain_file(files.features)
+    descriptor = open_regular(files.features)
+    status = os.fstat(descriptor)
     os.close(descriptor)
     size = status.st_size
     dimensions, rest = divmod(size, rows * VALUE_BYTES)

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.label_lines import read_label_lines
+from facedata.columns import UNLABELLED, read_label_lines, read_labels
 from facedata.dataset import open_dataset, split_spec
 from facedata.errors import FormatError
 from facedata.features.sources.numpy_array import MAGIC, Header, check_size, fill, read_header_at
 from facedata.features.sources.source import opened
-from facedata.meta_labels import UNLABELLED, read_meta_labels
 
 __all__ = ["Counted", "Labels", "meta_lines", "open_labels", "unlabelled_lines"]
 
@@ -113,7 +112,7 @@ def open_labels(where: str | os.PathLike[str]) -> Labels:
         return _of_npy(path)
     if len(head.partition(b"\n")[0].split()) > 1:
         return Labels(path, lambda: _cut(read_label_lines(path).labels))
-    return Labels(path, lambda: read_meta_labels(path))
+    return Labels(path, lambda: read_labels(path))
 
 
 def _cut(labels: NDArray[np.integer]) -> Iterator[Numbers]:

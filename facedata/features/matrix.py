@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.errors import FormatError, input_error
-from facedata.jobs.files import file_identity
-from facedata.plain_files import open_plain_file
+from facedata.files import file_identity, open_regular
 
 __all__ = ["BLOCK_BYTES", "VALUE_BYTES", "Matrix", "bad_rows", "check_rows", "open_matrix", "what_is_wrong"]
 
@@ -110,7 +109,8 @@ def open_matrix(
     path = os.fspath(path)
     if not 1 <= dimensions <= _LARGEST_DIMENSIONS:
         raise FormatError(f"{path}: expected 1 to {_LARGEST_DIMENSIONS:,} dimensions, found {dimensions:,}")
-    descriptor, status = open_plain_file(path)
+    descriptor = open_regular(path)
+    status = os.fstat(descriptor)
     try:
         head = os.pread(descriptor, 16, 0)
     finally:

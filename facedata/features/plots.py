@@ -10,7 +10,7 @@ import numpy as np
 
 from facedata.errors import MissingExtraError, OptionError, OutputExistsError, output_error
 from facedata.features.checks.findings import counted
-from facedata.jobs.files import atomic_writer
+from facedata.files import atomic_writer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,8 +22,7 @@ from facedata.errors import (
     output_error,
 )
 from facedata.features.feature_set import FeatureSet
-from facedata.jobs.files import write_fully
-from facedata.plain_files import open_plain_file
+from facedata.files import open_regular, write_fully
 
 __all__ = [
     "NPY_HEADER",
@@ -253,7 +252,7 @@ def made_folders(*paths: str) -> Iterator[None]:
 
 def same_bytes(path: str, parts: Iterable[bytes]) -> bool:
     """Whether a plain file holds these parts, one behind the other, and nothing else."""
-    with suppress(OSError, InputError), open(open_plain_file(path)[0], "rb") as file:
+    with suppress(OSError, InputError), open(open_regular(path), "rb") as file:
         return all(file.read(len(part)) == part for part in parts) and not file.read(1)
     return False
 

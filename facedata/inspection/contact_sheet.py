@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.errors import OptionError, OutputExistsError, output_error
+from facedata.files import atomic_writer
 from facedata.images import import_opencv
-from facedata.jobs.files import atomic_writer
 
 __all__ = ["MAX_CELLS", "contact_sheet", "sheet_extension", "write_contact_sheet"]
 

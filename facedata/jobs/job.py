@@ -18,8 +18,8 @@ from facedata.errors import (
     OutputMismatchError,
     output_error,
 )
+from facedata.files import remove_stale_temporaries
 from facedata.jobs.executors import ExecutorFactory, LocalExecutor, available_cpus
-from facedata.jobs.files import remove_stale_temporaries
 from facedata.jobs.journal import PREFIX, JobState, Journal
 from facedata.jobs.lock import ShardLock
 from facedata.jobs.output import check_still_ours, claim_output

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from facedata.errors import FormatError, InputNotFoundError, InputUnfinishedError, input_error
-from facedata.jobs.files import atomic_writer, temporary_name, write_fully
+from facedata.files import atomic_writer, temporary_name, write_fully
 from facedata.jobs.plan import Part, Plan
 
 __all__ = ["PREFIX", "JobState", "Journal", "JournalWriter", "ShardResult", "done_entry", "refuse_unfinished"]

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import logging
 import os
 from pathlib import Path
 
-from facedata.errors import OutputLockedError
+from facedata.files import lock_region
 
 __all__ = ["ShardLock"]
 
 _FINISHING = 1 << 40  # the byte that stands for publishing the result, far behind those of the shards
-_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-_log = logging.getLogger(__name__)
 
 
 class ShardLock:
@@ -44,29 +39,8 @@ class ShardLock:
         OutputLockedError
             Where another run has one of them.
         """
-        try:
-            self._lock(fcntl.LOCK_EX | fcntl.LOCK_NB, len(shards), shards.start)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise
-            raise OutputLockedError(
-                f"{self._path.parent}: another run is writing here; wait until it ends, or stop it, and run again"
-            ) from error
+        lock_region(self._descriptor, self._path.parent, shards.start, len(shards))
 
     def take_finishing(self) -> None:
         """Lock the right to publish the result; waits for the other part that is at it."""
-        self._lock(fcntl.LOCK_EX, 1, _FINISHING)
-
-    def _lock(self, operation: int, length: int, start: int) -> None:
-        if length == 0:  # to the kernel that would mean everything
-            return
-        try:
-            fcntl.lockf(self._descriptor, operation, length, start)
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise
-            _log.warning(
-                "%s: this file system has no locks (%s); do not start the same job twice here",
-                self._path,
-                error.strerror,
-            )
+        lock_region(self._descriptor, self._path.parent, _FINISHING, 1, wait=True)

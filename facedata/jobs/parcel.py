@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
-from facedata.jobs.files import write_fully
+from facedata.files import write_fully
 
 __all__ = ["Parcel", "Place", "this_place"]
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from facedata.converters.rec.writer import InsightFaceWriter
 from facedata.errors import OptionError, OutputExistsError, output_error
+from facedata.files import atomic_writer
 from facedata.images import import_opencv
-from facedata.jobs.files import atomic_writer
 from facedata.synthetic.faces import DrawnFace, draw_face, identity_from_seed, view_from_seed
 
 __all__ = ["SampleOptions", "SampleSummary", "make_sample"]

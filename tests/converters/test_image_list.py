@@ -109,7 +109,7 @@ def test_lists_and_folders_that_are_not_there(images: Path, tmp_path: Path) -> N
     with pytest.raises(InputNotFoundError, match="nowhere: no such folder; the paths of"):
         open_dataset(f"list:{path}@{tmp_path}/nowhere")
     write(path, "")
-    with pytest.raises(EmptyDatasetError, match="has no line"):
+    with pytest.raises(EmptyDatasetError, match="is empty"):
         open_dataset(f"list:{path}@{images}")
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(FormatError, match="no regular file"):

@@ -134,7 +134,7 @@ def test_labels_are_counted_as_numpy_counts(labels: list[int]) -> None:
 
 
 def test_many_labels_lie_in_several_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facedata.meta_labels._CHUNK", 1000)
+    monkeypatch.setattr("facedata.columns._CHUNK", 1000)
     path = tmp_path / "a.meta"
     path.write_text("".join(f"{row // 3}\n" for row in range(3000)))
     assert LabelLines(3000, 1000).check(str(path)).good

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import file_of, jpeg
 
+from facedata.columns import read_labels
 from facedata.dataset import open_dataset
 from facedata.errors import FacedataError, FormatError, InputError
 from facedata.features.label_sources import Counted, Labels, meta_lines, open_labels, unlabelled_lines
-from facedata.meta_labels import read_meta_labels
 
 
 def read(labels: Labels) -> list[int]:
@@ -99,6 +99,6 @@ def test_too_few_labels_are_noticed_when_they_are_written(tmp_path: Path) -> Non
 def test_the_lines_of_no_labels_are_a_meta(tmp_path: Path) -> None:
     for rows in (1, 7, (1 << 20) + 1):
         (tmp_path / "a.meta").write_bytes(b"".join(unlabelled_lines(rows)))
-        blocks = list(read_meta_labels(tmp_path / "a.meta"))
+        blocks = list(read_labels(tmp_path / "a.meta"))
         assert sum(map(len, blocks)) == rows
         assert all((block == -1).all() for block in blocks)

@@ -10,7 +10,7 @@ import pytest
 from job_tasks import PlainOutput
 
 from facedata.errors import OutputError, OutputExistsError, OutputLockedError, OutputMismatchError
-from facedata.jobs.files import remove_stale_temporaries
+from facedata.files import remove_stale_temporaries
 from facedata.jobs.lock import ShardLock
 from facedata.jobs.output import check_still_ours, claim_output, refuse_overlap
 from facedata.jobs.plan import Plan

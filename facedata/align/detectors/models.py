@@ -27,8 +27,8 @@ from facedata.errors import (
     input_error,
     output_error,
 )
+from facedata.files import open_regular
 from facedata.jobs.signals import StopRequest
-from facedata.plain_files import open_plain_file
 
 __all__ = ["LARGEST_MODEL", "Fetching", "ModelFile", "cached_model", "model_folder", "read_model", "sha256_of"]
 
@@ -203,7 +203,8 @@ def read_model(path: str | os.PathLike[str], sha256: str | None = None) -> bytes
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
-    descriptor, status = open_plain_file(path)
+    descriptor = open_regular(path)
+    status = os.fstat(descriptor)
     with open(descriptor, "rb") as file:
         if status.st_size > LARGEST_MODEL:
             raise ModelError(

@@ -23,7 +23,7 @@ from facedata.align.landmark_files.matched import ReadEntry
 from facedata.align.landmark_files.parsing import LineError
 from facedata.align.landmark_files.sampling import check_first_faces
 from facedata.errors import EmptyDatasetError, InputError, input_error
-from facedata.jobs.files import file_identity
+from facedata.files import file_identity
 
 __all__ = ["LandmarkFolder", "open_landmark_folder"]
 

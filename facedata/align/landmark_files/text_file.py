@@ -30,7 +30,7 @@ from facedata.align.landmark_files.matched import ReadEntry
 from facedata.align.landmark_files.parsing import Dialect, LineError
 from facedata.align.landmark_files.sampling import check_first_faces
 from facedata.errors import EmptyDatasetError, FormatError
-from facedata.jobs.files import file_identity
+from facedata.files import file_identity
 
 __all__ = ["TextFile", "open_text_file"]
 

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facedata.columns import LARGEST_LABEL
 from facedata.converters.image_files import IMAGE_EXTENSIONS
 from facedata.errors import EmptyDatasetError, FormatError, InputError, input_error
-from facedata.jobs.files import file_identity
-from facedata.natural import natural_sort
+from facedata.files import file_identity
+from facedata.text import natural_sort
 
 if TYPE_CHECKING:
     from facedata.converters.folder.source import FolderSource
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["ScannedFolder", "has_image", "is_hidden", "labels_of_folders", "scan_folder"]
 
 _NUMBERED = re.compile(r"(?:id_)?(\d+)", re.ASCII)
-_LARGEST_LABEL = (1 << 31) - 1
 _DIGITS = 18  # int() refuses some thousands
 _ENTRIES_TO_LOOK_AT = 256
 _COMMON = (".jpg", ".png")
@@ -250,25 +250,25 @@ def labels_of_folders(folders: Sequence[str], root: str) -> NDArray[np.int64]:
         Where two folders stand for the same number.
     """
     numbers = [_number(folder) for folder in folders]
-    too_large = [folder for folder, number in zip(folders, numbers, strict=True) if number > _LARGEST_LABEL]
+    too_large = [folder for folder, number in zip(folders, numbers, strict=True) if number > LARGEST_LABEL]
     if too_large:
         _log.warning(
             "%s: %s: these numbers are too large for a label (%d); such folders are numbered as names are",
             root,
             _some(too_large),
-            _LARGEST_LABEL,
+            LARGEST_LABEL,
         )
-    numbers = [number if number <= _LARGEST_LABEL else -1 for number in numbers]
+    numbers = [number if number <= LARGEST_LABEL else -1 for number in numbers]
     following = max(numbers, default=-1) + 1
     taken: dict[int, str] = {}
     for place, (folder, number) in enumerate(zip(folders, numbers, strict=True)):
         if number < 0:
             number, following = following, following + 1
             numbers[place] = number
-        if number > _LARGEST_LABEL:
+        if number > LARGEST_LABEL:
             raise FormatError(
                 f"{root}: the folder '{folder}' would get the label {number}, behind the largest number of a folder, "
-                f"and labels end at {_LARGEST_LABEL}; rename the folder with that number"
+                f"and labels end at {LARGEST_LABEL}; rename the folder with that number"
             )
         if number in taken:
             raise FormatError(

@@ -14,8 +14,8 @@ from facedata.converters.class_names import CLASSES, write_class_names
 from facedata.converters.folder.paths import check_paths, folders_of, path_of_key
 from facedata.dataset import Sample, Source
 from facedata.errors import OptionError, output_error
+from facedata.files import atomic_writer, write_fully
 from facedata.images import image_extension, known_extension
-from facedata.jobs.files import atomic_writer, write_fully
 
 __all__ = ["GLINT360K", "IMAGEFOLDER", "LAYOUTS", "SOURCE", "FolderSink", "create_sink"]
 

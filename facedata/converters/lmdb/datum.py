@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from facedata.columns import LARGEST_LABEL
 from facedata.dataset import Sample
 from facedata.errors import FormatError
 from facedata.images import image_extension, image_size
@@ -26,7 +27,6 @@ __all__ = ["CAFFE", "LARGEST_LABEL", "LAYOUTS", "MINIMAL", "RAW", "Datum", "datu
 
 CAFFE, MINIMAL, RAW = "caffe", "minimal", "raw"
 LAYOUTS = (CAFFE, MINIMAL, RAW)
-LARGEST_LABEL = (1 << 31) - 1
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _CHANNELS, _HEIGHT, _WIDTH = 1 << 3, 2 << 3, 3 << 3  # tags: the number of the field, and how it is written

@@ -15,7 +15,7 @@ from facedata.converters.lmdb.lmdb_errors import as_output_errors
 from facedata.converters.lmdb.names import DATA
 from facedata.converters.lmdb.pages import Meta, read_meta
 from facedata.errors import FacedataError, OutputExistsError, output_error
-from facedata.jobs.files import temporary_name
+from facedata.files import temporary_name
 
 __all__ = ["BUILDING", "BuildFiles"]
 

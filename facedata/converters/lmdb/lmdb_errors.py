@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from facedata.errors import OutputError, output_error
-from facedata.jobs.files import temporary_name, write_fully
+from facedata.files import temporary_name, write_fully
 
 __all__ = ["as_output_errors"]
 

@@ -11,17 +11,16 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
+from facedata.columns import different_labels
 from facedata.converters.class_names import write_class_names
 from facedata.converters.lmdb.block import GENERATED, KEYS, LONGEST_KEY, PATH, BlockMaker, what_is_wrong_with
 from facedata.converters.lmdb.datum import CAFFE, LARGEST_LABEL, LAYOUTS
 from facedata.converters.lmdb.files import BUILDING, BuildFiles
-from facedata.converters.lmdb.labels import different_labels
 from facedata.converters.lmdb.names import DATA, KV_SUFFIX, stem_of
 from facedata.converters.lmdb.writer import LmdbWriter, round_map_size
 from facedata.dataset import Source
 from facedata.errors import EmptyDatasetError, OptionError, output_error
-from facedata.filesystems import network_file_system
-from facedata.jobs.files import remove_stale_temporaries
+from facedata.files import network_file_system, remove_stale_temporaries
 from facedata.jobs.journal import BESIDE
 from facedata.jobs.parcel import Place, this_place
 

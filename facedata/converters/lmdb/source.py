@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.label_lines import LabelLines, read_label_lines
+from facedata.columns import LabelLines, read_label_lines
 from facedata.converters.lmdb.database import DatabaseReader, Record, check_database
 from facedata.converters.lmdb.datum import CAFFE, LARGEST_LABEL, Datum, parse_datum
 from facedata.converters.lmdb.names import KV_SUFFIX, data_file, kv_beside, stem_of
 from facedata.converters.lmdb.order import StoredOrder, stored_order
 from facedata.dataset import Sample, strict
 from facedata.errors import FormatError, SampleError, input_error
-from facedata.jobs.files import file_identity
+from facedata.files import file_identity
 
 __all__ = ["LmdbSource", "open_source"]
 

@@ -13,7 +13,7 @@ from facedata.converters.lmdb.files import BuildFiles
 from facedata.converters.lmdb.lmdb_errors import as_output_errors
 from facedata.converters.lmdb.pages import Meta, read_meta
 from facedata.errors import InputError, OptionError, output_error
-from facedata.jobs.files import write_fully
+from facedata.files import write_fully
 
 __all__ = ["LmdbWriter", "round_map_size"]
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from facedata.converters.parquet.columns import find_columns
 from facedata.converters.parquet.library import first_line, open_parquet
 from facedata.errors import FormatError, InputError, InputNotFoundError, input_error
-from facedata.jobs.files import file_identity
-from facedata.natural import natural_sort
+from facedata.files import file_identity
+from facedata.text import natural_sort
 
 __all__ = ["RowGroups", "find_files", "identity_of_files", "read_row_groups", "recognises"]
 

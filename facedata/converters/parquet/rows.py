@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from facedata.columns import LARGEST_LABEL
 from facedata.converters.parquet.columns import Columns
 from facedata.dataset import Sample
 from facedata.errors import SampleError
@@ -18,7 +19,6 @@ __all__ = ["Part", "Rows", "keys_of", "labels_of", "rows_between", "samples_of"]
 Rows = range | NDArray[np.int64]
 """Numbers of rows, counted over all files of a dataset; they never descend."""
 
-_LARGEST_LABEL = (1 << 31) - 1
 _LANDMARKS = (5, 2)
 
 
@@ -74,7 +74,7 @@ def samples_of(part: Part) -> Iterator[Sample | SampleError]:
     if columns.landmarks is not None:
         landmarks = part.values(columns.landmarks.of(batch))
     for key, image, label, points in zip(keys_of(part), images, labels, landmarks, strict=True):
-        if image and len(image) <= LARGEST_IMAGE and label is not None and 0 <= label <= _LARGEST_LABEL:
+        if image and len(image) <= LARGEST_IMAGE and label is not None and 0 <= label <= LARGEST_LABEL:
             yield Sample(key, label, image, None if points is None else _as_landmarks(points))
         else:
             yield SampleError(part.path, key, _reason(image, label, columns))
@@ -87,7 +87,7 @@ def _reason(image: bytes | None, label: int | None, columns: Columns) -> str:
     if len(image) > LARGEST_IMAGE:
         return f"the image is {len(image)} bytes long; one is taken to be at most {LARGEST_IMAGE}"
     found = "no label" if label is None else f"the label {label}"
-    return f"the column {columns.label.path} holds {found}; expected an integer from 0 to {_LARGEST_LABEL}"
+    return f"the column {columns.label.path} holds {found}; expected an integer from 0 to {LARGEST_LABEL}"
 
 
 def _as_landmarks(points: Any) -> NDArray[np.float32] | None:
@@ -139,7 +139,7 @@ def _integers(array: Any) -> NDArray[np.int64]:
     part = slice(array.offset, array.offset + len(array))
     validity, data = array.buffers()
     values = np.frombuffer(data, str(array.type))[part]
-    good = (values >= 0) & (values <= _LARGEST_LABEL)
+    good = (values >= 0) & (values <= LARGEST_LABEL)
     if validity is not None:
         good &= np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")[part].astype(bool)
     return np.where(good, values.astype(np.int64), np.int64(-1))

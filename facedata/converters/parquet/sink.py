@@ -17,8 +17,8 @@ from facedata.converters.parquet.library import import_pyarrow
 from facedata.converters.parquet.tables import WRITER_OPTIONS, make_schema, make_table
 from facedata.dataset import Sample, Source
 from facedata.errors import FacedataError, OptionError, RefusedSampleError, output_error
+from facedata.files import atomic_writer, remove_stale_temporaries
 from facedata.images import image_extension, known_extension
-from facedata.jobs.files import atomic_writer, remove_stale_temporaries
 from facedata.jobs.plan import cut_by_size
 
 __all__ = ["ParquetSink", "create_sink"]

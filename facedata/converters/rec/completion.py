@@ -16,7 +16,7 @@ from facedata.converters.rec.record_set import INSIGHTFACE
 from facedata.converters.rec.recordio import RecordReader, unpack_image_record
 from facedata.converters.rec.writer import LARGEST_INSIGHTFACE_SET, RANGE_RECORD, closing_records, property_line
 from facedata.errors import FormatError, InputError, OptionError, OutputMismatchError
-from facedata.jobs.files import atomic_writer
+from facedata.files import atomic_writer
 
 __all__ = ["CLASSES", "check_count", "complete_set", "count_people"]
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.errors import FormatError, input_error, output_error
-from facedata.jobs.files import atomic_writer
+from facedata.files import atomic_writer
 
 __all__ = ["IndexKeys", "RecordIndex", "read_index", "spoilt_mark", "write_index"]
 

@@ -28,8 +28,8 @@ from facedata.converters.rec.recordio import (
 )
 from facedata.dataset import Sample
 from facedata.errors import OutputMismatchError, RefusedSampleError, output_error
+from facedata.files import write_fully
 from facedata.images import known_extension
-from facedata.jobs.files import write_fully
 from facedata.jobs.parcel import Parcel, Place
 
 __all__ = ["BUILDING", "BlockWriter", "BuildFiles", "RecordBlock", "RecordEncoder"]

@@ -27,7 +27,7 @@ from facedata.errors import (
     input_error,
     output_error,
 )
-from facedata.jobs.files import atomic_writer, file_identity
+from facedata.files import atomic_writer, file_identity
 
 __all__ = ["INSIGHTFACE", "PLAIN", "OpenOptions", "RecordFiles", "RecordSet", "find_record_files", "open_record_set"]
 

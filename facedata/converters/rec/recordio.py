@@ -14,6 +14,7 @@ import struct
 from dataclasses import dataclass
 
 from facedata.errors import FormatError
+from facedata.files import read_exactly
 
 __all__ = [
     "CHUNK_HEADER_SIZE",
@@ -28,7 +29,6 @@ __all__ = [
     "encode_record",
     "pack_image_record",
     "padded",
-    "pread_fully",
     "unpack_image_record",
 ]
 
@@ -43,14 +43,6 @@ LARGEST_LABEL = 1 << 24
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _chunk_header = struct.Struct("<II")
 _image_header = struct.Struct("<IfQQ")
-
-
-def pread_fully(descriptor: int, length: int, offset: int) -> bytes:
-    """`length` bytes from `offset`; fewer only where the file ends."""
-    data = os.pread(descriptor, length, offset)
-    while len(data) < length and (more := os.pread(descriptor, length - len(data), offset + len(data))):
-        data += more
-    return data
 
 
 def padded(length: int) -> int:
@@ -218,7 +210,7 @@ class RecordReader:
         """`cflag` and payload length of the chunk at `offset`, checked against the file's size."""
         if not 0 <= offset <= self.size - CHUNK_HEADER_SIZE:
             raise FormatError(f"offset {offset} lies past the end of the file ({self.size} bytes)")
-        header = pread_fully(self._descriptor, CHUNK_HEADER_SIZE, offset)
+        header = read_exactly(self._descriptor, CHUNK_HEADER_SIZE, offset)
         if len(header) < CHUNK_HEADER_SIZE:
             raise FormatError(f"the file ends inside the record's header at byte {offset}")
         magic, word = _chunk_header.unpack(header)
@@ -237,7 +229,7 @@ class RecordReader:
         return flag, length
 
     def _payload(self, offset: int, length: int) -> bytes:
-        payload = pread_fully(self._descriptor, length, offset + CHUNK_HEADER_SIZE)
+        payload = read_exactly(self._descriptor, length, offset + CHUNK_HEADER_SIZE)
         if len(payload) < length:
             raise FormatError(f"the file ends inside the record at byte {offset}")
         inside = payload.find(MAGIC_BYTES)

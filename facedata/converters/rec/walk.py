@@ -20,10 +20,10 @@ from facedata.converters.rec.recordio import (
     MAXIMUM_LENGTH,
     RecordReader,
     padded,
-    pread_fully,
     unpack_image_record,
 )
 from facedata.errors import FormatError, input_error
+from facedata.files import read_exactly
 
 __all__ = ["WalkedRecords", "walk_records"]
 
@@ -186,7 +186,7 @@ class _Walk:
         end = self._base + len(self._block)
         if self._base <= offset and (offset + length <= end or end == self._size):
             return
-        self._base, self._block = offset, pread_fully(self._descriptor, max(_BLOCK, length), offset)
+        self._base, self._block = offset, read_exactly(self._descriptor, max(_BLOCK, length), offset)
         if len(self._block) < min(_BLOCK, self._size - offset):
             raise FormatError(f"{self._path}: the file became shorter while it was read")
 
@@ -283,7 +283,7 @@ class _Walk:
         return None
 
     def _begins_record(self, offset: int, *, whole_words: bool) -> bool:
-        header = pread_fully(self._descriptor, CHUNK_HEADER_SIZE, offset)
+        header = read_exactly(self._descriptor, CHUNK_HEADER_SIZE, offset)
         if len(header) < CHUNK_HEADER_SIZE:
             return False
         word = _chunk_header.unpack(header)[1]
@@ -291,4 +291,4 @@ class _Walk:
         if word >> 29 > 1 or offset + CHUNK_HEADER_SIZE + length > self._size:
             return False
         behind = offset + CHUNK_HEADER_SIZE + padded(length)
-        return whole_words or behind >= self._size or pread_fully(self._descriptor, 4, behind) == MAGIC_BYTES
+        return whole_words or behind >= self._size or read_exactly(self._descriptor, 4, behind) == MAGIC_BYTES

@@ -22,7 +22,7 @@ from facedata.converters.rec.recordio import (
     pack_image_record,
 )
 from facedata.errors import EmptyDatasetError, FacedataError, FormatError, OptionError, output_error
-from facedata.jobs.files import atomic_writer, temporary_name
+from facedata.files import atomic_writer, temporary_name
 
 __all__ = [
     "LARGEST_INSIGHTFACE_SET",

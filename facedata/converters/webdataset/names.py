@@ -12,7 +12,7 @@ from itertools import chain, pairwise, product
 from math import prod
 
 from facedata.errors import EmptyDatasetError, FormatError, InputNotFoundError, input_error
-from facedata.natural import natural_sort
+from facedata.text import natural_sort
 
 __all__ = ["COMPRESSED", "NumberedNames", "find_tars", "parse_numbered"]
 

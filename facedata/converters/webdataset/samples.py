@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facedata.columns import LARGEST_LABEL
 from facedata.converters.webdataset.walk import Member, TarReader, walk_members
 from facedata.errors import EmptyDatasetError
 from facedata.tar_format import BLOCK
@@ -35,7 +36,6 @@ __all__ = [
 IMAGES = frozenset([b"jpg", b"jpeg", b"png", b"bmp", b"webp", b"gif", b"tif", b"tiff", b"bin"])
 """The extensions, in lower case, of the members that are a sample's image."""
 
-LARGEST_LABEL = (1 << 31) - 1
 LARGEST_JSON = 1 << 20
 """Bytes; a longer ``.json`` is not looked into."""
 

@@ -16,8 +16,8 @@ from facedata.converters.class_names import CLASSES, write_class_names
 from facedata.converters.webdataset.names import COMPRESSED, NumberedNames, parse_numbered
 from facedata.dataset import Sample, Source
 from facedata.errors import OptionError, OutputError
+from facedata.files import atomic_writer, remove_stale_temporaries
 from facedata.images import LARGEST_IMAGE, image_extension, known_extension
-from facedata.jobs.files import atomic_writer, remove_stale_temporaries
 from facedata.jobs.plan import cut_by_size
 from facedata.tar_format import BLOCK, end_of_archive, member_header, padded, padding
 

@@ -21,7 +21,7 @@ from facedata.converters.webdataset.samples import SampleTable, scan_tars
 from facedata.converters.webdataset.walk import TarReader
 from facedata.dataset import Sample, strict
 from facedata.errors import InputError, SampleError
-from facedata.jobs.files import file_identity
+from facedata.files import file_identity
 from facedata.tar_format import BLOCK
 
 __all__ = ["WebDatasetSource", "open_source", "recognises"]

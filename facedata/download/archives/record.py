@@ -17,7 +17,7 @@ from facedata.download.archives.parts import Archive
 from facedata.download.archives.safety import OWN_PREFIX
 from facedata.download.archives.staging import Tally
 from facedata.download.digest import Digest
-from facedata.jobs.files import atomic_writer, file_identity
+from facedata.files import atomic_writer, file_identity
 
 __all__ = ["Extraction", "archive_identity", "read_record", "write_record"]
 

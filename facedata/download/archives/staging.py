@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from facedata.download.archives.safety import OWN_PREFIX
 from facedata.errors import output_error
-from facedata.jobs.files import atomic_writer, write_fully
+from facedata.files import atomic_writer, write_fully
 
 __all__ = ["Staging", "Tally", "sync_disk"]
 

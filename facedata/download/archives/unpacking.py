@@ -19,7 +19,7 @@ from facedata.download.archives.safety import check_room, safe_name
 from facedata.download.archives.staging import Staging, Tally
 from facedata.download.digest import new_hasher
 from facedata.errors import FacedataError, InterruptedJobError, output_error
-from facedata.jobs.files import write_fully
+from facedata.files import write_fully
 from facedata.jobs.signals import StopRequest
 
 __all__ = ["Unpacking"]

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from facedata.jobs.files import temporary_name
+from facedata.files import temporary_name
 
 __all__ = ["State", "boot_id", "read_state", "write_state"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from facedata.columns import UNLABELLED, read_labels
 from facedata.errors import FormatError, input_error
 from facedata.features.checks.findings import Finding, Noted
-from facedata.meta_labels import UNLABELLED, read_meta_labels
-from facedata.plain_files import open_plain_file
+from facedata.files import open_regular
 
 __all__ = ["Classes", "best_share", "check_keys", "check_labels", "class_figures", "class_sizes"]
 
@@ -53,7 +53,7 @@ def check_labels(path: str) -> tuple[Integers | None, list[Finding]]:
     """
     again = "mend it, or write the labels again: facedata pack-features"
     try:
-        blocks = list(read_meta_labels(path))
+        blocks = list(read_labels(path))
     except FormatError as error:
         return None, [Finding(path, "labels", str(error).removeprefix(f"{path}: "), again)]
     if not blocks:
@@ -124,7 +124,7 @@ def check_keys(path: str, rows: int) -> list[Finding]:
 def _count_lines(path: str) -> tuple[int, int]:
     """Lines, the last with or without its end; and how many of them are empty."""
     lines, blank, last = 0, 0, b"\n"
-    descriptor, _ = open_plain_file(path)
+    descriptor = open_regular(path)
     try:
         while chunk := os.read(descriptor, _CHUNK):
             lines += chunk.count(b"\n")

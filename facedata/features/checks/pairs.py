@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from facedata.columns import UNLABELLED
 from facedata.features.checks.rows import rows_at
 from facedata.features.checks.shares import unit_rows
 from facedata.features.matrix import VALUE_BYTES, Floats, Matrix
-from facedata.meta_labels import UNLABELLED
 
 __all__ = ["Pairs", "Similarity", "sample_pairs", "similarity"]
 

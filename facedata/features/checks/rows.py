@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from facedata.errors import FormatError, input_error
 from facedata.features.checks.findings import Finding, Noted, Observer
 from facedata.features.matrix import BLOCK_BYTES, VALUE_BYTES, Floats, Matrix
-from facedata.plain_files import open_plain_file
+from facedata.files import open_regular
 
 __all__ = ["Duplicates", "Norms", "RowCheck", "check_all_rows", "find_duplicates", "row_norms", "rows_at"]
 
@@ -240,7 +240,7 @@ def rows_at(matrix: Matrix, rows: Integers) -> Floats:
     """
     block = np.empty((len(rows), matrix.dimensions), "<f4")
     size = matrix.dimensions * VALUE_BYTES
-    descriptor, _ = open_plain_file(matrix.path)
+    descriptor = open_regular(matrix.path)
     try:
         for row, place in zip(block, rows.tolist(), strict=True):
             if os.preadv(descriptor, [row.view(np.uint8).data], place * size) != size:

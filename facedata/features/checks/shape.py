@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from facedata.errors import OptionError
 from facedata.features.checks.findings import Finding
 from facedata.features.matrix import VALUE_BYTES, Floats, Matrix, open_matrix, what_is_wrong
-from facedata.plain_files import open_plain_file
+from facedata.files import open_regular
 
 __all__ = ["check_kind", "check_size", "other_kind"]
 
@@ -92,7 +92,8 @@ def other_kind(matrix: Matrix) -> str | None:
 
 
 def _size_and_head(path: str) -> tuple[int, bytes]:
-    descriptor, status = open_plain_file(path)
+    descriptor = open_regular(path)
+    status = os.fstat(descriptor)
     try:
         return status.st_size, os.pread(descriptor, 16, 0)
     finally:

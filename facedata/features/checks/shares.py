@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from facedata.columns import UNLABELLED
 from facedata.features.checks.findings import Observer
 from facedata.features.checks.labels import best_share
 from facedata.features.checks.rows import row_norms, rows_at
 from facedata.features.matrix import VALUE_BYTES, Floats, Matrix
-from facedata.meta_labels import UNLABELLED
 
 __all__ = ["Counted", "Share", "sampled_share", "unit_rows"]
 

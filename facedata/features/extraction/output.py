@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from facedata.columns import count_labels
 from facedata.errors import (
     DiskFullError,
     EmptyDatasetError,
@@ -26,9 +27,8 @@ from facedata.errors import (
 from facedata.features.extraction.fragments import Fragment, fragment_exists, read_fragments
 from facedata.features.feature_set import FeatureSet
 from facedata.features.matrix import BLOCK_BYTES, VALUE_BYTES
-from facedata.jobs.files import atomic_writer, remove_stale_temporaries
+from facedata.files import atomic_writer, remove_stale_temporaries
 from facedata.jobs.journal import BESIDE, FAILURES, PREFIX
-from facedata.meta_labels import count_meta_labels
 
 if TYPE_CHECKING:
     import numpy as np
@@ -248,7 +248,7 @@ class FeatureOutput:
             begin += one.rows
 
     def _classes(self, rows: int) -> dict[str, int]:
-        _, classes = count_meta_labels(self.target.labels)
+        _, classes = count_labels(self.target.labels)
         if classes == 1 and rows > 1:
             _log.warning(
                 "%s: all rows have the same label; of a dataset without labels --unlabeled writes -1",

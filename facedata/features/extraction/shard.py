@@ -13,6 +13,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from facedata.columns import UNLABELLED
 from facedata.dataset import Sample, Source
 from facedata.errors import FacedataError, RefusedSampleError, SampleError, output_error
 from facedata.features.extraction.fragments import encoded_key, write_fragment
@@ -22,7 +23,6 @@ from facedata.features.extraction.preprocessing import Preprocessing
 from facedata.features.matrix import bad_rows
 from facedata.images import opencv_in_one_thread
 from facedata.jobs.journal import ShardResult
-from facedata.meta_labels import UNLABELLED
 
 __all__ = ["ExtractShard", "Extractor"]
 

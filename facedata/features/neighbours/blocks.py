@@ -13,7 +13,7 @@ import numpy as np
 
 from facedata.errors import OutputError, output_error
 from facedata.features.neighbours.found import Neighbours, what_is_wrong_with
-from facedata.jobs.files import temporary_name
+from facedata.files import temporary_name
 from facedata.jobs.plan import Plan
 
 __all__ = ["BLOCKS", "BlockFiles"]

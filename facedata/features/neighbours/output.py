@@ -12,7 +12,7 @@ from typing import Any
 from facedata.errors import FacedataError, OutputError, output_error
 from facedata.features.neighbours.blocks import BLOCKS, BlockFiles
 from facedata.features.neighbours.formats import NeighbourFormat
-from facedata.jobs.files import atomic_writer, remove_stale_temporaries
+from facedata.files import atomic_writer, remove_stale_temporaries
 from facedata.jobs.journal import BESIDE
 from facedata.jobs.plan import Plan
 

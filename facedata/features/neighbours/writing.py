@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from facedata.jobs.files import atomic_writer
+from facedata.files import atomic_writer
 
 __all__ = ["StreamedArray", "npy_header", "write_npy", "write_npz"]
 

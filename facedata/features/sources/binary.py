@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
+from facedata.columns import count_labels
 from facedata.errors import EmptyDatasetError, FormatError, OptionError
 from facedata.features.checks.shape import other_kind
 from facedata.features.feature_set import FeatureSet, open_feature_set
 from facedata.features.matrix import Matrix, open_matrix
 from facedata.features.sources.numpy_array import ArrayInFile
 from facedata.features.sources.source import FLOATS, check_shape, opened
-from facedata.meta_labels import count_meta_labels
 
 __all__ = ["open_binary", "set_of"]
 
@@ -81,7 +81,7 @@ def _open_float32(path: str, dimensions: int | None, labels: str | None) -> Matr
     files = set_of(path)
     if files is not None:
         return open_feature_set(files.root, files.name, dimensions).matrix
-    rows, _ = count_meta_labels(labels)
+    rows, _ = count_labels(labels)
     if dimensions is None:
         dimensions, rest = divmod(os.path.getsize(path), max(rows, 1) * FLOATS[_FLOAT32])
         if rest or not dimensions:
@@ -110,7 +110,7 @@ def _refuse_other_kind(matrix: Matrix) -> None:
 def _open_other(path: str, size: int, dimensions: int, dtype: str, labels: str | None) -> ArrayInFile:
     check_shape(path, None, dimensions)
     row = dimensions * FLOATS[dtype]
-    rows = size // row if labels is None else count_meta_labels(labels)[0]
+    rows = size // row if labels is None else count_labels(labels)[0]
     if size != rows * row or not rows:
         said = "" if labels is None else f" ({rows:,} lines in {labels})"
         wanted = f"a multiple of {row:,}" if labels is None else f"{rows * row:,}"

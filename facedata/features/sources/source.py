@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.errors import EmptyDatasetError, FacedataError, FormatError, input_error
-from facedata.plain_files import open_plain_file
+from facedata.files import open_regular
 
 __all__ = ["BLOCK_BYTES", "FLOATS", "FeatureSource", "Rows", "check_shape", "opened", "rows_at_once"]
 
@@ -91,7 +91,7 @@ def check_shape(title: str, rows: int | None, dimensions: int) -> None:
 @contextmanager
 def opened(path: str) -> Iterator[int]:
     """The descriptor of a plain file; an OSError met while it is read becomes an `InputError`."""
-    descriptor, _ = open_plain_file(path)
+    descriptor = open_regular(path)
     try:
         yield descriptor
     except OSError as error:

@@ -246,7 +246,7 @@ def test_a_spoilt_key_label_file_is_told_with_its_line(database: MakeDatabase, t
 def test_a_key_label_file_that_is_empty_or_not_there_or_no_file(database: MakeDatabase, tmp_path: Path) -> None:
     path = database(3, kv="\n")
     (tmp_path / "people_kv.txt").write_bytes(b"")
-    with pytest.raises(EmptyDatasetError, match="has no line"):
+    with pytest.raises(EmptyDatasetError, match="is empty"):
         open_source(str(path))
     with pytest.raises(InputNotFoundError, match=r"other\.txt: no such file"):
         open_source(f"{path}@{tmp_path}/other.txt")

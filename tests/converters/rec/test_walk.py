@@ -329,7 +329,7 @@ def test_many_damaged_places_cost_no_more_than_some_readings_of_the_file(monkeyp
         taken += len(data)
         return data
 
-    monkeypatch.setattr(walk_module, "pread_fully", counting)
+    monkeypatch.setattr(walk_module, "read_exactly", counting)
     data = (chunk(0, b"") + b"junk") * 300 + bytes(1 << 23)
     assert walk(data, salvage=True).damaged == 300
     assert taken < 8 * len(data)

@@ -1,11 +1,11 @@
-"""The natural order of names: ``id_2`` before ``id_10``, the same on every machine."""
+"""Names in natural order (``id_2`` before ``id_10``, the same on every machine), and words for messages."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-__all__ = ["natural_key", "natural_sort"]
+__all__ = ["counted", "listed", "natural_key", "natural_sort"]
 
 _DIGITS = re.compile(r"(\d+)", re.ASCII)
 _PLAIN_NUMBERS = re.compile(r"(?:0|[1-9]\d*)((?:[^\d/][^/]*)?)/(?:(?:0|[1-9]\d*)\1/)*", re.ASCII)
@@ -40,3 +40,14 @@ def natural_sort(names: Iterable[str]) -> list[str]:
     else:
         names.sort(key=natural_key)
     return names
+
+
+def counted(number: int, singular: str, plural: str | None = None) -> str:
+    """``1 image``, ``17,091,657 images``."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def listed(names: Sequence[object], most: int = 3, *, quote: str = "'") -> str:
+    """The first few names of many: ``'a', 'b', 'c' and 14 more``."""
+    shown = ", ".join(f"{quote}{name}{quote}" for name in names[:most])
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facedata.natural import natural_key, natural_sort
+from facedata.text import natural_key, natural_sort
 
 
 def test_numbers_count_as_numbers() -> None:

@@ -1,0 +1,430 @@
+"""Files: opening regular ones only, reading and writing in full, appearing by rename, locks, free space, identity."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import shutil
+import socket
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from facedata.errors import (
+    DiskFullError,
+    FacedataError,
+    FormatError,
+    InputError,
+    OptionError,
+    OutputError,
+    OutputLockedError,
+    input_error,
+)
+
+__all__ = [
+    "atomic_writer",
+    "boot_id",
+    "cache_folder",
+    "check_room",
+    "combined_identity",
+    "file_identity",
+    "free_bytes",
+    "kind_name",
+    "lock_region",
+    "network_file_system",
+    "open_locked",
+    "open_regular",
+    "opened_regular",
+    "read_exactly",
+    "read_small",
+    "remove_stale_temporaries",
+    "sync_folder",
+    "temporary_name",
+    "write_fully",
+]
+
+StrPath = str | os.PathLike[str]
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFLNK: "a symbolic link",
+}
+_TEMPORARY = ".facedata-temporary-"
+_IDENTITY_BLOCKS = 16
+_IDENTITY_BLOCK_SIZE = 1 << 16
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_MOUNTS = "/proc/self/mountinfo"
+_NETWORK = re.compile(
+    r"9p|afs|beegfs|ceph|cifs|coda|drvfs|fhgfs|gfs2|glusterfs|gpfs|lizardfs|lustre|moosefs|ncpfs|nfs4?|ocfs2|orangefs"
+    r"|panfs|prl_fs|pvfs2|quobyte|smb2|smb3|smbfs|vboxsf|virtiofs|wekafs"
+    r"|fuse\.(beegfs|blobfuse2?|ceph(-fuse)?|curlftpfs|davfs2?|gcsfuse|geesefs|glusterfs|goofys|juicefs|lizardfs|mfs"
+    r"|alluxio-fuse|dfuse|gpfs|grpcfuse|hdfs|moosefs|nfs|objectivefs|osxfs|quobyte|vmhgfs-fuse|mount-s3|mountpoint-s3"
+    r"|rclone|s3fs|s3ql|seaweedfs|smbnetfs|sshfs|xtreemfs)",
+    re.IGNORECASE,
+)
+_log = logging.getLogger(__name__)
+
+
+def open_regular(path: StrPath, *, follow_symlinks: bool = True) -> int:
+    """Open a regular file for reading; return its descriptor.
+
+    A named pipe is refused instead of waited for.
+
+    Raises
+    ------
+    InputError
+        If the file does not exist, cannot be opened or is not a regular file.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (0 if follow_symlinks else os.O_NOFOLLOW)
+    try:
+        descriptor = os.open(path, flags)
+    except ValueError as error:  # a zero byte in the name
+        raise InputError(f"{os.fspath(path)!r}: is not a valid path: {error}") from error
+    except OSError as error:
+        with suppress(OSError):
+            mode = (os.stat if follow_symlinks else os.lstat)(path).st_mode
+            if not stat.S_ISREG(mode):
+                raise InputError(f"{os.fspath(path)}: is {kind_name(mode)}, not a file") from error
+        raise input_error(error, path) from error
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise InputError(f"{os.fspath(path)}: is {kind_name(mode)}, not a file")
+    return descriptor
+
+
+@contextmanager
+def opened_regular(path: StrPath) -> Iterator[int]:
+    """Open a regular file for reading, as `open_regular`; an OSError inside the block becomes an `InputError`."""
+    descriptor = open_regular(path)
+    try:
+        yield descriptor
+    except OSError as error:
+        raise error if isinstance(error, FacedataError) else input_error(error, path) from error
+    finally:
+        os.close(descriptor)
+
+
+def kind_name(mode: int) -> str:
+    """The kind of a file that is not a regular one, from its mode: ``a folder``, ``a named pipe``."""
+    return _KINDS.get(stat.S_IFMT(mode), "not a regular file")
+
+
+def read_exactly(descriptor: int, length: int, offset: int) -> bytes:
+    """Read `length` bytes from `offset`; fewer only if the file ends before."""
+    data = os.pread(descriptor, length, offset)
+    while len(data) < length and (more := os.pread(descriptor, length - len(data), offset + len(data))):
+        data += more
+    return data
+
+
+def read_small(path: StrPath, largest: int) -> bytes:
+    """Read a whole file of at most `largest` bytes.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    FormatError
+        If it is larger.
+    """
+    with opened_regular(path) as descriptor:
+        data = read_exactly(descriptor, largest + 1, 0)
+    if len(data) > largest:
+        raise FormatError(f"{os.fspath(path)}: is larger than {largest:,} bytes, the most that is read of such a file")
+    return data
+
+
+def write_fully(descriptor: int, data: bytes | bytearray | memoryview, offset: int | None = None) -> None:
+    """Write all of `data`, at the descriptor's own position or at `offset`.
+
+    A disk that fills up accepts a part of a write without an error and fails the next one.
+    """
+    view = memoryview(data).cast("B")
+    while len(view):
+        if offset is None:
+            written = os.write(descriptor, view)
+        else:
+            written = os.pwrite(descriptor, view, offset)
+            offset += written
+        view = view[written:]
+
+
+def temporary_name(path: StrPath) -> str:
+    """A hidden name beside `path` that no other process on any machine uses."""
+    folder, name = os.path.split(os.fspath(path))
+    return os.path.join(folder, f"{_TEMPORARY}{name}-{socket.gethostname()}-{os.getpid()}")
+
+
+def remove_stale_temporaries(folder: StrPath) -> None:
+    """Remove the temporary files in `folder` that a killed process of this machine left."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(_TEMPORARY)]
+    for name in names:
+        rest, _, pid = name.rpartition("-")
+        if pid.isdigit() and rest.endswith(f"-{socket.gethostname()}") and not _is_running(int(pid)):
+            with suppress(OSError):
+                os.unlink(os.path.join(folder, name))
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # "pid (name) state": a zombie does not run any more
+            return file.read(4096).rpartition(b") ")[2][:1] not in (b"Z", b"X")
+    except OSError:
+        return True
+
+
+@contextmanager
+def atomic_writer(path: StrPath, *, sync: bool = True) -> Iterator[BinaryIO]:
+    """Open a temporary file that becomes `path` if the block ends without an error.
+
+    With `sync` the bytes are forced to the disk before the file gets its name. After an error nothing is left.
+    """
+    temporary = temporary_name(path)
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def sync_folder(folder: StrPath) -> None:
+    """Force the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems cannot
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def open_locked(path: StrPath, *, wait: bool = False) -> int:
+    """Open a file for reading and writing, created if missing, and lock it until the descriptor is closed.
+
+    The kernel drops the lock however the process ends. The file may be renamed or removed while it is locked.
+
+    Parameters
+    ----------
+    path : path
+        No symbolic link is followed.
+    wait : bool
+        Wait for another process that has the lock, instead of an error.
+
+    Raises
+    ------
+    OutputLockedError
+        If another process has it.
+    OutputError
+        If it is not a regular file.
+    OSError
+        If it cannot be opened.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise OutputError(f"{os.fspath(path)}: is not a regular file; move it out of the way")
+            # flock, since a lockf lock would go with the first descriptor of this file that the process closes
+            with _locking(path):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(path, follow_symlinks=False), status):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # the process that had it has renamed or removed it: lock the file that is there now
+
+
+def lock_region(descriptor: int, path: StrPath, start: int, length: int, *, wait: bool = False) -> None:
+    """Lock `length` bytes of an open file from `start` on, until any descriptor of the file is closed.
+
+    Raises
+    ------
+    OutputLockedError
+        If another process has one of these bytes, unless `wait`.
+    """
+    if length:  # to the kernel, 0 means everything up to the end
+        with _locking(path):
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), length, start)
+
+
+@contextmanager
+def _locking(path: StrPath) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise OutputLockedError(
+                f"{os.fspath(path)}: another run is writing this; wait until it ends, or stop it, and run again"
+            ) from error
+        if error.errno not in _NO_LOCKS:
+            raise
+        _log.warning(
+            "%s: this file system has no locks (%s); do not run the same command twice at the same time here",
+            os.fspath(path),
+            error.strerror,
+        )
+
+
+def free_bytes(path: StrPath) -> int:
+    """The bytes that are free for this user on the disk of `path`, which need not exist yet.
+
+    Raises
+    ------
+    OSError
+        If the file system does not answer.
+    """
+    return shutil.disk_usage(_nearest_existing(path)).free
+
+
+def check_room(path: StrPath, size: int, what: str, advice: str = "") -> None:
+    """Check that `size` more bytes fit on the disk of `path`, which need not exist yet.
+
+    Parameters
+    ----------
+    path : path
+    size : int
+    what : str
+        What needs the bytes: the subject of the message.
+    advice : str
+        What the message says after how much to free: what is kept, what to do instead.
+
+    Raises
+    ------
+    DiskFullError
+        If they do not fit.
+    """
+    try:
+        free = free_bytes(path)
+    except OSError:  # writing reports what is wrong
+        return
+    if size > free:
+        rest = f"; {advice}" if advice else ""
+        raise DiskFullError(
+            f"{os.fspath(path)}: {what} needs {size:,} bytes, but {free:,} are free on this disk: "
+            f"free {size - free:,} bytes or more and run the same command again{rest}"
+        )
+
+
+def _nearest_existing(path: StrPath) -> str:
+    """The real path of `path`, or of its nearest parent that exists; links are followed even if they are broken."""
+    real = os.path.realpath(path)
+    while not os.path.exists(real) and real != os.path.dirname(real):
+        real = os.path.dirname(real)
+    return real
+
+
+def file_identity(path: StrPath) -> dict[str, Any]:
+    """Identify a file without reading all of it: its size and a digest of samples.
+
+    Hashed are up to 16 blocks of 64 KiB, spread evenly, the first and the last among them. Independent of the
+    file's path and times: a copy on another machine is the same input.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    with opened_regular(path) as descriptor:
+        size = os.fstat(descriptor).st_size
+        digest = hashlib.blake2b(digest_size=16)
+        last = max(size - _IDENTITY_BLOCK_SIZE, 0)
+        for offset in sorted({last * block // (_IDENTITY_BLOCKS - 1) for block in range(_IDENTITY_BLOCKS)}):
+            digest.update(os.pread(descriptor, _IDENTITY_BLOCK_SIZE, offset))
+    return {"size": size, "digest": digest.hexdigest()}
+
+
+def combined_identity(identities: Iterable[tuple[str, Any]]) -> str:
+    """32 hexadecimal digits that identify several files: a digest of their names and identities, in order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, identity in identities:
+        digest.update(f"{name}\0{identity}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def boot_id() -> str:
+    """A text that changes whenever the machine starts; empty if the system does not give one.
+
+    Bytes that a killed process wrote survive, but only until the machine itself goes down.
+    """
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def cache_folder(name: str) -> Path:
+    """The folder ``facedata/NAME`` in the user's cache folder (``XDG_CACHE_HOME``, or else ``~/.cache``).
+
+    Raises
+    ------
+    OptionError
+        If the user has no home folder.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    folder = Path(base) if os.path.isabs(base) else Path(os.path.expanduser("~/.cache"))
+    if not folder.is_absolute():
+        raise OptionError("there is no cache folder, because this user has no home folder: set XDG_CACHE_HOME")
+    return folder / "facedata" / name
+
+
+def network_file_system(path: StrPath, mounts: str | None = None) -> str | None:
+    """The type of the network file system that `path` lies on.
+
+    Parameters
+    ----------
+    path : path
+        It need not exist yet: its nearest parent that exists counts, which also makes an automounter mount it.
+    mounts : str, optional
+        The text of Linux's ``mountinfo``; by default this process's own.
+
+    Returns
+    -------
+    str or None
+        ``"nfs4"``, ``"lustre"`` or ``"fuse.sshfs"``, for example; None on a local file system, or if the system does
+        not say.
+    """
+    folder = _nearest_existing(path)
+    if mounts is None:
+        try:
+            mounts = Path(_MOUNTS).read_text(errors="surrogateescape")
+        except OSError:
+            return None
+    longest, kind = -1, ""
+    for line in mounts.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, types = before.split(" "), after.split(" ")
+        if len(fields) < 5:
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[4])
+        above = folder == point or folder.startswith(point.rstrip("/") + "/")
+        if above and len(point) >= longest:  # of two at one place, the later one hides the earlier
+            longest, kind = len(point), types[0]
+    return kind if _NETWORK.fullmatch(kind) else None
