@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facedata.dataset import Sample, Source
+from facedata.dataset import Sample, Sink
 from facedata.errors import RefusedSampleError
 
 IMAGES, PEOPLE = 17_091_657, 360_232
@@ -67,33 +67,13 @@ def _records(key: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class CheckingSink:
+class CheckingSink(Sink):
     """Takes nothing but the right sample at the right place."""
 
     root: str
-    many_writers = True
 
     def identity(self) -> dict[str, str]:
         return {"format": "check"}
-
-    def files(self, shards: int) -> list[str]:
-        return []
-
-    def fit(self, source: Source) -> tuple[CheckingSink, None]:
-        return self, None
-
-    def prepare(self) -> None: ...
-
-    def clean_up(self) -> None: ...
-
-    def owns(self, name: str) -> bool:
-        return False
-
-    def named_files(self) -> list[str]:
-        return []
-
-    def finish(self, shards: int) -> dict[str, str]:
-        return {}
 
     @contextmanager
     def open_shard(self, shard: int) -> Iterator[CheckingSink]:

@@ -1,4 +1,4 @@
-"""The core: samples, sources that read them, sinks that write them, and the registry of formats."""
+"""Samples, the base classes of sources that read them and sinks that write them, and the registry of formats."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import importlib
 import inspect
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
 
 from facedata.errors import FormatError, OptionError, SampleError, input_error
 
@@ -20,8 +22,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "DEFAULT_TARGET",
     "FORMATS",
     "BlockEncoder",
+    "Format",
     "OrderedOutput",
     "OrderedWriter",
     "Output",
@@ -29,16 +33,23 @@ __all__ = [
     "SampleWriter",
     "Sink",
     "Source",
+    "WrappedSource",
     "create_dataset",
     "find_format",
+    "load_format",
     "open_dataset",
+    "peek",
     "split_spec",
     "strict",
+    "target_spec",
 ]
+
+_LABELS_AT_ONCE = 1 << 16
+_PEEKS = 8
 
 
 class Sample(NamedTuple):
-    """One labelled image.
+    """One image.
 
     Attributes
     ----------
@@ -58,67 +69,149 @@ class Sample(NamedTuple):
     landmarks: NDArray[np.float32] | None = None
 
 
-@runtime_checkable
-class Source(Protocol):
-    """Reads a dataset: sized, sliceable, iterable, picklable; opens its files anew in each process."""
+class Source(ABC):
+    """Reads a dataset: sized, sliceable, iterable, picklable; opens its files in each process.
 
-    def __len__(self) -> int: ...
+    A format has to say how many samples there are, which ones lie at given positions, how they are read, what
+    identifies the input and which files are read. The other methods have defaults that read the samples; a format that
+    knows better overrides them.
+    """
 
-    def __getitem__(self, part: slice) -> Source: ...
+    keys_are_paths: ClassVar[bool] = False
+    """Whether keys are relative paths of image files, which a folder may keep as names."""
 
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of samples."""
+
+    @abstractmethod
     def take(self, positions: NDArray[np.int64]) -> Source:
         """The samples at `positions` (shape (M,), each from 0 to len - 1), in that order.
 
         Raises
         ------
         OptionError
-            Where the format cannot be read in another order than its own, and `positions` do not ascend.
+            If the format can only be read in its own order and `positions` do not ascend.
         """
-        ...
+
+    @abstractmethod
+    def read(self) -> Iterator[Sample | SampleError]:
+        """Every sample in order, and the error in the place of each that cannot be read."""
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """What tells this input from another, as JSON values; independent of where it lies."""
+
+    @abstractmethod
+    def places(self) -> Mapping[str, bool]:
+        """The files and folders that are read; for a folder, whether everything in it belongs to the dataset."""
+
+    def __getitem__(self, part: slice) -> Source:
+        import numpy as np
+
+        return self.take(np.arange(*part.indices(len(self))))
 
     def __iter__(self) -> Iterator[Sample]:
         """Every sample in order; raises `SampleError` at the first that cannot be read."""
-        ...
-
-    def read(self) -> Iterator[Sample | SampleError]:
-        """Every sample in order, with the error in the place of each that cannot be read."""
-        ...
-
-    def identity(self) -> Mapping[str, Any]:
-        """What tells this input from another, as JSON values; independent of where it lies."""
-        ...
+        return strict(self.read())
 
     def locate(self, position: int) -> tuple[str, int | None]:
-        """The file or folder that the sample at `position` is in, and its byte offset there, where it has one."""
-        ...
-
-    def places(self) -> Mapping[str, bool]:
-        """The files and folders that are read; of a folder, whether all that lies in it belongs to the dataset."""
-        ...
+        """The file or folder of the sample at `position`, and its byte offset there if it has one."""
+        return next(iter(self.places())), None
 
     def keys(self) -> Iterator[str]:
-        """The key of every sample, in order, without its image."""
-        ...
+        """The key of every sample, in order."""
+        for item in self.read():
+            yield item.key
 
     def labels(self) -> Iterator[NDArray[np.int64]]:
-        """The labels in order, block by block, without the images; -1 for each that cannot be told."""
-        ...
+        """The labels in order, in blocks; -1 for a sample whose label cannot be read."""
+        import numpy as np
+
+        labels = [-1 if isinstance(item, SampleError) else item.label for item in self.read()]
+        for begin in range(0, len(labels), _LABELS_AT_ONCE):
+            yield np.array(labels[begin : begin + _LABELS_AT_ONCE], np.int64)
 
     def size(self) -> int:
-        """About how many bytes all images take; an estimate that costs little and is always the same."""
-        ...
+        """About how many bytes all images take: an estimate that is cheap and always the same."""
+        return int(self.sizes().sum(dtype="int64"))
 
     def sizes(self) -> NDArray[np.int32]:
         """About how many bytes each image takes, shape (N,); may look at every file."""
-        ...
+        import numpy as np
+
+        return np.fromiter((len(item.image) if isinstance(item, Sample) else 0 for item in self.read()), np.int32)
 
     def class_names(self) -> Mapping[int, str] | None:
-        """The name of each label, where the dataset has names for them."""
-        ...
+        """The name of each label, if the dataset has names."""
+        return None
 
     def declared_classes(self) -> int | None:
-        """How many classes the dataset itself says it has: all labels are below; None where it says nothing."""
-        ...
+        """How many classes the dataset itself declares: all labels are below; None if it declares nothing."""
+        return None
+
+    def describe(self) -> Mapping[str, Any]:
+        """What a summary says about this input beyond its size, as JSON values."""
+        return {}
+
+
+class WrappedSource(Source):
+    """A source that changes something about another one; everything else is as the other says.
+
+    Parameters
+    ----------
+    source : Source
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self) -> Iterator[Sample | SampleError]:
+        """The samples of the wrapped source."""
+        return self._source.read()
+
+    def identity(self) -> Mapping[str, Any]:
+        """The identity of the wrapped source."""
+        return self._source.identity()
+
+    def places(self) -> Mapping[str, bool]:
+        """The places of the wrapped source."""
+        return self._source.places()
+
+    def locate(self, position: int) -> tuple[str, int | None]:
+        """Where the wrapped source has this sample."""
+        return self._source.locate(position)
+
+    def keys(self) -> Iterator[str]:
+        """The keys of the wrapped source."""
+        return self._source.keys()
+
+    def labels(self) -> Iterator[NDArray[np.int64]]:
+        """The labels of the wrapped source."""
+        return self._source.labels()
+
+    def size(self) -> int:
+        """The size of the wrapped source."""
+        return self._source.size()
+
+    def sizes(self) -> NDArray[np.int32]:
+        """The sizes of the wrapped source."""
+        return self._source.sizes()
+
+    def class_names(self) -> Mapping[int, str] | None:
+        """The class names of the wrapped source."""
+        return self._source.class_names()
+
+    def declared_classes(self) -> int | None:
+        """The declared classes of the wrapped source."""
+        return self._source.declared_classes()
+
+    def describe(self) -> Mapping[str, Any]:
+        """The description of the wrapped source."""
+        return self._source.describe()
 
 
 class SampleWriter(Protocol):
@@ -127,139 +220,154 @@ class SampleWriter(Protocol):
     def write(self, index: int, sample: Sample, face: int = 0) -> None:
         """Write one sample; `index` counts the samples of the source over the whole job from 0.
 
-        `face` counts, from 0, those that were made of the same sample of the source: the faces in one photo.
+        `face` counts, from 0, the samples that were made of the same sample of the source: the faces in one photo.
 
         Raises
         ------
         RefusedSampleError
-            Where the format, or the user, does not want it.
+            If the format or the user does not want this sample.
         """
         ...
 
 
-@runtime_checkable
-class BlockEncoder(Protocol):
-    """A `SampleWriter` that only makes ready what the single writer of an `OrderedOutput` then writes."""
+class BlockEncoder(ABC):
+    """A `SampleWriter` in a worker that prepares what the single writer of an `OrderedOutput` writes."""
 
+    @abstractmethod
     def write(self, index: int, sample: Sample, face: int = 0) -> None:
-        """As for `SampleWriter`."""
-        ...
+        """Add one sample, as for `SampleWriter`."""
 
+    @abstractmethod
     def block(self) -> Any:
-        """All that was made ready, picklable; called once, behind the last sample."""
-        ...
+        """Everything that was prepared, picklable; called once, after the last sample."""
 
 
-class Output(Protocol):
+class Output:
     """What a job writes: a folder, in which the job keeps its journal, and perhaps single files that the user named."""
 
-    @property
-    def root(self) -> str:
-        """The folder."""
-        ...
+    if TYPE_CHECKING:  # a field of a dataclass, or a property
+
+        @property
+        def root(self) -> str:
+            """The folder."""
 
     def owns(self, name: str) -> bool:
         """Whether an entry of the root is named as this output names what it writes."""
-        ...
+        return False
 
     def named_files(self) -> Sequence[str]:
         """Files, in the root or elsewhere, that the user named and that the finished job will have written."""
-        ...
+        return ()
 
     def files(self, shards: int) -> Iterable[str]:
-        """Files that the finished output holds, where these are few enough to look for."""
-        ...
+        """Files that the finished output holds, if these are few enough to look for."""
+        return self.named_files()
 
     def prepare(self) -> None:
         """Called before the first shard of each run."""
-        ...
+        return
 
     def finish(self, shards: int) -> Mapping[str, Any]:
-        """Called when every shard is done; publishes the result and returns facts for the summary."""
-        ...
+        """Publish the result and return facts for the summary; called when every shard is done."""
+        return {}
 
     def clean_up(self) -> None:
-        """Called when the summary is written; removes what was needed only until then."""
-        ...
+        """Remove what was needed only until the summary is written; called after that."""
+        return
 
 
-class OrderedWriter(Protocol):
-    """Writes the blocks that workers made ready, shard after shard, in one process alone.
+class OrderedWriter(ABC):
+    """Writes the blocks that workers prepared, shard after shard, in one process alone.
 
     For each shard `write` is called, then `commit`, then its line is appended to the journal. A run may be killed
-    between any two of these; the next writer tells how many shards are truly in the output.
+    between any two of these; the next writer reports how many shards are truly in the output.
     """
 
-    @property
-    def done(self) -> int:
-        """How many shards, counted from the first, the output holds; whatever lay behind them is gone."""
-        ...
+    done: int
+    """How many shards, counted from the first, the output holds; everything after them was removed."""
+    unrecorded: Sequence[Mapping[str, Any]] = ()
+    """Journal entries of shards that an earlier run committed and was killed before it appended them."""
 
-    @property
-    def unrecorded(self) -> Sequence[Mapping[str, Any]]:
-        """Entries of shards that were committed by an earlier run that did not live to append their lines."""
-        ...
-
+    @abstractmethod
     def write(self, shard: int, block: Any) -> Mapping[str, Any]:
-        """Write a block; returns how far the output then is, as JSON values, for the writer that goes on from there."""
-        ...
+        """Write a block; return the end of the output as JSON values, for the writer that resumes from there."""
 
+    @abstractmethod
     def commit(self, entry: Mapping[str, Any]) -> None:
         """Make the block that was written part of the output; `entry` is the shard's line in the journal."""
-        ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        return
 
 
-@runtime_checkable
-class OrderedOutput(Output, Protocol):
+class OrderedOutput(Output, ABC):
     """An output that only one process can write, shard after shard: a single file, a database."""
 
+    @abstractmethod
     def open_writer(self, ends: Mapping[int, Mapping[str, Any]]) -> OrderedWriter:
-        """The writer, which goes on behind what earlier runs wrote.
+        """The writer, which goes on after what earlier runs wrote.
 
         Parameters
         ----------
         ends : mapping
             For each shard that is done, what `OrderedWriter.write` returned for it.
         """
-        ...
 
 
-class Sink(Output, Protocol):
+class Sink(Output, ABC):
     """Writes a dataset, shard by shard; picklable.
 
     Several processes may write at once, unless it is an `OrderedOutput` too: its workers' writers are `BlockEncoder`.
     """
 
+    grouped: bool = False
+    """Whether the samples of a class have to follow each other, in the order of the labels."""
+    named_by_key: bool = False
+    """Whether of two samples with the same key the second would replace the first."""
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """The options that decide the bytes written, as JSON values."""
+
+    @abstractmethod
+    def open_shard(self, shard: int) -> AbstractContextManager[SampleWriter]:
+        """A writer for one shard, in a worker. A shard that was interrupted is written again from its start."""
+
+    def prefer(self, *, source_names: bool = False, shard_samples: int | None = None, landmarks: bool = False) -> Sink:
+        """Adopt what the job prefers wherever the user has given no option.
+
+        Parameters
+        ----------
+        source_names : bool
+            Name image files as in the source, whose keys are paths.
+        shard_samples : int, optional
+            Samples in a file, if each sample takes long.
+        landmarks : bool
+            Keep the landmarks of the samples.
+        """
+        return self
+
     def fit(self, source: Source) -> tuple[Sink, tuple[int, ...] | None]:
-        """Make ready for what is to be written; called once, before there is a plan. Writes nothing.
+        """Prepare for a source; called once, before there is a plan. Writes nothing.
 
         Returns
         -------
         Sink
-            This sink, with whatever it had to learn of the source.
+            This sink, with what it had to learn about the source.
         tuple of int or None
-            Where the shards of the job are to end; None where that is all one to the sink.
+            Where the shards of the job have to end; None if any cut will do.
 
         Raises
         ------
         FacedataError
-            Where the format cannot hold the source.
+            If the format cannot hold the source.
         """
-        ...
-
-    def identity(self) -> Mapping[str, Any]:
-        """The options that decide the bytes written, as JSON values."""
-        ...
-
-    def open_shard(self, shard: int) -> AbstractContextManager[SampleWriter]:
-        """A writer for one shard, in a worker. A shard that was cut off is written again from its start."""
-        ...
+        return self, None
 
 
 def strict(items: Iterator[Sample | SampleError]) -> Iterator[Sample]:
@@ -268,6 +376,39 @@ def strict(items: Iterator[Sample | SampleError]) -> Iterator[Sample]:
         if isinstance(item, SampleError):
             raise item
         yield item
+
+
+def peek(source: Source) -> list[Sample | SampleError]:
+    """Eight samples from all over a source: if sets are joined, the first says little about the last."""
+    places = sorted({round(place * (len(source) - 1) / (_PEEKS - 1)) for place in range(_PEEKS)}) if len(source) else []
+    return [item for place in places for item in source[place : place + 1].read()]
+
+
+@dataclass(frozen=True)
+class Format:
+    """What facedata knows about a format. The module of each format defines one, named ``FORMAT``.
+
+    Attributes
+    ----------
+    name : str
+    open_source : callable, optional
+        Opens a path as a `Source`; its keyword parameters are the options of the format for reading.
+    create_sink : callable, optional
+        Gives a `Sink` for a path; its keyword parameters are the options of the format for writing.
+    recognises : callable, optional
+        Whether a path holds this format, from its content.
+    input_paths : callable
+        The files and folders that a path of a spec stands for, and whether everything in a folder belongs to it.
+    extensions : tuple of str
+        Endings of paths that are written in this format, as in ``.lmdb``.
+    """
+
+    name: str
+    open_source: Callable[..., Source] | None = None
+    create_sink: Callable[..., Sink] | None = None
+    recognises: Callable[[str], bool] | None = None
+    input_paths: Callable[[str], Mapping[str, bool]] = lambda path: {path: True}
+    extensions: tuple[str, ...] = ()
 
 
 FORMATS: dict[str, str] = {
@@ -279,56 +420,86 @@ FORMATS: dict[str, str] = {
     "webdataset": "facedata.converters.webdataset",
     "null": "facedata.converters.null",
 }
-"""Format name to its module, which has some of:
+"""The module of each format, imported when it is needed; it defines ``FORMAT``."""
 
-- ``open_source(path)``: a `Source`;
-- ``recognises(path)``: whether what lies there can be read as this format, told from its content;
-- ``create_sink(path, *, option=default, ...)``: a `Sink`; its keyword options are those that the format knows.
-"""
+DEFAULT_TARGET = "folder"
+"""The format of an aligned dataset if the user names none."""
+
+
+def load_format(name: str) -> Format:
+    """The format of that name."""
+    found: Format = importlib.import_module(FORMATS[name]).FORMAT
+    return found
 
 
 def split_spec(spec: str) -> tuple[str | None, str]:
-    """Cut ``format:path`` into the two; the format is None where only a path was given."""
+    """Cut ``format:path`` into the two; the format is None if only a path was given."""
     name, colon, path = spec.partition(":")
     return (name, path) if colon and name in FORMATS else (None, spec)
 
 
+def target_spec(spec: str) -> str:
+    """A spec to be written with its format named: `DEFAULT_TARGET` if it is only a path.
+
+    Raises
+    ------
+    OptionError
+        If the path ends like a path of another format.
+    """
+    name, path = split_spec(spec)
+    if name is not None:
+        return spec
+    for known in map(load_format, FORMATS):
+        if path.rstrip("/").endswith(known.extensions) and known.name != DEFAULT_TARGET:
+            raise OptionError(
+                f"{path}: name the format to write, as in {known.name}:{path}; "
+                f"without one the output is a {DEFAULT_TARGET}"
+            )
+    return f"{DEFAULT_TARGET}:{path}"
+
+
 def find_format(spec: str) -> tuple[str, str]:
-    """The format and the path of a dataset to be read, the format found from the content where it is not named.
+    """The format and the path of a dataset to be read; the format is found from the content if it is not named.
 
     Raises
     ------
     InputError
-        Where there is nothing, or it may not be read.
+        If there is nothing, or it may not be read.
     FormatError
-        Where no format, or more than one, fits the content.
+        If no format, or more than one, fits the content.
     """
     name, path = split_spec(spec)
     if not path:
         raise OptionError(f"'{spec}': names no path")
     if name is not None:
         return name, path
-    known = list(_modules("recognises"))
-    if os.path.lexists(path) or not any(module.recognises(path) for _, module in known):  # it may be a pattern
+    formats = [load_format(name) for name in FORMATS]
+    if os.path.lexists(path):
         _check_readable(path)
-    fitting = [name for name, module in known if module.recognises(path)]
-    if len(fitting) != 1:
-        found = f"it could be any of: {', '.join(fitting)}" if fitting else f"no format fits its content{_hint(path)}"
-        readable = [name for name in FORMATS if hasattr(importlib.import_module(FORMATS[name]), "open_source")]
-        raise FormatError(
-            f"{path}: {found}; name the format, which also says what is wrong: FORMAT:{path}, one of "
-            f"{', '.join(readable)}"
-        )
-    return fitting[0], path
+    fitting = [known.name for known in formats if known.recognises is not None and known.recognises(path)]
+    if not fitting:  # else it may be a pattern of names
+        _check_readable(path)
+    if len(fitting) == 1:
+        return fitting[0], path
+    found = f"it could be any of: {', '.join(fitting)}" if fitting else "no format fits its content"
+    hint = ""
+    if not fitting and _holds_image(path):
+        hint = "; it holds images, but no folder with images for each person or class, so there are no labels"
+    readable = ", ".join(known.name for known in formats if known.open_source is not None)
+    raise FormatError(f"{path}: {found}{hint}; name the format to see what is wrong: FORMAT:{path}, one of {readable}")
 
 
-def _hint(path: str) -> str:
-    """What is often meant by a path that is no dataset: a folder with the images in it."""
-    from facedata.converters.folder.scan import has_image
+def _holds_image(path: str) -> bool:
+    """Whether the folder `path` has an image file in it."""
+    from facedata.images import IMAGE_EXTENSIONS
 
-    if not has_image(path):
-        return ""
-    return ": there are images in it, but no folder for each person or class with images in it, so none has a label"
+    try:
+        with os.scandir(path) as entries:
+            return any(
+                entry.name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and entry.name[0] != "." for entry in entries
+            )
+    except OSError:
+        return False
 
 
 def open_dataset(spec: str, **options: Any) -> Source:
@@ -339,22 +510,23 @@ def open_dataset(spec: str, **options: Any) -> Source:
     spec : str
         A path, whose format is found from its content, or ``format:path``.
     **options
-        What the format can be told: the keywords of its ``open_source``.
+        Options of the format: the keyword parameters of its ``open_source``.
 
     Raises
     ------
     InputError
-        Where there is no such dataset, or it cannot be read.
+        If there is no such dataset, or it cannot be read.
     FormatError
-        Where no format, or more than one, fits its content.
+        If no format, or more than one, fits its content.
     OptionError
-        Where facedata cannot read the format, or it does not know an option.
+        If facedata cannot read the format, or an option does not apply to it.
     """
     name, path = find_format(spec)
-    opener = _door(name, "open_source", "read")
+    opener = load_format(name).open_source
+    if opener is None:
+        raise OptionError(f"{name}: this format cannot be read")
     _check_options(name, opener, options)
-    source: Source = opener(path, **options)
-    return source
+    return opener(path, **options)
 
 
 def _check_readable(path: str) -> None:
@@ -374,45 +546,33 @@ def create_dataset(spec: str, **options: Any) -> Sink:
     ----------
     spec : str
     **options
-        What the format can be told: the keywords of its ``create_sink``.
+        Options of the format: the keyword parameters of its ``create_sink``.
 
     Raises
     ------
     OptionError
-        Where no format is named, facedata cannot write it, or it does not know an option.
+        If no format is named, facedata cannot write it, or an option does not apply to it.
     """
     name, path = split_spec(spec)
     if name is None:
         raise OptionError(f"{spec}: name the format to write: FORMAT:{path}, one of {', '.join(FORMATS)}")
     if not path:
         raise OptionError(f"'{spec}': names no path")
-    create = _door(name, "create_sink", "written")
+    create = load_format(name).create_sink
+    if create is None:
+        raise OptionError(f"{name}: this format cannot be written")
     _check_options(name, create, options)
-    sink: Sink = create(path, **options)
-    return sink
+    return create(path, **options)
 
 
-def _check_options(name: str, door: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    known = list(inspect.signature(door).parameters)[1:]
+def _check_options(name: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise unless every option is a keyword parameter of the format's function."""
+    known = list(inspect.signature(function).parameters)[1:]
     for option in options:
         if option not in known:
-            has = f"it has {', '.join(map(_as_typed, known))}" if known else "it has none"
-            raise OptionError(f"{_as_typed(option)}: is no option of the format {name}; {has}")
+            has = f"it has {', '.join(map(_as_typed, known))}" if known else "it has no options here"
+            raise OptionError(f"{_as_typed(option)} does not apply to the format '{name}'; {has}")
 
 
 def _as_typed(option: str) -> str:
     return "--list" if option == "list_file" else "--" + option.replace("_", "-")
-
-
-def _modules(door: str) -> Iterator[tuple[str, Any]]:
-    for name, path in FORMATS.items():
-        module = importlib.import_module(path)
-        if hasattr(module, door):
-            yield name, module
-
-
-def _door(name: str, door: str, verb: str) -> Any:
-    module = importlib.import_module(FORMATS[name])
-    if not hasattr(module, door):
-        raise OptionError(f"{name}: this format cannot be {verb}")
-    return getattr(module, door)

@@ -282,7 +282,7 @@ def _locking(path: StrPath) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             raise OutputLockedError(
-                f"{os.fspath(path)}: another run is writing this; wait until it ends, or stop it, and run again"
+                f"{os.fspath(path)}: another run is writing here; wait until it ends, or stop it, and run again"
             ) from error
         if error.errno not in _NO_LOCKS:
             raise

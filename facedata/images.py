@@ -10,6 +10,7 @@ from typing import Any
 from facedata.errors import MissingLibraryError, RefusedSampleError
 
 __all__ = [
+    "IMAGE_EXTENSIONS",
     "LARGEST_IMAGE",
     "image_extension",
     "image_size",
@@ -17,6 +18,9 @@ __all__ = [
     "known_extension",
     "opencv_in_one_thread",
 ]
+
+IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "bmp", "webp"})
+"""Endings of the names of image files, in lower case."""
 
 LARGEST_IMAGE = 1 << 28
 """Bytes; what is larger than 256 MiB is taken for damage or an attack, not for a face."""

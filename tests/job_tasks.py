@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from facedata.dataset import OrderedOutput, OrderedWriter, Output
 from facedata.jobs.journal import ShardResult
 
 
@@ -63,7 +64,7 @@ class FullDisk:
 
 
 @dataclass
-class PlainOutput:
+class PlainOutput(Output):
     """A job output that keeps whatever the tasks leave."""
 
     root: str
@@ -72,19 +73,9 @@ class PlainOutput:
     def owns(self, name: str) -> bool:
         return name.startswith(("begun-", "done-", "killed-"))
 
-    def named_files(self) -> list[str]:
-        return []
-
-    def files(self, shards: int) -> list[str]:
-        return []
-
-    def prepare(self) -> None: ...
-
     def finish(self, shards: int) -> Mapping[str, Any]:
         self.finished += 1
         return {"shards": shards}
-
-    def clean_up(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -103,7 +94,7 @@ class Encode:
 
 
 @dataclass(frozen=True)
-class LineFile:
+class LineFile(OrderedOutput):
     """An output with a single writer: a file with a line for each shard, and beside it the last line committed."""
 
     root: str
@@ -112,13 +103,8 @@ class LineFile:
     def owns(self, name: str) -> bool:
         return name in ("lines", "lines.building", "last") or name.startswith(("begun-", "done-", "killed-"))
 
-    def named_files(self) -> list[str]:
-        return []
-
     def files(self, shards: int) -> list[str]:
         return [os.path.join(self.root, "lines")]
-
-    def prepare(self) -> None: ...
 
     def open_writer(self, ends: Mapping[int, Mapping[str, Any]]) -> LineWriter:
         return LineWriter(self, ends)
@@ -133,21 +119,19 @@ class LineFile:
         Path(self.root, "last").unlink(missing_ok=True)
 
 
-class LineWriter:
+class LineWriter(OrderedWriter):
     """Commits a shard by leaving its entry in a file of its own."""
 
     def __init__(self, output: LineFile, ends: Mapping[int, Mapping[str, Any]]) -> None:
         self._output, self._last = output, Path(output.root, "last")
-        self.done, self.unrecorded = len(ends), list[Mapping[str, Any]]()
+        self.done, unrecorded = len(ends), list[Mapping[str, Any]]()
+        self.unrecorded = unrecorded
         end = ends[self.done - 1]["bytes"] if ends else 0
         if self._last.exists() and (entry := json.loads(self._last.read_text()))["shard"] == self.done:
             self.done, end = self.done + 1, entry["end"]["bytes"]
-            self.unrecorded.append(entry)
+            unrecorded.append(entry)
         self._file = open(Path(output.root, "lines.building"), "ab", buffering=0)  # noqa: SIM115, closed on exit
         self._file.truncate(end)
-
-    def __enter__(self) -> LineWriter:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.converters.rec.recordio import MAGIC, ImageRecord, encode_record, pack_image_record
-from facedata.dataset import Sample, strict
+from facedata.dataset import Sample, Source
 from facedata.errors import SampleError
 
 JPEG = b"\xff\xd8\xff\xe0"
@@ -87,7 +87,7 @@ class RecordSetMaker:
 
 
 @dataclass(frozen=True)
-class MemorySource:
+class MemorySource(Source):
     """A source of samples, and of samples that fail, in memory."""
 
     items: Sequence[Sample | SampleError]
@@ -103,9 +103,6 @@ class MemorySource:
 
     def take(self, positions: NDArray[np.int64]) -> MemorySource:
         return replace(self, items=[self.items[position] for position in positions])
-
-    def __iter__(self) -> Iterator[Sample]:
-        return strict(self.read())
 
     def read(self) -> Iterator[Sample | SampleError]:
         return iter(self.items)

@@ -15,16 +15,19 @@ from hypothesis import strategies as st
 from support import MemorySource, RecordSetMaker, jpeg, raised_without_root
 
 from facedata.converters.combined import ConcatenatedSource
+from facedata.converters.conversion import convert_dataset
 from facedata.converters.folder import FolderSink
 from facedata.converters.null import NullSink
 from facedata.converters.rec import RecSource
 from facedata.converters.selected import SelectedSource
 from facedata.dataset import (
     FORMATS,
+    Format,
     Sample,
     Sink,
     Source,
     create_dataset,
+    find_format,
     open_dataset,
     split_spec,
 )
@@ -205,10 +208,26 @@ def test_a_named_format_says_that_a_path_is_not_there(tmp_path: Path) -> None:
         open_dataset(f"rec:{tmp_path}/nowhere")
 
 
+def test_a_format_is_one_module_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FORMATS, "tiny", "tiny_format")
+    maker = RecordSetMaker(tmp_path / "set")
+    samples = [(number // 2, jpeg(number)) for number in range(5)]
+    for number, (label, image) in enumerate(samples):
+        maker.add(number, float(label), image)
+    maker.write()
+    convert_dataset([f"{tmp_path}/set"], f"tiny:{tmp_path}/tiny")
+    assert find_format(f"{tmp_path}/tiny") == ("tiny", f"{tmp_path}/tiny")
+    convert_dataset([f"{tmp_path}/tiny"], f"rec:{tmp_path}/again")
+    assert [(sample.label, sample.image) for sample in open_dataset(f"{tmp_path}/again")] == samples
+    with pytest.raises(OptionError, match=r"--style does not apply to the format 'tiny'"):
+        create_dataset(f"tiny:{tmp_path}/b", style="plain")
+
+
 def test_a_format_that_cannot_be_read_or_written_is_a_wrong_option(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(FORMATS, "odd", "facedata.text")
+    monkeypatch.setitem(FORMATS, "odd", "tiny_format")
+    monkeypatch.setattr("tiny_format.FORMAT", Format("odd"))
     with pytest.raises(OptionError, match="null: this format cannot be read"):
         open_dataset(f"null:{tmp_path}")
     with pytest.raises(OptionError, match="odd: this format cannot be written"):

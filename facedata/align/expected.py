@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.dataset import Sample, Source, strict
+from facedata.dataset import Sample, Source, WrappedSource
 from facedata.errors import SampleError
 
 __all__ = ["ExpectedSource"]
@@ -16,7 +15,7 @@ __all__ = ["ExpectedSource"]
 _LANDMARKS = np.zeros((5, 2), np.float32)
 
 
-class ExpectedSource:
+class ExpectedSource(WrappedSource):
     """A source as it will look when its faces are aligned: their keys, about their sizes, whether with landmarks.
 
     Sinks look at the source before there is a plan. To align then would load a detector in the parent, before it
@@ -49,9 +48,6 @@ class ExpectedSource:
         """Those at `positions`."""
         return self._over(self._source.take(positions))
 
-    def __iter__(self) -> Iterator[Sample]:
-        return strict(self.read())
-
     def read(self) -> Iterator[Sample | SampleError]:
         """The images as they are, under other keys."""
         landmarks = _LANDMARKS if self._with_landmarks else None
@@ -61,25 +57,9 @@ class ExpectedSource:
             else:
                 yield item
 
-    def identity(self) -> Mapping[str, Any]:
-        """That of the source."""
-        return self._source.identity()
-
-    def locate(self, position: int) -> tuple[str, int | None]:
-        """Where the image is."""
-        return self._source.locate(position)
-
-    def places(self) -> Mapping[str, bool]:
-        """Those of the source."""
-        return self._source.places()
-
     def keys(self) -> Iterator[str]:
         """The keys that the faces will have."""
         return map(self._rename, self._source.keys())
-
-    def labels(self) -> Iterator[NDArray[np.int64]]:
-        """Those of the source."""
-        return self._source.labels()
 
     def size(self) -> int:
         """About how many bytes the faces will take."""
@@ -88,11 +68,3 @@ class ExpectedSource:
     def sizes(self) -> NDArray[np.int32]:
         """The same for each."""
         return np.full(len(self), self._size, np.int32)
-
-    def class_names(self) -> Mapping[int, str] | None:
-        """Those of the source."""
-        return self._source.class_names()
-
-    def declared_classes(self) -> int | None:
-        """That of the source."""
-        return self._source.declared_classes()

@@ -24,8 +24,7 @@ from facedata.align.output import Extras, with_extras
 from facedata.align.similarity import fits_mirrored
 from facedata.align.templates import TEMPLATES, load_template
 from facedata.converters.conversion import Conversion, ConversionOptions, plan_dataset, run_conversion
-from facedata.converters.folder import SOURCE
-from facedata.dataset import Sample, Sink, Source, find_format, split_spec
+from facedata.dataset import Sample, Sink, Source, target_spec
 from facedata.errors import FaceError, OptionError
 from facedata.images import image_size, opencv_in_one_thread
 from facedata.inspection.contact_sheet import sheet_extension
@@ -45,7 +44,6 @@ _PEEKS = 8
 _FIRST_LANDMARKS = 64
 _SHOWN, _TRIED = 24, 96
 _SHARD_SAMPLES = 2048  # of a file that a shard is, where each face has to be found first
-_NOT_FOLDERS = (".lmdb", ".tar", ".rec", ".parquet", ".txt")
 
 _log = logging.getLogger(__name__)
 
@@ -152,32 +150,14 @@ def run_alignment(planned: Conversion, job: JobOptions | None = None) -> JobSumm
 def plan_alignment(source: str, target: str, options: AlignOptions | None = None) -> Conversion:
     """Open everything and plan the job; writes nothing, but may fetch the model of a detector."""
     options = options or AlignOptions()
-    name, path = split_spec(target)
-    if name is None:
-        name = "folder"
-        if path.rstrip("/").endswith(_NOT_FOLDERS):
-            raise OptionError(f"{path}: name the format to write, as in lmdb:{path}; without one it is a folder")
     conversion = ConversionOptions(
         limit=options.limit,
-        writing=_writing(name, source, options),
+        writing=options.writing,
         change=_ChangeMaker(options),
         command="align",
         command_line=options.command_line,
     )
-    return plan_dataset([source], f"{name}:{path}", conversion)
-
-
-def _writing(name: str, source: str, options: AlignOptions) -> dict[str, Any]:
-    """What the target's format is told: from folder to folder names are kept; what takes long is cut finer."""
-    writing = dict(options.writing)
-    if name in ("folder", "list") and find_format(source)[0] in ("folder", "list"):
-        writing.setdefault("layout", SOURCE)
-    given = "shard_size" in writing or "shard_samples" in writing
-    if name in ("webdataset", "parquet") and options.detector is not None and not given:
-        writing["shard_samples"] = _SHARD_SAMPLES
-    if name == "parquet" and options.keep_landmarks:
-        writing["landmark_column"] = True
-    return writing
+    return plan_dataset([source], target_spec(target), conversion)
 
 
 class _ChangeMaker:
@@ -194,7 +174,12 @@ class _ChangeMaker:
         options = self._options
         listed, matched = self._landmarks_of(source)
         self._check_source(source, matched)
-        if options.faces == "all" and _keeps_names(sink):
+        sink = sink.prefer(
+            source_names=source.keys_are_paths,
+            shard_samples=None if options.detector is None else _SHARD_SAMPLES,
+            landmarks=options.keep_landmarks,
+        )
+        if options.faces == "all" and sink.named_by_key:
             check_face_names(source[: options.limit])
         found = None if options.write_landmarks is None else FoundLandmarks(options.write_landmarks, sink.root)
         detector = self._prepare_detector()
@@ -307,13 +292,6 @@ class _ChangeMaker:
         if self._options.min_score is not None:
             return self._options.min_score
         return 0.0 if detector is None else detector.min_score
-
-
-def _keeps_names(sink: Sink) -> bool:
-    """Whether of two faces with the same key one would be lost."""
-    names = sink.identity()
-    kept = {"folder": names.get("layout") == SOURCE, "lmdb": names.get("keys") != "generated"}
-    return kept.get(names["format"], False)
 
 
 def _expected(source: Source, aligner: Aligner) -> ExpectedSource:

@@ -61,7 +61,7 @@ class Extras:
     draw: Callable[[str], bool] | None = None
 
 
-class AlignedOutput:
+class AlignedOutput(Sink):
     """A sink, and what is written beside it.
 
     Parameters
@@ -171,7 +171,7 @@ class AlignedOutput:
             self._extras.found.clean_up()
 
 
-class _OrderedAlignedOutput(AlignedOutput):
+class _OrderedAlignedOutput(AlignedOutput, OrderedOutput):
     """Where the dataset is one that a single process writes."""
 
     _sink: Any

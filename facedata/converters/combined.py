@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import LARGEST_LABEL
-from facedata.dataset import Sample, Source, strict
+from facedata.dataset import Sample, Source
 from facedata.errors import OptionError, SampleError
 
 __all__ = ["LARGEST_LABEL", "ConcatenatedSource", "all_labels", "join_sources"]
@@ -20,7 +20,7 @@ _T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 
 
-class ConcatenatedSource:
+class ConcatenatedSource(Source):
     """Several sources, one after the other, each with its labels shifted.
 
     Parameters
@@ -62,9 +62,6 @@ class ConcatenatedSource:
             first = int(ends[number]) - len(source)
             taken.append(ConcatenatedSource([source.take(positions[which == number] - first)], [shift], [classes]))
         return _Interleaved(taken, which)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return strict(self.read())
 
     def read(self) -> Iterator[Sample | SampleError]:
         """Every sample of every source in order, labels shifted, with the error in the place of each that fails."""
@@ -139,7 +136,7 @@ def _shifted(source: Source, shift: int, classes: int | None) -> Iterator[Sample
             yield Sample(item.key, item.label + shift, item.image, item.landmarks)
 
 
-class _Interleaved:
+class _Interleaved(Source):
     """Samples taken from several sources in turn: `which` (shape (N,)) says from which source each comes."""
 
     def __init__(self, sources: Sequence[Source], which: NDArray[np.int32]) -> None:
@@ -159,9 +156,6 @@ class _Interleaved:
             rank = np.cumsum(self._which == number) - 1  # which of its source's samples each one is
             sources.append(source.take(rank[positions[which == number]]))
         return _Interleaved(sources, which)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return strict(self.read())
 
     def read(self) -> Iterator[Sample | SampleError]:
         """Each source is read once, from its start, as far as its samples are wanted."""

@@ -10,8 +10,7 @@ from typing import Any
 from facedata.converters.combined import join_sources
 from facedata.converters.convert import Change, convert, plan_conversion
 from facedata.converters.selection import Selection, select
-from facedata.dataset import Sink, Source, create_dataset, find_format, open_dataset, split_spec
-from facedata.errors import OptionError
+from facedata.dataset import Sink, Source, create_dataset, find_format, load_format, open_dataset
 from facedata.jobs.job import JobOptions, JobSummary
 from facedata.jobs.journal import refuse_unfinished
 from facedata.jobs.output import check_output, refuse_overlap
@@ -115,13 +114,13 @@ def plan_dataset(sources: Sequence[str], target: str, options: ConversionOptions
     sink = create_dataset(target, **options.writing)
     formats = [find_format(spec) for spec in sources]
     for name, path in formats:
-        for part in _paths_of(path):
+        inputs = load_format(name).input_paths(path)
+        for part in inputs:
             refuse_unfinished(part)
-            if name != "list":  # in the folder that a list starts from there may be other things
-                refuse_overlap([part], sink.root)
-    opened = [open_dataset(f"{name}:{path}", **_known(options.opening, name)) for name, path in formats]
+        refuse_overlap(inputs, sink.root)
+    opened = [open_dataset(f"{name}:{path}", **options.opening) for name, path in formats]
     joined, told = join_sources(opened, shift=options.labels == "shift")
-    selection = _grouped_for(target, options)
+    selection = replace(options.selection, group=True) if sink.grouped else options.selection
     selected = select(joined, selection)
     source = selected if options.limit is None else selected[: options.limit]
     change = None
@@ -158,26 +157,6 @@ def plan_dataset(sources: Sequence[str], target: str, options: ConversionOptions
     return Conversion(plan, source, sink, change)
 
 
-def _grouped_for(target: str, options: ConversionOptions) -> Selection:
-    """The InsightFace style wants the samples of a person together."""
-    grouped = split_spec(target)[0] == "rec" and options.writing.get("style") != "plain"
-    return replace(options.selection, group=True) if grouped else options.selection
-
-
 def check_conversion(conversion: Conversion, *, overwrite: bool) -> None:
     """Raise where the job may not write into its output; for a dry run."""
     check_output(conversion.plan, conversion.sink, overwrite=overwrite)
-
-
-def _known(opening: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """What only record sets can be told is an error where there are none."""
-    if opening and name != "rec":
-        told = ", ".join("--" + option.replace("_", "-") for option in opening)
-        raise OptionError(f"{told}: is for record sets alone; this source is of the format {name}")
-    return opening
-
-
-def _paths_of(path: str) -> list[str]:
-    """The paths that a spec's path may stand for: `a@b` may be two."""
-    before, at, after = path.rpartition("@")
-    return [path] if not at or os.path.exists(path) else [before, after]

@@ -10,10 +10,10 @@ import numpy as np
 from facedata.dataset import Source
 from facedata.images import LARGEST_IMAGE
 
-__all__ = ["IMAGE_EXTENSIONS", "ImageFiles", "estimated_size"]
+__all__ = ["ImageFiles", "estimated_size"]
 
 _SAMPLED_FILES = 64
-IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "bmp", "webp"})
+
 
 # a pipe must not keep us waiting for somebody to write into it
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK

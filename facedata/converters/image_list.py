@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import LabelLines, read_label_lines
-from facedata.converters.folder.sink import GLINT360K, FolderSink
+from facedata.converters.folder.sink import FolderSink
 from facedata.converters.image_files import ImageFiles, estimated_size
-from facedata.dataset import Sample, strict
+from facedata.dataset import Format, Sample, Source
 from facedata.errors import FormatError, InputError, InputNotFoundError, OptionError, SampleError, input_error
 from facedata.files import file_identity
 from facedata.images import LARGEST_IMAGE
 
-__all__ = ["ListSource", "create_sink", "open_source", "recognises"]
+__all__ = ["FORMAT", "ListSource", "create_sink", "open_source", "recognises"]
 
 _LINES = 1 << 16
 _BLOCK = 1 << 22
@@ -32,7 +32,7 @@ _FIRST_LINE = re.compile(rb"[^ \t\r\n]+ \d{1,10}\r?\n?")
 
 
 @dataclass(frozen=True)
-class ListSource:
+class ListSource(Source):
     """The images that a list names, in the order of its lines.
 
     Attributes
@@ -48,6 +48,8 @@ class ListSource:
     lines: LabelLines
     facts: Mapping[str, Any]
 
+    keys_are_paths = True
+
     def __len__(self) -> int:
         return len(self.lines)
 
@@ -57,9 +59,6 @@ class ListSource:
     def take(self, positions: NDArray[np.int64]) -> ListSource:
         """The lines at `positions`."""
         return replace(self, lines=self.lines.take(positions))
-
-    def __iter__(self) -> Iterator[Sample]:
-        return strict(self.read())
 
     def read(self) -> Iterator[Sample | SampleError]:
         """The image of every line, or the error in its place."""
@@ -103,10 +102,6 @@ class ListSource:
             return min(os.stat(os.path.join(self.root, path)).st_size, LARGEST_IMAGE)
         except (OSError, ValueError):
             return 0
-
-    def class_names(self) -> None:
-        """A list has no names for its labels."""
-        return None
 
     def declared_classes(self) -> int:
         """The largest label of the whole list, and 1."""
@@ -191,7 +186,7 @@ def recognises(path: str) -> bool:
     return False
 
 
-def create_sink(spec: str, *, layout: str = GLINT360K, keep_undecodable: bool = False) -> FolderSink:
+def create_sink(spec: str, *, layout: str | None = None, keep_undecodable: bool = False) -> FolderSink:
     """A sink for ``LIST@FOLDER``: writes the images into the folder, and their list.
 
     Raises
@@ -203,3 +198,19 @@ def create_sink(spec: str, *, layout: str = GLINT360K, keep_undecodable: bool = 
     if not at or not path or not root:
         raise OptionError(f"list:{spec}: say where the images go: list:LIST@FOLDER, as list:train.txt@images/")
     return FolderSink(root, layout, path, keep_undecodable)
+
+
+def input_paths(spec: str) -> dict[str, bool]:
+    """The list, and the folder that its paths start from, in which there may be other things too."""
+    path, root = _split(spec)
+    return {path: True, root: False}
+
+
+FORMAT = Format(
+    "list",
+    open_source=open_source,
+    create_sink=create_sink,
+    recognises=recognises,
+    input_paths=input_paths,
+    extensions=(".txt",),
+)

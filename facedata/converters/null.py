@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from facedata.dataset import Sample, Source
+from facedata.dataset import Format, Sample, Sink, Source
 
-__all__ = ["NullSink", "create_sink"]
+__all__ = ["FORMAT", "NullSink", "create_sink"]
 
 
 @dataclass(frozen=True)
-class NullSink:
+class NullSink(Sink):
     """Keeps nothing.
 
     Attributes
@@ -24,8 +24,6 @@ class NullSink:
 
     root: str
 
-    many_writers = True
-
     def identity(self) -> Mapping[str, Any]:
         """The format alone."""
         return {"format": "null"}
@@ -33,13 +31,6 @@ class NullSink:
     def fit(self, source: Source) -> tuple[NullSink, None]:
         """Takes anything."""
         return self, None
-
-    def files(self, shards: int) -> Iterable[str]:
-        """It writes none."""
-        return ()
-
-    def prepare(self) -> None:
-        """Nothing to prepare."""
 
     @contextmanager
     def open_shard(self, shard: int) -> Iterator[NullSink]:
@@ -53,18 +44,14 @@ class NullSink:
         """It writes nothing, so nothing is its own."""
         return False
 
-    def named_files(self) -> list[str]:
-        """It writes no file either."""
-        return []
-
     def finish(self, shards: int) -> Mapping[str, Any]:
         """Nothing to publish."""
         return {}
-
-    def clean_up(self) -> None:
-        """Nothing to remove."""
 
 
 def create_sink(path: str, *, keep_undecodable: bool = True) -> NullSink:
     """A sink that keeps nothing, and takes everything; `path` is where the journal of the job goes."""
     return NullSink(path)
+
+
+FORMAT = Format("null", create_sink=create_sink)

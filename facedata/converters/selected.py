@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.dataset import Sample, Source, strict
+from facedata.dataset import Sample, Source, WrappedSource
 from facedata.errors import SampleError
 
 __all__ = ["SelectedSource"]
@@ -16,7 +16,7 @@ __all__ = ["SelectedSource"]
 _BLOCK = 1 << 20
 
 
-class SelectedSource:
+class SelectedSource(WrappedSource):
     """Some samples of a source, in an order of their own, perhaps with other labels.
 
     Parameters
@@ -73,25 +73,10 @@ class SelectedSource:
         for begin in range(0, len(self._positions), _BLOCK):
             yield self._source.take(self._positions[begin : begin + _BLOCK].astype(np.int64))
 
-    def __iter__(self) -> Iterator[Sample]:
-        return strict(self.read())
-
     def read(self) -> Iterator[Sample | SampleError]:
         """Every chosen sample with its new label, or the error in its place."""
         for part in self._parts():
             yield from part.read() if self._renumbered is None else _relabelled(part, *self._renumbered)
-
-    def identity(self) -> Mapping[str, Any]:
-        """That of the source; what the choice was made by is an option of the job."""
-        return self._source.identity()
-
-    def locate(self, position: int) -> tuple[str, int | None]:
-        """Where the sample is in the source."""
-        return self._source.locate(position if self._positions is None else int(self._positions[position]))
-
-    def places(self) -> Mapping[str, bool]:
-        """Those of the source."""
-        return self._source.places()
 
     def keys(self) -> Iterator[str]:
         """The keys of the chosen samples."""
@@ -120,10 +105,6 @@ class SelectedSource:
             some = slice(begin, begin + _BLOCK)
             known = self._known_labels[some] if self._positions is None else self._known_labels[self._positions[some]]
             yield known.astype(np.int64)
-
-    def size(self) -> int:
-        """In proportion to the number of samples."""
-        return self._source.size() * len(self) // max(len(self._source), 1)
 
     def sizes(self) -> NDArray[np.int32]:
         """Those of the chosen samples."""

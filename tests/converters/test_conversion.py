@@ -202,10 +202,10 @@ def test_what_one_process_writes_cannot_be_cut_into_parts(tmp_path: Path, target
 
 def test_an_option_of_another_format_is_refused(tmp_path: Path) -> None:
     start = write_set(tmp_path / "set", [0])
-    with pytest.raises(OptionError, match="--datum: is no option of the format webdataset; it has --shard-size"):
+    with pytest.raises(OptionError, match="--datum does not apply to the format 'webdataset'; it has --shard-size"):
         run([start], f"webdataset:{tmp_path}/out", writing={"datum": "raw"})
     run([start], f"folder:{tmp_path}/folder")
-    with pytest.raises(OptionError, match="--salvage: is for record sets alone; this source is of the format folder"):
+    with pytest.raises(OptionError, match="--salvage does not apply to the format 'folder'"):
         run([tmp_path / "folder"], f"null:{tmp_path}/out", opening={"salvage": True})
     with pytest.raises(OptionError, match="name the format to write"):
         run([start], f"{tmp_path}/out")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from facedata.converters.image_files import IMAGE_EXTENSIONS
+from facedata.images import IMAGE_EXTENSIONS
 
 __all__ = ["EXACT", "KeyForm", "bytes_of_key", "plain_key", "text_of_key", "without_extension", "without_folders"]
 

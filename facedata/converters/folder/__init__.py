@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from facedata.converters.folder.sink import GLINT360K, IMAGEFOLDER, LAYOUTS, SOURCE, FolderSink, create_sink
 from facedata.converters.folder.source import FolderSource, open_source, recognises
+from facedata.dataset import Format
 
 __all__ = [
+    "FORMAT",
     "GLINT360K",
     "IMAGEFOLDER",
     "LAYOUTS",
@@ -16,3 +18,12 @@ __all__ = [
     "open_source",
     "recognises",
 ]
+
+
+FORMAT = Format(
+    "folder",
+    open_source=open_source,
+    create_sink=create_sink,
+    recognises=recognises,
+    extensions=(),
+)

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.image_files import IMAGE_EXTENSIONS
 from facedata.dataset import Source
 from facedata.errors import OptionError, RefusedSampleError
+from facedata.images import IMAGE_EXTENSIONS
 
 __all__ = ["check_paths", "folders_of", "path_of_key", "stem_of_key"]
 

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import LARGEST_LABEL
-from facedata.converters.image_files import IMAGE_EXTENSIONS
 from facedata.errors import EmptyDatasetError, FormatError, InputError, input_error
 from facedata.files import file_identity
+from facedata.images import IMAGE_EXTENSIONS
 from facedata.text import natural_sort
 
 if TYPE_CHECKING:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 from facedata.converters.class_names import CLASSES, write_class_names
 from facedata.converters.folder.paths import check_paths, folders_of, path_of_key
-from facedata.dataset import Sample, Source
+from facedata.dataset import Sample, Sink, Source
 from facedata.errors import OptionError, output_error
 from facedata.files import atomic_writer, write_fully
 from facedata.images import image_extension, known_extension
@@ -35,7 +35,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 @dataclass(frozen=True)
-class FolderSink:
+class FolderSink(Sink):
     """Writes ``<identity folder>/<label>_<n>.<extension>``, n counting the samples of the job from 0; or keeps paths.
 
     Attributes
@@ -45,7 +45,8 @@ class FolderSink:
     layout : str
         ``"glint360k"`` names the identity folders ``id_<label>``, as the unpacking script of Glint360K does;
         ``"imagefolder"`` pads the label with zeros, so that sorted folders are in the order of the labels;
-        ``"source"`` keeps the paths that the images have in the source, which are their keys.
+        ``"source"`` keeps the paths that the images have in the source, which are their keys. None is the first, or
+        the last if the job prefers the names of the source.
     list_file : str, optional
         Also write ``relative/path label`` lines to this file, in the order of the samples.
     keep_undecodable : bool
@@ -57,19 +58,26 @@ class FolderSink:
     """
 
     root: str
-    layout: str = GLINT360K
+    layout: str | None = None
     list_file: str | None = None
     keep_undecodable: bool = False
     class_names: Mapping[int, str] | None = field(default=None, compare=False, repr=False)
     folders: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
-    many_writers = True
+    @property
+    def named_by_key(self) -> bool:  # type: ignore[override]
+        """Whether the keys of the source are the paths of the images."""
+        return self.layout == SOURCE
+
+    def prefer(self, *, source_names: bool = False, shard_samples: int | None = None, landmarks: bool = False) -> Sink:
+        """Keep the paths of the source if no layout was asked for."""
+        return replace(self, layout=SOURCE) if source_names and not self.layout else self
 
     def identity(self) -> Mapping[str, Any]:
         """Layout and options, as JSON values."""
         return {
             "format": "folder",
-            "layout": self.layout,
+            "layout": self.layout or GLINT360K,
             "list": self.list_file is not None and os.path.abspath(self.list_file),
             "keep undecodable": self.keep_undecodable,
         }
@@ -82,7 +90,7 @@ class FolderSink:
         OptionError
         """
         if self.layout != SOURCE:
-            return replace(self, class_names=source.class_names()), None
+            return replace(self, layout=self.layout or GLINT360K, class_names=source.class_names()), None
         check_paths(source, self.root)
         folders, names = folders_of(source), source.class_names()
         told = names is not None and not folders.issuperset(names.values())  # else the folders say it themselves
@@ -99,10 +107,6 @@ class FolderSink:
     def named_files(self) -> list[str]:
         """The list."""
         return [] if self.list_file is None else [self.list_file]
-
-    def files(self, shards: int) -> Iterable[str]:
-        """The list alone: the images are too many to look for."""
-        return self.named_files()
 
     def prepare(self) -> None:
         """Make room for the fragments of the list."""
@@ -130,7 +134,7 @@ class FolderSink:
     def _is_identity(self, name: str) -> bool:
         if self.layout == SOURCE:
             return name in self.folders
-        return _FOLDER_NAMES[self.layout].fullmatch(name) is not None
+        return _FOLDER_NAMES[self.layout or GLINT360K].fullmatch(name) is not None
 
     def _join_list(self, path: str, shards: int) -> None:
         try:
@@ -159,7 +163,7 @@ class _FolderWriter:
 
     def __init__(self, sink: FolderSink, fragment: str | None) -> None:
         self._sink, self._fragment = sink, fragment
-        self._template = LAYOUTS.get(sink.layout)
+        self._template = None if sink.layout == SOURCE else LAYOUTS[sink.layout or GLINT360K]
         self._folder, self._descriptor = "", -1
         self._list: BinaryIO | None = None
 
@@ -219,7 +223,7 @@ class _FolderWriter:
         self._folder = folder
 
 
-def create_sink(path: str, *, layout: str = GLINT360K, keep_undecodable: bool = False) -> FolderSink:
+def create_sink(path: str, *, layout: str | None = None, keep_undecodable: bool = False) -> FolderSink:
     """A sink that writes the folder `path`.
 
     Raises
@@ -227,6 +231,6 @@ def create_sink(path: str, *, layout: str = GLINT360K, keep_undecodable: bool = 
     OptionError
         Where there is no such layout.
     """
-    if layout != SOURCE and layout not in LAYOUTS:
+    if layout not in (None, SOURCE, *LAYOUTS):
         raise OptionError(f"--layout {layout}: there are {', '.join([*LAYOUTS, SOURCE])}")
     return FolderSink(path, layout, None, keep_undecodable)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from facedata.converters.class_names import read_class_names_in
 from facedata.converters.folder.scan import has_image, is_hidden, scan_folder
 from facedata.converters.image_files import ImageFiles, estimated_size
-from facedata.dataset import Sample, strict
+from facedata.dataset import Sample, Source
 from facedata.errors import SampleError
 from facedata.images import LARGEST_IMAGE
 
@@ -26,7 +26,7 @@ _BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
-class FolderSource:
+class FolderSource(Source):
     """The images of a folder, as samples in the natural order of class folders and file names.
 
     A file name costs its own length and one byte; all else is kept for each class.
@@ -56,6 +56,8 @@ class FolderSource:
     names: bytes | bytearray
     lengths: NDArray[np.uint8]
     facts: Mapping[str, Any]
+
+    keys_are_paths = True
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -119,9 +121,6 @@ class FolderSource:
         """The lengths in rows, and where the names of each row begin."""
         table = np.pad(self.lengths, (0, -len(self.lengths) % _CHECKPOINT)).reshape(-1, _CHECKPOINT)
         return table, np.concatenate([[0], np.cumsum(table.sum(axis=1, dtype=np.int64))])
-
-    def __iter__(self) -> Iterator[Sample]:
-        return strict(self.read())
 
     def read(self) -> Iterator[Sample | SampleError]:
         """Every image in order, or the error in its place."""

@@ -7,11 +7,29 @@ import os
 from facedata.converters.lmdb.names import DATA
 from facedata.converters.lmdb.pages import begins_like_lmdb
 from facedata.converters.lmdb.sink import LmdbSink, create_sink
-from facedata.converters.lmdb.source import LmdbSource, open_source
+from facedata.converters.lmdb.source import LmdbSource, input_paths, open_source
+from facedata.dataset import Format
 
-__all__ = ["LmdbSink", "LmdbSource", "create_sink", "open_source", "recognises"]
+__all__ = [
+    "FORMAT",
+    "LmdbSink",
+    "LmdbSource",
+    "create_sink",
+    "open_source",
+    "recognises",
+]
 
 
 def recognises(path: str) -> bool:
     """Whether `path` is a database file, or a folder with one."""
     return begins_like_lmdb(os.path.join(path, DATA) if os.path.isdir(path) else path)
+
+
+FORMAT = Format(
+    "lmdb",
+    open_source=open_source,
+    create_sink=create_sink,
+    recognises=recognises,
+    input_paths=input_paths,
+    extensions=(".lmdb",),
+)

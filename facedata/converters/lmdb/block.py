@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from facedata.converters.lmdb.datum import LARGEST_LABEL, datum_parts
-from facedata.dataset import Sample
+from facedata.dataset import BlockEncoder, Sample
 from facedata.errors import RefusedSampleError
 from facedata.images import known_extension
 from facedata.jobs.parcel import Parcel, Place
@@ -71,7 +71,7 @@ class Block:
         return Records(records, into[ends["table"] : ends["kv"]])
 
 
-class BlockMaker:
+class BlockMaker(BlockEncoder):
     """The `BlockEncoder` of a shard.
 
     Parameters

@@ -18,7 +18,7 @@ from facedata.converters.lmdb.datum import CAFFE, LARGEST_LABEL, LAYOUTS
 from facedata.converters.lmdb.files import BUILDING, BuildFiles
 from facedata.converters.lmdb.names import DATA, KV_SUFFIX, stem_of
 from facedata.converters.lmdb.writer import LmdbWriter, round_map_size
-from facedata.dataset import Source
+from facedata.dataset import OrderedOutput, Sink, Source
 from facedata.errors import EmptyDatasetError, OptionError, output_error
 from facedata.files import network_file_system, remove_stale_temporaries
 from facedata.jobs.journal import BESIDE
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class LmdbSink:
+class LmdbSink(Sink, OrderedOutput):
     """Writes ``<path>/data.mdb``, or `path` itself, and the key-label file.
 
     Attributes
@@ -79,8 +79,6 @@ class LmdbSink:
     names: Mapping[int, str] | None = field(default=None, repr=False, compare=False)
     receiver: Place | None = field(default=None, repr=False, compare=False)
 
-    many_writers = False
-
     def __post_init__(self) -> None:
         for option, value, known in (("datum", self.datum, LAYOUTS), ("keys", self.keys, KEYS)):
             if value not in known:
@@ -110,6 +108,11 @@ class LmdbSink:
     def _classes(self) -> str:
         stem = os.path.basename(stem_of(self.path))
         return os.path.join(os.path.dirname(self.kv), stem + _CLASSES_SUFFIX)
+
+    @property
+    def named_by_key(self) -> bool:  # type: ignore[override]
+        """Whether the keys of the source are those of the database."""
+        return self.keys != GENERATED
 
     def identity(self) -> Mapping[str, Any]:
         """Layout, keys and the names that go into them, and which files there are."""

@@ -19,7 +19,7 @@ from facedata.converters.lmdb.database import DatabaseReader, Record, check_data
 from facedata.converters.lmdb.datum import CAFFE, LARGEST_LABEL, Datum, parse_datum
 from facedata.converters.lmdb.names import KV_SUFFIX, data_file, kv_beside, stem_of
 from facedata.converters.lmdb.order import StoredOrder, stored_order
-from facedata.dataset import Sample, strict
+from facedata.dataset import Sample, Source
 from facedata.errors import FormatError, SampleError, input_error
 from facedata.files import file_identity
 
@@ -31,7 +31,7 @@ _LOOKED_AT = 8
 
 
 @dataclass(frozen=True)
-class LmdbSource:
+class LmdbSource(Source):
     """The images of a database.
 
     Attributes
@@ -64,9 +64,6 @@ class LmdbSource:
     def take(self, positions: NDArray[np.int64]) -> LmdbSource:
         """The records at `positions`."""
         return replace(self, order=self.order.take(positions))
-
-    def __iter__(self) -> Iterator[Sample]:
-        return strict(self.read())
 
     def identity(self) -> Mapping[str, Any]:
         """Size and sampled digest of the data file and of the key-label file."""
@@ -105,10 +102,6 @@ class LmdbSource:
     def sizes(self) -> NDArray[np.int32]:
         """The bytes of each value, told without reading it; 0 where there is none."""
         return np.fromiter((record.size for record in self._records(values=False)), np.int32, len(self))
-
-    def class_names(self) -> None:
-        """A database has no names for its classes."""
-        return None
 
     def declared_classes(self) -> int | None:
         """As many as the key-label file has room for: its largest label, and 1."""
@@ -210,6 +203,12 @@ def _split(path: str) -> tuple[str, str | None]:
             return path[:place], kv
         place = path.rfind("@", 0, place)
     return path, kv_beside(path)
+
+
+def input_paths(path: str) -> dict[str, bool]:
+    """The paths that ``PATH`` or ``PATH@KEY_LABEL_FILE`` may stand for."""
+    before, at, after = path.rpartition("@")
+    return {path: True} if not at or os.path.lexists(path) else {before: True, after: True}
 
 
 def _refuse_no_file(path: str) -> None:

@@ -12,6 +12,7 @@ from facedata.converters.lmdb.block import Block
 from facedata.converters.lmdb.files import BuildFiles
 from facedata.converters.lmdb.lmdb_errors import as_output_errors
 from facedata.converters.lmdb.pages import Meta, read_meta
+from facedata.dataset import OrderedWriter
 from facedata.errors import InputError, OptionError, output_error
 from facedata.files import write_fully
 
@@ -26,7 +27,7 @@ def round_map_size(size: int) -> int:
     return -(-max(size, 1) // _MEGABYTE) * _MEGABYTE
 
 
-class LmdbWriter:
+class LmdbWriter(OrderedWriter):
     """The `OrderedWriter` of a database.
 
     A transaction's number is one more than that of the transaction before, so the number in the database tells how many

@@ -5,5 +5,18 @@ from __future__ import annotations
 from facedata.converters.parquet.footers import recognises
 from facedata.converters.parquet.sink import ParquetSink, create_sink
 from facedata.converters.parquet.source import ParquetSource, open_source
+from facedata.dataset import Format
 
-__all__ = ["ParquetSink", "ParquetSource", "create_sink", "open_source", "recognises"]
+__all__ = [
+    "FORMAT",
+    "ParquetSink",
+    "ParquetSource",
+    "create_sink",
+    "open_source",
+    "recognises",
+]
+
+
+FORMAT = Format(
+    "parquet", open_source=open_source, create_sink=create_sink, recognises=recognises, extensions=(".parquet",)
+)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from facedata.converters.class_names import CLASSES, write_class_names
 from facedata.converters.parquet.library import import_pyarrow
 from facedata.converters.parquet.tables import WRITER_OPTIONS, make_schema, make_table
-from facedata.dataset import Sample, Source
+from facedata.dataset import Sample, Sink, Source
 from facedata.errors import FacedataError, OptionError, RefusedSampleError, output_error
 from facedata.files import atomic_writer, remove_stale_temporaries
 from facedata.images import image_extension, known_extension
@@ -35,7 +35,7 @@ _IMAGE_NAME = re.compile(r".+\.(jpe?g|png|bmp|webp|gif|tiff?)", re.IGNORECASE | 
 
 
 @dataclass(frozen=True)
-class ParquetSink:
+class ParquetSink(Sink):
     """Writes files ``train-<shard>-of-<shards>.parquet``, with the columns that the Hugging Face libraries expect.
 
     These are ``image``, a struct of ``bytes`` and ``path``, and ``label``; and ``landmarks`` where there are some.
@@ -77,10 +77,14 @@ class ParquetSink:
     classes: int | None = None
     class_names: Mapping[int, str] | None = field(default=None, repr=False)
 
-    many_writers = True
-
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "class_names": None}  # no worker needs them, and there may be very many
+
+    def prefer(self, *, source_names: bool = False, shard_samples: int | None = None, landmarks: bool = False) -> Sink:
+        """Write smaller files, and landmarks, if the user did not choose."""
+        given = self.shard_size is not None or self.shard_samples is not None
+        samples = self.shard_samples if given else shard_samples
+        return replace(self, shard_samples=samples, landmarks=True if landmarks else self.landmarks)
 
     def identity(self) -> Mapping[str, Any]:
         """Options, what was learnt of the source, and the release of pyarrow, which decides the bytes too."""
@@ -137,10 +141,6 @@ class ParquetSink:
         """Whether an entry of the root is named as this sink names what it writes."""
         return name == CLASSES or _NAMES.fullmatch(name) is not None
 
-    def named_files(self) -> list[str]:
-        """None but its own."""
-        return []
-
     def files(self, shards: int) -> Iterable[str]:
         """All of them."""
         return (os.path.join(self.root, _NAME.format(shard, shards)) for shard in range(shards))
@@ -166,9 +166,6 @@ class ParquetSink:
         if self.class_names is not None:
             write_class_names(os.path.join(self.root, CLASSES), self.class_names)
         return {"files": shards}
-
-    def clean_up(self) -> None:
-        """Nothing to remove."""
 
 
 def _cut_by_count(begin: int, end: int, count: int) -> Iterator[int]:

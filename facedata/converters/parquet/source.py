@@ -15,7 +15,7 @@ from facedata.converters.parquet.columns import Columns, class_names_of, find_co
 from facedata.converters.parquet.footers import RowGroups, find_files, identity_of_files, read_row_groups
 from facedata.converters.parquet.library import first_line, open_parquet
 from facedata.converters.parquet.rows import Part, Rows, keys_of, labels_of, rows_between, samples_of
-from facedata.dataset import Sample, strict
+from facedata.dataset import Sample, Source
 from facedata.errors import OptionError, SampleError
 
 __all__ = ["ParquetSource", "open_source"]
@@ -26,7 +26,7 @@ _ROWS_WITHOUT_IMAGES = 1 << 16
 
 
 @dataclass(frozen=True)
-class ParquetSource:
+class ParquetSource(Source):
     """The rows of one or more Parquet files, as samples in their order.
 
     Read row group by row group, each in batches of a few megabytes however large it is. A damaged page costs the rest
@@ -81,9 +81,6 @@ class ParquetSource:
         first, last = int(groups.file[0]), int(groups.file[-1])
         groups = replace(groups, file=groups.file - first)
         return replace(self, files=self.files[first : last + 1], groups=groups, rows=rows)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return strict(self.read())
 
     def identity(self) -> Mapping[str, Any]:
         """Number, size and sampled digests of the files."""

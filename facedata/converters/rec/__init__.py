@@ -8,8 +8,10 @@ from facedata.converters.rec.record_set import INSIGHTFACE, OpenOptions, RecordS
 from facedata.converters.rec.recordio import ImageRecord, RecordReader, encode_record
 from facedata.converters.rec.sink import RecSink
 from facedata.converters.rec.source import RecSource
+from facedata.dataset import Format
 
 __all__ = [
+    "FORMAT",
     "ImageRecord",
     "OpenOptions",
     "RecSink",
@@ -41,3 +43,12 @@ def create_sink(
 ) -> RecSink:
     """A sink that writes the folder `path`; see `RecSink`."""
     return RecSink(path, style, list_file, keep_undecodable)
+
+
+FORMAT = Format(
+    "rec",
+    open_source=open_source,
+    create_sink=create_sink,
+    recognises=recognises,
+    extensions=(".rec",),
+)

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from facedata.converters.rec.recordio import ImageRecord, class_of
 from facedata.converters.rec.source import RecSource
-from facedata.dataset import Sample, strict
+from facedata.dataset import Sample, WrappedSource
 from facedata.errors import FormatError, MissingExtraError, SampleError
 
 __all__ = ["MXNetRecSource"]
 
 
 @dataclass(frozen=True)
-class MXNetRecSource:
+class MXNetRecSource(WrappedSource):
     """The samples of a `RecSource`, read with ``MXIndexedRecordIO.read_idx``.
 
     Attributes
@@ -61,16 +61,9 @@ class MXNetRecSource:
         """Those of the source."""
         return self.source.sizes()
 
-    def class_names(self) -> None:
-        """A record set has no names for its classes."""
-        return None
-
     def declared_classes(self) -> int | None:
         """As the source says."""
         return self.source.declared_classes()
-
-    def __iter__(self) -> Iterator[Sample]:
-        return strict(self.read())
 
     def identity(self) -> Mapping[str, Any]:
         """The same as the source's own: the samples are the same."""

@@ -26,7 +26,7 @@ from facedata.converters.rec.recordio import (
     encode_record,
     padded,
 )
-from facedata.dataset import Sample
+from facedata.dataset import BlockEncoder, OrderedWriter, Sample
 from facedata.errors import OutputMismatchError, RefusedSampleError, output_error
 from facedata.files import write_fully
 from facedata.images import known_extension
@@ -101,7 +101,7 @@ class RecordBlock:
     names: list[bytes]
 
 
-class RecordEncoder:
+class RecordEncoder(BlockEncoder):
     """Makes the block of one shard ready, in a worker.
 
     Parameters
@@ -202,7 +202,7 @@ def _list_name(key: str) -> bytes:
         raise RefusedSampleError(f"key {key!r}: is no text that a list can hold; leave out --list") from error
 
 
-class BlockWriter:
+class BlockWriter(OrderedWriter):
     """Appends blocks to the files of a set, and the keys to its records.
 
     Parameters
@@ -267,9 +267,6 @@ class BlockWriter:
 
     def commit(self, entry: Mapping[str, Any]) -> None:
         """Nothing: what the journal does not know of is cut off by the next writer."""
-
-    def __enter__(self) -> BlockWriter:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

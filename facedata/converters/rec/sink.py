@@ -17,7 +17,7 @@ from facedata.converters.rec.completion import CLASSES, check_count, complete_se
 from facedata.converters.rec.packing import BUILDING, BlockWriter, BuildFiles, RecordEncoder
 from facedata.converters.rec.record_set import INSIGHTFACE, PLAIN
 from facedata.converters.rec.recordio import MAGIC
-from facedata.dataset import OrderedWriter, Source
+from facedata.dataset import OrderedOutput, OrderedWriter, Sink, Source
 from facedata.errors import (
     EmptyDatasetError,
     FacedataError,
@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RecSink:
+class RecSink(Sink, OrderedOutput):
     """Writes ``train.rec``, ``train.idx`` and ``property``.
 
     Attributes
@@ -63,8 +63,6 @@ class RecSink:
     names: Mapping[int, str] | None = field(default=None, repr=False, compare=False)
     receiver: Place | None = field(default=None, repr=False, compare=False)
 
-    many_writers = False
-
     def __post_init__(self) -> None:
         if self.style not in (INSIGHTFACE, PLAIN):
             raise OptionError(f"--style {self.style}: expected {INSIGHTFACE} or {PLAIN}")
@@ -74,6 +72,11 @@ class RecSink:
     def __getstate__(self) -> dict[str, Any]:
         # a worker, sent a sink with each shard, has no use for the names
         return {**self.__dict__, "names": None, "receiver": this_place()}
+
+    @property
+    def grouped(self) -> bool:  # type: ignore[override]
+        """Whether the style wants the images of an identity together."""
+        return self.style == INSIGHTFACE
 
     def identity(self) -> Mapping[str, Any]:
         """Style and options, as JSON values."""
@@ -105,10 +108,6 @@ class RecSink:
     def owns(self, name: str) -> bool:
         """Whether an entry of the root is named as what this sink writes."""
         return name in _PUBLISHED or name == BUILDING
-
-    def named_files(self) -> list[str]:
-        """None: all that is written lies in the root."""
-        return []
 
     def files(self, shards: int) -> Iterable[str]:
         """The records and their index."""
@@ -193,7 +192,7 @@ def _refuse_order(source: Source, root: str, position: int, label: int, before: 
     )
 
 
-class _NothingToWrite:
+class _NothingToWrite(OrderedWriter):
     """The writer of a set whose records have appeared already: all that is left is to finish."""
 
     def __init__(self, root: str, done: int) -> None:
@@ -206,8 +205,3 @@ class _NothingToWrite:
         )
 
     def commit(self, entry: Mapping[str, Any]) -> None: ...
-
-    def __enter__(self) -> _NothingToWrite:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...

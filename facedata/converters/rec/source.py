@@ -23,7 +23,7 @@ from facedata.converters.rec.recordio import (
     class_of,
     unpack_image_record,
 )
-from facedata.dataset import Sample, strict
+from facedata.dataset import Sample, Source
 from facedata.errors import FormatError, SampleError, input_error
 
 __all__ = ["RecSource"]
@@ -41,7 +41,7 @@ _label = struct.Struct("<f")
 
 
 @dataclass(frozen=True)
-class RecSource:
+class RecSource(Source):
     """The image records of one ``.rec`` file, as samples in key order.
 
     Attributes
@@ -74,9 +74,6 @@ class RecSource:
         """The records at `positions`."""
         return replace(self, index=self.index.take(positions))
 
-    def __iter__(self) -> Iterator[Sample]:
-        return strict(self.read())
-
     def identity(self) -> Mapping[str, Any]:
         """Size and sampled digest of the record file, its dialect, how many records it has."""
         return {"record file": dict(self.file_identity), **self.options}
@@ -106,10 +103,6 @@ class RecSource:
         sizes = np.empty(len(offsets), np.int32)
         sizes[order] = np.minimum(np.diff(offsets[order], append=int(self.file_identity["size"])), MAXIMUM_LENGTH)
         return sizes
-
-    def class_names(self) -> None:
-        """A record set has no names for its classes."""
-        return None
 
     def declared_classes(self) -> int | None:
         """As the property file or the meta record says."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from facedata.converters.class_names import CLASSES, write_class_names
 from facedata.converters.webdataset.names import COMPRESSED, NumberedNames, parse_numbered
-from facedata.dataset import Sample, Source
+from facedata.dataset import Sample, Sink, Source
 from facedata.errors import OptionError, OutputError
 from facedata.files import atomic_writer, remove_stale_temporaries
 from facedata.images import LARGEST_IMAGE, image_extension, known_extension
@@ -32,7 +32,7 @@ _SMALL_MEMBER = 2 * BLOCK  # a header, and data of at most one block
 
 
 @dataclass(frozen=True)
-class WebDatasetSink:
+class WebDatasetSink(Sink):
     """Writes numbered tars, each sample as ``<number>.jpg``, ``<number>.cls`` and, where needed, ``<number>.json``.
 
     Attributes
@@ -61,10 +61,13 @@ class WebDatasetSink:
     digits: int = _DIGITS
     class_names: Mapping[int, str] | None = field(default=None, compare=False, repr=False)
 
-    many_writers = True
-
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "class_names"}
+
+    def prefer(self, *, source_names: bool = False, shard_samples: int | None = None, landmarks: bool = False) -> Sink:
+        """Write smaller tars if no size was asked for."""
+        given = self.shard_size is not None or self.shard_samples is not None
+        return self if given or shard_samples is None else replace(self, shard_samples=shard_samples)
 
     def identity(self) -> Mapping[str, Any]:
         """The pattern of the names and the options, as JSON values."""
@@ -84,19 +87,16 @@ class WebDatasetSink:
 
     def _ends(self, source: Source) -> tuple[int, ...]:
         samples = len(source)
-        if self.shard_size is None:
+        size = _SHARD_SIZE if self.shard_size is None and self.shard_samples is None else self.shard_size
+        if size is None:
             most = self.shard_samples or max(samples, 1)
             return (*range(most, samples, most), samples)
-        limit = max(self.shard_size - len(end_of_archive(0)), 1)
+        limit = max(size - len(end_of_archive(0)), 1)
         return cut_by_size(_sizes_in_tar(source), limit, self.shard_samples)
 
     def owns(self, name: str) -> bool:
         """Whether an entry of the root is named as its tars, or is the file of the class names."""
         return name == CLASSES or self.names.number(name) is not None
-
-    def named_files(self) -> list[str]:
-        """None: all lie in the root."""
-        return []
 
     def files(self, shards: int) -> Iterable[str]:
         """The tars."""
@@ -127,9 +127,6 @@ class WebDatasetSink:
         if self.class_names is not None:
             write_class_names(os.path.join(self.root, CLASSES), self.class_names)
         return {"tars": shards}
-
-    def clean_up(self) -> None:
-        """Nothing to remove."""
 
 
 def _sizes_in_tar(source: Source) -> NDArray[np.int32]:
@@ -213,8 +210,6 @@ def create_sink(
     for option, value in (("--shard-size", shard_size), ("--shard-samples", shard_samples)):
         if value is not None and value < 1:
             raise OptionError(f"{option} {value}: must be at least 1")
-    if shard_size is None and shard_samples is None:
-        shard_size = _SHARD_SIZE
     root, names = _names(path)
     return WebDatasetSink(root or ".", names, shard_size, shard_samples, keep_undecodable)
 

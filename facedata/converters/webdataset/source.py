@@ -19,7 +19,7 @@ from facedata.converters.webdataset.names import COMPRESSED, find_tars
 from facedata.converters.webdataset.reading import Row, read_key, read_sample
 from facedata.converters.webdataset.samples import SampleTable, scan_tars
 from facedata.converters.webdataset.walk import TarReader
-from facedata.dataset import Sample, strict
+from facedata.dataset import Sample, Source
 from facedata.errors import InputError, SampleError
 from facedata.files import file_identity
 from facedata.tar_format import BLOCK
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class WebDatasetSource:
+class WebDatasetSource(Source):
     """The samples of some tars, in order.
 
     Attributes
@@ -79,9 +79,6 @@ class WebDatasetSource:
     def _tars_of(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         tars: NDArray[np.int64] = np.searchsorted(self.starts, places, side="right") - 1
         return tars
-
-    def __iter__(self) -> Iterator[Sample]:
-        return strict(self.read())
 
     def read(self) -> Iterator[Sample | SampleError]:
         """Every sample in order, or the error in its place.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from facedata.columns import count_labels
+from facedata.dataset import Output
 from facedata.errors import (
     DiskFullError,
     EmptyDatasetError,
@@ -73,7 +74,7 @@ class RowFile:
 
 
 @dataclass(frozen=True)
-class FeatureOutput:
+class FeatureOutput(Output):
     """The `Output` of an extraction.
 
     Attributes
@@ -255,10 +256,6 @@ class FeatureOutput:
                 self.target.labels,
             )
         return {"classes": classes}
-
-    def files(self, shards: int) -> Iterable[str]:
-        """The set's three files."""
-        return self.named_files()
 
     def clean_up(self) -> None:
         """Remove what was only needed until then, and what killed runs left."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
+from facedata.dataset import Output
 from facedata.errors import FacedataError, OutputError, output_error
 from facedata.features.neighbours.blocks import BLOCKS, BlockFiles
 from facedata.features.neighbours.formats import NeighbourFormat
@@ -22,7 +23,7 @@ _RECALL = "recall.json"
 _log = logging.getLogger(__name__)
 
 
-class NeighbourOutput:
+class NeighbourOutput(Output):
     """An `Output` of `facedata.jobs`: the file, and beside it, in ``FILE.facedata``, the journal and the blocks.
 
     Parameters
@@ -52,10 +53,6 @@ class NeighbourOutput:
     def named_files(self) -> list[str]:
         """The file, or the files, that readers open."""
         return self._format.files(self.path)
-
-    def files(self, shards: int) -> list[str]:
-        """The same."""
-        return self.named_files()
 
     def prepare(self) -> None:
         """Make room for the blocks, and the search ready."""

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from support import MemorySource, jpeg, peak_bytes, tree
 
 from facedata.converters.convert import convert, plan_conversion
-from facedata.converters.rec import RecSink, completion, create_sink
+from facedata.converters.rec import completion, create_sink
 from facedata.converters.rec.record_set import INSIGHTFACE, PLAIN, open_record_set
 from facedata.converters.rec.recordio import LARGEST_LABEL, MAGIC_BYTES, ImageRecord, pack_image_record
 from facedata.converters.rec.writer import InsightFaceWriter, RecordWriter
@@ -171,7 +171,6 @@ def read_as_insightface(folder: str) -> list[tuple[int, list[bytes]]]:
 
 def test_it_is_an_output_with_a_single_writer() -> None:
     assert isinstance(create_dataset("rec:set"), OrderedOutput)
-    assert not RecSink.many_writers
 
 
 def test_all_files_and_nothing_else_are_there(tmp_path: Path) -> None:

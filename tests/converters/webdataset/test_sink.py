@@ -161,8 +161,10 @@ def test_a_sample_larger_than_a_tar_has_its_own(tmp_path: Path) -> None:
 
 
 def test_by_default_a_tar_has_a_gigabyte() -> None:
-    assert (create_sink("out").shard_size, create_sink("out").shard_samples) == (10**9, None)
-    assert create_sink("out", shard_samples=5).shard_size is None
+    image = jpeg(0).ljust(1 << 20)
+    source = MemorySource([Sample(str(number), 0, image) for number in range(1100)])
+    assert create_sink("out").fit(source)[1] == (952, 1100)
+    assert create_sink("out", shard_samples=600).fit(source)[1] == (600, 1100)
 
 
 @given(st.lists(st.integers(4, 9000), min_size=1, max_size=30), st.integers(10_241, 40_000), st.integers(1, 12))
