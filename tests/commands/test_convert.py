@@ -154,7 +154,7 @@ def test_a_dry_run_writes_nothing(record_set: MakeSet, facedata: Facedata, tmp_p
     ("line", "status", "said"),
     [
         ("convert a out", 2, "name the format to write: FORMAT:out, one of rec, folder, list, lmdb"),
-        ("convert a folder:out --kv x", 2, "--kv: is no option of the format folder; it has --layout"),
+        ("convert a folder:out --kv x", 2, "--kv does not apply to the format 'folder'; it has --layout"),
         ("convert a webdataset:out/x.tar", 2, "say where their number goes"),
         ("convert a webdataset:out --shard-size 12XB", 2, "'12XB' is not a size, as 1GB, 500MB or 64MiB"),
         ("pack-rec a --output p --shuffle", 2, "choose --style plain, or leave out --shuffle"),
@@ -165,7 +165,7 @@ def test_a_dry_run_writes_nothing(record_set: MakeSet, facedata: Facedata, tmp_p
         (
             "convert empty folder:out",
             1,
-            "empty: no format fits its content; name the format, which also says what is wrong: FORMAT:empty",
+            "empty: no format fits its content; name the format to see what is wrong: FORMAT:empty",
         ),
         ("convert a folder:a/out", 1, "the output lies in the input a"),
         ("build-lmdb a --output mine.lmdb", 1, "is not empty (it holds 'precious'), and no facedata job wrote it"),
