@@ -23,11 +23,10 @@ import numpy as np
 from measure import in_turn, report
 
 from facedata.features.matrix import Matrix
-from facedata.features.neighbours.base import Base
-from facedata.features.neighbours.cut import cut_search
-from facedata.features.neighbours.exact import ExactSearch
-from facedata.features.neighbours.found import with_itself_first
+from facedata.features.neighbours.files import with_itself_first
 from facedata.features.neighbours.job import SearchThreads
+from facedata.features.neighbours.method import cut_search
+from facedata.features.neighbours.search import UnitRows, exact_nearest
 from facedata.jobs.executors import available_cpus
 
 LTC, OURS = "learn-to-cluster's steps", "facedata build-knn"
@@ -73,17 +72,16 @@ def compare_searches(root: str, rows: int, dimensions: int, k: int, repeats: int
     import faiss
 
     cut = cut_search(rows, dimensions, k)
-    base = Base(Matrix(f"{root}/features/a.bin", rows, dimensions), cut.chunk, resident=True)
+    base = UnitRows(Matrix(f"{root}/features/a.bin", rows, dimensions), cut.chunk, resident=True)
     base.load()
     values = base.rows(0, rows)
     index = faiss.IndexFlatIP(dimensions)
     index.add(values)
     stopped = threading.Event()
-    search = ExactSearch(base, k, cut, stopped)
     bounds = [(rows * shard // cut.shards, rows * (shard + 1) // cut.shards) for shard in range(cut.shards)]
 
     def one_shard(bound: tuple[int, int]) -> None:
-        with_itself_first(*search.search(*bound), np.arange(*bound))
+        with_itself_first(*exact_nearest(base.rows(*bound), base, k, cut.at_once, stopped), np.arange(*bound))
 
     times: list[tuple[float, float]] = []
     for _ in range(repeats):

@@ -14,24 +14,22 @@ if TYPE_CHECKING:
     from facedata.features.neighbours.job import NeighbourJob
     from facedata.jobs.job import JobSummary
 
-_METHOD = ("method", "device", "nlist", "nprobe", "ef")
-
 
 @click.command("build-knn", short_help="Find the nearest neighbours of each row of a feature set.")
 @click.argument("root", type=click.Path(file_okay=False))
 @click.option("--name", required=True, help="The set: ROOT/features/NAME.bin.")
-@click.option("--k", type=int, default=80, show_default=True, help="Neighbours of each row, itself among them.")
+@click.option("--k", type=int, default=80, show_default=True, help="Neighbours of each row, itself included.")
 @options.DIM
 @click.option(
     "--method",
     type=click.Choice(["exact", "ivf", "hnsw"]),
     default="exact",
     show_default=True,
-    help="Compare all rows with all, or look through inverted lists or a graph, whose recall is measured and shown.",
+    help="Compare all rows with all, or search inverted lists or a graph, whose recall is measured and shown.",
 )
-@click.option("--nlist", type=int, help="ivf: so many lists.  [default: 4 times the root of the rows]")
-@click.option("--nprobe", type=int, help="ivf: look through so many of them for each row.  [default: 128]")
-@click.option("--ef", type=int, help="hnsw: candidates kept while searching.  [default: twice k, at least 160]")
+@click.option("--nlist", type=int, help="ivf: number of lists.  [default: 4 times the square root of the rows]")
+@click.option("--nprobe", type=int, help="ivf: number of lists to search for each row.  [default: 128]")
+@click.option("--ef", type=int, help="hnsw: candidates kept during a search.  [default: twice k, at least 160]")
 @options.DEVICE
 @click.option(
     "--format",
@@ -39,8 +37,8 @@ _METHOD = ("method", "device", "nlist", "nprobe", "ef")
     type=click.Choice(["ltc", "cdp", "gcn", "npy"]),
     default="ltc",
     show_default=True,
-    help="Of learn-to-cluster: key data, (N, 2, k). Of CDP: idx and dist. Of GCN-clustering: ids, (N, k + 1), itself "
-    "and k others. Or two .npy files, ids and distances.",
+    help="learn-to-cluster: data, (N, 2, k); CDP: idx and dist; GCN-clustering: ids, (N, k + 1), the row itself and k "
+    "others; or two .npy files, ids and distances.",
 )
 @click.option(
     "--output",
@@ -51,7 +49,7 @@ _METHOD = ("method", "device", "nlist", "nprobe", "ef")
     "--memory",
     type=options.SizeType(),
     metavar="SIZE",
-    help="Take at most about so much, as 8GB.  [default: half of what is available]",
+    help="About the most memory to take, as 8GB.  [default: half of what is available]",
 )
 @options.WORKERS
 @options.SHARD
@@ -63,12 +61,11 @@ _METHOD = ("method", "device", "nlist", "nprobe", "ef")
 def command(root: str, **given: Any) -> int:
     """Find the nearest neighbours of each row of ROOT/features/NAME.bin, by the cosine.
 
-    The row itself is the first of its neighbours, at distance 0; distances are 1 - cosine, cut off at 0 and 1. Rows
-    need not have unit length. The same command gives the same file, whatever the workers and the memory. Interrupted,
-    killed or out of disk: it goes on where it was.
+    The row itself is the first of its neighbours, at distance 0; distances are 1 - cosine, clipped to 0 and 1. Rows
+    need not have unit length. The same command writes the same file, whatever the workers and the memory. Interrupted,
+    killed or out of disk, it resumes when it is run again.
 
-    --workers is the number of cores used. What --memory (half of what is available, by default) has no room for is
-    read from the disk again and again.
+    --workers is the number of cores to use. Rows for which --memory has no room are read from the disk repeatedly.
 
     \b
     Examples:
@@ -77,46 +74,45 @@ def command(root: str, **given: Any) -> int:
       facedata build-knn data/ --name ms1m --method ivf --nprobe 256
     """
     from facedata.features.feature_set import open_feature_set
-    from facedata.features.neighbours.approximate import Method
-    from facedata.features.neighbours.job import NeighbourOptions, build_neighbours, plan_neighbours
+    from facedata.features.neighbours.job import NeighbourJob, NeighbourOptions
+    from facedata.features.neighbours.method import Method
     from facedata.jobs.job import JobOptions
     from facedata.jobs.plan import Part
 
     options.start_logging(quiet=given["quiet"])
     chosen = NeighbourOptions(
         k=given["k"],
-        method=Method(given["method"], *[given[name] for name in _METHOD[1:]]),
+        method=Method(given["method"], given["device"], given["nlist"], given["nprobe"], given["ef"]),
         format=given["file_format"],
         output=given["output"],
         memory=given["memory"],
         threads=given["workers"],
         command_line=options.command_line(),
     )
-    opened = open_feature_set(root, given["name"], given["dim"])
-    job = JobOptions(part=Part(*given["shard"]), overwrite=given["overwrite"])
+    planned = NeighbourJob(open_feature_set(root, given["name"], given["dim"]), chosen)
     if given["dry_run"]:
-        planned = plan_neighbours(opened, chosen)
         planned.check(overwrite=given["overwrite"])
         _show_plan(planned, as_json=given["as_json"])
         return 0
+    job = JobOptions(part=Part(*given["shard"]), overwrite=given["overwrite"])
     with show_progress("rows", quiet=given["quiet"]) as observer:
-        summary = build_neighbours(opened, chosen, replace(job, observer=observer))
-    _show(summary, as_json=given["as_json"])
+        summary = planned.run(replace(job, observer=observer))
+    _show_summary(summary, as_json=given["as_json"])
     return 0 if summary.good else 1
 
 
 def _show_plan(planned: NeighbourJob, *, as_json: bool) -> None:
-    files, room, rows = planned.output.named_files(), planned.room, planned.plan.samples
+    files, memory, rows = planned.output.named_files(), planned.memory, planned.plan.samples
     if as_json:
         value = {"dry_run": True, "files": files, "rows": rows, "shards": planned.plan.shards}
-        options.print_json({**value, "threads": room.threads, "memory": room.bytes, "resident": room.resident})
+        options.print_json({**value, "threads": memory.threads, "memory": memory.bytes, "resident": memory.resident})
         return
-    kept = "all rows in memory" if room.resident else "not all rows in memory"
+    kept = "all rows in memory" if memory.resident else "not all rows in memory"
     click.echo(f"would write {', '.join(map(shown_path, files))}: {counted(rows, 'row')}")
-    click.echo(f"  {counted(room.threads, 'thread')}, {kept}, about {human_bytes(room.bytes)}")
+    click.echo(f"  {counted(memory.threads, 'thread')}, {kept}, about {human_bytes(memory.bytes)}")
 
 
-def _show(summary: JobSummary, *, as_json: bool) -> None:
+def _show_summary(summary: JobSummary, *, as_json: bool) -> None:
     facts = summary.facts
     if as_json:
         value = summary.to_json()

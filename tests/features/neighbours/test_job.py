@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,16 @@ from numpy.typing import NDArray
 
 from facedata.errors import FormatError, OptionError, OutputError, OutputExistsError, OutputMismatchError
 from facedata.features.feature_set import OpenedSet, open_feature_set
-from facedata.features.neighbours import approximate, cut
-from facedata.features.neighbours.approximate import Method
-from facedata.features.neighbours.base import Base, to_unit_length
-from facedata.features.neighbours.exact import Nearest, nearest_of
-from facedata.features.neighbours.job import NeighbourOptions, build_neighbours, plan_neighbours
-from facedata.features.neighbours.recall import measured_recall
+from facedata.features.neighbours.job import NeighbourJob, NeighbourOptions, build_neighbours
+from facedata.features.neighbours.method import Method, fit_into_memory
+from facedata.features.neighbours.search import (
+    IndexSearch,
+    Nearest,
+    UnitRows,
+    exact_nearest,
+    measured_recall,
+    to_unit_length,
+)
 from facedata.jobs.job import JobOptions, JobSummary
 from facedata.jobs.plan import Part
 
@@ -80,31 +85,52 @@ def search(opened: OpenedSet, tmp_path: Path, name: str = "out.npz", **options: 
 
 
 def test_exact_search_is_brute_force(tmp_path: Path) -> None:
-    features, labels = people(5000, 256)
+    features, labels = people(3000, 256)
     opened = make_set(tmp_path / "data", features, labels)
     summary = build_neighbours(opened)
     assert summary.facts["files"] == [str(tmp_path / "data/knns/a/faiss_k_80.npz")]
     assert_same_but_for_ties(read(summary), brute_force(features, 80))
-    np.testing.assert_array_equal(read(summary)[0][:, 0], np.arange(5000))
+    np.testing.assert_array_equal(read(summary)[0][:, 0], np.arange(3000))
 
 
-def test_memory_and_threads_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cut, "_CHUNK_BYTES", 1 << 18)
-    monkeypatch.setattr(cut, "_ROWS_FOR_ONE_MORE", 2500)
+def test_memory_and_threads_do_not_show(tmp_path: Path) -> None:
     features, labels = people(5000, 64)
     opened = make_set(tmp_path / "data", features, labels)
-    needed = plan_neighbours(opened, NeighbourOptions(k=30, threads=2, memory=1 << 40)).room
-    assert (needed.resident, needed.threads) == (True, 2)
+    memory = NeighbourJob(opened, NeighbourOptions(k=30, threads=2, memory=1 << 40)).memory
+    assert (memory.resident, memory.threads) == (True, 2)
     files = set()
-    for number, (threads, memory) in enumerate([(2, 1 << 40), (1, 1 << 40), (2, needed.bytes - 1), (3, None)]):
-        options = NeighbourOptions(30, output=str(tmp_path / f"{number}.npz"), memory=memory, threads=threads)
-        assert plan_neighbours(opened, options).room.resident == (memory != needed.bytes - 1)
-        build_neighbours(opened, options)
+    for number, (threads, limit) in enumerate([(2, 1 << 40), (1, 1 << 40), (2, memory.bytes - 1), (3, None)]):
+        options = NeighbourOptions(30, output=str(tmp_path / f"{number}.npz"), memory=limit, threads=threads)
+        assert build_neighbours(opened, options).shards == 3
         files.add((tmp_path / f"{number}.npz").read_bytes())
     assert len(files) == 1
-    with np.load(tmp_path / "0.npz") as file:
-        found = file["data"][:, 0].astype(np.int32), file["data"][:, 1]
-    assert_same_but_for_ties(found, brute_force(features, 30))
+
+
+def test_chunks_that_are_read_again_give_the_same_neighbours(tmp_path: Path) -> None:
+    matrix = make_set(tmp_path, people(3000, 64)[0]).matrix
+    kept, read_again = UnitRows(matrix, 700, resident=True), UnitRows(matrix, 700, resident=False)
+    kept.load()
+    queries = kept.rows(100, 1500)
+    whole = exact_nearest(queries, UnitRows(matrix, 3000, resident=False), 30, 500)
+    in_chunks = [exact_nearest(queries, base, 30, 500) for base in (kept, read_again)]
+    for part in (0, 1):
+        np.testing.assert_array_equal(in_chunks[0][part], in_chunks[1][part])
+    np.testing.assert_allclose(in_chunks[0].cosines, whole.cosines, atol=1e-6)
+    assert (in_chunks[0].ids != whole.ids).mean() < 1e-3
+    assert (exact_nearest(queries, kept, 3000, 500).ids[:, -1] >= 0).all()  # more neighbours than rows in a chunk
+
+
+@pytest.mark.parametrize("index_bytes", [None, 10_000_000])
+def test_less_memory_means_fewer_threads_down_to_one(index_bytes: int | None) -> None:
+    plans = [fit_into_memory(1_000_000, 256, 80, 8, 1 << 34, index_bytes)]
+    while plans[-1].threads > 1 or plans[-1].resident:
+        plans.append(fit_into_memory(1_000_000, 256, 80, 8, plans[-1].bytes - 1, index_bytes))
+        assert plans[-1].bytes < plans[-2].bytes
+    with pytest.raises(OptionError, match=f"at least {plans[-1].bytes:,} "):
+        fit_into_memory(1_000_000, 256, 80, 8, plans[-1].bytes - 1, index_bytes)
+    assert (plans[0].threads, plans[0].resident) == (8, index_bytes is None)
+    threads = [plan.threads for plan in plans]
+    assert threads == sorted(threads, reverse=True)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 150])
@@ -151,16 +177,16 @@ def test_bad_rows_are_refused_by_number_before_anything_is_written(
     [
         ({"k": 0}, "--k 0: expected 1 or more"),
         ({"k": -3}, "--k -3"),
-        ({"k": 41}, r"has 40 rows, so a row has at most 40 neighbours, itself among them"),
+        ({"k": 41}, r"has 40 rows, so a row has at most 40 neighbours, itself included"),
         ({"k": 40, "format": "gcn", "output": "x.npy"}, "at most 39 neighbours, itself not counted"),
-        ({"k": 5, "memory": 1000}, r"the least that this search works with is [\d,]+ \(\d+MB\)"),
+        ({"k": 5, "memory": 1000}, r"this search needs at least [\d,]+ \(\d+MB\)"),
         ({"k": 5, "memory": 1000, "method": Method("hnsw")}, "--method exact takes less"),
-        ({"k": 5, "format": "csv"}, "there are ltc, cdp, gcn, npy"),
-        ({"k": 5, "output": "x.npy"}, "written to a name in .npz"),
+        ({"k": 5, "format": "csv"}, "expected one of ltc, cdp, gcn, npy"),
+        ({"k": 5, "output": "x.npy"}, "expected a name that ends in .npz"),
         ({"k": 5, "method": Method("ivf", nlist=41)}, "at most one list a row, and there are 40 rows"),
     ],
 )
-def test_what_cannot_be_is_refused(tmp_path: Path, options: dict[str, Any], said: str) -> None:
+def test_impossible_options_are_refused(tmp_path: Path, options: dict[str, Any], said: str) -> None:
     opened = make_set(tmp_path, people(40, 4)[0])
     with pytest.raises(OptionError, match=said):
         build_neighbours(opened, NeighbourOptions(**options))
@@ -186,7 +212,7 @@ def test_the_least_memory_works(tmp_path: Path) -> None:
     opened = make_set(tmp_path, people(3000, 64)[0])
     with pytest.raises(OptionError) as raised:
         search(opened, tmp_path, memory=1)
-    least = int(str(raised.value).split(" is ")[1].split(" ")[0].replace(",", ""))
+    least = int(str(raised.value).split(" at least ")[1].split(" ")[0].replace(",", ""))
     assert search(opened, tmp_path, memory=least).finished
 
 
@@ -216,21 +242,24 @@ def test_an_approximate_search_says_its_recall_and_is_the_same_again(tmp_path: P
 def test_recall_does_not_count_rows_at_distance_one_as_equals(tmp_path: Path) -> None:
     features = np.random.default_rng(0).normal(size=(1000, 16))  # half of the cosines are negative
     opened = make_set(tmp_path, features)
-    base = Base(opened.matrix, 1024, resident=True)
+    base = UnitRows(opened.matrix, 1024, resident=True)
     base.load()
     asked: list[int] = []
 
-    class Missing:
+    class FarSearch(IndexSearch):
         """Finds the far rows instead of the near."""
 
-        def nearest_of(self, queries: Array) -> Nearest:
+        def __init__(self) -> None:
+            pass
+
+        def nearest(self, queries: Array) -> Nearest:
             asked.append(len(queries))
-            found = nearest_of(queries, base, 1000, 1000)
+            found = exact_nearest(queries, base, 1000, 1000)
             return Nearest(*(np.concatenate([part[:, :1], part[:, -799:]], axis=1) for part in found))
 
-    assert measured_recall(Missing(), base, 800, 1000) == pytest.approx(599 / 799)  # type: ignore[arg-type]
-    assert measured_recall(Missing(), base, 800, 100) > 0.7  # type: ignore[arg-type]
-    assert asked == [1000, 100]  # no more than there is room for where k is large
+    assert measured_recall(FarSearch(), base, 800, 1000) == pytest.approx(599 / 799)
+    assert measured_recall(FarSearch(), base, 800, 100) > 0.7
+    assert asked == [1000, 100]  # no more rows than there is memory for if k is large
 
 
 def test_a_low_recall_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -243,12 +272,14 @@ def test_a_low_recall_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert (ids >= 0).all()  # lists with fewer rows than k do not leave gaps
 
 
-def test_an_index_that_gives_too_few_is_asked_more_thoroughly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(approximate, "_LINKS", 2)
-    monkeypatch.setattr(approximate, "_EF_CONSTRUCTION", 1)
+def test_an_index_that_finds_too_few_is_searched_more_thoroughly(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     features = np.concatenate([random.normal(size=(200, 8)) + 30 * side for side in np.eye(8)])
-    ids, _ = read(search(make_set(tmp_path, features), tmp_path, k=100, method=Method("hnsw", ef=1)))
+    base = UnitRows(make_set(tmp_path, features).matrix, 1024, resident=True)
+    base.load()
+    parameters = {"links": 2, "ef construction": 1, "ef": 1}  # a graph that is not connected
+    search = IndexSearch(base, Method("hnsw"), parameters, 100, 1024, threading.Event())
+    ids = search.nearest(base.rows(0, 1600)).ids
     assert (ids >= 0).all()
     assert all(len(set(row)) == 100 for row in ids.tolist())
 
@@ -259,14 +290,14 @@ def test_parts_of_the_job_make_the_same_file(tmp_path: Path) -> None:
     search(opened, tmp_path, "whole.npz", k=10)
     options = NeighbourOptions(10, output=str(tmp_path / "parts.npz"))
     done = [build_neighbours(opened, options, JobOptions(part=Part(number, 3))) for number in (2, 1, 3)]
-    assert [one.finished for one in done] == [False, False, True]
+    assert [summary.finished for summary in done] == [False, False, True]
     assert (tmp_path / "parts.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
 
 
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     features, _ = people(100, 8)
     opened = make_set(tmp_path, features)
-    (tmp_path / "out.npz").write_bytes(b"of somebody else")
+    (tmp_path / "out.npz").write_bytes(b"another file")
     with pytest.raises(OutputExistsError, match="is there already"):
         search(opened, tmp_path, k=3)
     options = NeighbourOptions(3, output=str(tmp_path / "out.npz"))
@@ -281,15 +312,19 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
         search(opened, tmp_path, k=3)
 
 
-def test_a_block_that_was_changed_is_not_published(tmp_path: Path) -> None:
+def test_a_part_that_was_changed_is_not_published(tmp_path: Path) -> None:
     opened = make_set(tmp_path, people(3000, 128)[0])
     options = NeighbourOptions(10, output=str(tmp_path / "out.npz"))
     assert not build_neighbours(opened, options, JobOptions(part=Part(1, 2))).finished
-    block = next((tmp_path / "out.npz.facedata" / ".facedata-blocks").iterdir())
+    block = next((tmp_path / "out.npz.facedata" / ".facedata-building").iterdir())
     whole = block.read_bytes()
-    for wrong, said in ((whole[:-4], "found"), (bytes(len(whole)), "damaged: a row is not the first")):
+    for wrong, said in (
+        (whole[:-4], f"{len(whole) - 4:,} bytes, expected whole rows of 80"),
+        (whole[:-80], "corrupt"),
+        (bytes(len(whole)), "corrupt: a row is not the first"),
+    ):
         block.write_bytes(wrong)
-        with pytest.raises(OutputError, match=rf"{said}.*--overwrite starts afresh"):
+        with pytest.raises(OutputError, match=rf"{said}.*--overwrite starts the job over"):
             build_neighbours(opened, options)
         assert not (tmp_path / "out.npz").exists()
     block.write_bytes(whole)
