@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 from support import FACEDATA, Ran, RecordSetMaker
+
+from facedata import cli
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +49,28 @@ def facedata(tmp_path: Path) -> Callable[..., Ran]:
         return Ran(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture
+def inline_facedata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Ran]]:
+    """Run the command line in this process and in the test's folder: many times as fast as `facedata`."""
+    monkeypatch.chdir(tmp_path)
+    log = logging.getLogger("facedata")
+    before = log.handlers[:], log.propagate, log.level
+
+    def run(*arguments: object) -> Ran:
+        words = list(map(str, arguments))
+        monkeypatch.setattr(sys, "argv", ["facedata", *words])
+        result = CliRunner().invoke(cli.facedata, words, prog_name="facedata", standalone_mode=False)
+        if isinstance(result.exception, click.ClickException):
+            return Ran(result.exception.exit_code, result.stdout, result.stderr + result.exception.format_message())
+        if result.exception is not None:
+            raise result.exception
+        return Ran(result.return_value or 0, result.stdout, result.stderr)
+
+    yield run
+    log.handlers[:], log.propagate = before[:2]
+    log.setLevel(before[2])
 
 
 @pytest.fixture

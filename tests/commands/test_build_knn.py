@@ -21,7 +21,7 @@ Facedata = Callable[..., Ran]
 
 
 def make_set(root: Path, rows: int, dimensions: int = 256, label: int | None = None, name: str = "a") -> Array:
-    """A set of people, or where `label` is given of rows that all have it; returns the features."""
+    """A set of people, all rows with the same `label` if one is given; returns the features."""
     random = np.random.default_rng(0)
     labels = random.integers(0, max(rows // 20, 1), rows)
     features = random.normal(size=(max(rows // 20, 1), dimensions))[labels] + 0.7 * random.normal(
@@ -31,7 +31,7 @@ def make_set(root: Path, rows: int, dimensions: int = 256, label: int | None = N
         (root / folder).mkdir(parents=True, exist_ok=True)
     features.astype("<f4").tofile(root / f"features/{name}.bin")
     lines = labels.tolist() if label is None else [label] * rows
-    (root / f"labels/{name}.meta").write_text("".join(f"{one}\n" for one in lines))
+    (root / f"labels/{name}.meta").write_text("".join(f"{line}\n" for line in lines))
     return features.astype(np.float32)
 
 
@@ -47,9 +47,9 @@ def as_learn_to_cluster(data: Array) -> tuple[Array, Array, set[tuple[int, int]]
     return np.take_along_axis(ids, order, axis=1), np.take_along_axis(distances, order, axis=1), edges
 
 
-def test_learn_to_cluster_reads_what_numpy_finds(tmp_path: Path, facedata: Facedata) -> None:
+def test_learn_to_cluster_reads_what_numpy_finds(tmp_path: Path, inline_facedata: Facedata) -> None:
     features = make_set(tmp_path / "data", 1500)
-    ran = facedata("build-knn", "data", "--name", "a", "--k", 40)
+    ran = inline_facedata("build-knn", "data", "--name", "a", "--k", 40)
     assert ran.status == 0, ran.stderr
     assert ran.stdout.startswith("data/knns/a/faiss_k_40.npz: 1,500 rows, 40 neighbours each, 480.3 kB; ")
     data = np.load(tmp_path / "data/knns/a/faiss_k_40.npz", allow_pickle=False)["data"]
@@ -67,13 +67,13 @@ def test_learn_to_cluster_reads_what_numpy_finds(tmp_path: Path, facedata: Faced
     assert len(in_float64[2] ^ edges) <= 2  # a similarity of 0.3 to the last bit
 
 
-def test_sets_without_labels_and_with_all_of_them_unknown(tmp_path: Path, facedata: Facedata) -> None:
+def test_sets_without_labels_and_with_all_of_them_unknown(tmp_path: Path, inline_facedata: Facedata) -> None:
     make_set(tmp_path / "data", 60, 16, label=-1)
-    assert facedata("build-knn", "data", "--name", "a", "--k", 5).status == 0
+    assert inline_facedata("build-knn", "data", "--name", "a", "--k", 5).status == 0
     (tmp_path / "data/labels/a.meta").unlink()
-    refused = facedata("build-knn", "data", "--name", "a", "--k", 6)
+    refused = inline_facedata("build-knn", "data", "--name", "a", "--k", 6)
     assert (refused.status, "say --dim" in refused.stderr) == (2, True)
-    assert facedata("build-knn", "data", "--name", "a", "--k", 6, "--dim", 16).status == 0
+    assert inline_facedata("build-knn", "data", "--name", "a", "--k", 6, "--dim", 16).status == 0
 
 
 @pytest.mark.parametrize(
@@ -81,25 +81,27 @@ def test_sets_without_labels_and_with_all_of_them_unknown(tmp_path: Path, faceda
     [
         (("--k", 0), 2, "--k 0: expected 1 or more"),
         (("--k", 61), 2, "has 60 rows, so a row has at most 60 neighbours"),
-        (("--k", 5, "--memory", "1MB"), 2, "the least that this search works with"),
+        (("--k", 5, "--memory", "1MB"), 2, "this search needs at least"),
         (("--k", 5, "--memory", "much"), 2, "is not a size"),
         (("--k", 5, "--dim", 32), 1, "60 rows of 32 float32, found 3,840: half of that: is it float16?"),
         (("--k", 5, "--output", "missing/a.npz"), 1, "there is no folder"),
     ],
 )
-def test_refusals(tmp_path: Path, facedata: Facedata, arguments: tuple[Any, ...], status: int, said: str) -> None:
+def test_refusals(
+    tmp_path: Path, inline_facedata: Facedata, arguments: tuple[Any, ...], status: int, said: str
+) -> None:
     make_set(tmp_path / "data", 60, 16)
-    ran = facedata("build-knn", "data", "--name", "a", *arguments)
+    ran = inline_facedata("build-knn", "data", "--name", "a", *arguments)
     assert (ran.status, ran.stdout) == (status, "")
     assert said in ran.stderr.replace("\n", " ")
     assert not (tmp_path / "data/knns/a").exists() or os.listdir(tmp_path / "data/knns/a") == []
 
 
-def test_a_pipe_is_no_matrix(tmp_path: Path, facedata: Facedata) -> None:
+def test_a_pipe_is_not_a_matrix(tmp_path: Path, inline_facedata: Facedata) -> None:
     make_set(tmp_path / "data", 60, 16)
     (tmp_path / "data/features/a.bin").unlink()
     os.mkfifo(tmp_path / "data/features/a.bin")
-    ran = facedata("build-knn", "data", "--name", "a", "--dim", 16, timeout=20)
+    ran = inline_facedata("build-knn", "data", "--name", "a", "--dim", 16)
     assert (ran.status, "is a named pipe, not a file" in ran.stderr) == (1, True)
 
 
@@ -111,26 +113,26 @@ def test_a_missing_faiss_is_named(tmp_path: Path, facedata: Facedata) -> None:
     assert (ran.status, "pip install 'facedata[features]'" in ran.stderr) == (1, True)
 
 
-def test_a_dry_run_writes_nothing_and_json_is_one_object(tmp_path: Path, facedata: Facedata) -> None:
+def test_a_dry_run_writes_nothing_and_json_is_one_object(tmp_path: Path, inline_facedata: Facedata) -> None:
     make_set(tmp_path / "data", 60, 16)
     before = tree(tmp_path)
-    dry = facedata("build-knn", "data", "--name", "a", "--k", 5, "--dry-run", "--json", "--format", "npy")
-    told = json.loads(dry.stdout)
+    dry = inline_facedata("build-knn", "data", "--name", "a", "--k", 5, "--dry-run", "--json", "--format", "npy")
+    shown = json.loads(dry.stdout)
     names = ["faiss_k_5.ids.npy", "faiss_k_5.distances.npy"]
-    assert [os.path.basename(name) for name in told["files"]] == names
+    assert [os.path.basename(name) for name in shown["files"]] == names
     assert tree(tmp_path) == before
     assert not (tmp_path / "data/knns").exists()
-    done = facedata("build-knn", "data", "--name", "a", "--k", 5, "--json", "--format", "npy", "--quiet")
-    told = json.loads(done.stdout)
-    assert (told["rows"], told["k"], told["finished"], done.stderr) == (60, 5, True, "")
-    assert [os.path.basename(name) for name in told["files"]] == names
-    again = facedata("build-knn", "data", "--name", "a", "--k", 5, "--format", "npy")
+    done = inline_facedata("build-knn", "data", "--name", "a", "--k", 5, "--json", "--format", "npy", "--quiet")
+    shown = json.loads(done.stdout)
+    assert (shown["rows"], shown["k"], shown["finished"], done.stderr) == (60, 5, True, "")
+    assert [os.path.basename(name) for name in shown["files"]] == names
+    again = inline_facedata("build-knn", "data", "--name", "a", "--k", 5, "--format", "npy")
     assert "all done before" in again.stdout
 
 
-def test_gcn_clustering_reads_the_row_and_k_others(tmp_path: Path, facedata: Facedata) -> None:
+def test_gcn_clustering_reads_the_row_and_k_others(tmp_path: Path, inline_facedata: Facedata) -> None:
     make_set(tmp_path / "data", 90, 16)
-    assert facedata("build-knn", "data", "--name", "a", "--k", 20, "--format", "gcn").status == 0
+    assert inline_facedata("build-knn", "data", "--name", "a", "--k", 20, "--format", "gcn").status == 0
     graph = np.load(tmp_path / "data/knns/a/faiss_k_20.gcn.npy", allow_pickle=False)[:, : 20 + 1]
     assert (graph.shape, graph.dtype.kind) == ((90, 21), "i")
     for row, ids in enumerate(graph):
@@ -141,7 +143,7 @@ def test_gcn_clustering_reads_the_row_and_k_others(tmp_path: Path, facedata: Fac
 def test_killed_anywhere_the_same_command_goes_on(tmp_path: Path, facedata: Facedata) -> None:
     make_set(tmp_path / "data", 10_000, 128)
     command = ("build-knn", "data", "--name", "a", "--k", "60")
-    blocks = tmp_path / "data/knns/a/faiss_k_60.npz.facedata/.facedata-blocks"
+    blocks = tmp_path / "data/knns/a/faiss_k_60.npz.facedata/.facedata-building"
     for wanted in (1, 4):
         running = Running(tmp_path, *command)
         running.wait_for(lambda wanted=wanted: blocks.is_dir() and len(list(blocks.glob("0*"))) >= wanted)  # type: ignore[misc]
@@ -158,10 +160,10 @@ def test_killed_anywhere_the_same_command_goes_on(tmp_path: Path, facedata: Face
     assert not blocks.exists()
 
 
-def test_stopped_politely_it_says_how_to_go_on(tmp_path: Path, facedata: Facedata) -> None:
+def test_stopped_by_a_signal_it_says_how_to_resume(tmp_path: Path, facedata: Facedata) -> None:
     make_set(tmp_path / "data", 10_000, 128)
     running = Running(tmp_path, "build-knn", "data", "--name", "a", "--k", "60")
-    blocks = tmp_path / "data/knns/a/faiss_k_60.npz.facedata/.facedata-blocks"
+    blocks = tmp_path / "data/knns/a/faiss_k_60.npz.facedata/.facedata-building"
     running.wait_for(lambda: blocks.is_dir() and len(list(blocks.glob("0*"))) >= 1)
     running.process.send_signal(signal.SIGTERM)
     errors = running.end()
@@ -170,14 +172,16 @@ def test_stopped_politely_it_says_how_to_go_on(tmp_path: Path, facedata: Facedat
 
 
 @pytest.mark.parametrize("filled", [3_500_000, 6_500_000])
-def test_a_full_disk_keeps_what_is_done(tmp_path: Path, facedata: Facedata, small_disk: Path, filled: int) -> None:
+def test_a_full_disk_keeps_what_is_done(
+    tmp_path: Path, inline_facedata: Facedata, small_disk: Path, filled: int
+) -> None:
     make_set(tmp_path / "data", 5000, 128)
     (small_disk / "filler").write_bytes(bytes(filled))  # the blocks take 3.2 MB, and the file as much
     command = ("build-knn", "data", "--name", "a", "--k", 80, "--output", small_disk / "a.npz")
-    ran = facedata(*command)
+    ran = inline_facedata(*command)
     assert (ran.status, "free some space and run the same command again" in ran.stderr) == (1, True)
     assert not (small_disk / "a.npz").exists()
     (small_disk / "filler").unlink()
-    ran = facedata(*command)
+    ran = inline_facedata(*command)
     assert ran.status == 0
     assert np.load(small_disk / "a.npz", allow_pickle=False)["data"].shape == (5000, 2, 80)
