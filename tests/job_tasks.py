@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from facedata.dataset import OrderedOutput, OrderedWriter, Output
+from facedata.errors import ModelError
 from facedata.jobs.journal import ShardResult
 
 
@@ -173,3 +175,25 @@ class DieSending:
 def _send_half_and_die(connection: Connection, buffer: memoryview) -> None:
     os.write(connection.fileno(), bytes(buffer[: len(buffer) // 2]))
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+# Functions for `run_isolated`
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """Do in the subprocess what the request names, or return it."""
+    kind = request.get("kind")
+    if kind == "abort":
+        os.abort()
+    if kind == "exit":
+        sys.stderr.write("out of cheese\n")
+        sys.exit(3)
+    if kind == "sleep":
+        time.sleep(60)
+    if kind == "allocate":
+        bytearray(1 << 40)
+    if kind == "import":
+        raise ImportError("libcudart.so is missing")
+    if kind == "refuse":
+        raise ModelError("net.onnx: is not a model")
+    return request

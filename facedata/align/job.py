@@ -283,10 +283,10 @@ class _ChangeMaker:
     def _prepare_detector(self) -> PreparedDetector | None:
         if self._options.detector is None:
             return None
-        from facedata.align.detectors import Fetching, prepare_detector
+        from facedata.align.detectors import prepare_detector
 
         with stop_on_signals() as stop:
-            return prepare_detector(self._options.detector, Fetching(stop=stop))
+            return prepare_detector(self._options.detector, stop)
 
     def _least_score(self, detector: PreparedDetector | None) -> float:
         if self._options.min_score is not None:

@@ -1,4 +1,4 @@
-"""An image scaled into what a network takes, and its points brought back."""
+"""Scaling an image to the size that a network takes, and its points back."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from numpy.typing import NDArray
 
 from facedata.images import import_opencv
 
-__all__ = ["Fitted", "fit"]
+__all__ = ["FittedImage", "fit_image"]
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
-    """A scaled image and how it was scaled.
+class FittedImage:
+    """A scaled image.
 
     Attributes
     ----------
     image : ndarray of shape (h, w, 3), uint8
     scale : ndarray of shape (2,), float64
-        By which x and y were multiplied. They differ by less than a pixel of the scaled image's shorter side.
+        The factors of x and y. They differ by less than a pixel of the scaled image's shorter side.
     """
 
     image: NDArray[np.uint8]
     scale: NDArray[np.float64]
 
-    def back(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Points of the scaled image in pixels of the first one.
+    def to_original(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Turn pixel coordinates of the scaled image into those of the original one.
 
-        Outer edges lie on outer edges, as in ``cv2.resize``, while the centre of the top left pixel is (0, 0) in both.
+        As in ``cv2.resize``, the outer edges of the images coincide; in both, the centre of the top left pixel is
+        (0, 0).
 
         Parameters
         ----------
@@ -39,10 +40,10 @@ class Fitted:
         return (points + 0.5) / self.scale - 0.5
 
 
-def fit(
+def fit_image(
     image: NDArray[np.uint8], side: int, *, enlarge: bool = False, multiple: int = 1, square: bool = False
-) -> Fitted:
-    """Scale an image so that its longer side is `side`, or is at most that.
+) -> FittedImage:
+    """Scale an image so that its longer side is at most `side`.
 
     Parameters
     ----------
@@ -50,36 +51,24 @@ def fit(
     side : int
         In pixels.
     enlarge : bool
-        Whether a smaller image is scaled up.
+        Scale smaller images up, so that the longer side is always `side`.
     multiple : int
-        Black rows and columns are added at the bottom and the right until both sides are multiples of this.
+        Add black rows and columns at the bottom and the right until both sides are multiples of this.
     square : bool
-        Black ones are added until both sides are `side`.
+        Add black ones until both sides are `side`.
     """
     height, width = image.shape[:2]
     factor = side / max(height, width)
     if factor >= 1.0 and not enlarge:
         factor = 1.0
     new_height, new_width = (max(1, round(length * factor)) for length in (height, width))
-    scale = np.array([new_width / width, new_height / height])
+    if (new_height, new_width) != (height, width):
+        cv2 = import_opencv()
+        interpolation = cv2.INTER_AREA if new_height * new_width < height * width else cv2.INTER_LINEAR
+        image = np.asarray(cv2.resize(image, (new_width, new_height), interpolation=interpolation), np.uint8)
     bottom, right = ((side if square else -(-length // multiple) * multiple) for length in (new_height, new_width))
-    return Fitted(_padded(_resized(image, new_height, new_width), bottom, right), scale)
-
-
-def _resized(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    if image.shape[:2] == (height, width):
-        return image
-    cv2 = import_opencv()
-    shrinks = height * width < image.shape[0] * image.shape[1]
-    resized: NDArray[np.uint8] = cv2.resize(
-        image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
-    return resized
-
-
-def _padded(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    if image.shape[:2] == (height, width):
-        return image
-    padded = np.zeros((height, width, 3), np.uint8)
-    padded[: image.shape[0], : image.shape[1]] = image
-    return padded
+    if (bottom, right) != (new_height, new_width):
+        padded = np.zeros((bottom, right, 3), np.uint8)
+        padded[:new_height, :new_width] = image
+        image = padded
+    return FittedImage(image, np.array([new_width / width, new_height / height]))

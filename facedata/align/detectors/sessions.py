@@ -1,41 +1,88 @@
-"""ONNX Runtime sessions whose results do not depend on how many threads or processes there are."""
+"""Reading ONNX model files, and ONNX Runtime sessions whose results do not depend on the number of threads."""
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+import os
+from typing import Any, Literal
 
-from facedata.align.detectors.protocol import Device
-from facedata.errors import ModelError, OptionError
+from facedata.errors import ChecksumError, ModelError, OptionError
+from facedata.files import opened_regular, read_exactly
 
-__all__ = ["new_session", "one_line"]
+__all__ = ["LARGEST_MODEL", "Device", "new_session", "one_line", "read_model", "sha256_of"]
 
-_ERRORS, _FATAL = 3, 4  # errors are raised too; only those of CUDA's start tell more than that
-_NOWHERE = "/dev/null"  # the folder of weights outside of the model: they would be of the folder one happens to be in
-_LONGEST = 300
+Device = Literal["cpu", "cuda"]
+
+LARGEST_MODEL = 1 << 30
+"""The most bytes that a model file may have; those of the detectors have 0.2 to 30 MB."""
+
+_LOG_ERRORS, _LOG_FATAL = 3, 4  # errors are raised too; only those of starting CUDA say more in the log
+_NOWHERE = "/dev/null"  # the folder of weights outside the model file: by default it is the current folder
+_LONGEST_MESSAGE = 300
 _CUDA = "CUDAExecutionProvider"
 _CUDA_OPTIONS = {
-    "cudnn_conv_algo_search": "HEURISTIC",  # the default times the algorithms, and may choose another one next time
+    "cudnn_conv_algo_search": "HEURISTIC",  # the default times the algorithms and may choose another one next time
     "use_tf32": "0",
 }
 
 
+def read_model(path: str | os.PathLike[str], sha256: str | None = None) -> bytes:
+    """Read a model file.
+
+    Parameters
+    ----------
+    path : path
+    sha256 : str, optional
+        The checksum that it must have.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read or is not a regular file.
+    ModelError
+        If it is empty or larger than `LARGEST_MODEL`.
+    ChecksumError
+        If it has another checksum.
+    """
+    name = os.fspath(path)
+    with opened_regular(path) as descriptor:
+        size = os.fstat(descriptor).st_size
+        if size > LARGEST_MODEL:
+            raise ModelError(f"{name}: expected an ONNX model of at most {LARGEST_MODEL:,} bytes, found {size:,} bytes")
+        data = read_exactly(descriptor, size, 0)
+    if not data:
+        raise ModelError(f"{name}: expected an ONNX model, found an empty file")
+    if sha256 is not None and sha256_of(data) != sha256:
+        raise ChecksumError(f"{name}: the file has changed: expected sha256 {sha256}, found {sha256_of(data)}")
+    return data
+
+
+def sha256_of(data: bytes) -> str:
+    """The SHA-256 of `data`, 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def new_session(model: bytes, name: str, device: Device) -> Any:
-    """A session of one thread.
+    """Open an ONNX model in ONNX Runtime, with one thread.
 
     Parameters
     ----------
     model : bytes
-        An ONNX file.
+        The contents of an ONNX file.
     name : str
-        Of the file, for messages.
+        The name of the file, for messages.
     device : {'cpu', 'cuda'}
+
+    Returns
+    -------
+    onnxruntime.InferenceSession
 
     Raises
     ------
     ModelError
-        Where ONNX Runtime does not take the model.
+        If ONNX Runtime does not accept the model.
     OptionError
-        Where it has no such device.
+        If the device is not available.
     """
     import onnxruntime
 
@@ -44,38 +91,32 @@ def new_session(model: bytes, name: str, device: Device) -> Any:
             f"device cuda: this ONNX Runtime, {onnxruntime.__version__}, is built without CUDA: "
             "pip uninstall onnxruntime && pip install onnxruntime-gpu, or use the device cpu"
         )
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if device == "cuda":
-        providers.insert(0, (_CUDA, _CUDA_OPTIONS))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    options.log_severity_level = _LOG_FATAL if device == "cpu" else _LOG_ERRORS
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
+    providers: list[Any] = [(_CUDA, _CUDA_OPTIONS)] if device == "cuda" else []
     try:
-        session = onnxruntime.InferenceSession(model, _options(onnxruntime, device), providers=providers)
-    except Exception as error:  # what it raises has no common class of its own
+        session = onnxruntime.InferenceSession(model, options, providers=[*providers, "CPUExecutionProvider"])
+    except Exception as error:  # the exceptions of ONNX Runtime have no common class of their own
         if "external" in str(error).lower():
             raise ModelError(
-                f"{name}: expected a model that is one file, found one whose weights lie in others: save it anew with "
+                f"{name}: expected a model in one file, found one whose weights are in other files; save it again with "
                 "onnx.save(onnx.load(FILE), NEW_FILE)"
             ) from error
         raise ModelError(
-            f"{name}: expected an ONNX model, found what ONNX Runtime does not take: {one_line(error)}"
+            f"{name}: expected an ONNX model, found a file that ONNX Runtime does not accept: {one_line(error)}"
         ) from error
     if device == "cuda" and session.get_providers()[0] != _CUDA:
         raise OptionError(
-            "device cuda: ONNX Runtime could not start CUDA and took the CPU: check the driver and the versions of "
-            "CUDA and cuDNN that it needs, or use the device cpu"
+            "device cuda: ONNX Runtime could not start CUDA and fell back to the CPU: check the driver and the "
+            "versions of CUDA and cuDNN that it needs, or use the device cpu"
         )
     return session
 
 
 def one_line(error: Exception) -> str:
-    """What a library said, as a part of a message."""
+    """The message of a library's exception, shortened to a part of a message."""
     text = " ".join(str(error).split())
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
-
-
-def _options(onnxruntime: Any, device: Device) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.use_deterministic_compute = True
-    options.log_severity_level = _FATAL if device == "cpu" else _ERRORS
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
-    return options
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]} ..."

@@ -12,21 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.align.detectors.models import read_model, sha256_of
-from facedata.align.detectors.sessions import new_session, one_line
+from facedata.align.detectors.sessions import new_session, one_line, read_model, sha256_of
 from facedata.errors import MissingExtraError, ModelError, OptionError
 from facedata.features.extraction.preprocessing import NCHW
 from facedata.features.extraction.shapes import InputShape, ModelOptions, input_shape, output_name
-from facedata.jobs.apart import Limits, answer, ask
+from facedata.jobs.isolated import run_isolated
 from facedata.jobs.signals import StopRequest
 
-__all__ = ["Embedder", "EmbeddingModel", "main", "prepare_model"]
+__all__ = ["Embedder", "EmbeddingModel", "prepare_model"]
 
 _USUAL_BATCH = {"cpu": 32, "cuda": 128}  # on a CPU core, 16 to 64 are about the same, and 8 or 128 a fifth slower
 _SECONDS = 600.0  # to load and try it: CUDA takes half a minute to start, a network file system as long for the library
 _MOST_MEMORY = 16 << 30  # bytes of address space, on the CPU
 _MOST_DIMENSIONS = 1 << 20
-_PROGRAM = "from facedata.features.extraction.model import main; main()"
 _SAME = 0.05  # of the largest value: what a batch's other images may change at most; rounding is far below
 
 Floats = NDArray[np.float32]
@@ -192,8 +190,10 @@ def prepare_model(options: ModelOptions, stop: StopRequest | None = None) -> Emb
         raise MissingExtraError("extract-features", "features", "onnxruntime is not installed")
     data = read_model(options.path)
     question = {**asdict(options), "sha256": sha256_of(data)}
+    memory = _MOST_MEMORY if options.device == "cpu" else None  # CUDA reserves any amount of addresses
+    stop = StopRequest() if stop is None else stop  # without a request it is false
     try:
-        found = ask(_PROGRAM, question, path=options.path, seconds=_SECONDS, stop=stop or StopRequest())
+        found = run_isolated(_reply, question, path=options.path, seconds=_SECONDS, memory=memory, stop=stop)
     except ImportError as error:
         raise MissingExtraError("extract-features", "features", str(error)) from error
     return EmbeddingModel(
@@ -208,12 +208,7 @@ def prepare_model(options: ModelOptions, stop: StopRequest | None = None) -> Emb
     )
 
 
-# In the process of its own
-
-
-def main() -> None:
-    """Load and try the model that is asked about."""
-    answer(_reply, lambda question: Limits(_SECONDS, _MOST_MEMORY if question["device"] == "cpu" else None))
+# In the subprocess
 
 
 def _reply(question: Mapping[str, Any]) -> dict[str, Any]:

