@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from facedata.download.verdicts import Result, Verification
+    from facedata.download.verify import Result, Verification
 
 __all__ = ["result_line", "sum_facts", "tell_sum"]
 

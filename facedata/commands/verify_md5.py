@@ -6,9 +6,10 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,29 +18,13 @@ from facedata.commands.result_lines import result_line, sum_facts, tell_sum
 from facedata.errors import OptionError
 
 if TYPE_CHECKING:
-    from facedata.download.manifest import Listed
-    from facedata.download.verdicts import Expectation, Result
+    from facedata.download.catalogue import CatalogueSet
+    from facedata.download.verify import Result
 
 _ALGORITHMS = ("md5", "sha1", "sha256", "sha512")
-_MOST_TOLD = 10_000
+_MOST_LISTED = 10_000
 _BAR_AFTER = 0.5
 _log = logging.getLogger(__name__)
-
-
-class _Options(NamedTuple):
-    name: str | None
-    root: str | None
-    manifest: str | None
-    create: str | None
-    catalogue: tuple[str, ...]
-    algorithm: str | None
-    workers: int | None
-    cache: bool
-    extra: bool
-    strict: bool
-    as_json: bool
-    quiet: bool
-    only_wrong: bool
 
 
 @click.command("verify-md5", short_help="Check files against published checksums, or make a list of checksums.")
@@ -47,7 +32,7 @@ class _Options(NamedTuple):
 @click.option(
     "--root",
     type=click.Path(file_okay=False),
-    help="The folder that the files lie in.  [default: the folder of the manifest; for NAME the current one]",
+    help="The folder with the files.  [default: the folder of the manifest; for NAME the current one]",
 )
 @click.option(
     "--manifest",
@@ -61,197 +46,150 @@ class _Options(NamedTuple):
 @click.option(
     "--algorithm",
     type=click.Choice(_ALGORITHMS),
-    help="What to create, or what a manifest has.  [default: md5; a manifest's digits tell]",
+    help="The algorithm to create a list with, or that of a manifest.  [default: md5; a manifest's digits decide]",
 )
 @options.WORKERS
-@click.option(
-    "--no-cache", is_flag=True, help="Read every file, also those that have not changed since they were read."
-)
-@click.option("--no-extra", is_flag=True, help="Do not look for files that nobody expects.")
-@click.option("--strict", is_flag=True, help="Exit with 1 on such files, too.")
-@click.option("--only-wrong", is_flag=True, help="No lines on files that are OK, as md5sum --quiet has it.")
+@click.option("--no-cache", is_flag=True, help="Read every file, also if it has not changed since it was read before.")
+@click.option("--no-extra", is_flag=True, help="Do not look for files that are not expected.")
+@click.option("--strict", is_flag=True, help="Exit with 1 if there are such files.")
+@click.option("--only-wrong", is_flag=True, help="Print no lines for files that are OK, as md5sum --quiet.")
 @options.JSON
 @options.QUIET
 @options.runs_library
-def command(no_cache: bool, no_extra: bool, **given: Any) -> int:
+def command(
+    name: str | None,
+    root: str | None,
+    manifest: str | None,
+    create: str | None,
+    catalogue: tuple[str, ...],
+    algorithm: str | None,
+    workers: int | None,
+    no_cache: bool,
+    no_extra: bool,
+    strict: bool,
+    only_wrong: bool,
+    as_json: bool,
+    quiet: bool,
+) -> int:
     """Check the files of dataset NAME, or of a list of checksums, or make such a list.
 
-    Each file is OK, FAILED, MISSING or EXTRA (nobody expects it); the exit status is 1 if any FAILED or is MISSING. A
-    file that is not at its place is looked for by its name. Where no checksum was ever published, the structure of the
-    file is checked, and its line says so.
+    Each file is OK, FAILED, MISSING or EXTRA (not expected); the exit status is 1 if any FAILED or is MISSING. A file
+    that is not in its place is searched for by its name. If no checksum was ever published, the structure of the file
+    is checked, and its line says so.
 
     \b
     Example:
       facedata verify-md5 --manifest MD5SUMS --root data/
     """
-    chosen = _Options(cache=not no_cache, extra=not no_extra, **given)
-    _refuse_contradictions(chosen)
-    options.start_logging(quiet=chosen.quiet)
-    if chosen.create is not None:
-        return _create(chosen)
-    return _check_manifest(chosen) if chosen.manifest is not None else _check_set(chosen)
-
-
-def _refuse_contradictions(chosen: _Options) -> None:
-    ways = {"NAME": chosen.name, "--manifest": chosen.manifest, "--create": chosen.create}
-    given = [way for way, value in ways.items() if value is not None]
-    if len(given) > 1:
-        raise OptionError(f"{' and '.join(given)} were given; give one of NAME, --manifest and --create")
-    if not given:
-        raise OptionError("give the NAME of a dataset, or --manifest with a list of checksums, or --create FOLDER")
-    of_no_use: dict[str, dict[str, object]] = {
-        "NAME": {"--algorithm": chosen.algorithm},
-        "--manifest": {"--catalogue": chosen.catalogue},
-        "--create": {
-            "--root": chosen.root,
-            "--catalogue": chosen.catalogue,
-            "--strict": chosen.strict,
-            "--only-wrong": chosen.only_wrong,
-            "--no-extra": not chosen.extra,
-            "--no-cache": not chosen.cache,
-            "--json": chosen.as_json,
-        },
-    }
-    for option, value in of_no_use[given[0]].items():
-        if value:
-            raise OptionError(f"{option} means nothing with {given[0]}: leave it out")
-
-
-def _check_set(chosen: _Options) -> int:
-    """Check what the catalogue says of a dataset."""
-    from pathlib import Path
-
-    from facedata.download.catalogue import load_catalogue
-    from facedata.download.expectations import old_releases, set_expectations
-    from facedata.download.provenance import read_provenance
-
-    assert chosen.name is not None
-    root = chosen.root or "."
-    try:
-        entry = load_catalogue(chosen.catalogue).find(chosen.name)
-    except OptionError as error:
-        if os.path.isfile(chosen.name):
-            raise OptionError(f"{chosen.name} is a file; a list of checksums is given with --manifest") from error
-        raise
-    expectations = set_expectations(entry, Path(root), read_provenance(Path(root), entry.name))
-    own = [entry.folder] if entry.complete and os.path.isdir(os.path.join(root, entry.folder)) else []
-    for said in old_releases(entry, Path(root)):
-        _log.warning(said)
-    return _check(chosen, root, expectations, extra_in=own)
-
-
-def _check_manifest(chosen: _Options) -> int:
-    from facedata.download.manifest import ManifestFile
-
-    assert chosen.manifest is not None
-    from_stdin = chosen.manifest == "-"
-    root = chosen.root or ("." if from_stdin else os.path.dirname(chosen.manifest) or ".")
-    with ExitStack() as stack:
-        listed = stack.enter_context(ManifestFile(None if from_stdin else chosen.manifest, chosen.algorithm))
-        itself = () if from_stdin else (os.path.relpath(os.path.realpath(chosen.manifest), os.path.realpath(root)),)
-        status = _check(chosen, root, _Expected(listed), extra_in=[""], not_extra=itself)
-        if listed.bad_lines:
-            are = "line is" if listed.bad_lines == 1 else "lines are"
-            _log.warning("%s: %d %s not understood: something is not checked", listed.title, listed.bad_lines, are)
-        return 1 if listed.bad_lines else status
-
-
-class _Expected:
-    """The lines of a manifest as expectations; can be iterated over again."""
-
-    def __init__(self, listed: Iterable[Listed]) -> None:
-        self._listed = listed
-
-    def __iter__(self) -> Iterator[Expectation]:
-        from facedata.download.verdicts import Expectation
-
-        return (Expectation(one.name, one.digest) for one in self._listed)
-
-
-def _check(
-    chosen: _Options,
-    root: str,
-    expectations: Iterable[Expectation],
-    *,
-    extra_in: Sequence[str],
-    not_extra: Sequence[str] = (),
-) -> int:
-    from facedata.download.verify import verify
+    _refuse_contradictions(
+        {
+            "NAME": (name, {"--algorithm": algorithm}),
+            "--manifest": (manifest, {"--catalogue": catalogue}),
+            "--create": (
+                create,
+                {
+                    "--root": root,
+                    "--catalogue": catalogue,
+                    "--strict": strict,
+                    "--only-wrong": only_wrong,
+                    "--no-extra": no_extra,
+                    "--no-cache": no_cache,
+                    "--json": as_json,
+                },
+            ),
+        }
+    )
+    options.start_logging(quiet=quiet)
+    if create is not None:
+        return _create(create, algorithm or "md5", workers, quiet=quiet)
     from facedata.jobs.signals import stop_on_signals
 
-    told = _Told(chosen)
-    with _Screen("checked", quiet=chosen.quiet) as screen, stop_on_signals() as stop:
-        told.screen = screen
-        done = verify(
-            root,
-            expectations,
-            workers=chosen.workers,
-            use_cache=chosen.cache,
-            extra_in=extra_in if chosen.extra else None,
-            not_extra=not_extra,
-            observer=screen.show,
-            stop=stop,
-            on_result=told.tell,
-        )
-    good = done.good and not (chosen.strict and done.verdicts["EXTRA"])
-    if chosen.as_json:
-        options.print_json(sum_facts(root, done, told.results))
+    shown: list[Result] = []
+    with ExitStack() as stack:
+        if manifest is not None:
+            from facedata.download.manifest import ManifestFile, verify_manifest
+
+            listed = stack.enter_context(ManifestFile(None if manifest == "-" else manifest, algorithm))
+        else:
+            from facedata.download.expectations import verify_set
+
+            entry = _find(name or "", catalogue)
+        screen = stack.enter_context(_Screen("checked", quiet=quiet))
+
+        def report(result: Result) -> None:
+            if as_json:
+                is_plain = result.verdict == "OK" and result.how == "checksum" and not result.found_at
+                if not is_plain and len(shown) < _MOST_LISTED:
+                    shown.append(result)
+            elif not (only_wrong and result.verdict == "OK"):
+                screen.write(result_line(result))
+
+        how: dict[str, Any] = {
+            "workers": workers,
+            "use_cache": not no_cache,
+            "extra": not no_extra,
+            "observer": screen.show,
+            "stop": stack.enter_context(stop_on_signals()),
+            "on_result": report,
+        }
+        if manifest is not None:
+            root = root or ("." if manifest == "-" else os.path.dirname(manifest) or ".")
+            done = verify_manifest(listed, root, **how)
+        else:
+            root = root or "."
+            done = verify_set(entry, Path(root), **how)
+    good = done.good and not (strict and done.verdicts["EXTRA"])
+    if as_json:
+        options.print_json(sum_facts(root, done, shown))
     tell_sum(done, good=good)
     return 0 if good else 1
 
 
-class _Told:
-    """What stdout has of each result: a line, or, for JSON, those that are not plainly OK."""
-
-    def __init__(self, chosen: _Options) -> None:
-        self._chosen = chosen
-        self.results: list[Result] = []
-        self.screen: _Screen | None = None
-
-    def tell(self, result: Result) -> None:
-        if self._chosen.as_json:
-            plain = result.verdict == "OK" and result.how == "checksum" and not result.found_at
-            if not plain and len(self.results) < _MOST_TOLD:
-                self.results.append(result)
-        elif self.screen is not None and not (self._chosen.only_wrong and result.verdict == "OK"):
-            self.screen.write(result_line(result))
+def _refuse_contradictions(ways: dict[str, tuple[object, dict[str, object]]]) -> None:
+    """Exactly one way may be chosen; each has options that do not apply to it."""
+    chosen = [way for way, (value, _) in ways.items() if value is not None]
+    if len(chosen) > 1:
+        raise OptionError(f"{' and '.join(chosen)} were given; give one of {', '.join(ways)}")
+    if not chosen:
+        raise OptionError("give the NAME of a dataset, or --manifest with a list of checksums, or --create FOLDER")
+    for option, value in ways[chosen[0]][1].items():
+        if value:
+            raise OptionError(f"{option} does not apply to {chosen[0]}: leave it out")
 
 
-def _create(chosen: _Options) -> int:
-    from facedata.download.listing import LeftOut, list_checksums
-    from facedata.download.manifest import manifest_line
+def _find(name: str, catalogue: tuple[str, ...]) -> CatalogueSet:
+    from facedata.download.catalogue import load_catalogue
+
+    try:
+        return load_catalogue(catalogue).find(name)
+    except OptionError as error:
+        if os.path.isfile(name):
+            raise OptionError(f"{name} is a file; a list of checksums is given with --manifest") from error
+        raise
+
+
+def _create(folder: str, algorithm: str, workers: int | None, *, quiet: bool) -> int:
+    from facedata.download.manifest import Listed, list_checksums, manifest_line
     from facedata.jobs.signals import stop_on_signals
 
-    assert chosen.create is not None
-    wrong = 0
-    with _Screen("read", quiet=chosen.quiet) as screen, stop_on_signals() as stop:
-        entries = list_checksums(
-            chosen.create,
-            chosen.algorithm or "md5",
-            workers=chosen.workers,
-            leave_out=_file_on_stdout(),
-            observer=screen.show,
-            stop=stop,
-        )
-        for entry in entries:
-            if isinstance(entry, LeftOut):
-                wrong += entry.wanted
-                _log.warning("%s: left out: %s", entry.path, entry.reason)
-            else:
-                screen.write(manifest_line(entry.name, entry.digest))
-    return 1 if wrong else 0
-
-
-def _file_on_stdout() -> tuple[int, int] | None:
     try:
         status = os.fstat(sys.stdout.fileno())
+        own: tuple[int, int] | None = (status.st_dev, status.st_ino)
     except (OSError, ValueError):
-        return None
-    return status.st_dev, status.st_ino
+        own = None
+    is_complete = True
+    with _Screen("read", quiet=quiet) as screen, stop_on_signals() as stop:
+        for entry in list_checksums(folder, algorithm, workers=workers, leave_out=own, observer=screen.show, stop=stop):
+            if isinstance(entry, Listed):
+                screen.write(manifest_line(entry.name, entry.digest))
+            else:
+                is_complete = is_complete and not entry.is_lost
+                _log.warning("%s: left out: %s", entry.path, entry.reason)
+    return 0 if is_complete else 1
 
 
 class _Screen:
-    """Lines on stdout, written out soon, and progress on stderr, which is loaded only when there is some."""
+    """Lines on stdout, flushed often, and progress on stderr, whose modules are loaded only if it is shown."""
 
     def __init__(self, what: str, *, quiet: bool) -> None:
         self._what, self._quiet = what, quiet
@@ -269,7 +207,7 @@ class _Screen:
         self._stdout.flush()
 
     def write(self, line: bytes) -> None:
-        """Write to stdout; where a bar stands there, above it."""
+        """Write to stdout, above the bar if there is one."""
         tqdm: Any = sys.modules.get("tqdm") if self._above_bar else None
         if tqdm is None:
             self._stdout.write(line)
@@ -278,11 +216,10 @@ class _Screen:
 
     def show(self, done: int, total: int) -> None:
         """Called several times a second."""
-        from facedata.commands.progress import show_bytes  # here, while others read, that costs no time
+        from facedata.commands.progress import show_bytes  # while the threads read, this import costs no time
 
         self._stdout.flush()
         if self._observer is None and time.monotonic() - self._begin > _BAR_AFTER:
             self._observer = self._stack.enter_context(show_bytes(self._what, quiet=self._quiet))
-        observer = self._observer
-        if observer is not None:
-            observer(done, total)
+        if self._observer is not None:
+            self._observer(done, total)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from facedata.download.by_hand import ByHandError, files_given, nothing_to_fetch, steps
 from facedata.download.catalogue import CatalogueSet, Download
+from facedata.download.checksums import remember
 from facedata.download.expectations import file_expectations
 from facedata.download.feature_sets import look_into_feature_sets
 from facedata.download.found import Found, find_downloads, is_archive, put_in_root, set_aside, target
@@ -33,7 +34,6 @@ from facedata.download.recording import (
 from facedata.download.terms import Accept, accept_terms, accepted
 from facedata.download.transfer import Fetched, FileRequest, TransferOptions, fetch_files
 from facedata.download.transfer.pages import shown_url
-from facedata.download.verified import remember
 from facedata.download.verify import Result, verify
 from facedata.download.working import disk_bytes, work_folder, working
 from facedata.errors import DiskFullError, InputError

@@ -1,45 +1,66 @@
-"""Checksums of files: each read once, only plain files opened."""
+"""Compute checksums of files, and remember them so that an unchanged file need not be read again."""
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import closing
+from contextlib import closing, suppress
+from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from facedata.download.digest import Digest, new_hasher
-from facedata.errors import input_error
-from facedata.files import open_regular
+from facedata.errors import OptionError
+from facedata.files import cache_folder, opened_regular
 
-__all__ = ["Hashed", "hash_file"]
+if TYPE_CHECKING:
+    import sqlite3
+
+__all__ = ["Hashed", "VerifiedFiles", "hash_file", "remember"]
 
 _BLOCK = 1 << 20
-_BLOCK_AHEAD = 4 << 20  # longer than the threads need to hand Python's lock to each other
+_BLOCK_AHEAD = 4 << 20  # longer than two threads need to hand each other the interpreter's lock
 _BLOCKS_AHEAD = 3
 _SMALL = 1 << 17
 _WORTH_A_THREAD = 16 << 20
 
+_MOST_REMEMBERED = 1_000_000
+_WRITE_EVERY = 2.0
+_LOCK_SECONDS = 5.0
+_YOUNG_NS = 2_000_000_000
+_LARGEST_TIME_NS = 1 << 63  # an INTEGER of SQLite holds times from 1678 to 2262
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS files (path BLOB, algorithm TEXT, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, "
+    "inode TEXT, digest TEXT, PRIMARY KEY (path, algorithm)) WITHOUT ROWID"
+)
+_FIND = (
+    "SELECT digest FROM files "
+    "WHERE path = ? AND algorithm = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ? AND inode = ?"
+)
+_log = logging.getLogger(__name__)
+
 
 class Hashed(NamedTuple):
-    """What came of hashing a file.
+    """The checksum of a file, and the state of the file when it was computed.
 
     Attributes
     ----------
     digest : Digest
     status : os.stat_result
-        Of the file, when the last byte had been read.
-    steady : bool
-        Whether nobody changed it meanwhile, as far as its size and times tell.
+        Of the file, after the last byte was read.
+    unchanged : bool
+        True if neither size nor times of the file changed while it was read.
     ended_ns : int
-        When the last byte had been read, in nanoseconds since 1970.
+        When the last byte was read, in nanoseconds since 1970.
     """
 
     digest: Digest
     status: os.stat_result
-    steady: bool
+    unchanged: bool
     ended_ns: int
 
 
@@ -50,55 +71,42 @@ def hash_file(
     advance: Callable[[int], None] | None = None,
     ahead: bool = False,
 ) -> Hashed:
-    """Read a file once and hash it.
+    """Read a file once and compute its checksum.
 
     Parameters
     ----------
     path : path
-        A plain file, or a symbolic link to one.
+        A regular file, or a symbolic link to one.
     algorithm : str
         A key of `ALGORITHMS`.
     advance : callable, optional
-        Called with the bytes of each block; what it raises ends the reading.
+        Called with the number of bytes of each block; an exception from it ends the reading.
     ahead : bool
-        Let a second thread read while this one hashes, where the file is large enough to be worth it.
+        Read a large file in a second thread while this one hashes.
 
     Raises
     ------
     InputError
-        Where it cannot be read, or is not a plain file.
+        If the file cannot be read or is not a regular file.
     """
-    descriptor = open_regular(path)
-    before = os.fstat(descriptor)
-    try:
-        hasher = new_hasher(algorithm)
+    hasher = new_hasher(algorithm)
+    with opened_regular(path) as descriptor:
+        before = os.fstat(descriptor)
         if before.st_size < _SMALL and len(whole := os.read(descriptor, _SMALL)) == before.st_size:
-            hasher.update(whole)  # millions of small files are worth a short way
+            hasher.update(whole)  # a short way for millions of small files
             if advance is not None:
                 advance(len(whole))
         else:
             os.lseek(descriptor, 0, os.SEEK_SET)
             blocks = _blocks_ahead if ahead and before.st_size >= _WORTH_A_THREAD else _blocks
-            _hash_blocks(hasher, blocks(descriptor), advance)
+            with closing(blocks(descriptor)) as stream:
+                for block in stream:
+                    hasher.update(block)
+                    if advance is not None:
+                        advance(len(block))
         after = os.fstat(descriptor)
-    except OSError as error:
-        raise input_error(error, path) from error
-    finally:
-        os.close(descriptor)
-    steady = (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (
-        after.st_size,
-        after.st_mtime_ns,
-        after.st_ctime_ns,
-    )
-    return Hashed(Digest(algorithm, hasher.hexdigest()), after, steady, time.time_ns())
-
-
-def _hash_blocks(hasher: Any, blocks: Generator[memoryview, None, None], advance: Callable[[int], None] | None) -> None:
-    with closing(blocks):
-        for block in blocks:
-            hasher.update(block)
-            if advance is not None:
-                advance(len(block))
+    unchanged = _identity(before) == _identity(after)
+    return Hashed(Digest(algorithm, hasher.hexdigest()), after, unchanged, time.time_ns())
 
 
 def _blocks(descriptor: int) -> Generator[memoryview, None, None]:
@@ -109,12 +117,23 @@ def _blocks(descriptor: int) -> Generator[memoryview, None, None]:
 
 
 def _blocks_ahead(descriptor: int) -> Generator[memoryview, None, None]:
-    """The blocks, read by a thread of their own while the caller hashes those before."""
+    """The blocks of a file, read by a second thread while the caller hashes the block before."""
     free: SimpleQueue[bytearray | None] = SimpleQueue()
     full: SimpleQueue[memoryview | OSError] = SimpleQueue()
     for _ in range(_BLOCKS_AHEAD):
         free.put(bytearray(_BLOCK_AHEAD))
-    reader = threading.Thread(target=_read_ahead, args=(descriptor, free, full), daemon=True)
+
+    def read_ahead() -> None:
+        try:
+            while (buffer := free.get()) is not None:
+                read = os.readv(descriptor, [buffer])
+                full.put(memoryview(buffer)[:read])
+                if not read:
+                    break
+        except OSError as error:
+            full.put(error)
+
+    reader = threading.Thread(target=read_ahead, daemon=True)
     reader.start()
     try:
         while block := full.get():
@@ -123,16 +142,139 @@ def _blocks_ahead(descriptor: int) -> Generator[memoryview, None, None]:
             yield block
             free.put(block.obj)  # type: ignore[arg-type]
     finally:
-        free.put(None)  # behind at most the few buffers that are free
+        free.put(None)
         reader.join()
 
 
-def _read_ahead(descriptor: int, free: SimpleQueue[bytearray | None], full: SimpleQueue[memoryview | OSError]) -> None:
-    try:
-        while (buffer := free.get()) is not None:
-            read = os.readv(descriptor, [buffer])
-            full.put(memoryview(buffer)[:read])
-            if not read:
-                break
-    except OSError as error:
-        full.put(error)
+class VerifiedFiles:
+    """The checksums that files below a root were found to have, in an SQLite database in the user's cache folder.
+
+    It stores checksums, not verdicts, so that it serves any list, and at most a million files: beyond that, reading a
+    file again is not slower than the lookup. If the cache folder cannot be written, nothing is remembered and nothing
+    is reported; a corrupt database is removed with a warning. Threads may share an object.
+
+    Parameters
+    ----------
+    root : path
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self._connection: sqlite3.Connection | None = None
+        self._waiting: list[tuple[object, ...]] = []
+        self._written, self._room = time.monotonic(), 0
+        self._lock = threading.RLock()
+        name = hashlib.blake2b(os.fsencode(os.path.realpath(root)), digest_size=16).hexdigest()
+        try:
+            self._path = cache_folder("verified") / f"{name}-1.sqlite"
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except (OSError, OptionError):  # also a user without a home folder, as in many containers
+            return
+        if not self._connect():
+            self._connect()
+
+    def __enter__(self) -> VerifiedFiles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+        self._close()
+
+    def find(self, path: str, status: os.stat_result, algorithm: str) -> Digest | None:
+        """The checksum of the file at `path`, relative to the root, if the file has not changed since."""
+        import sqlite3
+
+        with self._lock:
+            if self._connection is None:
+                return None
+            try:
+                key = (os.fsencode(path), algorithm, *_identity(status))
+                row = self._connection.execute(_FIND, key).fetchone()
+                return Digest(algorithm, str(row[0])) if row else None
+            except sqlite3.Error as error:
+                self._give_up(error)
+            except (OptionError, OverflowError):  # another program wrote the row; or a time that SQLite cannot hold
+                pass
+            return None
+
+    def add(self, path: str, hashed: Hashed) -> None:
+        """Remember the checksum of the file at `path`, relative to the root.
+
+        Not if the file changed while it was read, nor if it changed so shortly before that a later change may give
+        it the same time.
+        """
+        if hashed.unchanged and hashed.ended_ns - hashed.status.st_mtime_ns >= _YOUNG_NS:
+            self.put(path, hashed.status, hashed.digest)
+
+    def put(self, path: str, status: os.stat_result, digest: Digest) -> None:
+        """Remember the checksum of a file that no program writes any more."""
+        with self._lock:
+            if self._connection is not None and self._room > 0 and abs(status.st_mtime_ns) < _LARGEST_TIME_NS:
+                self._room -= 1
+                self._waiting.append((os.fsencode(path), digest.algorithm, *_identity(status), digest.value))
+                self.flush(every=_WRITE_EVERY)
+
+    def flush(self, every: float = 0.0) -> None:
+        """Write what is not on the disk yet, unless that was done in the last `every` seconds."""
+        import sqlite3
+
+        with self._lock:
+            if not self._waiting or self._connection is None or time.monotonic() - self._written < every:
+                return
+            rows, self._waiting = self._waiting, []
+            try:
+                with self._connection:
+                    self._connection.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            except sqlite3.Error as error:
+                self._give_up(error)
+            self._written = time.monotonic()
+
+    def _connect(self) -> bool:
+        """Open the database; False if it was corrupt and has been removed."""
+        import sqlite3
+
+        try:
+            self._connection = sqlite3.connect(self._path, timeout=_LOCK_SECONDS, check_same_thread=False)
+            self._connection.execute(_TABLE)
+            self._room = _MOST_REMEMBERED - int(self._connection.execute("SELECT COUNT(*) FROM files").fetchone()[0])
+        except sqlite3.Error as error:
+            return self._give_up(error)
+        return True
+
+    def _give_up(self, error: sqlite3.Error) -> bool:
+        """Go on without the database; remove it and return False if it is corrupt."""
+        import sqlite3
+
+        self._close()
+        if isinstance(error, sqlite3.OperationalError):  # read-only, full, locked for long
+            _log.debug("%s: %s; going on without it", self._path, error)
+            return True
+        _log.warning("%s: is corrupt (%s) and was removed; all files are read again", self._path, error)
+        with suppress(OSError):
+            self._path.unlink()
+        return False
+
+    def _close(self) -> None:
+        import sqlite3
+
+        if self._connection is not None:
+            with suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+
+def remember(root: str | os.PathLike[str], path: str | os.PathLike[str], digest: Digest) -> None:
+    """Remember the checksum of a file that was computed while it was written.
+
+    Parameters
+    ----------
+    root : path
+    path : path
+        Relative to `root`.
+    digest : Digest
+    """
+    with suppress(OSError), VerifiedFiles(root) as files:
+        files.put(os.fspath(path), os.stat(Path(root, path)), digest)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, str]:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, str(status.st_ino)

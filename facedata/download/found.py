@@ -10,9 +10,9 @@ from pathlib import Path
 
 from facedata.download.by_hand import candidates
 from facedata.download.catalogue import CatalogueSet, Download
+from facedata.download.checksums import remember
 from facedata.download.digest import Digest
 from facedata.download.transfer import web_page_title
-from facedata.download.verified import remember
 from facedata.download.verify import Expectation, Result, verify
 from facedata.errors import InterruptedJobError, input_error, output_error
 from facedata.files import atomic_writer, temporary_name

@@ -1,21 +1,36 @@
-"""Lists of checksums as ``md5sum`` and its like write them: read whoever wrote them, written so that they read them."""
+"""Read, write and check lists of checksums, in the formats of ``md5sum`` and similar programs."""
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import re
-from collections.abc import Iterator
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
+from facedata.download.checksums import hash_file
 from facedata.download.digest import ALGORITHMS, Digest
-from facedata.errors import FormatError
+from facedata.download.verify import Expectation, Verification, verify
+from facedata.download.walk import LeftOut, Meter, Task, run_in_order, walk
+from facedata.errors import EmptyDatasetError, FormatError, InputError, InterruptedJobError, input_error
 from facedata.files import open_regular
+from facedata.jobs.signals import StopRequest
+from facedata.text import counted
 
-__all__ = ["BadLine", "Listed", "ManifestFile", "escaped", "manifest_line", "read_manifest"]
-
-_log = logging.getLogger(__name__)
+__all__ = [
+    "BadLine",
+    "Listed",
+    "ManifestFile",
+    "escaped",
+    "list_checksums",
+    "manifest_line",
+    "read_manifest",
+    "verify_manifest",
+]
 
 _LONGEST = 1 << 15  # a path has at most 4,096 bytes, each escaped as two
 _MOST_BAD = 20
@@ -26,33 +41,34 @@ _ESCAPES = {b"\\\\": b"\\", b"\\n": b"\n", b"\\r": b"\r"}
 _OTHER_ALGORITHM = re.compile(
     r"b2sum|b3sum|blake|sha3[^0-9]|sha-?224|sha-?384|sm3|whirlpool|tiger|ripemd", re.IGNORECASE
 )
+_log = logging.getLogger(__name__)
 
 
 class Listed(NamedTuple):
-    """A line of a list: this file has this checksum."""
+    """A line of a list: a file and its checksum."""
 
     name: str
     digest: Digest
 
 
 class BadLine(NamedTuple):
-    """A line that is not understood, and why."""
+    """A line that cannot be parsed, and why."""
 
     number: int
     reason: str
 
 
 def read_manifest(file: BinaryIO, title: str, algorithm: str | None = None) -> Iterator[Listed | BadLine]:
-    """The lines of a list of checksums, in the formats of GNU (``digest  name``) and BSD (``MD5 (name) = digest``).
+    """Read a list of checksums, in the formats of GNU (``digest  name``) and BSD (``MD5 (name) = digest``).
 
     Parameters
     ----------
     file : binary file
         Read line by line.
     title : str
-        What messages call it; where it names an algorithm that is not known here, the list is refused.
+        The name of the file for messages; if it names an algorithm that is not supported, the list is refused.
     algorithm : str, optional
-        What all checksums are of; by default the number of their digits tells.
+        The algorithm of all checksums; by default the number of digits decides.
 
     Yields
     ------
@@ -62,181 +78,245 @@ def read_manifest(file: BinaryIO, title: str, algorithm: str | None = None) -> I
     Raises
     ------
     FormatError
-        Where this is no list of checksums at all.
+        If this is not a list of checksums at all.
     """
     if _OTHER_ALGORITHM.search(os.path.basename(title)):
-        raise FormatError(f"{title}: its name speaks of an algorithm other than {', '.join(ALGORITHMS)}")
-    bad = good = 0
-    carriage_returns = False
-    for number, line in enumerate(_lines(file, title), 1):
+        raise FormatError(f"{title}: its name mentions an algorithm other than {', '.join(ALGORITHMS)}")
+    bad = good = number = 0
+    has_carriage_returns = False
+    while line := file.readline(_LONGEST):
+        number += 1
+        if b"\0" in line:
+            hint = " (UTF-16? save it as UTF-8)" if line[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+            raise FormatError(f"{title}: is not a list of checksums but binary{hint}")
+        if len(line) == _LONGEST and not line.endswith(b"\n"):
+            raise FormatError(f"{title}: is not a list of checksums: a line has {_LONGEST:,} bytes or more")
         if number == 1:
             line = line.removeprefix(_MARK)
-            carriage_returns = line.endswith(b"\r\n")
+            has_carriage_returns = line.endswith(b"\r\n")
         line = line.removesuffix(b"\n")
-        line = line.removesuffix(b"\r") if carriage_returns else line
+        line = line.removesuffix(b"\r") if has_carriage_returns else line
         if not line.strip() or line.startswith(b"#"):
             continue
-        read = _parse(line, number, algorithm)
-        good, bad = good + isinstance(read, Listed), bad + isinstance(read, BadLine)
-        if bad > _MOST_BAD and not good:
-            raise FormatError(f"{title}: is no list of checksums: {_wrong(line)}")
-        yield read
+        try:
+            parsed: Listed | BadLine = _parse(line, algorithm)
+            good += 1
+        except ValueError as error:
+            parsed = BadLine(number, str(error))
+            bad += 1
+            if bad > _MOST_BAD and not good:
+                raise FormatError(f"{title}: is not a list of checksums: line {number}: {error}") from error
+        yield parsed
     if not good:
-        raise FormatError(f"{title}: has no checksum in it; expected lines as md5sum writes them: digest, blanks, name")
+        raise FormatError(f"{title}: has no checksums; expected lines as md5sum writes them: digest, two spaces, name")
+
+
+def _parse(line: bytes, algorithm: str | None) -> Listed:
+    """Parse a line; a ValueError says what is wrong with it."""
+    if match := _GNU.fullmatch(line):
+        mark, digits, name, tag = match[1], match[2].decode(), match[3] or match[4], ""
+    elif match := _BSD.fullmatch(line):
+        mark, digits, name, tag = match[1], match[4].decode(), match[3], match[2].decode().lower()
+    else:
+        raise ValueError(f"'{_shown(line)}' is neither 'digest  name' nor 'MD5 (name) = digest'")
+    tag = tag.replace("sha2-", "sha").replace("-", "")
+    if tag and tag not in ALGORITHMS:
+        raise ValueError(f"'{tag}' is not one of the algorithms {', '.join(ALGORITHMS)}")
+    found = next((each for each, length in ALGORITHMS.items() if length == len(digits)), None)
+    if found is None:
+        expected = ", ".join(f"{length} ({each})" for each, length in ALGORITHMS.items())
+        raise ValueError(f"expected a checksum of {expected} digits, found {len(digits)}")
+    for wanted in (tag, algorithm):
+        if wanted and wanted != found:
+            raise ValueError(f"expected a checksum of {wanted}, {ALGORITHMS[wanted]} digits, found {len(digits)}")
+    if mark:
+        pieces = re.split(rb"(\\.?)", name, flags=re.DOTALL)
+        if not _ESCAPES.keys() >= set(pieces[1::2]):
+            raise ValueError(f"'{_shown(name)}' has an escape other than \\\\, \\n and \\r")
+        name = b"".join(_ESCAPES.get(piece, piece) for piece in pieces)
+    return Listed(os.fsdecode(name), Digest(found, digits.lower()))
+
+
+def _shown(text: bytes) -> str:
+    return "".join(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in text[:60])
 
 
 class ManifestFile:
-    """A list of checksums in a file, or on stdin, that can be read again.
+    """A list of checksums in a file, or from stdin, that can be iterated over again, even before the end.
 
-    Lines that are not understood are warned of, the first few by number, and counted.
+    Lines that cannot be parsed are counted, and the first few are reported as warnings.
 
     Parameters
     ----------
     path : str, optional
-        By default stdin, of which a copy is kept on disk.
+        By default stdin, which is copied to the disk.
     algorithm : str, optional
-        What all checksums are of; by default the number of their digits tells.
+        The algorithm of all checksums; by default the number of digits decides.
 
     Attributes
     ----------
     title : str
+        For messages.
+    path : str
+        The file, or the copy of stdin.
     bad_lines : int
+        How many lines cannot be parsed, when they have been iterated over.
 
     Raises
     ------
     InputError
-        Where it cannot be read, or is not a plain file.
+        If the file cannot be read or is not a regular file.
     FormatError
-        While it is read, where this is no list of checksums at all.
+        During iteration, if this is not a list of checksums at all.
     """
 
     def __init__(self, path: str | None, algorithm: str | None = None) -> None:
         self.title = path or "stdin"
         self.bad_lines = 0
         self._algorithm = algorithm
-        self._file = _spooled_stdin() if path is None else _opened(path)
-        self._told = False
+        self._is_first_pass = True
+        self._copy: Any = None
+        if path is None:
+            import shutil
+            from tempfile import NamedTemporaryFile
+
+            self._copy = NamedTemporaryFile()  # noqa: SIM115, __exit__ closes it
+            shutil.copyfileobj(sys.stdin.buffer, self._copy)
+            self._copy.flush()
+            path = self._copy.name
+        self.path = path
+        os.close(open_regular(path))
 
     def __enter__(self) -> ManifestFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        if self._copy is not None:
+            self._copy.close()
 
-    def __iter__(self) -> Iterator[Listed]:
-        """The lines that are understood."""
-        first_pass, self._told = not self._told, True
-        lines = read_manifest(io.BufferedReader(_Pass(self._file)), self.title, self._algorithm)
-        for line in lines:
-            if isinstance(line, Listed):
-                yield line
-            elif first_pass:
-                self._complain(line)
-
-    def _complain(self, line: BadLine) -> None:
-        self.bad_lines += 1
-        if self.bad_lines <= _MOST_BAD:
-            _log.warning("%s: line %d: %s", self.title, line.number, line.reason)
+    def __iter__(self) -> Iterator[Expectation]:
+        """What the lines that can be parsed say of files."""
+        is_first_pass, self._is_first_pass = self._is_first_pass, False
+        with open(open_regular(self.path), "rb") as file:
+            for line in read_manifest(file, self.title, self._algorithm):
+                if isinstance(line, Listed):
+                    yield Expectation(line.name, line.digest)
+                elif is_first_pass:
+                    self.bad_lines += 1
+                    if self.bad_lines <= _MOST_BAD:
+                        _log.warning("%s: line %d: %s", self.title, line.number, line.reason)
 
 
-class _Pass(io.RawIOBase):
-    """Reads a file from its beginning without moving its place, as several passes may be under way."""
+def verify_manifest(manifest: ManifestFile, root: str, *, extra: bool = True, **options: Any) -> Verification:
+    """Check files against a list of checksums. The result is not good if a line cannot be parsed.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._descriptor, self._place = file.fileno(), 0
+    Parameters
+    ----------
+    manifest : ManifestFile
+    root : str
+        The folder that the names in the list are relative to.
+    extra : bool
+        Report files that are not in the list.
+    **options
+        For `verify`, which also says what is raised.
+    """
+    itself = [os.path.relpath(os.path.realpath(manifest.path), os.path.realpath(root))]
+    done = verify(root, manifest, extra_in=[""] if extra else [], not_extra=itself, **options)
+    done.bad_lines = manifest.bad_lines
+    if done.bad_lines:
+        lines = counted(done.bad_lines, "line")
+        _log.warning("%s: %s cannot be parsed, so not everything was checked", manifest.title, lines)
+    return done
 
-    def readable(self) -> bool:
-        return True
 
-    def readinto(self, buffer: Any) -> int:
-        read = os.preadv(self._descriptor, [buffer], self._place)
-        self._place += read
-        return read
+def list_checksums(
+    path: str | os.PathLike[str],
+    algorithm: str = "md5",
+    *,
+    workers: int | None = None,
+    leave_out: tuple[int, int] | None = None,
+    observer: Callable[[int, int], None] | None = None,
+    stop: StopRequest | None = None,
+) -> Iterator[Listed | LeftOut]:
+    """Compute the checksums of all regular files below a folder, in the order of the bytes of their paths.
 
+    Parameters
+    ----------
+    path : path
+        A folder, or a single file.
+    algorithm : str
+        A key of `ALGORITHMS`.
+    workers : int, optional
+        How many files are read at a time; by default the CPUs that this process may use.
+    leave_out : pair of int, optional
+        Device and inode of a file to skip: the one that the list is written to.
+    observer : callable, optional
+        Called with the bytes read and the total (0 as long as unknown), a few times a second.
+    stop : StopRequest, optional
 
-def _opened(path: str) -> BinaryIO:
-    descriptor = open_regular(path)
-    return open(descriptor, "rb")
+    Yields
+    ------
+    Listed or LeftOut
+        Names are relative to the folder.
 
+    Raises
+    ------
+    InputError
+        If the path cannot be read.
+    EmptyDatasetError
+        If there is no file.
+    InterruptedJobError
+        If `stop` is set.
+    """
+    path = os.fspath(path)
+    try:
+        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError as error:
+        raise input_error(error, path) from error
+    root = path if is_folder else os.path.dirname(path)
+    names: Iterator[str | LeftOut] = walk(path) if is_folder else iter([os.path.basename(path)])
+    meter = Meter()
 
-def _spooled_stdin() -> BinaryIO:
-    import shutil
-    import sys
-    from tempfile import TemporaryFile
+    def hash_one(name: str | LeftOut) -> Listed | LeftOut:
+        if isinstance(name, LeftOut):
+            return name
+        whole = os.path.join(root, name)
+        try:
+            hashed = hash_file(whole, algorithm, advance=meter.advance, ahead=meter.spare)
+        except InputError as error:
+            return LeftOut(whole, str(error).removeprefix(f"{whole}: "))
+        return Listed(name, hashed.digest) if hashed.unchanged else LeftOut(whole, "it changed while it was read")
 
-    spool = TemporaryFile()  # noqa: SIM115, the caller closes it
-    shutil.copyfileobj(sys.stdin.buffer, spool)
-    spool.flush()
-    return spool
+    def tasks() -> Iterator[Task[Listed | LeftOut]]:
+        for name in names:
+            try:
+                status = os.stat(os.path.join(root, name)) if isinstance(name, str) else None
+            except OSError:  # reading it reports what is wrong
+                status = None
+            if status is None or (status.st_dev, status.st_ino) != leave_out:
+                yield Task(partial(hash_one, name), status.st_size if status else 0)
+
+    count = 0
+    try:
+        with closing(run_in_order(tasks(), meter, workers=workers, stop=stop, tick=observer)) as entries:
+            for entry in entries:
+                count += 1
+                yield entry
+    except InterruptedJobError as error:
+        raise InterruptedJobError(f"{error}; the list is not complete: run the same command again") from error
+    if not count:
+        raise EmptyDatasetError(f"{path}: has no files in it")
 
 
 def manifest_line(name: str, digest: Digest) -> bytes:
-    """The line, with its end, that ``md5sum``, ``sha1sum``, ``sha256sum`` and ``sha512sum`` write for a file."""
+    """The line, with its newline, that ``md5sum``, ``sha1sum``, ``sha256sum`` and ``sha512sum`` write for a file."""
     raw = os.fsencode(name)
     safe = raw.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
     return (b"\\" if safe != raw else b"") + digest.value.encode() + b"  " + safe + b"\n"
 
 
 def escaped(name: str) -> str:
-    """A name on one line, as ``md5sum -c`` prints it: escaped only where it has a line end in it."""
+    """A name on one line, as ``md5sum -c`` prints it: escaped only if it has a newline in it."""
     if "\n" not in name:
         return name
     return "\\" + name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-
-
-def _lines(file: BinaryIO, title: str) -> Iterator[bytes]:
-    while line := file.readline(_LONGEST):
-        if b"\0" in line:
-            hint = " (UTF-16? save it as UTF-8)" if line[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-            raise FormatError(f"{title}: is no list of checksums but binary{hint}")
-        if len(line) == _LONGEST and not line.endswith(b"\n"):
-            raise FormatError(f"{title}: is no list of checksums: a line has {_LONGEST:,} bytes or more")
-        yield line
-
-
-def _parse(line: bytes, number: int, algorithm: str | None) -> Listed | BadLine:
-    if match := _GNU.fullmatch(line):
-        mark, digits, tag = match[1], match[2], None
-        name = match[3] or match[4]
-    elif match := _BSD.fullmatch(line):
-        mark, tag, name, digits = match.groups()
-    else:
-        return BadLine(number, _wrong(line))
-    digest = _digest(digits.decode(), tag, algorithm)
-    if isinstance(digest, str):
-        return BadLine(number, digest)
-    plain = _unescape(name) if mark else name
-    if plain is None:
-        return BadLine(number, f"'{_shown(name)}' has an escape that is none of \\\\, \\n and \\r")
-    return Listed(os.fsdecode(plain), digest)
-
-
-def _digest(digits: str, tag: bytes | None, algorithm: str | None) -> Digest | str:
-    """The digest, or why it is none."""
-    named = tag.decode().lower().replace("sha2-", "sha").replace("-", "") if tag is not None else None
-    if named is not None and named not in ALGORITHMS:
-        return f"'{named}' is none of the algorithms {', '.join(ALGORITHMS)}"
-    by_length = next((each for each, length in ALGORITHMS.items() if length == len(digits)), None)
-    if by_length is None:
-        expected = ", ".join(f"{length} ({each})" for each, length in ALGORITHMS.items())
-        return f"expected a checksum of {expected} digits, found {len(digits)}"
-    for wanted in (named, algorithm):
-        if wanted is not None and wanted != by_length:
-            return f"expected a checksum of {wanted}, {ALGORITHMS[wanted]} digits, found {len(digits)}"
-    return Digest(by_length, digits.lower())
-
-
-def _unescape(name: bytes) -> bytes | None:
-    pieces = re.split(rb"(\\.?)", name, flags=re.DOTALL)
-    try:
-        return b"".join(_ESCAPES[piece] if place % 2 else piece for place, piece in enumerate(pieces))
-    except KeyError:
-        return None
-
-
-def _wrong(line: bytes) -> str:
-    return f"'{_shown(line)}' is neither 'digest  name' nor 'MD5 (name) = digest'"
-
-
-def _shown(text: bytes) -> str:
-    return "".join(chr(byte) if 32 <= byte < 127 else f"\\x{byte:02x}" for byte in text[:60])

@@ -11,9 +11,9 @@ from typing import Any
 
 from facedata.download.archives import extract_archive, group_archives
 from facedata.download.catalogue import CatalogueSet
+from facedata.download.checksums import remember
 from facedata.download.digest import Digest
 from facedata.download.layout import Move, place, plan_moves
-from facedata.download.verified import remember
 from facedata.errors import FormatError
 from facedata.files import atomic_writer
 from facedata.jobs.signals import StopRequest

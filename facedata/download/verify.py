@@ -1,41 +1,146 @@
-"""Checking a folder of files against what is known of them: checksums, sizes, structure, or that they are there."""
+"""Check a folder of files against what is known of them: checksums, sizes, structure, or that they exist."""
 
 from __future__ import annotations
 
 import os
 import stat
+import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Literal, Protocol
 
-from facedata.download.checksums import Hashed, hash_file
-from facedata.download.elsewhere import Answer, Candidates
-from facedata.download.finding import HashedNames, shared_suffix, walk_files
-from facedata.download.readers import Meter, Task, read_in_order
-from facedata.download.verdicts import (
-    Expectation,
-    How,
-    Result,
-    Verdict,
-    Verification,
-    failed,
-    glance,
-    judge,
-    judge_structure,
-    reason,
-)
+from facedata.download.checksums import VerifiedFiles, hash_file
+from facedata.download.digest import Digest
+from facedata.download.walk import HashedNames, Meter, NameIndex, Task, run_in_order, shared_end, walk_files
 from facedata.errors import InputError, InputNotFoundError, InterruptedJobError, input_error
+from facedata.files import kind_name
 from facedata.jobs.signals import StopRequest
 
-if TYPE_CHECKING:
-    from facedata.download.verified import VerifiedFiles
+__all__ = ["Expectation", "Finding", "How", "Result", "Structure", "Verdict", "Verification", "verify"]
 
-__all__ = ["Expectation", "How", "Result", "Verdict", "Verification", "verify"]
+_LOCKS = 64
 
-_STRUCTURE_SHARE = 1 << 20  # what a check of structure counts for among the bytes that are read
+Verdict = Literal["OK", "FAILED", "MISSING", "EXTRA"]
+How = Literal["checksum", "structure", "size", "presence"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of a check of a file's structure.
+
+    Attributes
+    ----------
+    good : bool
+    text : str
+        What was found and, if that is not good, what was expected.
+    """
+
+    good: bool
+    text: str
+
+
+class Structure(Protocol):
+    """A check of a file's structure."""
+
+    def check(self, path: str) -> Finding:
+        """Check the file at `path`. Raises `InputError` if it cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """What is known of a file.
+
+    Attributes
+    ----------
+    path : str
+        Relative to the root, ``/`` between names.
+    digest : Digest, optional
+    size : int, optional
+        In bytes.
+    structure : Structure, optional
+        What is checked if there is no digest.
+    known : mapping of str to str
+        Wrong digests that the file is known to have elsewhere, in hexadecimal, and what the file is then.
+    optional : bool
+        True if the file may be missing.
+    """
+
+    path: str
+    digest: Digest | None = None
+    size: int | None = None
+    structure: Structure | None = None
+    known: Mapping[str, str] = field(default_factory=dict)
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The verdict on an expected file, or on a file that was not expected.
+
+    Attributes
+    ----------
+    path : str
+        As in the expectation.
+    verdict : {'OK', 'FAILED', 'MISSING', 'EXTRA'}
+    how : {'checksum', 'structure', 'size', 'presence'}
+        How the file was checked.
+    detail : str
+        More for a person to read; may be empty.
+    found_at : str, optional
+        Where the file is, relative to the root, if that is not `path`.
+    from_cache : bool
+        True if the file was not read again, because it has not changed since it was read before.
+    """
+
+    path: str
+    verdict: Verdict
+    how: How
+    detail: str = ""
+    found_at: str | None = None
+    from_cache: bool = False
+
+    @property
+    def good(self) -> bool:
+        """Whether the file did not fail and is not missing."""
+        return self.verdict in ("OK", "EXTRA")
+
+
+@dataclass(slots=True)
+class Verification:
+    """The counts of all results.
+
+    Attributes
+    ----------
+    verdicts : Counter
+        How many results have each verdict.
+    hows : Counter
+        How those that are OK were checked.
+    from_cache : int
+        How many files were not read again.
+    bytes_read : int
+    seconds : float
+    bad_lines : int
+        How many lines of the list of checksums could not be parsed.
+    results : list of Result
+        All results, unless they were passed to a callback.
+    """
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+    hows: Counter[str] = field(default_factory=Counter)
+    from_cache: int = 0
+    bytes_read: int = 0
+    seconds: float = 0.0
+    bad_lines: int = 0
+    results: list[Result] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        """Whether all was checked, and no file failed or is missing."""
+        return not (self.bad_lines or self.verdicts["FAILED"] or self.verdicts["MISSING"])
 
 
 def verify(
@@ -52,213 +157,223 @@ def verify(
 ) -> Verification:
     """Check the files below a folder.
 
-    A file that is not at its place is looked for by its name, wherever it lies below `root`: the longest common end
-    of the path wins, and of several the one whose checksum, structure or size fits. One that fits nowhere is MISSING,
-    unless it lies under its whole path: then it has FAILED.
+    A file that is not in its place is searched for by its name, wherever it is below `root`: the longest common end of
+    the path wins, and among several files the one whose checksum, structure or size is right. If none is right, the
+    file is MISSING, unless one has its whole path at the end of its own: then it has FAILED.
 
     Parameters
     ----------
     root : path
     expectations : iterable of Expectation
-        Taken from as needed; iterated over again, if it is no iterator, when the first file is missing.
+        Taken as needed, and iterated over again when the first file is missing, unless it is an iterator.
     workers : int, optional
-        Files read at a time; by default the CPUs that this process may use.
+        How many files are read at a time; by default the CPUs that this process may use.
     use_cache : bool
-        Do not read again what has not changed since it was last read, and remember what is read.
+        Do not read again what has not changed since it was read before, and remember what is read now.
     extra_in : sequence of str, optional
-        Folders, relative to `root` ("" is `root` itself), in which to look for files that nobody expects.
+        Folders, relative to `root` ("" is `root` itself), in which to look for files that are not expected.
     not_extra : collection of str
-        Paths, relative to `root`, that are no such files.
+        Paths, relative to `root`, that are not reported as such files.
     observer : callable, optional
-        Called with the bytes read and those to be read in all (0: not known yet), a few times a second.
+        Called with the bytes read and the total (0 as long as unknown), a few times a second.
     stop : StopRequest, optional
     on_result : callable, optional
-        Called with each result, in the order of the expectations, as soon as it is its turn; the extra files last.
-        Without it they are collected in what is returned.
+        Called with each result as soon as possible, in the order of the expectations, the extra files last. Without
+        it, the results are collected in the return value.
 
     Raises
     ------
     InputNotFoundError, InputError
-        Where there is no such folder.
+        If there is no such folder.
     InterruptedJobError
-        Where `stop` asked for it; what has been read is remembered.
+        If `stop` is set; what has been read is remembered.
     """
-    begin, total = time.monotonic(), Verification()
-
-    def give(result: Result) -> None:
-        total.add(result)
-        (on_result or total.results.append)(result)
-
-    with _memory(root, use_cache) as memory:
-        verifier = _Verifier(_existing(root), expectations, memory, stop)
-        try:
-            for result in verifier.results(workers, observer):
-                give(result)
-            for folder in extra_in or ():
-                for result in verifier.extra(folder, not_extra):
-                    give(result)
-        except InterruptedJobError as error:
-            raise InterruptedJobError(f"{error}; {_so_far(total, memory)}") from error
-    total.bytes_read, total.seconds = verifier.bytes_read, time.monotonic() - begin
-    return total
-
-
-def _memory(root: str | os.PathLike[str], wanted: bool) -> AbstractContextManager[VerifiedFiles | None]:
-    if not wanted:
-        return nullcontext()
-    from facedata.download.verified import VerifiedFiles
-
-    return VerifiedFiles(root)
-
-
-def _existing(root: str | os.PathLike[str]) -> str:
+    begin, done = time.monotonic(), Verification()
     try:
-        if stat.S_ISDIR(os.stat(root).st_mode):
-            return os.fspath(root)
+        if not stat.S_ISDIR(os.stat(root).st_mode):
+            raise InputError(f"{os.fspath(root)}: is not a folder; give the folder that the files are in")
     except OSError as error:
         raise input_error(error, root) from error
-    raise InputError(f"{os.fspath(root)}: is not a folder; give the folder that the files are in")
-
-
-def _so_far(total: Verification, memory: VerifiedFiles | None) -> str:
-    checked = f"{sum(total.verdicts.values()):,} files were checked"
-    if memory is None:
-        return f"{checked}; run the same command again (it begins anew; without --no-cache it would go on)"
-    return f"{checked}; run the same command again, it goes on from there"
+    with VerifiedFiles(root) if use_cache else nullcontext() as memory:
+        verifier = _Verifier(os.fspath(root), expectations, memory, stop)
+        try:
+            for result in verifier.results(workers, observer, extra_in or (), not_extra):
+                done.verdicts[result.verdict] += 1
+                done.from_cache += result.from_cache
+                if result.verdict == "OK":
+                    done.hows[result.how] += 1
+                (on_result or done.results.append)(result)
+        except InterruptedJobError as error:
+            again = (
+                "it resumes from there" if use_cache else "it starts from the beginning (without --no-cache it resumes)"
+            )
+            count = sum(done.verdicts.values())
+            raise InterruptedJobError(
+                f"{error}; {count:,} files were checked; run the same command again, {again}"
+            ) from error
+    done.bytes_read, done.seconds = verifier.meter.done, time.monotonic() - begin
+    return done
 
 
 class _Verifier:
+    """One call of `verify`. The main thread looks at files; those that must be read become tasks for threads."""
+
     def __init__(
         self, root: str, expectations: Iterable[Expectation], memory: VerifiedFiles | None, stop: StopRequest | None
     ) -> None:
         self._root, self._memory, self._stop = root, memory, stop
         self._expectations = list(expectations) if isinstance(expectations, Iterator) else expectations
         self._expected = HashedNames()
-        self._candidates = Candidates(root)
-        self.bytes_read = 0
+        self._index: NameIndex | None = None
+        self._digests: dict[tuple[str, str], Digest] = {}  # of files elsewhere, each of which is read once
+        self._locks = [threading.Lock() for _ in range(_LOCKS)]
+        self._structure_lock = threading.Lock()  # parsing numbers changes the warning filter of the whole process
+        self.meter = Meter()
 
-    def results(self, workers: int | None, observer: Callable[[int, int], None] | None) -> Iterator[Result]:
-        def tick(done: int, in_all: int) -> None:
+    def results(
+        self,
+        workers: int | None,
+        observer: Callable[[int, int], None] | None,
+        extra_in: Sequence[str],
+        not_extra: Collection[str],
+    ) -> Iterator[Result]:
+        def tick(done: int, total: int) -> None:
             if self._memory is not None:
                 self._memory.flush(every=2.0)
             if observer is not None:
-                observer(done, in_all)
+                observer(done, total)
 
-        tasks = (self._task(each) for each in self._expectations)
-        answers = read_in_order(tasks, workers=workers, stop=self._stop, tick=tick, completed=self._remember)
-        with closing(answers):
-            for answer in answers:
-                if answer.result is not None:
-                    yield answer.result
+        tasks = map(self._task, self._expectations)
+        with closing(run_in_order(tasks, self.meter, workers=workers, stop=self._stop, tick=tick)) as results:
+            for result in results:
+                if result is not None:
+                    if result.found_at is not None:
+                        self._expected.add(result.found_at)
+                    yield result
+        for folder in extra_in:
+            for path in self._until_stopped(walk_files(self._root, folder)):
+                if path not in self._expected and path not in not_extra:
+                    yield Result(path, "EXTRA", "presence")
 
-    def extra(self, folder: str, not_extra: Collection[str]) -> Iterator[Result]:
-        """The files in a folder that are not expected there."""
-        for path in self._walk(folder):
-            if path not in self._expected and path not in not_extra:
-                yield Result(path, "EXTRA", "presence")
-
-    def _walk(self, folder: str = "") -> Iterator[str]:
-        for path in walk_files(self._root, folder):
+    def _until_stopped(self, paths: Iterable[str]) -> Iterator[str]:
+        for path in paths:
             if self._stop:
                 raise InterruptedJobError(f"stopped by {self._stop.signal_name}")
             yield path
 
-    def _remember(self, answer: Answer) -> None:
-        for place, hashed in answer.read:
-            self.bytes_read += hashed.status.st_size
-            if self._memory is not None and hashed.steady:
-                self._memory.add(place, hashed.status, hashed.digest, hashed.ended_ns)
-        if answer.result is not None and answer.result.found_at is not None:
-            self._expected.add(answer.result.found_at)
+    def _place(self, path: str) -> str:
+        return os.path.relpath(path, os.path.abspath(self._root)) if os.path.isabs(path) else os.path.normpath(path)
 
-    def _task(self, expectation: Expectation) -> Task[Answer]:
-        place = self._relative(expectation.path)
+    def _task(self, expectation: Expectation) -> Task[Result | None]:
+        place = self._place(expectation.path)
         self._expected.add(place)
+        seen = self._look(expectation, place)
+        if isinstance(seen, Result):
+            return Task(lambda: seen)
+        if isinstance(seen, int):
+            return Task(partial(self._read, expectation, place), seen)
+        if expectation.optional:
+            return Task(lambda: None)
+        candidates = self._elsewhere(expectation, place)
+        looks = {candidate: self._look(expectation, candidate) for candidate in candidates}
+        size = sum(look for look in looks.values() if isinstance(look, int))
+        return Task(partial(self._try, expectation, looks), size)
+
+    def _look(self, expectation: Expectation, place: str) -> Result | int | None:
+        """The result if the file need not be read, else the bytes to read; None if there is no file."""
         try:
             status = os.stat(os.path.join(self._root, place))
         except (FileNotFoundError, NotADirectoryError):
-            return self._missing(expectation, place)
-        except (OSError, ValueError) as error:
-            return _settled(failed(expectation, reason(error)))
-        result = glance(expectation, status) or self._recall(expectation, place, status)
-        if result is not None:
-            return _settled(result)
-        size = status.st_size if expectation.digest is not None else _STRUCTURE_SHARE
-        return Task(partial(self._check, expectation, place), size)
-
-    def _relative(self, path: str) -> str:
-        return os.path.relpath(path, os.path.abspath(self._root)) if os.path.isabs(path) else os.path.normpath(path)
-
-    def _recall(self, expectation: Expectation, place: str, status: os.stat_result) -> Result | None:
-        """The result, if the file has been read before."""
-        if self._memory is None or expectation.digest is None:
             return None
-        digest = self._memory.find(place, status, expectation.digest.algorithm)
-        return None if digest is None else replace(judge(expectation, digest), from_cache=True)
+        except (OSError, ValueError) as error:
+            return _failed(expectation, getattr(error, "strerror", None) or str(error))
+        if not stat.S_ISREG(status.st_mode):
+            return _failed(expectation, f"is {kind_name(status.st_mode)}, not a file")
+        if expectation.size is not None and expectation.size != status.st_size:
+            detail = f"expected {expectation.size:,} bytes, found {status.st_size:,}"
+            return Result(expectation.path, "FAILED", "size", detail)
+        if expectation.digest is not None:
+            if self._memory is not None and (digest := self._memory.find(place, status, expectation.digest.algorithm)):
+                return replace(_judge(expectation, digest), from_cache=True)
+            return status.st_size
+        if expectation.structure is not None:
+            return 0
+        if expectation.size is None:
+            return Result(expectation.path, "OK", "presence", "present; nothing is published to check it against")
+        detail = f"no checksum is published; the size is right: {status.st_size:,}"
+        return Result(expectation.path, "OK", "size", detail)
 
-    def _check(self, expectation: Expectation, place: str, meter: Meter) -> Answer:
-        """Read the file; in a thread."""
+    def _read(self, expectation: Expectation, place: str, *, once: bool = False) -> Result:
+        """Check the content of a file, in a thread; with `once`, use the digest of an earlier call."""
         path = os.path.join(self._root, place)
         try:
             if expectation.digest is None:
-                result = judge_structure(expectation, path)
-                meter.advance(_STRUCTURE_SHARE)
-                return Answer(result)
-            hashed = hash_file(path, expectation.digest.algorithm, advance=meter.advance, ahead=meter.spare)
-        except InputNotFoundError:
-            return Answer(Result(expectation.path, "MISSING", "presence", "it was there a moment ago"))
+                assert expectation.structure is not None
+                with self._structure_lock:
+                    finding = expectation.structure.check(path)
+                return Result(expectation.path, "OK" if finding.good else "FAILED", "structure", finding.text)
+            algorithm = expectation.digest.algorithm
+            with self._locks[hash(place) % _LOCKS] if once else nullcontext():
+                if known := self._digests.get((place, algorithm)):
+                    return _judge(expectation, known)
+                hashed = hash_file(path, algorithm, advance=self.meter.advance, ahead=self.meter.spare)
+                if once:
+                    self._digests[place, algorithm] = hashed.digest
+        except InputNotFoundError as error:
+            if os.path.exists(path):  # another file that the check of structure needs
+                return Result(expectation.path, "FAILED", "structure", f"cannot be checked: {error}")
+            return Result(expectation.path, "MISSING", "presence", "it was removed a moment ago")
         except InputError as error:
-            return Answer(failed(expectation, str(error).removeprefix(f"{path}: ")))
-        return Answer(judge(expectation, hashed.digest, hashed.steady), ((place, hashed),))
+            return _failed(expectation, str(error).removeprefix(f"{path}: "))
+        if self._memory is not None:
+            self._memory.add(place, hashed)
+        return _judge(expectation, hashed.digest, hashed.unchanged)
 
-    def _missing(self, expectation: Expectation, place: str) -> Task[Answer]:
-        """Look for it elsewhere."""
-        if expectation.optional:
-            return _settled(None)
-        candidates = self._candidates.of(place, expectation, self._walk, self._places)
-        if not candidates:
-            return _settled(Result(expectation.path, "MISSING", "presence"))
-        recalled: dict[str, Result] = {}
-        size = 0
-        for candidate in candidates:
-            try:
-                status = os.stat(os.path.join(self._root, candidate))
-            except OSError:  # it was there a moment ago; `_try` says so
-                continue
-            result = glance(expectation, status) or self._recall(expectation, candidate, status)
-            if result is not None:
-                recalled[candidate] = result
-            else:
-                size += status.st_size if expectation.digest is not None else _STRUCTURE_SHARE
-        return Task(partial(self._try, expectation, candidates, recalled), size)
+    def _elsewhere(self, expectation: Expectation, place: str) -> list[str]:
+        """The files that may be a missing one, by name; not those that are expected where they are."""
+        if self._index is None:
+            places = HashedNames()
+            names: set[str] = set()
+            for each in self._until_stopped(self._place(expected.path) for expected in self._expectations):
+                places.add(each)
+                if not os.path.exists(os.path.join(self._root, each)):
+                    names.add(os.path.basename(each))
+            paths = self._until_stopped(walk_files(self._root))
+            self._index = NameIndex((path for path in paths if path not in places), names)
+        found = self._index.find(place)
+        if expectation.digest is None and expectation.structure is None and expectation.size is None:
+            # a name alone proves little: the folder must have the right name too, and no other file may fit
+            needed = min(2, place.count("/") + 1)
+            return found if len(found) == 1 and shared_end(found[0], place) >= needed else []
+        return found
 
-    def _places(self) -> Iterator[str]:
-        return (self._relative(each.path) for each in self._expectations)
-
-    def _try(
-        self, expectation: Expectation, candidates: list[str], recalled: dict[str, Result], meter: Meter
-    ) -> Answer:
-        """The first candidate that fits, or what is wrong with the first; in a thread."""
-        read: list[tuple[str, Hashed]] = []
+    def _try(self, expectation: Expectation, looks: Mapping[str, Result | int | None]) -> Result:
+        """The first file elsewhere that is right, or else what is wrong with the first; in a thread."""
         wrong: Result | None = None
-        for candidate in candidates:
-            if candidate in recalled:
-                result = recalled[candidate]
-            else:
-                answer = self._candidates.once(candidate, expectation, partial(self._check, expectation), meter)
-                read.extend(answer.read)
-                result = answer.result or failed(expectation, "")
-            result = replace(result, found_at=candidate)
+        for place, seen in looks.items():
+            result = seen if isinstance(seen, Result) else self._read(expectation, place, once=True)
+            result = replace(result, found_at=place)
             if result.verdict == "OK":
-                return Answer(result, tuple(read))
+                return result
             wrong = wrong or result
-        assert wrong is not None
-        whole = shared_suffix(wrong.found_at or "", expectation.path) == len(expectation.path.split("/"))
-        if not whole:
-            detail = f"not there; {wrong.found_at} has its name, but: {wrong.detail}"
-            wrong = Result(expectation.path, "MISSING", wrong.how, detail)
-        return Answer(wrong, tuple(read))
+        if wrong is None:
+            return Result(expectation.path, "MISSING", "presence")
+        if shared_end(wrong.found_at or "", expectation.path) == len(expectation.path.split("/")):
+            return wrong
+        detail = f"{wrong.found_at} has the same name, but: {wrong.detail}"
+        return Result(expectation.path, "MISSING", wrong.how, detail)
 
 
-def _settled(result: Result | None) -> Task[Answer]:
-    return Task(lambda _: Answer(result), at_once=True)
+def _failed(expectation: Expectation, detail: str) -> Result:
+    return Result(expectation.path, "FAILED", "presence", detail)
+
+
+def _judge(expectation: Expectation, digest: Digest, unchanged: bool = True) -> Result:
+    if digest == expectation.digest:
+        return Result(expectation.path, "OK", "checksum")
+    detail = f"expected {expectation.digest}, found {digest.value}"
+    if digest.value in expectation.known:
+        detail += f": it is {expectation.known[digest.value]}"
+    if not unchanged:
+        detail += "; it changed while it was read"
+    return Result(expectation.path, "FAILED", "checksum", detail)
