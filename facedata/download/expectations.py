@@ -118,7 +118,7 @@ class RecordFile:
                     flag, length = reader.chunk(end)
                     end += CHUNK_HEADER_SIZE + padded(length)
             except FormatError as error:
-                return Finding(False, f"does not fit {self.index}: {error}")
+                return Finding(False, f"is cut short or does not fit {self.index}: {error}")
         if end > reader.size:
             return Finding(False, f"cut short: its last record ends at byte {end:,}, the file at {reader.size:,}")
         if end < reader.size:

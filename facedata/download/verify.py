@@ -19,6 +19,7 @@ from facedata.download.walk import HashedNames, Meter, NameIndex, Task, run_in_o
 from facedata.errors import InputError, InputNotFoundError, InterruptedJobError, input_error
 from facedata.files import kind_name
 from facedata.jobs.signals import StopRequest
+from facedata.text import counted
 
 __all__ = ["Expectation", "Finding", "How", "Result", "Structure", "Verdict", "Verification", "verify"]
 
@@ -204,13 +205,11 @@ def verify(
                     done.hows[result.how] += 1
                 (on_result or done.results.append)(result)
         except InterruptedJobError as error:
-            again = (
-                "it resumes from there" if use_cache else "it starts from the beginning (without --no-cache it resumes)"
+            checked = f"{counted(sum(done.verdicts.values()), 'file')} checked; run the same command again"
+            resumes = (
+                " to resume" if use_cache else " (it starts from the beginning; without --no-cache it would resume)"
             )
-            count = sum(done.verdicts.values())
-            raise InterruptedJobError(
-                f"{error}; {count:,} files were checked; run the same command again, {again}"
-            ) from error
+            raise InterruptedJobError(f"{error}; {checked}{resumes}") from error
     done.bytes_read, done.seconds = verifier.meter.done, time.monotonic() - begin
     return done
 

@@ -2,69 +2,209 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sqlite3
 import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from facedata.download import checksums
-from facedata.download.checksums import hash_file
-from facedata.download.digest import ALGORITHMS
+from facedata.download.checksums import Hashed, VerifiedFiles, hash_file, remember
+from facedata.download.digest import ALGORITHMS, Digest
 from facedata.errors import InputError, InputNotFoundError
 
-
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-@pytest.mark.parametrize("ahead", [False, True])
-@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, 9_000_001])
-def test_what_the_reference_program_finds_is_found(
-    algorithm: str, ahead: bool, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checksums, "_WORTH_A_THREAD", 0)
-    path = tmp_path / "file"
-    path.write_bytes((os.urandom(1021) * (size // 1021 + 1))[:size])
-    blocks: list[int] = []
-    hashed = hash_file(path, algorithm, ahead=ahead, advance=blocks.append)
-    theirs = subprocess.run([f"{algorithm}sum", path], capture_output=True, text=True, check=True).stdout.split()[0]
-    assert (hashed.digest.value, hashed.digest.algorithm) == (theirs, algorithm)
-    assert (hashed.steady, hashed.status.st_size, sum(blocks)) == (True, size, size)
+DIGEST = Digest("md5", "d41d8cd98f00b204e9800998ecf8427e")
+LARGE = 17 << 20  # read by a second thread
 
 
-def test_a_file_that_grows_meanwhile_is_not_steady(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(bytes(3 << 20))
+class TestHashing:
+    @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, LARGE + 1])
+    def test_the_checksum_is_that_of_the_reference_program(self, size: int, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        path.write_bytes((os.urandom(1021) * (size // 1021 + 1))[:size])
+        for algorithm in ALGORITHMS:
+            made = subprocess.run([f"{algorithm}sum", path], capture_output=True, text=True, check=True)
+            for ahead in (False, True):
+                blocks: list[int] = []
+                hashed = hash_file(path, algorithm, ahead=ahead, advance=blocks.append)
+                assert hashed.digest == Digest(algorithm, made.stdout.split()[0])
+                assert (hashed.unchanged, hashed.status.st_size, sum(blocks)) == (True, size, size)
 
-    def grow(_: int) -> None:
-        if path.stat().st_size < 4 << 20:
-            with open(path, "ab") as file:
-                file.write(bytes(1 << 20))
+    def test_a_file_that_grows_meanwhile_has_changed(self, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        path.write_bytes(bytes(3 << 20))
 
-    hashed = hash_file(path, "md5", advance=grow)
-    assert not hashed.steady
-    assert hashed.digest.value == hashlib.md5(bytes(4 << 20)).hexdigest()
+        def grow(_: int) -> None:
+            if path.stat().st_size < 4 << 20:
+                with open(path, "ab") as file:
+                    file.write(bytes(1 << 20))
+
+        hashed = hash_file(path, "md5", advance=grow)
+        assert not hashed.unchanged
+        assert hashed.digest.value == hashlib.md5(bytes(4 << 20)).hexdigest()
+
+    @pytest.mark.parametrize("ahead", [False, True])
+    def test_an_exception_from_the_callback_ends_the_reading(self, ahead: bool, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        path.write_bytes(bytes(LARGE))
+        before = len(os.listdir("/proc/self/fd"))
+
+        def refuse(_: int) -> None:
+            raise KeyError("enough")
+
+        with pytest.raises(KeyError):
+            hash_file(path, "md5", advance=refuse, ahead=ahead)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    def test_only_regular_files_are_opened(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "pipe")
+        for path, said in ((tmp_path / "pipe", "pipe"), (tmp_path, "folder"), (Path("/dev/zero"), "device")):
+            with pytest.raises(InputError, match=f"is a .*{said}, not a file"):
+                hash_file(path, "md5")
+        with pytest.raises(InputNotFoundError, match="nothing"):
+            hash_file(tmp_path / "nothing", "md5")
 
 
-@pytest.mark.parametrize("ahead", [False, True])
-def test_whoever_is_told_of_blocks_can_end_it(ahead: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checksums, "_WORTH_A_THREAD", 0)
-    path = tmp_path / "file"
-    path.write_bytes(bytes(20 << 20))
-    before = len(os.listdir("/proc/self/fd"))
-
-    def refuse(_: int) -> None:
-        raise KeyError("enough")
-
-    with pytest.raises(KeyError):
-        hash_file(path, "md5", advance=refuse, ahead=ahead)
-    assert len(os.listdir("/proc/self/fd")) == before
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "facedata" / "verified"
 
 
-def test_only_plain_files_are_opened(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="pipe: is a named pipe, not a file"):
-        hash_file(tmp_path / "pipe", "md5")
-    with pytest.raises(InputError, match="is a folder, not a file"):
-        hash_file(tmp_path, "md5")
-    with pytest.raises(InputError, match="is a device, not a file"):
-        hash_file("/dev/zero", "md5")
-    with pytest.raises(InputNotFoundError, match="nothing"):
-        hash_file(tmp_path / "nothing", "md5")
+@pytest.fixture
+def root(tmp_path: Path, cache: Path) -> Path:
+    folder = tmp_path / "root"
+    folder.mkdir()
+    (folder / "file").write_text("content")
+    return folder
+
+
+def found(root: Path, name: str = "file", algorithm: str = "md5") -> Digest | None:
+    with VerifiedFiles(root) as files:
+        return files.find(name, (root / name).stat(), algorithm)
+
+
+class TestMemory:
+    def test_an_unchanged_file_is_remembered(self, root: Path) -> None:
+        assert found(root) is None
+        remember(root, "file", DIGEST)
+        assert found(root) == DIGEST
+        assert found(root, algorithm="sha1") is None
+        (root.parent / "link").symlink_to(root)
+        assert found(root.parent / "link") == DIGEST
+
+    def test_any_change_is_noticed(self, root: Path) -> None:
+        path, before = root / "file", (root / "file").stat()
+
+        def change_in_secret() -> None:
+            path.write_text("CONTENT")
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+        changes: tuple[Callable[[], object], ...] = (
+            lambda: path.write_text("longer content"),
+            change_in_secret,
+            lambda: path.rename(root / "old") and path.write_text("content"),
+        )
+        for change in changes:
+            remember(root, "file", DIGEST)
+            assert found(root) == DIGEST
+            time.sleep(0.02)
+            change()
+            assert found(root) is None
+
+    @pytest.mark.parametrize(
+        ("age", "unchanged", "expected"), [(1.9, True, None), (2.1, True, DIGEST), (2.1, False, None)]
+    )
+    def test_a_file_that_may_still_change_is_not_remembered(
+        self, root: Path, age: float, unchanged: bool, expected: Digest | None
+    ) -> None:
+        status = (root / "file").stat()
+        with VerifiedFiles(root) as files:
+            files.add("file", Hashed(DIGEST, status, unchanged, status.st_mtime_ns + int(age * 1e9)))
+        assert found(root) == expected
+
+    def test_names_of_any_bytes_are_remembered(self, root: Path) -> None:
+        name = os.fsdecode(b"\xff\n\\")
+        (root / name).write_text("")
+        remember(root, name, DIGEST)
+        assert found(root, name) == DIGEST
+
+    def test_a_corrupt_database_is_removed_with_a_warning(
+        self, root: Path, cache: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        remember(root, "file", DIGEST)
+        (database,) = cache.iterdir()
+        whole = database.read_bytes()
+        for corrupt in (
+            b"not a database, " * 100,
+            whole[:4096] + bytes(len(whole) - 4096),
+            whole[:100] + b"\xff" * 5000,
+        ):
+            database.write_bytes(corrupt)
+            caplog.clear()
+            assert found(root) is None
+            assert "is corrupt" in caplog.text
+            remember(root, "file", DIGEST)
+            assert found(root) == DIGEST
+
+    def test_a_row_of_another_program_is_ignored(self, root: Path, cache: Path) -> None:
+        remember(root, "file", DIGEST)
+        (database,) = cache.iterdir()
+        connection = sqlite3.connect(database)
+        with connection:
+            connection.execute("UPDATE files SET digest = 'nonsense'")
+        connection.close()
+        assert found(root) is None
+
+    @pytest.mark.parametrize("place", ["occupied", "/proc"])
+    def test_a_cache_that_cannot_be_written_is_not_an_error(
+        self, place: str, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (root.parent / "occupied").write_text("")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(root.parent / place))
+        remember(root, "file", DIGEST)
+        assert found(root) is None
+        assert not caplog.records
+
+    def test_a_full_disk_is_not_an_error(self, root: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(small_disk))
+        with VerifiedFiles(root) as files:
+            status = (root / "file").stat()
+            for number in range(50_000):
+                files.put(f"{number:0200d}", status, DIGEST)
+        assert found(root) is None
+
+    def test_several_processes_remember_at_once(self, root: Path) -> None:
+        code = (
+            "import sys; from facedata.download.checksums import remember\n"
+            "from facedata.download.digest import Digest\n"
+            f"for n in range(20): remember({os.fspath(root)!r}, f'{{sys.argv[1]}}-{{n}}', Digest('md5', '0' * 32))"
+        )
+        for writer in range(3):
+            for number in range(20):
+                (root / f"{writer}-{number}").write_text("")
+        processes = [subprocess.Popen([sys.executable, "-c", code, str(writer)]) for writer in range(3)]
+        assert [process.wait(60) for process in processes] == [0, 0, 0]
+        assert all(found(root, f"{writer}-{number}") for writer in range(3) for number in range(0, 20, 7))
+
+    @pytest.mark.parametrize("seconds", [13_569_465_600, -14_000_000_000])
+    def test_times_that_a_database_cannot_hold_are_ignored(self, root: Path, seconds: int) -> None:
+        os.utime(root / "file", (seconds, seconds))
+        if (root / "file").stat().st_mtime_ns != seconds * 1_000_000_000:
+            pytest.skip("nor can this file system")
+        assert found(root) is None
+        remember(root, "file", DIGEST)
+        assert found(root) is None
+
+    def test_without_a_home_folder_nothing_is_written_to_the_current_one(
+        self, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (root.parent / "here").mkdir()
+        monkeypatch.chdir(root.parent / "here")
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user who is in no list
+        remember(root, "file", DIGEST)
+        assert found(root) is None
+        assert list(Path.cwd().iterdir()) == []

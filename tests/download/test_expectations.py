@@ -1,13 +1,28 @@
 from __future__ import annotations
 
+import os
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import RecordSetMaker, file_of, jpeg
 
 from facedata.download.catalogue import load_catalogue
-from facedata.download.expectations import TextLines, file_expectations, old_releases, set_expectations
-from facedata.download.structure import FeatureMatrix, IndexLines, LabelLines, RecordFile
-from facedata.errors import InputNotFoundError
+from facedata.download.expectations import (
+    FeatureMatrix,
+    IndexLines,
+    LabelLines,
+    RecordFile,
+    TextLines,
+    file_expectations,
+    set_expectations,
+    verify_set,
+)
+from facedata.download.verify import Finding
+from facedata.errors import FormatError, InputError, InputNotFoundError
 
 KNOWN = load_catalogue()
 
@@ -74,8 +89,146 @@ class TestBeforeAndAfterUnpacking:
         assert cars == {"car_ims.tgz": True, "Cars196/cars_annos.mat": False}
 
 
-def test_files_with_the_names_of_an_old_release_are_pointed_out(tmp_path: Path) -> None:
+def test_files_with_the_names_of_an_old_release_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write(tmp_path, "glint360k03")
-    (said,) = old_releases(KNOWN.find("glint360k"), tmp_path)
-    assert "glint360k03: bears the name of the first release of Glint360K" in said
-    assert said.endswith("the current one is glint360k_03")
+    verify_set(KNOWN.find("glint360k"), tmp_path)
+    assert "glint360k03: has the name of the first release of Glint360K" in caplog.text
+    assert "; the current one is glint360k_03" in caplog.text
+
+
+MakeSet = Callable[[str], RecordSetMaker]
+MAGIC = struct.pack("<I", 0xCED7230A)
+
+
+def test_the_lines_of_an_index_are_counted(record_set: MakeSet) -> None:
+    index = str(record_set("a").insightface([2, 3]) / "train.idx")
+    assert IndexLines(8).check(index).text == "8 lines"
+    assert IndexLines().check(index).good
+    found = IndexLines(17_451_890).check(index)
+    assert (found.good, found.text) == (False, "expected 17,451,890 lines, found 8")
+
+
+def test_an_index_with_a_line_that_is_none_is_bad(record_set: MakeSet) -> None:
+    index = record_set("a").insightface([2, 3]) / "train.idx"
+    index.write_text(index.read_text()[:-4] + "\n5\n")
+    with pytest.raises(FormatError, match="line"):
+        IndexLines(9).check(str(index))
+
+
+@pytest.mark.parametrize("dialect", ["insightface", "plain", "split"])
+def test_a_record_file_ends_with_its_last_record(dialect: str, record_set: MakeSet) -> None:
+    maker = record_set("a")
+    if dialect == "insightface":
+        folder = maker.insightface([3, 2])
+    else:
+        maker.add(0, 1.0, jpeg("first"))
+        maker.add(1, 2.0, jpeg(MAGIC * 3 + b"ab" if dialect == "split" else "last"))
+        folder = maker.write()
+    path = folder / "train.rec"
+    whole = path.read_bytes()
+    assert RecordFile().check(str(path)).text == "its size fits train.idx"
+    for cut in (1, 4, 8, len(whole) - maker.offsets[-1], len(whole) // 2, len(whole)):
+        path.write_bytes(whole[: len(whole) - cut])
+        found = RecordFile().check(str(path))
+        assert not found.good
+        assert "cut" in found.text
+    path.write_bytes(whole + b"1234")
+    assert "its last record by train.idx ends at byte" in RecordFile().check(str(path)).text
+
+
+def test_a_record_file_with_the_index_of_another_is_bad(record_set: MakeSet, tmp_path: Path) -> None:
+    folder = record_set("a").insightface([3, 2])
+    other = record_set("b").plain([0] * 200)
+    (folder / "train.idx").write_bytes((other / "train.idx").read_bytes())
+    assert not RecordFile().check(str(folder / "train.rec")).good
+    assert RecordFile(lines=201).check(str(other / "train.rec")).text == "train.idx: expected 201 lines, found 200"
+    data = bytearray((other / "train.rec").read_bytes())
+    data[:8] = bytes(8)
+    (other / "train.rec").write_bytes(data)
+    found = RecordFile().check(str(other / "train.rec"))
+    assert "is cut short or does not fit train.idx: no record begins at byte 0: found 0x00000000" in found.text
+    (folder / "train.idx").unlink()
+    with pytest.raises(InputNotFoundError, match=r"train\.idx"):
+        RecordFile().check(str(folder / "train.rec"))
+
+
+@settings(max_examples=40)
+@given(st.binary(max_size=120), st.lists(st.integers(0, 130), min_size=1, max_size=5, unique=True))
+def test_any_bytes_are_a_record_file_or_not(data: bytes, offsets: list[int]) -> None:
+    with file_of(data) as path:
+        lines = "".join(f"{key}\t{offset}\n" for key, offset in enumerate(offsets))
+        path.with_name("train.idx").write_text(lines)
+        assert RecordFile().check(str(path)).text
+
+
+def test_features_have_rows_of_their_size(tmp_path: Path) -> None:
+    (tmp_path / "features").mkdir()
+    (tmp_path / "labels").mkdir()
+    path = tmp_path / "features" / "part.bin"
+    path.write_bytes(bytes(7 * 256 * 4))
+    assert FeatureMatrix(256, 7).check(str(path)).text == "7,168 bytes, 7 rows of 256 float32"
+    found = FeatureMatrix(256, 8).check(str(path))
+    assert found.text.startswith("expected 8,192 bytes for 8 rows of 256 float32, found 7,168: ")
+    path.write_bytes(bytes(2 * 8 * 256 * 4))
+    assert "float64?" in FeatureMatrix(256, 8).check(str(path)).text
+    assert FeatureMatrix(256).check(str(path)).good
+    assert not FeatureMatrix(255).check(str(path)).good
+    labels = tmp_path / "labels" / "part.meta"
+    labels.write_text("1\n" * 16)
+    paired = FeatureMatrix(256, labels="../labels/part.meta")
+    assert paired.check(str(path)).text == "16,384 bytes, 16 rows of 256 float32, as many as part.meta has lines"
+    labels.write_text("1\n" * 15)
+    assert "expected 15,360 bytes for 15 rows" in paired.check(str(path)).text
+
+
+@pytest.mark.parametrize("text", ["0\n1\n-1\n1\n", "0\n1\n-1\n1", "0\r\n1\r\n-1\r\n1\r\n", " 0\n1 \n-1\n1\n"])
+def test_labels_are_counted(text: str) -> None:
+    with file_of(text.encode(), "a.meta") as path:
+        assert LabelLines(4, 2).check(str(path)).text == "4 lines, 2 classes"
+        assert LabelLines(4, 3).check(str(path)).text == "expected 3 classes, found 2"
+        assert LabelLines(5, 2).check(str(path)).text == "expected 5 lines, found 4"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"1\n\n2\n", "line 2 is blank, expected an integer"),
+        (b"\n1\n", "line 1 is blank"),
+        (b"1\n2\n\n", "line 3 is blank"),
+        (b"1\n2.5\n", "line 2 is '2.5'"),
+        (b"1\n1-2\n", "line 2 is '1-2'"),
+        (b"1\nbanana\xff\n", r"line 2 is 'banana\\xff'"),
+        (b"1\n" + b"9" * 30 + b"\n", "line 2 is '9999"),
+        (b"9" * 20_000_000, "line 1 is longer than 64 bytes"),
+    ],
+)
+def test_a_line_that_is_no_number_is_named(text: bytes, reason: str) -> None:
+    with file_of(text, "a.meta") as path, pytest.raises(FormatError) as raised:
+        LabelLines().check(str(path))
+    assert reason in str(raised.value)
+
+
+def test_many_labels_lie_in_several_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facedata.columns._BLOCK", 1000)
+    path = tmp_path / "a.meta"
+    path.write_text("".join(f"{row // 3}\n" for row in range(3000)))
+    assert LabelLines(3000, 1000).check(str(path)).good
+    path.write_text(path.read_text() + "x\n")
+    with pytest.raises(FormatError, match="line 3,001 is 'x'"):
+        LabelLines().check(str(path))
+
+
+def test_nothing_waits_for_a_named_pipe(tmp_path: Path) -> None:
+    for name in ("train.rec", "train.idx"):
+        os.mkfifo(tmp_path / name)
+    for check in (IndexLines(), RecordFile(), FeatureMatrix(256), LabelLines()):
+        with pytest.raises(InputError, match="is a named pipe"):
+            check.check(str(tmp_path / ("train.idx" if isinstance(check, IndexLines) else "train.rec")))
+
+
+@pytest.mark.parametrize(("name", "check"), [("train.idx", IndexLines()), ("a.meta", LabelLines())])
+def test_an_empty_file_is_never_good(tmp_path: Path, name: str, check: IndexLines | LabelLines) -> None:
+    (tmp_path / name).write_bytes(b"")
+    assert check.check(str(tmp_path / name)) == Finding(False, "has no lines")
+    (tmp_path / name).write_bytes(b"0\t0\n" if name == "train.idx" else b"-1\n")
+    assert check.check(str(tmp_path / name)).good

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import peak_bytes
+
+from facedata.download.walk import HashedNames, LeftOut, Meter, NameIndex, Task, run_in_order, walk, walk_files
+from facedata.errors import InterruptedJobError
+from facedata.jobs.signals import StopRequest
+
+
+def test_a_link_in_a_circle_does_not_hide_its_neighbours(tmp_path: Path) -> None:
+    for name in ("a", "b", "sub/c"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    for name in ("loop", "other"):
+        (tmp_path / name).symlink_to(name)
+    left_out = [entry for entry in walk(str(tmp_path)) if isinstance(entry, LeftOut)]
+    assert list(walk_files(str(tmp_path))) == ["a", "b", "sub/c"]
+    assert sorted(os.path.basename(entry.path) for entry in left_out) == ["loop", "other"]
+
+
+def test_the_files_below_a_folder_alone(tmp_path: Path) -> None:
+    for name in ("a/1", "b/2", "b/c/3"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert list(walk_files(str(tmp_path), "b/")) == ["b/2", "b/c/3"]
+
+
+@pytest.mark.parametrize("count", [10, (1 << 17) + 10])  # many are sorted in another way
+def test_a_set_of_names(count: int) -> None:
+    names = HashedNames()
+    for number in range(count):
+        names.add(f"name {number}")
+        assert number > 3 or f"name {number}" in names
+    assert all(f"name {number}" in names for number in range(0, count, 999))
+    assert not any(f"other {number}" in names for number in range(100))
+
+
+def test_missing_files_are_found_by_the_longest_end_of_their_paths() -> None:
+    paths = ["x", "a/x", "b/c/x", "d/c/x", "a/y", "z/c/w"]
+    index = NameIndex(paths, {"x", "y"})
+    assert index.find("c/x") == ["b/c/x", "d/c/x"]
+    assert index.find("d/c/x") == ["d/c/x"]
+    assert index.find("q/x") == ["a/x", "b/c/x", "d/c/x", "x"]
+    assert index.find("x") == ["a/x", "b/c/x", "d/c/x", "x"]
+    assert (index.find("y"), index.find("w"), index.find("nope")) == (["a/y"], [], [])
+
+
+def test_a_name_of_very_many_files_is_found_only_in_a_folder_of_the_right_name() -> None:
+    index = NameIndex((f"moved/{folder}/x" for folder in range(1001)), {"x"})
+    assert index.find("other/x") == []
+    assert index.find("7/x") == ["moved/7/x"]
+
+
+def task(value: int, size: int = 1 << 21) -> Task[int]:
+    return Task(lambda: value, size)
+
+
+def test_results_come_in_order_and_as_early_as_possible() -> None:
+    release = threading.Event()
+
+    def slow() -> int:
+        release.wait(20)
+        return 1
+
+    results = run_in_order([task(0), Task(slow, 3 << 20), task(2), task(3)], Meter(), workers=2)
+    assert next(results) == 0
+    release.set()
+    assert list(results) == [1, 2, 3]
+
+
+def test_memory_does_not_grow_with_the_number_of_files() -> None:
+    def consume(count: int) -> None:
+        tasks: Iterator[Task[bytes]] = (Task(lambda: bytes(1000), 1) for _ in range(count))
+        for _ in run_in_order(tasks, Meter(), workers=2):
+            pass
+
+    consume(10)
+    assert peak_bytes(lambda: consume(20_000)) < 5_000_000
+
+
+def test_an_error_in_a_thread_is_raised_and_ends_all_threads() -> None:
+    def fail() -> int:
+        raise KeyError("broken")
+
+    with pytest.raises(KeyError, match="broken"):
+        list(run_in_order([Task(fail, 1 << 21) for _ in range(10)], Meter(), workers=3))
+
+
+def test_a_stop_cancels_what_is_being_read() -> None:
+    stop, meter = StopRequest(), Meter()
+
+    def endless() -> int:
+        while True:
+            meter.advance(1)
+
+    def request_stop(*_: int) -> None:
+        stop.count, stop.signal_name = 1, "SIGINT"
+
+    tasks = [Task(endless, 1 << 21) for _ in range(4)]
+    with pytest.raises(InterruptedJobError, match="stopped by SIGINT"):
+        list(run_in_order(tasks, meter, workers=2, stop=stop, tick=request_stop))
