@@ -14,7 +14,7 @@ from typing import Any
 from facedata._version import __version__
 from facedata.errors import FormatError, input_error, output_error
 from facedata.files import atomic_writer
-from facedata.jobs.lock import ShardLock
+from facedata.jobs.journal import ShardLock
 
 __all__ = ["PROVENANCE", "change_provenance", "now", "read_all_provenance", "read_provenance"]
 

@@ -12,7 +12,7 @@ from facedata.download.catalogue import CatalogueSet
 from facedata.download.provenance import read_provenance
 from facedata.download.recording import record_restart
 from facedata.errors import FacedataError, output_error
-from facedata.jobs.lock import ShardLock
+from facedata.jobs.journal import ShardLock
 
 __all__ = ["disk_bytes", "work_folder", "working"]
 

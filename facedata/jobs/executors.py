@@ -1,4 +1,4 @@
-"""Executors: where shards are worked on. `concurrent.futures.Executor` is the only seam for engines."""
+"""Executors that run shards, and the CPUs and memory that this process may use."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from multiprocessing.connection import wait
 from pathlib import Path
 
-__all__ = ["ExecutorFactory", "LocalExecutor", "available_cpus"]
+__all__ = ["ExecutorFactory", "LocalExecutor", "available_cpus", "available_memory", "cgroup_cpus", "die_with_parent"]
 
 _PR_SET_PDEATHSIG = 1
 
 ExecutorFactory = Callable[[int], Executor]
-"""Makes an executor with so many workers; called again when the workers of the last one have died."""
+"""Makes an executor with that many workers; called again after the workers of the last one died."""
 
 
 class LocalExecutor(ProcessPoolExecutor):
@@ -36,8 +36,8 @@ class LocalExecutor(ProcessPoolExecutor):
     def kill(self) -> None:
         """Kill the workers at once, whatever they are doing.
 
-        One that was just sending a result leaves a part of it in the pipe. The executor's own thread would wait for
-        the rest for ever, because this process holds the pipe open for writing too: so it is closed.
+        A worker that was sending a result leaves a part of it in the pipe. The executor's own thread would wait for
+        the rest forever, because this process holds the pipe open for writing too: so close it.
         """
         for process in list((self._processes or {}).values()):
             with contextlib.suppress(ProcessLookupError):
@@ -46,13 +46,13 @@ class LocalExecutor(ProcessPoolExecutor):
             self._result_queue._writer.close()  # type: ignore[attr-defined]
 
     def has_dead_worker(self) -> bool:
-        """Whether a worker has ended. The executor itself does not notice while it waits for the rest of a result."""
+        """Whether a worker has ended. The executor does not notice while it waits for the rest of a result."""
         sentinels = [process.sentinel for process in list((self._processes or {}).values())]
         return bool(sentinels and wait(sentinels, timeout=0))
 
 
 def _context() -> multiprocessing.context.BaseContext:
-    """Fork where that is safe: it starts at once and shares the index. Otherwise a fresh process each."""
+    """Fork if that is safe: a fork starts at once and shares the index. Otherwise start new processes."""
     if sys.platform == "linux" and threading.active_count() == 1:
         return multiprocessing.get_context("fork")
     return multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
@@ -61,18 +61,18 @@ def _context() -> multiprocessing.context.BaseContext:
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _ask_kernel_to_kill_us()
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    die_with_parent()
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
-def _ask_kernel_to_kill_us() -> None:
-    """When the parent dies, on Linux: at once, even while a stopped or stuck sibling holds our pipe open."""
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies, on Linux, even if a stuck sibling holds our pipe open."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _die_with_parent() -> None:
+def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -80,9 +80,9 @@ def _die_with_parent() -> None:
 
 
 def available_cpus() -> int:
-    """The CPUs that this process may use: its affinity, the cgroup's quota, SLURM's allocation, the least of them."""
+    """The CPUs that this process may use: the least of its affinity, the cgroup's quota and SLURM's allocation."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limits = [affinity, _cgroup_cpus(), _slurm_cpus()]
+    limits = [affinity, cgroup_cpus(), _slurm_cpus()]
     return max(min(limit for limit in limits if limit), 1)
 
 
@@ -91,8 +91,8 @@ def _slurm_cpus() -> int | None:
     return int(value) if value.isdigit() and int(value) > 0 else None
 
 
-def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int | None:
-    """The quota of the process's cgroup and those above it (version 2, and version 1 at its root), rounded up."""
+def cgroup_cpus(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int | None:
+    """The CPU quota of this process's cgroup and those above it (version 2, and version 1 at its root), rounded up."""
     quotas = []
     for folder in _cgroup_folders(root, membership):
         with contextlib.suppress(OSError, ValueError):
@@ -104,6 +104,19 @@ def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/
         if quota_v1 > 0:
             quotas.append(-(-quota_v1 // int((root / "cpu/cpu.cfs_period_us").read_text())))
     return min(quotas, default=None)
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: of the machine, or less if its cgroup has a limit."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    for folder in _cgroup_folders(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")):
+        with contextlib.suppress(OSError, ValueError):
+            limit, used = ((folder / name).read_text() for name in ("memory.max", "memory.current"))
+            free = min(free, int(limit) - int(used))
+    return max(free, 0)
 
 
 def _cgroup_folders(root: Path, membership: Path) -> list[Path]:

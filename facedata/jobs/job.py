@@ -1,4 +1,4 @@
-"""A job: a plan, its journal, an executor and an output, run from wherever it was left to its end."""
+"""A job: a plan, its journal, an executor and an output, run from wherever an earlier run stopped."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from facedata.dataset import OrderedOutput, OrderedWriter, Output
@@ -19,16 +20,14 @@ from facedata.errors import (
     output_error,
 )
 from facedata.files import remove_stale_temporaries
+from facedata.jobs.engine import Recorder, ShardRunner, ShardTask
 from facedata.jobs.executors import ExecutorFactory, LocalExecutor, available_cpus
-from facedata.jobs.journal import PREFIX, JobState, Journal
-from facedata.jobs.lock import ShardLock
+from facedata.jobs.journal import JobState, Journal, JournalWriter
 from facedata.jobs.output import check_still_ours, claim_output
 from facedata.jobs.plan import Part, Plan
-from facedata.jobs.progress import Observer, ProgressMeter
-from facedata.jobs.record import JournalRecorder, OrderedRecorder
-from facedata.jobs.run import Recorder, ShardTask, run_shards
+from facedata.jobs.status import JobSummary, Observer, ProgressMeter
 
-__all__ = ["JobOptions", "JobSummary", "run_job"]
+__all__ = ["Conclude", "JobOptions", "JobSummary", "run_job"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,9 +43,9 @@ class JobOptions:
     part : Part
         Which part of the job to do.
     overwrite : bool
-        Delete what is in the output and start afresh.
+        Delete what is in the output and start again.
     observer : callable, optional
-        Told how far the job is.
+        Called with the progress of the job.
     executor_factory : callable
         Makes the executor, given the number of workers.
     """
@@ -65,62 +64,8 @@ class JobOptions:
             )
 
 
-@dataclass(frozen=True)
-class JobSummary:
-    """What a job, or a part of it, came to.
-
-    Attributes
-    ----------
-    output : str
-    finished : bool
-        Whether all parts of the job are done and its result is published.
-    nothing_to_do : bool
-        Whether it was finished before this run.
-    samples, bytes : int
-        Delivered by the whole job so far, and their encoded size.
-    failures : int
-        Samples not delivered so far.
-    failed_shards : int
-        Shards that could not be done; the same command tries them again.
-    shards_done, shards : int
-    part : str
-        ``i/n``, or ``1/1``.
-    seconds, rate : float
-        Of this run: time, and samples a second.
-    digest : str or None
-        Over the labels and bytes of all samples, where the job is finished.
-    facts : mapping
-        What the sink and the plan have to say: identities, label ranges.
-    """
-
-    output: str
-    finished: bool
-    nothing_to_do: bool
-    samples: int
-    bytes: int
-    failures: int
-    failed_shards: int
-    shards_done: int
-    shards: int
-    part: str
-    seconds: float
-    rate: float
-    digest: str | None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def good(self) -> bool:
-        """Whether nothing has failed."""
-        return self.failures == 0 and self.failed_shards == 0
-
-    def to_json(self) -> dict[str, Any]:
-        """One flat JSON object."""
-        value = asdict(self)
-        return {**{name: value[name] for name in value if name != "facts"}, **self.facts}
-
-
 Conclude = Callable[[Mapping[str, Any], JobState], Mapping[str, Any]]
-"""Brings the facts of the plan up to date with what the finished job found."""
+"""Updates the facts of the plan with what the finished job found."""
 
 
 def run_job(
@@ -130,7 +75,7 @@ def run_job(
     options: JobOptions | None = None,
     conclude: Conclude | None = None,
 ) -> JobSummary:
-    """Run a job, or the part of it that is asked for, and go on where an earlier run was cut off.
+    """Run a job, or one part of it, and go on where an earlier run stopped.
 
     Parameters
     ----------
@@ -146,175 +91,145 @@ def run_job(
     Raises
     ------
     OutputError
-        Where the output cannot be written or is not this job's.
+        If the output cannot be written or belongs to another job.
     InterruptedJobError
         After SIGINT or SIGTERM.
     """
     options = options or JobOptions()
     if isinstance(output, OrderedOutput) and options.part.count > 1:
         raise OptionError(
-            f"{output.root}: is written by a single process, so its work cannot be cut up with --shard; it still reads "
-            "with many --workers"
+            f"{output.root}: is written by a single process, so its work cannot be divided with --shard; "
+            "it still reads with many --workers"
         )
     journal = claim_output(plan, output, overwrite=options.overwrite)
+    meter = ProgressMeter(0, 0, None)
     try:
-        return _Job(plan, journal, output, options, conclude or _as_planned).run(make_task)
+        finished = journal.read_summary()
+        if finished is not None:
+            for path in output.files(plan.shards):
+                if not os.path.exists(path):
+                    raise OutputError(
+                        f"{path}: this finished job wrote it, but the file is gone; --overwrite starts the job again"
+                    )
+            _clean_up(journal, output)
+            return _summary(plan, journal.load(plan), output, options, meter, finished, nothing_to_do=True)
+
+        # hold the locks of this part's shards and do those that no earlier run has done
+        part = options.part.shards(plan)
+        with journal.lock() as lock, ExitStack() as stack:
+            lock.take(part)
+            check_still_ours(plan, output)
+            state = journal.load(plan)
+            writer: OrderedWriter | None = None
+            if isinstance(output, OrderedOutput):
+                lock.take_finishing()  # a run that publishes must not be disturbed by one that finds all shards done
+                if journal.read_summary() is None:
+                    output.prepare()
+                    writer = stack.enter_context(output.open_writer(state.ends))
+                    _append_unrecorded(plan, journal, options.part, state, writer, output)
+            todo = [shard for shard in part if not state.done[shard]]
+            total, left = (sum(plan.sample_count(shard) for shard in shards) for shards in (part, todo))
+            meter = ProgressMeter(total, total - left, options.observer)
+            if todo:
+                if len(todo) < len(part):
+                    _log.info("resuming: %d of %d shards are already done", len(part) - len(todo), len(part))
+                if writer is None:
+                    output.prepare()
+                workers = options.workers or available_cpus()
+                lines = stack.enter_context(JournalWriter(journal, plan, options.part))
+                recorder = Recorder(state, lines, meter, writer, workers)
+                ShardRunner(todo, make_task, recorder, workers, options.executor_factory).run()
+    except InterruptedJobError as error:
+        journal.write_failures(plan)
+        again = "the same command, without --overwrite," if options.overwrite else "the same command again"
+        raise InterruptedJobError(f"{error}; run {again} to go on") from None
+    except FacedataError:
+        raise
+    except OSError as error:
+        raise output_error(error, output.root) from error
+    try:
+        return _publish(plan, journal, output, options, meter, conclude)
     except FacedataError:
         raise
     except OSError as error:
         raise output_error(error, output.root) from error
 
 
-class _Job:
-    def __init__(self, plan: Plan, journal: Journal, output: Output, options: JobOptions, conclude: Conclude) -> None:
-        self._plan, self._journal, self._output, self._options = plan, journal, output, options
-        self._conclude = conclude
-        self._lock_path = journal.folder / f"{PREFIX}lock"
-        self._meter = ProgressMeter(0, 0, None)
-
-    def run(self, make_task: Callable[[int], ShardTask]) -> JobSummary:
-        finished = self._journal.read_summary()
-        if finished is not None:
-            self._refuse_lost_files()
-            self._clean_up()
-            return self._summarise(self._journal.load(self._plan), finished, nothing_to_do=True)
-        try:
-            self._do_part(make_task)
-        except InterruptedJobError as error:
-            self._journal.write_failures(self._plan)
-            again = "the same command, without --overwrite," if self._options.overwrite else "the same command again"
-            raise InterruptedJobError(f"{error}; run {again} to go on") from None
-        return self._finish()
-
-    def _do_part(self, make_task: Callable[[int], ShardTask]) -> None:
-        part = self._options.part.shards(self._plan)
-        with ShardLock(self._lock_path) as lock:
-            lock.take(part)
-            check_still_ours(self._plan, self._output)
-            state = self._journal.load(self._plan)
-            if not isinstance(self._output, OrderedOutput):
-                self._do_shards(part, state, make_task, None)
-                return
-            lock.take_finishing()  # a run that publishes must not be disturbed by one that finds all shards done
-            if self._journal.read_summary() is not None:
-                return
-            self._output.prepare()
-            with self._output.open_writer(state.ends) as writer:
-                self._catch_up(state, writer)
-                self._do_shards(part, state, make_task, writer)
-
-    def _catch_up(self, state: JobState, writer: OrderedWriter) -> None:
-        """Append the lines that an earlier run did not live to append."""
-        if writer.unrecorded:
-            with self._journal.writer(self._plan, self._options.part) as journal:
-                for entry in writer.unrecorded:
-                    journal.append(entry)
-                    state.add(entry["shard"], entry)
-        if sum(state.done) != writer.done or not all(state.done[: writer.done]):
-            raise OutputMismatchError(
-                f"{self._output.root}: its journal and what it holds do not agree ({sum(state.done)} and {writer.done} "
-                "shards): were files of the build moved or deleted, or was another --build-dir given? --overwrite "
-                "starts afresh"
-            )
-
-    def _do_shards(
-        self, part: range, state: JobState, make_task: Callable[[int], ShardTask], writer: OrderedWriter | None
-    ) -> None:
-        """Do the shards of `part` that are not done."""
-        todo = [shard for shard in part if not state.done[shard]]
-        self._meter = self._new_meter(part, todo)
-        if not todo:
-            return
-        if len(todo) < len(part):
-            _log.info("going on: %d of %d shards were done before", len(part) - len(todo), len(part))
-        if writer is None:
-            self._output.prepare()
-        workers = self._options.workers or available_cpus()
-        with self._journal.writer(self._plan, self._options.part) as journal:
-            recorder: Recorder = (
-                JournalRecorder(state, journal, self._meter)
-                if writer is None
-                else OrderedRecorder(state, journal, self._meter, writer, workers)
-            )
-            run_shards(
-                todo,
-                make_task,
-                recorder=recorder,
-                workers=workers,
-                executor_factory=self._options.executor_factory,
-            )
-
-    def _new_meter(self, part: range, todo: list[int]) -> ProgressMeter:
-        total, left = (sum(map(self._samples_in, shards)) for shards in (part, todo))
-        return ProgressMeter(total, total - left, self._options.observer)
-
-    def _samples_in(self, shard: int) -> int:
-        first, end = self._plan.bounds(shard)
-        return end - first
-
-    def _finish(self) -> JobSummary:
-        """Publish the result if this run did the last shard; parts that end at the same moment take turns."""
-        with ShardLock(self._lock_path) as lock:
-            lock.take_finishing()
-            check_still_ours(self._plan, self._output)
-            state = self._journal.load(self._plan)
-            self._journal.write_failures(self._plan)
-            if not state.complete:
-                return self._summarise(state, None)
-            summary = self._journal.read_summary()
-            if summary is None:
-                self._journal.note_publishing()
-                facts = self._conclude(self._plan.facts, state)
-                summary = _final(state, {**facts, **self._output.finish(self._plan.shards)})
-                self._journal.write_summary(summary)
-            self._clean_up()
-            return self._summarise(state, summary)
-
-    def _refuse_lost_files(self) -> None:
-        for path in self._output.files(self._plan.shards):
-            if not os.path.exists(path):
-                raise OutputError(
-                    f"{path}: was written by this job, which is finished, and is gone; --overwrite starts it afresh"
-                )
-
-    def _clean_up(self) -> None:
-        self._output.clean_up()
-        self._journal.forget_publishing()
-        remove_stale_temporaries(self._journal.folder)
-
-    def _summarise(
-        self, state: JobState, final: Mapping[str, Any] | None, *, nothing_to_do: bool = False
-    ) -> JobSummary:
-        progress = self._meter.progress()
-        return JobSummary(
-            output=self._output.root,
-            finished=final is not None,
-            nothing_to_do=nothing_to_do,
-            samples=state.samples,
-            bytes=state.bytes,
-            failures=state.failures,
-            failed_shards=len(state.failed_shards),
-            shards_done=sum(state.done),
-            shards=self._plan.shards,
-            part=str(self._options.part),
-            seconds=round(progress.seconds, 3),
-            rate=round(progress.rate, 1),
-            digest=None if final is None else final["digest"],
-            facts=self._plan.facts if final is None else final["facts"],
+def _append_unrecorded(
+    plan: Plan, journal: Journal, part: Part, state: JobState, writer: OrderedWriter, output: Output
+) -> None:
+    """Append the lines of shards that an earlier run committed, and was killed before it could append them."""
+    if writer.unrecorded:
+        with JournalWriter(journal, plan, part) as lines:
+            for entry in writer.unrecorded:
+                lines.append(entry)
+                state.add(entry["shard"], entry)
+    if sum(state.done) != writer.done or not all(state.done[: writer.done]):
+        raise OutputMismatchError(
+            f"{output.root}: its journal and its content do not agree ({sum(state.done)} and {writer.done} shards): "
+            "were files of the build moved or deleted, or was another --build-dir given? --overwrite starts again"
         )
 
 
-def _as_planned(facts: Mapping[str, Any], state: JobState) -> Mapping[str, Any]:
-    return facts
+def _publish(
+    plan: Plan, journal: Journal, output: Output, options: JobOptions, meter: ProgressMeter, conclude: Conclude | None
+) -> JobSummary:
+    """Publish the result if every shard is done; parts that end at the same moment take turns."""
+    with journal.lock() as lock:
+        lock.take_finishing()
+        check_still_ours(plan, output)
+        state = journal.load(plan)
+        journal.write_failures(plan)
+        if not state.complete:
+            return _summary(plan, state, output, options, meter, None)
+        final = journal.read_summary()
+        if final is None:
+            journal.note_publishing()
+            facts = {**(conclude(plan.facts, state) if conclude else plan.facts), **output.finish(plan.shards)}
+            digests = "".join(state.digests[shard] for shard in sorted(state.digests))
+            final = {
+                "samples": state.samples,
+                "bytes": state.bytes,
+                "failures": state.failures,
+                "largest_label": state.largest_label,
+                "digest": hashlib.blake2b(digests.encode(), digest_size=16).hexdigest(),
+                "facts": facts,
+            }
+            journal.write_summary(final)
+        _clean_up(journal, output)
+        return _summary(plan, state, output, options, meter, final)
 
 
-def _final(state: JobState, facts: Mapping[str, Any]) -> dict[str, Any]:
-    joined = "".join(state.digests[shard] for shard in sorted(state.digests))
-    return {
-        "samples": state.samples,
-        "bytes": state.bytes,
-        "failures": state.failures,
-        "largest_label": state.largest_label,
-        "digest": hashlib.blake2b(joined.encode(), digest_size=16).hexdigest(),
-        "facts": dict(facts),
-    }
+def _clean_up(journal: Journal, output: Output) -> None:
+    output.clean_up()
+    journal.forget_publishing()
+    remove_stale_temporaries(journal.folder)
+
+
+def _summary(
+    plan: Plan,
+    state: JobState,
+    output: Output,
+    options: JobOptions,
+    meter: ProgressMeter,
+    final: Mapping[str, Any] | None,
+    *,
+    nothing_to_do: bool = False,
+) -> JobSummary:
+    progress = meter.progress()
+    return JobSummary(
+        output=output.root,
+        finished=final is not None,
+        nothing_to_do=nothing_to_do,
+        samples=state.samples,
+        bytes=state.bytes,
+        failures=state.failures,
+        failed_shards=len(state.failed_shards),
+        shards_done=sum(state.done),
+        shards=plan.shards,
+        part=str(options.part),
+        seconds=round(progress.seconds, 3),
+        rate=round(progress.rate, 1),
+        digest=None if final is None else final["digest"],
+        facts=plan.facts if final is None else final["facts"],
+    )

@@ -1,12 +1,10 @@
-"""The journal: what of a job is done, on disk, in the output folder itself.
+"""The journal: the record in the output folder of which shards of a job are done.
 
-All its files lie in the folder, hidden, and none that stays is a folder, because readers of image folders take each
-for a class:
+Its files are hidden, and none that stays is a folder, because readers of image folders take each folder for a class:
 
-- ``.facedata-plan.json`` says whose output this is; without ``.facedata-summary.json`` beside it, it is unfinished;
-- ``.facedata-journal*.jsonl`` has one line for each shard done or failed; every run, or part of one, appends to
-  its own;
-- ``.facedata-lock`` is locked byte by byte, one byte a shard, so that two runs never write the same shard at once;
+- ``.facedata-plan.json`` says which job writes this output; without ``.facedata-summary.json`` it is unfinished;
+- ``.facedata-journal*.jsonl`` has one line for each shard that is done or failed; each part appends to its own file;
+- ``.facedata-lock`` is locked byte by byte, one byte per shard, so that two runs never write the same shard at once;
 - ``failures.jsonl`` names each sample that could not be delivered;
 - ``.facedata-summary.json`` is written last.
 """
@@ -23,10 +21,22 @@ from pathlib import Path
 from typing import IO, Any
 
 from facedata.errors import FormatError, InputNotFoundError, InputUnfinishedError, input_error
-from facedata.files import atomic_writer, temporary_name, write_fully
+from facedata.files import atomic_writer, lock_region, temporary_name, write_fully
 from facedata.jobs.plan import Part, Plan
 
-__all__ = ["PREFIX", "JobState", "Journal", "JournalWriter", "ShardResult", "done_entry", "refuse_unfinished"]
+__all__ = [
+    "BESIDE",
+    "FAILURES",
+    "PREFIX",
+    "JobState",
+    "Journal",
+    "JournalWriter",
+    "ShardLock",
+    "ShardResult",
+    "done_entry",
+    "job_folder",
+    "refuse_unfinished",
+]
 
 PREFIX = ".facedata-"
 BESIDE = ".facedata"
@@ -34,11 +44,12 @@ PLAN = f"{PREFIX}plan.json"
 SUMMARY = f"{PREFIX}summary.json"
 PUBLISHING = f"{PREFIX}publishing"
 FAILURES = "failures.jsonl"
+_FINISHING = 1 << 40  # the byte that stands for publishing the result, far beyond those of the shards
 
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What became of one shard.
+    """The result of one shard.
 
     Attributes
     ----------
@@ -55,7 +66,7 @@ class ShardResult:
     seconds : float
         Time spent on it.
     block : object, optional
-        What an output with a single writer is to write, made ready in the worker; see `OrderedOutput`.
+        What the single writer of an `OrderedOutput` writes, prepared in the worker.
     """
 
     samples: int
@@ -69,7 +80,7 @@ class ShardResult:
 
 @dataclass
 class JobState:
-    """What all journals of a job say together.
+    """The state of a job, from all of its journals.
 
     Attributes
     ----------
@@ -97,7 +108,7 @@ class JobState:
         return all(self.done)
 
     def add(self, shard: int, entry: Mapping[str, Any]) -> None:
-        """Count a line of a journal; a shard counts once."""
+        """Add a line of a journal; a shard counts once."""
         if self.done[shard]:
             return
         if "failed" in entry:
@@ -128,19 +139,44 @@ class Journal:
         self.folder = Path(folder)
 
     def read_plan(self) -> Plan | None:
-        """The plan of the job whose output the folder is, or None where there is none."""
+        """The plan of the job that writes this folder, or None if there is none.
+
+        Raises
+        ------
+        FormatError
+            If it is damaged, or was written by another version of facedata.
+        """
         value = self._read_json(PLAN)
         try:
             return None if value is None else Plan.from_json(value)
         except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"{self.folder / PLAN}: is not a plan that this version of facedata knows") from error
+            raise FormatError(f"{self.folder / PLAN}: {error}") from error
+
+    def require_plan(self) -> Plan:
+        """The plan of the job that writes this folder.
+
+        Raises
+        ------
+        InputNotFoundError
+            If there is no such folder, or no job in it.
+        """
+        if not self.folder.is_dir():
+            raise InputNotFoundError(f"{self.folder}: no such folder")
+        plan = self.read_plan()
+        if plan is None:
+            raise InputNotFoundError(f"{self.folder}: is not the output of a facedata job (no {PLAN} in it)")
+        return plan
+
+    def lock(self) -> ShardLock:
+        """The lock of the job, not yet taken."""
+        return ShardLock(self.folder / f"{PREFIX}lock")
 
     def note_publishing(self) -> None:
-        """Note that files appear at their final names from now on: what is found there later is this job's own."""
+        """Note that files appear at their final names from now on: those found there later belong to this job."""
         (self.folder / PUBLISHING).touch()
 
     def forget_publishing(self) -> None:
-        """Remove that note; once there is a summary it says nothing more."""
+        """Remove that note; a summary makes it obsolete."""
         (self.folder / PUBLISHING).unlink(missing_ok=True)
 
     def is_publishing(self) -> bool:
@@ -166,7 +202,7 @@ class Journal:
         return value
 
     def write_plan(self, plan: Plan) -> None:
-        """Write the plan if there is none yet; a run that begins at the same moment may have been faster."""
+        """Write the plan if there is none yet; another run that starts at the same moment may be faster."""
         path = self.folder / PLAN
         draft = Path(temporary_name(path))
         try:
@@ -179,7 +215,7 @@ class Journal:
             draft.unlink(missing_ok=True)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Say that the job is finished; the last thing written."""
+        """Mark the job as finished; the last file written."""
         with atomic_writer(self.folder / SUMMARY) as file:
             file.write(_dump(summary, indent=2))
 
@@ -195,9 +231,9 @@ class Journal:
         return [line["run"] for path in self._paths() for _, line in _lines(path) if isinstance(line.get("run"), dict)]
 
     def write_failures(self, plan: Plan) -> int:
-        """Bring ``failures.jsonl`` up to date from the journals; returns how many lines it has.
+        """Update ``failures.jsonl`` from the journals; return its number of lines.
 
-        The lines are in the order of the samples, and the file is there only if there is something to say.
+        The lines are in the order of the samples. Without failures there is no file.
         """
         places: dict[int, tuple[Path, int]] = {}
         for path, place, entry in self._entries(plan):
@@ -213,13 +249,8 @@ class Journal:
             (self.folder / FAILURES).unlink(missing_ok=True)
         return lines
 
-    def writer(self, plan: Plan, part: Part) -> JournalWriter:
-        """Open the journal of a run, or of one part of it, to append to."""
-        suffix = "" if part.count == 1 else f"-{part.number}-of-{part.count}"
-        return JournalWriter(self.folder / f"{PREFIX}journal{suffix}.jsonl", plan, part)
-
     def files(self) -> list[Path]:
-        """Every file of the journal, the lock aside, the plan last."""
+        """Every file of the journal except the lock, the plan last."""
         names = [SUMMARY, FAILURES]
         if self.folder.is_dir():
             names += [n for n in sorted(os.listdir(self.folder)) if n.startswith(PREFIX) and n != f"{PREFIX}lock"]
@@ -230,7 +261,7 @@ class Journal:
         return sorted(self.folder.glob(f"{PREFIX}journal*.jsonl"))
 
     def _entries(self, plan: Plan) -> Iterator[tuple[Path, int, dict[str, Any]]]:
-        """Every whole line about a shard of this very plan, with its file and its place there."""
+        """Every whole line about a shard of this plan, with its file and its offset there."""
         fingerprint = plan.fingerprint
         for path in self._paths():
             belongs = False
@@ -242,14 +273,21 @@ class Journal:
 
 
 class JournalWriter:
-    """Appends to one journal file.
+    """Appends to the journal file of a run, or of one part of a job.
 
-    A line survives the death of this process once it is written. It is not forced to the disk: the images that it
-    speaks of are not either, and a power cut must not leave the line without them.
+    A line survives the death of this process once it is written. It is not forced to the disk: the images are not
+    either, and a power cut must not leave the line without them.
+
+    Parameters
+    ----------
+    journal : Journal
+    plan : Plan
+    part : Part
     """
 
-    def __init__(self, path: Path, plan: Plan, part: Part) -> None:
-        self._file: IO[bytes] = _open_behind_last_whole_line(path)
+    def __init__(self, journal: Journal, plan: Plan, part: Part) -> None:
+        suffix = "" if part.count == 1 else f"-{part.number}-of-{part.count}"
+        self._file: IO[bytes] = _open_after_last_whole_line(journal.folder / f"{PREFIX}journal{suffix}.jsonl")
         run = {
             "fingerprint": plan.fingerprint,
             "part": str(part),
@@ -265,25 +303,47 @@ class JournalWriter:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def done(self, shard: int, result: ShardResult) -> dict[str, Any]:
-        """Record that `shard` is done; returns the entry."""
-        entry = done_entry(shard, result)
-        self.append(entry)
-        return entry
-
-    def failed(self, shard: int, reason: str) -> dict[str, Any]:
-        """Record that `shard` could not be done; returns the entry."""
-        entry = {"shard": shard, "failed": reason}
-        self.append(entry)
-        return entry
-
     def append(self, entry: Mapping[str, Any]) -> None:
         """Append a line."""
         write_fully(self._file.fileno(), _dump(entry) + b"\n")
 
 
+class ShardLock:
+    """A lock file with one byte per shard; the kernel drops the locks however the process ends.
+
+    Parameters
+    ----------
+    path : path
+        The lock file; created if it is missing, and left there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+
+    def __enter__(self) -> ShardLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptor)
+
+    def take(self, shards: range) -> None:
+        """Lock `shards` until the lock is closed.
+
+        Raises
+        ------
+        OutputLockedError
+            If another run has one of them.
+        """
+        lock_region(self._descriptor, self._path.parent, shards.start, len(shards))
+
+    def take_finishing(self) -> None:
+        """Lock the right to publish the result; waits for another part that has it."""
+        lock_region(self._descriptor, self._path.parent, _FINISHING, 1, wait=True)
+
+
 def done_entry(shard: int, result: ShardResult, end: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The line that says that `shard` is done, and how far the output of a single writer then is."""
+    """The journal line of a shard that is done; `end` is where the output of a single writer then ends."""
     entry: dict[str, Any] = {
         "shard": shard,
         "samples": result.samples,
@@ -297,12 +357,12 @@ def done_entry(shard: int, result: ShardResult, end: Mapping[str, Any] | None = 
 
 
 def refuse_unfinished(path: str | os.PathLike[str]) -> None:
-    """Raise where `path` is, or lies in, the output of a job that has not ended.
+    """Raise if `path` is, or lies in, the output of a job that has not finished.
 
     Raises
     ------
     InputUnfinishedError
-        With the command that finishes it.
+        It names the command that finishes the job.
     """
     start = Path(path).absolute()
     for folder in (start, Path(f"{start}{BESIDE}"), start.parent):
@@ -318,29 +378,18 @@ def refuse_unfinished(path: str | os.PathLike[str]) -> None:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # whoever reads the input itself will say what is wrong with it
+    except OSError:  # reading the input itself reports what is wrong
         return False
 
 
-def job_plan(folder: str | os.PathLike[str]) -> Plan:
-    """The plan of the job whose output `folder` is. Raises `InputNotFoundError` where it is no job's output."""
-    folder = job_folder(folder)
-    if not os.path.isdir(folder):
-        raise InputNotFoundError(f"{folder}: no such folder")
-    plan = Journal(folder).read_plan()
-    if plan is None:
-        raise InputNotFoundError(f"{os.fspath(folder)}: is not the output of a facedata job (no {PLAN} in it)")
-    return plan
-
-
 def job_folder(output: str | os.PathLike[str]) -> str:
-    """The folder with the journal: the output itself, or beside an output that is a single file ``<file>.facedata``."""
+    """The folder of the journal: the output itself, or ``<file>.facedata`` beside an output that is a single file."""
     beside = os.fspath(output).rstrip("/") + BESIDE
     return beside if not os.path.isdir(output) and os.path.isdir(beside) else os.fspath(output)
 
 
-def _open_behind_last_whole_line(path: Path) -> IO[bytes]:
-    """Open for appending; what a killed run left of a last line is cut off."""
+def _open_after_last_whole_line(path: Path) -> IO[bytes]:
+    """Open for appending; remove an incomplete last line that a killed run left."""
     file = open(path, "a+b", buffering=0)  # noqa: SIM115, the caller closes it
     end = file.seek(0, os.SEEK_END)
     while end > 0:
@@ -355,22 +404,17 @@ def _open_behind_last_whole_line(path: Path) -> IO[bytes]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The lines that are whole JSON objects, each with its place; a line cut by a kill or a full disk is none."""
-    place = 0
+    """The lines that are whole JSON objects, each with its offset; a kill or a full disk may have cut one."""
+    offset = 0
     with open(path, "rb") as file:
         for line in file:
-            value = _parse(line)
-            if value is not None:
-                yield place, value
-            place += len(line)
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        value = json.loads(line) if line.endswith(b"\n") else None
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+            try:
+                value = json.loads(line) if line.endswith(b"\n") else None
+            except (ValueError, RecursionError):
+                value = None
+            if isinstance(value, dict):
+                yield offset, value
+            offset += len(line)
 
 
 def _line_at(path: Path, place: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The plan of a job: what it reads, with which options, cut into shards. The same inputs give the same plan."""
+"""The plan of a job: its inputs and options, cut into shards. The same inputs give the same plan."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ __all__ = ["Part", "Plan", "cut_by_size", "shard_count"]
 
 _SAMPLES_PER_SHARD = 8192
 _CUT_BLOCK = 1 << 16
+_VERSION = 2  # of the plan: raised when jobs in progress cannot be continued by the code that follows
 
 
 def shard_count(samples: int, size: int, limit: int = 1 << 26, most: int | None = None) -> int:
-    """How many shards to cut a job into: about 8,192 samples or 64 MiB each, whichever is less.
+    """The number of shards of a job: about 8,192 samples or 64 MiB each, whichever is less.
 
-    That is a fraction of a second of copying on a local disk and up to ten seconds on a slow network file system. It
-    depends on nothing but the input, so that every run of a job cuts alike.
+    Copying that takes a fraction of a second on a local disk and up to ten seconds on a slow network file system. The
+    number depends on the input alone, so every run of a job cuts it in the same way.
 
     Parameters
     ----------
@@ -32,9 +33,9 @@ def shard_count(samples: int, size: int, limit: int = 1 << 26, most: int | None 
     size : int
         Bytes in all, or an estimate that is always the same for the same input.
     limit : int
-        Bytes in a shard, where these are to be other than 64 MiB.
+        Bytes in a shard, if not 64 MiB.
     most : int, optional
-        Samples in a shard, where these are to be other than 8,192: what is slow is cut finer.
+        Samples in a shard, if not 8,192: slow work is cut finer.
     """
     return min(max(-(-samples // (most or _SAMPLES_PER_SHARD)), -(-size // limit), 1), max(samples, 1))
 
@@ -42,7 +43,7 @@ def shard_count(samples: int, size: int, limit: int = 1 << 26, most: int | None 
 def cut_by_size(sizes: NDArray[np.integer[Any]], limit: int, count: int | None = None) -> tuple[int, ...]:
     """Cut samples into runs of at most `limit` bytes, and of at most `count` samples.
 
-    A sample that is larger by itself is a run of its own.
+    A sample that is larger than `limit` is a run of its own.
 
     Parameters
     ----------
@@ -89,7 +90,7 @@ class Part:
             )
 
     def shards(self, plan: Plan) -> range:
-        """The shards of `plan` that belong to this part: a run of neighbours, for files are read fastest so."""
+        """The shards of `plan` that belong to this part: neighbours, as files are read fastest in order."""
         return range(plan.shards * (self.number - 1) // self.count, plan.shards * self.number // self.count)
 
     def __str__(self) -> str:
@@ -107,13 +108,12 @@ class Plan:
     inputs : mapping
         What identifies the inputs, as JSON values.
     options : mapping
-        Every option that decides what is written, as JSON values, versions included that matter.
+        Every option that decides what is written, as JSON values, including versions that matter.
     samples, shards : int
     ends : tuple of int, optional
-        Where each shard ends, where they are not all of one size.
+        Where each shard ends, if they are not all of one size.
     facts : mapping
-        Whatever else is worth keeping with the job (paths, the command line, label ranges); not part of the
-        fingerprint.
+        Other facts to keep with the job (paths, the command line, label ranges); not part of the fingerprint.
     """
 
     command: str
@@ -125,14 +125,20 @@ class Plan:
     ends: tuple[int, ...] | None = None
 
     def bounds(self, shard: int) -> tuple[int, int]:
-        """The first sample of `shard`, and the one behind its last."""
+        """The first sample of `shard`, and the one after its last."""
         if self.ends is not None:
             return self.ends[shard - 1] if shard else 0, self.ends[shard]
         return self.samples * shard // self.shards, self.samples * (shard + 1) // self.shards
 
+    def sample_count(self, shard: int) -> int:
+        """The number of samples in `shard`."""
+        first, end = self.bounds(shard)
+        return end - first
+
     def deciding(self) -> dict[str, Any]:
-        """All that decides the output, which is what the fingerprint is made of."""
+        """Everything that decides the output, which the fingerprint is made of."""
         value = {
+            "version": _VERSION,
             "command": self.command,
             "inputs": dict(self.inputs),
             "options": dict(self.options),
@@ -148,12 +154,24 @@ class Plan:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as JSON values, its fingerprint among them."""
+        """The plan as JSON values, with its fingerprint."""
         return {**self.deciding(), "fingerprint": self.fingerprint, "facts": dict(self.facts)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Plan:
-        """The plan that `to_json` made. Raises KeyError or TypeError where it is none."""
+        """The plan that `to_json` made.
+
+        Raises
+        ------
+        ValueError
+            If it is not a plan, or another version of facedata wrote it.
+        """
+        version = value.get("version", 1)
+        if version != _VERSION:
+            raise ValueError(
+                f"was written by another version of facedata (plan version {version}; this one continues version "
+                f"{_VERSION}): finish the job with that version, or start it again with --overwrite"
+            )
         plan = cls(
             value["command"],
             dict(value["inputs"]),
@@ -168,14 +186,14 @@ class Plan:
         return plan
 
     def differences(self, other: Plan) -> list[str]:
-        """In words, how `other` (the job that is there) differs from this plan."""
-        mine, theirs = _told(self), _told(other)
+        """How `other`, the job whose output exists, differs from this plan, in words."""
+        mine, theirs = _causes(self), _causes(other)
         names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
         return [f"{name} was {theirs.get(name, 'none')}, is now {mine.get(name, 'none')}" for name in names]
 
 
-def _told(plan: Plan) -> dict[str, Any]:
-    """What decides the output, in words and values."""
+def _causes(plan: Plan) -> dict[str, Any]:
+    """What decides the output, by a name for each value."""
     counts = {"number of samples": plan.samples, "number of shards": plan.shards}
     causes = {"command": plan.command, **dict(_leaves(plan.inputs)), **dict(_leaves(plan.options)), **counts}
     return {name: "none" if value is None else value for name, value in causes.items()}

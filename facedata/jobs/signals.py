@@ -1,4 +1,4 @@
-"""Stopping politely: SIGINT and SIGTERM set a flag that the job looks at between shards."""
+"""SIGINT and SIGTERM as requests to stop, which a job looks at between shards."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from types import FrameType
 
 __all__ = ["StopRequest", "interrupt", "stop_on_signals"]
 
-_unheard: list[int] = []
+_lost: list[int] = []
 
 
 class StopRequest:
-    """Whether, and how urgently, the job was asked to stop."""
+    """Whether the job was asked to stop, and how urgently."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -25,24 +25,24 @@ class StopRequest:
 
     @property
     def at_once(self) -> bool:
-        """Asked twice: drop what is being worked on."""
+        """Whether it was asked twice: running shards are dropped."""
         return self.count > 1
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """Handle a signal where no job runs: raise KeyboardInterrupt, and note it for the job that may begin.
+    """Handle a signal while no job runs: raise KeyboardInterrupt, and note the signal for a job that may start.
 
-    Where the interpreter is just calling back from C, while it imports say, the exception is printed and lost.
+    If the interpreter is in a callback from C, for example during an import, the exception is printed and lost.
     """
-    _unheard.append(number)
+    _lost.append(number)
     raise KeyboardInterrupt
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Count SIGINT and SIGTERM instead of dying of them, while the block runs.
+    """Count SIGINT and SIGTERM instead of dying of them while the block runs.
 
-    Outside the main thread, where Python allows no handlers, nothing is changed.
+    Python allows no handlers outside the main thread: there nothing changes.
     """
     stop = StopRequest()
 
@@ -54,8 +54,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
         yield stop
         return
     previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    while _unheard:
-        note(_unheard.pop(), None)
+    while _lost:
+        note(_lost.pop(), None)
     try:
         yield stop
     finally:

@@ -155,7 +155,7 @@ def test_a_file_that_appears_at_a_final_name_while_the_job_is_interrupted_is_not
     (tmp_path / "found.csv").write_text("mine\n")
     ran = facedata(*command)
     assert ran.status == 1
-    assert "found.csv: has appeared since this job began" in ran.stderr
+    assert "found.csv: appeared after this job began" in ran.stderr
     assert (tmp_path / "found.csv").read_text() == "mine\n"
     (tmp_path / "found.csv").unlink()
     assert facedata(*command).status == 0

@@ -84,7 +84,7 @@ def test_sets_without_labels_and_with_all_of_them_unknown(tmp_path: Path, inline
         (("--k", 5, "--memory", "1MB"), 2, "this search needs at least"),
         (("--k", 5, "--memory", "much"), 2, "is not a size"),
         (("--k", 5, "--dim", 32), 1, "60 rows of 32 float32, found 3,840: half of that: is it float16?"),
-        (("--k", 5, "--output", "missing/a.npz"), 1, "there is no folder"),
+        (("--k", 5, "--output", "missing/a.npz"), 1, "does not exist; create it first"),
     ],
 )
 def test_refusals(
@@ -153,7 +153,7 @@ def test_killed_anywhere_the_same_command_goes_on(tmp_path: Path, facedata: Face
         assert facedata("status", "data/knns/a/faiss_k_60.npz").status == 75
     ran = facedata(*command)
     assert ran.status == 0
-    assert "going on: " in ran.stderr
+    assert "resuming: " in ran.stderr
     assert facedata(*command, "--output", "whole.npz").status == 0
     assert (tmp_path / "data/knns/a/faiss_k_60.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
     assert sorted(os.listdir(tmp_path / "data/knns/a")) == ["faiss_k_60.npz", "faiss_k_60.npz.facedata"]

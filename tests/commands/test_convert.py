@@ -159,7 +159,7 @@ def test_a_dry_run_writes_nothing(record_set: MakeSet, facedata: Facedata, tmp_p
         ("convert a webdataset:out --shard-size 12XB", 2, "'12XB' is not a size, as 1GB, 500MB or 64MiB"),
         ("pack-rec a --output p --shuffle", 2, "choose --style plain, or leave out --shuffle"),
         ("pack-rec a --output p --style plain --shard 1/2", 2, "No such option '--shard'"),
-        ("convert a rec:p --shard 1/2", 2, "cannot be cut up with --shard"),
+        ("convert a rec:p --shard 1/2", 2, "cannot be divided with --shard"),
         ("convert nowhere folder:out", 1, "nowhere: no such file or folder"),
         ("convert rec:nowhere folder:out", 1, "nowhere: no such file or folder"),
         (
@@ -169,7 +169,7 @@ def test_a_dry_run_writes_nothing(record_set: MakeSet, facedata: Facedata, tmp_p
         ),
         ("convert a folder:a/out", 1, "the output lies in the input a"),
         ("build-lmdb a --output mine.lmdb", 1, "is not empty (it holds 'precious'), and no facedata job wrote it"),
-        ("build-lmdb a --output x.lmdb --kv precious", 1, "precious: is there already; choose another name"),
+        ("build-lmdb a --output x.lmdb --kv precious", 1, "precious: already exists; choose another name"),
         ("build-lmdb a --output x.lmdb --keys path", 2, "--keys"),
         ("convert a null:out --min-images 5", 1, "no class has 5 images: the largest has 1; lower --min-images"),
     ],

@@ -88,7 +88,7 @@ def test_a_dry_run_writes_nothing(facedata: Facedata, images: Images, tmp_path: 
     (tmp_path / "data/features/a.bin").write_text("mine")
     ran = facedata(*COMMAND, "--output", "data", "--dry-run", "--json")
     assert (ran.status, ran.stdout) == (1, "")
-    assert "a.bin: is there already" in ran.stderr
+    assert "a.bin: already exists" in ran.stderr
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from facedata.commands import progress
 from facedata.commands.progress import human_bytes, human_seconds, show_progress
-from facedata.jobs.progress import Progress
+from facedata.jobs.status import Progress
 
 
 @pytest.mark.parametrize(

@@ -372,7 +372,7 @@ def test_a_finished_output_that_lost_a_file_is_not_taken_for_whole(tmp_path: Pat
         path for path in sorted(Path(summary.output).iterdir()) if path.suffix in (".mdb", ".rec", ".tar", ".parquet")
     )
     lost.unlink()
-    with pytest.raises(OutputError, match=f"{lost}: was written by this job, which is finished, and is gone"):
+    with pytest.raises(OutputError, match=f"{lost}: this finished job wrote it, but the file is gone"):
         run([people], target.format(tmp_path))
 
 

@@ -411,7 +411,7 @@ def test_with_salvage_what_can_be_read_is_unpacked_and_the_rest_named(record_set
 def test_a_list_that_is_there_already_is_not_replaced(record_set: MakeSet, out: Path, tmp_path: Path) -> None:
     folder, precious = record_set().plain([0]), tmp_path / "list.txt"
     precious.write_text("precious")
-    with pytest.raises(OutputExistsError, match=r"list\.txt: is there already"):
+    with pytest.raises(OutputExistsError, match=r"list\.txt: already exists"):
         unpack(folder, out, list_file=str(precious))
     assert precious.read_text() == "precious"
     assert not out.exists()
@@ -429,6 +429,6 @@ def test_a_list_in_the_folder_of_a_set_is_refused(record_set: MakeSet, out: Path
 def test_a_list_in_a_folder_that_is_not_there_is_refused_before_the_work(
     record_set: MakeSet, out: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(OutputError, match=r"there is no folder .*nowhere"):
+    with pytest.raises(OutputError, match=r"the folder .*nowhere does not exist"):
         unpack(record_set().plain([0]), out, list_file=str(tmp_path / "nowhere" / "list.txt"))
     assert not out.exists()

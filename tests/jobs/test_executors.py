@@ -23,11 +23,11 @@ def test_the_quota_of_the_cgroup_is_respected(tmp_path: Path, content: str, expe
     group.mkdir(parents=True)
     (group.parent / "cpu.max").write_text(content)
     (tmp_path / "membership").write_text("0::/job/step\n")
-    assert executors._cgroup_cpus(tmp_path / "cgroup", tmp_path / "membership") == expected
+    assert executors.cgroup_cpus(tmp_path / "cgroup", tmp_path / "membership") == expected
 
 
 def test_a_machine_without_cgroups_has_no_quota(tmp_path: Path) -> None:
-    assert executors._cgroup_cpus(tmp_path / "none", tmp_path / "none") is None
+    assert executors.cgroup_cpus(tmp_path / "none", tmp_path / "none") is None
 
 
 @pytest.mark.parametrize(("value", "expected"), [("1", 1), ("0", None), ("x", None), ("100000", None)])

@@ -7,7 +7,7 @@ import pytest
 from job_tasks import result
 
 from facedata.errors import FormatError, InputNotFoundError, InputUnfinishedError
-from facedata.jobs.journal import Journal, ShardResult, job_plan, refuse_unfinished
+from facedata.jobs.journal import Journal, JournalWriter, ShardResult, done_entry, refuse_unfinished
 from facedata.jobs.plan import Part, Plan
 
 PLAN = Plan("test", {}, {}, 100, 10, {"command_line": "facedata test --output out"})
@@ -20,10 +20,10 @@ def failing(*keys: str) -> ShardResult:
 
 def test_what_one_run_records_the_next_one_reads(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    with journal.writer(PLAN, Part()) as writer:
-        writer.done(3, result(10))
-        writer.failed(4, "killed")
-        writer.done(5, failing("a", "b"))
+    with JournalWriter(journal, PLAN, Part()) as writer:
+        writer.append(done_entry(3, result(10)))
+        writer.append({"shard": 4, "failed": "killed"})
+        writer.append(done_entry(5, failing("a", "b")))
     state = journal.load(PLAN)
     assert [shard for shard, done in enumerate(state.done) if done] == [3, 5]
     assert (state.samples, state.bytes, state.failures, state.largest_label) == (19, 190, 2, 8)
@@ -35,14 +35,14 @@ def test_a_line_cut_anywhere_is_no_line_and_the_next_run_appends_behind_the_last
     tmp_path: Path, cut: int
 ) -> None:
     journal = Journal(tmp_path)
-    with journal.writer(PLAN, Part()) as writer:
-        writer.done(1, result())
-        writer.done(2, result())
+    with JournalWriter(journal, PLAN, Part()) as writer:
+        writer.append(done_entry(1, result()))
+        writer.append(done_entry(2, result()))
     path = tmp_path / ".facedata-journal.jsonl"
     path.write_bytes(path.read_bytes()[:-cut])
     assert list(journal.load(PLAN).done) == [0, 1, *[0] * 8]
-    with journal.writer(PLAN, Part()) as writer:
-        writer.done(7, result())
+    with JournalWriter(journal, PLAN, Part()) as writer:
+        writer.append(done_entry(7, result()))
     assert [shard for shard, done in enumerate(journal.load(PLAN).done) if done] == [1, 7]
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
@@ -50,28 +50,28 @@ def test_a_line_cut_anywhere_is_no_line_and_the_next_run_appends_behind_the_last
 def test_the_parts_of_an_array_are_read_together(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for number in (1, 2):
-        with journal.writer(PLAN, Part(number, 2)) as writer:
+        with JournalWriter(journal, PLAN, Part(number, 2)) as writer:
             for shard in Part(number, 2).shards(PLAN):
-                writer.done(shard, result())
+                writer.append(done_entry(shard, result()))
     assert journal.load(PLAN).complete
     assert [run["part"] for run in journal.runs()] == ["1/2", "2/2"]
 
 
 def test_lines_of_another_job_do_not_count(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    with journal.writer(PLAN, Part()) as writer:
-        writer.done(1, result())
+    with JournalWriter(journal, PLAN, Part()) as writer:
+        writer.append(done_entry(1, result()))
     assert sum(journal.load(Plan("test", {}, {"other": 1}, 100, 10)).done) == 0
 
 
 def test_failures_stand_in_the_order_of_the_samples_and_a_shard_done_later_is_no_failure(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    with journal.writer(PLAN, Part()) as writer:
-        writer.done(9, failing("late"))
-        writer.failed(2, "killed")
-        writer.failed(4, "killed")
-        writer.done(0, failing("early"))
-        writer.done(2, result())
+    with JournalWriter(journal, PLAN, Part()) as writer:
+        writer.append(done_entry(9, failing("late")))
+        writer.append({"shard": 2, "failed": "killed"})
+        writer.append({"shard": 4, "failed": "killed"})
+        writer.append(done_entry(0, failing("early")))
+        writer.append(done_entry(2, result()))
     assert journal.write_failures(PLAN) == 3
     lines = [json.loads(line) for line in (tmp_path / "failures.jsonl").read_text().splitlines()]
     assert [line.get("key") or line["samples"] for line in lines] == ["early", [40, 50], "late"]
@@ -106,11 +106,11 @@ def test_an_unfinished_output_is_refused_as_an_input_with_the_command_that_finis
 def test_a_damaged_plan_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ".facedata-plan.json").write_bytes(content)
     with pytest.raises(FormatError, match=r"\.facedata-plan\.json"):
-        job_plan(tmp_path)
+        Journal(tmp_path).require_plan()
 
 
 def test_a_folder_without_a_job_is_said_to_be_none(tmp_path: Path) -> None:
     with pytest.raises(InputNotFoundError, match="not the output of a facedata job"):
-        job_plan(tmp_path)
+        Journal(tmp_path).require_plan()
     with pytest.raises(InputNotFoundError, match="no such folder"):
-        job_plan(tmp_path / "nowhere")
+        Journal(tmp_path / "nowhere").require_plan()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -9,9 +10,9 @@ from pathlib import Path
 import pytest
 from job_tasks import PlainOutput
 
-from facedata.errors import OutputError, OutputExistsError, OutputLockedError, OutputMismatchError
+from facedata.errors import FormatError, OutputError, OutputExistsError, OutputLockedError, OutputMismatchError
 from facedata.files import remove_stale_temporaries
-from facedata.jobs.lock import ShardLock
+from facedata.jobs.journal import ShardLock, refuse_unfinished
 from facedata.jobs.output import check_still_ours, claim_output, refuse_overlap
 from facedata.jobs.plan import Plan
 
@@ -20,7 +21,7 @@ OTHER = Plan("test", {}, {"limit": 3}, 3, 1, {"command_line": "facedata test --l
 LOCK = """
 import sys, time
 from pathlib import Path
-from facedata.jobs.lock import ShardLock
+from facedata.jobs.journal import ShardLock, refuse_unfinished
 with ShardLock(Path(sys.argv[1])) as lock:
 """
 
@@ -47,7 +48,7 @@ def test_a_folder_with_something_in_it_is_refused_by_name(tmp_path: Path) -> Non
 
 def test_another_jobs_folder_is_refused_with_the_difference_and_its_own_command(tmp_path: Path) -> None:
     claim(tmp_path)
-    with pytest.raises(OutputMismatchError, match=r"limit was none, is now 3.*goes on with: facedata test"):
+    with pytest.raises(OutputMismatchError, match=r"limit was none, is now 3.*resumes with: facedata test"):
         claim(tmp_path, OTHER)
 
 
@@ -164,3 +165,17 @@ def test_what_a_zombie_left_is_removed_too(tmp_path: Path) -> None:
     remove_stale_temporaries(tmp_path)
     assert not left.exists()
     os.waitpid(child, 0)
+
+
+def test_a_job_begun_by_another_version_is_refused_and_can_be_started_again(tmp_path: Path) -> None:
+    output = PlainOutput(str(tmp_path))
+    claim_output(PLAN, output, overwrite=False)
+    path = tmp_path / ".facedata-plan.json"
+    plan = json.loads(path.read_text())
+    del plan["version"]  # plans had no version before
+    path.write_text(json.dumps(plan))
+    with pytest.raises(FormatError, match=r"another version of facedata \(plan version 1.*--overwrite"):
+        claim_output(PLAN, output, overwrite=False)
+    with pytest.raises(FormatError, match="another version of facedata"):
+        refuse_unfinished(tmp_path)
+    claim_output(PLAN, output, overwrite=True)

@@ -12,7 +12,7 @@ from facedata.converters.lmdb.datum import LARGEST_LABEL, datum_parts
 from facedata.dataset import BlockEncoder, Sample
 from facedata.errors import RefusedSampleError
 from facedata.images import known_extension
-from facedata.jobs.parcel import Parcel, Place
+from facedata.jobs.buffers import ProcessAddress, SharedBuffer
 
 __all__ = ["GENERATED", "KEYS", "LONGEST_KEY", "PATH", "SOURCE", "Block", "BlockMaker", "Records", "what_is_wrong_with"]
 
@@ -47,7 +47,7 @@ class Block:
 
     Attributes
     ----------
-    data : Parcel
+    data : SharedBuffer
         The values in the order of the samples; the keys, ascending, with newlines between; where the value of each key
         begins, and its size; the lines of the key-label file.
     records : int
@@ -55,7 +55,7 @@ class Block:
         Where each of these parts ends.
     """
 
-    data: Parcel
+    data: SharedBuffer
     records: int
     ends: Mapping[str, int]
 
@@ -82,12 +82,12 @@ class BlockMaker(BlockEncoder):
         What generated keys begin with; None where the keys are those of the samples.
     keep_undecodable : bool
         Take what does not begin like an image.
-    receiver : Place, optional
+    receiver : ProcessAddress, optional
         Where the writer is.
     """
 
     def __init__(
-        self, layout: str, prefix: str | None, *, keep_undecodable: bool = False, receiver: Place | None = None
+        self, layout: str, prefix: str | None, *, keep_undecodable: bool = False, receiver: ProcessAddress | None = None
     ) -> None:
         self._layout, self._prefix, self._keep_undecodable = layout, prefix, keep_undecodable
         self._receiver = receiver
@@ -143,7 +143,7 @@ class BlockMaker(BlockEncoder):
             self._append(data)
             ends[name] = self._end
         with memoryview(self._buffer)[: self._end] as view:
-            block = Block(Parcel(view, self._receiver), len(order), ends)
+            block = Block(SharedBuffer(view, self._receiver), len(order), ends)
         _spare_buffers.append(self._buffer)
         return block
 

@@ -21,8 +21,8 @@ from facedata.converters.lmdb.writer import LmdbWriter, round_map_size
 from facedata.dataset import OrderedOutput, Sink, Source
 from facedata.errors import EmptyDatasetError, OptionError, output_error
 from facedata.files import network_file_system, remove_stale_temporaries
+from facedata.jobs.buffers import ProcessAddress, this_process
 from facedata.jobs.journal import BESIDE
-from facedata.jobs.parcel import Place, this_place
 
 __all__ = ["LmdbSink", "create_sink"]
 
@@ -63,7 +63,7 @@ class LmdbSink(Sink, OrderedOutput):
         Bytes that the database is expected to need; `fit` finds it.
     names : mapping, optional
         The name of each label; `fit` finds them. Workers do not get them.
-    receiver : Place, optional
+    receiver : ProcessAddress, optional
         Where the writer is, in a sink that was sent to a worker.
     """
 
@@ -77,7 +77,7 @@ class LmdbSink(Sink, OrderedOutput):
     keep_undecodable: bool = False
     map_size: int = 0
     names: Mapping[int, str] | None = field(default=None, repr=False, compare=False)
-    receiver: Place | None = field(default=None, repr=False, compare=False)
+    receiver: ProcessAddress | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for option, value, known in (("datum", self.datum, LAYOUTS), ("keys", self.keys, KEYS)):
@@ -87,7 +87,7 @@ class LmdbSink(Sink, OrderedOutput):
             raise OptionError(f"--kv {self.kv}: is the database itself; choose another name")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "names": None, "receiver": this_place()}
+        return {**self.__dict__, "names": None, "receiver": this_process()}
 
     @property
     def root(self) -> str:

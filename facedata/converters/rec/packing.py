@@ -30,7 +30,7 @@ from facedata.dataset import BlockEncoder, OrderedWriter, Sample
 from facedata.errors import OutputMismatchError, RefusedSampleError, output_error
 from facedata.files import write_fully
 from facedata.images import known_extension
-from facedata.jobs.parcel import Parcel, Place
+from facedata.jobs.buffers import ProcessAddress, SharedBuffer
 
 __all__ = ["BUILDING", "BlockWriter", "BuildFiles", "RecordBlock", "RecordEncoder"]
 
@@ -86,7 +86,7 @@ class RecordBlock:
 
     Attributes
     ----------
-    data : Parcel
+    data : SharedBuffer
         The records.
     ends : ndarray of shape (N,), int64
         Where each ends in `data`.
@@ -95,7 +95,7 @@ class RecordBlock:
         The text of each in the list; empty where there is to be none.
     """
 
-    data: Parcel
+    data: SharedBuffer
     ends: NDArray[np.int64]
     labels: NDArray[np.int32]
     names: list[bytes]
@@ -110,11 +110,11 @@ class RecordEncoder(BlockEncoder):
         Whether there is to be a list.
     keep_undecodable : bool
         Take what does not begin like an image too.
-    receiver : Place, optional
+    receiver : ProcessAddress, optional
         Where the writer is.
     """
 
-    def __init__(self, *, listed: bool, keep_undecodable: bool, receiver: Place | None = None) -> None:
+    def __init__(self, *, listed: bool, keep_undecodable: bool, receiver: ProcessAddress | None = None) -> None:
         self._listed, self._keep_undecodable, self._receiver = listed, keep_undecodable, receiver
         self._buffer = _spare_buffers.pop() if _spare_buffers else bytearray(_FIRST_BUFFER)
         self._end = 0
@@ -154,20 +154,20 @@ class RecordEncoder(BlockEncoder):
         _spare_buffers.append(self._buffer)
         return RecordBlock(data, ends, np.array(self._labels, np.int32), self._names)
 
-    def _data(self) -> tuple[Parcel, NDArray[np.int64]]:
+    def _data(self) -> tuple[SharedBuffer, NDArray[np.int64]]:
         """The records, and where each ends; one that holds the magic word, which is rare, is split as it must be."""
         ends = np.array(self._ends, np.int64)
         with memoryview(self._buffer)[: self._end] as view:
             magic = _words_equal_to_magic(view)
             if len(magic) == len(ends):
-                return Parcel(view, self._receiver), ends
+                return SharedBuffer(view, self._receiver), ends
             begins = np.append(0, ends)[:-1]
             inside = np.diff(np.searchsorted(magic, np.append(begins, self._end))) > 1
             records = [bytes(view[begin:end]) for begin, end in zip(begins.tolist(), self._ends, strict=True)]
         for place in np.flatnonzero(inside).tolist():
             records[place] = _split(records[place])
         ends = np.cumsum([len(record) for record in records], dtype=np.int64)
-        return Parcel(memoryview(b"".join(records)), self._receiver), ends
+        return SharedBuffer(memoryview(b"".join(records)), self._receiver), ends
 
 
 def _words_equal_to_magic(view: memoryview) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ from facedata.errors import (
     OutputMismatchError,
     output_error,
 )
-from facedata.jobs.parcel import Place, this_place
+from facedata.jobs.buffers import ProcessAddress, this_process
 
 __all__ = ["RecSink"]
 
@@ -52,7 +52,7 @@ class RecSink(Sink, OrderedOutput):
         Also write what does not begin like an image.
     names : mapping of int to str, optional
         What the classes are called, for ``classes.txt``; `fit` learns it of the source.
-    receiver : Place, optional
+    receiver : ProcessAddress, optional
         Where the writer is, in a sink that was sent to a worker.
     """
 
@@ -61,7 +61,7 @@ class RecSink(Sink, OrderedOutput):
     list_file: bool = False
     keep_undecodable: bool = False
     names: Mapping[int, str] | None = field(default=None, repr=False, compare=False)
-    receiver: Place | None = field(default=None, repr=False, compare=False)
+    receiver: ProcessAddress | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.style not in (INSIGHTFACE, PLAIN):
@@ -71,7 +71,7 @@ class RecSink(Sink, OrderedOutput):
 
     def __getstate__(self) -> dict[str, Any]:
         # a worker, sent a sink with each shard, has no use for the names
-        return {**self.__dict__, "names": None, "receiver": this_place()}
+        return {**self.__dict__, "names": None, "receiver": this_process()}
 
     @property
     def grouped(self) -> bool:  # type: ignore[override]

@@ -32,7 +32,7 @@ from facedata.errors import (
     input_error,
     output_error,
 )
-from facedata.jobs.lock import ShardLock
+from facedata.jobs.journal import ShardLock
 from facedata.jobs.signals import StopRequest
 
 __all__ = ["extract_archive", "extracted_before"]

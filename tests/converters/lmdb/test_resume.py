@@ -75,7 +75,7 @@ def test_a_build_file_that_was_taken_away_is_told_and_nothing_is_deleted(tmp_pat
     killed_build(path, "journal", 4)
     building = path / ".facedata-building"
     shutil.move(building / "data.mdb", tmp_path / "aside")
-    with pytest.raises(OutputMismatchError, match=r"do not agree .* --overwrite starts afresh"):
+    with pytest.raises(OutputMismatchError, match=r"do not agree .* --overwrite starts again"):
         build(path, samples(COUNT))
     assert (building / "kv.txt").stat().st_size > 0
     shutil.move(tmp_path / "aside", building / "data.mdb")

@@ -312,7 +312,7 @@ def test_every_option_that_decides_the_bytes_is_part_of_the_identity(tmp_path: P
 def test_nothing_that_is_there_is_overwritten_unless_told(tmp_path: Path) -> None:
     path = tmp_path / "a.lmdb"
     (tmp_path / "a_kv.txt").write_text("mine")
-    with pytest.raises(OutputExistsError, match=r"a_kv\.txt: is there already"):
+    with pytest.raises(OutputExistsError, match=r"a_kv\.txt: already exists"):
         build(path, samples(9))
     (tmp_path / "a_kv.txt").unlink()
     with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
@@ -331,7 +331,7 @@ def test_nothing_that_is_there_is_overwritten_unless_told(tmp_path: Path) -> Non
 def test_a_single_file_is_not_overwritten_unless_told(tmp_path: Path) -> None:
     path = tmp_path / "a.lmdb"
     path.write_text("mine")
-    with pytest.raises(OutputExistsError, match=r"a\.lmdb: is there already"):
+    with pytest.raises(OutputExistsError, match=r"a\.lmdb: already exists"):
         build(path, samples(9), single_file=True)
     build(path, samples(9), single_file=True, job={"overwrite": True})
     assert items_of(open_source(str(path))) == items_of(samples(9))

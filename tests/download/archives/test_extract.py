@@ -21,7 +21,7 @@ from support import tree
 from facedata.download.archives import Extraction, extract_archive, group_archives
 from facedata.download.archives.zipping import ZipWalk
 from facedata.errors import ArchiveError, InterruptedJobError, OutputExistsError, OutputLockedError
-from facedata.jobs.lock import ShardLock
+from facedata.jobs.journal import ShardLock
 from facedata.jobs.signals import StopRequest
 
 Unpack = Callable[..., Extraction]

@@ -305,7 +305,7 @@ def test_what_is_there_is_not_overwritten(images: Images, tmp_path: Path, net: P
     for path in ("labels/a.meta", "features/a.bin"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_text("mine")
-        with pytest.raises(OutputExistsError, match=f"{path}: is there already"):
+        with pytest.raises(OutputExistsError, match=f"{path}: already exists"):
             extract(images.folder, tmp_path, net)
         assert (tmp_path / path).read_text() == "mine"
         if path == "labels/a.meta":

@@ -298,7 +298,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     features, _ = people(100, 8)
     opened = make_set(tmp_path, features)
     (tmp_path / "out.npz").write_bytes(b"another file")
-    with pytest.raises(OutputExistsError, match="is there already"):
+    with pytest.raises(OutputExistsError, match="already exists"):
         search(opened, tmp_path, k=3)
     options = NeighbourOptions(3, output=str(tmp_path / "out.npz"))
     assert build_neighbours(opened, options, JobOptions(overwrite=True)).finished

@@ -12,11 +12,11 @@ import pytest
 from job_tasks import Encode, LineFile, LineWriter, result
 
 from facedata.errors import OptionError, OutputMismatchError
+from facedata.jobs.engine import Recorder
 from facedata.jobs.job import JobOptions, JobSummary, run_job
-from facedata.jobs.journal import JobState, Journal
+from facedata.jobs.journal import JobState, Journal, JournalWriter
 from facedata.jobs.plan import Part, Plan
-from facedata.jobs.progress import ProgressMeter
-from facedata.jobs.record import OrderedRecorder
+from facedata.jobs.status import ProgressMeter
 
 SHARDS = 12
 PLAN = Plan("test", {}, {}, SHARDS, SHARDS, {"command_line": "facedata test"})
@@ -100,17 +100,17 @@ def test_an_output_that_does_not_agree_with_its_journal_is_refused(tmp_path: Pat
 
 
 def test_the_work_cannot_be_cut_into_parts(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="written by a single process, so its work cannot be cut up with --shard"):
+    with pytest.raises(OptionError, match="written by a single process, so its work cannot be divided with --shard"):
         run(tmp_path, part=Part(1, 2))
     assert not list(tmp_path.iterdir())
 
 
 def test_few_blocks_wait_for_their_turn(tmp_path: Path) -> None:
     output = LineFile(str(tmp_path))
-    with Journal(tmp_path).writer(PLAN, Part()) as journal, output.open_writer({}) as writer:
-        recorder = OrderedRecorder(JobState(bytearray(SHARDS)), journal, ProgressMeter(0, 0, None), writer, 1)
+    with JournalWriter(Journal(tmp_path), PLAN, Part()) as journal, output.open_writer({}) as writer:
+        recorder = Recorder(JobState(bytearray(SHARDS)), journal, ProgressMeter(0, 0, None), writer, 1)
         assert [recorder.has_room(shard) for shard in range(5)] == [True, True, True, False, False]
         recorder.add(1, result())
         assert not recorder.has_room(3)
-        many = OrderedRecorder(JobState(bytearray(SHARDS)), journal, ProgressMeter(0, 0, None), writer, 500)
+        many = Recorder(JobState(bytearray(SHARDS)), journal, ProgressMeter(0, 0, None), writer, 500)
         assert (many.has_room(15), many.has_room(16)) == (True, False)

@@ -17,8 +17,7 @@ from facedata.jobs.executors import LocalExecutor
 from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import Journal
 from facedata.jobs.plan import Part, Plan
-from facedata.jobs.progress import Progress
-from facedata.jobs.status import job_status
+from facedata.jobs.status import Progress, job_status
 
 SHARDS = 8
 PLAN = Plan("test", {}, {}, SHARDS, SHARDS, {"command_line": "facedata test"})

@@ -14,9 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facedata.jobs import parcel as parcel_module
+from facedata.jobs.buffers import ProcessAddress, SharedBuffer, this_process
 from facedata.jobs.executors import LocalExecutor
-from facedata.jobs.parcel import Parcel, Place, this_place
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory without a name is of Linux alone")
 
@@ -27,11 +26,11 @@ def bytes_of(number: int, size: int = LARGE) -> bytes:
     return random.Random(number).randbytes(size)
 
 
-def pack(number: int, receiver: Place | None) -> Parcel:
-    return Parcel(memoryview(bytes_of(number)), receiver)
+def pack(number: int, receiver: ProcessAddress | None) -> SharedBuffer:
+    return SharedBuffer(memoryview(bytes_of(number)), receiver)
 
 
-def pack_and_die(receiver: Place | None) -> tuple[Parcel, _Die]:
+def pack_and_die(receiver: ProcessAddress | None) -> tuple[SharedBuffer, _Die]:
     return pack(0, receiver), _Die()
 
 
@@ -44,14 +43,17 @@ class _Die:
 
 def kept_in_memory(_: int) -> int:
     """The bytes that a worker has left and that were not taken yet."""
-    return sum(os.fstat(descriptor).st_size for descriptor in parcel_module._left)
+    links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    return sum(
+        os.stat(link).st_size for link in links if os.path.islink(link) and "memfd:facedata" in os.readlink(link)
+    )
 
 
-def taken(parcel: Parcel) -> bytes:
-    buffer = bytearray(parcel.size + 10)
-    parcel.take(memoryview(buffer))
-    assert buffer[parcel.size :] == bytes(10)
-    return bytes(buffer[: parcel.size])
+def taken(buffer: SharedBuffer) -> bytes:
+    into = bytearray(buffer.size + 10)
+    buffer.take(memoryview(into))
+    assert into[buffer.size :] == bytes(10)
+    return bytes(into[: buffer.size])
 
 
 def descriptors() -> int:
@@ -59,50 +61,50 @@ def descriptors() -> int:
 
 
 def test_bytes_left_by_a_worker_arrive_and_their_memory_is_given_back() -> None:
-    here = this_place()
+    here = this_process()
     with LocalExecutor(1) as executor:
         executor.submit(kept_in_memory, 0).result()
         before = descriptors()
         for number in range(5):
-            parcel = executor.submit(pack, number, here).result()
-            assert len(pickle.dumps((parcel.size, parcel._left))) < 1000
+            buffer = executor.submit(pack, number, here).result()
+            assert len(pickle.dumps((buffer.size, buffer.shared))) < 1000
             assert executor.submit(kept_in_memory, 0).result() == LARGE
-            assert taken(parcel) == bytes_of(number)
+            assert taken(buffer) == bytes_of(number)
         assert executor.submit(kept_in_memory, 0).result() == 0
         assert descriptors() == before
 
 
-def test_a_parcel_that_is_dropped_leaves_no_descriptor() -> None:
+def test_a_buffer_that_is_dropped_leaves_no_descriptor() -> None:
     with LocalExecutor(1) as executor:
-        parcel = executor.submit(pack, 0, this_place()).result()
+        buffer = executor.submit(pack, 0, this_process()).result()
         before = descriptors()
-        del parcel
+        del buffer
         assert descriptors() == before - 1
 
 
 def test_bytes_stay_when_the_worker_that_left_them_ends() -> None:
     with LocalExecutor(1) as executor:
-        parcel = executor.submit(pack, 7, this_place()).result()
-    assert taken(parcel) == bytes_of(7)
+        buffer = executor.submit(pack, 7, this_process()).result()
+    assert taken(buffer) == bytes_of(7)
 
 
 @pytest.mark.parametrize(
     "receiver",
     [
         None,
-        Place("another machine", 1, 1),
+        ProcessAddress("another machine", 1, 1),
         lambda here: here._replace(namespace=1),
         lambda here: here._replace(process=1 << 22),
     ],
     ids=["unknown", "another machine", "another container", "not to be seen"],
 )
 def test_bytes_go_through_the_pipe_where_the_receiver_is_not_seen(receiver: Any) -> None:
-    place = receiver(this_place()) if callable(receiver) else receiver
+    place = receiver(this_process()) if callable(receiver) else receiver
     with LocalExecutor(1) as executor:
-        parcel = executor.submit(pack, 3, place).result()
+        buffer = executor.submit(pack, 3, place).result()
         assert executor.submit(kept_in_memory, 0).result() == 0
-    assert parcel._left is None
-    assert taken(parcel) == bytes_of(3)
+    assert buffer.shared is None
+    assert taken(buffer) == bytes_of(3)
 
 
 def test_bytes_go_through_the_pipe_where_there_is_no_such_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,33 +112,33 @@ def test_bytes_go_through_the_pipe_where_there_is_no_such_memory(monkeypatch: py
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(os, "memfd_create", none_left)
-    parcel = pickle.loads(pickle.dumps(pack(1, this_place())))  # noqa: S301, our own bytes
-    assert parcel._left is None
-    assert taken(parcel) == bytes_of(1)
+    buffer = pickle.loads(pickle.dumps(pack(1, this_process())))  # noqa: S301, our own bytes
+    assert buffer.shared is None
+    assert taken(buffer) == bytes_of(1)
 
 
 def test_a_worker_that_dies_on_the_way_breaks_the_executor_and_nothing_else() -> None:
     with LocalExecutor(1) as executor, pytest.raises(BrokenExecutor):
-        executor.submit(pack_and_die, this_place()).result()
+        executor.submit(pack_and_die, this_process()).result()
 
 
 def test_memory_that_is_not_the_workers_any_more_is_not_taken_for_it(tmp_path: Path) -> None:
-    parcel = pack(2, this_place())
-    assert parcel._left is not None
-    sent = pickle.dumps(parcel)
+    buffer = pack(2, this_process())
+    assert buffer.shared is not None
+    sent = pickle.dumps(buffer)
     with open(tmp_path / "other", "wb") as other:
-        os.dup2(other.fileno(), parcel._left.descriptor)
+        os.dup2(other.fileno(), buffer.shared.descriptor)
     with pytest.raises(ConnectionError, match="it was killed"):
         pickle.loads(sent)  # noqa: S301, our own bytes
 
 
 @given(st.binary(max_size=100))
 def test_small_ones_go_through_the_pipe(data: bytes) -> None:
-    parcel = pickle.loads(pickle.dumps(Parcel(memoryview(data), this_place())))  # noqa: S301, our own bytes
-    assert parcel._left is None
-    assert taken(parcel) == data
+    buffer = pickle.loads(pickle.dumps(SharedBuffer(memoryview(data), this_process())))  # noqa: S301, our own bytes
+    assert buffer.shared is None
+    assert taken(buffer) == data
 
 
 def test_without_being_sent_it_arrives_too() -> None:
-    assert taken(pack(4, this_place())) == bytes_of(4)
+    assert taken(pack(4, this_process())) == bytes_of(4)
     assert taken(pack(5, None)) == bytes_of(5)

@@ -1,0 +1,269 @@
+"""Running shards on an executor until all are done or a stop is requested, and recording their results."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from dataclasses import dataclass
+
+from facedata.dataset import OrderedWriter
+from facedata.errors import InterruptedJobError, WorkerStartError
+from facedata.jobs.executors import ExecutorFactory
+from facedata.jobs.journal import JobState, JournalWriter, ShardResult, done_entry
+from facedata.jobs.signals import StopRequest, stop_on_signals
+from facedata.jobs.status import ProgressMeter
+
+__all__ = ["Recorder", "ShardRunner", "ShardTask"]
+
+GRACE = 10.0
+"""Seconds that running shards have to finish after a request to stop; SLURM kills after 30."""
+_TICK = 0.25
+_TICKS_TO_NOTICE = 2
+_DEATHS_TO_FAIL = 2
+_IDLE_DEATHS_TO_FAIL = 5
+_BLOCKS_AHEAD = 2
+_MOST_BLOCKS_AHEAD = 16  # blocks in memory at once, however many workers there are
+
+_log = logging.getLogger(__name__)
+
+ShardTask = Callable[[], ShardResult]
+"""Does one shard; picklable, because it is sent to a worker."""
+
+
+class Recorder:
+    """Records the results of shards in the journal; for an output with a single writer, first in the output.
+
+    Without a writer, shards are recorded in the order in which they end. With one, their blocks are written in the
+    order of the shards. A block that ends early waits in memory, so only a few shards run ahead of the next one.
+
+    Parameters
+    ----------
+    state : JobState
+        Kept up to date.
+    journal : JournalWriter
+    meter : ProgressMeter
+    writer : OrderedWriter, optional
+    workers : int
+    """
+
+    def __init__(
+        self,
+        state: JobState,
+        journal: JournalWriter,
+        meter: ProgressMeter,
+        writer: OrderedWriter | None = None,
+        workers: int = 1,
+    ) -> None:
+        self.state, self.meter = state, meter
+        self._journal, self._writer = journal, writer
+        self._next = 0 if writer is None else writer.done
+        self._window = min(workers + _BLOCKS_AHEAD, _MOST_BLOCKS_AHEAD)
+        self._waiting: dict[int, ShardResult] = {}
+
+    def has_room(self, shard: int) -> bool:
+        """Whether `shard` may start now."""
+        return self._writer is None or shard < self._next + self._window
+
+    def add(self, shard: int, result: ShardResult) -> None:
+        """Record that `shard` is done, once all shards before it are written."""
+        if self._writer is None:
+            self._note(shard, result, None)
+            return
+        self._waiting[shard] = result
+        while (ready := self._waiting.pop(self._next, None)) is not None:
+            self._note(self._next, ready, self._writer)
+            self._next += 1
+
+    def _note(self, shard: int, result: ShardResult, writer: OrderedWriter | None) -> None:
+        if writer is None:
+            entry = done_entry(shard, result)
+        else:
+            entry = done_entry(shard, result, writer.write(shard, result.block))
+            writer.commit(entry)
+        self._journal.append(entry)
+        self.state.add(shard, entry)
+        self.meter.add(result.samples, result.bytes, len(result.failures))
+
+    def fail(self, shard: int, reason: str) -> bool:
+        """Record that `shard` cannot be done; return whether the others can be done without it."""
+        entry = {"shard": shard, "failed": reason}
+        self._journal.append(entry)
+        self.state.add(shard, entry)
+        return self._writer is None
+
+
+@dataclass(frozen=True)
+class _PicklableTask:
+    """A task whose errors can be sent back: an error that cannot be unpickled would look like a dead worker."""
+
+    task: ShardTask
+
+    def __call__(self) -> ShardResult:
+        try:
+            return self.task()
+        except Exception as error:
+            try:
+                pickle.loads(pickle.dumps(error))  # noqa: S301, our own bytes
+            except Exception:
+                raise RuntimeError(f"{type(error).__name__}: {error}") from error
+            raise
+
+
+class ShardRunner:
+    """Runs shards on executors, at most ``workers + 1`` of them at a time.
+
+    A worker that dies breaks the whole executor. The shards that were running are then tried again, one at a time; a
+    shard that was running at two deaths, alone at the second, is recorded as failed.
+
+    Parameters
+    ----------
+    todo : iterable of int
+        The shards.
+    make_task : callable
+        Gives the task of a shard; called just before the task is submitted.
+    recorder : Recorder
+    workers : int
+    executor_factory : callable
+        Makes an executor; called again after the workers of the last one died.
+    """
+
+    def __init__(
+        self,
+        todo: Iterable[int],
+        make_task: Callable[[int], ShardTask],
+        recorder: Recorder,
+        workers: int,
+        executor_factory: ExecutorFactory,
+    ) -> None:
+        self._waiting, self._suspects = deque(todo), deque[int]()
+        self._deaths: dict[int, int] = {}
+        self._make_task, self._recorder = make_task, recorder
+        self._workers, self._executor_factory = workers, executor_factory
+        self._running: dict[Future[ShardResult], int] = {}
+
+    def run(self) -> None:
+        """Run all shards.
+
+        Raises
+        ------
+        InterruptedJobError
+            After SIGINT or SIGTERM.
+        Exception
+            Whatever a task raises ends the run: tasks record bad samples themselves, so this is a full disk or a bug.
+        """
+        idle_deaths = 0
+        with stop_on_signals() as stop:
+            while (self._waiting or self._suspects) and not stop:
+                executor = self._executor_factory(min(self._workers, len(self._waiting) + len(self._suspects)))
+                try:
+                    was_idle = self._use(executor, stop)
+                except BaseException:
+                    for future in self._running:
+                        future.cancel()
+                    _kill(executor)
+                    raise
+                finally:
+                    executor.shutdown(wait=True)
+                idle_deaths += was_idle
+                if idle_deaths > _IDLE_DEATHS_TO_FAIL:
+                    raise RuntimeError(f"the workers died {idle_deaths} times before they were given any work")
+            if stop:
+                done = self._recorder.state.done
+                raise InterruptedJobError(f"stopped by {stop.signal_name}: {sum(done)} of {len(done)} shards are done")
+
+    def _use(self, executor: Executor, stop: StopRequest) -> bool:
+        """Give shards to one executor until none is left, it breaks, or a stop is requested.
+
+        Returns whether it broke while no shard was running, so that no shard is to blame.
+        """
+        has_dead_worker = getattr(executor, "has_dead_worker", bool)
+        ticks_with_dead_worker = 0
+        while (self._waiting or self._suspects or self._running) and not stop:
+            self._submit(executor)
+            if not self._running:
+                _kill(executor)
+                return True
+            done, _ = wait(self._running, timeout=_TICK, return_when=FIRST_COMPLETED)
+            broken = any(isinstance(future.exception(), BrokenExecutor) for future in done)
+            # a worker that dies while it sends a result breaks no executor: the executor waits for the rest
+            ticks_with_dead_worker = ticks_with_dead_worker + 1 if not done and has_dead_worker() else 0
+            if broken or ticks_with_dead_worker > _TICKS_TO_NOTICE:
+                self._handle_dead_worker(executor, stop)
+                return False
+            self._collect(done)
+        if stop:
+            self._drain(executor, stop)
+        return False
+
+    def _submit(self, executor: Executor) -> None:
+        """Submit as many shards as may run; suspects run alone."""
+        alone = bool(self._suspects)
+        queue = self._suspects if alone else self._waiting
+        while queue and len(self._running) < (1 if alone else self._workers + 1):
+            if self._running and not self._recorder.has_room(queue[0]):
+                return
+            try:
+                future = executor.submit(_PicklableTask(self._make_task(queue[0])))
+            except BrokenExecutor:
+                return
+            except OSError as error:
+                raise WorkerStartError(
+                    f"{self._workers} workers cannot be started: {error.strerror}; give fewer --workers, or ask for a "
+                    "larger limit (ulimit -u, ulimit -n)"
+                ) from error
+            self._running[future] = queue.popleft()
+
+    def _collect(self, done: Iterable[Future[ShardResult]]) -> None:
+        for future in done:
+            self._recorder.add(self._running.pop(future), future.result())
+        self._recorder.meter.tick()
+
+    def _handle_dead_worker(self, executor: Executor, stop: StopRequest) -> None:
+        """Keep the results that arrived before the executor broke, and plan to try the other shards again."""
+        _kill(executor)  # a worker that was just starting may have missed the executor's own SIGTERM
+        time.sleep(_TICK)  # if SIGTERM went to the whole process group, it arrives here now
+        unfinished = []
+        for future, shard in self._running.items():
+            if future.done() and not future.cancelled() and future.exception() is None:
+                self._recorder.add(shard, future.result())
+            else:
+                unfinished.append(shard)
+        self._running.clear()
+        if stop:
+            return
+        for shard in unfinished:
+            self._deaths[shard] = deaths = self._deaths.get(shard, 0) + 1
+            if len(unfinished) > 1 or deaths < _DEATHS_TO_FAIL:
+                _log.warning("a worker was killed (out of memory?); shard %d is tried again by itself", shard)
+                self._suspects.append(shard)
+                continue
+            reason = "its worker was killed twice (out of memory?)"
+            _log.error("shard %d: %s", shard, reason)
+            if not self._recorder.fail(shard, reason):
+                self._waiting.clear()
+                self._suspects.clear()
+
+    def _drain(self, executor: Executor, stop: StopRequest) -> None:
+        """Let running shards finish if they do so soon; drop the others."""
+        _log.warning("%s: finishing the running shards; a second signal drops them", stop.signal_name)
+        for future in list(self._running):
+            if future.cancel():
+                del self._running[future]
+        deadline = time.monotonic() + GRACE
+        while self._running and time.monotonic() < deadline and not stop.at_once:
+            done, _ = wait(self._running, timeout=_TICK, return_when=FIRST_COMPLETED)
+            if any(isinstance(future.exception(), BrokenExecutor) for future in done):
+                break
+            self._collect(done)
+        _kill(executor)
+
+
+def _kill(executor: Executor) -> None:
+    """End the workers at once if the executor can; their shards are simply not done."""
+    kill = getattr(executor, "kill", None)
+    if kill is not None:
+        kill()
