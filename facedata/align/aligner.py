@@ -12,13 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.align.choice import check_inside, choose_faces
-from facedata.align.cropping import crop_face
 from facedata.align.decoding import decode_image
-from facedata.align.faces import Face
+from facedata.align.faces import Face, check_inside, choose_faces, crop_face, five_points
 from facedata.align.found import FoundLandmarks, FoundWriter
 from facedata.align.landmark_files import in_pixels
-from facedata.align.layouts import five_points
 from facedata.align.similarity import apply_transforms, crop_sides, defect_error, similarity_transforms
 from facedata.converters.convert import ChangeItems, Refused
 from facedata.converters.folder.paths import stem_of_key

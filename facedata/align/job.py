@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from facedata.align.aligner import Aligner, ShardAligner, aligned_key, check_face_names
-from facedata.align.choice import FACE_RULES
-from facedata.align.cropping import upper_rows
 from facedata.align.decoding import MAX_PIXELS
 from facedata.align.encoding import Encoding
 from facedata.align.expected import ExpectedSource
+from facedata.align.faces import FACE_RULES, five_points, upper_rows
 from facedata.align.found import FoundLandmarks
-from facedata.align.layouts import five_points
 from facedata.align.output import Extras, with_extras
 from facedata.align.similarity import fits_mirrored
 from facedata.align.templates import TEMPLATES, load_template

@@ -1,32 +1,34 @@
 """Landmark files: reading those of several projects and our own, matching them to images, and writing them.
 
-`open_landmarks` gives a `LandmarkFile`; its `match` a `MatchedLandmarks`, which is cut with its source and read in the
-workers.
+`open_landmarks` returns a `LandmarkFile`; its `match` returns `MatchedLandmarks`, which are sliced like their dataset
+and read in the workers.
+
+The modules, in the order to read them:
+
+dialects
+    How each project writes a face in a line of text. **To add a file format**, add one small parse function and one
+    line of the list `DIALECTS` there; files are recognised, listed, matched and read without any other change, and
+    the messages name the new format. Add an example of a file to tests/align/landmark_files/test_dialects.py, and a
+    row to the table in docs/how-to/align-faces.md.
+file
+    Where the entries are: the lines of one text file, or the files of a folder.
+matching
+    Which entry belongs to which image, and the landmarks that each image gets.
 """
 
 from __future__ import annotations
 
 import os
 
-from facedata.align.landmark_files.folder import open_landmark_folder
-from facedata.align.landmark_files.landmark_file import LandmarkFile, UnusedEntries
-from facedata.align.landmark_files.matched import MatchedLandmarks, in_pixels
-from facedata.align.landmark_files.text_file import open_text_file
-from facedata.align.landmark_files.writing import landmark_header, landmark_line
+from facedata.align.landmark_files.dialects import landmark_header, landmark_line
+from facedata.align.landmark_files.file import open_folder, open_text_file
+from facedata.align.landmark_files.matching import LandmarkFile, MatchedLandmarks, in_pixels
 
-__all__ = [
-    "LandmarkFile",
-    "MatchedLandmarks",
-    "UnusedEntries",
-    "in_pixels",
-    "landmark_header",
-    "landmark_line",
-    "open_landmarks",
-]
+__all__ = ["LandmarkFile", "MatchedLandmarks", "in_pixels", "landmark_header", "landmark_line", "open_landmarks"]
 
 
 def open_landmarks(path: str | os.PathLike[str]) -> LandmarkFile:
-    """Open a file of landmarks, of whatever dialect, or a folder of FaceX-Zoo landmark files; reads all keys.
+    """Open a landmark file of any known dialect, or a folder of FaceX-Zoo landmark files, and read all keys.
 
     Parameters
     ----------
@@ -35,11 +37,11 @@ def open_landmarks(path: str | os.PathLike[str]) -> LandmarkFile:
     Raises
     ------
     InputError
-        Where it cannot be read.
+        If it cannot be read.
     FormatError
-        Where it is of no known dialect, a line names no image, or none of the first 100 can be used.
+        If it is of no known dialect, a line does not name an image, or none of the first 100 can be used.
     EmptyDatasetError
-        Where there are no landmarks in it.
+        If it has no landmarks.
     """
     path = os.fspath(path)
-    return LandmarkFile(open_landmark_folder(path) if os.path.isdir(path) else open_text_file(path))
+    return LandmarkFile(open_folder(path) if os.path.isdir(path) else open_text_file(path))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facedata.align.landmark_files import LandmarkFile, MatchedLandmarks, open_landmarks
@@ -102,22 +102,22 @@ def test_paths_that_would_be_the_same_without_their_folders_are_refused(path: Pa
 
 def test_two_images_that_one_entry_fits_are_refused(path: Path) -> None:
     file = write(path, ["1.jpg", "2.jpg"])
-    with pytest.raises(FormatError, match=r"'1.jpg' belongs to several images"):
+    with pytest.raises(FormatError, match=r"'1.jpg' matches several images"):
         file.match(["a/1.jpg", "b/1.jpg", "b/2.jpg"], 3)
-    with pytest.raises(FormatError, match=r"'1.jpg' belongs to several images"):
+    with pytest.raises(FormatError, match=r"'1.jpg' matches several images"):
         file.match(["1.png", "1.webp", "2.png"], 3)
 
 
 def test_two_images_that_differ_in_a_backslash_alone_are_refused(path: Path) -> None:
     file = write(path, ["c/a\\1.jpg", "c/a/1.jpg", "c/2.jpg"])
-    with pytest.raises(FormatError, match=r"with slashes for backslashes.* belongs to several images"):
+    with pytest.raises(FormatError, match=r"after replacing backslashes with slashes.* matches several images"):
         file.match(["c/a\\1.jpg", "c/a/1.jpg", "c/2.jpg"], 3)
     assert lines(file.match(["c\\2.jpg"], 1)) == [[2]]
 
 
 def test_what_fits_in_two_ways_is_refused(path: Path) -> None:
     file = write(path, ["x/y/1.jpg", "x/y/2.jpg"])
-    with pytest.raises(FormatError, match="which is meant cannot be told"):
+    with pytest.raises(FormatError, match="ambiguous: its keys match those of the images without"):
         file.match(["1.jpg", "2.jpg", "y/1.jpg", "y/2.jpg"], 4)
 
 
@@ -135,7 +135,7 @@ def test_strangers_are_refused_with_a_key_of_each_side(path: Path) -> None:
 
 def test_names_that_only_look_alike_are_told(path: Path) -> None:
     file = write(path, ["Jos\u00e9/1.jpg"])
-    with pytest.raises(FormatError, match="accents are of other bytes in the two"):
+    with pytest.raises(FormatError, match="their accents are encoded differently"):
         file.match(["Jose\u0301/1.jpg"], 1)
     with pytest.raises(FormatError, match=r"the file extension$"):
         file.match(["Ann/1.jpg"], 1)
@@ -162,6 +162,7 @@ def test_images_far_apart_in_a_long_file(path: Path) -> None:
     assert lines(file.match(keys, len(keys))) == [[place] for place in range(len(keys))]
 
 
+@settings(max_examples=25)
 @given(
     st.lists(st.sampled_from(["a/1", "a/2", "b/1", "c", "d"]), min_size=1),
     st.lists(st.sampled_from(["a/1", "a/2", "b/1", "c", "x"])),
