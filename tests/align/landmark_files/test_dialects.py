@@ -234,7 +234,7 @@ def test_identity_is_of_the_content(tmp_path: Path) -> None:
 # --- writing -----------------------------------------------------------------------------------------------------
 
 NUMBERS = st.floats(-1e6, 1e6, width=32) | st.floats(allow_nan=True)
-KEYS = st.text(min_size=1, max_size=20) | st.binary(min_size=1, max_size=20).map(
+ANY_KEY = st.text(min_size=1, max_size=20) | st.binary(min_size=1, max_size=20).map(
     lambda name: name.decode("utf-8", "surrogateescape")
 )
 
@@ -258,7 +258,7 @@ def same(one: Any, other: Any) -> bool:
 @settings(max_examples=30)
 @given(st.data(), st.sampled_from(["points.jsonl", "points.CSV", "points"]), st.sampled_from([5, 25]))
 def test_what_is_written_is_read(data: st.DataObject, name: str, points: int) -> None:
-    written = data.draw(st.lists(st.tuples(KEYS, faces(points)), min_size=1, max_size=5))
+    written = data.draw(st.lists(st.tuples(ANY_KEY, faces(points)), min_size=1, max_size=5))
     content, kept = landmark_header(name, points), []
     for key, face in written:
         try:
