@@ -255,7 +255,7 @@ def same(one: Any, other: Any) -> bool:
     )
 
 
-@settings(max_examples=30)
+@settings(deadline=None, max_examples=30)
 @given(st.data(), st.sampled_from(["points.jsonl", "points.CSV", "points"]), st.sampled_from([5, 25]))
 def test_what_is_written_is_read(data: st.DataObject, name: str, points: int) -> None:
     written = data.draw(st.lists(st.tuples(ANY_KEY, faces(points)), min_size=1, max_size=5))

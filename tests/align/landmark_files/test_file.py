@@ -243,7 +243,7 @@ WHOLE_FILES = [
 ]
 
 
-@settings(max_examples=50)
+@settings(deadline=None, max_examples=50)
 @given(
     st.sampled_from(WHOLE_FILES),
     st.lists(

@@ -162,7 +162,7 @@ def test_images_far_apart_in_a_long_file(path: Path) -> None:
     assert lines(file.match(keys, len(keys))) == [[place] for place in range(len(keys))]
 
 
-@settings(max_examples=25)
+@settings(deadline=None, max_examples=25)
 @given(
     st.lists(st.sampled_from(["a/1", "a/2", "b/1", "c", "d"]), min_size=1),
     st.lists(st.sampled_from(["a/1", "a/2", "b/1", "c", "x"])),
