@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from measure import in_turn, report
 
-from facedata.features.matrix import Matrix
+from facedata.features.feature_set import Matrix
 from facedata.features.neighbours.files import with_itself_first
 from facedata.features.neighbours.job import SearchThreads
 from facedata.features.neighbours.method import cut_search

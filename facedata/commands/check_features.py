@@ -13,7 +13,7 @@ from facedata.commands.progress import counted, show_bytes, shown_path
 from facedata.errors import OptionError
 
 if TYPE_CHECKING:
-    from facedata.features.checking import SetReport
+    from facedata.features.checks.report import SetReport
 
 _log = logging.getLogger("facedata")
 
@@ -90,7 +90,7 @@ def command(**given: Any) -> int:
 
 
 def _names(chosen: _Options) -> list[str | None]:
-    from facedata.features.checking import set_names
+    from facedata.features.check import set_names
 
     if chosen.name is not None:
         return [chosen.name]
@@ -101,7 +101,7 @@ def _names(chosen: _Options) -> list[str | None]:
 
 
 def _check(chosen: _Options, name: str | None) -> SetReport:
-    from facedata.features.checking import CheckOptions, check_feature_set, check_matrix
+    from facedata.features.check import CheckOptions, check_feature_set, check_matrix
 
     how = CheckOptions(chosen.dim, chosen.k, chosen.sample)
     title = name or os.path.basename(chosen.path)

@@ -13,7 +13,7 @@ from facedata.commands.progress import counted, human_bytes, show_bytes
 from facedata.errors import OptionError
 
 if TYPE_CHECKING:
-    from facedata.features.packing import Packed
+    from facedata.features.pack import Packed
 
 _FILES = (".npy", ".bin")
 _FLOAT_BYTES = 4
@@ -134,8 +134,8 @@ def _refuse_contradictions(chosen: _Chosen) -> None:
 
 def _write(chosen: _Chosen, source: Any, observer: Any) -> Packed:
     from facedata.features.feature_set import FeatureSet
-    from facedata.features.label_sources import open_labels
-    from facedata.features.packing import NO_LABELS, UNLABELLED_ROWS, Allowed, pack_features, save_features
+    from facedata.features.labels import open_labels
+    from facedata.features.pack import NO_LABELS, UNLABELLED_ROWS, Allowed, pack_features, save_features
     from facedata.jobs.signals import stop_on_signals
 
     how: dict[str, Any] = {

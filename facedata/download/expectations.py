@@ -173,7 +173,7 @@ class FeatureMatrix:
 
     def check(self, path: str) -> Finding:
         """Compare the size with rows * dimensions * 4 bytes; if it is another, guess why."""
-        from facedata.features.matrix import what_is_wrong
+        from facedata.features.feature_set import what_is_wrong
 
         with opened_regular(path) as descriptor:
             size, head = os.fstat(descriptor).st_size, os.pread(descriptor, 16, 0)

@@ -57,7 +57,7 @@ def _set_of(path: PurePosixPath) -> str:
 
 
 def _look_into(root: Path, name: str, watch: _Watch) -> None:
-    from facedata.features.checking import CheckOptions, check_feature_set  # NumPy only where there is such a set
+    from facedata.features.check import CheckOptions, check_feature_set  # NumPy only where there is such a set
 
     try:
         report = check_feature_set(root, name, CheckOptions(sample=0), watch=watch)

@@ -1,33 +1,76 @@
-"""Where the files of a feature set lie: ``features/NAME.bin``, ``labels/NAME.meta``, ``knns/NAME/METHOD_k_K.npz``."""
+"""Feature sets on disk, as learn-to-cluster reads them: a matrix, a label for each row, and files of neighbours.
+
+The matrix is float32, row by row, without a header. Such a file does not describe itself: a reader takes any bytes for
+numbers. So its size is compared with rows and dimensions whenever it is opened, and the error guesses what is wrong.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from facedata.columns import read_labels
 from facedata.errors import FormatError, InputNotFoundError, OptionError
-from facedata.features.matrix import VALUE_BYTES, Matrix, open_matrix
-from facedata.files import open_regular
+from facedata.files import file_identity, opened_regular, read_exactly
 from facedata.jobs.journal import refuse_unfinished
 
-__all__ = ["FeatureSet", "OpenedSet", "open_feature_set"]
+__all__ = [
+    "BLOCK_BYTES",
+    "LARGEST_DIMENSIONS",
+    "NPY_MAGIC",
+    "VALUE_BYTES",
+    "FeatureSet",
+    "Floats",
+    "Matrix",
+    "OpenedSet",
+    "bad_rows",
+    "check_rows",
+    "dimensions_by_rows",
+    "open_feature_set",
+    "open_matrix",
+    "other_kind",
+    "read_into",
+    "size_and_head",
+    "what_is_wrong",
+]
+
+VALUE_BYTES = 4
+BLOCK_BYTES = 1 << 24
+"""How much of a matrix is read at once, unless a row is larger."""
+LARGEST_DIMENSIONS = 1 << 20
+NPY_MAGIC = b"\x93NUMPY"
+"""What a file written by ``np.save`` begins with."""
+
+_USUAL_DIMENSIONS = (64, 128, 256, 512, 1024, 2048)
+_NPY_HEADERS = (64, 80, 96, 112, 128)  # bytes; 128 since NumPy 1.14
+_ROWS_SHOWN = 5
+_VALUES_EXAMINED = 1 << 16
+_SENSIBLE = (1e-8, 1e6)  # the sizes that features have
+_LIKELY, _CERTAIN = 0.9, 0.999  # the share of sensible values that float32 needs, and that another type needs
+_OTHER_KINDS = {"float64": "<f8", "float16": "<f2", "big-endian float32": ">f4", "big-endian float64": ">f8"}
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """The paths of a set.
+    """The paths of the files of a set.
 
     Attributes
     ----------
     root : str
-        The folder with ``features/`` and ``labels/`` in it.
+        The folder that contains ``features/`` and ``labels/``.
     name : str
 
     Raises
     ------
     OptionError
-        Where the name is none for a file.
+        If the name cannot be that of a file.
     """
 
     root: str
@@ -35,7 +78,7 @@ class FeatureSet:
 
     def __post_init__(self) -> None:
         if not self.name or self.name.startswith(".") or "/" in self.name or not self.name.isprintable():
-            raise OptionError(f"--name '{self.name}': is no name for a file: expected no slash, no dot at its start")
+            raise OptionError(f"--name '{self.name}': is not a file name: expected no slash and no dot at the start")
 
     @property
     def features(self) -> str:
@@ -49,12 +92,64 @@ class FeatureSet:
 
     @property
     def keys(self) -> str:
-        """Which row is which image: a key a line."""
+        """The keys: a line for each row that names its image."""
         return os.path.join(self.root, "features", f"{self.name}.keys.txt")
 
     def neighbours(self, method: str, k: int) -> str:
-        """The nearest neighbours, as learn-to-cluster looks for them: ``faiss_k_80.npz``."""
+        """The nearest neighbours, under the name that learn-to-cluster looks for: ``faiss_k_80.npz``."""
         return os.path.join(self.root, "knns", self.name, f"{method}_k_{k}.npz")
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A matrix on disk whose size is right; picklable, opened again for each reading.
+
+    Attributes
+    ----------
+    path : str
+    rows, dimensions : int
+    """
+
+    path: str
+    rows: int
+    dimensions: int
+
+    def identity(self) -> dict[str, object]:
+        """JSON values that distinguish this matrix from others, wherever it is stored."""
+        return {"rows": self.rows, "dimensions": self.dimensions, **file_identity(self.path)}
+
+    def block(self, begin: int, end: int) -> Floats:
+        """The rows from `begin` up to `end`, shape (M, dimensions), in memory of their own.
+
+        Raises
+        ------
+        InputError
+            If they cannot be read.
+        FormatError
+            If the file has become shorter.
+        """
+        block = np.empty((end - begin, self.dimensions), "<f4")
+        with opened_regular(self.path) as descriptor:
+            read_into(descriptor, block, begin * self.dimensions * VALUE_BYTES, self.path)
+        return block
+
+    def blocks(self, at_once: int = BLOCK_BYTES) -> Iterator[tuple[int, Floats]]:
+        """All rows in order, `at_once` bytes at a time: the number of the first row, and the rows."""
+        step = max(at_once // (self.dimensions * VALUE_BYTES), 1)
+        for begin in range(0, self.rows, step):
+            yield begin, self.block(begin, min(begin + step, self.rows))
+
+    def rows_at(self, rows: NDArray[np.int64]) -> Floats:
+        """The rows with these numbers, shape (M, dimensions); fastest in order. Raises as `block`."""
+        block = np.empty((len(rows), self.dimensions), "<f4")
+        with opened_regular(self.path) as descriptor:
+            for row, number in zip(block, rows.tolist(), strict=True):
+                read_into(descriptor, row, number * self.dimensions * VALUE_BYTES, self.path)
+        return block
+
+    def mapped(self) -> Floats:
+        """All rows as a read-only memory map, for libraries that need one array."""
+        return np.memmap(self.path, "<f4", "r", shape=(self.rows, self.dimensions))
 
 
 @dataclass(frozen=True)
@@ -74,6 +169,34 @@ class OpenedSet:
     labelled: bool
 
 
+def read_into(descriptor: int, block: NDArray[Any], offset: int, title: str) -> None:
+    """Fill a contiguous array with the bytes of an open file from `offset` on.
+
+    Raises
+    ------
+    FormatError
+        If the file ends before; the message begins with `title`.
+    """
+    view = block.reshape(-1).view(np.uint8).data
+    while len(view):
+        count = os.preadv(descriptor, [view], offset)
+        if not count:
+            raise FormatError(f"{title}: was cut short while it was being read, at byte {offset:,}")
+        view, offset = view[count:], offset + count
+
+
+def size_and_head(path: str) -> tuple[int, bytes]:
+    """The size of a file in bytes, and its first 16 bytes.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    with opened_regular(path) as descriptor:
+        return os.fstat(descriptor).st_size, read_exactly(descriptor, 16, 0)
+
+
 def open_feature_set(root: str | os.PathLike[str], name: str, dimensions: int | None = None) -> OpenedSet:
     """Open a set, and check that its files fit each other.
 
@@ -82,16 +205,16 @@ def open_feature_set(root: str | os.PathLike[str], name: str, dimensions: int | 
     root : path
     name : str
     dimensions : int, optional
-        Values in a row; by default what the size of the matrix and the lines of the labels come to.
+        Values in a row; by default the size of the matrix divided by the lines of the labels.
 
     Raises
     ------
     InputError
-        Where a file is not there or cannot be read, or belongs to a job that has not ended.
+        If a file does not exist, cannot be read, or belongs to a job that has not finished.
     FormatError
-        Where the labels are no labels, or the matrix has another size than they say; guesses why.
+        If a line of the labels is not a label, or the size of the matrix does not fit; the message guesses why.
     OptionError
-        Where there are no labels to tell the dimensions by, and none are given.
+        If there are no labels to infer the dimensions from, and none are given.
     """
     files = FeatureSet(os.fspath(root), name)
     if not os.path.lexists(files.features):
@@ -100,23 +223,168 @@ def open_feature_set(root: str | os.PathLike[str], name: str, dimensions: int | 
     labelled = os.path.lexists(files.labels)
     rows = sum(map(len, read_labels(files.labels))) if labelled else None
     if rows == 0:
-        raise FormatError(f"{files.labels}: has no line; expected a label for each row of {files.features}")
+        raise FormatError(f"{files.labels}: is empty; expected a label for each row of {files.features}")
     if dimensions is None:
-        dimensions = _dimensions(files, rows)
+        if rows is None:
+            raise OptionError(f"{files.features}: its dimensions are unknown without {files.labels}: give --dim")
+        dimensions = dimensions_by_rows(files.features, rows, files.labels)
     return OpenedSet(files, open_matrix(files.features, dimensions, rows, counted_in=files.labels), labelled)
 
 
-def _dimensions(files: FeatureSet, rows: int | None) -> int:
-    if rows is None:
-        raise OptionError(f"{files.features}: there is no {files.labels} to tell its dimensions by; say --dim")
-    descriptor = open_regular(files.features)
-    status = os.fstat(descriptor)
-    os.close(descriptor)
-    size = status.st_size
+def dimensions_by_rows(path: str, rows: int, counted_in: str) -> int:
+    """The values in a row of a matrix that has this many rows, from its size.
+
+    Raises
+    ------
+    FormatError
+        If the size is not a multiple.
+    """
+    size, _ = size_and_head(path)
     dimensions, rest = divmod(size, rows * VALUE_BYTES)
     if rest or not dimensions:
         raise FormatError(
-            f"{files.features}: {size:,} bytes are no whole number of float32 for each of the {rows:,} lines of "
-            f"{files.labels}; say --dim, and what is wrong can be told"
+            f"{path}: {size:,} bytes are not a whole number of float32 values for each of the {rows:,} lines of "
+            f"{counted_in}; give --dim, and the error will say what is wrong"
         )
     return dimensions
+
+
+def open_matrix(
+    path: str | os.PathLike[str], dimensions: int, rows: int | None = None, *, counted_in: str | None = None
+) -> Matrix:
+    """Open a matrix, and check its size.
+
+    Parameters
+    ----------
+    path : path
+    dimensions : int
+        Values in a row.
+    rows : int, optional
+        How many there must be; by default as many as there are.
+    counted_in : str, optional
+        The file in which the rows were counted, for messages.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    FormatError
+        If its size is not rows * dimensions * 4 bytes; the message guesses why.
+    """
+    path = os.fspath(path)
+    if not 1 <= dimensions <= LARGEST_DIMENSIONS:
+        raise FormatError(f"{path}: expected 1 to {LARGEST_DIMENSIONS:,} dimensions, found {dimensions:,}")
+    size, head = size_and_head(path)
+    wrong = what_is_wrong(size, dimensions, rows, head)
+    if wrong is not None:
+        counted = "" if rows is None or counted_in is None else f" ({rows:,} lines in {counted_in})"
+        raise FormatError(f"{path}: {wrong}{counted}")
+    return Matrix(path, size // (dimensions * VALUE_BYTES), dimensions)
+
+
+def what_is_wrong(size: int, dimensions: int, rows: int | None, head: bytes = b"") -> str | None:
+    """What is wrong with the size of a matrix file, with a guess at the reason; None if it fits.
+
+    Parameters
+    ----------
+    size : int
+        Bytes.
+    dimensions : int
+    rows : int, optional
+        If they are known.
+    head : bytes
+        The first 16 bytes of the file.
+    """
+    row = dimensions * VALUE_BYTES
+    if head.startswith(NPY_MAGIC):
+        return "begins with a NumPy header: it was saved by np.save; facedata pack-features removes the header"
+    if rows is None:
+        if size and size % row == 0:
+            return None
+        usual = [str(d) for d in _USUAL_DIMENSIONS if size and size % (d * VALUE_BYTES) == 0]
+        guess = f"; it would fit with {' or '.join(usual[-2:])} dimensions" if usual else "; was it cut short?"
+        guess = guess if size else ": the file is empty"
+        return f"{size:,} bytes are not a whole number of rows of {dimensions:,} float32{guess}"
+    expected = rows * row
+    if size == expected:
+        return None
+    if size == 2 * expected:
+        guess = ": twice that: is it float64?"
+    elif 2 * size == expected:
+        guess = ": half of that: is it float16?"
+    elif size and size % (rows * VALUE_BYTES) == 0 and abs(size - expected) != row:
+        guess = f": it would fit with {size // (rows * VALUE_BYTES):,} dimensions"
+    elif size - expected in _NPY_HEADERS and size - expected != row:
+        guess = f": {size - expected} bytes too long: was it saved by np.save?"
+    elif size % row == 0:
+        found = size // row
+        guess = f": it has {found:,} rows, {abs(found - rows):,} {'more' if found > rows else 'fewer'}"
+    else:
+        guess = ": was it cut short?" if size < expected else ": does it belong to another set?"
+    return f"expected {expected:,} bytes for {rows:,} rows of {dimensions:,} float32, found {size:,}{guess}"
+
+
+def other_kind(matrix: Matrix) -> str | None:
+    """The type that the first values of a matrix look like, if they do not look like float32; else None.
+
+    Raises
+    ------
+    InputError, FormatError
+        If they cannot be read.
+    """
+    block = matrix.block(0, min(max(_VALUES_EXAMINED // matrix.dimensions, 1), matrix.rows))
+    if _sensible_share(block) >= _LIKELY:
+        return None
+    data = block.tobytes()
+    for kind, code in _OTHER_KINDS.items():
+        if len(data) % np.dtype(code).itemsize == 0 and _sensible_share(np.frombuffer(data, code)) >= _CERTAIN:
+            return kind
+    return None
+
+
+def _sensible_share(values: NDArray[np.floating]) -> float:
+    """The share of values that are zero or have a size that features have."""
+    with np.errstate(all="ignore"):
+        sizes = np.abs(values.astype(np.float64))
+        return float(np.mean((sizes == 0) | (sizes > _SENSIBLE[0]) & (sizes < _SENSIBLE[1])))
+
+
+def bad_rows(block: Floats, *, zero: bool = True) -> NDArray[np.bool_]:
+    """Which rows of a block have values that are not finite or, unless `zero` is false, only zeros; shape (M,).
+
+    A row of zeros has no direction, and becomes NaN when a reader normalises it.
+    """
+    bad = np.logical_not(np.isfinite(block).all(axis=1))
+    if zero:
+        bad |= (block == 0.0).all(axis=1)  # not any(): a signalling NaN would warn
+    return bad
+
+
+def check_rows(block: Floats, first: int, path: str, *, zero: bool = True) -> None:
+    """Refuse rows that are not finite, or that are all zero.
+
+    Parameters
+    ----------
+    block : ndarray of shape (M, D)
+    first : int
+        The number of its first row, from 0.
+    path : str
+        For messages.
+    zero : bool
+        Whether rows of zeros are refused too.
+
+    Raises
+    ------
+    FormatError
+        Names the first bad rows, and what they contain.
+    """
+    bad = np.flatnonzero(bad_rows(block, zero=zero))
+    if not len(bad):
+        return
+    shown = []
+    for row in bad[:_ROWS_SHOWN].tolist():
+        kind = "NaN" if np.isnan(block[row]).any() else "infinite" if np.isinf(block[row]).any() else "all zero"
+        shown.append(f"{first + row:,} ({kind})")
+    rest = len(bad) - _ROWS_SHOWN
+    more = f" and {rest:,} more up to row {first + len(block) - 1:,}" if rest > 0 else ""
+    raise FormatError(f"{path}: row {', '.join(shown)}{more}: expected finite values, not all zero; rows count from 0")

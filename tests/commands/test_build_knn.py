@@ -72,7 +72,7 @@ def test_sets_without_labels_and_with_all_of_them_unknown(tmp_path: Path, inline
     assert inline_facedata("build-knn", "data", "--name", "a", "--k", 5).status == 0
     (tmp_path / "data/labels/a.meta").unlink()
     refused = inline_facedata("build-knn", "data", "--name", "a", "--k", 6)
-    assert (refused.status, "say --dim" in refused.stderr) == (2, True)
+    assert (refused.status, "give --dim" in refused.stderr) == (2, True)
     assert inline_facedata("build-knn", "data", "--name", "a", "--k", 6, "--dim", 16).status == 0
 
 

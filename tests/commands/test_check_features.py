@@ -61,7 +61,7 @@ def test_what_is_wrong_has_a_line(facedata: Facedata, folder: Path) -> None:
     assert line == (
         "data/features/a.bin: WRONG: expected 3,904 bytes for 61 rows of 16 float32, found 3,840: "
         "it has 60 rows, 1 fewer (61 lines in data/labels/a.meta); "
-        "find the labels of this matrix, or say the right --dim"
+        "find the labels of this matrix, or give the right --dim"
     )
 
 
@@ -107,7 +107,7 @@ def test_a_matrix_alone(facedata: Facedata, folder: Path) -> None:
     assert ran.status == 0
     assert ran.stdout.startswith("a.bin: good\n  60 rows of 16 values\n")
     ran = facedata("check-features", "data/features/a.bin")
-    assert (ran.status, "say --dim" in ran.stderr) == (2, True)
+    assert (ran.status, "give --dim" in ran.stderr) == (2, True)
     assert facedata("check-features", "data/features/a.bin", "--dim", 16, "--name", "a").status == 2
     assert facedata("check-features", "data/features/a.bin", "--dim", 17).status == 1
 
@@ -121,7 +121,7 @@ def test_a_plot(facedata: Facedata, folder: Path, tmp_path: Path) -> None:
     assert before.startswith(b"\x89PNG")
     refused = facedata("check-features", "data", "--plot", "a.png")
     assert (refused.status, refused.stdout) == (1, "")
-    assert "a.png: is there already" in refused.stderr
+    assert "a.png: already exists" in refused.stderr
     again = facedata("check-features", "data", "--plot", "a.png", "--overwrite", "--json")
     assert json.loads(again.stdout)["plot"] == "a.png"
     assert (tmp_path / "a.png").read_bytes() == before

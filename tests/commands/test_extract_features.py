@@ -94,7 +94,7 @@ def test_a_dry_run_writes_nothing(facedata: Facedata, images: Images, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "said", "status"),
     [
-        (["--name", "a/b"], "--name 'a/b': is no name for a file", 2),
+        (["--name", "a/b"], "--name 'a/b': is not a file name", 2),
         (["--input-size", "112x"], "'112x' is no size, as 112 or 112x96", 2),
         (["--mean", "red"], "'red' is not a number", 2),
         (["--model", "images/person_0/0.png"], "expected an ONNX model", 1),

@@ -78,8 +78,8 @@ def test_a_conversion_is_said_unless_quiet(tmp_path: Path, facedata: Facedata) -
         (("--output", "a.npy", "--unlabeled"), "--unlabeled is for a set"),
         (("--output", "a.npy", "--name", "x", "--unlabeled"), "leave --name out for a file"),
         ((*SET, "--unlabeled", "--allow-nan"), "--allow-nan is for a single file"),
-        ((*SET, "--unlabeled", "--dim", "8"), "--dim is for .bin files"),
-        (("--output", "data", "--name", "../x", "--unlabeled"), "is no name for a file"),
+        ((*SET, "--unlabeled", "--dim", "8"), "--dim applies to .bin files"),
+        (("--output", "data", "--name", "../x", "--unlabeled"), "is not a file name"),
     ],
 )
 def test_contradictions_are_wrong_usage(tmp_path: Path, facedata: Facedata, arguments: tuple[str], said: str) -> None:
@@ -118,15 +118,18 @@ def test_stopped_or_killed_nothing_looks_done_and_the_same_command_does_it(
     big(tmp_path)
     command = ("pack-features", "a.npy", "--unlabeled", *SET)
     running = Running(tmp_path, *command)
-    side = tmp_path / "data/features/.facedata-packing-my_set.bin"
-    running.wait_for(lambda: side.exists() and side.stat().st_size > 0)
+
+    def partial_files() -> list[Path]:
+        return list((tmp_path / "data/features").glob(".facedata-temporary-my_set.bin-*"))
+
+    running.wait_for(lambda: any(path.stat().st_size > 0 for path in partial_files()))
     os.kill(running.process.pid, number)
     errors = running.end()
     assert running.process.returncode == (75 if number == signal.SIGINT else -number)
     assert tree(tmp_path / "data") == {}
-    assert side.exists() == (number == signal.SIGKILL)
+    assert len(partial_files()) == (number == signal.SIGKILL)
     if number == signal.SIGINT:
-        assert "nothing is kept: the same command starts again" in errors
+        assert "nothing is kept: run the same command to start again" in errors
     assert facedata(*command).status == 0
     assert (tmp_path / "data/features/my_set.bin").stat().st_size == 40_000 * 512 * 4
-    assert not side.exists()
+    assert not partial_files()

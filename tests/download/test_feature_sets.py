@@ -10,7 +10,7 @@ import pytest
 
 from facedata.download.feature_sets import look_into_feature_sets
 from facedata.errors import InterruptedJobError
-from facedata.features.checks.findings import Observer
+from facedata.features.checks.report import Observer
 from facedata.jobs.signals import StopRequest
 
 PLACED = ["features/a.bin", "labels/a.meta"]

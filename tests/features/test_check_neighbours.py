@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from support import file_of, peak_bytes
 
 from facedata.errors import FacedataError
-from facedata.features.checks.findings import Finding
-from facedata.features.checks.layouts import neighbour_files
-from facedata.features.checks.neighbours import NeighbourFile, check_neighbours
-from facedata.features.matrix import open_matrix
+from facedata.features.checks.neighbours import check_neighbours, neighbour_files
+from facedata.features.checks.report import Finding, NeighbourFile
+from facedata.features.feature_set import open_matrix
 
 Array = NDArray[Any]
 ROWS, K, DIMENSIONS = 40, 6, 8
@@ -119,9 +118,7 @@ class TestWrong:
     def test_ids_that_are_no_rows(self, tmp_path: Path, wrong: float) -> None:
         array = good()
         array[[7, 9], 0, 3] = wrong
-        assert told(tmp_path, array) == [
-            "ids: expected whole row numbers from 0 to 39, found others in 2 of 40: rows 7, 9"
-        ]
+        assert told(tmp_path, array) == ["ids: expected row numbers from 0 to 39, found others in 2 of 40: rows 7, 9"]
 
     @pytest.mark.parametrize(
         ("wrong", "message"),
@@ -156,7 +153,7 @@ class TestWrong:
         array[3, 1, 1] = 0
         _, (note,) = check(tmp_path, data=array)
         assert (note.wrong, note.message) == (
-            False, "the row itself stands behind others at the same distance in 1: row 3"
+            False, "the row itself comes after others at the same distance in 1: row 3"
         )  # fmt: skip
         array[3, 1, :2] = 0, 0.005
         assert told(tmp_path, array) == ["order: expected the row itself first, found it later in 1 of 40: row 3"]
@@ -172,7 +169,7 @@ class TestWrong:
     def test_row_numbers_that_the_type_cannot_hold(self, tmp_path: Path) -> None:
         array = np.zeros((3000, 2, 1), np.float16)
         assert told(tmp_path, array, 3000) == [
-            "shape: float16 holds row numbers up to 2,048 only, and there are 3,000 rows"
+            "shape: float16 holds row numbers up to 2,048 only, but there are 3,000 rows"
         ]
 
     @pytest.mark.parametrize(
@@ -193,11 +190,11 @@ class TestWrong:
         assert "expected 'data' of shape (N, 2, k)" in finding.message or "array of numbers" in finding.message
 
     def test_another_k_than_the_name_says(self, tmp_path: Path) -> None:
-        assert told(tmp_path, good(k=5)) == ["name: expected k = 6 as its name says, found 5 neighbours of a row"]
+        assert told(tmp_path, good(k=5)) == ["name: expected k = 6 from its name, found 5 neighbours of a row"]
 
     def test_column_order(self, tmp_path: Path) -> None:
         _, (finding,) = check(tmp_path, data=np.asfortranarray(good()))
-        assert "lies column by column" in finding.message
+        assert "is stored column by column" in finding.message
 
 
 def member(shape: str = "(40, 2, 6)", kind: str = "'<f8'", values: int = 40 * 12 * 8) -> bytes:

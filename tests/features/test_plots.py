@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from facedata.errors import DiskFullError, MissingExtraError, OptionError, OutputError, OutputExistsError
-from facedata.features.checking import CheckOptions, SetReport, check_feature_set, check_matrix
+from facedata.features.check import CheckOptions, check_feature_set, check_matrix
+from facedata.features.checks.report import SetReport
 from facedata.features.plots import check_plot_name, plot_report
 
 Array = NDArray[Any]
@@ -85,7 +86,7 @@ def test_what_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no such folder"):
         check_plot_name(tmp_path / "none" / "a.png")
     (tmp_path / "a.png").write_bytes(b"mine")
-    with pytest.raises(OutputExistsError, match="is there already"):
+    with pytest.raises(OutputExistsError, match="already exists"):
         check_plot_name(tmp_path / "a.png")
     check_plot_name(tmp_path / "a.png", overwrite=True)
 

@@ -1,1 +1,1 @@
-"""The checks of a feature set, one module a subject; `facedata.features.checking` puts them together."""
+"""The checks of a feature set, one module a subject; `facedata.features.check` puts them together."""

@@ -1,74 +1,107 @@
-"""What must hold of a file of nearest neighbours, row by row."""
+"""Files of nearest neighbours: their layouts, and what must be true of each row."""
 
 from __future__ import annotations
 
+import glob
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facedata.errors import FormatError
-from facedata.features.checks.findings import Finding, Noted, Observer
-from facedata.features.checks.layouts import CDP, GCN, LEARN_TO_CLUSTER, OpenedNeighbours, open_neighbours
-from facedata.features.checks.rows import rows_at
-from facedata.features.checks.shares import Counted, Share, unit_rows
-from facedata.features.matrix import Matrix
+from facedata.features.checks.quality import SameLabelCount
+from facedata.features.checks.report import Finding, NeighbourFile, NotedRows, Observer
+from facedata.features.checks.rows import unit_rows
+from facedata.features.feature_set import BLOCK_BYTES, Matrix
+from facedata.features.sources.npy import StoredArray
+from facedata.features.sources.npz import open_arrays
 
-__all__ = ["NeighbourFile", "check_neighbours"]
+__all__ = ["check_neighbours", "neighbour_files"]
 
 TOLERANCE = 1e-5
-"""What learn-to-cluster's graph code allows a distance to lie outside [0, 1]."""
+"""How far learn-to-cluster's graph code lets a distance lie outside [0, 1]."""
 
-_EXACT = {2: 1 << 11, 4: 1 << 24}  # whole numbers in float16 and float32
-_COMPARED = 256
+_LEARN_TO_CLUSTER, _CDP, _GCN, _NPY = "learn-to-cluster", "cdp", "gcn", "npy"
+_IDS, _DISTANCES = ".ids.npy", ".distances.npy"
+_EXPECTED = (
+    "expected 'data' of shape (N, 2, k), or 'idx' and 'dist' of (N, k), or integers (N, k + 1) in an .npy, "
+    "or .ids.npy and .distances.npy of (N, k)"
+)
+_EXACT = {2: 1 << 11, 4: 1 << 24}  # the integers that float16 and float32 hold, by bytes
+_COMPARED = 256  # rows whose distances are computed again
 _COMPARED_VALUES = 1 << 26
-_DISTANCE_TOLERANCE = 0.01  # float16 on a GPU comes to some thousandths
+_DISTANCE_TOLERANCE = 0.01  # float16 on a GPU is wrong by some thousandths
 _SEED = 0x5EED
 _K_IN_NAME = re.compile(r"_k_([0-9]{1,9})\.")
 
 Integers = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class NeighbourFile:
-    """What a file of neighbours has in it.
+def neighbour_files(folder: str, k: int | None = None) -> list[str]:
+    """The ``.npz`` and ``.npy`` files of a set's folder below ``knns/``, by name; only those of one `k`, if given.
 
-    Attributes
-    ----------
-    path : str
-    layout : str
-        ``"learn-to-cluster"``, ``"cdp"``, ``"gcn"`` or ``"npy"``; empty where it is none of them.
-    rows, k : int
-        `k` counts the row itself.
-    dtype : str
-    same_label : Share, optional
-        None without labels, and where the file is wrong.
+    Of two files for ids and distances only that of the ids is listed.
     """
-
-    path: str
-    layout: str = ""
-    rows: int = 0
-    k: int = 0
-    dtype: str = ""
-    same_label: Share | None = None
+    patterns = ("*.np[yz]",) if k is None else (f"*_k_{k}.np[yz]", f"*_k_{k}.*.np[yz]")
+    found = {path for pattern in patterns for path in glob.glob(os.path.join(glob.escape(folder), pattern))}
+    belonging = {path.removesuffix(_IDS) + _DISTANCES for path in found if path.endswith(_IDS)}
+    return sorted(found - belonging)
 
 
 @dataclass
-class _Wrong:
-    """Rows that are not as they should be, by what is wrong with them."""
+class _OpenedNeighbours:
+    """The arrays of ids and distances, in any layout."""
 
-    outside: Noted = field(default_factory=Noted)
-    without_self: Noted = field(default_factory=Noted)
-    self_far: Noted = field(default_factory=Noted)
-    self_later: Noted = field(default_factory=Noted)
-    self_later_tied: Noted = field(default_factory=Noted)
-    twice: Noted = field(default_factory=Noted)
-    not_finite: Noted = field(default_factory=Noted)
-    out_of_range: Noted = field(default_factory=Noted)
-    descending: Noted = field(default_factory=Noted)
+    layout: str
+    rows: int
+    k: int
+    dtype: np.dtype[np.generic]
+    arrays: list[StoredArray]
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[np.generic], NDArray[np.generic] | None]]:
+        """The number of the first row, ids (M, k), and distances (M, k) if there are any."""
+        at_once = max(BLOCK_BYTES // (self.k * 16), 1)
+        first = 0
+        for parts in zip(*(array.blocks(at_once) for array in self.arrays), strict=True):
+            if self.layout == _LEARN_TO_CLUSTER:
+                yield first, parts[0][:, 0], parts[0][:, 1]
+            else:
+                yield first, parts[0], parts[1] if len(parts) > 1 else None
+            first += len(parts[0])
+
+
+def _open_neighbours(path: str) -> _OpenedNeighbours:
+    """Open a file of neighbours, or the two files of ids and distances, and recognise the layout."""
+    arrays: Mapping[str, StoredArray] = open_arrays(path)
+    beside = path.removesuffix(_IDS) + _DISTANCES
+    if path.endswith(_IDS) and os.path.lexists(beside):
+        both = {"ids": arrays.get(""), "distances": open_arrays(beside).get("")}
+        arrays = {name: array for name, array in both.items() if array is not None}
+    types = {name: np.dtype(array.stored) for name, array in arrays.items()}
+    found = ", ".join(
+        f"{name[:40]!r} {types[name]} {array.shape}" if name else f"{types[name]} {array.shape}"
+        for name, array in arrays.items()
+    )
+    if any(types[name].kind not in "iuf" or 0 in array.shape for name, array in arrays.items()):
+        raise FormatError(f"{path}: {_EXPECTED}; found {found}")
+    for array in arrays.values():
+        if array.fortran:
+            raise FormatError(f"{array.title}: is stored column by column; save it from np.ascontiguousarray(array)")
+    alone = arrays.get("")
+    both_in_one = arrays.get("data", alone)
+    if both_in_one is not None and len(both_in_one.shape) == 3 and both_in_one.shape[1] == 2:
+        rows, _, k = both_in_one.shape
+        return _OpenedNeighbours(_LEARN_TO_CLUSTER, rows, k, np.dtype(both_in_one.stored), [both_in_one])
+    for layout, names in ((_CDP, ("idx", "dist")), (_NPY, ("ids", "distances"))):
+        pair = [arrays[name] for name in names if name in arrays]
+        if len(pair) == 2 and len(pair[0].shape) == 2 and pair[0].shape == pair[1].shape:
+            return _OpenedNeighbours(layout, *pair[0].shape, np.dtype(pair[1].stored), pair)
+    if alone is not None and len(alone.shape) == 2 and types[""].kind in "iu":
+        return _OpenedNeighbours(_GCN, *alone.shape, types[""], [alone])
+    raise FormatError(f"{path}: {_EXPECTED}; found {found}")
 
 
 def check_neighbours(
@@ -80,177 +113,161 @@ def check_neighbours(
     ----------
     path : str
     rows : int
-        Of the matrix that it belongs to.
+        Of the matrix to which it belongs.
     labels : ndarray of shape (N,), int64, optional
     matrix : Matrix, optional
-        To compare the distances of some rows with.
+        To compute the distances of some rows again.
     observer : callable, optional
 
     Raises
     ------
     InputError
-        Where it cannot be read.
+        If it cannot be read.
     """
     try:
-        with open_neighbours(path) as opened:
-            unfit = _unfit(opened, rows)
-            file = NeighbourFile(path, opened.layout, opened.rows, opened.k, opened.dtype.name)
-            if unfit:
-                return file, [_finding(path, "shape", unfit)]
-            if misnamed := _misnamed(file):
-                return file, [_finding(path, "name", misnamed)]
-            return _Check(file, opened, labels, matrix).run(observer)
+        opened = _open_neighbours(path)
+        file = NeighbourFile(path, opened.layout, opened.rows, opened.k, opened.dtype.name)
+        if wrong := _wrong_shape(opened, rows):
+            return file, [_finding(path, "shape", wrong)]
+        # learn-to-cluster's readers request a k by the name of the file; others may not count the row itself in it
+        named = _K_IN_NAME.search(os.path.basename(path))
+        if opened.layout == _LEARN_TO_CLUSTER and named is not None and int(named[1]) != opened.k:
+            wrong = f"expected k = {int(named[1]):,} from its name, found {opened.k:,} neighbours of a row"
+            return file, [_finding(path, "name", wrong)]
+        return _NeighbourCheck(file, opened, labels, matrix).run(observer)
     except FormatError as error:
         return NeighbourFile(path), [_finding(path, "file", str(error).removeprefix(path).lstrip(":, "))]
 
 
-def _unfit(opened: OpenedNeighbours, rows: int) -> str:
+def _wrong_shape(opened: _OpenedNeighbours, rows: int) -> str:
     if opened.rows != rows:
         return f"expected neighbours of {rows:,} rows, found those of {opened.rows:,}"
     if opened.k > rows:
         return f"expected at most {rows:,} neighbours, as many as there are rows, found k = {opened.k:,}"
-    if opened.layout == LEARN_TO_CLUSTER and opened.dtype.kind != "f":
-        return f"expected float32 or float64, as distances are in it too, found {opened.dtype}"
-    limit = _EXACT.get(opened.dtype.itemsize, rows)
-    if opened.layout == LEARN_TO_CLUSTER and rows > limit:
-        return f"{opened.dtype} holds row numbers up to {limit:,} only, and there are {rows:,} rows"
+    if opened.layout == _LEARN_TO_CLUSTER:
+        if opened.dtype.kind != "f":
+            return f"expected float32 or float64, since distances are in it too, found {opened.dtype}"
+        limit = _EXACT.get(opened.dtype.itemsize, rows)
+        if rows > limit:
+            return f"{opened.dtype} holds row numbers up to {limit:,} only, but there are {rows:,} rows"
     return ""
 
 
-def _misnamed(file: NeighbourFile) -> str:
-    """Readers of learn-to-cluster ask for a k by the name of the file; others count the row itself in it or not."""
-    said = _K_IN_NAME.search(os.path.basename(file.path))
-    if file.layout != LEARN_TO_CLUSTER or said is None or int(said[1]) == file.k:
-        return ""
-    return f"expected k = {int(said[1]):,} as its name says, found {file.k:,} neighbours of a row"
-
-
 def _finding(path: str, check: str, message: str, *, wrong: bool = True) -> Finding:
-    advice = (
-        "build it again: facedata build-knn" if wrong else "readers that take the first for the row itself err there"
-    )
+    note = "readers that take the first neighbour for the row itself are wrong there"
+    advice = "build it again: facedata build-knn" if wrong else note
     return Finding(path, f"neighbours: {check}", message, advice, wrong)
 
 
-class _Check:
-    """One file, gone through once."""
+class _NeighbourCheck:
+    """One pass over a file of neighbours: rows that are wrong, by what is wrong with them."""
 
     def __init__(
-        self, file: NeighbourFile, opened: OpenedNeighbours, labels: Integers | None, matrix: Matrix | None
+        self, file: NeighbourFile, opened: _OpenedNeighbours, labels: Integers | None, matrix: Matrix | None
     ) -> None:
-        self._file, self._opened, self._labels, self._matrix = file, opened, labels, matrix
-        self._wrong = _Wrong()
-        self._counted = Counted()
-        count = max(min(_COMPARED, file.rows, _COMPARED_VALUES // (file.k * (matrix.dimensions if matrix else 1))), 1)
-        self._compared: Integers = np.sort(np.random.default_rng(_SEED).choice(file.rows, count, replace=False))
-        self._others = Noted()
+        self._file, self._opened, self._matrix = file, opened, matrix
+        self._counts = None if labels is None else SameLabelCount(labels)
+        self._noted: dict[str, NotedRows] = {}
+        self._compared = np.empty(0, np.int64)
+        if matrix is not None:
+            count = max(min(_COMPARED, file.rows, _COMPARED_VALUES // (file.k * matrix.dimensions)), 1)
+            self._compared = np.sort(np.random.default_rng(_SEED).choice(file.rows, count, replace=False))
 
     def run(self, observer: Observer | None) -> tuple[NeighbourFile, list[Finding]]:
+        """Read the file once; returns its figures and what is wrong."""
+        file, row_bytes = self._file, sum(array.row_bytes for array in self._opened.arrays)
         for first, ids, distances in self._opened.blocks():
-            whole = self._ids(first, ids)
+            integers = self._check_ids(first, ids)
             if distances is not None:
-                self._distances(first, whole, distances.astype(np.float64))
-            if self._labels is not None:
-                self._counted.add(self._labels, np.arange(first, first + len(whole)), whole)
+                self._check_distances(first, integers, distances.astype(np.float64))
+            if self._counts is not None:
+                self._counts.add(np.arange(first, first + len(integers)), integers)
             if observer is not None:
-                observer((first + len(whole)) * self._opened.row_bytes, self._file.rows * self._opened.row_bytes)
-        wrong = [_finding(self._file.path, *told) for told in self._told()]
-        findings = wrong + [_finding(self._file.path, "order", told, wrong=False) for told in self._tied()]
-        if wrong or self._labels is None:
-            return self._file, findings
-        rows = np.arange(self._file.rows)
-        share = self._counted.share(self._labels, rows, self._file.k - 1, self._file.path)
-        return replace(self._file, same_label=share), findings
+                observer((first + len(integers)) * row_bytes, file.rows * row_bytes)
+        findings = self._findings()
+        if self._counts is not None and not any(finding.wrong for finding in findings):
+            share = self._counts.share(np.arange(file.rows), file.k - 1, file.path)
+            file = replace(file, same_label=share)
+        return file, findings
 
-    def _ids(self, first: int, ids: NDArray[np.generic]) -> Integers:
-        """The ids as whole numbers; one that is none, or is outside, becomes the row's own number."""
+    def _note(self, kind: str, rows: NDArray[np.bool_], first: int) -> None:
+        self._noted.setdefault(kind, NotedRows()).add(np.flatnonzero(rows) + first)
+
+    def _check_ids(self, first: int, ids: NDArray[np.generic]) -> Integers:
+        """Check the ids of a block; returns them as integers, each invalid one replaced by the number of its row."""
         values = ids.astype(np.float64)
-        filled = (values == -1) & (self._opened.layout == CDP)  # where its search found fewer than k
+        filled = (values == -1) & (self._opened.layout == _CDP)  # its search found fewer than k
         bad = ~((values >= 0) & (values < self._file.rows) & (values == np.floor(values))) & ~filled
         own = np.arange(first, first + len(ids), dtype=np.int64)[:, None]
         with np.errstate(invalid="ignore"):
-            whole: Integers = np.where(bad | filled, own, ids.astype(np.int64))
-        self._note(self._wrong.outside, _in_row(bad), first)
-        if self._opened.layout != CDP:
-            self._twice_and_self(first, whole, ~_in_row(bad))
-        return whole
+            integers: Integers = np.where(bad | filled, own, ids.astype(np.int64))
+        self._note("ids", _any(bad), first)
+        if self._opened.layout != _CDP:
+            twice = _any(np.diff(np.sort(integers, axis=1), axis=1) == 0)
+            itself = integers == own
+            self._note("ids twice", ~_any(bad) & twice, first)
+            self._note("row itself", ~_any(itself), first)
+            if self._opened.layout == _GCN:
+                self._note("order", _any(itself) & ~itself[:, 0], first)
+        return integers
 
-    def _twice_and_self(self, first: int, ids: Integers, good: NDArray[np.bool_]) -> None:
-        twice = _in_row(np.diff(np.sort(ids, axis=1), axis=1) == 0)
-        own = _is_own(ids, first)
-        there = _in_row(own)
-        self._note(self._wrong.twice, good & twice, first)
-        self._note(self._wrong.without_self, ~there, first)
-        if self._opened.layout == GCN:
-            self._note(self._wrong.self_later, there & ~own[:, 0], first)
-
-    def _distances(self, first: int, ids: Integers, distances: NDArray[np.float64]) -> None:
-        endless = _in_row(~np.isfinite(distances))
-        self._note(self._wrong.not_finite, endless, first)
-        if self._opened.layout == CDP:  # it has other distances, and -1 where there is none
+    def _check_distances(self, first: int, ids: Integers, distances: NDArray[np.float64]) -> None:
+        not_finite = _any(~np.isfinite(distances))
+        self._note("NaN", not_finite, first)
+        if self._opened.layout == _CDP:  # it has other distances, and -1 if there is none
             return
-        distances = np.where(endless[:, None], 0.0, distances)
-        self._note(self._wrong.descending, _in_row(np.diff(distances, axis=1) < -TOLERANCE), first)
-        own = _is_own(ids, first)
-        later = _in_row(own) & ~own[:, 0]
-        to_itself = distances[np.arange(len(ids)), own.argmax(axis=1)]
-        far = _in_row(own) & (to_itself > _DISTANCE_TOLERANCE)
-        self._note(self._wrong.self_far, far, first)
+        distances = np.where(not_finite[:, None], 0.0, distances)
+        self._note("descending", _any(np.diff(distances, axis=1) < -TOLERANCE), first)
+        itself = ids == np.arange(first, first + len(ids))[:, None]
+        there, later = _any(itself), _any(itself) & ~itself[:, 0]
+        to_itself = distances[np.arange(len(ids)), itself.argmax(axis=1)]
+        far = there & (to_itself > _DISTANCE_TOLERANCE)
         tied = to_itself <= distances[:, 0] + TOLERANCE
-        self._note(self._wrong.self_later, later & ~tied & ~far, first)
-        self._note(self._wrong.self_later_tied, later & tied, first)
-        outside = (distances < -TOLERANCE) | (distances > 1 + TOLERANCE)
-        self._note(self._wrong.out_of_range, _in_row(outside), first)
-        self._compare(first, ids, distances)
-
-    def _compare(self, first: int, ids: Integers, distances: NDArray[np.float64]) -> None:
-        """The distances of some rows with those of the matrix: is the file of these features?"""
+        self._note("distance to itself", far, first)
+        self._note("order", later & ~tied & ~far, first)
+        self._note("tied", later & tied, first)
+        self._note("range", _any((distances < -TOLERANCE) | (distances > 1 + TOLERANCE)), first)
+        if self._matrix is None:
+            return
+        # are these the distances of these features?
         begin, end = np.searchsorted(self._compared, [first, first + len(ids)])
-        for row in self._compared[begin:end].tolist() if self._matrix is not None else ():
-            assert self._matrix is not None
-            one = unit_rows(rows_at(self._matrix, np.array([row, *ids[row - first].tolist()])))
-            cosines = one[1:] @ one[0]
-            known = _in_row(one[1:] != 0) & (ids[row - first] != row) & bool(one[0].any())
-            off = np.abs(np.clip(distances[row - first], 0, 1) - np.clip(1 - cosines, 0, 1))
-            if (off[known] > _DISTANCE_TOLERANCE).any():
-                self._others.add([row])
+        for row in self._compared[begin:end].tolist():
+            unit = unit_rows(self._matrix.rows_at(np.array([row, *ids[row - first].tolist()])))
+            computed = 1 - unit[1:] @ unit[0]
+            known = _any(unit[1:] != 0) & (ids[row - first] != row) & bool(unit[0].any())
+            difference = np.abs(np.clip(distances[row - first], 0, 1) - np.clip(computed, 0, 1))
+            if (difference[known] > _DISTANCE_TOLERANCE).any():
+                self._note("distances", np.ones(1, np.bool_), row)
 
-    def _note(self, noted: Noted, rows: NDArray[np.bool_], first: int) -> None:
-        if rows.any():
-            noted.add((np.flatnonzero(rows)[:5] + first).tolist(), int(rows.sum()))
-
-    def _told(self) -> Iterator[tuple[str, str]]:
-        wrong, rows = self._wrong, self._file.rows
-        last = rows - 1
+    def _findings(self) -> list[Finding]:
+        rows, path = self._file.rows, self._file.path
         kinds = {
-            "ids": (wrong.outside, f"expected whole row numbers from 0 to {last:,}, found others"),
-            "row itself": (wrong.without_self, "expected every row among its own neighbours, not found"),
-            "distance to itself": (wrong.self_far, "expected every row at distance 0 from itself, found it farther"),
-            "order": (wrong.self_later, "expected the row itself first, found it later"),
-            "ids twice": (wrong.twice, "expected different neighbours, found one twice"),
-            "NaN": (wrong.not_finite, "expected finite distances, found NaN or infinity"),
-            "range": (wrong.out_of_range, "expected distances 1 - cosine from -1e-05 to 1 + 1e-05, found others"),
-            "descending": (wrong.descending, "expected ascending distances, found descending ones"),
+            "ids": f"expected row numbers from 0 to {rows - 1:,}, found others",
+            "row itself": "expected every row among its own neighbours, not found",
+            "distance to itself": "expected every row at distance 0 from itself, found it farther away",
+            "order": "expected the row itself first, found it later",
+            "ids twice": "expected different neighbours, found one twice",
+            "NaN": "expected finite distances, found NaN or infinity",
+            "range": "expected distances 1 - cosine from -1e-05 to 1 + 1e-05, found others",
+            "descending": "expected ascending distances, found descending ones",
         }
-        for check, (noted, told) in kinds.items():
-            if noted.count:
-                yield check, f"{told} in {noted.count:,} of {rows:,}: {noted}"
-        if self._others.count:
-            of = f"{self._others.count:,} of {len(self._compared):,} that were compared"
-            yield "distances", f"expected 1 - cosine of these features, found other distances in {of}: {self._others}"
+        noted = {kind: rows for kind, rows in self._noted.items() if rows.count}
+        findings = [
+            _finding(path, kind, f"{message} in {noted[kind].count:,} of {rows:,}: {noted[kind]}")
+            for kind, message in kinds.items()
+            if kind in noted
+        ]
+        if others := noted.get("distances"):
+            found = f"{others.count:,} of {len(self._compared):,} that were compared: {others}"
+            expected = "expected 1 - cosine of these features, found other distances in"
+            findings.append(_finding(path, "distances", f"{expected} {found}"))
+        if tied := noted.get("tied"):
+            message = f"the row itself comes after others at the same distance in {tied.count:,}: {tied}"
+            findings.append(_finding(path, "order", message, wrong=False))
+        return findings
 
-    def _tied(self) -> Iterator[str]:
-        noted = self._wrong.self_later_tied
-        if noted.count:
-            yield f"the row itself stands behind others at the same distance in {noted.count:,}: {noted}"
 
-
-def _in_row(which: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Rows that have one at least, shape (M,)."""
+def _any(which: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """In which rows at least one value is true, shape (M,)."""
     rows: NDArray[np.bool_] = np.any(which, axis=1)
     return rows
-
-
-def _is_own(ids: Integers, first: int) -> NDArray[np.bool_]:
-    """Which ids are the number of their row, shape (M, k)."""
-    return np.asarray(ids == np.arange(first, first + len(ids))[:, None], np.bool_)

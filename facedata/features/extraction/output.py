@@ -26,8 +26,7 @@ from facedata.errors import (
     output_error,
 )
 from facedata.features.extraction.fragments import Fragment, fragment_exists, read_fragments
-from facedata.features.feature_set import FeatureSet
-from facedata.features.matrix import BLOCK_BYTES, VALUE_BYTES
+from facedata.features.feature_set import BLOCK_BYTES, VALUE_BYTES, FeatureSet
 from facedata.files import atomic_writer, remove_stale_temporaries
 from facedata.jobs.journal import BESIDE, FAILURES, PREFIX
 

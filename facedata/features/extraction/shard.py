@@ -20,7 +20,7 @@ from facedata.features.extraction.fragments import encoded_key, write_fragment
 from facedata.features.extraction.model import Embedder, EmbeddingModel
 from facedata.features.extraction.output import FeatureOutput
 from facedata.features.extraction.preprocessing import Preprocessing
-from facedata.features.matrix import bad_rows
+from facedata.features.feature_set import bad_rows
 from facedata.images import opencv_in_one_thread
 from facedata.jobs.journal import ShardResult
 

@@ -14,8 +14,7 @@ from zlib import crc32
 import numpy as np
 
 from facedata.errors import OptionError
-from facedata.features.feature_set import OpenedSet
-from facedata.features.matrix import Floats
+from facedata.features.feature_set import Floats, OpenedSet
 from facedata.features.neighbours.files import FORMATS, NeighbourOutput, with_itself_first
 from facedata.features.neighbours.method import (
     CUDA,

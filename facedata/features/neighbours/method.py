@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from facedata.errors import MissingExtraError, OptionError
-from facedata.features.matrix import VALUE_BYTES
+from facedata.features.feature_set import VALUE_BYTES
 
 __all__ = [
     "CUDA",

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.errors import InterruptedJobError, OptionError
-from facedata.features.matrix import Floats, Matrix, check_rows
+from facedata.features.feature_set import Floats, Matrix, check_rows
 from facedata.features.neighbours.method import CUDA, HNSW, IVF, SAMPLE_PER_LIST, Method, import_faiss
 
 __all__ = ["IndexSearch", "Nearest", "UnitRows", "exact_nearest", "measured_recall", "to_unit_length", "use_one_core"]

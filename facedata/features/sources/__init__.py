@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from facedata.errors import FormatError, OptionError
-from facedata.features.sources.binary import open_binary
+from facedata.columns import read_labels
+from facedata.errors import EmptyDatasetError, FormatError, OptionError
+from facedata.features.feature_set import NPY_MAGIC, dimensions_by_rows, open_matrix, other_kind, size_and_head
+from facedata.features.sources.base import FLOATS, FeatureSource, Rows, check_shape
+from facedata.features.sources.npy import ArrayInFile, check_matrix, open_npy
 from facedata.features.sources.npz import is_torch_archive, open_npz
-from facedata.features.sources.numpy_array import MAGIC, ArrayInFile, open_npy
 from facedata.features.sources.parquet import open_parquet_column
-from facedata.features.sources.source import FLOATS, FeatureSource, Rows, opened
 from facedata.features.sources.text import open_text
+from facedata.jobs.journal import refuse_unfinished
 
-__all__ = ["FLOATS", "ArrayInFile", "FeatureSource", "Rows", "open_features"]
+__all__ = ["FLOATS", "FeatureSource", "Rows", "open_features"]
 
 _ZIP = b"PK\x03\x04"
 _PARQUET = b"PAR1"
@@ -39,16 +41,18 @@ def open_features(
     array: str | None = None,
     column: str | None = None,
 ) -> FeatureSource:
-    """Open a matrix of features; its kind is told by what the file begins with, else by its name.
+    """Open a matrix of features; the kind of the file is known by its first bytes, else by its name.
 
     Parameters
     ----------
     path : path
         ``.npy``, ``.npz``, ``.bin``, ``.parquet``, or ``.csv``, ``.tsv`` or ``.txt`` with numbers.
     dimensions : int, optional
-        For ``.bin``: values in a row.
+        For ``.bin``: values in a row. Not needed if the ``.meta`` of the set, or one beside the file, shows how many
+        rows there are.
     dtype : str, optional
-        For ``.bin``: one of `FLOATS`.
+        For ``.bin``: one of `FLOATS`, little-endian; by default float32, and then bytes that make sense only as
+        another type are refused.
     array : str, optional
         For ``.npz``: the name of the array.
     column : str, optional
@@ -57,11 +61,11 @@ def open_features(
     Raises
     ------
     InputError
-        Where the file cannot be read.
+        If the file cannot be read.
     FormatError
-        Where it is no matrix of floats; a pickle, PyTorch's files among them, is never loaded.
+        If it is not a matrix of floats; pickles, PyTorch's files among them, are never loaded.
     OptionError
-        Where an option does not belong to such a file, or one is missing.
+        If an option does not apply to such a file, or one is missing.
     """
     path = os.fspath(path)
     kind = _kind_of(path)
@@ -69,12 +73,12 @@ def open_features(
     for option, value in given.items():
         if value is not None and _OPTION_OF[option] != kind:
             raise OptionError(
-                f"{option} is for .{_OPTION_OF[option]} files, and {path} is read as .{kind}: leave it out"
+                f"{option} applies to .{_OPTION_OF[option]} files, but {path} is read as .{kind}: leave it out"
             )
     openers: dict[str, Callable[[], FeatureSource]] = {
-        "npy": lambda: open_npy(path),
+        "npy": lambda: _open_npy_matrix(path),
         "npz": lambda: open_npz(path, array),
-        "bin": lambda: open_binary(path, dimensions, dtype),
+        "bin": lambda: _open_bin(path, dimensions, dtype),
         "parquet": lambda: open_parquet_column(path, column),
         "csv": lambda: open_text(path),
     }
@@ -83,29 +87,91 @@ def open_features(
 
 def _kind_of(path: str) -> str:
     extension = os.path.splitext(path)[1].lower()
-    with opened(path) as descriptor:
-        head = os.pread(descriptor, 8, 0)
+    _, head = size_and_head(path)
     if extension in (*_PICKLES, *_TORCH):
-        _refuse_pickle(path, torch=extension in _TORCH)
-    if head.startswith(MAGIC):
+        raise _pickle_error(path, torch=extension in _TORCH)
+    if head.startswith(NPY_MAGIC):
         return "npy"
     if head.startswith(_ZIP) and extension != ".bin":
         if is_torch_archive(path):
-            _refuse_pickle(path, torch=True)
+            raise _pickle_error(path, torch=True)
         return "npz"
     if head.startswith(_PARQUET) and extension != ".bin":
         return "parquet"
     if extension not in _KINDS:
-        raise FormatError(f"{path}: is of no kind that is known here; expected one of {', '.join(_KINDS)}")
+        raise FormatError(f"{path}: is not a known kind of file; expected one of {', '.join(_KINDS)}")
     return _KINDS[extension]
 
 
-def _refuse_pickle(path: str, *, torch: bool) -> None:
+def _pickle_error(path: str, *, torch: bool) -> FormatError:
     target = f"{os.path.splitext(os.path.basename(path))[0]}.npy"
     loaded = f"torch.load({path!r}, map_location='cpu', weights_only=True).detach().float().numpy()"
     unpickled = f"pickle.load(open({path!r}, 'rb'))"
-    raise FormatError(
-        f"{path}: is a pickle, which may run any program when it is loaded, so facedata never does. If you trust it, "
-        f"these two lines of Python convert it:\n  import numpy, {'torch' if torch else 'pickle'}\n"
+    return FormatError(
+        f"{path}: is a pickle, which may run any program when it is loaded, so facedata never loads it. If you trust "
+        f"it, these two lines of Python convert it:\n  import numpy, {'torch' if torch else 'pickle'}\n"
         f"  numpy.save({target!r}, {loaded if torch else unpickled})"
     )
+
+
+def _open_npy_matrix(path: str) -> ArrayInFile:
+    array = open_npy(path)
+    check_matrix(array)
+    return array
+
+
+def _open_bin(path: str, dimensions: int | None, dtype: str | None) -> ArrayInFile:
+    """Open a matrix without a header, whose shape the options or the labels of its set must give."""
+    refuse_unfinished(path)
+    size, _ = size_and_head(path)
+    if not size:
+        raise EmptyDatasetError(f"{path}: is empty")
+    labels = _labels_of(path)
+    rows = sum(map(len, read_labels(labels))) if labels else None
+    if rows == 0:
+        raise FormatError(f"{labels}: is empty; expected a label for each row of {path}")
+    if dtype in (None, "float32"):
+        if dimensions is None:
+            if rows is None or labels is None:
+                raise OptionError(
+                    f"{path}: has no header, and there is no .meta beside it to count the rows by: give --dim"
+                )
+            dimensions = dimensions_by_rows(path, rows, labels)
+        matrix = open_matrix(path, dimensions, rows, counted_in=labels)
+        # float64 of half as many rows has the same size
+        if dtype is None and (kind := other_kind(matrix)) is not None:
+            way = f"give --dtype {kind}, with the --dim of such rows"
+            if kind not in FLOATS:
+                code = f">f{FLOATS[kind.rpartition(' ')[2]]}"
+                way = f"in Python: numpy.fromfile(name, '{code}').astype('<f4').tofile(other_name)"
+            raise FormatError(
+                f"{path}: expected float32, found bytes that make sense only as {kind}: {way}; or --dtype float32, to "
+                "accept them as they are"
+            )
+        shape = matrix.rows, dimensions
+        return ArrayInFile(path=path, title=path, shape=shape, stored="<f4", offset=0)
+    assert dtype is not None
+    if dimensions is None:
+        raise OptionError(f"{path}: --dtype needs --dim too")
+    check_shape(path, None, dimensions)
+    row = dimensions * FLOATS[dtype]
+    shape = size // row if rows is None else rows, dimensions
+    if size != shape[0] * row or not shape[0]:
+        expected, counted = f"{shape[0] * row:,}", f" ({rows:,} lines in {labels})"
+        if rows is None:
+            expected, counted = f"a multiple of {row:,}", ""
+        raise FormatError(
+            f"{path}: expected {expected} bytes for {dimensions:,} {dtype} a row, found {size:,}{counted}"
+        )
+    return ArrayInFile(path=path, title=path, shape=shape, stored=f"<f{FLOATS[dtype]}", offset=0)
+
+
+def _labels_of(path: str) -> str | None:
+    """The labels of the set ``ROOT/features/NAME.bin``, or else the ``.meta`` beside the file."""
+    folder, name = os.path.split(path)
+    stem = name.removesuffix(".bin")
+    labels = os.path.join(folder, f"{stem}.meta")
+    if os.path.basename(os.path.abspath(folder)) == "features" and stem != name:
+        root = os.path.dirname(folder) if os.path.basename(folder) == "features" else os.path.join(folder, "..")
+        labels = os.path.join(root, "labels", f"{stem}.meta")
+    return labels if os.path.lexists(labels) else None

@@ -1,4 +1,4 @@
-"""A column of lists in a Parquet file."""
+"""A column of lists of floats in a Parquet file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from facedata.converters.parquet.library import first_line, import_pyarrow, open_parquet
 from facedata.errors import FacedataError, FormatError, OptionError
-from facedata.features.sources.source import FLOATS, Rows, check_shape, rows_at_once
+from facedata.features.sources.base import FLOATS, Rows, check_shape, rows_at_once
+from facedata.text import listed
 
 __all__ = ["ParquetColumn", "open_parquet_column"]
 
@@ -20,7 +21,7 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class ParquetColumn:
-    """A column of lists of floats, all as long as the first.
+    """A column of lists of floats, all of the same length.
 
     Attributes
     ----------
@@ -38,34 +39,30 @@ class ParquetColumn:
 
     @property
     def title(self) -> str:
-        """File and column."""
+        """The file and the column."""
         return f"{self.path}, column '{self.column}'"
 
     def blocks(self) -> Iterator[Rows]:
         """All rows in order."""
         first = 0
         for lists in _batches(self.path, self.column, rows_at_once(self.dimensions * FLOATS[self.dtype])):
-            yield self._values(lists, first)
+            lengths = _lengths(lists)
+            wrong = np.flatnonzero(lengths != self.dimensions)
+            if len(wrong):
+                length = int(lengths[wrong[0]])
+                found = "null" if length < 0 else f"{length:,} values"
+                raise FormatError(
+                    f"{self.title}: row {first + int(wrong[0]):,} has {found}, the first row {self.dimensions:,}; rows "
+                    "count from 0"
+                )
+            values = lists.flatten()
+            if values.null_count:
+                nulls = np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))
+                raise FormatError(f"{self.title}: row {first + int(nulls[0]) // self.dimensions:,} contains a null")
+            yield values.to_numpy(zero_copy_only=False).reshape(-1, self.dimensions)
             first += len(lists)
         if first != self.rows:
-            raise FormatError(f"{self.title}: has {first:,} rows, and its footer says {self.rows:,}: it is damaged")
-
-    def _values(self, lists: Any, first: int) -> Rows:
-        lengths = _lengths(lists)
-        wrong = np.flatnonzero(lengths != self.dimensions)
-        if len(wrong):
-            length = int(lengths[wrong[0]])
-            found = "null" if length < 0 else f"{length:,} values"
-            raise FormatError(
-                f"{self.title}: row {first + int(wrong[0]):,} has {found}, the first {self.dimensions:,}; rows count "
-                "from 0"
-            )
-        values = lists.flatten()
-        if values.null_count:
-            nulls = np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))
-            raise FormatError(f"{self.title}: row {first + int(nulls[0]) // self.dimensions:,} has a null in it")
-        numbers: Rows = values.to_numpy(zero_copy_only=False)
-        return numbers.reshape(-1, self.dimensions)
+            raise FormatError(f"{self.title}: has {first:,} rows, but its footer says {self.rows:,}: it is damaged")
 
 
 def _lengths(lists: Any) -> NDArray[np.int64]:
@@ -86,39 +83,44 @@ def _batches(path: str, column: str, rows: int) -> Iterator[Any]:
                     yield batch.column(0)
         except FacedataError:
             raise
-        except Exception as error:  # pyarrow raises whatever it likes; each is about this file
+        except Exception as error:  # pyarrow raises many kinds of errors; all of them are about this file
             raise FormatError(f"{path}: column '{column}' cannot be read: {first_line(error)}") from error
 
 
 def open_parquet_column(path: str, column: str | None = None) -> ParquetColumn:
-    """A matrix out of a Parquet file.
+    """Open a matrix in a Parquet file.
 
     Parameters
     ----------
     path : str
     column : str, optional
-        A column of lists, or of lists of a fixed size, of half, single or double floats; may be left out where there
-        is only one.
+        A column of lists, or of lists of a fixed size, of half, single or double floats; needed only if there are
+        several.
 
     Raises
     ------
     MissingExtraError
-        Where pyarrow is not installed.
+        If pyarrow is not installed.
     InputError
-        Where the file cannot be read.
+        If the file cannot be read.
     FormatError
-        Where it is damaged.
+        If it is damaged.
     OptionError
-        Where there is no such column, or several and none is named.
+        If there is no such column, or there are several and none is named.
     """
     with open_parquet(path) as file:
         types = {field.name: _float_type(field.type) for field in file.schema_arrow}
         rows = int(file.metadata.num_rows)
     fitting = [name for name, dtype in types.items() if dtype is not None]
-    name = column if column is not None else fitting[0] if len(fitting) == 1 else None
+    name = fitting[0] if column is None and len(fitting) == 1 else column
     dtype = types.get(name) if name is not None else None
     if name is None or dtype is None:
-        raise OptionError(f"{path}: {_why_not(column, list(types), fitting)}")
+        columns = listed(fitting, _SHOWN, quote="") or "none"
+        if column is None:
+            raise OptionError(f"{path}: give --column; columns of lists of floats: {columns}")
+        if column not in types:
+            raise OptionError(f"{path}: has no column '{column}'; columns of lists of floats: {columns}")
+        raise OptionError(f"{path}: column '{column}' does not contain lists of floats; columns that do: {columns}")
     title = f"{path}, column '{name}'"
     check_shape(title, rows, 1)
     first = next(_batches(path, name, 1), None)
@@ -130,17 +132,8 @@ def open_parquet_column(path: str, column: str | None = None) -> ParquetColumn:
 
 
 def _float_type(kind: Any) -> str | None:
-    """The type of the values where `kind` is that of lists of floats."""
+    """The type of the values, if `kind` is a type of lists of floats."""
     types = import_pyarrow().types
     if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
         return None
     return f"float{kind.value_type.bit_width}" if types.is_floating(kind.value_type) else None
-
-
-def _why_not(column: str | None, names: list[str], fitting: list[str]) -> str:
-    have = ", ".join(fitting[:_SHOWN]) or "none"
-    if column is None:
-        return f"say --column; columns of lists of floats: {have}"
-    if column not in names:
-        return f"has no column '{column}'; columns of lists of floats: {have}"
-    return f"column '{column}' does not hold lists of floats; columns that do: {have}"

@@ -14,7 +14,7 @@ from support import file_of, jpeg
 from facedata.columns import read_labels
 from facedata.dataset import open_dataset
 from facedata.errors import FacedataError, FormatError, InputError
-from facedata.features.label_sources import Counted, Labels, meta_lines, open_labels, unlabelled_lines
+from facedata.features.labels import LabelCount, Labels, meta_lines, open_labels, unlabelled_lines
 
 
 def read(labels: Labels) -> list[int]:
@@ -31,7 +31,7 @@ def test_labels_come_back_and_are_written_as_integers_a_line(expected: list[int]
     with file_of(data, "labels") as path:
         labels = open_labels(path)
         assert read(labels) == expected
-        assert labels.count() == Counted(len(expected), len(set(expected) - {-1}))
+        assert labels.count() == LabelCount(len(expected), len(set(expected) - {-1}))
         assert b"".join(meta_lines(labels, len(expected))) == "".join(f"{label}\n" for label in expected).encode()
 
 
@@ -60,8 +60,8 @@ def test_a_list_and_a_folder_give_the_labels_of_their_dataset(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"1\n1.0\n", "line 2 is '1.0', expected a whole number"),
-        (b"0.0\n1.0\n", "line 1 is '0.0', expected a whole number"),
+        (b"1\n1.0\n", "line 2 is '1.0', expected an integer"),
+        (b"0.0\n1.0\n", "line 1 is '0.0', expected an integer"),
         (b"1\n\n2\n", "line 2 is blank"),
         (b"1\n-2\n", r"the label of row 1 is -2; expected an integer from 0, or -1 for unlabelled"),
         (b"a.jpg 1\nb.jpg 1.5\n", "line 2: the label is not an integer"),
@@ -92,7 +92,7 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
 
 def test_too_few_labels_are_noticed_when_they_are_written(tmp_path: Path) -> None:
     (tmp_path / "labels").write_text("1\n2\n")
-    with pytest.raises(FormatError, match="has 2 labels, and 3 rows need one"):
+    with pytest.raises(FormatError, match="has 2 labels, but 3 rows need one"):
         list(meta_lines(open_labels(tmp_path / "labels"), 3))
 
 

@@ -26,14 +26,12 @@ from facedata.errors import (
     OptionError,
     OutputError,
     OutputExistsError,
-    OutputLockedError,
 )
-from facedata.features import writing
 from facedata.features.feature_set import FeatureSet
-from facedata.features.label_sources import Labels, open_labels
-from facedata.features.packing import NO_LABELS, UNLABELLED_ROWS, Allowed, Packed, pack_features, save_features
+from facedata.features.labels import Labels, open_labels
+from facedata.features.pack import NO_LABELS, UNLABELLED_ROWS, Allowed, Packed, pack_features, save_features
 from facedata.features.sources import open_features
-from facedata.features.writing import SideFile
+from facedata.files import temporary_name
 from facedata.jobs.signals import StopRequest
 
 Array = NDArray[Any]
@@ -168,7 +166,7 @@ def test_what_is_wrong_with_a_row_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("count", [9, 11])
 def test_a_label_too_few_or_too_many_is_refused_with_both_numbers(tmp_path: Path, known: bool, count: int) -> None:
-    with pytest.raises(FormatError, match=rf"labels: has {count} labels, and memory has 10 rows"):
+    with pytest.raises(FormatError, match=rf"labels: has {count} labels, but memory has 10 rows"):
         pack(tmp_path, some_rows(), labels_of(*range(count)), known=known)
     assert not list(tmp_path.iterdir())
 
@@ -188,12 +186,12 @@ def test_nothing_is_overwritten_unless_it_is_wanted(tmp_path: Path) -> None:
     pack(tmp_path, some_rows(), labels_of(*range(10)))
     before = tree(tmp_path)
     source = InMemory(some_rows() + 1)
-    with pytest.raises(OutputExistsError, match=r"a\.bin: is there already; .*--overwrite"):
+    with pytest.raises(OutputExistsError, match=r"a\.bin: already exists; .*--overwrite"):
         pack_features(source, FeatureSet(str(tmp_path), "a"), UNLABELLED_ROWS)
     os.unlink(tmp_path / "features" / "a.bin")
-    with pytest.raises(OutputExistsError, match=r"a\.meta: is there already"):
+    with pytest.raises(OutputExistsError, match=r"a\.meta: already exists"):
         pack_features(source, FeatureSet(str(tmp_path), "a"), UNLABELLED_ROWS)
-    with pytest.raises(OutputExistsError, match=r"a\.meta: is there already, and would be taken for the labels"):
+    with pytest.raises(OutputExistsError, match=r"a\.meta: already exists, and would be taken for the labels"):
         pack_features(source, FeatureSet(str(tmp_path), "a"), NO_LABELS)
     assert source.seen == []  # refused before the matrix is read
     assert tree(tmp_path) == {"labels/a.meta": before["labels/a.meta"]}
@@ -207,7 +205,7 @@ def test_labels_of_the_features_before_do_not_stay(tmp_path: Path, caplog: pytes
     pack(tmp_path, some_rows() + 1, NO_LABELS, overwrite=True)
     assert set(tree(tmp_path)) == {"features/a.bin"}
     assert "a.meta: removed" in caplog.text
-    assert "knns/a: belongs to features of this name from before" in caplog.text
+    assert "knns/a: belongs to the previous features of this name" in caplog.text
 
 
 def test_labels_that_lie_at_their_place_already_are_not_in_the_way(tmp_path: Path) -> None:
@@ -246,21 +244,19 @@ def test_a_reader_never_finds_a_wrong_pair_and_the_same_call_completes_it(
         pack(tmp_path, some_rows() + 5, labels_of(*range(10, 20)))
     new = labels_of(*range(10))
     unlink, replace = os.unlink, os.replace
-    steps: list[str] = []
+    steps: list[object] = []
 
     def step(call: Any) -> Any:
-        def stepping(*arguments: Any) -> None:
-            if len(steps) == last:
+        def stepping(path: str, *others: str) -> None:
+            if len(steps) == last or _KilledError in steps:
+                steps.append(_KilledError)  # a killed process cleans nothing up
                 raise _KilledError
             steps.append("")
-            call(*arguments)
+            call(path, *others)
 
         return stepping
 
     with monkeypatch.context() as patch:
-        patch.setattr(
-            SideFile, "__exit__", lambda self, *_: os.close(self._descriptor)
-        )  # who is killed cleans nothing up
         patch.setattr(os, "unlink", step(unlink))
         patch.setattr(os, "replace", step(replace))
         finished = False
@@ -277,34 +273,27 @@ def test_a_reader_never_finds_a_wrong_pair_and_the_same_call_completes_it(
     features, labels = learn_to_cluster(tmp_path, "a", 3)
     np.testing.assert_array_equal(features, some_rows())
     assert labels == list(range(10))
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.bin", "a.meta", "features", "labels"]
 
 
-def test_what_a_killed_run_left_is_taken_over_and_two_runs_do_not_meet(tmp_path: Path) -> None:
-    (tmp_path / "features").mkdir()
-    side = tmp_path / "features" / ".facedata-packing-a.bin"
-    side.write_bytes(bytes(100_000))
-    child = os.fork()  # record locks are a process's own
-    if child == 0:
-        with SideFile(str(tmp_path / "features" / "a.bin")) as file:
-            file.write(b"x")
-            os._exit(0 if _locked_elsewhere(tmp_path) else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert side.exists()
-    pack(tmp_path, some_rows())
-    assert not side.exists()
-    assert learn_to_cluster(tmp_path, "a", 3)[0].shape == (10, 3)
-
-
-def _locked_elsewhere(root: Path) -> bool:
+def left_by_killed_run(path: Path, size: int) -> Path:
+    """The temporary file of a process that is not running any more."""
     child = os.fork()
     if child == 0:
-        try:
-            pack(root, some_rows())
-        except OutputLockedError as error:
-            os._exit(0 if "another run is writing it" in str(error) else 1)
-        os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        Path(temporary_name(path)).write_bytes(bytes(size))
+        os._exit(0)
+    os.waitpid(child, 0)
+    (left,) = path.parent.glob(".facedata-temporary-*")
+    return left
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "features").mkdir()
+    left = left_by_killed_run(tmp_path / "features" / "a.bin", 1000)
+    pack(tmp_path, some_rows())
+    assert not left.exists()
+    left = left_by_killed_run(tmp_path / "a.npy", 1000)
+    save_features(InMemory(some_rows()), tmp_path / "a.npy")
+    assert not left.exists()
 
 
 def test_stopped_it_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -315,7 +304,7 @@ def test_stopped_it_leaves_nothing_behind(tmp_path: Path) -> None:
         stop.count = int(done > 50)
 
     with pytest.raises(
-        InterruptedJobError, match="stopped after 8 rows; nothing is kept: the same command starts again"
+        InterruptedJobError, match="stopped after 8 rows; nothing is kept: run the same command to start again"
     ):
         pack(tmp_path, some_rows(), stop=stop, observer=observe)
     assert not list(tmp_path.iterdir())
@@ -331,7 +320,7 @@ def test_a_stop_does_not_wait_for_all_labels(tmp_path: Path) -> None:
             stop.count = int(number == 3)
             yield np.arange(10)
 
-    with pytest.raises(InterruptedJobError, match="numbers: stopped while labels were read; nothing is kept"):
+    with pytest.raises(InterruptedJobError, match="numbers: stopped while reading labels; nothing is kept"):
         pack(tmp_path, some_rows(), Labels("numbers", blocks), stop=stop)
     assert read == [0, 1, 2, 3]
     assert not list(tmp_path.iterdir())
@@ -339,13 +328,13 @@ def test_a_stop_does_not_wait_for_all_labels(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told_and_leaves_nothing_behind(small_disk: Path) -> None:
     array = np.ones((3000, 1000), np.float32)
-    with pytest.raises(DiskFullError, match=r"needs 12,000,000 bytes, and .* are free"):
+    with pytest.raises(DiskFullError, match=r"the matrix needs 12,000,000 bytes, but .* are free"):
         pack(small_disk, array)
-    with pytest.raises(DiskFullError, match="nothing is kept: free some space"):
+    with pytest.raises(DiskFullError, match=r"after 8,\d\d\d,\d\d\d bytes; nothing is kept: free some space"):
         pack(small_disk, array, known=False)
     assert not list(small_disk.iterdir())
     (small_disk / "features").mkdir()
-    (small_disk / "features" / ".facedata-packing-a.bin").write_bytes(bytes(7_000_000))  # its room is ours
+    left_by_killed_run(small_disk / "features" / "a.bin", 7_000_000)  # its room is free
     pack(small_disk, array[:1900])
     assert learn_to_cluster(small_disk, "a", 1000)[0].shape == (1900, 1000)
 
@@ -361,15 +350,11 @@ def test_a_dry_run_looks_at_labels_and_output_and_writes_nothing(tmp_path: Path)
 
 def test_places_that_cannot_be_written_are_told(tmp_path: Path) -> None:
     (tmp_path / "features").write_bytes(b"")
-    with pytest.raises(OutputExistsError, match="features: is there already and is not a folder"):
+    with pytest.raises(OutputExistsError, match="features: already exists and is not a folder"):
         pack(tmp_path, some_rows())
     (tmp_path / "b" / "features" / "a.bin").mkdir(parents=True)
     with pytest.raises(OutputExistsError, match="is a folder"):
         pack(tmp_path / "b", some_rows(), overwrite=True)
-    os.symlink("elsewhere", tmp_path / "b" / "features" / ".facedata-packing-c.bin")
-    with pytest.raises(OutputError):
-        pack_features(InMemory(some_rows()), FeatureSet(str(tmp_path / "b"), "c"), NO_LABELS)
-    assert not (tmp_path / "b" / "features" / "elsewhere").exists()
 
 
 def test_memory_does_not_grow_with_the_array(tmp_path: Path) -> None:
@@ -411,7 +396,7 @@ def test_the_way_back_is_checked_and_overwrites_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     save_features(InMemory(array), path, allowed=Allowed(nan=True))
     np.testing.assert_array_equal(np.load(path), array)
-    with pytest.raises(OutputExistsError, match="is there already"):
+    with pytest.raises(OutputExistsError, match="already exists"):
         save_features(InMemory(some_rows()), path)
     save_features(InMemory(some_rows()), path, overwrite=True, limit=2)
     np.testing.assert_array_equal(np.load(path), some_rows()[:2])
@@ -421,11 +406,7 @@ def test_the_way_back_is_checked_and_overwrites_nothing(tmp_path: Path) -> None:
     save_features(InMemory(array), path, allowed=Allowed(nan=True, zero=True), overwrite=True)
     with pytest.raises(OptionError, match=r"ends in \.npy or \.bin"):
         save_features(InMemory(some_rows()), tmp_path / "a.csv")
-    with pytest.raises(OutputError, match="there is no folder"):
+    with pytest.raises(OutputError, match=r"folder .* does not exist"):
         save_features(InMemory(some_rows()), tmp_path / "b" / "a.npy")
     assert save_features(InMemory(some_rows()), tmp_path / "c.npy", dry_run=True).rows == 10
     assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
-
-
-def test_headers_are_of_one_size_whatever_the_shape() -> None:
-    assert len(writing.npy_header(1 << 60, 1 << 20)) == len(writing.npy_header(1, 1)) == writing.NPY_HEADER

@@ -13,8 +13,15 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from facedata.errors import FormatError, InputError, OptionError
-from facedata.features.feature_set import FeatureSet, open_feature_set
-from facedata.features.matrix import Matrix, bad_rows, check_rows, open_matrix, what_is_wrong
+from facedata.features.feature_set import (
+    FeatureSet,
+    Matrix,
+    bad_rows,
+    check_rows,
+    open_feature_set,
+    open_matrix,
+    what_is_wrong,
+)
 
 Array = NDArray[Any]
 
@@ -52,7 +59,7 @@ def test_blocks_are_the_rows_in_order(tmp_path: Path) -> None:
         (np.ones((12, 8), np.float32), "12 rows, 2 more|64 bytes too long"),
         (np.ones((10, 9), np.float32), "would fit with 9 dimensions"),
         (np.ones(77, np.float32), "cut short"),
-        (np.ones(83, np.float32), "is it of another set"),
+        (np.ones(83, np.float32), "does it belong to another set"),
         (np.ones(0, np.float32), "0 rows, 10 fewer"),
     ],
 )
@@ -71,7 +78,7 @@ def test_a_file_of_np_save_is_known_by_its_header_or_its_length(tmp_path: Path) 
 
 def test_labels_and_matrix_must_fit(tmp_path: Path) -> None:
     make_set(tmp_path, labels="0\n" * 7)
-    with pytest.raises(FormatError, match=r"no whole number of float32 for each of the 7 lines.*say --dim"):
+    with pytest.raises(FormatError, match=r"not a whole number of float32 values for each of the 7 lines.*give --dim"):
         open_feature_set(tmp_path, "a")
     with pytest.raises(
         FormatError, match=r"(10 rows, 3 more|96 bytes too long: was it saved by np.save\?) \(7 lines in .*a\.meta\)"
@@ -79,7 +86,9 @@ def test_labels_and_matrix_must_fit(tmp_path: Path) -> None:
         open_feature_set(tmp_path, "a", 8)
 
 
-@pytest.mark.parametrize(("labels", "said"), [("1\n\n2\n", "line 2 is blank"), ("1\n2.5\n", "line 2"), ("", "no line")])
+@pytest.mark.parametrize(
+    ("labels", "said"), [("1\n\n2\n", "line 2 is blank"), ("1\n2.5\n", "line 2"), ("", "is empty")]
+)
 def test_wrong_labels_are_refused_by_line(tmp_path: Path, labels: str, said: str) -> None:
     make_set(tmp_path, labels=labels)
     with pytest.raises(FormatError, match=said):
@@ -91,7 +100,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"b\.bin: no such file"):
         open_feature_set(tmp_path, "b")
     (tmp_path / "labels" / "a.meta").unlink()
-    with pytest.raises(OptionError, match="say --dim"):
+    with pytest.raises(OptionError, match="give --dim"):
         open_feature_set(tmp_path, "a")
     opened = open_feature_set(tmp_path, "a", 8)
     assert (opened.labelled, opened.matrix.rows) == (False, 10)
@@ -99,7 +108,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "../x", "a\n"])
 def test_a_name_is_that_of_a_file(name: str) -> None:
-    with pytest.raises(OptionError, match="is no name for a file"):
+    with pytest.raises(OptionError, match="is not a file name"):
         FeatureSet("data", name)
 
 

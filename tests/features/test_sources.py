@@ -99,7 +99,7 @@ def test_the_headers_of_all_versions_and_of_python_2_are_read(tmp_path: Path) ->
         (np.ones((5, 1, 2), np.float32), r"found \(5, 1, 2\); in Python: .*reshape"),
         (np.ones((5, 0), np.float32), "found 0"),
         (np.array([[1], [1, 2]], object), r"holds Python objects, a pickle, which is never loaded"),
-        (np.zeros(3, [("a", "f4")]), "expected an array of numbers, found the type .structure"),
+        (np.zeros(3, [("a", "f4")]), "expected an array of numbers, found the type .\\[\\('a'"),
         (np.array(["a"]), "expected an array of numbers"),
     ],
 )
@@ -115,14 +115,14 @@ def test_what_is_no_matrix_of_floats_is_refused(tmp_path: Path, array: Array, sa
 def test_no_row_and_a_wrong_size_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     np.save(path, np.ones((0, 5)))
-    with pytest.raises(EmptyDatasetError, match="has no row"):
+    with pytest.raises(EmptyDatasetError, match="has no rows"):
         open_features(path)
     whole = saved(some_rows)
     path.write_bytes(whole[:-8])
     with pytest.raises(FormatError, match=r"expected 1,048 bytes .*found 1,040: was it cut short"):
         open_features(path)
     path.write_bytes(whole * 2)
-    with pytest.raises(FormatError, match="does more than one array lie in it"):
+    with pytest.raises(FormatError, match="does it contain more than one array"):
         open_features(path)
     path.write_bytes(whole)
     source = open_features(path)
@@ -158,9 +158,9 @@ def test_a_header_that_promises_the_world_takes_no_memory(tmp_path: Path) -> Non
 def test_one_array_of_several_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     np.savez(path, features=some_rows, labels=np.arange(23))
-    with pytest.raises(OptionError, match="holds several arrays; say --array: features, labels"):
+    with pytest.raises(OptionError, match="contains several arrays; give --array: features, labels"):
         open_features(path)
-    with pytest.raises(OptionError, match="holds no array 'x'"):
+    with pytest.raises(OptionError, match="contains no array 'x'"):
         open_features(path, array="x")
     np.testing.assert_array_equal(read(open_features(path, array="features")), some_rows)
 
@@ -178,10 +178,10 @@ def test_a_damaged_archive_is_noticed(tmp_path: Path) -> None:
     np.savez(path, some_rows)
     whole = path.read_bytes()
     path.write_bytes(whole[:400] + bytes([whole[400] ^ 1]) + whole[401:])
-    with pytest.raises(FormatError, match=r"a\.npz: is no whole archive of arrays: .*CRC"):
+    with pytest.raises(FormatError, match=r"a\.npz: is not a complete .npz archive: .*CRC"):
         read(open_features(path))
     path.write_bytes(whole[:600])
-    with pytest.raises(FormatError, match="is no whole archive of arrays"):
+    with pytest.raises(FormatError, match=r"is not a complete \.npz archive"):
         open_features(path)
     end = whole.rindex(b"PK\x05\x06")
     path.write_bytes(whole[: end + 12] + b"\xff\xff\xff\x7f" + whole[end + 16 :])
@@ -189,7 +189,7 @@ def test_a_damaged_archive_is_noticed(tmp_path: Path) -> None:
         open_features(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
-    with pytest.raises(EmptyDatasetError, match="holds no array"):
+    with pytest.raises(EmptyDatasetError, match="contains no array"):
         open_features(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.npy", saved(some_rows)[:-8])
@@ -232,10 +232,10 @@ def test_a_bin_has_the_dimensions_that_are_said_or_that_its_meta_tells(tmp_path:
     path.parent.mkdir()
     rows = some_rows.astype(np.float32)
     rows.tofile(path)
-    with pytest.raises(OptionError, match=r"no \.meta beside it .*say --dim"):
+    with pytest.raises(OptionError, match=r"no \.meta beside it .*give --dim"):
         open_features(path)
     np.testing.assert_array_equal(read(open_features(path, dimensions=5)), rows)
-    with pytest.raises(FormatError, match="460 bytes are no whole number of rows of 7 float32"):
+    with pytest.raises(FormatError, match="460 bytes are not a whole number of rows of 7 float32"):
         open_features(path, dimensions=7)
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "a.meta").write_text("1\n" * 23)
@@ -253,8 +253,8 @@ def test_a_bin_has_the_dimensions_that_are_said_or_that_its_meta_tells(tmp_path:
 @pytest.mark.parametrize(
     ("stored", "dimensions", "said"),
     [
-        ("<f8", 8, r"only as float64: say --dtype float64"),
-        ("<f2", 8, r"only as float16: say --dtype float16"),
+        ("<f8", 8, r"only as float64: give --dtype float64"),
+        ("<f2", 8, r"only as float16: give --dtype float16"),
         (">f4", 8, r"only as big-endian float32: in Python: numpy\.fromfile\(name, '>f4'\)"),
         (">f8", 8, r"only as big-endian float64: in Python: numpy\.fromfile\(name, '>f8'\)"),
     ],
@@ -276,7 +276,7 @@ def test_the_meta_of_a_bin_that_lies_alone_is_looked_for_beside_it(tmp_path: Pat
     (tmp_path / "a.meta").write_text("1\n" * 23)
     np.testing.assert_array_equal(read(open_features(tmp_path / "a.bin")), rows)
     (tmp_path / "a.meta").write_text("1\n" * 22)
-    with pytest.raises(FormatError, match="no whole number of float32 for each of the 22 lines"):
+    with pytest.raises(FormatError, match="not a whole number of float32 values for each of the 22 lines"):
         open_features(tmp_path / "a.bin")
     with pytest.raises(FormatError, match="23 rows, 1 more"):
         open_features(tmp_path / "a.bin", dimensions=5)
@@ -319,11 +319,11 @@ def test_text_of_several_blocks_keeps_its_lines(tmp_path: Path) -> None:
         ("1,2\n3\n", "line 2 has 1 values"),
         ("a,b\n1,2\n3,x\n", "line 3, column 2 is 'x'"),
         ("1,2\n3,\n", "line 2, column 2 is empty"),
-        ("1,x\n3,4\n", "line 1, column 2 is 'x', expected a number, or a header of names alone"),
-        (",0,1\n0,0.5,0.5\n", r"the first column is a count of the rows.*index=False"),
+        ("1,x\n3,4\n", "line 1, column 2 is 'x', expected a number, or a header of names only"),
+        (",0,1\n0,0.5,0.5\n", r"the first column counts the rows.*index=False"),
         ("\n1,2\n", "line 1 is blank"),
         ("", "is empty"),
-        ("a,b\n", "has no row behind its header"),
+        ("a,b\n", "has no rows after its header"),
         ("1,2\0\n", "zero bytes"),
         ("0,5;0,7\n1,2;3,4\n", "line 2, column 1 is '1,2'"),
     ],
@@ -345,7 +345,7 @@ def test_a_line_without_an_end_takes_no_more_than_its_bound(tmp_path: Path) -> N
         os.truncate(tmp_path / "a.csv", 1 << 33)  # a hole
 
         def refused() -> None:
-            with pytest.raises(FormatError, match=r"more than 33,554,432 bytes|zero bytes"):
+            with pytest.raises(FormatError, match=r"longer than 33,554,432 bytes|zero bytes"):
                 read(open_features(tmp_path / "a.csv"))
 
         assert peak_bytes(refused) < 400_000_000
@@ -354,7 +354,7 @@ def test_a_line_without_an_end_takes_no_more_than_its_bound(tmp_path: Path) -> N
 def test_an_option_of_another_kind_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", some_rows)
     for option in ({"dimensions": 5}, {"dtype": "float32"}, {"array": "a"}, {"column": "a"}):
-        with pytest.raises(OptionError, match=r"is for \.(bin|npz|parquet) files, and .* is read as \.npy"):
+        with pytest.raises(OptionError, match=r"applies to \.(bin|npz|parquet) files, but .* is read as \.npy"):
             open_features(tmp_path / "a.npy", **option)
 
 
@@ -367,7 +367,7 @@ def test_what_is_no_file_or_of_no_kind_is_called_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a folder"):
         open_features(tmp_path)
     (tmp_path / "a.xyz").write_bytes(b"hello")
-    with pytest.raises(FormatError, match="of no kind that is known here"):
+    with pytest.raises(FormatError, match="is not a known kind of file"):
         open_features(tmp_path / "a.xyz")
 
 
@@ -397,21 +397,21 @@ class TestParquet:
 
     def test_the_column_is_named_where_there_are_several(self, tmp_path: Path) -> None:
         path = self.write(tmp_path / "a.parquet", a=[[1.0]], b=[[2.0]], c=[3], d=[[4]])
-        with pytest.raises(OptionError, match="say --column; columns of lists of floats: a, b"):
+        with pytest.raises(OptionError, match="give --column; columns of lists of floats: a, b"):
             open_features(path)
         with pytest.raises(OptionError, match="has no column 'x'"):
             open_features(path, column="x")
         for name in "cd":
-            with pytest.raises(OptionError, match=f"column '{name}' does not hold lists of floats"):
+            with pytest.raises(OptionError, match=f"column '{name}' does not contain lists of floats"):
                 open_features(path, column=name)
         np.testing.assert_array_equal(read(open_features(path, column="b")), [[2.0]])
 
     @pytest.mark.parametrize(
         ("rows", "said"),
         [
-            ([[1.0, 2.0], [1.0], [1.0, 2.0]], "row 1 has 1 values, the first 2"),
+            ([[1.0, 2.0], [1.0], [1.0, 2.0]], "row 1 has 1 values, the first row 2"),
             ([[1.0, 2.0], [3.0, 4.0], None], "row 2 has null"),
-            ([[1.0, 2.0], [None, 4.0]], "row 1 has a null in it"),
+            ([[1.0, 2.0], [None, 4.0]], "row 1 contains a null"),
             ([[], [1.0]], "expected 1 to 1,048,576 values in a row, found 0"),
             ([None, [1.0]], "row 0 has null"),
         ],

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from support import peak_bytes
 
 from facedata.errors import InputError, InputNotFoundError, OptionError
-from facedata.features.checking import CheckOptions, SetReport, check_feature_set, check_matrix, set_names
-from facedata.features.checks.findings import Observer
+from facedata.features.check import CheckOptions, check_feature_set, check_matrix, set_names
+from facedata.features.checks.report import Observer, SetReport
 
 Array = NDArray[Any]
 CLASSES, OF_EACH, DIMENSIONS = 10, 12, 16
@@ -130,7 +130,7 @@ class TestGoodSets:
         features().tofile(tmp_path / "x.bin")
         report = check_matrix(tmp_path / "x.bin", CheckOptions(dimensions=DIMENSIONS))
         assert (report.good, report.rows, report.classes) == (True, ROWS, None)
-        with pytest.raises(OptionError, match="say --dim"):
+        with pytest.raises(OptionError, match="give --dim"):
             check_matrix(tmp_path / "x.bin")
 
     def test_one_row(self, tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ class TestRows:
         assert report.norms is not None
         assert report.norms.smallest == pytest.approx(1e-30, rel=1e-3)
         (note,) = report.findings
-        assert "expected lengths that float32 can square, found others in 3: rows 0, 1, 2" in note.message
+        assert "expected norms that float32 can square, found others in 3: rows 0, 1, 2" in note.message
 
 
 class TestFiles:

@@ -1,0 +1,287 @@
+"""What the checks of a feature set report: findings, and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facedata.features.feature_set import Floats
+
+__all__ = [
+    "Classes",
+    "Drawable",
+    "Duplicates",
+    "Finding",
+    "NeighbourFile",
+    "Norms",
+    "NotedRows",
+    "Observer",
+    "Pairs",
+    "SetReport",
+    "Share",
+    "Similarity",
+    "Watch",
+    "unwatched",
+]
+
+_ROWS_SHOWN = 5
+
+Integers = NDArray[np.int64]
+Observer = Callable[[int, int], None]
+"""Called with the bytes done and the bytes in all."""
+Watch = Callable[[str], AbstractContextManager[Observer | None]]
+"""Called with the name of a step; returns a context manager that gives an observer of its progress."""
+
+
+def unwatched(_: str) -> AbstractContextManager[Observer | None]:
+    """A `Watch` that observes nothing."""
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a check found.
+
+    Attributes
+    ----------
+    path : str
+        The file.
+    check : str
+        A word or two for the kind, for scripts: ``"size"``, ``"zero rows"``.
+    message : str
+        What was expected and what was found.
+    advice : str
+        What to do.
+    wrong : bool
+        Whether it is an error; else it is a note.
+    """
+
+    path: str
+    check: str
+    message: str
+    advice: str
+    wrong: bool = True
+
+    def line(self) -> str:
+        """The finding as one line of text."""
+        return f"{self.path}: {'WRONG' if self.wrong else 'note'}: {self.message}; {self.advice}"
+
+
+@dataclass
+class NotedRows:
+    """Rows of one kind: how many, and the numbers of the first."""
+
+    count: int = 0
+    first: list[int] = field(default_factory=list)
+
+    def add(self, rows: Integers) -> None:
+        """Note rows, in order."""
+        self.count += len(rows)
+        self.first += rows[: _ROWS_SHOWN - len(self.first)].tolist()
+
+    def __str__(self) -> str:
+        rows = ", ".join(f"{row:,}" for row in self.first)
+        more = f" and {self.count - len(self.first):,} more" if self.count > len(self.first) else ""
+        return f"{'row' if self.count == 1 else 'rows'} {rows}{more}"
+
+
+@dataclass(frozen=True)
+class Norms:
+    """The norms of the rows that are finite and not zero; `unit` is the share whose norm is 1 within 0.001."""
+
+    smallest: float
+    mean: float
+    largest: float
+    unit: float
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Rows that have the same bytes as an earlier one.
+
+    Attributes
+    ----------
+    rows : int
+        How many could be removed without a loss.
+    groups : int
+    other_labels : int
+        Groups whose rows have different labels.
+    examples : list of list of int
+        Some groups, the first rows of each.
+    """
+
+    rows: int
+    groups: int
+    other_labels: int
+    examples: list[list[int]]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """How rows are spread over classes.
+
+    Attributes
+    ----------
+    classes : int
+    unlabelled : int
+        Rows with -1.
+    smallest, median, largest : int, float, int
+        Rows of a class; 0 if there is none.
+    singletons : int
+        Classes of one row.
+    """
+
+    classes: int
+    unlabelled: int
+    smallest: int
+    median: float
+    largest: int
+    singletons: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """The share of nearest neighbours with the label of their row; the row itself does not count, nor does -1.
+
+    Attributes
+    ----------
+    all : float
+        Of all neighbours.
+    nearest : float
+        Of the nearest neighbour of each row.
+    possible : float
+        The largest value that `all` can have with classes of these sizes.
+    neighbours : int
+        Of each row.
+    rows : int
+        Whose neighbours were counted.
+    source : str
+        A file of neighbours, or ``"exact neighbours of N rows"``.
+    """
+
+    all: float
+    nearest: float
+    possible: float
+    neighbours: int
+    rows: int
+    source: str
+
+
+@dataclass(frozen=True)
+class NeighbourFile:
+    """The content of a file of neighbours.
+
+    Attributes
+    ----------
+    path : str
+    layout : str
+        ``"learn-to-cluster"``, ``"cdp"``, ``"gcn"`` or ``"npy"``; empty if it is none of them.
+    rows, k : int
+        `k` counts the row itself.
+    dtype : str
+    same_label : Share, optional
+        None without labels, and if something is wrong with the file.
+    """
+
+    path: str
+    layout: str = ""
+    rows: int = 0
+    k: int = 0
+    dtype: str = ""
+    same_label: Share | None = None
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """The cosines of some pairs: their mean, and their 5th and 95th percentiles."""
+
+    pairs: int
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The cosines of sampled pairs, each of shape (M,); empty if there are no such pairs."""
+
+    same: Floats
+    other: Floats
+
+
+@dataclass(frozen=True)
+class Drawable:
+    """The distributions that a plot shows.
+
+    Attributes
+    ----------
+    norms : ndarray of shape (M,), float32
+        Of the rows that are finite and not zero.
+    class_sizes : ndarray of shape (C,), int64
+    pairs : Pairs, optional
+    """
+
+    norms: Floats
+    class_sizes: Integers
+    pairs: Pairs | None = None
+
+
+@dataclass
+class SetReport:
+    """All that the checks found out about a set.
+
+    Attributes
+    ----------
+    name, path : str
+        The set, and its matrix.
+    rows, dimensions : int, optional
+        None if the matrix does not have a whole number of rows.
+    norms : Norms, optional
+    not_finite, zero : int
+        Rows.
+    duplicates : Duplicates, optional
+    classes : Classes, optional
+        None without labels.
+    keys : bool
+        Whether there is a file of keys.
+    neighbours : list of NeighbourFile
+    same_label : Share, optional
+        The figure for the quality of the features: from the first file of neighbours that has one, else from a sample.
+    same, other : Similarity, optional
+        Of pairs with the same label, and with different labels.
+    findings : list of Finding
+    drawable : Drawable, optional
+    """
+
+    name: str
+    path: str
+    rows: int | None = None
+    dimensions: int | None = None
+    norms: Norms | None = None
+    not_finite: int = 0
+    zero: int = 0
+    duplicates: Duplicates | None = None
+    classes: Classes | None = None
+    keys: bool = False
+    neighbours: list[NeighbourFile] = field(default_factory=list)
+    same_label: Share | None = None
+    same: Similarity | None = None
+    other: Similarity | None = None
+    findings: list[Finding] = field(default_factory=list)
+    drawable: Drawable | None = None
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong; notes do not count."""
+        return not any(finding.wrong for finding in self.findings)
+
+    def facts(self) -> dict[str, Any]:
+        """All figures and findings, as JSON values."""
+        facts = asdict(replace(self, drawable=None))
+        del facts["drawable"]
+        return {"good": self.good, **facts}

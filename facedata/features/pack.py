@@ -1,0 +1,431 @@
+"""Arrays of features into feature sets, and back: every row is checked, and files appear only when complete."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facedata.errors import (
+    DiskFullError,
+    FacedataError,
+    FormatError,
+    InputError,
+    InterruptedJobError,
+    OptionError,
+    OutputError,
+    OutputExistsError,
+    output_error,
+)
+from facedata.features.feature_set import VALUE_BYTES, FeatureSet, check_rows
+from facedata.features.labels import Labels, meta_lines, unlabelled_lines
+from facedata.features.sources import FeatureSource
+from facedata.files import atomic_writer, check_room, open_regular, remove_stale_temporaries
+from facedata.jobs.signals import StopRequest
+
+__all__ = ["NO_LABELS", "UNLABELLED_ROWS", "Allowed", "Packed", "pack_features", "save_features"]
+
+UNLABELLED_ROWS = "unlabelled"
+"""Instead of labels: -1 for every row."""
+NO_LABELS = "none"
+"""Instead of labels: no ``.meta``."""
+
+_EXTENSIONS = (".npy", ".bin")
+_log = logging.getLogger(__name__)
+
+Observer = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """Rows that are accepted although some readers fail on them.
+
+    Attributes
+    ----------
+    zero : bool
+        Rows of zeros, which have no direction: normalised, they become NaN.
+    nan : bool
+        Rows with NaN or infinity, such as ``extract-features --on-error nan`` writes.
+    """
+
+    zero: bool = False
+    nan: bool = False
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What was written, or would be.
+
+    Attributes
+    ----------
+    features : str
+        The file of the matrix.
+    labels : str, optional
+        The ``.meta``.
+    rows : int, optional
+        None if only reading the source shows it, and it was not read.
+    dimensions : int
+    dtype : str
+        The type in the source; what is written is float32.
+    classes : int, optional
+        Different labels other than -1, if there is a ``.meta``.
+    """
+
+    features: str
+    labels: str | None
+    rows: int | None
+    dimensions: int
+    dtype: str
+    classes: int | None = None
+
+
+def pack_features(
+    source: FeatureSource,
+    output: FeatureSet,
+    labels: Labels | str,
+    *,
+    allowed: Allowed = Allowed(),
+    limit: int | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    observer: Observer | None = None,
+    stop: StopRequest | None = None,
+) -> Packed:
+    """Write a matrix as a feature set: ``features/NAME.bin`` and ``labels/NAME.meta``.
+
+    Both appear when both are complete, the matrix last. If the process is killed, at most the labels have appeared; the
+    same call starts again.
+
+    Parameters
+    ----------
+    source : FeatureSource
+    output : FeatureSet
+    labels : Labels or str
+        A label for each row of the source; or `UNLABELLED_ROWS`, or `NO_LABELS`.
+    allowed : Allowed
+    limit : int, optional
+        Only the first rows.
+    overwrite : bool
+        Replace an existing set.
+    dry_run : bool
+        Only check: all labels, and the header of the matrix; write nothing.
+    observer : callable, optional
+        Called with the bytes written and the total (0 if it is unknown).
+    stop : StopRequest, optional
+
+    Raises
+    ------
+    InputError
+        If the source or the labels cannot be read.
+    FormatError
+        If a row is not finite, all zero, or too large for float32; or if there is not a label for each row.
+    OutputError
+        If the output exists or cannot be written; no partial file remains.
+    InterruptedJobError
+        If it was stopped; no partial file remains.
+    """
+    if isinstance(labels, Labels) and stop is not None:
+        labels = _stoppable(labels, stop)
+    # refuse what can be refused before the matrix is read
+    _refuse_input(output.features, source.path)
+    _check_replaceable(output.features, overwrite=overwrite)
+    rows = _limited(source.rows, limit)
+    if rows is not None:
+        _check_label_count(source, labels, rows, limit)
+        _check_labels_replaceable(output, labels, rows, overwrite=overwrite)
+    meta = None if labels == NO_LABELS else output.labels
+    classes = labels.count(limit).classes if isinstance(labels, Labels) else None if meta is None else 0
+    packed = Packed(output.features, meta, rows, source.dimensions, source.dtype, classes)
+    if dry_run:
+        _check_room(packed)
+        return packed
+    _report_conversion(source)
+    with _made_folders(*(os.path.dirname(path) for path in (packed.features, packed.labels) if path)):
+        _check_room(packed)
+        with _written(packed.features) as features:
+            rows = _write_rows(features, packed.features, source, allowed, limit, observer, stop)
+            if packed.rows is None:  # only now it is known
+                _check_label_count(source, labels, rows, limit)
+            if meta is None:
+                _sync(features)
+                _check_set_replaceable(output, labels, rows, overwrite=overwrite)
+                if os.path.lexists(output.labels):
+                    _log.warning("%s: removed; these were the labels of the previous features", output.labels)
+                    _remove(output.features)
+                    _remove(output.labels)
+            else:
+                with _written(meta) as file:
+                    for lines in _label_lines(labels, rows):
+                        file.write(lines)
+                    # at no moment may a reader find a matrix with the labels of another: both files are on the disk,
+                    # the old matrix goes, the labels appear, then the matrix
+                    _sync(file)
+                    _sync(features)
+                    _check_set_replaceable(output, labels, rows, overwrite=overwrite)
+                    if overwrite:
+                        _remove(output.features)
+    for path in (os.path.dirname(output.neighbours("any", 1)), output.keys):
+        if os.path.lexists(path):
+            _log.warning("%s: belongs to the previous features of this name; remove it, or create it again", path)
+    return replace(packed, rows=rows)
+
+
+def save_features(
+    source: FeatureSource,
+    path: str | os.PathLike[str],
+    *,
+    allowed: Allowed = Allowed(),
+    limit: int | None = None,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    observer: Observer | None = None,
+    stop: StopRequest | None = None,
+) -> Packed:
+    """Write a matrix as one file: ``.npy`` as ``np.save`` writes it, or ``.bin`` without a header.
+
+    Parameters
+    ----------
+    source : FeatureSource
+    path : path
+    allowed, limit, overwrite, dry_run, observer, stop
+        As for `pack_features`.
+
+    Raises
+    ------
+    OptionError
+        If the name has neither extension.
+    InputError, FormatError, OutputError, InterruptedJobError
+        As for `pack_features`.
+    """
+    path = os.fspath(path)
+    if not path.endswith(_EXTENSIONS):
+        raise OptionError(f"{path}: expected a name that ends in {' or '.join(_EXTENSIONS)}")
+    _refuse_input(path, source.path)
+    _check_replaceable(path, overwrite=overwrite)
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise OutputError(f"{path}: the folder {folder} does not exist")
+    packed = Packed(path, None, _limited(source.rows, limit), source.dimensions, source.dtype)
+    if dry_run:
+        _check_room(packed)
+        return packed
+    _report_conversion(source)
+    with suppress(OSError):
+        remove_stale_temporaries(folder)
+    _check_room(packed)
+    with _written(path) as file:
+        if path.endswith(".npy"):
+            _write_npy_header(file, 0, source.dimensions)
+        rows = _write_rows(file, path, source, allowed, limit, observer, stop)
+        if path.endswith(".npy"):
+            file.seek(0)
+            _write_npy_header(file, rows, source.dimensions)
+        _check_replaceable(path, overwrite=overwrite)
+    return replace(packed, rows=rows)
+
+
+def _write_npy_header(file: BinaryIO, rows: int, dimensions: int) -> None:
+    """Write the header that ``np.save`` writes for a matrix of float32: always 128 bytes, whatever its shape."""
+    described = {"descr": "<f4", "fortran_order": False, "shape": (rows, dimensions)}
+    np.lib.format.write_array_header_1_0(file, described)
+
+
+def _stoppable(labels: Labels, stop: StopRequest) -> Labels:
+    """The same labels, but a stop does not wait for the end of them: those of a dataset may take minutes to read."""
+
+    def read() -> Iterator[NDArray[np.integer]]:
+        for block in labels.read():
+            if stop:
+                raise InterruptedJobError(
+                    f"{labels.title}: stopped while reading labels; nothing is kept: run the same command to start "
+                    "again"
+                )
+            yield block
+
+    return replace(labels, read=read)
+
+
+def _limited(rows: int | None, limit: int | None) -> int | None:
+    return rows if rows is None or limit is None else min(rows, limit)
+
+
+def _check_label_count(source: FeatureSource, labels: Labels | str, rows: int, limit: int | None) -> None:
+    """Check that each row of the source has a label; `rows` are those that are written."""
+    if isinstance(labels, Labels):
+        count, expected = labels.count().rows, source.rows if source.rows is not None else rows
+        unknown_rest = source.rows is None and rows == limit  # the rows after the limit were not counted
+        if count < expected or (count > expected and not unknown_rest):
+            raise FormatError(
+                f"{labels.title}: has {count:,} labels, but {source.title} has {expected:,} rows: expected one for "
+                "each row; nothing was written"
+            )
+
+
+def _label_lines(labels: Labels | str, rows: int) -> Iterator[bytes]:
+    return meta_lines(labels, rows) if isinstance(labels, Labels) else unlabelled_lines(rows)
+
+
+def _check_labels_replaceable(output: FeatureSet, labels: Labels | str, rows: int, *, overwrite: bool) -> None:
+    """Refuse to replace a ``.meta`` with other labels; equal ones were left by a killed run, or are the input."""
+    if not os.path.lexists(output.labels):
+        return
+    if labels == NO_LABELS:
+        if not overwrite or os.path.isdir(output.labels):
+            raise OutputExistsError(
+                f"{output.labels}: already exists, and would be taken for the labels of these features; choose another "
+                "name, or --overwrite to remove it"
+            )
+    elif not _same_bytes(output.labels, _label_lines(labels, rows)):
+        _check_replaceable(output.labels, overwrite=overwrite)
+        if isinstance(labels, Labels):
+            _refuse_input(output.labels, labels.title)
+
+
+def _check_set_replaceable(output: FeatureSet, labels: Labels | str, rows: int, *, overwrite: bool) -> None:
+    """Check again just before publishing: something may have appeared in the meantime."""
+    _check_replaceable(output.features, overwrite=overwrite)
+    _check_labels_replaceable(output, labels, rows, overwrite=overwrite)
+
+
+def _check_replaceable(path: str, *, overwrite: bool) -> None:
+    if os.path.isdir(path):
+        raise OutputExistsError(f"{path}: is a folder; expected no file or a file there")
+    if os.path.lexists(path) and not overwrite:
+        raise OutputExistsError(f"{path}: already exists; choose another name, or --overwrite to replace it")
+
+
+def _refuse_input(path: str, source: str) -> None:
+    same = False
+    with suppress(OSError):
+        same = os.path.samefile(path, source)
+    if same:
+        raise OutputError(f"{path}: is the input itself; choose another output")
+
+
+def _same_bytes(path: str, parts: Iterable[bytes]) -> bool:
+    """Whether a regular file consists of exactly these parts."""
+    with suppress(OSError, InputError), open(open_regular(path), "rb") as file:
+        return all(file.read(len(part)) == part for part in parts) and not file.read(1)
+    return False
+
+
+def _check_room(packed: Packed) -> None:
+    if packed.rows is not None:
+        size = packed.rows * packed.dimensions * VALUE_BYTES
+        check_room(packed.features, size, "the matrix", "or choose another output; nothing was written")
+
+
+def _report_conversion(source: FeatureSource) -> None:
+    if source.dtype in ("float16", "float64"):
+        _log.info("%s: %s becomes float32", source.title, source.dtype)
+
+
+@contextmanager
+def _made_folders(*paths: str) -> Iterator[None]:
+    """Create folders, without what killed runs left in them; after an error, remove those that were created."""
+    made: list[str] = []
+    try:
+        for path in paths:
+            missing = path
+            while missing and not os.path.lexists(missing):
+                made.append(missing)
+                missing = os.path.dirname(missing)
+            try:
+                os.makedirs(path, exist_ok=True)
+                remove_stale_temporaries(path)
+            except FileExistsError as error:
+                raise OutputExistsError(f"{path}: already exists and is not a folder") from error
+            except OSError as error:
+                raise output_error(error, path) from error
+        yield
+    except BaseException:
+        for path in sorted(made, key=len, reverse=True):
+            with suppress(OSError):
+                os.rmdir(path)
+        raise
+
+
+@contextmanager
+def _written(path: str) -> Iterator[BinaryIO]:
+    """An `atomic_writer` whose errors say how much was written."""
+    size = 0
+    try:
+        with atomic_writer(path) as file:
+            try:
+                yield file
+            finally:
+                with suppress(OSError):
+                    size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        if isinstance(error, FacedataError):
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFullError(
+                f"{path}: {(error.strerror or 'disk full').lower()} after {size:,} bytes; nothing is kept: free some "
+                "space and run the same command to start again"
+            ) from error
+        raise output_error(error, path) from error
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise output_error(error, path) from error
+
+
+def _write_rows(
+    file: BinaryIO,
+    path: str,
+    source: FeatureSource,
+    allowed: Allowed,
+    limit: int | None,
+    observer: Observer | None,
+    stop: StopRequest | None,
+) -> int:
+    """Write the rows of a source as float32, each of them checked; returns how many there were."""
+    done, row = 0, source.dimensions * VALUE_BYTES
+    total = (_limited(source.rows, limit) or 0) * row
+    for block in source.blocks():
+        if stop:
+            raise InterruptedJobError(
+                f"{path}: stopped after {done:,} rows; nothing is kept: run the same command to start again"
+            )
+        if limit is not None:
+            block = block[: limit - done]
+        with np.errstate(all="ignore"):
+            rows = np.ascontiguousarray(block, np.dtype("<f4"))
+            squares = np.einsum("ij,ij->i", rows, rows)
+        if not (squares.min() > 0 and squares.max() < np.inf):
+            # also if squares overflow, or underflow to zero, and their values do not
+            too_large = np.flatnonzero((np.isinf(rows) & np.isfinite(block)).any(axis=1))
+            if len(too_large):
+                values = block[too_large[0]]
+                largest = np.abs(values[np.isfinite(values)]).max()
+                raise FormatError(
+                    f"{source.title}: row {done + int(too_large[0]):,} has {largest:.3g}, which is too large for "
+                    "float32 (3.4e38); rows count from 0"
+                )
+            looked_at = np.where(np.isfinite(rows), rows, np.float32(1)) if allowed.nan else rows
+            check_rows(looked_at, done, source.title, zero=not allowed.zero)
+        file.write(rows.data)
+        done += len(rows)
+        if observer:
+            observer(done * row, total)
+        if done == limit:
+            break
+    return done

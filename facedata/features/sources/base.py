@@ -1,0 +1,84 @@
+"""What all sources of features have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facedata.errors import EmptyDatasetError, FormatError
+from facedata.features.feature_set import LARGEST_DIMENSIONS
+
+__all__ = ["BLOCK_BYTES", "FLOATS", "FeatureSource", "Rows", "check_shape", "rows_at_once"]
+
+FLOATS = {"float16": 2, "float32": 4, "float64": 8}
+"""The types of values that are read, and their sizes in bytes."""
+
+BLOCK_BYTES = 1 << 22
+"""How much of an array is read at once, unless a row is larger: small enough to stay in the processor's cache."""
+
+Rows = NDArray[np.floating[Any]]
+
+
+class FeatureSource(Protocol):
+    """A matrix of features in a file of any kind, read in blocks of rows; the file is opened again for each reading."""
+
+    @property
+    def path(self) -> str:
+        """The file."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """The file, and which part of it, for messages."""
+        ...
+
+    @property
+    def rows(self) -> int | None:
+        """How many rows there are; None if only reading them shows it."""
+        ...
+
+    @property
+    def dimensions(self) -> int:
+        """Values in a row."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """The stored type: one of `FLOATS`, or ``text``."""
+        ...
+
+    def blocks(self) -> Iterator[Rows]:
+        """All rows in order, in blocks of shape (M, dimensions), in the type and byte order of the file.
+
+        A block is valid until the next one is requested, which may be read into the same memory.
+
+        Raises
+        ------
+        InputError
+            If the file cannot be read.
+        FormatError
+            If it is damaged, or a row differs from the others in length.
+        """
+        ...
+
+
+def rows_at_once(row_bytes: int, most: int = BLOCK_BYTES) -> int:
+    """How many rows of this size are read at once: at least one."""
+    return max(most // row_bytes, 1)
+
+
+def check_shape(title: str, rows: int | None, dimensions: int) -> None:
+    """Refuse an array that has no rows, or rows of an impossible length.
+
+    Raises
+    ------
+    EmptyDatasetError
+    FormatError
+    """
+    if rows == 0:
+        raise EmptyDatasetError(f"{title}: has no rows")
+    if not 1 <= dimensions <= LARGEST_DIMENSIONS:
+        raise FormatError(f"{title}: expected 1 to {LARGEST_DIMENSIONS:,} values in a row, found {dimensions:,}")
