@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support import file_of, peak_bytes
@@ -268,6 +268,7 @@ class TestHostile:
         findings = check_neighbours(str(tmp_path / "x.npz"), ROWS)[1]
         assert any("CRC" in one.message for one in findings)
 
+    @settings(deadline=None, max_examples=40)
     @given(data=st.data())
     def test_any_damage_gives_findings_and_no_crash(self, data: st.DataObject) -> None:
         whole = archive(member()) if data.draw(st.booleans()) else member()

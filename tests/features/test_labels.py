@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import file_of, jpeg
 
@@ -21,6 +21,7 @@ def read(labels: Labels) -> list[int]:
     return [label for block in labels.blocks() for label in block.tolist()]
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(-1, (1 << 59)), min_size=1), st.sampled_from(["text", "windows", "<i8", ">i8", "<u8"]))
 def test_labels_come_back_and_are_written_as_integers_a_line(expected: list[int], how: str) -> None:
     if how in ("text", "windows"):

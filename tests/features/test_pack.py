@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support import peak_bytes, tree
@@ -117,6 +117,7 @@ def test_other_floats_become_float32_and_it_is_said(
     assert (f"{array.dtype.name} becomes float32" in caplog.text) == (array.dtype.itemsize != 4)
 
 
+@settings(deadline=None, max_examples=20)
 @given(
     st.lists(
         st.lists(
@@ -367,6 +368,7 @@ def test_memory_does_not_grow_with_the_array(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("known", [True, False])
+@settings(deadline=None, max_examples=20)
 @given(rows=st.integers(1, 30), dimensions=st.integers(1, 5))
 def test_the_way_back_is_what_np_save_writes(tmp_path_factory: Any, known: bool, rows: int, dimensions: int) -> None:
     folder = tmp_path_factory.mktemp("a")

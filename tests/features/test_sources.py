@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
@@ -44,6 +44,7 @@ matrices = arrays.arrays(
 )
 
 
+@settings(deadline=None, max_examples=40)
 @given(matrices, st.booleans(), st.sampled_from(["npy", "savez", "savez_compressed"]))
 def test_arrays_of_numpy_come_back_in_any_order_and_type(array: Array, fortran: bool, how: str) -> None:
     array = np.asfortranarray(array) if fortran else array
@@ -131,6 +132,7 @@ def test_no_row_and_a_wrong_size_are_refused(tmp_path: Path) -> None:
         read(source)
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_a_damaged_header_never_ends_in_a_traceback(data: st.DataObject) -> None:
     whole = bytearray(saved(some_rows))
@@ -287,6 +289,7 @@ def test_a_bin_that_np_save_wrote_is_read_by_its_header(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read(open_features(tmp_path / "a.bin")), some_rows)
 
 
+@settings(deadline=None, max_examples=40)
 @given(matrices.map(lambda one: one.astype(np.float64)), st.sampled_from(",;\t "), st.booleans(), st.booleans())
 def test_text_comes_back(array: Array, separator: str, header: bool, windows: bool) -> None:
     end = "\r\n" if windows else "\n"
