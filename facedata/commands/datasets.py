@@ -86,14 +86,12 @@ def _brief(one: CatalogueSet) -> dict[str, Any]:
 def _show(one: CatalogueSet, root: str, *, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from facedata.download.by_hand import source_text
-    from facedata.download.terms import terms
     from facedata.download.transfer.pages import shown_url
 
     commands = one.next_commands(root)
     if as_json:
         shown = [{**asdict(source), "address": shown_url(source.address)} for source in one.sources]
-        options.print_json({**asdict(one), **_brief(one), "sources": shown, "terms": terms(one), "next": commands})
+        options.print_json({**asdict(one), **_brief(one), "sources": shown, "terms": one.terms, "next": commands})
         return
     click.echo(f"{one.name}: {one.title}")
     size, exact = one.bytes
@@ -111,8 +109,8 @@ def _show(one: CatalogueSet, root: str, *, as_json: bool) -> None:
     for heading, fact in facts:
         if fact:
             click.echo(f"  {heading + ':':13s}{fact}")
-    _section("terms", terms(one))
-    _section("sources, in this order", [text for source in one.sources if (text := source_text(source, one))])
+    _section("terms", one.terms)
+    _section("sources, in this order", one.places)
     _section("downloads", [_checked(download.name, download.digest, download.size) for download in one.downloads])
     _section("files, when it is ready", [_checked(file.path, file.digest, file.size) for file in one.files])
     _section("notes", one.notes)

@@ -15,7 +15,7 @@ from facedata.commands.result_lines import result_line
 if TYPE_CHECKING:
     from facedata.download.acquire import Acquired, AcquireOptions, Plan
     from facedata.download.catalogue import CatalogueSet
-    from facedata.download.terms import Accept
+    from facedata.download.provenance import Accept
 
 
 @click.command("download", short_help="Fetch a dataset by its name: checked, unpacked, in its final layout.")
@@ -118,11 +118,10 @@ def _acceptance(*, flag: bool) -> Accept:
     """Show the terms, and have them accepted by the option or on the terminal."""
 
     def accept(entry: CatalogueSet) -> str:
-        from facedata.download.terms import terms
         from facedata.errors import OptionError
 
         click.echo(f"{entry.title}:", err=True)
-        for line in terms(entry):
+        for line in entry.terms:
             click.echo(f"  {line}", err=True)
         if flag:
             return "--accept-terms"
@@ -195,8 +194,7 @@ def _facts(done: Acquired) -> dict[str, Any]:
 
 
 def _show_plan(entry: CatalogueSet, root: Path, how: AcquireOptions, plan: Plan, *, as_json: bool) -> None:
-    from facedata.download.by_hand import steps
-    from facedata.download.terms import terms
+    from facedata.download.available import steps_by_hand
     from facedata.download.transfer.pages import shown_url
 
     if as_json:
@@ -204,7 +202,7 @@ def _show_plan(entry: CatalogueSet, root: Path, how: AcquireOptions, plan: Plan,
             {
                 "dry_run": True,
                 "name": entry.name,
-                "terms": terms(entry),
+                "terms": entry.terms,
                 "already": plan.already,
                 "found": {name: str(one.path) for name, one in plan.found.items()},
                 "wrong": plan.wrong,
@@ -216,7 +214,7 @@ def _show_plan(entry: CatalogueSet, root: Path, how: AcquireOptions, plan: Plan,
     if plan.already:
         click.echo(f"{entry.name}: is there already, in {root}")
         return
-    for line in terms(entry):
+    for line in entry.terms:
         click.echo(f"{entry.name}: {line}")
     for name, found in plan.found.items():
         click.echo(f"{name}: would use {found.path}")
@@ -229,4 +227,4 @@ def _show_plan(entry: CatalogueSet, root: Path, how: AcquireOptions, plan: Plan,
             f"{' or '.join(shown_url(link.page) for link in entry.links(one))}"
         )
     if plan.by_hand:
-        click.echo(steps(entry, plan.by_hand, root))
+        click.echo(steps_by_hand(entry, plan.by_hand, root))

@@ -1,7 +1,7 @@
-"""From a name to checked files in their final layout: what ``facedata download`` does.
+"""Turn the name of a dataset into checked files in their final layout: what ``facedata download`` does.
 
-In ``ROOT/.facedata-download-NAME/`` lie a lock, the unpacked archives until they are placed, and the plan of that
-placing. Every step finds out what is there already, so that the same call goes on wherever the last one ended.
+The folder ``ROOT/.facedata-download-NAME/`` has a lock, the unpacked archives until they are placed, and the plan of
+their placing. Every step finds out what has been done already, so that the same call resumes where the last one ended.
 """
 
 from __future__ import annotations
@@ -9,47 +9,56 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from facedata.download.by_hand import ByHandError, files_given, nothing_to_fetch, steps
-from facedata.download.catalogue import CatalogueSet, Download
-from facedata.download.checksums import remember
-from facedata.download.expectations import file_expectations
-from facedata.download.feature_sets import look_into_feature_sets
-from facedata.download.found import Found, find_downloads, is_archive, put_in_root, set_aside, target
-from facedata.download.placing import Placing
-from facedata.download.provenance import read_provenance
-from facedata.download.recording import (
-    is_finished,
-    owner,
-    record_fetched,
-    record_finish,
-    record_found,
-    record_restart,
-    renewed,
+from facedata.download.available import (
+    AvailableFile,
+    ByHandError,
+    find_downloads,
+    given_files,
+    put_in_root,
+    require_downloads,
+    set_aside,
+    steps_by_hand,
 )
-from facedata.download.terms import Accept, accept_terms, accepted
+from facedata.download.catalogue import CatalogueSet, Download
+from facedata.download.checksums import hash_file, remember
+from facedata.download.expectations import check_feature_sets, file_expectations
+from facedata.download.layout import is_unpacked, place_unpacked, unpack
+from facedata.download.provenance import (
+    Accept,
+    accept_terms,
+    is_accepted,
+    is_finished,
+    read_all_provenance,
+    read_provenance,
+    record_fetched,
+    record_file,
+    record_finish,
+    record_restart,
+)
 from facedata.download.transfer import Fetched, FileRequest, TransferOptions, fetch_files
 from facedata.download.transfer.pages import shown_url
 from facedata.download.verify import Result, verify
-from facedata.download.working import disk_bytes, work_folder, working
-from facedata.errors import DiskFullError, InputError
+from facedata.download.walk import check_stop
+from facedata.errors import DiskFullError, FacedataError, InputError, output_error
+from facedata.files import free_bytes, open_locked
 from facedata.jobs.signals import StopRequest
 
 __all__ = ["AcquireOptions", "Acquired", "Plan", "acquire", "plan_acquisition"]
 
-_log = logging.getLogger(__name__)
-
 Watch = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]]
-"""Given what is being done, something to enter that gives an observer of bytes."""
+"""Given what is being done, a context that gives an observer of bytes."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class AcquireOptions:
-    """How a set is fetched.
+    """How a set is acquired.
 
     Attributes
     ----------
@@ -58,9 +67,9 @@ class AcquireOptions:
     from_files : tuple of path
         Such files, one by one.
     overwrite : bool
-        Do it all again, and replace what is there.
+        Do everything again, and replace existing files.
     remove_archives : bool
-        Delete archives of the root when all is placed and checked.
+        Delete the archives in the root when everything is placed and checked.
     workers : int, optional
         How many files are read at once to check them.
     transfer : TransferOptions
@@ -76,26 +85,26 @@ class AcquireOptions:
 
 @dataclass(frozen=True)
 class Acquired:
-    """What came of it.
+    """The result of `acquire`.
 
     Attributes
     ----------
     name : str
     root : path
     already : bool
-        Whether everything was there before.
+        True if everything was done before.
     fetched : tuple of Fetched
-        By this run.
+        The downloads that this run fetched.
     used : dict of str to str
-        Downloads that were there or given, and where.
+        The downloads that were available, and where.
     placed : list of str
         Files and folders below the root.
     refused : dict of str to str
         Members of archives that were not unpacked, and why.
     results : tuple of Result
-        Of the checks of the files in their final places; none where they were there before.
+        The checks of the files in their final places; none if everything was done before.
     next : list of str
-        Commands.
+        Commands to run next.
     """
 
     name: str
@@ -110,28 +119,29 @@ class Acquired:
 
     @property
     def good(self) -> bool:
-        """Whether all is there and right."""
-        return not self.refused and _all_good(self.results)
+        """Whether all files exist and are right."""
+        return not self.refused and all(result.good for result in self.results)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done, found out without a connection.
+    """What `acquire` would do, found out without a connection.
 
     Attributes
     ----------
     already : bool
-        Nothing: all has been done before.
-    found : dict of str to Found
+        True if everything was done before.
+    found : dict of str to AvailableFile
     wrong : dict of str to str
+        Files that have the name of a download but are not right, and why.
     fetch : list of Download
-        By a program.
+        To be fetched by facedata.
     by_hand : list of Download
-        By a person.
+        To be fetched by a person.
     """
 
     already: bool = False
-    found: dict[str, Found] = field(default_factory=dict)
+    found: dict[str, AvailableFile] = field(default_factory=dict)
     wrong: dict[str, str] = field(default_factory=dict)
     fetch: list[Download] = field(default_factory=list)
     by_hand: list[Download] = field(default_factory=list)
@@ -145,19 +155,18 @@ def plan_acquisition(
     watch: Watch | None = None,
     stop: StopRequest | None = None,
 ) -> Plan:
-    """Find out what of a set is there, what a program can fetch, and what a person has to.
+    """Find out which files of a set are available, which a program can fetch, and which a person has to.
 
     Raises
     ------
     ByHandError
-        Where no file of the set is known.
+        If no file of the set is known.
     InputError
-        Where files that were given are not there.
+        If given files do not exist.
     InterruptedJobError
-        Where `stop` was asked for.
+        If `stop` is set.
     """
-    if not entry.downloads:
-        raise ByHandError(nothing_to_fetch(entry))
+    require_downloads(entry)
     return _Acquisition(entry, root, options, watch, stop).plan(again=options.overwrite)
 
 
@@ -170,16 +179,16 @@ def acquire(
     watch: Watch | None = None,
     stop: StopRequest | None = None,
 ) -> Acquired:
-    """Fetch, check, unpack and place a set; goes on where an earlier call ended.
+    """Fetch, check, unpack and place a set; resumes where an earlier call was interrupted.
 
     Parameters
     ----------
     entry : CatalogueSet
     root : path
-        The folder for the set's files; made if it is not there.
+        The folder for the set's files; created if it does not exist.
     options : AcquireOptions
     accept : callable
-        Has the terms accepted, where that has not been done before.
+        Asks for the terms to be accepted, unless that has been done before.
     watch : callable, optional
         Gives observers of the progress in bytes.
     stop : StopRequest, optional
@@ -187,28 +196,28 @@ def acquire(
     Raises
     ------
     ByHandError
-        Where a person must fetch files first; says which, from where, and how to go on.
+        If a person must fetch files first; the message says which, from where, and how to resume.
     OptionError
-        Where the terms are not accepted.
+        If the terms are not accepted.
     TransferError, ChecksumError, ArchiveError, OutputError, InputError
     InterruptedJobError
-        Where `stop` was asked for; the same call goes on.
+        If `stop` is set; the same call resumes.
     """
+    acquisition = _Acquisition(entry, root, options, watch, stop)
     record = read_provenance(root, entry.name)
     if not options.overwrite and is_finished(record, root):
-        _Acquisition(entry, root, options, watch, stop).tidy()
+        acquisition.tidy()
         return Acquired(entry.name, root, already=True, next=entry.next_commands(root))
-    if not entry.downloads:
-        raise ByHandError(nothing_to_fetch(entry))
-    files_given(options.from_dir, options.from_files)  # a path that is not there is said before anything is asked
-    if not accepted(entry, record):
+    require_downloads(entry)
+    given_files(options.from_dir, options.from_files)  # a path that does not exist is an error before any question
+    if not is_accepted(entry, record):
         accept_terms(entry, root, accept)
-    return _Acquisition(entry, root, options, watch, stop).run()
+    return acquisition.run()
 
 
 @dataclass(frozen=True)
 class _Acquisition:
-    """One call: what all of its steps need to know."""
+    """One call of `acquire`, and what all of its steps need."""
 
     entry: CatalogueSet
     root: Path
@@ -216,64 +225,87 @@ class _Acquisition:
     watch: Watch | None
     stop: StopRequest | None
 
+    @property
+    def work(self) -> Path:
+        """The hidden folder, which exists until the set is finished."""
+        return self.root / f".facedata-download-{self.entry.name}"
+
     def run(self) -> Acquired:
+        entry, root = self.entry, self.root
         fetched: list[Fetched] = []
-        with working(self.entry, self.root, restart=self.options.overwrite) as (work, overwrite):
-            if "finished" in read_provenance(self.root, self.entry.name):
-                record_restart(self.entry, self.root)  # something was lost: what is begun now may be gone on with
-            placing = Placing(self.entry, self.root, work, overwrite)
-            used: dict[str, Path] = {}
-            if not placing.begun and (overwrite or not self._ready()):
-                fresh = renewed(read_provenance(self.root, self.entry.name))
-                used = self._collect(self.plan(again=overwrite, fresh=fresh), fetched, overwrite=overwrite)
-                archives = [used[one.name] for one in self.entry.downloads if is_archive(self.entry, one)]
+        used: dict[str, Path] = {}
+        placed: list[str] = []
+        refused: dict[str, str] = {}
+        with self._working(restart=self.options.overwrite) as overwrite:
+            if "finished" in read_provenance(root, entry.name):
+                record_restart(entry, root)  # files were lost; what this run records may be used by the next one
+            if not is_unpacked(self.work) and (overwrite or not self._is_placed_by_hand()):
+                used = self._collect(fetched, overwrite=overwrite)
+                archives = [used[download.name] for download in entry.downloads if entry.is_archive(download)]
                 if archives:
-                    _log.info("%s: unpacking %s", self.entry.name, ", ".join(path.name for path in archives))
+                    _log.info("%s: unpacking %s", entry.name, ", ".join(path.name for path in archives))
                 with self._watched("unpacking") as observer:
-                    placing.unpack(archives, observer, self.stop)
-            placed, refused = placing.place(self.stop)
-            now_fetched = {one.path for one in fetched}
+                    unpack(entry, archives, self.work, observer, self.stop)
+            if is_unpacked(self.work):
+                placed, refused = place_unpacked(root, self.work, overwrite=overwrite, stop=self.stop)
+            placed += [place for download in entry.downloads if (place := entry.place_of(download))]
+            fetched_paths = {file.path for file in fetched}
             done = Acquired(
-                name=self.entry.name,
-                root=self.root,
+                name=entry.name,
+                root=root,
                 fetched=tuple(fetched),
-                used={name: os.fspath(path) for name, path in used.items() if path not in now_fetched},
-                placed=placed,
+                used={name: os.fspath(path) for name, path in used.items() if path not in fetched_paths},
+                placed=sorted(placed),
                 refused=refused,
                 results=self._verify(placed),
-                next=self.entry.next_commands(self.root),
+                next=entry.next_commands(root),
             )
             if done.good:
-                if self.entry.layout == "learn-to-cluster":
-                    look_into_feature_sets(self.root, self._lying(done), watch=self.watch, stop=self.stop)
-                self._finish(done, work)
+                if entry.layout == "learn-to-cluster":
+                    files = {*placed, *(result.found_at or result.path for result in done.results)}
+                    check_feature_sets(root, files, watch=self.watch, stop=self.stop)
+                record_finish(entry, root, done.placed, done.results)
+                self._clear()
         return done
 
     def tidy(self) -> None:
-        """What an earlier call that had finished its work was killed before, or was not asked for."""
-        archives = [path for path in self._archives() if path.exists()] if self.options.remove_archives else []
-        if archives or work_folder(self.entry, self.root).exists():
-            with working(self.entry, self.root, restart=False) as (work, _):
-                self._clear(work)
+        """Remove what an earlier call was killed before removing, or was not asked to remove."""
+        archives = self.options.remove_archives and any(path.exists() for path in self._archives())
+        if archives or self.work.exists():
+            with self._working(restart=False):
+                self._clear()
 
     def plan(self, *, again: bool, fresh: Collection[str] = ()) -> Plan:
-        """What there is to do; `again` distrusts what is there without a published checksum, unless it is `fresh`."""
-        given = files_given(self.options.from_dir, self.options.from_files)
+        """What there is to do; with `again`, downloads without a checksum are not trusted, unless they are `fresh`."""
+        given = given_files(self.options.from_dir, self.options.from_files)
         if not again and is_finished(read_provenance(self.root, self.entry.name), self.root):
             return Plan(already=True)
-        old = {one.name for one in self.entry.downloads if again and one.digest is None} - set(fresh)
+        unproven = {download.name for download in self.entry.downloads if again and download.digest is None}
         with self._watched("checking what is there") as observer:
             found, wrong = find_downloads(
                 self.entry,
                 self.root,
                 given,
                 self.options.from_files,
-                distrusted=old,
+                distrusted=unproven - set(fresh),
                 workers=self.options.workers,
                 observer=observer,
                 stop=self.stop,
             )
-        self._refuse_others(found)
+        # archives of several sets may have the same name, data.tar.gz for example; only a checksum tells them apart
+        sets = read_all_provenance(self.root)
+        for download in self.entry.downloads:
+            path, file = download.path(self.root), found.get(download.name)
+            is_proven = file is not None and file.digest is not None and not file.given
+            is_own = download.name in sets.get(self.entry.name, {}).get("downloads", {})
+            if is_proven or is_own or not self.entry.is_archive(download) or not path.exists():
+                continue
+            owners = (name for name, record in sets.items() if download.name in record.get("downloads", {}))
+            if owner := next(owners, ""):
+                raise InputError(
+                    f"{path}: is the download of {owner}; expected that of {self.entry.name}, "
+                    f"which has the same name: move it away, or give {self.entry.name} another --root"
+                )
         missing = [download for download in self.entry.downloads if download.name not in found]
         return Plan(
             found=found,
@@ -282,116 +314,115 @@ class _Acquisition:
             by_hand=[download for download in missing if not self.entry.links(download)],
         )
 
-    def _refuse_others(self, found: Mapping[str, Found]) -> None:
-        """Archives of several sets may have one name, ``data.tar.gz`` say: only a checksum tells whose it is."""
-        for download in self.entry.downloads:
-            one = found.get(download.name)
-            if one is not None and one.digest and not one.given:
-                continue
-            if other := owner(self.entry, download, self.root):
-                raise InputError(
-                    f"{target(download, self.root)}: is the download of {other}; expected that of {self.entry.name}, "
-                    f"which has the same name: move it away, or give {self.entry.name} another --root"
-                )
-
-    def _collect(self, plan: Plan, fetched: list[Fetched], *, overwrite: bool) -> dict[str, Path]:
-        """Have every download at hand; where each is read from."""
-        self._set_aside(plan.wrong)
+    def _collect(self, fetched: list[Fetched], *, overwrite: bool) -> dict[str, Path]:
+        """Get every download; returns where each is read from."""
+        recorded = read_provenance(self.root, self.entry.name).get("downloads", {})
+        fresh = {name for name, facts in recorded.items() if isinstance(facts, dict) and "old" not in facts}
+        plan = self.plan(again=overwrite, fresh=fresh)
         downloads = {download.name: download for download in self.entry.downloads}
-        used = {
-            name: put_in_root(self.entry, downloads[name], one, self.root, self.stop)
-            for name, one in plan.found.items()
-        }
-        record_found(self.entry, self.root, plan.found, self.stop)
+        paths = {name: download.path(self.root) for name, download in downloads.items()}
+        # wrong files in the places of downloads are renamed; others are the user's own and stay
+        for path, reason in plan.wrong.items():
+            if Path(path) in paths.values():
+                _log.warning("%s: %s; kept as %s", path, reason, set_aside(Path(path)).name)
+            else:
+                _log.warning("%s: %s; it is not used", path, reason)
+        for name, file in plan.found.items():
+            paths[name] = put_in_root(self.entry, downloads[name], file, self.root, self.stop)
+            if file.given or name not in recorded:
+                digest = file.digest or hash_file(file.path, "sha256", advance=self._advance, ahead=True).digest
+                record_file(self.entry, self.root, name, file.path, digest)
         if plan.by_hand:
             reasons = [f"{path}: {reason}" for path, reason in plan.wrong.items()]
             if self.options.from_dir and not reasons:
-                reasons = [f"{self.options.from_dir}: has no file of the names that are missing"]
-            raise ByHandError("\n".join([*reasons, steps(self.entry, plan.by_hand, self.root)]))
-        self._check_disk(plan.fetch)
-        fetched += self._fetch(plan.fetch, overwrite=overwrite)
-        return {name: used.get(name) or target(download, self.root) for name, download in downloads.items()}
+                reasons = [f"{self.options.from_dir}: has no file with the name of a missing one"]
+            raise ByHandError("\n".join([*reasons, steps_by_hand(self.entry, plan.by_hand, self.root)]))
+        if plan.fetch:
+            self._check_room(plan.fetch)
+            fetched += self._fetch(plan.fetch, overwrite=overwrite)
+        return paths
+
+    def _advance(self, _: int) -> None:
+        check_stop(self.stop)
 
     def _fetch(self, downloads: Sequence[Download], *, overwrite: bool) -> list[Fetched]:
-        if not downloads:
-            return []
-        names = {target(one, self.root): one.name for one in downloads}
-        requests = [
-            FileRequest(target(one, self.root), self.entry.links(one), one.digest, one.size, one.superseded)
-            for one in downloads
-        ]
+        names = {download.path(self.root): download.name for download in downloads}
 
         def note(fetched: Fetched) -> None:
             record_fetched(self.entry, self.root, names[fetched.path], fetched)
             remember(self.root, os.path.relpath(fetched.path, self.root), fetched.digest)
 
-        for one in downloads:
-            _log.info("%s: fetching %s from %s", self.entry.name, one.name, shown_url(self.entry.links(one)[0].page))
+        requests = []
+        for download in downloads:
+            links = self.entry.links(download)
+            _log.info("%s: fetching %s from %s", self.entry.name, download.name, shown_url(links[0].page))
+            path = download.path(self.root)
+            requests.append(FileRequest(path, links, download.digest, download.size, download.superseded))
         options = replace(self.options.transfer, overwrite=overwrite)
         with self._watched("fetching") as observer:
             return fetch_files(requests, options, observer=observer, stop=self.stop, on_fetched=note)
 
     def _verify(self, placed: Sequence[str]) -> tuple[Result, ...]:
-        results: list[Result] = []
+        expected = file_expectations(self.entry, placed)
+        workers = self.options.workers
         with self._watched("checking") as observer:
-            verify(
-                self.root,
-                file_expectations(self.entry, placed),
-                workers=self.options.workers,
-                observer=observer,
-                stop=self.stop,
-                on_result=results.append,
-            )
-        return tuple(results)
+            return tuple(verify(self.root, expected, workers=workers, observer=observer, stop=self.stop).results)
 
-    def _lying(self, done: Acquired) -> set[str]:
-        """Files of the set in their final places, below the root."""
-        return {*done.placed, *(result.found_at or result.path for result in done.results)}
-
-    def _ready(self) -> bool:
-        """Whether the files are in their final places already, unpacked by hand say: then they are only checked."""
+    def _is_placed_by_hand(self) -> bool:
+        """Whether the files are right and in their final places, unpacked by hand for example."""
         needed = [file for file in self.entry.files if not file.optional]
-        there = bool(needed) and all((self.root / file.path).is_file() for file in needed)
-        return there and _all_good(self._verify([]))
+        exist = bool(needed) and all((self.root / file.path).is_file() for file in needed)
+        return exist and all(result.good for result in self._verify([]))
 
-    def _set_aside(self, wrong: Mapping[str, str]) -> None:
-        """Keep wrong files in the places of downloads under another name; others are the user's own and stay."""
-        places = {target(download, self.root) for download in self.entry.downloads}
-        for path, reason in wrong.items():
-            if Path(path) in places:
-                _log.warning("%s: %s; kept as %s", path, reason, set_aside(Path(path)).name)
-            else:
-                _log.warning("%s: %s; it is not used", path, reason)
-
-    def _check_disk(self, downloads: Sequence[Download]) -> None:
-        """Refuse before the first byte what cannot fit; archives of images are as large again when unpacked."""
-        to_fetch = sum(max((one.size or one.about or 0) - self._half(one), 0) for one in downloads)
+    def _check_room(self, downloads: Sequence[Download]) -> None:
+        """Raise `DiskFullError` before the first byte; archives of images need their size again when unpacked."""
+        to_fetch = 0
+        for download in downloads:
+            path = download.path(self.root)
+            partial = _bytes_on_disk(path.with_name(f"{path.name}.part"))
+            to_fetch += max((download.size or download.about or 0) - partial, 0)
         unpacked = 0 if self.entry.layout == "files" else self.entry.bytes[0]
-        to_unpack = max(unpacked - disk_bytes(work_folder(self.entry, self.root)), 0)
-        free = shutil.disk_usage(self.root).free
+        to_unpack = max(unpacked - _bytes_on_disk(self.work), 0)
+        free = free_bytes(self.root)
         if to_fetch + to_unpack > free:
             raise DiskFullError(
-                f"{self.root}: {self.entry.name} needs about {to_fetch:,} bytes for what is to be fetched and "
-                f"{to_unpack:,} unpacked; {free:,} are free: make room, or choose another --root; nothing was fetched"
+                f"{self.root}: {self.entry.name} needs about {to_fetch:,} bytes for its downloads and {to_unpack:,} "
+                f"unpacked, but {free:,} are free: free more, or choose another --root; nothing was fetched"
             )
 
-    def _half(self, download: Download) -> int:
-        """Bytes of the disk that an interrupted transfer takes already."""
-        final = target(download, self.root)
-        return disk_bytes(final.with_name(f"{final.name}.part"))
+    def _archives(self) -> list[Path]:
+        return [download.path(self.root) for download in self.entry.downloads if self.entry.is_archive(download)]
 
-    def _finish(self, done: Acquired, work: Path) -> None:
-        record_finish(self.entry, self.root, done.placed, done.results)
-        self._clear(work)
-
-    def _clear(self, work: Path) -> None:
+    def _clear(self) -> None:
         if self.options.remove_archives:
             for path in self._archives():
                 path.unlink(missing_ok=True)
-        shutil.rmtree(work)
+        shutil.rmtree(self.work)
 
-    def _archives(self) -> list[Path]:
-        return [target(one, self.root) for one in self.entry.downloads if is_archive(self.entry, one)]
+    @contextmanager
+    def _working(self, *, restart: bool) -> Iterator[bool]:
+        """Lock the hidden folder; whether this call, or the one that it resumes, replaces existing files."""
+        mark = self.work / "overwrite"
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+            lock = open_locked(self.work / "lock")
+            try:
+                # finished: killed before it could remove this folder
+                is_finished_before = "finished" in read_provenance(self.root, self.entry.name)
+                if is_finished_before or (restart and not mark.exists()):
+                    mark.unlink(missing_ok=True)
+                    (self.work / "placing.json").unlink(missing_ok=True)
+                    shutil.rmtree(self.work / "unpacked", ignore_errors=True)
+                if restart and not mark.exists():
+                    record_restart(self.entry, self.root)
+                    mark.touch()
+                yield mark.exists()
+            finally:
+                os.close(lock)
+        except FacedataError:
+            raise
+        except OSError as error:
+            raise output_error(error, self.work) from error
 
     @contextmanager
     def _watched(self, what: str) -> Iterator[Callable[[int, int], None] | None]:
@@ -399,5 +430,12 @@ class _Acquisition:
             yield observer
 
 
-def _all_good(results: Sequence[Result]) -> bool:
-    return all(result.verdict not in ("FAILED", "MISSING") for result in results)
+def _bytes_on_disk(path: Path) -> int:
+    """How much of the disk a file, or all files of a folder, take; 0 if it does not exist."""
+    try:
+        if not path.is_dir():
+            return path.lstat().st_blocks * 512
+        with os.scandir(path) as entries:
+            return sum(_bytes_on_disk(Path(entry)) for entry in entries)
+    except OSError:
+        return 0

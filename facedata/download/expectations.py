@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,8 +18,10 @@ from facedata.columns import count_labels
 from facedata.download.catalogue import CatalogueSet, KnownFile
 from facedata.download.provenance import read_provenance
 from facedata.download.verify import Expectation, Finding, Structure, Verification, verify
-from facedata.errors import FormatError
+from facedata.download.walk import check_stop
+from facedata.errors import FormatError, InputError, OptionError
 from facedata.files import opened_regular
+from facedata.jobs.signals import StopRequest
 
 __all__ = [
     "FeatureMatrix",
@@ -26,6 +29,7 @@ __all__ = [
     "LabelLines",
     "RecordFile",
     "TextLines",
+    "check_feature_sets",
     "file_expectations",
     "set_expectations",
     "verify_set",
@@ -274,7 +278,7 @@ def set_expectations(entry: CatalogueSet, root: Path, record: Mapping[str, Any])
             optional=bool(files) and unpacked,
         )
         for download in entry.downloads
-        if not entry.place_of(download)
+        if entry.is_archive(download)
     ]
     return [*archives, *files] if unpacked or not archives else archives
 
@@ -299,3 +303,65 @@ def verify_set(entry: CatalogueSet, root: Path, *, extra: bool = True, **options
     expectations = set_expectations(entry, root, read_provenance(root, entry.name))
     folders = [entry.folder] if extra and entry.complete and (root / entry.folder).is_dir() else []
     return verify(root, expectations, extra_in=folders, **options)
+
+
+def check_feature_sets(
+    root: Path,
+    paths: Iterable[str],
+    *,
+    watch: Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]] | None = None,
+    stop: StopRequest | None = None,
+) -> None:
+    """Log what `check_feature_set` finds in the feature sets among some files, without a search for neighbours.
+
+    A finding is not a failure: checksums and sizes have shown that these are the published files, and another
+    download would give the same ones.
+
+    Parameters
+    ----------
+    root : path
+    paths : iterable of str
+        Files below the root, ``/`` between names.
+    watch : callable, optional
+        Gives observers of the progress in bytes.
+    stop : StopRequest, optional
+
+    Raises
+    ------
+    InterruptedJobError
+        If `stop` is set.
+    """
+
+    @contextmanager
+    def watched(what: str) -> Iterator[Callable[[int, int], None]]:
+        with watch(f"{name}: {what}") if watch else nullcontext() as observer:
+
+            def report(done: int, total: int) -> None:
+                check_stop(stop)
+                if observer is not None:
+                    observer(done, total)
+
+            yield report
+
+    names = set()
+    for path in map(PurePosixPath, paths):
+        if len(path.parts) == 2 and path.parts[0] == "features" and path.suffix == ".bin":
+            names.add(path.stem)
+        elif len(path.parts) == 3 and path.parts[0] == "knns":
+            names.add(path.parts[1])
+    for name in sorted(names):
+        if not ((root / "features" / f"{name}.bin").is_file() and (root / "labels" / f"{name}.meta").is_file()):
+            continue
+        from facedata.features.check import CheckOptions, check_feature_set  # loads NumPy
+
+        try:
+            report = check_feature_set(root, name, CheckOptions(sample=0), watch=watched)
+        except (InputError, OptionError) as error:
+            _log.warning("%s", error)
+            continue
+        size = f"{report.rows:,} rows of {report.dimensions:,} values" if report.rows and report.dimensions else "?"
+        classes = f", {report.classes.classes:,} classes" if report.classes else ""
+        _log.info("%s: %s%s: %s", name, size, classes, "good" if report.good else "has faults as published")
+        for finding in report.findings:
+            level = logging.WARNING if finding.wrong else logging.INFO
+            _log.log(level, "%s: %s", finding.path, finding.message)

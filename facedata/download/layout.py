@@ -1,20 +1,30 @@
-"""Where the files of a set belong below the root, wherever its archive had them."""
+"""Unpack a set's archives in a hidden folder, and move everything to where it belongs below the root.
+
+The moves are written to ``placing.json`` before the first one, so that a run that was killed is resumed exactly.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from facedata.download.archives import extract_archive, group_archives
 from facedata.download.catalogue import CatalogueSet
-from facedata.errors import InterruptedJobError, OutputExistsError, input_error, output_error
+from facedata.download.checksums import remember
+from facedata.download.digest import Digest
+from facedata.download.walk import check_stop
+from facedata.errors import FormatError, OutputExistsError, input_error, output_error
+from facedata.files import atomic_writer
 from facedata.jobs.signals import StopRequest
 
-__all__ = ["Move", "place", "plan_moves"]
+__all__ = ["Move", "is_unpacked", "place", "place_unpacked", "plan_moves", "unpack"]
 
+_PLAN, _UNPACKED = "placing.json", "unpacked"
 _CLUSTERING = ("features", "labels", "knns", "pretrained_models")
 _BY_SUFFIX = {".bin": "features", ".npy": "features", ".meta": "labels"}
 _BLOCK = 1 << 20
@@ -29,47 +39,116 @@ class Move(NamedTuple):
     target: str
 
 
+def is_unpacked(work: Path) -> bool:
+    """Whether an earlier call of `unpack` finished in the hidden folder `work`."""
+    return (work / _PLAN).exists()
+
+
+def unpack(
+    entry: CatalogueSet,
+    archives: Sequence[Path],
+    work: Path,
+    observer: Callable[[int, int], None] | None = None,
+    stop: StopRequest | None = None,
+) -> None:
+    """Unpack archives, and plan where each file belongs; resumes where an earlier call was interrupted.
+
+    Parameters
+    ----------
+    entry : CatalogueSet
+    archives : sequence of path
+    work : path
+        The set's own hidden folder in the root.
+    observer : callable, optional
+        Called with compressed bytes done and the total.
+    stop : StopRequest, optional
+    """
+    unpacked = work / _UNPACKED
+
+    def algorithm(member: str) -> str | None:
+        """How to hash a member while it is written: as the catalogue's file with its name."""
+        end = f"/{PurePosixPath(member).name}"
+        known = (file.digest.algorithm for file in entry.files if file.digest and file.path.endswith(end))
+        return next(known, None)
+
+    total, before = sum(os.path.getsize(path) for path in archives), 0
+    digests: dict[str, str] = {}
+    refused: dict[str, str] = {}
+    expected = [download.name for download in entry.downloads]
+    for archive in group_archives(archives, expected=expected) if archives else ():
+
+        def report(done: int, _: int, before: int = before) -> None:
+            if observer is not None:
+                observer(before + done, total)
+
+        done = extract_archive(archive, unpacked, digests=algorithm, observer=report, stop=stop)
+        before += sum(os.path.getsize(path) for path in archive.parts)
+        digests |= {name: str(digest) for name, digest in done.digests.items()}
+        refused |= dict(done.refused)
+        if done.refused_count > len(done.refused):
+            refused["and more"] = f"{done.refused_count:,} in all: see {done.refused_list}"
+    moves = plan_moves(entry, unpacked) if unpacked.is_dir() else []
+    plan = {
+        "moves": [[os.fspath(move.source.relative_to(unpacked)), move.target] for move in moves],
+        "digests": digests,
+        "refused": refused,
+    }
+    with atomic_writer(work / _PLAN) as file:
+        file.write(json.dumps(plan).encode(errors="surrogateescape"))
+
+
+def place_unpacked(
+    root: Path, work: Path, *, overwrite: bool, stop: StopRequest | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """Move what `unpack` unpacked to where it belongs; resumes where an earlier call was interrupted.
+
+    Returns
+    -------
+    placed : list of str
+        Files and folders below the root.
+    refused : dict of str to str
+        Members of the archives that were not unpacked, and why.
+
+    Raises
+    ------
+    OutputExistsError
+        If another file is in the way; nothing has been moved then.
+    """
+    try:
+        plan: dict[str, Any] = json.loads((work / _PLAN).read_bytes().decode(errors="surrogateescape"))
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{work / _PLAN}: cannot be read: {error}; delete {work} and run again") from error
+    unpacked = work / _UNPACKED
+    moves = [Move(unpacked / source, target) for source, target in plan["moves"]]
+    place([move for move in moves if os.path.lexists(move.source)], root, overwrite=overwrite, stop=stop)
+    for member, text in plan["digests"].items():  # hashed while it was unpacked: need not be read to be verified
+        path = unpacked / member
+        for move in moves:
+            if path.is_relative_to(move.source):
+                final = os.path.normpath(PurePosixPath(move.target) / path.relative_to(move.source))
+                if os.path.exists(root / final):
+                    remember(root, final, Digest(*text.split(" ", 1)))
+    return [move.target for move in moves], plan["refused"]
+
+
 def plan_moves(entry: CatalogueSet, unpacked: Path) -> list[Move]:
     """Where everything in `unpacked` belongs.
 
     Parameters
     ----------
     entry : CatalogueSet
-        Its layout decides: ``files`` leaves every path as it is; ``folder`` makes the folder that holds the file or
+        Its layout decides: ``files`` leaves every path as it is; ``folder`` makes the folder that has the file or
         folder named ``holding`` the set's own; ``learn-to-cluster`` sorts files into features, labels and knns.
     unpacked : path
         The folder that the set's archives were unpacked to.
     """
     if entry.layout == "learn-to-cluster":
-        return list(_clustering(entry, unpacked))
+        return list(_clustering_moves(entry, unpacked))
     if entry.layout == "folder":
-        return list(_folder(entry, unpacked))
+        own = _own_folder(entry, unpacked)
+        moves = [] if own == unpacked else [Move(own, entry.folder)]
+        return moves + [Move(path, f"{entry.folder}/{path.relative_to(unpacked)}") for path in _outside(unpacked, own)]
     return [Move(path, path.name) for path in _entries(unpacked)]
-
-
-def place(moves: Iterable[Move], root: Path, *, overwrite: bool, stop: StopRequest | None = None) -> list[str]:
-    """Rename everything to where it belongs; returns the paths, relative to `root`.
-
-    May be interrupted and called again with the moves that are left.
-
-    Raises
-    ------
-    OutputExistsError
-        Where another file is there already, before anything has been moved, unless `overwrite`. One with the same
-        content, from an earlier download say, is in nobody's way.
-    InterruptedJobError
-        Where `stop` was asked for.
-    """
-    moves = list(moves)
-    if not overwrite:
-        for move in moves:
-            _refuse_existing(move.source, root / move.target, stop)
-    for move in moves:
-        try:
-            _move(move.source, root / move.target)
-        except OSError as error:
-            raise output_error(error, root / move.target) from error
-    return sorted(move.target for move in moves)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -86,12 +165,12 @@ def _files(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _clustering(entry: CatalogueSet, unpacked: Path) -> Iterator[Move]:
+def _clustering_moves(entry: CatalogueSet, unpacked: Path) -> Iterator[Move]:
     known = [PurePosixPath(file.path) for file in entry.files]
     taken: set[str] = set()
     for path in _files(unpacked):
         inside = PurePosixPath(path.relative_to(unpacked).as_posix())
-        target = _known_place(inside, known) or _clustering_place(inside) or f"{entry.name}/{inside}"
+        target = _known_place(inside, known) or _usual_place(inside) or f"{entry.name}/{inside}"
         if target in taken:
             target = f"{entry.name}/{inside}"
             _log.warning("%s: the archive has two files for the same place; this one goes to %s", inside, target)
@@ -100,20 +179,21 @@ def _clustering(entry: CatalogueSet, unpacked: Path) -> Iterator[Move]:
 
 
 def _known_place(inside: PurePosixPath, known: Sequence[PurePosixPath]) -> str:
-    """Where the catalogue has a file of that name; of several the one that shares most of the path."""
+    """Where the catalogue has a file of that name; among several, the one that shares most of the path."""
+
+    def shared_end(path: PurePosixPath) -> int:
+        pairs = zip(reversed(path.parts), reversed(inside.parts), strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
     same = [path for path in known if path.name == inside.name]
-    best = max(same, key=lambda path: _common_end(path, inside), default=None)
-    if best is None or (len(same) > 1 and _common_end(best, inside) < 2):
+    best = max(same, key=shared_end, default=None)
+    if best is None or (len(same) > 1 and shared_end(best) < 2):
         return ""
     return str(best)
 
 
-def _common_end(one: PurePosixPath, other: PurePosixPath) -> int:
-    pairs = zip(reversed(one.parts), reversed(other.parts), strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-def _clustering_place(inside: PurePosixPath) -> str:
+def _usual_place(inside: PurePosixPath) -> str:
+    """Where learn-to-cluster keeps a file in a folder of that name or with that suffix."""
     for number, part in reversed(list(enumerate(inside.parts[:-1]))):
         if part in _CLUSTERING:
             return "/".join(inside.parts[number:])
@@ -124,40 +204,24 @@ def _clustering_place(inside: PurePosixPath) -> str:
     return ""
 
 
-def _folder(entry: CatalogueSet, unpacked: Path) -> Iterator[Move]:
-    own = _own_folder(entry, unpacked)
-    if own != unpacked:
-        yield Move(own, entry.folder)
-    for path in _outside(unpacked, own):
-        yield Move(path, f"{entry.folder}/{path.relative_to(unpacked)}")
-
-
 def _own_folder(entry: CatalogueSet, unpacked: Path) -> Path:
-    """The folder that is the set: the one that holds what it must; else the only one; else all of it."""
-    if entry.holding:
-        found = _holder(unpacked, entry.holding)
-        if found is not None:
-            return found
-        _log.warning("%s: '%s' is not in the archive; all of it goes to %s", entry.name, entry.holding, entry.folder)
+    """The folder that is the set: the topmost one that has what it must have, or else the only one, or else all."""
+    level = [unpacked]
+    while entry.holding and level:
+        for folder in level:
+            if (folder / entry.holding).exists():
+                return folder
+        level = [path for folder in level for path in _entries(folder) if path.is_dir() and not path.is_symlink()]
     entries = _entries(unpacked)
-    if not entry.holding and len(entries) == 1 and entries[0].is_dir():
+    if entry.holding:
+        _log.warning("%s: '%s' is not in the archive; all of it goes to %s", entry.name, entry.holding, entry.folder)
+    elif len(entries) == 1 and entries[0].is_dir():
         return entries[0]
     return unpacked
 
 
-def _holder(folder: Path, name: str) -> Path | None:
-    """The folder nearest to the top that has an entry of that name."""
-    level = [folder]
-    while level:
-        for one in level:
-            if (one / name).exists():
-                return one
-        level = [path for one in level for path in _entries(one) if path.is_dir() and not path.is_symlink()]
-    return None
-
-
 def _outside(folder: Path, own: Path) -> Iterator[Path]:
-    """What is not in `own`, as few whole folders as possible; everything, where `own` is `folder` itself."""
+    """What is not in `own`, in as few whole folders as possible; everything if `own` is `folder` itself."""
     for path in _entries(folder):
         if path == own:
             continue
@@ -167,14 +231,40 @@ def _outside(folder: Path, own: Path) -> Iterator[Path]:
             yield path
 
 
+def place(moves: Iterable[Move], root: Path, *, overwrite: bool, stop: StopRequest | None = None) -> None:
+    """Rename everything to where it belongs. May be interrupted and called again with the moves that are left.
+
+    Raises
+    ------
+    OutputExistsError
+        If another file is in the way, before anything has been moved, unless `overwrite`. A file with the same
+        content, from an earlier download for example, is not in the way.
+    InterruptedJobError
+        If `stop` is set.
+    """
+    moves = list(moves)
+    if not overwrite:
+        for move in moves:
+            _refuse_existing(move.source, root / move.target, stop)
+    for move in moves:
+        try:
+            _move(move.source, root / move.target)
+        except OSError as error:
+            raise output_error(error, root / move.target) from error
+
+
+def _is_folder_pair(source: Path, target: Path) -> bool:
+    """Whether the content of one folder joins that of another."""
+    return source.is_dir() and target.is_dir() and not target.is_symlink()
+
+
 def _refuse_existing(source: Path, target: Path, stop: StopRequest | None) -> None:
-    """A folder may join one that is there; a file may not take the place of another."""
-    if source.is_dir() and target.is_dir() and not target.is_symlink():
+    if _is_folder_pair(source, target):
         for path in _entries(source):
             _refuse_existing(path, target / path.name, stop)
     elif os.path.lexists(target) and not _same_content(source, target, stop):
         raise OutputExistsError(
-            f"{target}: is there already, and is another file than that of this download; "
+            f"{target}: already exists and differs from the file of this download; "
             "move it away, or replace it with --overwrite"
         )
 
@@ -185,10 +275,9 @@ def _same_content(source: Path, target: Path, stop: StopRequest | None) -> bool:
             return False
         if source.stat().st_size != target.stat().st_size:
             return False
-        with open(source, "rb") as one, open(target, "rb") as other:
-            while block := one.read(_BLOCK):
-                if stop:
-                    raise InterruptedJobError("stopped while comparing files; run the same command again to go on")
+        with open(source, "rb") as file, open(target, "rb") as other:
+            while block := file.read(_BLOCK):
+                check_stop(stop)
                 if block != other.read(_BLOCK):
                     return False
     except OSError as error:
@@ -197,7 +286,7 @@ def _same_content(source: Path, target: Path, stop: StopRequest | None) -> bool:
 
 
 def _move(source: Path, target: Path) -> None:
-    if source.is_dir() and target.is_dir() and not target.is_symlink():
+    if _is_folder_pair(source, target):
         for path in _entries(source):
             _move(path, target / path.name)
         return

@@ -1,71 +1,86 @@
-"""``provenance.json``: what was accepted, when, from where the files came, and with which checksums."""
+"""``provenance.json``: which terms were accepted, where the files came from, when, and with which checksums."""
 
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from facedata._version import __version__
+from facedata.download.catalogue import CatalogueSet
+from facedata.download.digest import Digest
+from facedata.download.schema import PROVENANCE
+from facedata.download.transfer import Fetched
+from facedata.download.transfer.pages import shown_url
+from facedata.download.verify import Result
 from facedata.errors import FormatError, input_error, output_error
-from facedata.files import atomic_writer
-from facedata.jobs.journal import ShardLock
+from facedata.files import atomic_writer, open_locked
 
-__all__ = ["PROVENANCE", "change_provenance", "now", "read_all_provenance", "read_provenance"]
+__all__ = [
+    "PROVENANCE",
+    "Accept",
+    "accept_terms",
+    "change_provenance",
+    "is_accepted",
+    "is_finished",
+    "read_all_provenance",
+    "read_provenance",
+    "record_fetched",
+    "record_file",
+    "record_finish",
+    "record_restart",
+]
 
-PROVENANCE = "provenance.json"
+Accept = Callable[[CatalogueSet], str]
+"""Shows the terms and asks for them to be accepted; returns how they were, or raises `OptionError`."""
+
 _LOCK = ".facedata-provenance-lock"
 _LARGEST = 64 << 20
 _TABLES = ("downloads", "files")
-_threads = threading.Lock()  # the lock on the file keeps out other processes only
-
-
-def now() -> str:
-    """The time, as ISO 8601 has it, in UTC, to the second."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def read_provenance(root: Path, name: str) -> dict[str, Any]:
-    """What is recorded of the set of that name in `root`; empty where nothing is.
+    """The record of the set with that name in `root`; empty if there is none.
 
     Raises
     ------
     FormatError
-        Where the file is not one of facedata's.
+        If the file is not one of facedata's.
     InputError
-        Where it cannot be read.
+        If it cannot be read.
     """
     return read_all_provenance(root).get(name, {})
 
 
 def read_all_provenance(root: Path) -> dict[str, dict[str, Any]]:
-    """What is recorded of all sets in `root`, by name; raises as `read_provenance` does."""
+    """The records of all sets in `root`, by name; raises as `read_provenance` does."""
     sets: dict[str, dict[str, Any]] = _read(root / PROVENANCE)["sets"]
     return sets
 
 
 @contextmanager
 def change_provenance(root: Path, name: str) -> Iterator[dict[str, Any]]:
-    """The record of that set, to be changed; written when the block ends without an error.
+    """The record of a set, to be changed; written when the block ends without an error.
 
     Records of other sets in the same root are kept, also those that another process writes meanwhile.
     """
     path = root / PROVENANCE
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _threads, ShardLock(root / _LOCK) as lock:
-            lock.take_finishing()
+        lock = open_locked(root / _LOCK, wait=True)
+        try:
             whole = _read(path)
-            record = whole["sets"].setdefault(name, {})
-            yield record
+            yield whole["sets"].setdefault(name, {})
             whole["facedata"] = __version__
             with atomic_writer(path) as file:
                 file.write(json.dumps(whole, indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
+        finally:
+            os.close(lock)
     except OSError as error:
         raise output_error(error, path) from error
 
@@ -85,5 +100,107 @@ def _read(path: Path) -> dict[str, Any]:
         raise FormatError(f"{path}: is not a record of downloads: it has no 'sets'; move it away")
     for name, record in whole["sets"].items():
         if not isinstance(record, dict) or not all(isinstance(record.get(key, {}), dict) for key in _TABLES):
-            raise FormatError(f"{path}: is not a record of downloads: what it has of {name!a} is none; move it away")
+            raise FormatError(f"{path}: is not a record of downloads: the entry {name!a} is invalid; move it away")
     return whole
+
+
+def _now() -> str:
+    """The time in UTC, to the second, in the format of ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def is_accepted(entry: CatalogueSet, record: Mapping[str, Any]) -> bool:
+    """Whether these very terms have been accepted before, or there is nothing to accept."""
+    before = record.get("accepted")
+    return not entry.asks or (isinstance(before, dict) and before.get("digest") == _digest_of_terms(entry))
+
+
+def accept_terms(entry: CatalogueSet, root: Path, accept: Accept) -> None:
+    """Ask for the terms to be accepted, and record what was accepted and when.
+
+    Raises
+    ------
+    OptionError
+        If they are not accepted.
+    """
+    how = accept(entry)
+    with change_provenance(root, entry.name) as record:
+        record["accepted"] = {
+            "at": _now(),
+            "how": how,
+            "status": list(entry.status),
+            "terms": entry.terms,
+            "digest": _digest_of_terms(entry),
+        }
+
+
+def _digest_of_terms(entry: CatalogueSet) -> str:
+    return hashlib.sha256("\n".join(entry.terms).encode()).hexdigest()
+
+
+def record_fetched(entry: CatalogueSet, root: Path, name: str, fetched: Fetched) -> None:
+    """Record where a download came from, when, and with which checksum."""
+    with change_provenance(root, entry.name) as record:
+        record.setdefault("downloads", {})[name] = {
+            "from": fetched.final_url,
+            "link": f"{fetched.link.kind} {shown_url(fetched.link.address)}",
+            "at": _now(),
+            "bytes": fetched.size,
+            "etag": fetched.etag,
+            "last_modified": fetched.last_modified,
+            fetched.digest.algorithm: fetched.digest.value,
+        }
+
+
+def record_file(entry: CatalogueSet, root: Path, name: str, path: Path, digest: Digest) -> None:
+    """Record a download that this run found instead of fetching it."""
+    with change_provenance(root, entry.name) as record:
+        record.setdefault("downloads", {})[name] = {
+            "from": os.path.abspath(path),
+            "at": _now(),
+            "bytes": path.stat().st_size,
+            digest.algorithm: digest.value,
+        }
+
+
+def record_restart(entry: CatalogueSet, root: Path) -> None:
+    """Record that the set is no longer finished, and mark what was downloaded before as old."""
+    with change_provenance(root, entry.name) as record:
+        record.pop("finished", None)
+        for facts in record.get("downloads", {}).values():
+            if isinstance(facts, dict):
+                facts["old"] = True
+
+
+def record_finish(entry: CatalogueSet, root: Path, placed: Iterable[str], results: Sequence[Result]) -> None:
+    """Record that all files are in place and right: their sizes, how each was checked, and when."""
+    right = [result for result in results if result.verdict == "OK"]
+    files: dict[str, int | None] = {}
+    for path in [*placed, *(result.found_at or result.path for result in right)]:
+        whole = root / path
+        if whole.exists():
+            files[path] = None if whole.is_dir() else whole.stat().st_size
+    with change_provenance(root, entry.name) as record:
+        downloads = record.get("downloads", {})
+        for facts in downloads.values():
+            if isinstance(facts, dict):
+                facts.pop("old", None)
+        record["downloads"] = dict(sorted(downloads.items()))  # they end in any order
+        record["title"] = entry.title
+        record["files"] = files
+        record["checked"] = dict(sorted((result.path, result.how) for result in right))
+        record["finished"] = _now()
+
+
+def is_finished(record: Mapping[str, Any], root: Path) -> bool:
+    """Whether an earlier download finished, and its files still exist with the sizes they had."""
+    files = record.get("files")
+    if "finished" not in record or not isinstance(files, dict):
+        return False
+    try:
+        return all(
+            os.path.isdir(root / path) if size is None else os.path.getsize(root / path) == size
+            for path, size in files.items()
+        )
+    except (OSError, ValueError):  # a name that no file can have
+        return False

@@ -1,20 +1,20 @@
-"""Checking a catalogue against its schema; a wrong key is named with its line."""
+"""The schema of a catalogue: the keys that it may have, their values, and the rules that a set must keep."""
 
 from __future__ import annotations
 
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
 
 from facedata.download.digest import ALGORITHMS
-from facedata.download.toml_lines import Place, find_line
 from facedata.download.transfer.pages import plain_line
 from facedata.errors import CatalogueError
 
-__all__ = ["LAYOUTS", "SCHEMA", "SOURCES", "STATUSES", "read_catalogue"]
+__all__ = ["BY_PROGRAM", "PROVENANCE", "SCHEMA", "SOURCES", "STATUSES", "check_set", "read_catalogue"]
 
 SCHEMA = 1
 """The version of the schema that this facedata reads."""
@@ -32,7 +32,7 @@ STATUSES = {
     "no-face-recognition": "licence forbids use for face recognition",
     "unknown": "terms not known",
 }
-"""What a set's status may be, and how it is said."""
+"""The statuses that a set may have, in words."""
 
 SOURCES = {
     "http": "url",
@@ -43,230 +43,220 @@ SOURCES = {
     "page": "note",
     "agreement": "note",
 }
-"""What a source may be, and the key that it cannot do without."""
+"""The kinds of sources, and the key that each must have."""
 
-LAYOUTS = ("files", "folder", "learn-to-cluster")
+BY_PROGRAM = ("http", "google-drive", "onedrive")
+"""The kinds of sources that facedata can download from."""
 
-Check = Callable[[Any], str]
-"""Says what is wrong with a value, or nothing."""
+PROVENANCE = "provenance.json"
+"""The name of facedata's own record below a root, which no download may have."""
+
+_LAYOUTS = ("files", "folder", "learn-to-cluster")
 
 
-@dataclass(frozen=True)
-class _Key:
+class _Key(NamedTuple):
     expected: str
-    check: Check
-    required: bool = False
+    test: Callable[[Any], object]
+    is_required: bool = False
 
 
-@dataclass(frozen=True)
-class _Tables:
-    """An array of tables of one form."""
-
-    keys: Mapping[str, _Key | _Tables]
-
-
-def _is(expected: str, test: Callable[[Any], object], *, required: bool = False) -> _Key:
-    return _Key(expected, lambda value: "" if test(value) else f"expected {expected}, found {_shown(value)}", required)
-
-
-def _shown(value: Any) -> str:
-    return plain_line(repr(value))
-
-
-def _whole(value: Any) -> bool:
+def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
 
 
-def _positive(value: Any) -> bool:
-    return _whole(value) and value > 0
-
-
-def _one_of(names: Iterable[str]) -> Callable[[Any], bool]:
-    """Not a plain ``in``: a list or a table, which has no hash, may stand where a name should."""
-    known = tuple(names)
-    return lambda value: isinstance(value, str) and value in known
-
-
-def _line(value: Any) -> bool:
+def _is_line(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip()) and value.isprintable()
 
 
-def _lines(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_line, value))
-
-
-def _path(value: Any) -> bool:
+def _is_path(value: Any) -> bool:
     """A relative path that stays below the root, without hidden or empty parts."""
-    return _line(value) and "\\" not in value and all(part and part[0] != "." for part in value.split("/"))
+    return _is_line(value) and "\\" not in value and all(part and part[0] != "." for part in value.split("/"))
 
 
-def _name(value: Any) -> bool:
-    return _path(value) and "/" not in value
+def _is_name(value: Any) -> bool:
+    return _is_path(value) and "/" not in value
 
 
-def _url(value: Any) -> bool:
-    return _line(value) and re.fullmatch(r"(https?://[^\s/]+(/\S*)?|magnet:\S+)", value) is not None
+def _matches(pattern: str) -> Callable[[Any], object]:
+    return lambda value: _is_line(value) and re.fullmatch(pattern, value)
 
 
-def _statuses(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_one_of(STATUSES), value))
+def _one_of(names: Collection[str]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str) and value in names
 
 
-_TEXT = _is("a line of text", _line)
-_TEXTS = _is("a list of lines of text", _lines)
-_COUNT = _is("a whole number", _whole)
-_COUNT_TEXT = _is("a whole number, or a text such as '9K'", lambda value: _whole(value) or _line(value))
-_PATH = _is("a path below the root, without '..'", _path)
-_NAME = _is("the name of a file, without folders", _name, required=True)
-_FLAG = _is("true or false", lambda value: isinstance(value, bool))
+def _list_of(test: Callable[[Any], object]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(test, value))
 
 
-def _digest(digits: int) -> _Key:
-    pattern = re.compile(f"[0-9a-fA-F]{{{digits}}}")
-    return _is(f"{digits} hexadecimal digits", lambda value: isinstance(value, str) and pattern.fullmatch(value))
-
-
-_DIGESTS = {algorithm: _digest(digits) for algorithm, digits in ALGORITHMS.items()}
-
-_SET: dict[str, _Key | _Tables] = {
-    "title": _TEXT,
-    "what": _TEXT,
-    "family": _TEXT,
-    "aliases": _TEXTS,
-    "people": _COUNT_TEXT,
-    "images": _COUNT_TEXT,
+_URL = r"(https?://[^\s/]+(/\S*)?|magnet:\S+)"
+_LINE = _Key("a line of text", _is_line)
+_LINES = _Key("a list of lines of text", _list_of(_is_line))
+_COUNT = _Key("a whole number", _is_count)
+_COUNT_OR_LINE = _Key("a whole number, or a text such as '9K'", lambda value: _is_count(value) or _is_line(value))
+_PATH = _Key("a path below the root, without '..'", _is_path)
+_NAME = _Key("the name of a file, without folders", _is_name, is_required=True)
+_FLAG = _Key("true or false", lambda value: isinstance(value, bool))
+_DIGESTS = {
+    algorithm: _Key(f"{digits} hexadecimal digits", _matches(f"[0-9a-fA-F]{{{digits}}}"))
+    for algorithm, digits in ALGORITHMS.items()
+}
+_SET: dict[str, Any] = {
+    "title": _LINE,
+    "what": _LINE,
+    "family": _LINE,
+    "aliases": _LINES,
+    "people": _COUNT_OR_LINE,
+    "images": _COUNT_OR_LINE,
     "classes": _COUNT,
     "about_bytes": _COUNT,
-    "status": _is(f"a list of {', '.join(STATUSES)}", _statuses),
-    "status_note": _TEXT,
-    "licence": _TEXT,
-    "homepage": _is("a URL", _url),
-    "notes": _TEXTS,
-    "layout": _is(f"one of {', '.join(LAYOUTS)}", _one_of(LAYOUTS)),
-    "folder": _is("the name of a folder", _name),
+    "status": _Key(f"a list of {', '.join(STATUSES)}", _list_of(_one_of(STATUSES))),
+    "status_note": _LINE,
+    "licence": _LINE,
+    "homepage": _Key("a URL", _matches(_URL)),
+    "notes": _LINES,
+    "layout": _Key(f"one of {', '.join(_LAYOUTS)}", _one_of(_LAYOUTS)),
+    "folder": _Key("the name of a folder", _is_name),
     "complete": _FLAG,
-    "holding": _is("the name of a file or folder", _name),
-    "next": _TEXTS,
-    "sources": _Tables(
-        {
-            "kind": _is(f"one of {', '.join(SOURCES)}", _one_of(SOURCES), required=True),
-            "url": _is("a URL: http://, https:// or magnet:", _url),
-            "id": _is("an id of Google Drive", lambda v: isinstance(v, str) and re.fullmatch(r"[\w-]{10,200}", v)),
-            "file": _is("the name of a download", _name),
-            "code": _TEXT,
-            "note": _TEXT,
-        }
-    ),
-    "downloads": _Tables(
-        {
-            "name": _NAME,
-            "place": _PATH,
-            "bytes": _COUNT,
-            "about_bytes": _COUNT,
-            **_DIGESTS,
-            "superseded": _Tables({"name": _NAME, "what": _TEXT, **_DIGESTS}),
-        }
-    ),
-    "files": _Tables(
-        {
-            "path": _is("a path below the root, without '..'", _path, required=True),
-            "bytes": _COUNT,
-            "lines": _COUNT,
-            "classes": _COUNT,
-            "rows": _COUNT,
-            "dimensions": _is("a whole number from 1 on", _positive),
-            "index": _PATH,
-            "optional": _FLAG,
-            **_DIGESTS,
-        }
-    ),
+    "holding": _Key("the name of a file or folder", _is_name),
+    "next": _LINES,
+    "sources": {
+        "kind": _Key(f"one of {', '.join(SOURCES)}", _one_of(SOURCES), is_required=True),
+        "url": _Key("a URL: http://, https:// or magnet:", _matches(_URL)),
+        "id": _Key("an id of Google Drive", _matches(r"[\w-]{10,200}")),
+        "file": _Key("the name of a download", _is_name),
+        "code": _LINE,
+        "note": _LINE,
+    },
+    "downloads": {
+        "name": _NAME,
+        "place": _PATH,
+        "bytes": _COUNT,
+        "about_bytes": _COUNT,
+        **_DIGESTS,
+        "superseded": {"name": _NAME, "what": _LINE, **_DIGESTS},
+    },
+    "files": {
+        "path": _PATH._replace(is_required=True),
+        "bytes": _COUNT,
+        "lines": _COUNT,
+        "classes": _COUNT,
+        "rows": _COUNT,
+        "dimensions": _Key("a whole number of at least 1", lambda value: _is_count(value) and value > 0),
+        "index": _PATH,
+        "optional": _FLAG,
+        **_DIGESTS,
+    },
 }
+"""The keys of a set; a dictionary stands for an array of tables with these keys."""
 
 
 def read_catalogue(text: str, name: str) -> dict[str, dict[str, Any]]:
-    """The sets of a catalogue, each as the table that the file has, checked.
+    """The sets of a catalogue, each as the table that the file has, checked key by key.
 
     Parameters
     ----------
     text : str
         TOML.
     name : str
-        What messages call the file.
+        The name of the file for messages.
 
     Raises
     ------
     CatalogueError
-        With the line and the key.
+        If the file breaks the schema; the message gives the path of the key: ``sets.x.downloads[0].md5``.
     """
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise CatalogueError(f"{name}: is not TOML: {error}") from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits; tables in tables without end
-        raise CatalogueError(f"{name}: is no catalogue: {plain_line(str(error))}") from error
-    for place, problem in _problems(document):
-        shown = plain_line(".".join(map(str, place)))
-        raise CatalogueError(f"{name}: line {find_line(text, place)}: {shown}: {problem}")
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits; very deep tables
+        raise CatalogueError(f"{name}: is not a catalogue: {plain_line(str(error))}") from error
+    for key in document.keys() - {"schema", "sets"}:
+        raise CatalogueError(f"{name}: {plain_line(key)}: {_unknown(key, ('schema', 'sets'))}")
+    if (version := document.get("schema", SCHEMA)) != SCHEMA:
+        found = plain_line(repr(version))
+        raise CatalogueError(f"{name}: schema: is {found}, but this facedata reads {SCHEMA}; a newer one may read it")
     sets: dict[str, dict[str, Any]] = document.get("sets", {})
+    if not isinstance(sets, dict):
+        raise CatalogueError(f"{name}: sets: expected tables named [sets.NAME]")
+    for key, table in sets.items():
+        place = f"{name}: sets.{plain_line(key)}"
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", key):
+            raise CatalogueError(f"{place}: a name may only have letters, digits, '-', '_' and '.'")
+        if not isinstance(table, dict):
+            raise CatalogueError(f"{place}: expected a table")
+        _check_table(table, _SET, place)
+        for number, source in enumerate(table.get("sources", ())):
+            place, kind = f"{name}: sets.{key}.sources[{number}]", source["kind"]
+            if SOURCES[kind] not in source:
+                raise CatalogueError(f"{place}: a source of the kind '{kind}' has no '{SOURCES[kind]}'")
+            if kind in BY_PROGRAM and source.get("url", "").startswith("magnet:"):
+                raise CatalogueError(f"{place}.url: a source of the kind '{kind}' needs an http:// or https:// URL")
     return sets
 
 
-def _problems(document: dict[str, Any]) -> Iterator[tuple[Place, str]]:
-    for key in document.keys() - {"schema", "sets"}:
-        yield (key,), _unknown(key, {"schema", "sets"})
-    version = document.get("schema", SCHEMA)
-    if version != SCHEMA:
-        yield ("schema",), f"is {version!r}; this facedata reads version {SCHEMA}: a newer one may read it"
-    sets = document.get("sets", {})
-    if not isinstance(sets, dict):
-        yield ("sets",), "expected tables named [sets.NAME]"
-        return
-    for name, table in sets.items():
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]{0,99}", name):
-            yield ("sets", name), "a name has letters, digits, '-', '_' and '.' only"
-        elif not isinstance(table, dict):
-            yield ("sets", name), "expected a table"
-        else:
-            yield from _table_problems(table, _SET, ("sets", name))
-
-
-def _table_problems(
-    table: dict[str, Any], keys: Mapping[str, _Key | _Tables], place: Place
-) -> Iterator[tuple[Place, str]]:
+def _check_table(table: dict[str, Any], keys: Mapping[str, Any], place: str) -> None:
     for key, value in table.items():
-        rule = keys.get(key)
+        where, rule = f"{place}.{plain_line(key)}", keys.get(key)
         if rule is None:
-            yield (*place, key), _unknown(key, keys.keys())
-        elif isinstance(rule, _Key):
-            if problem := rule.check(value):
-                yield (*place, key), problem
+            raise CatalogueError(f"{where}: {_unknown(key, keys)}")
+        if isinstance(rule, _Key):
+            if not rule.test(value):
+                raise CatalogueError(f"{where}: expected {rule.expected}, found {plain_line(repr(value))}")
+        elif not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+            raise CatalogueError(f"{where}: expected an array of tables, [[...{key}]]")
         else:
-            yield from _array_problems(value, rule, (*place, key))
+            for number, each in enumerate(value):
+                _check_table(each, rule, f"{where}[{number}]")
     for key, rule in keys.items():
-        if isinstance(rule, _Key) and rule.required and key not in table:
-            yield place, f"has no '{key}'"
-    if place[-2:-1] == ("sources",):
-        yield from _source_problems(table, place)
+        if isinstance(rule, _Key) and rule.is_required and key not in table:
+            raise CatalogueError(f"{place}: has no '{key}'")
 
 
-def _array_problems(value: Any, rule: _Tables, place: Place) -> Iterator[tuple[Place, str]]:
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        yield place, f"expected tables, as [[{'.'.join(str(part) for part in place)}]]"
-        return
-    for number, one in enumerate(value):
-        yield from _table_problems(one, rule.keys, (*place, number))
-
-
-def _source_problems(table: dict[str, Any], place: Place) -> Iterator[tuple[Place, str]]:
-    kind = table.get("kind")
-    needed = SOURCES.get(kind, "") if isinstance(kind, str) else ""
-    if needed and needed not in table:
-        yield place, f"a source of the kind '{kind}' has no '{needed}'"
-    if kind in ("http", "onedrive") and str(table.get("url", "")).startswith("magnet:"):
-        yield (*place, "url"), f"a source of the kind '{kind}' needs a URL that begins with http:// or https://"
-
-
-def _unknown(key: str, known: Any) -> str:
+def _unknown(key: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(key, known, 1)
-    meant = f"; was '{close[0]}' meant?" if close else f"; known are {', '.join(sorted(known))}"
-    return f"unknown key{meant}"
+    return f"unknown key; did you mean '{close[0]}'?" if close else f"unknown key; known are {', '.join(sorted(known))}"
+
+
+def check_set(table: dict[str, Any], place: str) -> None:
+    """Check what no key can show alone, when the tables of all files have been merged.
+
+    Raises
+    ------
+    CatalogueError
+        If the set has no title, its layout needs a folder, its downloads would overwrite each other, or a source does
+        not say what it gives.
+    """
+    downloads = table.get("downloads", [])
+    names = [download["name"] for download in downloads]
+    places = [download.get("place") or download["name"] for download in downloads]
+    folders = {str(folder) for path in places for folder in PurePosixPath(path).parents}
+    problem = ""
+    if "title" not in table:
+        problem = "has no 'title', and no set of this name is known to add to"
+    elif table.get("layout") == "folder" and "folder" not in table:
+        problem = "the layout 'folder' needs the key 'folder'"
+    elif repeated := _repeated(names):
+        problem = f"downloads: '{repeated}' is listed twice"
+    elif repeated := _repeated(places):
+        problem = f"downloads: two of them would be '{repeated}' below the root"
+    elif PROVENANCE in places:
+        problem = f"downloads: '{PROVENANCE}' is the name of facedata's own record"
+    elif both := folders.intersection(places):
+        problem = f"downloads: '{min(both)}' would be both a file and a folder"
+    for source in table.get("sources", []):
+        file, address = source.get("file", ""), source.get("url") or source.get("id", "")
+        if file and file not in names:
+            problem = problem or f"a source has the file '{file}', but the downloads are: {', '.join(names) or 'none'}"
+        elif source["kind"] in BY_PROGRAM and not file and len(names) > 1 and not address.endswith("/"):
+            problem = problem or (
+                f"{address} is one address for {len(names)} downloads: say with 'file' which one it is, "
+                "or end the URL of a folder with '/'"
+            )
+    if problem:
+        raise CatalogueError(f"{place}: {problem}")
+
+
+def _repeated(names: Iterable[str]) -> str:
+    return min((name for name, count in Counter(names).items() if count > 1), default="")

@@ -17,7 +17,7 @@ from facedata.errors import InterruptedJobError
 from facedata.files import kind_name
 from facedata.jobs.signals import StopRequest
 
-__all__ = ["HashedNames", "LeftOut", "Meter", "NameIndex", "Task", "run_in_order", "walk", "walk_files"]
+__all__ = ["HashedNames", "LeftOut", "Meter", "NameIndex", "Task", "check_stop", "run_in_order", "walk", "walk_files"]
 
 _HIDDEN, _PARTIAL = ".facedata", ".part"
 _FEW = 1 << 17
@@ -27,6 +27,12 @@ _BATCH_TASKS, _BATCH_BYTES = 64, 8 << 20
 _TICK = 0.1
 
 T = TypeVar("T")
+
+
+def check_stop(stop: StopRequest | None) -> None:
+    """Raise `InterruptedJobError` if a stop was requested."""
+    if stop:
+        raise InterruptedJobError(f"stopped by {stop.signal_name}; run the same command again to resume")
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from support import Ran
 
 Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def facedata(inline_facedata: Run) -> Run:
+    return inline_facedata
 
 
 def test_the_table_has_a_line_for_each_set(facedata: Run) -> None:
@@ -42,27 +48,29 @@ def test_as_json(facedata: Run) -> None:
     assert one["sources"][0]["kind"] == "google-drive"
 
 
-def test_a_name_that_nobody_knows(facedata: Run) -> None:
+def test_an_unknown_name(facedata: Run) -> None:
     ran = facedata("datasets", "glint360")
     assert ran.status == 2
-    assert "no dataset is named 'glint360'; near are glint360k" in ran.stderr
+    assert "there is no dataset named 'glint360'; similar names are glint360k" in ran.stderr
 
 
-def test_own_catalogues_on_the_command_line_and_in_the_configuration_folder(facedata: Run, tmp_path: Path) -> None:
+def test_own_catalogues_on_the_command_line_and_in_the_configuration_folder(
+    facedata: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "a.toml").write_text('[sets.mine]\ntitle = "Mine"\n')
     own = tmp_path / "configuration/facedata"
     own.mkdir(parents=True)
     (own / "catalogue.toml").write_text('[sets.ours]\ntitle = "Ours"\nnotes = ["hello"]\n')
-    environment = {"XDG_CONFIG_HOME": str(tmp_path / "configuration")}
-    out = facedata("datasets", "--catalogue", "a.toml", **environment).stdout
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))
+    out = facedata("datasets", "--catalogue", "a.toml").stdout
     (tmp_path / "b.toml").write_text('[[sets.glint360k.sources]]\nkind = "http"\nurl = "http://mirror.lab/glint/"\n')
     assert "\n  http://mirror.lab/glint/\n" in facedata("datasets", "glint360k", "--catalogue", "b.toml").stdout
     assert {"mine", "ours", "glint360k"} <= {line.split()[0] for line in out.splitlines()}
-    assert "hello" in facedata("datasets", "ours", **environment).stdout
+    assert "hello" in facedata("datasets", "ours").stdout
 
 
-def test_a_wrong_key_is_named_with_its_line(facedata: Run, tmp_path: Path) -> None:
+def test_a_wrong_key_is_named_with_its_path(facedata: Run, tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('[sets.mine]\ntitle = "Mine"\n\npoeple = 3\n')
     ran = facedata("datasets", "--catalogue", "a.toml")
     assert ran.status == 1
-    assert "a.toml: line 4: sets.mine.poeple: unknown key; was 'people' meant?" in ran.stderr
+    assert "a.toml: sets.mine.poeple: unknown key; did you mean 'people'?" in ran.stderr

@@ -20,6 +20,13 @@ from http_server import Server
 from support import FACEDATA, Ran, bytes_read, tree, wait_until_idle
 
 Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def facedata(inline_facedata: Run) -> Run:
+    return inline_facedata
+
+
 ROWS, DIMENSIONS = 50, 256
 
 
@@ -321,7 +328,7 @@ class TestByHand:
         (tmp_path / "data/features/f.bin").write_bytes(b"mine")
         ran = facedata("download", "small", "--root", "data", "--from-file", "small.tar.gz")
         assert ran.status == 1
-        assert "features/f.bin: is there already" in ran.stderr
+        assert "features/f.bin: already exists" in ran.stderr
         assert (tmp_path / "data/features/f.bin").read_bytes() == b"mine"
         ran = facedata("download", "small", "--root", "data", "--from-file", "small.tar.gz", "--overwrite")
         assert ran.status == 0, ran.stderr
@@ -455,14 +462,16 @@ class TestPlainFiles:
 class TestFilesOfTheUser:
     """What lies elsewhere, or bears another name, is neither renamed nor lost."""
 
-    def test_a_wrong_one_beside_the_current_folder(self, facedata: Run, tmp_path: Path) -> None:
+    def test_a_wrong_one_beside_the_current_folder(
+        self, facedata: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         parts_set(tmp_path, tar_gz({"train.rec": noise(1000)}), 2)
         (tmp_path / "loads").mkdir()
         (tmp_path / "root").mkdir()
         (tmp_path / "loads/big_00").write_bytes(b"wrong")
-        command = [*FACEDATA, "download", "big", "--from-dir", "../loads"]
-        ran = subprocess.run(command, cwd=tmp_path / "root", capture_output=True, text=True, check=False)
-        assert ran.returncode == 1
+        monkeypatch.chdir(tmp_path / "root")
+        ran = facedata("download", "big", "--from-dir", "../loads")
+        assert ran.status == 1
         assert "../loads/big_00: expected md5" in ran.stderr
         assert tree(tmp_path / "loads") == {"big_00": b"wrong"}
 
@@ -498,7 +507,7 @@ class TestFilesOfTheUser:
         clustering_set(tmp_path)
         (tmp_path / "loads").mkdir()
         ran = facedata("download", "small", "--from-dir", "loads")
-        assert "loads: has no file of the names that are missing" in ran.stderr
+        assert "loads: has no file with the name of a missing one" in ran.stderr
 
     def test_a_file_given_wins_over_an_old_one_with_overwrite(self, facedata: Run, tmp_path: Path) -> None:
         folder_sets(tmp_path, "a")

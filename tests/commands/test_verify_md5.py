@@ -16,6 +16,11 @@ from support import FACEDATA, Ran, Running, bytes_read, wait_until_idle
 Facedata = Callable[..., Ran]
 
 
+@pytest.fixture
+def facedata(inline_facedata: Facedata) -> Facedata:
+    return inline_facedata
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -38,21 +43,21 @@ def check(facedata: Facedata, *more: str) -> Ran:
     return facedata("verify-md5", "--manifest", "MD5SUMS", "--root", "data", *more)
 
 
-def test_lines_are_those_of_md5sum(data: Path, inline_facedata: Facedata) -> None:
+def test_lines_are_those_of_md5sum(data: Path, facedata: Facedata) -> None:
     theirs = subprocess.run(["md5sum", "-c", "../MD5SUMS"], cwd=data, capture_output=True, text=True, check=True)
-    ran = check(inline_facedata)
+    ran = check(facedata)
     assert (ran.status, ran.stdout) == (0, theirs.stdout)
     assert "3 files: 3 OK (" in ran.stderr
 
 
-def test_all_that_is_wrong_is_reported(data: Path, inline_facedata: Facedata) -> None:
+def test_all_that_is_wrong_is_reported(data: Path, facedata: Facedata) -> None:
     wrong = hashlib.md5(b"other").hexdigest()
     right = hashlib.md5(b"a").hexdigest()
     (data / "a").write_text("other")
     (data / "sub" / "b").unlink()
     (data / "sub" / "c d").rename(data / "c d")
     (data / "new\nfile").write_text("")
-    ran = check(inline_facedata)
+    ran = check(facedata)
     assert ran.status == 1
     assert ran.stdout.splitlines() == [
         f"a: FAILED (expected md5 {right}, found {wrong})",
@@ -65,28 +70,28 @@ def test_all_that_is_wrong_is_reported(data: Path, inline_facedata: Facedata) ->
     assert "--root the right folder?" in ran.stderr
 
 
-def test_extra_files_count_only_if_strict(data: Path, inline_facedata: Facedata) -> None:
+def test_extra_files_count_only_if_strict(data: Path, facedata: Facedata) -> None:
     (data / "more").write_text("")
-    assert (check(inline_facedata).status, check(inline_facedata, "--strict").status) == (0, 1)
-    assert check(inline_facedata, "--strict", "--no-extra").status == 0
-    assert "EXTRA" not in check(inline_facedata, "--no-extra").stdout
+    assert (check(facedata).status, check(facedata, "--strict").status) == (0, 1)
+    assert check(facedata, "--strict", "--no-extra").status == 0
+    assert "EXTRA" not in check(facedata, "--no-extra").stdout
 
 
-def test_a_second_call_remembers(data: Path, inline_facedata: Facedata) -> None:
-    check(inline_facedata)
-    assert "3 unchanged since read before; 0 bytes read" in check(inline_facedata).stderr
-    assert "unchanged" not in check(inline_facedata, "--no-cache").stderr
+def test_a_second_call_remembers(data: Path, facedata: Facedata) -> None:
+    check(facedata)
+    assert "3 unchanged since read before; 0 bytes read" in check(facedata).stderr
+    assert "unchanged" not in check(facedata, "--no-cache").stderr
 
 
-def test_what_is_wrong_can_be_shown_alone(data: Path, inline_facedata: Facedata) -> None:
-    assert check(inline_facedata, "--quiet", "--only-wrong") == Ran(0, "", "")
+def test_what_is_wrong_can_be_shown_alone(data: Path, facedata: Facedata) -> None:
+    assert check(facedata, "--quiet", "--only-wrong") == Ran(0, "", "")
     (data / "a").unlink()
-    assert check(inline_facedata, "--only-wrong").stdout == "a: MISSING\n"
+    assert check(facedata, "--only-wrong").stdout == "a: MISSING\n"
 
 
-def test_json_is_one_object(data: Path, inline_facedata: Facedata) -> None:
+def test_json_is_one_object(data: Path, facedata: Facedata) -> None:
     (data / "a").unlink()
-    ran = check(inline_facedata, "--json")
+    ran = check(facedata, "--json")
     summary = json.loads(ran.stdout)
     assert ran.status == 1
     assert summary["verdicts"] == {"OK": 2, "FAILED": 0, "MISSING": 1, "EXTRA": 0}
@@ -94,7 +99,7 @@ def test_json_is_one_object(data: Path, inline_facedata: Facedata) -> None:
 
 
 def test_a_list_can_come_from_stdin_and_lies_by_default_beside_the_files(
-    data: Path, tmp_path: Path, inline_facedata: Facedata
+    data: Path, tmp_path: Path, facedata: Facedata
 ) -> None:
     done = subprocess.run(
         [*FACEDATA, "verify-md5", "--manifest", "-"],
@@ -105,32 +110,32 @@ def test_a_list_can_come_from_stdin_and_lies_by_default_beside_the_files(
     )
     assert (done.returncode, done.stdout) == (1, b"a: OK\nsub/b: OK\nsub/c d: OK\nnope: MISSING\n")
     (tmp_path / "MD5SUMS").rename(data / "MD5SUMS")
-    ran = inline_facedata("verify-md5", "--manifest", "data/MD5SUMS", "--strict")
+    ran = facedata("verify-md5", "--manifest", "data/MD5SUMS", "--strict")
     assert (ran.status, ran.stdout) == (0, "a: OK\nsub/b: OK\nsub/c d: OK\n")
 
 
-def test_a_line_that_cannot_be_parsed_is_a_failure(data: Path, tmp_path: Path, inline_facedata: Facedata) -> None:
+def test_a_line_that_cannot_be_parsed_is_a_failure(data: Path, tmp_path: Path, facedata: Facedata) -> None:
     with open(tmp_path / "MD5SUMS", "a") as file:
         file.write("garbled\n")
-    ran = check(inline_facedata)
+    ran = check(facedata)
     assert ran.status == 1
     assert ran.stdout.count(": OK\n") == 3
     assert "MD5SUMS: line 4: 'garbled' is neither" in ran.stderr
     assert "MD5SUMS: 1 line cannot be parsed" in ran.stderr
 
 
-def test_what_is_not_a_list_is_refused(data: Path, tmp_path: Path, inline_facedata: Facedata) -> None:
+def test_what_is_not_a_list_is_refused(data: Path, tmp_path: Path, facedata: Facedata) -> None:
     (tmp_path / "MD5SUMS").write_bytes(os.urandom(100_000))
-    ran = check(inline_facedata)
+    ran = check(facedata)
     assert (ran.status, ran.stdout) == (1, "")
     assert "error: MD5SUMS: is not a list of checksums" in ran.stderr
     os.mkfifo(tmp_path / "pipe")
-    assert "is a named pipe, not a file" in inline_facedata("verify-md5", "--manifest", "pipe").stderr
+    assert "is a named pipe, not a file" in facedata("verify-md5", "--manifest", "pipe").stderr
 
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha256", "sha512"])
 def test_a_list_that_was_made_is_good_for_all_programs(
-    algorithm: str, data: Path, tmp_path: Path, inline_facedata: Facedata
+    algorithm: str, data: Path, tmp_path: Path, facedata: Facedata
 ) -> None:
     (data / "a\\b\nc").write_text("")
     program = f"{algorithm}sum"
@@ -144,21 +149,21 @@ def test_a_list_that_was_made_is_good_for_all_programs(
     theirs = subprocess.run([program, "a", "a\\b\nc", "sub/b", "sub/c d"], cwd=data, capture_output=True, check=True)
     assert (data / "LIST").read_bytes() == theirs.stdout
     subprocess.run([program, "-c", "--strict", "LIST"], cwd=data, check=True, capture_output=True)
-    assert inline_facedata("verify-md5", "--manifest", "data/LIST", "--strict").status == 0
+    assert facedata("verify-md5", "--manifest", "data/LIST", "--strict").status == 0
 
 
-def test_a_list_of_one_file(data: Path, inline_facedata: Facedata) -> None:
-    ran = inline_facedata("verify-md5", "--create", "data/sub/b")
+def test_a_list_of_one_file(data: Path, facedata: Facedata) -> None:
+    ran = facedata("verify-md5", "--create", "data/sub/b")
     assert ran.stdout == f"{hashlib.md5(b'sub/b').hexdigest()}  b\n"
 
 
-def test_what_cannot_be_listed_is_named(data: Path, inline_facedata: Facedata) -> None:
+def test_what_cannot_be_listed_is_named(data: Path, facedata: Facedata) -> None:
     os.mkfifo(data / "pipe")
-    ran = inline_facedata("verify-md5", "--create", "data", "--quiet")
+    ran = facedata("verify-md5", "--create", "data", "--quiet")
     assert ran.status == 0
     assert "data/pipe: left out: it is a named pipe" in ran.stderr
     (data / "lost").symlink_to("nowhere")
-    ran = inline_facedata("verify-md5", "--create", "data")
+    ran = facedata("verify-md5", "--create", "data")
     assert (ran.status, ran.stdout.count("\n")) == (1, 3)
     assert "data/lost: left out: it is a link that leads to no file" in ran.stderr
 
@@ -172,25 +177,25 @@ def test_what_cannot_be_listed_is_named(data: Path, inline_facedata: Facedata) -
         (["--create", ".", "--root", "."], "--root does not apply to --create"),
         (["--create", ".", "--json"], "--json does not apply to --create"),
         (["glint360k", "--algorithm", "md5"], "--algorithm does not apply to NAME"),
-        (["no-such-set"], "no dataset is named 'no-such-set'"),
+        (["no-such-set"], "there is no dataset named 'no-such-set'"),
     ],
 )
-def test_contradictions_are_wrong_usage(arguments: list[str], sentence: str, inline_facedata: Facedata) -> None:
-    ran = inline_facedata("verify-md5", *arguments)
+def test_contradictions_are_wrong_usage(arguments: list[str], sentence: str, facedata: Facedata) -> None:
+    ran = facedata("verify-md5", *arguments)
     assert ran.status == 2
     assert sentence in " ".join(ran.stderr.split())
 
 
-def test_nothing_to_read_is_an_error(tmp_path: Path, inline_facedata: Facedata) -> None:
-    assert "nowhere: no such file" in inline_facedata("verify-md5", "--manifest", "nowhere").stderr
-    assert "nowhere: no such file" in inline_facedata("verify-md5", "--create", "nowhere").stderr
+def test_nothing_to_read_is_an_error(tmp_path: Path, facedata: Facedata) -> None:
+    assert "nowhere: no such file" in facedata("verify-md5", "--manifest", "nowhere").stderr
+    assert "nowhere: no such file" in facedata("verify-md5", "--create", "nowhere").stderr
     (tmp_path / "empty").mkdir()
-    ran = inline_facedata("verify-md5", "--create", "empty")
+    ran = facedata("verify-md5", "--create", "empty")
     assert (ran.status, ran.stdout) == (1, "")
     assert "empty: has no files in it" in ran.stderr
 
 
-def test_an_interrupted_call_resumes(tmp_path: Path, inline_facedata: Facedata) -> None:
+def test_an_interrupted_call_resumes(tmp_path: Path, facedata: Facedata) -> None:
     (tmp_path / "small").write_text("x")
     with open(tmp_path / "large", "wb") as file:
         file.truncate(1 << 40)
@@ -206,7 +211,7 @@ def test_an_interrupted_call_resumes(tmp_path: Path, inline_facedata: Facedata) 
         assert "run the same command again to resume" in running.end()
         assert running.process.returncode == status
     (tmp_path / "LIST").write_text(lines[0])
-    assert "1 unchanged since read before" in inline_facedata("verify-md5", "--manifest", "LIST").stderr
+    assert "1 unchanged since read before" in facedata("verify-md5", "--manifest", "LIST").stderr
 
 
 def test_waiting_for_a_list_on_stdin_can_be_interrupted(tmp_path: Path) -> None:
@@ -219,7 +224,7 @@ def test_waiting_for_a_list_on_stdin_can_be_interrupted(tmp_path: Path) -> None:
     assert (process.returncode, b"Traceback" in errors) == (75, False)
 
 
-def test_kill_leaves_a_memory_that_works(data: Path, tmp_path: Path, inline_facedata: Facedata) -> None:
+def test_kill_leaves_a_memory_that_works(data: Path, tmp_path: Path, facedata: Facedata) -> None:
     with open(data / "large", "wb") as file:
         file.truncate(1 << 40)
     with open(tmp_path / "MD5SUMS", "a") as file:
@@ -231,7 +236,7 @@ def test_kill_leaves_a_memory_that_works(data: Path, tmp_path: Path, inline_face
     running.process.kill()
     running.end()
     (data / "large").unlink()
-    ran = check(inline_facedata)
+    ran = check(facedata)
     assert "3 unchanged since read before" in ran.stderr
     assert "corrupt" not in ran.stderr
 

@@ -118,7 +118,7 @@ class TestPlacing:
         folder, root = unpacked(tmp_path, "x/1", "a"), tmp_path / "root"
         (root / "x").mkdir(parents=True)
         (root / "x/1").write_text("precious")
-        with pytest.raises(OutputExistsError, match=r"x/1: is there already"):
+        with pytest.raises(OutputExistsError, match=r"x/1: already exists"):
             place(plan_moves(self.ENTRY, folder), root, overwrite=False)
         assert tree(root) == {"x/1": b"precious"}
         assert placed(self.ENTRY, folder, root, overwrite=True) == {"x/1": "x/1", "a": "a"}

@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 
 from facedata.download.catalogue import CatalogueSet
-from facedata.download.provenance import PROVENANCE, change_provenance, read_provenance
-from facedata.download.terms import accept_terms, accepted, terms
+from facedata.download.provenance import (
+    PROVENANCE,
+    accept_terms,
+    change_provenance,
+    is_accepted,
+    read_provenance,
+)
 from facedata.errors import FormatError, OptionError
 
 ENTRY = CatalogueSet("a", "A", status=("derivative",), status_note="Made from B.", licence="none")
@@ -59,19 +64,19 @@ def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, content: bytes) -
 
 
 def test_what_was_accepted_is_kept_word_for_word(tmp_path: Path) -> None:
-    assert not accepted(ENTRY, {})
+    assert not is_accepted(ENTRY, {})
     accept_terms(ENTRY, tmp_path, lambda entry: "--accept-terms")
     record = json.loads((tmp_path / PROVENANCE).read_text())["sets"]["a"]["accepted"]
     assert record["how"] == "--accept-terms"
-    assert record["terms"] == terms(ENTRY) == ["derivative of a withdrawn set", "Made from B.", "licence: none"]
+    assert record["terms"] == ENTRY.terms == ["derivative of a withdrawn set", "Made from B.", "licence: none"]
     assert record["at"].endswith("Z")
-    assert accepted(ENTRY, read_provenance(tmp_path, "a"))
+    assert is_accepted(ENTRY, read_provenance(tmp_path, "a"))
 
 
 def test_terms_that_have_changed_are_asked_for_again(tmp_path: Path) -> None:
     accept_terms(ENTRY, tmp_path, lambda entry: "yes")
     changed = CatalogueSet("a", "A", status=("withdrawn",))
-    assert not accepted(changed, read_provenance(tmp_path, "a"))
+    assert not is_accepted(changed, read_provenance(tmp_path, "a"))
 
 
 def test_refused_terms_leave_no_trace(tmp_path: Path) -> None:
@@ -84,4 +89,4 @@ def test_refused_terms_leave_no_trace(tmp_path: Path) -> None:
 
 
 def test_a_set_without_real_people_is_not_asked_about() -> None:
-    assert accepted(CatalogueSet("a", "A", status=("synthetic",)), {})
+    assert is_accepted(CatalogueSet("a", "A", status=("synthetic",)), {})
