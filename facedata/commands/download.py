@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 64),
     default=4,
     show_default=True,
-    help="How many connections at once, over several files, or several ranges of one.",
+    help="Number of files to download at once.",
 )
 @click.option(
     "--timeout",

@@ -1,52 +1,62 @@
-"""Fetching several files at once, under one supervisor that can always be interrupted."""
+"""Download several files at once, each from the first of its links that gives the right file."""
 
 from __future__ import annotations
 
+import email.utils
+import logging
 import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
-from facedata.download.transfer.files import Fetched, FileRequest, TransferOptions
-from facedata.errors import FacedataError, InterruptedJobError, OptionError, TransferError
+from facedata.download.digest import Digest
+from facedata.download.links import Link
+from facedata.download.transfer.options import Fetched, FileRequest, TransferOptions
+from facedata.download.transfer.pages import shown_url
+from facedata.download.transfer.partial import PartialFile
+from facedata.download.transfer.retry import LinkError, WrongChecksumError
+from facedata.errors import (
+    ChecksumError,
+    FacedataError,
+    InterruptedJobError,
+    OptionError,
+    TransferError,
+    WebPageError,
+)
+from facedata.files import check_room
 from facedata.jobs.signals import StopRequest
-
-if TYPE_CHECKING:
-    from facedata.download.transfer.file import FileFetch
-    from facedata.download.transfer.job import Surroundings
 
 __all__ = ["fetch_files"]
 
 _TICK = 0.1
-_SHOW_EVERY = 0.25
+_REPORT_EVERY = 0.25
 _GRACE = 0.5
-
-Observer = Callable[[int, int], None]
+_log = logging.getLogger(__name__)
 
 
 def fetch_files(
     requests: Sequence[FileRequest],
     options: TransferOptions = TransferOptions(),
     *,
-    observer: Observer | None = None,
+    observer: Callable[[int, int], None] | None = None,
     on_fetched: Callable[[Fetched], None] | None = None,
     stop: StopRequest | None = None,
 ) -> list[Fetched]:
-    """Fetch files, several at once, each checked before it gets its name.
+    """Download files, several at once; each gets its name once it is complete and checked.
 
-    What an earlier call left in ``<name>.part`` is gone on with, where it is of the same file.
+    A partial file of an earlier call is resumed if it belongs to the same file.
 
     Parameters
     ----------
     requests : sequence of FileRequest
+        For files on one disk.
     options : TransferOptions
     observer : callable, optional
-        Called a few times a second with bytes done and bytes in all, 0 where nobody knows.
+        Called a few times per second with the bytes done and the bytes in all, 0 if these are not known.
     on_fetched : callable, optional
-        Called with each file as soon as it is there, in the thread of the caller.
+        Called with each file once it has its name, in the thread of the caller.
     stop : StopRequest, optional
 
     Returns
@@ -57,146 +67,223 @@ def fetch_files(
     Raises
     ------
     TransferError, WebPageError, ChecksumError
-        Where a file cannot be had; with several, the message names each. The other files are fetched all the same.
+        If a file cannot be downloaded. The other files are downloaded all the same, and the message names each that
+        failed.
     OutputError
-        Where a file cannot be written: it exists, is being fetched by another run, or the disk is full.
+        If a file cannot be written: it exists, another run is downloading it, or the disk is full.
     InterruptedJobError
-        Where `stop` asked for it; the same call goes on.
+        If `stop` is set; the same call resumes.
     """
     if options.connections < 1:
         raise OptionError(f"{options.connections} connections: at least 1 is needed")
     if len({request.path for request in requests}) < len(requests):
-        raise OptionError("the same file is asked for twice")
-    return _Run(requests, options, observer, on_fetched, stop).run() if requests else []
+        raise OptionError("the same file is requested twice")
+    if not requests:
+        return []
+    cancel, downloads = threading.Event(), list[_FileDownload]()
 
+    def check_room_for_all(more: int) -> None:
+        size = sum(download.bytes_left() for download in downloads) + more
+        check_room(requests[0].path.parent, size, "the rest of the download", "what is downloaded already is kept")
 
-class _Run:
-    """One call of `fetch_files`."""
+    downloads += [_FileDownload(request, options, cancel, check_room_for_all) for request in requests]
+    check_room_for_all(0)
+    workers, results = _start_threads(downloads, options.connections, cancel)
+    done: dict[_FileDownload, Fetched | Exception] = {}
 
-    def __init__(
-        self,
-        requests: Sequence[FileRequest],
-        options: TransferOptions,
-        observer: Observer | None,
-        on_fetched: Callable[[Fetched], None] | None,
-        stop: StopRequest | None,
-    ) -> None:
-        self._observer, self._on_fetched, self._stop = observer, on_fetched, stop
-        self._around = _surroundings(options)
-        self._files = _files(requests, self._around)
-        self._around.disk.expect({request.path: _to_come(request) for request in requests})
-        self._waiting: queue.SimpleQueue[FileFetch] = queue.SimpleQueue()
-        for file in self._files:
-            self._waiting.put(file)
-        self._results: queue.SimpleQueue[tuple[FileFetch, Fetched | Exception]] = queue.SimpleQueue()
-        count = min(options.connections, len(self._files))
-        self._threads = [threading.Thread(target=self._work, daemon=True, name="facedata-file") for _ in range(count)]
-        self._shown = 0.0
+    def take_result(timeout: float) -> None:
+        with suppress(queue.Empty):
+            download, result = results.get(timeout=timeout)
+            done[download] = result
+            if on_fetched and isinstance(result, Fetched):
+                on_fetched(result)
 
-    def run(self) -> list[Fetched]:
-        for thread in self._threads:
-            thread.start()
-        results: dict[FileFetch, Fetched | Exception] = {}
-        try:
-            self._supervise(results)
-        finally:
-            self._end()
-            while not self._results.empty():  # what was finished just before a stop is told, too
-                self._take_result(results, timeout=0)
-        self._show(at_once=True)
-        failures = [result for result in results.values() if isinstance(result, Exception)]
-        if failures:
-            raise _one_error(failures, len(self._files))
-        return [result for file in self._files if isinstance(result := results[file], Fetched)]
-
-    def _supervise(self, results: dict[FileFetch, Fetched | Exception]) -> None:
-        while len(results) < len(self._files):
-            if self._stop:
-                raise InterruptedJobError(_interrupted(self._stop, len(results), len(self._files)))
-            self._around.sockets.break_overdue()
-            self._show()
-            self._take_result(results, timeout=_TICK)
-
-    def _take_result(self, results: dict[FileFetch, Fetched | Exception], timeout: float) -> None:
-        try:
-            file, result = self._results.get(timeout=timeout)
-        except queue.Empty:
-            return
-        results[file] = result
-        if self._on_fetched and isinstance(result, Fetched):
-            self._on_fetched(result)
-
-    def _work(self) -> None:
-        with suppress(OSError):
-            # who receives waits most of the time, and should not take the processor from who hashes whenever it wakes
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        while not self._around.cancel.is_set():
-            try:
-                file = self._waiting.get_nowait()
-            except queue.Empty:
-                return
-            with self._around.slots:
-                try:
-                    self._results.put((file, file.run()))
-                except Exception as error:  # whatever it is, the supervisor raises it where the caller sees it
-                    self._results.put((file, error))
-
-    def _end(self) -> None:
-        """Leave nothing running; a thread that hangs in the network is left to itself, and can do no harm."""
-        self._around.sockets.break_all()
-        deadline = time.monotonic() + _GRACE
-        for thread in self._threads:
-            thread.join(max(deadline - time.monotonic(), 0))
-        for file in self._files:
-            file.abandon()
-
-    def _show(self, *, at_once: bool = False) -> None:
-        now = time.monotonic()
-        if self._observer is None or (now - self._shown < _SHOW_EVERY and not at_once):
-            return
-        self._shown = now
-        progress = [file.progress() for file in self._files]
-        known = [total for _, total in progress if total is not None]
-        self._observer(sum(done for done, _ in progress), sum(known) if len(known) == len(progress) else 0)
-
-
-def _surroundings(options: TransferOptions) -> Surroundings:
-    from facedata.download.transfer.disk import DiskLedger
-    from facedata.download.transfer.job import Surroundings
-    from facedata.download.transfer.sockets import Sockets
-
-    return Surroundings(options, Sockets(), DiskLedger(options.reserve), threading.Semaphore(options.connections))
-
-
-def _files(requests: Sequence[FileRequest], around: Surroundings) -> list[FileFetch]:
-    from facedata.download.transfer.file import FileFetch
-
-    return [FileFetch(request, around) for request in requests]
-
-
-def _to_come(request: FileRequest) -> int:
-    """Bytes of the disk that the file will still take, as far as anybody knows."""
+    report_at = 0.0
     try:
-        there = request.path.with_name(f"{request.path.name}.part").lstat().st_blocks * 512
-    except OSError:
-        there = 0
-    return max((request.size or 0) - there, 0)
+        while len(done) < len(downloads):
+            if stop:
+                raise InterruptedJobError(
+                    f"stopped by {stop.signal_name or 'request'} after {len(done)} of {len(downloads)} files; what is "
+                    "downloaded is kept: run the same command again to resume"
+                )
+            if observer and time.monotonic() > report_at:
+                observer(*_progress(downloads))
+                report_at = time.monotonic() + _REPORT_EVERY
+            take_result(_TICK)
+    finally:
+        cancel.set()
+        deadline = time.monotonic() + _GRACE
+        for thread in workers:
+            thread.join(max(deadline - time.monotonic(), 0))
+        while not results.empty():  # files that were completed just before a stop are reported too
+            take_result(0)
+    if observer:
+        observer(*_progress(downloads))
+    if failures := [result for result in done.values() if isinstance(result, Exception)]:
+        raise _one_error(failures, len(downloads))
+    return [result for download in downloads if isinstance(result := done[download], Fetched)]
 
 
-def _interrupted(stop: StopRequest, done: int, files: int) -> str:
-    return (
-        f"stopped by {stop.signal_name or 'request'} with {done} of {files} files fetched; "
-        "what has come is kept: run the same command again to go on"
-    )
+def _start_threads(
+    downloads: Sequence[_FileDownload], connections: int, cancel: threading.Event
+) -> tuple[list[threading.Thread], queue.SimpleQueue[_Result]]:
+    """Start the threads that download, and one that forces what they write to the disk now and then.
+
+    They are not those of a ThreadPoolExecutor: at its exit, Python would wait for one that waits for a connection.
+    """
+    waiting, results = queue.SimpleQueue[_FileDownload](), queue.SimpleQueue[_Result]()
+    for download in downloads:
+        waiting.put(download)
+
+    def work() -> None:
+        with suppress(OSError):
+            # a thread that receives mostly waits: it should not interrupt one that hashes whenever bytes arrive
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        with suppress(queue.Empty):
+            while not cancel.is_set():
+                download = waiting.get_nowait()
+                try:
+                    results.put((download, download.run()))
+                except Exception as error:  # it is raised in the thread of the caller
+                    results.put((download, error))
+
+    def force_to_disk() -> None:
+        while not cancel.wait(_TICK):
+            for download in downloads:
+                download.checkpoint()
+
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(min(connections, len(downloads)))]
+    for thread in (*workers, threading.Thread(target=force_to_disk, daemon=True)):
+        thread.start()
+    return workers, results
+
+
+def _progress(downloads: Sequence[_FileDownload]) -> tuple[int, int]:
+    """Bytes done and bytes in all, 0 if these are not known."""
+    progress = [download.progress() for download in downloads]
+    totals = [total for _, total in progress if total is not None]
+    return sum(done for done, _ in progress), sum(totals) if len(totals) == len(progress) else 0
 
 
 def _one_error(failures: Sequence[Exception], files: int) -> Exception:
     for failure in failures:
-        if not isinstance(failure, FacedataError):
+        if len(failures) == 1 or not isinstance(failure, FacedataError):
             return failure
-    if len(failures) == 1:
-        return failures[0]
     kinds = {type(failure) for failure in failures}
     kind = kinds.pop() if len(kinds) == 1 else TransferError
     lines = "".join(f"\n  {failure}" for failure in failures)
-    return kind(f"{len(failures)} of {files} files could not be fetched:{lines}")
+    return kind(f"{len(failures)} of {files} files could not be downloaded:{lines}")
+
+
+class _FileDownload:
+    """The download of one file: asks its links in turn, checks the file, publishes it."""
+
+    def __init__(
+        self,
+        request: FileRequest,
+        options: TransferOptions,
+        cancel: threading.Event,
+        check_room_for_all: Callable[[int], None],
+    ) -> None:
+        self._request, self._options, self._cancel = request, options, cancel
+        self._check_room_for_all = check_room_for_all
+        self._partial: PartialFile | None = None
+        self._is_over = False
+        self._errors: list[tuple[Link, LinkError]] = []
+
+    def progress(self) -> tuple[int, int | None]:
+        """Bytes done, and bytes in all if they are known."""
+        if self._partial is None:
+            return 0, self._request.size
+        total = self._partial.state.total
+        return self._partial.done, self._request.size if total is None else total
+
+    def bytes_left(self) -> int:
+        """Bytes that the file still needs on the disk, as far as its size is known."""
+        done, total = self.progress()
+        if self._partial is None:
+            with suppress(OSError):
+                done = self._request.path.with_name(f"{self._request.path.name}.part").lstat().st_size
+        return 0 if self._is_over else max((total or 0) - done, 0)
+
+    def checkpoint(self) -> None:
+        """Force what is written to the disk, now and then."""
+        if self._partial is not None:
+            self._partial.checkpoint()
+
+    def run(self) -> Fetched:
+        """Download the file, check it, and give it its name.
+
+        Raises
+        ------
+        TransferError, WebPageError, ChecksumError
+            If no link gives the file.
+        OutputError
+            If it cannot be written.
+        CancelledError
+        """
+        request = self._request
+        partial = self._partial = PartialFile(
+            request.path, algorithm=request.algorithm, cancel=self._cancel, overwrite=self._options.overwrite
+        )
+        try:
+            for link in request.links:
+                for _ in range(2):  # a wrong checksum may come from damage on the way: try again once
+                    try:
+                        return self._fetch_from(link, partial)
+                    except LinkError as error:
+                        self._errors.append((link, error))
+                        if not isinstance(error, WrongChecksumError) or error.is_known:
+                            break
+            raise self._error(partial)
+        finally:
+            self._is_over = True
+            partial.close()
+
+    def _fetch_from(self, link: Link, partial: PartialFile) -> Fetched:
+        from facedata.download.transfer.http import LinkDownload
+
+        download = LinkDownload(self._request, link, partial, self._options, self._cancel, self._check_room_for_all)
+        final_url = download.run()
+        digest, modified = partial.digest(), None
+        self._check_digest(digest, link, partial)
+        with suppress(ValueError, OverflowError):
+            modified = email.utils.parsedate_to_datetime(partial.state.last_modified or "").timestamp()
+        partial.publish(modified)
+        etag, last_modified = partial.state.etag, partial.state.last_modified
+        return Fetched(self._request.path, partial.done, digest, link, final_url, etag, last_modified, partial.received)
+
+    def _check_digest(self, digest: Digest, link: Link, partial: PartialFile) -> None:
+        request = self._request
+        known_as = request.known.get(digest.value)
+        if digest == request.digest or (request.digest is None and known_as is None):
+            return
+        aside = partial.set_aside(f"{request.path.name}.wrong-{digest.value[:8]}")
+        expected = f"expected {request.digest}, " if request.digest else ""
+        reason = f"wrong checksum: {expected}found {digest}{f', which is {known_as}' if known_as else ''}"
+        _log.warning("%s: %s; from %s, kept as %s", request.path, reason, shown_url(link.page), aside.name)
+        raise WrongChecksumError(reason, is_known=known_as is not None)
+
+    def _error(self, partial: PartialFile) -> FacedataError:
+        """What went wrong with each link, and what the user can do."""
+        errors = [error for _, error in self._errors]
+        kind: type[FacedataError] = TransferError
+        if any(isinstance(error, WrongChecksumError) for error in errors):
+            kind = ChecksumError
+        elif errors and all(error.is_page for error in errors):
+            kind = WebPageError
+        reasons = dict.fromkeys(f"{shown_url(link.page)}: {error}" for link, error in self._errors)
+        pages = " or ".join(dict.fromkeys(shown_url(link.page) for link in self._request.links))
+        resume = (
+            "run the same command again to resume (the partial file is kept); or "
+            if partial.state.resumable and partial.done
+            else ""
+        )
+        by_hand = f"open {pages} in a browser, save the file, and give its folder with --from-dir"
+        return kind(
+            f"{self._request.path}: cannot be downloaded: {'; '.join(reasons) or 'no link to it is known'}. "
+            f"What to do: {resume}{by_hand if pages else 'give a folder that contains the file with --from-dir'}"
+        )
+
+
+_Result = tuple[_FileDownload, Fetched | Exception]

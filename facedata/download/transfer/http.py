@@ -1,271 +1,258 @@
-"""One HTTP request and its answer: redirects, ranges, and every way in which a server can fail."""
+"""Download one file from one link: request the rest of it, check the response, write what arrives, retry."""
 
 from __future__ import annotations
 
-import re
+import logging
+import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from http.client import HTTPException
-from typing import Any
-from urllib.parse import urljoin, urlsplit
 
-import requests
-import urllib3
+from facedata.download.links import Link
+from facedata.download.transfer.client import Response, Session
+from facedata.download.transfer.drive import drive_url, explain_drive_page
+from facedata.download.transfer.onedrive import onedrive_url
+from facedata.download.transfer.options import FileRequest, TransferOptions
+from facedata.download.transfer.pages import page_instead_of_file, shown_url
+from facedata.download.transfer.partial import PartialFile, State
+from facedata.download.transfer.retry import CancelledError, LinkError, RestartError, RetryPolicy, TransientError
 
-from facedata import __version__
-from facedata.download.transfer.files import TransferOptions
-from facedata.download.transfer.pages import plain_line, shown_url
-from facedata.download.transfer.retry import CancelledError, LinkError, PassingError, retry_after
-from facedata.download.transfer.sockets import Sockets, WatchedAdapter
-from facedata.download.transfer.speed import SpeedWatch
+__all__ = ["LinkDownload"]
 
-__all__ = ["Answer", "Session"]
-
-_PASSING = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524)
-_REDIRECTS = (301, 302, 303, 307, 308)
-_MOST_REDIRECTS = 10
-_TRIES_TO_REACH = 3
-_PLAIN_WORDS = {
-    401: "wants a login",
-    403: "forbidden",
-    404: "not found",
-    407: "the proxy wants a login",
-    410: "gone",
-    429: "too many requests",
-}
+_BLOCK = 1 << 19
+_HEAD = 1 << 12
+_PROGRESS = 1 << 10
+_CHECK_ROOM_EVERY = 16 << 20
+_URL_LIFETIME = 600.0
+_GZIP, _GZIP_NAMES = b"\x1f\x8b", (".gz", ".tgz")
+_FIND_URL = {"google-drive": drive_url, "onedrive": onedrive_url}
+_log = logging.getLogger(__name__)
 
 
-class Session(requests.Session):
-    """Asks for files as they are, and follows redirects, though never from https to http.
+@dataclass
+class LinkDownload:
+    """The download of one file from one link.
 
-    Parameters
+    Attributes
     ----------
-    sockets : Sockets
-        Gets to know its connections.
+    request : FileRequest
+    link : Link
+    partial : PartialFile
     options : TransferOptions
-        Their timeout is that of the connection and of each next byte; the head of an answer may take twice as long.
+    cancel : threading.Event
+    check_room : callable
+        Raises a `DiskFullError` if what all files still need does not fit on the disk, and so many further bytes.
     """
 
-    def __init__(self, sockets: Sockets, options: TransferOptions) -> None:
-        super().__init__()
-        self.sockets, self._options = sockets, options
-        self.headers.update({"User-Agent": f"facedata/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"})
-        for scheme in ("https://", "http://"):
-            self.mount(scheme, WatchedAdapter(sockets))
+    request: FileRequest
+    link: Link
+    partial: PartialFile
+    options: TransferOptions
+    cancel: threading.Event
+    check_room: Callable[[int], None]
 
-    def close(self) -> None:
-        """Close its connections."""
-        super().close()
-        self.sockets.forget()
+    def __post_init__(self) -> None:
+        self._link_name = shown_url(self.link.address)
+        self._policy = RetryPolicy(self.options.retries, self.options.first_wait)
+        self._url, self._url_expires = self.link.address, 0.0
 
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """None: requests would read the body of a redirect, however long; `ask` follows them instead."""
-        return None
-
-    def ask(
-        self, url: str, headers: Mapping[str, str] | None = None, *, method: str = "GET", json: Any = None
-    ) -> Answer:
-        """The answer at the end of all redirects, whatever its status.
+    def run(self) -> str:
+        """Download what is missing of the partial file; return the final URL, as it may be recorded.
 
         Raises
         ------
         LinkError
-            Where the URL or a redirect is none to follow.
-        PassingError
-            Where there was no answer.
-        """
-        seen, headers = [url], headers or {}
-        while True:
-            response = self._send(method, seen[-1], headers, json)
-            if response.status_code not in _REDIRECTS or "location" not in response.headers:
-                return Answer(response, self.sockets, SpeedWatch(self._options.least_speed, self._options.timeout))
-            response.close()
-            seen.append(_next_url(seen, response.headers["location"]))
-            if urlsplit(seen[-1]).netloc != urlsplit(seen[-2]).netloc:
-                headers = {name: value for name, value in headers.items() if name != "Authorization"}
-
-    def _send(self, method: str, url: str, headers: Mapping[str, str], json: Any) -> requests.Response:
-        if self.sockets.cancel.is_set():
-            raise CancelledError
-        self.sockets.expect_within(2 * self._options.timeout + 1)
-        try:
-            response = self.request(
-                method,
-                url,
-                headers=dict(headers),
-                json=json,
-                stream=True,
-                timeout=self._options.timeout,
-                allow_redirects=False,
-            )
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            in_time = self.sockets.answered()
-            raise _meaning(error if in_time else TimeoutError("timed out"), url, self.sockets) from error
-        if not self.sockets.answered():  # a head that was broken off looks like one that is complete
-            response.close()
-            raise PassingError("no answer in time")
-        return response
-
-
-@dataclass(frozen=True)
-class ContentRange:
-    """Which bytes of how many an answer with status 206 holds; `total` is None where the server does not know."""
-
-    first: int
-    last: int
-    total: int | None
-
-
-class Answer:
-    """An answer whose head has been read.
-
-    Parameters
-    ----------
-    response : requests.Response
-    sockets : Sockets
-    watch : SpeedWatch
-        Measures the reading of its body.
-    """
-
-    def __init__(self, response: requests.Response, sockets: Sockets, watch: SpeedWatch) -> None:
-        self._response, self._sockets, self._watch = response, sockets, watch
-        self._pushed_back = b""
-        self.status, self.url = response.status_code, response.url
-        header = response.headers.get
-        self.etag, self.last_modified = _validator(header("etag")), _validator(header("last-modified"))
-        self.content_type = header("content-type", "")
-        self.offers_ranges = self.status == 206 or header("accept-ranges", "").strip().lower() == "bytes"
-        self.encoding = header("content-encoding", "").strip().lower()
-        self.length = _length(header("content-length")) if "transfer-encoding" not in response.headers else None
-        self.delimited = self.length is not None or "transfer-encoding" in response.headers
-        self.range = _content_range(header("content-range", ""))
-        self.unsatisfied_total = _length(header("content-range", "").partition("*/")[2])
-
-    def __enter__(self) -> Answer:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._response.close()
-
-    def refuse_errors(self) -> None:
-        """Raise `PassingError` or `LinkError` unless the status is that of a success, 2xx, or 416."""
-        if 200 <= self.status < 300 or self.status == 416:
-            return
-        words = _PLAIN_WORDS.get(self.status) or plain_line(self._response.reason or "")
-        reason = f"the server answers {self.status} {words}".rstrip()
-        if self.status in _PASSING:
-            raise PassingError(reason, after=retry_after(self._response.headers.get("retry-after")))
-        raise LinkError(reason)
-
-    def read(self, most: int) -> bytes:
-        """The next bytes, at most so many and as soon as there are any; nothing at the end.
-
-        Raises
-        ------
-        PassingError
-            Where the connection is cut, too slow, or silent for too long.
+            If the link does not give the file.
+        OutputError
+            If the file cannot be written.
         CancelledError
         """
-        if self._pushed_back:
-            again, self._pushed_back = self._pushed_back[:most], self._pushed_back[most:]
-            return again
-        begin = time.monotonic()
-        # a socket's timeout is begun anew with every byte, also with those around the data of a chunk
-        self._sockets.expect_within(2 * self._watch.window + 1)
-        try:
-            data: bytes = self._response.raw.read1(most, decode_content=False) or b""
-        except (urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError) as error:
-            in_time = self._sockets.answered()
-            raise _meaning(error if in_time else TimeoutError("timed out"), self.url, self._sockets) from error
-        self._refuse_broken_off()
-        self._watch.count(len(data), time.monotonic() - begin)
-        return data
+        partial, final_url = self.partial, self._link_name
+        if not self._can_resume():
+            if partial.done:
+                _log.warning("%s: the server cannot be asked for the rest of this file; starting over", partial.path)
+            partial.restart()
+        with Session(self.options, self.cancel) as session:
+            while not partial.is_complete:
+                try:
+                    final_url = self._request_rest(session)
+                except (TransientError, RestartError) as error:
+                    self._prepare_retry(error)
+        if self.link.kind == "google-drive":
+            return self.link.page
+        return final_url if final_url == self._link_name else final_url.partition("?")[0]
 
-    def _refuse_broken_off(self) -> None:
-        """A body that was broken off on purpose looks like one that has come to its end."""
-        in_time = self._sockets.answered()
-        if self._sockets.cancel.is_set():
+    def _can_resume(self) -> bool:
+        """Whether the rest surely belongs to the same file: because of a validator, or because a checksum decides."""
+        state, digest = self.partial.state, self.request.digest
+        is_same_link = state.link == self._link_name
+        if self.partial.is_complete and (is_same_link or digest):
+            return True
+        return state.resumable and bool(digest or (is_same_link and state.validator))
+
+    def _prepare_retry(self, error: TransientError | RestartError) -> None:
+        """Wait, and discard the partial file if it cannot be resumed."""
+        partial = self.partial
+        if isinstance(error, TransientError) and partial.done and not partial.state.resumable:
+            error = RestartError(f"{error}, and the server sends the file only from its beginning")
+        wait = self._policy.wait_after(error if isinstance(error, TransientError) else TransientError(str(error)))
+        if isinstance(error, RestartError):
+            if partial.done:
+                _log.warning("%s: %s; starting over", partial.path, error)
+            partial.restart()
+        else:
+            level = logging.INFO if wait >= 1 else logging.DEBUG
+            _log.log(level, "%s: %s; trying again in %.0f s", partial.target.name, error, wait)
+        if self.cancel.wait(wait):
             raise CancelledError
-        if not in_time:
-            raise PassingError("no answer in time")
 
-    def push_back(self, data: bytes) -> None:
-        """Let `read` give these bytes once more."""
-        self._pushed_back = data + self._pushed_back
+    def _request_rest(self, session: Session) -> str:
+        if (find_url := _FIND_URL.get(self.link.kind)) and time.monotonic() >= self._url_expires:
+            self._url = find_url(session, self.link.address)
+            self._url_expires = time.monotonic() + _URL_LIFETIME
+        state, position = self.partial.state, self.partial.done
+        headers = {"Range": f"bytes={position}-"}
+        if position and state.validator and state.link == self._link_name:
+            headers["If-Range"] = state.validator
+        with session.ask(self._url, headers) as response:
+            response.raise_for_status()
+            if position:
+                self._accept_rest(response, position)
+            else:
+                self._accept_beginning(response)
+            self._write_body(response)
+        return shown_url(response.url)
 
-    def read_all(self, most: int) -> bytes:
-        """The whole body, if it has not more than `most` bytes; else as much of it."""
-        body = b""
-        while len(body) < most and (data := self.read(most - len(body))):
-            body += data
-        return body
+    def _accept_beginning(self, response: Response) -> None:
+        """Check the response to a request for the whole file, and begin the partial file."""
+        name, size, digest = self.request.path.name, self.request.size, self.request.digest
+        total = self._announced_size(response)
+        head = b"" if total == 0 else response.read_all(_HEAD)
+        response.push_back(head)
+        if not head and not response.has_end and size is None and digest is None:
+            raise TransientError("the server sends nothing")  # the connection may have broken within the headers
+        unpacked = _gunzip_start(head) if response.encoding else b""
+        for beginning in (head, unpacked):
+            title = page_instead_of_file(name, response.content_type, beginning) if beginning else None
+            if title is not None:
+                if self.link.kind == "google-drive" and (quota := explain_drive_page(title)):
+                    raise quota
+                called = f', "{title}"' if title else ""
+                raise LinkError(f"the server sends a web page instead of the file{called}", is_page=True)
+        if response.encoding and not _is_mislabelled(response.encoding, name, head, unpacked):
+            raise LinkError(
+                f"the server sends the file in the encoding '{response.encoding[:20]}', although it was asked for the "
+                "file as it is"
+            )
+        if total is not None and size is not None and total != size:
+            raise LinkError(f"the file there has {total:,} bytes, not the {size:,} that were published")
+        is_provable = response.etag or response.last_modified or digest
+        self.partial.restart(
+            State(
+                link=self._link_name,
+                etag=response.etag,
+                last_modified=response.last_modified,
+                total=total,
+                resumable=bool(is_provable and total is not None and response.accepts_ranges),
+                encoding=response.encoding,
+            )
+        )
+        self.check_room(0)
+
+    def _announced_size(self, response: Response) -> int | None:
+        """The size of the complete file that a response to a request for all of it announces."""
+        if response.status == 206:
+            if response.range is None or response.range.first != 0:
+                raise LinkError(f"the server sends {_shown_range(response)}, but the whole file was requested")
+            return response.range.last + 1 if response.range.total is None else response.range.total
+        if response.status == 416:  # an empty file has no byte that can be requested
+            empty = response.total_of_416 == 0 or (response.total_of_416 is None and self.request.size == 0)
+            if empty:
+                return 0
+        if response.status != 200:
+            raise LinkError(f"the server answers {response.status}, which contains no file")
+        return response.length
+
+    def _accept_rest(self, response: Response, position: int) -> None:
+        """Check the response to a request for the bytes from `position` on: they must belong to the same file."""
+        state, digest = self.partial.state, self.request.digest
+        is_same_link = state.link == self._link_name
+        if response.status == 416:
+            raise RestartError(f"the file on the server has no byte {position:,} any more")
+        total = response.range.total if response.range else response.length
+        if total is not None and state.total is not None and total != state.total:
+            change = f"it had {state.total:,} bytes, and has {total:,}"
+        elif is_same_link and response.etag and state.etag and response.etag != state.etag:
+            change = f"its ETag was {state.etag}, and is {response.etag}"
+        elif is_same_link and response.last_modified and state.last_modified not in (None, response.last_modified):
+            change = f"it was of {state.last_modified}, and is of {response.last_modified}"
+        else:
+            change = ""
+        if response.status == 206 and (response.range is None or response.range.first != position):
+            raise LinkError(f"the server sends {_shown_range(response)}, but those from {position:,} on were requested")
+        if change:
+            raise RestartError(f"the file on the server has changed ({change})")
+        if response.status != 206:
+            raise RestartError("the server sends the file only from its beginning")
+        has_validator = (response.etag and state.etag) or (response.last_modified and state.last_modified)
+        if not digest and not has_validator:
+            raise RestartError("the server does not say whether the rest belongs to the same version of the file")
+        if response.encoding not in ("", state.encoding):
+            raise LinkError(f"the server sends the rest of the file in the encoding '{response.encoding[:20]}'")
+        if not is_same_link:
+            self.partial.update(link=self._link_name, etag=response.etag, last_modified=response.last_modified)
+
+    def _write_body(self, response: Response) -> None:
+        """Write the body up to its end or the end of the file."""
+        partial, size, total, begin = self.partial, self.request.size, self.partial.state.total, self.partial.done
+        while total is None or partial.done < total:
+            data = response.read(_BLOCK if total is None else min(_BLOCK, total - partial.done))
+            if not data:
+                break
+            done = partial.done + len(data)
+            if size is not None and done > size:
+                raise LinkError(f"the server sends more than the {size:,} bytes that were published")
+            if total is None and size is None and done // _CHECK_ROOM_EVERY > partial.done // _CHECK_ROOM_EVERY:
+                self.check_room(_CHECK_ROOM_EVERY)  # without a size, the body may be endless
+            partial.write(data)
+            if partial.done - begin >= _PROGRESS:
+                self._policy.progressed(partial.done)
+        expected = size if total is None else total
+        if expected is not None and partial.done < expected:
+            raise TransientError(f"the response ends after {partial.done:,} of {expected:,} bytes")
+        if total is None:
+            if size is None and self.request.digest is None and not response.has_end:
+                _log.warning(
+                    "%s: the server did not announce the size of the file, and no checksum is known: the file may be "
+                    "cut short",
+                    partial.target,
+                )
+            partial.update(total=partial.done)
 
 
-def _next_url(seen: list[str], location: str) -> str:
-    with suppress(UnicodeError):
-        location = location.encode("latin-1").decode()  # http.client takes headers for Latin-1
+def _is_mislabelled(encoding: str, name: str, head: bytes, unpacked: bytes) -> bool:
+    """Whether the body is the file itself, although the server calls it an encoding of the file.
+
+    Servers with a rule for ``.gz`` names call a ``.tar.gz`` an encoding of a ``.tar``, and send it as it is. A server
+    that really compresses a ``.gz`` file sends a gzip stream within a gzip stream.
+    """
+    if encoding not in ("gzip", "x-gzip"):
+        return False
+    return not head.startswith(_GZIP) or (name.lower().endswith(_GZIP_NAMES) and not unpacked.startswith(_GZIP))
+
+
+def _gunzip_start(head: bytes) -> bytes:
+    """The first decompressed bytes of a gzip stream; no bytes if it is not one."""
     try:
-        url = urljoin(seen[-1], location)
-        before, after = urlsplit(seen[-1]).scheme.lower(), urlsplit(url).scheme.lower()
-    except ValueError as error:
-        raise LinkError(f"redirects to what is no URL: {plain_line(location)}") from error
-    if after not in ("http", "https"):
-        raise LinkError(f"redirects to {shown_url(url)}, which is neither http nor https")
-    if before == "https" and after == "http":
-        raise LinkError(f"redirects from https to http ({shown_url(url)}), which is refused")
-    if len(seen) > _MOST_REDIRECTS:
-        how = "redirects in a circle" if len(set(seen)) < len(seen) else f"redirects more than {_MOST_REDIRECTS} times"
-        raise LinkError(f"{how}: {' -> '.join(shown_url(one) for one in [*seen[-2:], url])}")
-    return url
+        return zlib.decompressobj(31).decompress(head, 1024)
+    except zlib.error:
+        return b""
 
 
-def _meaning(error: Exception, url: str, sockets: Sockets) -> Exception:
-    """What an exception of any of the layers below means; a connection that was broken off on purpose has no fault."""
-    return CancelledError() if sockets.cancel.is_set() else _trouble(error, url)
-
-
-def _trouble(error: Exception, url: str) -> Exception:
-    unusable = (requests.exceptions.InvalidURL, requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema)
-    text = str(error)
-    if isinstance(error, requests.exceptions.InvalidProxyURL):
-        return LinkError("the proxy that the environment names has no address that can be used; look at http_proxy")
-    if isinstance(error, (*unusable, UnicodeError, urllib3.exceptions.LocationParseError)):
-        return LinkError(f"{shown_url(url)} is no URL that can be fetched")
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        why = plain_line(text.partition("CERTIFICATE_VERIFY_FAILED]")[2].partition("(_ssl")[0])
-        return LinkError(f"its certificate is not trusted ({why or 'verification failed'})")
-    if "NameResolutionError" in text or "Name or service not known" in text:
-        return PassingError(f"the name {urlsplit(url).hostname} cannot be resolved", tries=_TRIES_TO_REACH)
-    if "timed out" in text.lower():
-        return PassingError("no answer in time")
-    if "Connection refused" in text:
-        return PassingError("the connection is refused", tries=_TRIES_TO_REACH)
-    if isinstance(error, requests.exceptions.ProxyError):
-        return PassingError(f"the proxy does not connect: {_innermost(error)}", tries=_TRIES_TO_REACH)
-    return PassingError(f"the connection broke ({_innermost(error)})")
-
-
-def _innermost(error: BaseException) -> str:
-    while (inner := error.__cause__ or error.__context__) is not None:
-        error = inner
-    return plain_line(str(error) or type(error).__name__)
-
-
-def _length(value: str | None) -> int | None:
-    return int(value) if value and re.fullmatch(r"\s*[0-9]{1,18}\s*", value) else None
-
-
-def _validator(value: str | None) -> str | None:
-    return value if value and value.isprintable() and len(value) < 1000 else None
-
-
-def _content_range(value: str) -> ContentRange | None:
-    match = re.fullmatch(r"\s*bytes\s+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)\s*", value)
-    if not match:
-        return None
-    total = None if match[3] == "*" else int(match[3])
-    if int(match[1]) > int(match[2]) or (total is not None and int(match[2]) >= total):
-        return None
-    return ContentRange(int(match[1]), int(match[2]), total)
+def _shown_range(response: Response) -> str:
+    if response.status != 206:
+        return f"an answer {response.status}"
+    if response.range is None:
+        return "an invalid Content-Range"
+    return f"the bytes {response.range.first:,} to {response.range.last:,}"

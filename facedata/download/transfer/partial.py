@@ -1,321 +1,371 @@
-"""The ``.part`` file: one run at a time writes it, it survives kill -9, and it gets its name only when it is right."""
+"""The partial file: locked, hashed while it grows, resumable after ``kill -9``, renamed once it is right.
+
+Bytes that were written survive the end of the process, but not a power cut. So ``NAME.part.json`` records how many
+bytes were forced to the disk, and the boot of the machine during which the file's size shows what was written.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-import stat
 import threading
-from collections.abc import Callable
+from collections import deque
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from facedata.download.transfer.locking import is_same, open_locked, sync_folder
-from facedata.download.transfer.ranges import Ranges
+from facedata.download.digest import Digest, new_hasher
 from facedata.download.transfer.retry import CancelledError
-from facedata.download.transfer.state import State, boot_id, read_state, write_state
-from facedata.errors import OutputError, OutputExistsError, output_error
+from facedata.errors import FacedataError, OutputError, OutputExistsError, output_error
+from facedata.files import atomic_writer, boot_id, open_locked, read_exactly, read_small, sync_folder, write_fully
 
-__all__ = ["PartFile"]
+__all__ = ["PartialFile", "State"]
 
-_SYNC_EVERY = 16 << 20
-_MOST_ASIDE = 2
+_VERSION = 2
+_LARGEST_RECORD = 1 << 16
+_LARGEST_FILE = 1 << 60
+_SYNC_EVERY = 64 << 20
+_MOST_SET_ASIDE = 2
+_HASH_BLOCK = 1 << 19
+_LONGEST_HASH_QUEUE = 16
 
 
-class PartFile:
-    """The half of a file that is being fetched, locked against other runs.
+@dataclass(frozen=True)
+class State:
+    """What ``NAME.part.json`` records of a partial file.
+
+    Attributes
+    ----------
+    link : str
+        The address of the link that gave it.
+    etag, last_modified : str or None
+        The validators of this version of the file.
+    total : int or None
+        The size of the complete file.
+    resumable : bool
+        Whether the server gives ranges of it.
+    encoding : str
+        The ``Content-Encoding`` that the server wrongly calls the file.
+    synced : int
+        Bytes that were forced to the disk.
+    boot : str
+        The boot of the machine during which the size of the partial file counts.
+    """
+
+    link: str = ""
+    etag: str | None = None
+    last_modified: str | None = None
+    total: int | None = None
+    resumable: bool = False
+    encoding: str = ""
+    synced: int = 0
+    boot: str = ""
+
+    @property
+    def validator(self) -> str | None:
+        """The value for ``If-Range``: a strong ETag, or else a date."""
+        return self.etag if self.etag and not self.etag.startswith("W/") else self.last_modified
+
+
+class PartialFile:
+    """A file that is being downloaded. One thread writes it; `checkpoint` may be called by another.
 
     Parameters
     ----------
     target : Path
         The final name.
+    algorithm : str
+        Of the digest.
+    cancel : threading.Event
     overwrite : bool
-        Whether a file of that name may be replaced.
+        Whether an existing file of that name may be replaced.
+
+    Attributes
+    ----------
+    done : int
+        Bytes that are written.
+    received : int
+        Bytes that were written by this object.
+    state : State
 
     Raises
     ------
     OutputExistsError
-        Where the file is there and may not be replaced.
+        If the file exists and may not be replaced.
     OutputLockedError
-        Where another run is fetching it.
+        If another run is downloading it.
     OutputError
-        Where it cannot be written.
+        If it cannot be written.
     """
 
-    def __init__(self, target: Path, *, overwrite: bool) -> None:
+    def __init__(self, target: Path, *, algorithm: str, cancel: threading.Event, overwrite: bool = False) -> None:
         self.target, self.path = target, target.with_name(f"{target.name}.part")
-        self._overwrite = overwrite
-        self._record = self.path.with_name(f"{self.path.name}.json")
-        self._lock, self._closed = threading.Condition(), False
-        self._record_lock = threading.Lock()
-        self._writers, self.generation = 0, 0
+        self._record = target.with_name(f"{target.name}.part.json")
+        self._algorithm, self._cancel, self._overwrite = algorithm, cancel, overwrite
+        self._lock, self._is_open, self._restarts = threading.Lock(), True, 0
+        self._sync_error: OSError | None = None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            self.descriptor = open_locked(self.path)
+            self._descriptor = open_locked(self.path)
         except OSError as error:
             raise error if isinstance(error, OutputError) else output_error(error, self.path) from error
         if not overwrite and os.path.lexists(target):
             self._remove_if_empty()
-            os.close(self.descriptor)
-            raise OutputExistsError(f"{target}: is there already; give --overwrite to fetch it again")
-        self.state = read_state(self._record, os.fstat(self.descriptor).st_size) or State()
-        self._ranges = Ranges(self.state.written)
-        self._unsynced = 0
-        self._sync_error: OSError | None = None
+            os.close(self._descriptor)
+            raise OutputExistsError(f"{target}: already exists; use --overwrite to download it again")
+        size, boot = os.fstat(self._descriptor).st_size, boot_id()
+        state = _read_state(self._record) or State()
+        survived = size if boot and state.boot == boot else state.synced
+        self.done = min(survived, size, size if state.total is None else state.total)
+        self.state = replace(state, synced=min(state.synced, self.done), boot=boot)
         self.received = 0
-        self.listener: Callable[[int, bytes, int], None] | None = None
-
-    # what is there
-
-    @property
-    def done(self) -> int:
-        """Bytes that are there."""
-        with self._lock:
-            return self._ranges.count
+        if size > self.done:
+            os.ftruncate(self._descriptor, self.done)
+        self._hasher = _Hasher(self._descriptor, algorithm, self.done)
 
     @property
-    def front(self) -> int:
-        """Bytes that are there from the beginning without a gap."""
-        with self._lock:
-            return self._ranges.front
+    def is_complete(self) -> bool:
+        """Whether all bytes are written; False if the size of the file is not known."""
+        return self.done == self.state.total
 
-    def generation_and_front(self) -> tuple[int, int]:
-        """How often it was begun anew, and `front`, of the same moment."""
-        with self._lock:
-            return self.generation, self._ranges.front
-
-    def missing(self, total: int) -> list[tuple[int, int]]:
-        """The ranges that are still to be fetched."""
-        with self._lock:
-            return self._ranges.missing(total)
-
-    # writing
-
-    def restart(self, state: State | None = None) -> None:
-        """Throw the half away, and begin with what `state` says of the file."""
+    def restart(self, state: State = State()) -> None:
+        """Discard what is written, and begin the file that `state` describes."""
+        self._hasher.stop()
         try:
             with self._lock:
-                self._check_open()
-                self._wait_for_writers()
-                self.generation += 1
-                os.ftruncate(self.descriptor, 0)
-                self._ranges, self._unsynced, self._sync_error = Ranges(), 0, None
-                self.state = replace(state or State(), written=[], synced=[], boot=boot_id())
+                os.ftruncate(self._descriptor, 0)
+                self.done, self._sync_error = 0, None
+                self._restarts += 1
         except OSError as error:
             raise output_error(error, self.path) from error
-        self._save_or_raise()
+        self._hasher = _Hasher(self._descriptor, self._algorithm, 0)
+        self.update(**{**asdict(state), "synced": 0, "boot": boot_id()})
 
-    def learn_total(self, total: int) -> None:
-        """Note how long the file has turned out to be."""
+    def update(self, **changes: Any) -> None:
+        """Change and record the state."""
         with self._lock:
-            self.state = replace(self.state, total=total)
-
-    def adopt(self, link: str, etag: str | None, last_modified: str | None) -> None:
-        """Go on with the half from another link."""
-        with self._lock:
-            self.state = replace(self.state, link=link, etag=etag, last_modified=last_modified)
-        with suppress(OSError):
+            self.state = replace(self.state, **changes)
             self._save()
 
-    def unorder(self) -> None:
-        """From now on it is not written from front to back.
-
-        Raises
-        ------
-        OutputError
-            Where that cannot be recorded: after a death its size would be taken for what is there, gaps and all.
-        """
-        with self._lock:
-            self.state = replace(self.state, ordered=False)
-        self._save_or_raise()
-
-    def write(self, position: int, data: bytes, generation: int) -> None:
-        """Write `data` where it belongs. Safe for threads.
-
-        Raises
-        ------
-        CancelledError
-            Where the file was let go, or begun anew since it had that `generation`.
-        """
-        with self._lock:
-            if self._closed or generation != self.generation:
-                raise CancelledError
-            self._writers += 1
-        written = 0
+    def write(self, data: bytes) -> None:
+        """Append `data`, and hand it to the thread that hashes; wait while that one is far behind."""
         try:
-            while written < len(data):
-                written += os.pwrite(self.descriptor, memoryview(data)[written:], position + written)
+            write_fully(self._descriptor, data, self.done)
         except OSError as error:
             raise output_error(error, self.path) from error
-        finally:
-            with self._lock:
-                self._writers -= 1
-                self._ranges.add(position, position + written)
-                self._unsynced += written
-                self.received += written
-                if not self._writers:
-                    self._lock.notify_all()
-        if self.listener is not None:
-            self.listener(position, data, generation)
+        self.done += len(data)
+        self.received += len(data)
+        self._hasher.add(data)
 
-    # keeping
-
-    def save(self, *, durably: bool = False) -> None:
-        """Record what was written, so that it survives the process; a full disk is not worth an error here.
-
-        Parameters
-        ----------
-        durably : bool
-            Force what was written and the record to the disk, so that they survive a power cut.
-        """
-        if durably:
-            self.sync(at_least=1)
-        with suppress(OSError):
-            if durably or not self.state.ordered:  # else the size of the file says it
-                self._save(sync=durably)
-
-    def sync(self, *, at_least: int = _SYNC_EVERY) -> None:
-        """Force what was written to the disk, where that many bytes are not there yet."""
+    def checkpoint(self) -> None:
+        """Force the bytes to the disk and record that, if there are enough new ones; errors are kept for `publish`."""
         with self._lock:
-            if self._closed or self._unsynced < at_least:
+            if not self._is_open or self._sync_error or self.done - self.state.synced < _SYNC_EVERY:
                 return
-            ranges, self._unsynced, generation = self._ranges.pairs(), 0, self.generation
-        failed: OSError | None = None
+            done, restarts, descriptor = self.done, self._restarts, os.dup(self._descriptor)
+        failed = None
         try:
-            os.fdatasync(self.descriptor)
+            os.fdatasync(descriptor)
         except OSError as error:
-            failed = error  # the system tells it once only: `publish` would not hear of it
+            failed = error  # the system reports it only once: `publish` would not see it
+        finally:
+            os.close(descriptor)
         with self._lock:
-            if self.generation == generation:
-                self._sync_error = failed or self._sync_error
-                self.state = self.state if failed else replace(self.state, synced=ranges)
+            if self._is_open and restarts == self._restarts:
+                self._sync_error = failed
+                if not failed:
+                    self.state = replace(self.state, synced=done)
+                    with suppress(FacedataError):
+                        self._save()
 
-    def _save(self, *, sync: bool = False) -> None:
-        with self._record_lock:
-            with self._lock:
-                if self._closed:
-                    return
-                self.state = replace(self.state, written=self._ranges.pairs())
-            write_state(self._record, self.state, sync=sync)
-
-    def _save_or_raise(self) -> None:
+    def _save(self) -> None:
         try:
-            self._save()
+            with atomic_writer(self._record) as file:
+                file.write(json.dumps({"version": _VERSION, **asdict(self.state)}).encode())
         except OSError as error:
             raise output_error(error, self._record) from error
 
-    # the end
+    def digest(self) -> Digest:
+        """The digest of the file, once all of it is hashed.
+
+        Raises
+        ------
+        OutputError
+            If the part that an earlier run wrote cannot be read.
+        CancelledError
+        """
+        try:
+            return Digest(self._algorithm, self._hasher.finish(self._cancel))
+        except OSError as error:
+            raise output_error(error, self.path) from error
 
     def publish(self, modified: float | None) -> None:
-        """Give the file its name, once its bytes are on the disk.
+        """Give the file its final name, once its bytes are on the disk.
 
         Raises
         ------
         CancelledError
-            Where the file was let go: nobody would be told of it.
         OutputError
-            Where it is not whole, or cannot be written.
+            If it is not complete, or cannot be written.
         """
         try:
-            self._check_whole()
-            os.fsync(self.descriptor)
+            size, total = (
+                os.fstat(self._descriptor).st_size,
+                self.done if self.state.total is None else self.state.total,
+            )
+            if min(size, self.done) < total:
+                raise OutputError(
+                    f"{self.path}: only {min(size, self.done):,} of its {total:,} bytes are there; if no other program "
+                    "writes it, run the same command again"
+                )
+            os.ftruncate(self._descriptor, total)
+            os.fsync(self._descriptor)
             if self._sync_error is not None:
                 raise self._sync_error
             if modified is not None:
-                with suppress(OSError):  # a date that the disk does not take
-                    os.utime(self.descriptor, (modified, modified))
+                with suppress(OSError, OverflowError):  # a date that the file system cannot store
+                    os.utime(self._descriptor, (modified, modified))
+            if self._cancel.is_set():
+                raise CancelledError
             if not self._overwrite and os.path.lexists(self.target):
-                raise OutputExistsError(f"{self.target}: has appeared meanwhile; what was fetched is in {self.path}")
-            with self._record_lock, self._lock:
-                self._check_open()
-                self._closed = True
+                raise OutputExistsError(
+                    f"{self.target}: was created by another program meanwhile; the download is kept in {self.path}"
+                )
+            with self._lock:
                 os.replace(self.path, self.target)
+                self._is_open = False
                 self._record.unlink(missing_ok=True)
             sync_folder(self.target.parent)
         except OSError as error:
             raise error if isinstance(error, OutputError) else output_error(error, self.target) from error
 
     def set_aside(self, name: str) -> Path:
-        """Keep the file under another name, not more than two of them, and begin anew with an empty one."""
+        """Keep the file under another name, and begin again with an empty one; at most two such files are kept."""
         aside = self.target.with_name(name)
         try:
-            self._remove_older(aside)
+            names = [
+                entry for entry in self.target.parent.iterdir() if entry.name.startswith(f"{self.target.name}.wrong-")
+            ]
+            others = [path for path in names if path != aside]
+            for path in sorted(others, key=lambda path: path.lstat().st_mtime, reverse=True)[_MOST_SET_ASIDE - 1 :]:
+                path.unlink(missing_ok=True)
+            self._hasher.stop()
             with self._lock:
-                self._check_open()
-                self._wait_for_writers()
                 os.replace(self.path, aside)
-                descriptor = open_locked(self.path)  # before the old one is closed: it may fail
-                os.close(self.descriptor)
-                self.descriptor = descriptor
+                descriptor = open_locked(self.path)
+                os.close(self._descriptor)
+                self._descriptor = descriptor
         except OSError as error:
             raise error if isinstance(error, OutputError) else output_error(error, self.path) from error
         self.restart()
         return aside
 
-    def _remove_older(self, aside: Path) -> None:
-        before = [path for path in self.target.parent.glob(f"{_literal(self.target.name)}.wrong-*") if path != aside]
-        for path in sorted(before, key=lambda path: path.lstat().st_mtime, reverse=True)[_MOST_ASIDE - 1 :]:
-            path.unlink(missing_ok=True)
-
-    def take_over(self, path: Path, link: str) -> None:
-        """Let a whole file at `path`, fetched in another way, be the half."""
-        try:
-            with self._lock:
-                self._check_open()
-                descriptor = open_locked(path)
-                os.fchmod(descriptor, stat.S_IMODE(os.fstat(self.descriptor).st_mode))  # made as everybody's files are
-                os.replace(path, self.path)
-                os.close(self.descriptor)
-                self.descriptor, size = descriptor, os.fstat(descriptor).st_size
-                self.generation += 1
-                self._ranges = Ranges([(0, size)])
-                self.state = State(link=link, total=size, boot=boot_id())
-            self._save()
-        except OSError as error:
-            raise error if isinstance(error, OutputError) else output_error(error, self.path) from error
-
-    def abandon(self) -> None:
-        """Take no more writes, and record what was written: the run ends, whatever its threads still do."""
-        self.save()
-        with self._lock:
-            self._closed = True
-
     def close(self) -> None:
-        """Let it go; what was written stays, and a half of nothing is removed."""
-        self.abandon()
+        """Release the file. What is written is kept; an empty partial file is removed."""
+        self._hasher.stop()
         with self._lock:
-            self._wait_for_writers()
-            self._remove_if_empty()
-            os.close(self.descriptor)
-
-    def _wait_for_writers(self) -> None:
-        self._lock.wait_for(lambda: not self._writers)
+            if self._is_open:
+                self._remove_if_empty()
+            self._is_open = False
+            os.close(self._descriptor)
 
     def _remove_if_empty(self) -> None:
-        status = os.fstat(self.descriptor)
-        if status.st_size == 0 and is_same(self.path, status):
-            with suppress(OSError):  # not worth hiding the error that may have led here
+        if os.fstat(self._descriptor).st_size == 0:
+            with suppress(OSError):
                 self.path.unlink(missing_ok=True)
                 self._record.unlink(missing_ok=True)
 
-    def _check_whole(self) -> None:
-        """All of it was written, and nobody else has made it longer or shorter."""
-        with self._lock:
-            total = self._ranges.count if self.state.total is None else self.state.total
-            there = total - sum(end - first for first, end in self._ranges.missing(total))
-        size = os.fstat(self.descriptor).st_size
-        if min(there, size) < total:
-            raise OutputError(
-                f"{self.path}: only {min(there, size):,} of its {total:,} bytes are there; if nothing else writes it, "
-                "run the same command again"
+
+class _Hasher:
+    """A thread that hashes a growing file in order.
+
+    It takes new bytes from a queue. The `size` bytes that are there when it starts it reads from the file, and also
+    what is added until it has caught up: so an old partial file is checked like the rest without holding up the
+    download.
+    """
+
+    def __init__(self, descriptor: int, algorithm: str, size: int) -> None:
+        self._descriptor, self._hasher = descriptor, new_hasher(algorithm)
+        self._changed = threading.Condition()
+        self._queue: deque[bytes] = deque()
+        self._taken, self._size = 0, size  # bytes that are hashed or in the queue, bytes of the file
+        self._is_finished, self._is_stopped = False, False
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True, name="facedata-hash")
+        self._thread.start()
+
+    def add(self, data: bytes) -> None:
+        """Hash the bytes that were just appended to the file; wait while the queue is full."""
+        with self._changed:
+            if self._taken == self._size:
+                self._changed.wait_for(lambda: len(self._queue) < _LONGEST_HASH_QUEUE or self._is_stopped)
+                self._queue.append(data)
+                self._taken += len(data)
+            self._size += len(data)
+            self._changed.notify_all()
+
+    def finish(self, cancel: threading.Event) -> str:
+        """The digest of the whole file in hexadecimal."""
+        with self._changed:
+            self._is_finished = True
+            self._changed.notify_all()
+        while self._thread.is_alive():
+            self._thread.join(0.05)
+            if cancel.is_set():
+                raise CancelledError
+        if self._error:
+            raise self._error
+        digest: str = self._hasher.hexdigest()
+        return digest
+
+    def stop(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while (data := self._next()) is not None:
+                self._hasher.update(data)
+        except OSError as error:
+            self._error = error
+            with self._changed:
+                self._is_stopped = True
+                self._changed.notify_all()
+
+    def _next(self) -> bytes | None:
+        """The next bytes to hash; None at the end."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._queue or self._taken < self._size or self._is_finished or self._is_stopped
             )
-        if size > total:
-            os.ftruncate(self.descriptor, total)
+            if self._is_stopped:
+                return None
+            if self._queue:
+                data = self._queue.popleft()
+                self._changed.notify_all()
+                return data
+            if self._taken == self._size:
+                return None
+            begin, length = self._taken, min(self._size - self._taken, _HASH_BLOCK)
+            self._taken += length
+        return read_exactly(self._descriptor, length, begin)
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise CancelledError
 
-
-def _literal(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+def _read_state(path: Path) -> State | None:
+    """The state in a record; None if there is none that this version can use."""
+    try:
+        value = json.loads(read_small(path, _LARGEST_RECORD))
+        if value.pop("version") != _VERSION:
+            return None
+        state = State(**value)
+        texts = (state.link, state.etag or "", state.last_modified or "", state.encoding, state.boot)
+        numbers = (0 if state.total is None else state.total, state.synced)
+        if not all(isinstance(text, str) and text.isprintable() for text in texts):
+            return None
+        return state if all(isinstance(n, int) and 0 <= n < _LARGEST_FILE for n in numbers) else None
+    except (FacedataError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None

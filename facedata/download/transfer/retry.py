@@ -1,120 +1,105 @@
-"""Trouble with a link: what passes, what does not, and how long to wait for it."""
+"""The errors of one link: which are transient, which are final, and how long to wait before a retry."""
 
 from __future__ import annotations
 
 import email.utils
 import random
-import threading
 import time
 
 __all__ = [
     "CancelledError",
     "LinkError",
-    "PassingError",
-    "Patience",
-    "StartOverError",
+    "RestartError",
+    "RetryPolicy",
+    "TransientError",
     "WrongChecksumError",
     "retry_after",
 ]
 
 _LONGEST_WAIT = 60.0
-_LONGEST_OBEYED = 3600.0
+_LONGEST_RETRY_AFTER = 3600.0
 
 
 class LinkError(Exception):
-    """A link that does not give the file; asking again would not help.
+    """A link does not give the file, and a retry would not help; `is_page` if it gives a web page instead."""
 
-    Parameters
-    ----------
-    reason : str
-    page : bool
-        Whether it gave a web page instead.
-    """
-
-    def __init__(self, reason: str, *, page: bool = False) -> None:
+    def __init__(self, reason: str, *, is_page: bool = False) -> None:
         super().__init__(reason)
-        self.page = page
+        self.is_page = is_page
 
 
 class WrongChecksumError(LinkError):
-    """A link that gave a whole file, but another one.
+    """A link gave a complete file with another checksum; `is_known` if that file is known to be something else."""
 
-    Parameters
-    ----------
-    reason : str
-    known : bool
-        Whether it is known what the file is, so that asking again would give the same.
-    """
-
-    def __init__(self, reason: str, *, known: bool = False) -> None:
+    def __init__(self, reason: str, *, is_known: bool = False) -> None:
         super().__init__(reason)
-        self.known = known
+        self.is_known = is_known
 
 
-class PassingError(Exception):
-    """Trouble that may be over soon.
+class TransientError(Exception):
+    """An error that may be gone at the next attempt.
 
     Parameters
     ----------
     reason : str
     after : float, optional
-        Seconds that the server asked to wait.
-    tries : int, optional
-        How often to try at most, where it is less likely to pass.
+        Seconds that the server asks to wait.
+    retries : int, optional
+        The most retries, if success is less likely than usual.
     """
 
-    def __init__(self, reason: str, *, after: float | None = None, tries: int | None = None) -> None:
+    def __init__(self, reason: str, *, after: float | None = None, retries: int | None = None) -> None:
         super().__init__(reason)
-        self.after, self.tries = after, tries
+        self.after, self.retries = after, retries
 
 
-class StartOverError(Exception):
-    """The half that is there does not belong to what the server has now."""
+class RestartError(Exception):
+    """The partial file cannot be resumed: it does not belong to the file that the server has now."""
 
 
 class CancelledError(Exception):
-    """Somebody wants everything to stop."""
+    """The whole download is to stop."""
 
 
-class Patience:
-    """How often a link is asked again, and after how long.
+class RetryPolicy:
+    """Counts the failures in a row of one link.
 
     Parameters
     ----------
     retries : int
-        Tries after the first that may bring nothing, in a row.
+        Failures in a row that are followed by another attempt.
     first_wait : float
         Seconds.
     """
 
     def __init__(self, retries: int, first_wait: float) -> None:
-        self.retries, self.failures = retries, 0
-        self._first_wait, self._furthest = first_wait, 0
+        self._retries, self._first_wait = retries, first_wait
+        self._failures, self._furthest = 0, 0
 
-    def progressed(self, reached: int) -> None:
-        """So many bytes are there; where they were never that many, count from the beginning again."""
-        if reached > self._furthest:
-            self._furthest, self.failures = reached, 0
+    def progressed(self, position: int) -> None:
+        """Count from 0 again if `position`, in bytes, is further than ever before."""
+        if position > self._furthest:
+            self._furthest, self._failures = position, 0
 
-    def wait_after(self, trouble: PassingError) -> float:
-        """Seconds to wait before the next try.
+    def wait_after(self, error: TransientError) -> float:
+        """Seconds to wait after `error` before the next attempt.
 
         Raises
         ------
         LinkError
-            Where there were enough tries.
+            If there were enough attempts.
         """
-        tries = self.retries if trouble.tries is None else min(self.retries, trouble.tries)
-        if self.failures >= tries:
-            again = f" (after {self.failures + 1} tries)" if self.failures else ""
-            raise LinkError(f"{trouble}{again}") from trouble
-        self.failures += 1
-        wait: float = min(self._first_wait * 2.0 ** (self.failures - 1), _LONGEST_WAIT) * random.uniform(0.5, 1)
-        return wait if trouble.after is None else min(max(trouble.after, wait), _LONGEST_OBEYED)
+        retries = self._retries if error.retries is None else min(self._retries, error.retries)
+        if self._failures >= retries:
+            attempts = f" (after {self._failures + 1} attempts)" if self._failures else ""
+            raise LinkError(f"{error}{attempts}") from error
+        self._failures += 1
+        wait: float = min(self._first_wait * 2.0 ** (self._failures - 1), _LONGEST_WAIT) * random.uniform(0.5, 1)
+        return wait if error.after is None else min(max(error.after, wait), _LONGEST_RETRY_AFTER)
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds that a ``Retry-After`` header asks for: a number, or a date."""
+    """The seconds of a ``Retry-After`` header, which holds a number or a date; None if it is missing or invalid."""
     if not value:
         return None
     if value.strip().isdecimal():
@@ -123,9 +108,3 @@ def retry_after(value: str | None) -> float | None:
         return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
     except (ValueError, OverflowError):
         return None
-
-
-def pause(seconds: float, cancel: threading.Event) -> None:
-    """Wait, unless cancelled. Raises `CancelledError`."""
-    if cancel.wait(seconds):
-        raise CancelledError

@@ -1,4 +1,4 @@
-"""Fixtures for transfers: a server, and fetching one file from it without long waits."""
+"""Fixtures for downloads: a server, and downloading one file from it without long waits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def fetch(tmp_path: Path) -> Fetch:
-    """Fetch one file: URLs, then parts of its request (``check`` takes its MD5 from bytes), then transfer options."""
+    """Download a file: URLs, then parts of its request (``check`` takes its MD5 from bytes), then transfer options."""
 
     def one(*urls: str, name: str = "a.bin", check: bytes | None = None, **further: Any) -> Fetched:
         keys = {"digest", "size", "known"}
@@ -54,13 +54,13 @@ def fetch(tmp_path: Path) -> Fetch:
 
 @pytest.fixture(scope="session")
 def authority() -> trustme.CA:
-    """Vouches for the servers of the tests."""
+    """Signs the certificates of the test servers."""
     return trustme.CA()
 
 
 @pytest.fixture
 def trusted(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let requests believe that authority, and no other."""
+    """Make requests trust that authority, and no other."""
     bundle = tmp_path_factory.mktemp("authority") / "ca.pem"
     authority.cert_pem.write_to_path(str(bundle))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
@@ -68,7 +68,7 @@ def trusted(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory, mon
 
 @pytest.fixture
 def internet(authority: trustme.CA, trusted: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server that everything meant for Google and Microsoft ends at, through a proxy."""
+    """A server that receives everything sent to Google and Microsoft, through a proxy."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(*HOSTS).configure_cert(context)
     with Server(tls=context) as server, Tunnel(server) as tunnel:

@@ -103,7 +103,7 @@ def test_a_file_that_fails_does_not_stop_the_others(server: Server, tmp_path: Pa
     told: list[Fetched] = []
     with pytest.raises(TransferError) as caught:
         fetch_files(requests, on_fetched=told.append)
-    assert str(caught.value).startswith("2 of 3 files could not be fetched:\n")
+    assert str(caught.value).startswith("2 of 3 files could not be downloaded:\n")
     assert str(tmp_path / "bad") in str(caught.value)
     assert str(tmp_path / "worse") in str(caught.value)
     assert [one.path.name for one in told] == ["good"]
@@ -126,7 +126,7 @@ def test_when_no_link_is_left_each_is_told_with_its_reason_and_what_to_do(
     with pytest.raises(TransferError) as caught:
         fetch(server.url("/missing"), server.url("/forbidden"))
     message = str(caught.value)
-    assert message.startswith(f"{tmp_path / 'a.bin'}: cannot be fetched: ")
+    assert message.startswith(f"{tmp_path / 'a.bin'}: cannot be downloaded: ")
     assert f"{server.url('/missing')}: the server answers 404 not found" in message
     assert f"{server.url('/forbidden')}: the server answers 403 forbidden" in message
     assert "in a browser" in message
@@ -237,14 +237,14 @@ def test_wrong_use_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["nonsense", "http://", "http://[bad", "ftp://example.org/a", "http://a b/"])
 def test_what_is_no_url_is_told(fetch: Any, address: str) -> None:
-    with pytest.raises(TransferError, match="no URL that can be fetched"):
+    with pytest.raises(TransferError, match="is not a URL that can be downloaded"):
         fetch(address)
 
 
 def test_a_host_that_is_not_there_is_given_up_soon(fetch: Any) -> None:
     with Server() as gone:
         url = gone.url("/a.bin")
-    with pytest.raises(TransferError, match="the connection is refused \\(after 4 tries\\)"):
+    with pytest.raises(TransferError, match="the connection is refused \\(after 4 attempts\\)"):
         fetch(url)
 
 

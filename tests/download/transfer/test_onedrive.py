@@ -69,18 +69,18 @@ def test_a_login_that_is_wanted_is_told_with_the_way_out(internet: Server, fetch
     person(internet, status=status)
     with pytest.raises(TransferError) as caught:
         fetch(Link("onedrive", SHARE))
-    assert "OneDrive wants a login before it gives the file" in str(caught.value)
+    assert "OneDrive requires a login before it gives the file" in str(caught.value)
     assert f"open {SHARE} in a browser" in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        (b'{"name": "faces", "folder": {"childCount": 3}}', "is of a folder"),
+        (b'{"name": "faces", "folder": {"childCount": 3}}', "leads to a folder"),
         (b'{"name": "a.bin"}', "does not say where the file is"),
         (b'{"@content.downloadUrl": "http://download.example.com/"}', "does not say where the file is"),
-        (b"[]", "in a way that is not known"),
-        (b"<html>", "in a way that is not known"),
+        (b"[]", "sent an unknown answer"),
+        (b"<html>", "sent an unknown answer"),
     ],
 )
 def test_answers_that_lead_nowhere(internet: Server, fetch: Any, answer: bytes, told: str) -> None:

@@ -1,4 +1,4 @@
-"""What is asked for, and what came of it."""
+"""What to download, how, and what was downloaded."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ __all__ = ["Fetched", "FileRequest", "TransferOptions"]
 
 @dataclass(frozen=True)
 class FileRequest:
-    """One file to fetch.
+    """One file to download.
 
     Attributes
     ----------
     path : Path
-        Its final name; until it is whole and checked, it is ``<name>.part``.
+        Its final name. Until the file is complete and checked, it is ``<name>.part``.
     links : tuple of Link
-        Where it can be had from, in order of preference.
+        Where to download it from, in order of preference.
     digest : Digest, optional
         The published checksum.
     size : int, optional
         The published size in bytes.
     known : mapping of str to str
-        Digests, in hexadecimal, of files known to be something else, and what they are.
+        Hexadecimal digests of other files that a link may give, such as an older release, and what each of them is.
     """
 
     path: Path
@@ -36,10 +36,15 @@ class FileRequest:
     size: int | None = None
     known: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def algorithm(self) -> str:
+        """The algorithm of the published checksum; SHA-256 if none is published."""
+        return self.digest.algorithm if self.digest else "sha256"
+
 
 @dataclass(frozen=True)
 class Fetched:
-    """One file that was fetched.
+    """One downloaded file.
 
     Attributes
     ----------
@@ -47,15 +52,15 @@ class Fetched:
     size : int
         In bytes.
     digest : Digest
-        Of the published algorithm; SHA-256 where no checksum was published.
+        With the algorithm of the published checksum; SHA-256 if none is published.
     link : Link
-        The link that it came from.
+        The link that gave the file.
     final_url : str
-        Where redirects led; without the query, which may hold a passing secret, where it is not the link itself.
+        Where redirects led, without its query, which may hold a temporary secret; the link itself if there were none.
     etag, last_modified : str or None
-        As the server gave them.
+        As the server sent them.
     fetched_bytes : int
-        What this call transferred; less than `size` where a half was there, more where something was fetched twice.
+        What this call received: less than `size` if it resumed a partial file, more if it had to start over.
     """
 
     path: Path
@@ -70,30 +75,27 @@ class Fetched:
 
 @dataclass(frozen=True)
 class TransferOptions:
-    """How files are fetched.
+    """How files are downloaded.
 
     Attributes
     ----------
     connections : int
-        Connections at once, over all files.
+        Files at once, each over one connection.
     timeout : float
-        Seconds to wait for a connection or for the next byte, and over which `least_speed` is taken.
+        Seconds to wait for a connection and for the next bytes; also the period over which `least_speed` is measured.
     retries : int
-        Tries after the first that may bring nothing, in a row, before a link is given up.
+        Further attempts in a row that may receive nothing, before a link is given up.
     overwrite : bool
-        Replace files that are there.
-    reserve : int
-        Bytes of the disk to leave free.
+        Replace existing files.
     least_speed : int
-        Bytes a second; a slower connection is given up and made anew.
+        Bytes per second; a slower connection is closed and opened again.
     first_wait : float
-        Seconds before the first retry; each further one waits twice as long, up to a minute.
+        Seconds before the first retry. Each further wait is twice as long, up to a minute.
     """
 
     connections: int = 4
     timeout: float = 60.0
     retries: int = 8
     overwrite: bool = False
-    reserve: int = 0
     least_speed: int = 1000
     first_wait: float = 1.0

@@ -1,0 +1,248 @@
+"""The partial file: locks, records, power cuts, full disks and names that cannot be written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from http_server import Server
+
+from facedata.download.digest import Digest
+from facedata.download.links import Link
+from facedata.download.transfer import FileRequest, fetch_files
+from facedata.download.transfer.partial import PartialFile, State
+from facedata.download.transfer.retry import CancelledError
+from facedata.errors import DiskFullError, OutputError, OutputExistsError, OutputLockedError
+
+DATA = os.urandom(300_000)
+
+
+def request(server: Server, path: Path, **about: Any) -> FileRequest:
+    return FileRequest(path, (Link("http", server.url("/a.bin")),), **about)
+
+
+def open_partial(path: Path, cancel: threading.Event | None = None) -> PartialFile:
+    return PartialFile(path, algorithm="sha256", cancel=cancel or threading.Event())
+
+
+def leave_partial(path: Path, data: bytes, **record: Any) -> None:
+    """Write a partial file and close it; `record` replaces values in its record."""
+    partial = open_partial(path)
+    partial.restart(State("link", total=len(DATA)))
+    partial.write(data)
+    partial.close()
+    file = path.with_name(f"{path.name}.part.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), **record}))
+
+
+class TestPartialFile:
+    def test_it_is_hashed_from_its_beginning_also_if_it_is_resumed(self, tmp_path: Path) -> None:
+        leave_partial(tmp_path / "a", DATA[:200_000])
+        partial = open_partial(tmp_path / "a")
+        assert (partial.done, partial.received, partial.state.link) == (200_000, 0, "link")
+        for first in range(200_000, 300_000, 1000):
+            partial.write(DATA[first : first + 1000])
+        assert partial.is_complete
+        assert partial.digest() == Digest("sha256", sha256(DATA).hexdigest())
+        partial.publish(None)
+        partial.close()
+        assert (tmp_path / "a").read_bytes() == DATA
+        assert os.listdir(tmp_path) == ["a"]
+
+    @pytest.mark.parametrize(
+        ("record", "done"),
+        [
+            ({}, 1000),
+            ({"boot": "before the power cut", "synced": 300}, 300),
+            ({"boot": "before the power cut", "synced": 5000}, 1000),
+            ({"boot": ""}, 0),
+            ({"total": 400}, 400),
+            ({"total": -1}, 0),
+            ({"total": "many"}, 0),
+            ({"etag": "a\r\nb"}, 0),
+            ({"boot": None}, 0),
+            ({"unknown": 1}, 0),
+        ],
+    )
+    def test_what_a_record_says_survives(self, tmp_path: Path, record: dict[str, Any], done: int) -> None:
+        leave_partial(tmp_path / "a", DATA[:1000], **record)
+        for _ in range(2):  # reading a record does not change what survives
+            partial = open_partial(tmp_path / "a")
+            assert partial.done == done
+            partial.close()
+            if not done:
+                break
+
+    def test_a_record_that_is_a_pipe_is_not_read(self, tmp_path: Path) -> None:
+        leave_partial(tmp_path / "a", DATA)
+        (tmp_path / "a.part.json").unlink()
+        os.mkfifo(tmp_path / "a.part.json")
+        partial = open_partial(tmp_path / "a")
+        assert partial.done == 0
+        partial.close()
+
+    def test_enough_bytes_are_forced_to_the_disk_and_recorded(self, tmp_path: Path) -> None:
+        partial = open_partial(tmp_path / "a")
+        partial.restart(State("link", total=1 << 30))
+        partial.write(bytes(60 << 20))
+        partial.checkpoint()
+        assert json.loads((tmp_path / "a.part.json").read_text())["synced"] == 0
+        partial.write(bytes(10 << 20))
+        partial.checkpoint()
+        assert json.loads((tmp_path / "a.part.json").read_text())["synced"] == 70 << 20
+        partial.close()
+
+    def test_a_disk_error_is_reported_at_the_end(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        partial = open_partial(tmp_path / "a")
+        partial.restart()
+        partial.write(bytes(70 << 20))
+
+        def fail(_: int) -> None:
+            raise OSError(errno.EIO, "Input/output error")
+
+        with monkeypatch.context() as broken:  # Linux reports a failed write-back only once
+            broken.setattr(os, "fdatasync", fail)
+            partial.checkpoint()
+        with pytest.raises(OutputError, match="Input/output error"):
+            partial.publish(None)
+        partial.close()
+        assert not (tmp_path / "a").exists()
+
+    def test_an_incomplete_file_is_not_published(self, tmp_path: Path) -> None:
+        partial = open_partial(tmp_path / "a")
+        partial.restart(State(total=10))
+        partial.write(b"x" * 5)
+        with pytest.raises(OutputError, match="5 of its 10 bytes"):
+            partial.publish(None)
+        partial.close()
+        assert not (tmp_path / "a").exists()
+
+    def test_what_another_program_appended_is_not_published(self, tmp_path: Path) -> None:
+        leave_partial(tmp_path / "a", DATA)
+        partial = open_partial(tmp_path / "a")
+        with open(tmp_path / "a.part", "ab") as file:
+            file.write(b"tail")
+        partial.publish(1e30)  # a date that no file system can store
+        partial.close()
+        assert (tmp_path / "a").read_bytes() == DATA
+
+    def test_a_cancelled_download_is_not_published(self, tmp_path: Path) -> None:
+        cancel = threading.Event()
+        partial = open_partial(tmp_path / "a", cancel)
+        partial.restart(State(total=4))
+        partial.write(b"data")
+        cancel.set()
+        with pytest.raises(CancelledError):
+            partial.publish(None)
+        partial.close()
+        assert sorted(os.listdir(tmp_path)) == ["a.part", "a.part.json"]
+
+    def test_folders_in_the_place_of_files_set_aside(self, tmp_path: Path) -> None:
+        for name in ("a.wrong-x", "a.wrong-y"):
+            (tmp_path / name).mkdir()
+        partial = open_partial(tmp_path / "a")
+        partial.write(b"data")
+        with pytest.raises(OutputError, match="cannot be written"):
+            partial.set_aside("a.wrong-1")
+        partial.close()
+
+    def test_only_one_run_has_it(self, server: Server, tmp_path: Path) -> None:
+        served = server.add("/a.bin", DATA)
+        other = open_partial(tmp_path / "a")
+        with pytest.raises(OutputLockedError, match="another run is writing this"):
+            fetch_files([request(server, tmp_path / "a")])
+        other.close()
+        assert (served.requests, os.listdir(tmp_path)) == (0, [])
+
+    def test_a_file_that_appears_meanwhile_is_not_replaced(self, server: Server, tmp_path: Path) -> None:
+        served = server.add("/a.bin", DATA)
+        served.on_request = lambda _: (tmp_path / "a").write_bytes(b"of another run")
+        with pytest.raises(OutputExistsError, match="created by another program meanwhile"):
+            fetch_files([request(server, tmp_path / "a")])
+        assert (tmp_path / "a").read_bytes() == b"of another run"
+
+
+class TestFullDisk:
+    def test_what_does_not_fit_is_not_begun(self, server: Server, small_disk: Path) -> None:
+        served = server.add("/a.bin", DATA)
+        requests = [request(server, small_disk / name, size=5 << 20) for name in ("a", "b")]
+        with pytest.raises(DiskFullError, match="needs 10,485,760 bytes, but 8,388,608 are free"):
+            fetch_files(requests)
+        assert (served.requests, os.listdir(small_disk)) == (0, [])
+
+    @pytest.mark.parametrize("options", [{"rate": 1_000_000}, {"chunked": True}])
+    def test_a_size_that_is_not_published(self, server: Server, small_disk: Path, options: dict[str, Any]) -> None:
+        served = server.add("/a.bin", bytes(9 << 20), **options)
+        with pytest.raises(DiskFullError):
+            fetch_files([request(server, small_disk / "a")])
+        if not served.chunked:  # the server announced it
+            assert served.bytes_served < 2 << 20
+            assert os.listdir(small_disk) == []
+
+    def test_the_partial_file_is_kept_and_the_same_call_resumes(self, server: Server, small_disk: Path) -> None:
+        data = os.urandom(6 << 20)
+        served = server.add("/a.bin", data, rate=20 << 20)
+        filler = small_disk / "filler"
+        wanted = request(server, small_disk / "a", size=len(data))
+        filler.write_bytes(b"")
+
+        def fill(done: int, total: int) -> None:
+            if done and not filler.stat().st_size:
+                with suppress(OSError):
+                    filler.write_bytes(bytes(3 << 20))
+
+        with pytest.raises(DiskFullError, match="what is finished is kept"):
+            fetch_files([wanted], observer=fill)
+        there = (small_disk / "a.part").stat().st_size
+        assert there > 1 << 20
+        filler.unlink()
+        server.wait_until_idle()
+        served.bytes_served = 0
+        fetch_files([wanted])
+        assert (small_disk / "a").read_bytes() == data
+        assert served.bytes_served == len(data) - there
+
+
+class TestNames:
+    def test_a_pipe_or_link_in_the_place_of_the_partial_file(self, server: Server, tmp_path: Path) -> None:
+        server.add("/a.bin", DATA)
+        os.mkfifo(tmp_path / "a.part")
+        with pytest.raises(OutputError, match="not a regular file"):
+            fetch_files([request(server, tmp_path / "a")])
+        (tmp_path / "a.part").unlink()
+        (tmp_path / "victim").write_bytes(b"precious")
+        (tmp_path / "a.part").symlink_to(tmp_path / "victim")
+        with pytest.raises(OutputError):
+            fetch_files([request(server, tmp_path / "a")])
+        assert (tmp_path / "victim").read_bytes() == b"precious"
+
+    def test_unusual_names(self, server: Server, tmp_path: Path) -> None:
+        server.add("/a.bin", DATA)
+        for name in ("[a]*?", "ü 漢", "-n", "a'b\"c", "a.part"):
+            fetch_files([request(server, tmp_path / name)])
+            assert (tmp_path / name).read_bytes() == DATA
+        assert len(os.listdir(tmp_path)) == 5
+
+    @pytest.mark.parametrize("name", ["n" * 250, "n" * 253, "a" * 300 + "/a"], ids=["record", "partial", "folder"])
+    def test_a_name_that_is_too_long(self, server: Server, fetch: Any, name: str) -> None:
+        server.add("/a.bin", DATA)
+        with pytest.raises(OutputError, match="cannot be written: File name too long"):
+            fetch(server.url("/a.bin"), name=name)
+
+    def test_a_folder_in_the_place_of_the_record(self, server: Server, fetch: Any, tmp_path: Path) -> None:
+        server.add("/a.bin", DATA)
+        (tmp_path / "a.bin.part.json").mkdir()
+        with pytest.raises(OutputError, match=r"a\.bin\.part\.json: cannot be written: Is a directory"):
+            fetch(server.url("/a.bin"))
+
+    def test_a_file_in_the_place_of_the_folder(self, server: Server, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"")
+        with pytest.raises(OutputError, match="cannot be written"):
+            fetch_files([request(server, tmp_path / "file" / "a")])
