@@ -156,7 +156,7 @@ class TestPartialFile:
     def test_only_one_run_has_it(self, server: Server, tmp_path: Path) -> None:
         served = server.add("/a.bin", DATA)
         other = open_partial(tmp_path / "a")
-        with pytest.raises(OutputLockedError, match="another run is writing this"):
+        with pytest.raises(OutputLockedError, match="another run is writing"):
             fetch_files([request(server, tmp_path / "a")])
         other.close()
         assert (served.requests, os.listdir(tmp_path)) == (0, [])
