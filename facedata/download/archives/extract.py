@@ -1,49 +1,63 @@
-"""Unpacking archives: the work behind ``facedata extract``."""
+"""Unpacking an archive: the work of ``facedata extract``."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import islice
+import sys
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
+from copy import deepcopy
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
-from facedata.download.archives.members import Walk
-from facedata.download.archives.parts import Archive
-from facedata.download.archives.record import (
-    Extraction,
-    archive_identity,
-    read_record,
-    refused_path,
-    write_record,
+from facedata.download.archives.joined import CHUNK, JoinedParts, read_ahead
+from facedata.download.archives.members import (
+    MAX_RATIO,
+    OWN_PREFIX,
+    Event,
+    Member,
+    OutputConflicts,
+    quoted,
+    safe_name,
 )
-from facedata.download.archives.safety import MAX_RATIO, OWN_PREFIX, check_room
-from facedata.download.archives.staging import Staging, Tally
+from facedata.download.archives.parts import Archive
+from facedata.download.archives.staging import Extraction, Progress, Staging, publish
+from facedata.download.digest import new_hasher
 from facedata.errors import (
     ArchiveError,
     FacedataError,
     InterruptedJobError,
     OutputExistsError,
     UnsafeArchiveError,
-    input_error,
     output_error,
 )
-from facedata.jobs.journal import ShardLock
+from facedata.files import check_room, open_locked, write_fully
 from facedata.jobs.signals import StopRequest
 
-__all__ = ["extract_archive", "extracted_before"]
+__all__ = ["Extraction", "extract_archive", "extracted_before"]
 
-_FIRST_REFUSED = 100  # told of by name outside of their list
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_BATCHES_AHEAD = 16  # of 1 MiB or a little more
+_MEMBER_COST = 512  # bytes of memory that a member takes
+_CHUNKS_TO_HASH = 32
+_WRITE_PROGRESS_EVERY = 1.0  # seconds; so much is unpacked again after a kill
+_SYNC_EVERY = 1 << 30  # bytes written, after which they are forced to the disk while others are written
+_LARGE = 16 << 20  # bytes of a member after which the progress is written at once
+_CHECK_ROOM_FROM = 1 << 20
+_MOST_WARNINGS = 5
+_LATEST = (1 << 32) - 1.0  # seconds since 1970: the year 2106
+_SWITCH_INTERVAL = 0.0005
 _log = logging.getLogger(__name__)
 
 
 def extracted_before(archive: Archive, output: str | os.PathLike[str]) -> Extraction | None:
-    """What an earlier run made of the same archive in the same output, if all of it that is looked at is there."""
-    return read_record(Path(output), archive_identity(archive)[0])
+    """Return what an earlier run unpacked from the same archive into the same output, if it still exists."""
+    return Staging(archive, Path(output)).read_record()
 
 
 def extract_archive(
@@ -58,23 +72,23 @@ def extract_archive(
 ) -> Extraction:
     """Unpack an archive into a folder.
 
-    Members are written to a hidden folder in the output and get their names when all of the archive has been proven.
-    Called again after it was cut off it goes on; called again after it was done it does nothing.
+    Members are written to a hidden folder in the output and get their names when the whole archive has been verified.
+    Called again after an interruption it continues; called again after it finished it does nothing.
 
     Parameters
     ----------
     archive : Archive
         From `group_archives`.
     output : path
-        A folder; made if it is not there.
+        A folder, created if it does not exist.
     overwrite : bool
-        Replace files of the same names, and unpack again what has been unpacked before.
+        Replace files of the same names, and unpack again what was unpacked before.
     max_ratio : float
         How many times larger than the archive its content may be.
     digests : callable, optional
         Given a member's name (a relative path), the algorithm to hash it with while it is written, or None.
     observer : callable, optional
-        Called with compressed bytes done and in all, a few times a second.
+        Called with the compressed bytes that are done and the compressed bytes in all.
     stop : StopRequest, optional
 
     Returns
@@ -84,160 +98,259 @@ def extract_archive(
     Raises
     ------
     ArchiveError
-        Where the archive is cut short or damaged; nothing of it is kept.
+        If the archive is cut short or damaged; nothing of it is kept.
     UnsafeArchiveError
-        Where it unpacks to far too much; nothing of it is kept.
+        If it unpacks to far too much; nothing of it is kept.
     OutputExistsError
-        Where a file is in the way; what has been unpacked is kept for the next run.
+        If a file in the output would be replaced; what was unpacked is kept for the next run.
     DiskFullError
-        What is finished is kept.
+        If the disk is full; what is finished is kept.
     OutputLockedError
-        Where another run unpacks into the same output.
+        If another run unpacks into the same output.
     InterruptedJobError
+        If `stop` was requested; what is finished is kept.
     """
     folder = Path(output)
-    _make_output(folder)
-    identity, parts = archive_identity(archive)
-    job = _Job(archive, folder, identity, parts, overwrite, max_ratio, digests, observer, stop)
-    before = None if overwrite else read_record(folder, identity)
-    if before is not None and not job.staging().folder.exists():
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise OutputExistsError(f"{folder}: already exists and is not a folder; choose another output")
+    staging = Staging(archive, folder)
+    before = None if overwrite else staging.read_record()
+    if before is not None and not staging.folder.exists():
         return before
-    with _locked(folder):
-        before = None if overwrite else read_record(folder, identity)
-        if before is None:
-            return job.run()
-        job.staging().remove()  # a run that was killed at its very end left it
-        return before
+    lock = folder / f"{OWN_PREFIX}-lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = open_locked(lock)
+    except FacedataError:
+        raise
+    except OSError as error:
+        raise output_error(error, lock) from error
+    try:
+        before = None if overwrite else staging.read_record()
+        if before is not None:
+            staging.remove()  # a run that was killed at its very end left it
+            return before
+        return _Run(archive, folder, staging, overwrite, max_ratio, digests, observer, stop).run()
+    finally:
+        os.close(descriptor)
 
 
-@dataclass(frozen=True)
-class _Job:
-    archive: Archive
-    output: Path
-    identity: str
-    parts: list[dict[str, Any]]
-    overwrite: bool
-    max_ratio: float
-    digests: Callable[[str], str | None] | None
-    observer: Callable[[int, int], None] | None
-    stop: StopRequest | None
+class _Run:
+    """One run that unpacks an archive."""
 
-    def staging(self) -> Staging:
-        return Staging(self.output, self.identity, [_very_file(part) for part in self.archive.parts])
+    def __init__(
+        self,
+        archive: Archive,
+        output: Path,
+        staging: Staging,
+        overwrite: bool,
+        max_ratio: float,
+        digests: Callable[[str], str | None] | None,
+        observer: Callable[[int, int], None] | None,
+        stop: StopRequest | None,
+    ) -> None:
+        self._archive, self._output, self._staging = archive, output, staging
+        self._overwrite, self._max_ratio, self._digests = overwrite, max_ratio, digests
+        self._observer, self._stop = observer, stop
+        self._size = archive.size
+        self._tree = str(staging.tree)
+        self._progress = Progress()
+        self._conflicts = OutputConflicts(output, archive.parts, overwrite=overwrite)
+        self._refused_list = -1
+        self._written_at = monotonic()
+        self._unsynced = 0
+        self._threads = ThreadPoolExecutor(1, "hash"), ThreadPoolExecutor(1, "sync")
+        self._hashing: deque[Future[None]] = deque()
+        self._syncing: Future[None] | None = None
 
     def run(self) -> Extraction:
-        """Unpack and publish; what is not worth keeping is deleted."""
-        staging, tally = self.staging(), Tally()
+        """Unpack and publish; what is not worth keeping is removed."""
         try:
-            tally = staging.open()
-            self._unpack(staging, tally)
-            return self._publish(staging, tally)
+            self._progress = self._staging.open()
+            if not self._progress.complete:
+                self._unpack()
+            publish(self._staging.tree, self._output, overwrite=self._overwrite, check_stop=self._check_publishing)
+            extraction = self._staging.finish(self._progress)
         except FacedataError as error:
             damaged = isinstance(error, ArchiveError | UnsafeArchiveError)
-            if damaged or (tally.mark == 0 and not tally.proven):
-                staging.remove()
-            raise
-        finally:
-            staging.close()
-
-    def _unpack(self, staging: Staging, tally: Tally) -> None:
-        from facedata.download.archives.ahead import quick_turns
-        from facedata.download.archives.ground import Ground
-        from facedata.download.archives.unpacking import Unpacking
-
-        if tally.proven:
-            return
-        if tally.mark:
-            _log.info("%s: going on after %d files (%d bytes)", self.archive.name, tally.files, tally.bytes)
-        run = Unpacking(
-            staging,
-            tally,
-            Ground(self.output, self.archive.parts, overwrite=self.overwrite),
-            size=self.archive.size,
-            digests=self.digests,
-            observer=self.observer,
-            stop=self.stop,
-        )
-        walk = self._walk(staging, tally.mark, run.look_up)
-        try:
-            with quick_turns():
-                run.run(walk)
-        finally:
-            walk.close()
-        staging.sync(tally.mark, proven=True)
-
-    def _walk(self, staging: Staging, mark: int, look_up: Callable[[], None]) -> Walk:
-        if self.archive.kind != "zip":
-            from facedata.download.archives.tarring import TarWalk
-
-            return TarWalk(self.archive, mark, self.max_ratio, look_up)
-        from facedata.download.archives.zipping import ZipWalk
-
-        walk = ZipWalk(self.archive, mark, self.max_ratio, look_up)
-        try:
-            check_room(staging.folder, walk.size, self.archive.name)
-        except FacedataError:
-            walk.close()
-            raise
-        return walk
-
-    def _publish(self, staging: Staging, tally: Tally) -> Extraction:
-        from facedata.download.archives.ground import publish
-
-        def look_up() -> None:
-            if self.stop:
-                raise InterruptedJobError("stopped while files got their names; run the same command again to go on")
-
-        refused: list[tuple[str, str]] = []
-        try:
-            publish(staging.tree, self.output, overwrite=self.overwrite, look_up=look_up)
-            if tally.refused:
-                target = refused_path(self.output, self.identity)
-                if staging.refused.exists():
-                    os.replace(staging.refused, target)
-                refused = _first_refused(target)
-            extraction = write_record(self.archive, self.output, self.identity, self.parts, tally, tuple(refused))
-        except FacedataError:
+            if damaged or (self._progress.mark == 0 and not self._progress.complete):
+                self._staging.remove()
             raise
         except OSError as error:
-            raise output_error(error, self.output) from error
-        staging.remove()
-        if self.observer is not None:
-            self.observer(self.archive.size, self.archive.size)
+            raise output_error(error, self._output) from error
+        if self._observer is not None:
+            self._observer(self._size, self._size)
         return extraction
 
+    def _check_publishing(self) -> None:
+        if self._stop:
+            raise InterruptedJobError("interrupted while moving files into place; run the same command again to finish")
 
-def _first_refused(path: Path) -> list[tuple[str, str]]:
-    with open(path, "rb") as file:
-        lines = [json.loads(line) for line in islice(file, _FIRST_REFUSED)]
-    return [(line["name"], line["reason"]) for line in lines]
+    def _check_stop(self) -> None:
+        if self._stop:
+            raise InterruptedJobError(
+                f"stopped after {self._progress.files} files; run the same command again to continue"
+            )
 
+    def _unpack(self) -> None:
+        if self._progress.mark:
+            _log.info(
+                "%s: continuing after %d files (%d bytes)",
+                self._archive.name,
+                self._progress.files,
+                self._progress.bytes,
+            )
+        switch_interval = sys.getswitchinterval()
+        # the thread that decompresses would wait 5 ms for one that writes small files and never sleeps so long
+        sys.setswitchinterval(min(switch_interval, _SWITCH_INTERVAL))
+        parts = JoinedParts(self._archive.parts)
+        self._refused_list = os.open(self._staging.refused, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
+        try:
+            with closing(self._events(self._reader(parts), parts)) as events:
+                event = next(events, None)
+                while event is not None:
+                    event = self._take(event, events) if isinstance(event, Member) else next(events, None)
+            self._write_progress()
+            if self._syncing is not None:
+                self._syncing.result()
+        except FacedataError as error:
+            if not isinstance(error, ArchiveError | UnsafeArchiveError):
+                with suppress(FacedataError):
+                    self._write_progress()
+            raise
+        finally:
+            for thread in self._threads:
+                thread.shutdown(cancel_futures=True)
+            os.close(self._refused_list)
+            parts.close()
+            sys.setswitchinterval(switch_interval)
+        self._progress.complete = True
+        self._staging.sync(self._progress)
 
-def _very_file(part: Path) -> list[Any]:
-    """What changes when a file is replaced by another of the same size and almost the same content."""
-    try:
-        status = os.stat(part)
-    except OSError as error:
-        raise input_error(error, part) from error
-    return [str(part.absolute()), status.st_size, status.st_mtime_ns, status.st_ino]
+    def _reader(self, parts: JoinedParts) -> Iterator[Event]:
+        mark = self._progress.mark
+        if self._archive.kind != "zip":
+            from facedata.download.archives.tar import read_tar
 
+            return read_tar(self._archive, parts, mark, self._max_ratio)
+        from facedata.download.archives.zip import ZipReader
 
-def _make_output(output: Path) -> None:
-    if os.path.lexists(output) and not output.is_dir():
-        raise OutputExistsError(f"{output}: is there already and is not a folder; choose another output")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise output_error(error, output) from error
+        reader = ZipReader(self._archive, parts)
+        self._check_room(reader.check(mark, self._max_ratio, self._check_stop), self._archive.name)
+        return reader.read(mark)
 
+    def _check_room(self, size: int, what: str) -> None:
+        check_room(self._output, size, what, "what is finished is kept, and it continues from there")
 
-@contextmanager
-def _locked(output: Path) -> Iterator[None]:
-    path = output / f"{OWN_PREFIX}-lock"
-    try:
-        lock = ShardLock(path)
-    except OSError as error:
-        raise output_error(error, path) from error
-    with lock:
-        lock.take(range(1))
-        yield
+    def _events(self, events: Iterator[Event], parts: JoinedParts) -> Generator[Event]:
+        """Read in a background thread, in batches, and report how far it is."""
+
+        def batches() -> Generator[tuple[list[Event], int]]:
+            batch: list[Event] = []
+            held = 0
+            try:
+                for event in events:
+                    batch.append(event)
+                    held += len(event) if isinstance(event, bytes) else _MEMBER_COST
+                    if held >= CHUNK or event == b"":
+                        yield batch, parts.position
+                        batch, held = [], 0
+            except FacedataError:
+                yield batch, parts.position  # what comes before the error
+                raise
+            yield batch, parts.position
+
+        with closing(read_ahead(batches(), _BATCHES_AHEAD, self._check_stop)) as ahead:
+            for batch, position in ahead:
+                self._check_stop()
+                if self._observer is not None:
+                    self._observer(position, self._size)
+                yield from batch
+
+    def _take(self, member: Member, events: Iterator[Event]) -> Event | None:
+        """Unpack or refuse a member; returns the event after its data."""
+        self._check_stop()
+        name, refusal = safe_name(member.name)
+        refusal = refusal or member.refusal or ("" if name or member.is_folder else "an empty name")
+        if not refusal and name:
+            refusal = self._conflicts.refusal(name, is_folder=member.is_folder)
+        event: Event | None = None
+        if not refusal and name:
+            path = f"{self._tree}/{name}"
+            try:
+                if member.is_folder:
+                    os.makedirs(path, exist_ok=True)
+                else:
+                    event = self._write(path, name, member, events)
+                self._progress.add(name, None if member.is_folder else member.size)
+            except (FileExistsError, NotADirectoryError):
+                refusal = "the archive has a file where its folder should be"
+            except IsADirectoryError:
+                refusal = "the archive has a folder of that name too"
+            except OSError as error:
+                raise error if isinstance(error, FacedataError) else output_error(error, path) from error
+        if refusal:
+            if self._progress.refused < _MOST_WARNINGS:
+                _log.warning("%s is not unpacked: %s", quoted(member.name), refusal)
+            line = json.dumps({"name": member.name, "reason": refusal}).encode() + b"\n"
+            write_fully(self._refused_list, line)
+            self._progress.refused_bytes += len(line)
+            self._progress.refused += 1
+        if event is None:
+            event = next(events, None)
+            while isinstance(event, bytes):  # the data of a member that is not unpacked
+                event = next(events, None)
+        self._progress.mark = member.mark
+        if member.size >= _LARGE or monotonic() - self._written_at >= _WRITE_PROGRESS_EVERY:
+            self._write_progress()
+        return event
+
+    def _write(self, path: str, name: str, member: Member, events: Iterator[Event]) -> Event | None:
+        """Write a file; returns the event after its data."""
+        mode = 0o777 if member.executable else 0o666
+        try:
+            descriptor = os.open(path, _FLAGS, mode)
+        except FileNotFoundError:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            descriptor = os.open(path, _FLAGS, mode)
+        try:
+            if member.size >= _CHECK_ROOM_FROM:
+                self._check_room(member.size, quoted(name))
+            algorithm = self._digests(name) if self._digests else None
+            hasher = new_hasher(algorithm) if algorithm else None
+            event = next(events, None)
+            while isinstance(event, bytes):
+                write_fully(descriptor, event)
+                if hasher is not None:
+                    self._hash(hasher.update, event)
+                event = next(events, None)
+            if algorithm:
+                self._hash(self._note_digest, name, algorithm, hasher)
+            else:
+                self._progress.digests.pop(name, None)
+            modified = min(max(member.modified, 0.0), _LATEST)
+            os.utime(descriptor, (modified, modified))
+        finally:
+            os.close(descriptor)
+        self._unsynced += member.size
+        return event
+
+    def _hash(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Call a function in the hashing thread, which may be a few calls behind."""
+        if len(self._hashing) >= _CHUNKS_TO_HASH:
+            self._hashing.popleft().result()
+        self._hashing.append(self._threads[0].submit(function, *arguments))
+
+    def _note_digest(self, name: str, algorithm: str, hasher: Any) -> None:
+        self._progress.digests[name] = (algorithm, hasher.hexdigest())
+
+    def _write_progress(self) -> None:
+        while self._hashing:
+            self._hashing.popleft().result()
+        self._staging.write(self._progress)
+        self._written_at = monotonic()
+        if self._unsynced >= _SYNC_EVERY and (self._syncing is None or self._syncing.done()):
+            if self._syncing is not None:
+                self._syncing.result()
+            self._unsynced = 0
+            self._syncing = self._threads[1].submit(self._staging.sync, deepcopy(self._progress))

@@ -1,28 +1,53 @@
-"""Which files make up one archive, in which order, and which of them is missing."""
+"""Which files make up an archive, in which order, and which of them are missing."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, NamedTuple
 
-from facedata.download.archives import kinds
-from facedata.download.archives.kinds import Kind
-from facedata.download.archives.part_names import LAST, Place, place_of
-from facedata.errors import ArchiveError, InputNotFoundError, OptionError
+from facedata.download.transfer.pages import web_page_title
+from facedata.errors import ArchiveError, InputNotFoundError, OptionError, input_error
+from facedata.files import opened_regular
+from facedata.tar_format import BLOCK
+from facedata.text import listed
 
-__all__ = ["Archive", "group_archives"]
+__all__ = ["GZIP", "Archive", "PartName", "group_archives", "parse_part_name"]
 
-_SAYS_SPLIT = re.compile(r".*(?:\.(?:tar|tgz|gz|zip)[._-]?(?:part)?[._-]?|\.part[._-]?|\.)", re.IGNORECASE)
-_END_OF_TAR = 1024
-_MOST = 100_000
+Kind = Literal["tar", "tar.gz", "zip"]
+
+GZIP = b"\x1f\x8b\x08"
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08PK\x03\x04", b"PK00PK\x03\x04")  # the last two: split by zip itself
+_OTHER_KINDS = {
+    b"\xfd7zXZ\x00": "is an xz archive; unpack it with: xz -dc FILE | tar -x",
+    b"BZh": "is a bzip2 archive; unpack it with: bzip2 -dc FILE | tar -x",
+    b"\x28\xb5\x2f\xfd": "is a zstd archive; unpack it with: zstd -dc FILE | tar -x",
+    b"7z\xbc\xaf\x27\x1c": "is a 7z archive; unpack it with: 7z x FILE",
+    b"Rar!\x1a\x07": "is a RAR archive; unpack it with: unrar x FILE",
+    b"\x0a\x23\xd7\xce": "is a record file, which is not packed; see 'facedata unpack-rec'",
+}
+_HEAD = 1 << 16
+_END_OF_TAR = 2 * BLOCK
+_MOST_PARTS = 100_000
+
+_LAST = 1 << 62  # X.zip is the part after X.z01, X.z02 ...
+_STYLES = (  # before the number, the number, after it
+    ("zip", re.compile(r"(.+\.)z(\d{2,4})()", re.IGNORECASE)),
+    ("inside", re.compile(r"(.*?)(\d+)((?:\.tar)?\.(?:gz|tgz|zip|tar))", re.IGNORECASE)),
+    ("end", re.compile(r"(.*?)(\d{1,9})()", re.ASCII)),
+    ("letters", re.compile(r"(.*)([a-z]{2})()")),
+)
+_KNOWN_ENDING = re.compile(r".*\.(?:tar|gz|tgz|zip|bz2|xz|zst|7z|rar|rec|idx|bin|md|txt|json|part)", re.IGNORECASE)
+_NAME_OF_A_SPLIT = re.compile(r".*(?:\.(?:tar|tgz|gz|zip)[._-]?(?:part)?[._-]?|\.part[._-]?|\.)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Archive:
-    """One archive, whole or in parts.
+    """An archive, whole or in parts.
 
     Attributes
     ----------
@@ -41,58 +66,62 @@ class Archive:
     @property
     def size(self) -> int:
         """Bytes of all parts."""
-        return sum(kinds.check_regular(part).st_size for part in self.parts)
+        return sum(_status(part).st_size for part in self.parts)
+
+
+class PartName(NamedTuple):
+    """The name of a file that may be a part: the series that it belongs to, and its number in it.
+
+    Attributes
+    ----------
+    before, after : str
+        What stands before and after the number.
+    style : {'zip', 'inside', 'end', 'letters'}
+        ``X.z01``, ``X1.tar.gz``, ``X01``, ``Xaa``.
+    number : int
+    width : int
+        Digits of the number.
+    """
+
+    before: str
+    after: str
+    style: str
+    number: int
+    width: int
+
+    @property
+    def series(self) -> tuple[str, str, str]:
+        """What the names of a series have in common."""
+        return self.before, self.after, self.style
+
+    def with_number(self, number: int) -> str:
+        """The name of another part of the series."""
+        if self.style == "letters":
+            return f"{self.before}{chr(97 + number // 26)}{chr(97 + number % 26)}"
+        if self.style == "zip":
+            return f"{self.before}zip" if number == _LAST else f"{self.before}z{number:02d}"
+        return f"{self.before}{number:0{self.width}d}{self.after}"
+
+
+def parse_part_name(name: str) -> PartName | None:
+    """Parse the name of a part: a number at its end or before its ending, two letters as of `split`, or ``.z01``."""
+    for style, pattern in _STYLES:
+        if match := pattern.fullmatch(name):
+            before, text, after = match.groups()
+            if style != "letters":
+                return PartName(before, after, style, int(text), len(text))
+            if not _KNOWN_ENDING.fullmatch(name):
+                return PartName(before, after, style, 26 * (ord(text[0]) - 97) + ord(text[1]) - 97, 2)
+    return None
 
 
 @dataclass
 class _Series:
-    """Files whose names differ in one number: given ones, and those that lie beside them."""
+    """Files whose names differ only in a number: those that were given, and those found beside them."""
 
-    place: Place
+    name: PartName
     given: dict[int, Path] = field(default_factory=dict)
     beside: dict[int, Path] = field(default_factory=dict)
-
-    @property
-    def files(self) -> dict[int, Path]:
-        return dict(sorted({**self.beside, **self.given}.items()))
-
-    def keep_neighbours(self) -> None:
-        """Of the files beside, only those without a gap to a given one belong here."""
-        belongs: set[int] = set()
-        for number in self.given:
-            for step in (1, -1):
-                at = number + step
-                while at in self.beside or (at in self.given and at not in belongs):
-                    belongs.add(at)
-                    at += step
-        self.beside = {number: path for number, path in self.beside.items() if number in belongs}
-
-    def runs(self) -> list[dict[int, Path]]:
-        """The files cut before each that begins an archive of its own."""
-        runs: list[dict[int, Path]] = []
-        previous: Path | None = None
-        for number, path in self.files.items():
-            if previous is None or self._begins_another(previous, path):
-                runs.append({})
-            runs[-1][number] = path
-            previous = path
-        return [run for run in runs if any(number in self.given for number in run)]
-
-    def _begins_another(self, previous: Path, path: Path) -> bool:
-        if self.place.style == "zip" or (self.place.style != "inside" and _SAYS_SPLIT.fullmatch(self.place.before)):
-            return False
-        kind = kinds.kind_of(kinds.read_head(path))
-        return kind is not None and (kind != "tar" or _ends_as_tar(previous))
-
-
-def _ends_as_tar(path: Path) -> bool:
-    """Whether a file ends in the zeros that end a tar archive: a part may well begin with a header by chance."""
-    descriptor = kinds.open_regular(path)
-    try:
-        size = os.fstat(descriptor).st_size
-        return size >= _END_OF_TAR and not any(os.pread(descriptor, _END_OF_TAR, size - _END_OF_TAR))
-    finally:
-        os.close(descriptor)
 
 
 def group_archives(paths: Sequence[str | os.PathLike[str]], *, expected: Sequence[str] = ()) -> list[Archive]:
@@ -113,160 +142,218 @@ def group_archives(paths: Sequence[str | os.PathLike[str]], *, expected: Sequenc
     Raises
     ------
     OptionError
-        Where a file is given twice, or parts lie beside the given ones.
+        If a file is given twice, or if only some of the parts in a folder are given.
     InputNotFoundError
-        Where a part is missing.
+        If a part is missing.
     ArchiveError
-        Where a file is not an archive; says what it is.
+        If a file is not an archive; the message says what it is.
     """
-    files = _checked([Path(path) for path in paths])
-    singles, series = _by_series(files)
-    archives = [Archive(path.name, _kind_or_raise(path), (path,)) for path in singles]
-    for one in series:
-        _look_beside(one)
-        archives += [_assembled(one, run, expected) for run in one.runs()]
-    first = {path: number for number, path in enumerate(files)}
-    return sorted(archives, key=lambda archive: min(first[part] for part in archive.parts))
-
-
-def _checked(paths: Sequence[Path]) -> list[Path]:
-    seen: dict[tuple[int, int], Path] = {}
-    for path in paths:
-        status = kinds.check_regular(path)
-        before = seen.setdefault((status.st_dev, status.st_ino), path)
+    files: dict[tuple[int, int], Path] = {}
+    for path in map(Path, paths):
+        status = _status(path)
+        with opened_regular(path):
+            before = files.setdefault((status.st_dev, status.st_ino), path)
         if before is not path:
             also = "" if before == path else f" (also as {before})"
             raise OptionError(f"{path}: is given twice{also}; give each part once")
-    return list(seen.values())
 
-
-def _by_series(files: Sequence[Path]) -> tuple[list[Path], list[_Series]]:
-    singles: list[Path] = []
-    series: dict[tuple[str, ...], _Series] = {}
-    for path in files:
-        place = place_of(path.name) or _last_of_zip(path, files)
-        if place is None:
-            singles.append(path)
+    archives: list[Archive] = []
+    all_series: dict[tuple[str, ...], _Series] = {}
+    for path in files.values():
+        name = parse_part_name(path.name)
+        if name is None and path.suffix.lower() == ".zip":
+            first = path.with_suffix(".z01")
+            if first in files.values() or first.is_file():
+                name = PartName(path.name[:-3], "", "zip", _LAST, 2)
+        if name is None:
+            archives.append(Archive(path.name, _kind_or_error(path), (path,)))
             continue
-        key: tuple[str, ...] = place.series
-        if place.number in series.setdefault(key, _Series(place)).given:
-            key = (*key, str(path.parent))  # two sets of the same names, in two folders
-        one = series.setdefault(key, _Series(place))
-        if place.number in one.given:
-            raise OptionError(f"{path}: has the same number as {one.given[place.number]}; give each part once")
-        one.given[place.number] = path
-    return singles, list(series.values())
+        key: tuple[str, ...] = name.series
+        if name.number in all_series.setdefault(key, _Series(name)).given:
+            key = (*key, str(path.parent))  # two sets with the same names, in two folders
+        series = all_series.setdefault(key, _Series(name))
+        if name.number in series.given:
+            raise OptionError(f"{path}: has the same number as {series.given[name.number]}; give each part once")
+        series.given[name.number] = path
+
+    for series in all_series.values():
+        _find_beside(series)
+        for run in _runs(series):
+            archives.append(_assemble(series, run, expected))
+    order = list(files.values())
+    return sorted(archives, key=lambda archive: min(order.index(part) for part in archive.parts))
 
 
-def _last_of_zip(path: Path, files: Iterable[Path]) -> Place | None:
-    """``X.zip`` is the last part where ``X.z01`` is given or lies beside it."""
-    if path.suffix.lower() != ".zip":
-        return None
-    first = path.with_suffix(".z01")
-    return Place(path.name[:-3], "", "zip", LAST, 2) if first in files or first.is_file() else None
-
-
-def _look_beside(series: _Series) -> None:
-    for folder in {path.parent for path in series.given.values()}:
-        for path in _names_in(folder):
-            place = place_of(path.name)
-            if place and place.series == series.place.series and place.number not in series.given and path.is_file():
-                series.beside[place.number] = path
-    if series.place.style == "zip":
-        last = next(iter(series.given.values())).parent / series.place.name(LAST)
-        if LAST not in series.given and last.is_file():
-            series.beside[LAST] = last
-    else:
-        series.keep_neighbours()
-
-
-def _names_in(folder: Path) -> Iterable[Path]:
+def _status(path: Path) -> os.stat_result:
     try:
-        return [folder / name for name in os.listdir(folder)]
-    except OSError:  # a folder that may be passed through, not listed
-        return []
+        return os.stat(path)
+    except OSError as error:
+        raise input_error(error, path) from error
 
 
-def _assembled(series: _Series, run: Mapping[int, Path], expected: Sequence[str]) -> Archive:
-    """The archive of a run of files, if it is all there."""
-    _refuse_what_is_no_part(run, series)
-    kind = kinds.kind_of(kinds.read_head(next(iter(run.values()))))
-    wanted = _in_catalogue(series, expected, run) or _by_numbers(series, list(run), begins=kind is not None)
-    missing = [name for number, name in sorted(wanted.items()) if number not in run]
+def _find_beside(series: _Series) -> None:
+    """Find the files in the folders of the given ones that belong to the series without a gap between them."""
+    found: dict[int, Path] = {}
+    for folder in {path.parent for path in series.given.values()}:
+        try:
+            names = os.listdir(folder)
+        except OSError:  # a folder that may be entered but not listed
+            continue
+        for text in names:
+            name = parse_part_name(text)
+            number = name.number if name and name.series == series.name.series else None
+            if series.name.style == "zip" and text == series.name.with_number(_LAST):
+                number = _LAST
+            if number is not None and number not in series.given and (folder / text).is_file():
+                found[number] = folder / text
+    if series.name.style != "zip":
+        connected: set[int] = set()
+        for given in series.given:
+            for step in (1, -1):
+                number = given + step
+                while number in found or (number in series.given and number not in connected):
+                    connected.add(number)
+                    number += step
+        found = {number: path for number, path in found.items() if number in connected}
+    series.beside = found
+
+
+def _runs(series: _Series) -> list[dict[int, Path]]:
+    """Cut the series before each file that begins an archive of its own; keep what has a given file in it."""
+    style, before = series.name.style, series.name.before
+    never_cut = style == "zip" or (style != "inside" and _NAME_OF_A_SPLIT.fullmatch(before))
+    runs: list[dict[int, Path]] = []
+    previous: Path | None = None
+    for number, path in sorted({**series.beside, **series.given}.items()):
+        cut = previous is None
+        if previous is not None and not never_cut:
+            kind = _kind(_read_head(path))
+            # a part may begin like a tar header by chance
+            cut = kind is not None and (kind != "tar" or _ends_like_tar(previous))
+        if cut:
+            runs.append({})
+        runs[-1][number] = path
+        previous = path
+    return [run for run in runs if run.keys() & series.given.keys()]
+
+
+def _ends_like_tar(path: Path) -> bool:
+    with opened_regular(path) as descriptor:
+        size = os.fstat(descriptor).st_size
+        return size >= _END_OF_TAR and not any(os.pread(descriptor, _END_OF_TAR, size - _END_OF_TAR))
+
+
+def _assemble(series: _Series, run: dict[int, Path], expected: Sequence[str]) -> Archive:
+    """Make the archive of a run of files, if all of them exist and are given."""
+    parts = tuple(run.values())
+    for number, path in run.items():
+        head = _read_head(path) if number in series.given else b"-"
+        other = path == parts[0] and head.startswith(tuple(_OTHER_KINDS))
+        if not head or web_page_title(head) is not None or other:
+            raise ArchiveError(_describe(path, head))
+    kind = _kind(_read_head(parts[0]))
+
+    names = [(text, parse_part_name(text)) for text in expected]
+    wanted = {name.number: text for text, name in names if name and name.series == series.name.series}
+    if not wanted.keys() & run.keys():
+        numbers = _wanted_numbers(series.name, list(run), begins_archive=kind is not None)
+        wanted = {number: series.name.with_number(number) for number in numbers}
+    missing = [text for number, text in sorted(wanted.items()) if number not in run]
     if missing:
-        raise InputNotFoundError(_missing_words(missing, list(run.values()), kind is None))
+        why = "" if kind else f"; {parts[0].name} is not the beginning of an archive"
+        raise InputNotFoundError(
+            f"{parts[0].parent}: {listed(missing, 5, quote='')} {'is' if len(missing) == 1 else 'are'} missing (found "
+            f"{listed([path.name for path in parts], quote='')}{why}); nothing was unpacked"
+        )
     not_given = [path.name for number, path in run.items() if number not in series.given]
     if not_given:
+        given = next(path for number, path in run.items() if number in series.given)
         raise OptionError(
-            f"{next(path for number, path in run.items() if number in series.given)}: is one of {len(run)} parts, and "
-            f"{_some(not_given)} {'lies' if len(not_given) == 1 else 'lie'} beside it; give all parts in one command"
+            f"{given}: is one of {len(run)} parts, but {listed(not_given, 5, quote='')} in the same folder "
+            f"{'was' if len(not_given) == 1 else 'were'} not given; give all parts in one command"
         )
-    parts = tuple(run.values())
-    return Archive(_common_name(series, parts), kind or _kind_or_raise(parts[0]), parts)
+    name = parts[0].name
+    if len(parts) > 1:
+        stem = re.sub(r"[._-]*(?:part)?[._-]*$", "", series.name.before, flags=re.IGNORECASE)
+        name = stem + (".zip" if series.name.style == "zip" else series.name.after) or name
+    return Archive(name, kind or _kind_or_error(parts[0]), parts)
 
 
-def _in_catalogue(series: _Series, expected: Sequence[str], run: Mapping[int, Path]) -> dict[int, str]:
-    """Of the names that a catalogue has, those of this series."""
-    places = [(name, place_of(name)) for name in expected]
-    wanted = {place.number: name for name, place in places if place and place.series == series.place.series}
-    return wanted if wanted.keys() & run.keys() else {}
+def _wanted_numbers(name: PartName, numbers: Sequence[int], *, begins_archive: bool) -> Iterable[int]:
+    """The numbers that must exist, as far as the files themselves show: from the first to the last without a gap.
 
-
-def _by_numbers(series: _Series, numbers: Sequence[int], *, begins: bool) -> dict[int, str]:
-    """The names that have to be there if nobody knows more than the numbers that are."""
-    split_by_zip = series.place.style == "zip"
-    counted = [number for number in numbers if number != LAST]
-    first = counted[0] if counted else 1
-    if split_by_zip or (not begins and _first_may_be_missing(series, numbers)):
-        first = _first_number(series, first)
-    last = counted[-1] if counted else first
-    wanted = [*range(first, min(last + 1, first + _MOST)), *([LAST] if split_by_zip else [])]
-    return {number: series.place.name(number) for number in wanted}
-
-
-def _first_may_be_missing(series: _Series, numbers: Sequence[int]) -> bool:
-    """Whether files of the series could come before these, the first of which does not begin an archive."""
+    `split` counts from 00 or aa, other programs from 1 or 001.
+    """
+    counted = [number for number in numbers if number != _LAST]
+    first, last = (counted[0], counted[-1]) if counted else (1, 1)
+    if name.style == "zip":
+        return [*range(1, min(last, _MOST_PARTS) + 1), _LAST]
     alone = len(numbers) == 1
-    if series.place.style == "letters":
-        return not alone or numbers[0] < 26
-    return series.place.style == "behind" or not alone
+    may_have_earlier = {"end": True, "inside": not alone, "letters": not alone or first < 26}[name.style]
+    if not begins_archive and may_have_earlier:
+        first = 1 if first > 1 and name.style != "letters" and name.width != 2 else 0
+    return range(first, min(last + 1, first + _MOST_PARTS))
 
 
-def _first_number(series: _Series, first: int) -> int:
-    """Where a series that has the number `first` begins: `split` counts from 00 or aa, others from 1 or 001."""
-    from_one = series.place.style == "zip" or (series.place.style != "letters" and series.place.width != 2)
-    return 1 if from_one and first > 1 else 1 if series.place.style == "zip" else 0
+def _read_head(path: Path) -> bytes:
+    with opened_regular(path) as descriptor:
+        return os.read(descriptor, _HEAD)
 
 
-def _missing_words(missing: Sequence[str], there: Sequence[Path], no_beginning: bool) -> str:
-    names = ", ".join(path.name for path in there[:3]) + (f" and {len(there) - 3} more" if len(there) > 3 else "")
-    why = f"; {there[0].name} does not begin an archive" if no_beginning else ""
-    verb = "is" if len(missing) == 1 else "are"
-    return f"{there[0].parent}: {_some(missing)} {verb} missing ({names} given or there{why}); nothing was unpacked"
+def _kind(head: bytes) -> Kind | None:
+    """The kind of the archive that begins with `head`, or None if none does."""
+    if head.startswith(_ZIP):
+        return "zip"
+    if not head.startswith(GZIP):
+        return "tar" if _begins_tar(head) else None
+    # does a tar archive begin in the gzip data? too little of it to know may be its beginning
+    content, rest = b"", head
+    while len(content) < BLOCK and rest.startswith(GZIP):
+        decompressor = zlib.decompressobj(wbits=31)
+        try:
+            content += decompressor.decompress(rest, BLOCK)
+        except zlib.error:
+            return None
+        rest = decompressor.unused_data
+        if not decompressor.eof and len(content) < BLOCK:
+            return "tar.gz" if len(head) < _HEAD else None
+    return "tar.gz" if _begins_tar(content) else None
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+def _begins_tar(block: bytes) -> bool:
+    """Whether it begins with a tar header whose checksum is right, or with the zeros of an empty archive."""
+    if len(block) < BLOCK:
+        return False
+    try:
+        checksum = int(block[148:156].strip(b"\0 ") or b"0", 8)
+    except ValueError:
+        return False
+    header = block[:BLOCK]
+    return not any(header) or sum(header[:148]) + 8 * ord(" ") + sum(header[156:]) == checksum
 
 
-def _refuse_what_is_no_part(run: Mapping[int, Path], series: _Series) -> None:
-    for number, path in run.items():
-        if number in series.given:
-            head = kinds.read_head(path)
-            if not head or kinds.is_web_page(head) or (path == next(iter(run.values())) and kinds.is_other(head)):
-                raise ArchiveError(kinds.describe(path, head))
-
-
-def _common_name(series: _Series, parts: Sequence[Path]) -> str:
-    if len(parts) == 1:
-        return parts[0].name
-    stem = re.sub(r"[._-]*(?:part)?[._-]*$", "", series.place.before, flags=re.IGNORECASE)
-    return stem + (".zip" if series.place.style == "zip" else series.place.behind) or parts[0].name
-
-
-def _kind_or_raise(path: Path) -> Kind:
-    head = kinds.read_head(path)
-    kind = kinds.kind_of(head)
+def _kind_or_error(path: Path) -> Kind:
+    head = _read_head(path)
+    kind = _kind(head)
     if kind is None:
-        raise ArchiveError(kinds.describe(path, head))
+        raise ArchiveError(_describe(path, head))
     return kind
+
+
+def _describe(path: Path, head: bytes) -> str:
+    """What a file that is not a supported archive is, and what to do."""
+    other = [text for magic, text in _OTHER_KINDS.items() if head.startswith(magic)]
+    if not head:
+        text = "is empty (0 bytes); fetch it again"
+    elif web_page_title(head) is not None:
+        text = (
+            "is a web page, not an archive: the server sent a page (a quota, a login, a preview) instead of the file; "
+            "open it in a browser to see what it says, and fetch the file again"
+        )
+    elif other:
+        text = other[0].replace("FILE", str(path))
+    elif head.startswith(GZIP):
+        text = f"is gzip data, but not of a tar archive; if it is a single file, use: gunzip {path}"
+    else:
+        text = "is not a tar, gzip or zip file, nor the first part of one; check its checksum, or fetch it again"
+    return f"{path}: {text}"

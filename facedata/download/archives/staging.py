@@ -1,11 +1,14 @@
-"""The hidden folder that an archive is unpacked into, and its journal.
+"""What unpacking writes into the output: the hidden folder of unfinished work, the final files, and the record.
 
-``.facedata-extract-<id>/`` lies in the output, so that what is finished is renamed, not copied:
+``.facedata-extract-<id>/`` lies in the output, so that finished files are renamed, not copied:
 
 - ``tree/`` holds the members under their own names;
-- ``journal.jsonl`` says up to where the archive has been unpacked. A line survives the death of this process; after
-  a power cut only what lay on the disk before counts, which a line of its own says;
+- ``progress.json`` is replaced every second. It survives the death of the process, but is trusted only until the
+  machine restarts, since the members that it counts need not be on the disk;
+- ``synced.json`` is an earlier state, written after all members that it counts were forced to the disk;
 - ``refused.jsonl`` names each member that was not unpacked.
+
+``.facedata-extracted-<id>.json`` is the record of a finished archive, so that the same command does nothing next time.
 """
 
 from __future__ import annotations
@@ -14,45 +17,88 @@ import json
 import logging
 import os
 import shutil
-import socket
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from facedata.download.archives.safety import OWN_PREFIX
-from facedata.errors import output_error
-from facedata.files import atomic_writer, write_fully
+from facedata.download.archives.members import OWN_PREFIX
+from facedata.download.archives.parts import Archive
+from facedata.download.digest import Digest
+from facedata.errors import OutputExistsError, input_error, output_error
+from facedata.files import atomic_writer, boot_id, combined_identity, file_identity
 
-__all__ = ["Staging", "Tally", "sync_disk"]
+__all__ = ["Extraction", "Progress", "Staging", "publish", "sync_disk"]
 
-_MOST_TOPS = 1000
-_SAMPLES = 64
-_BOOT = "/proc/sys/kernel/random/boot_id"
+_MOST_TOP_LEVEL = 1000
+_MOST_SAMPLES = 64
+_FIRST_REFUSED = 100  # named in the record; all others only in their list
+_BATCH = 10_000
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Extraction:
+    """The result of unpacking an archive.
+
+    Attributes
+    ----------
+    archive : str
+        Its name.
+    output : str
+    files, folders, bytes : int
+        Unpacked; a name that the archive has twice counts twice.
+    refused_count : int
+        Members that were not unpacked.
+    refused : tuple of (name, reason)
+        The first of them, at most 100.
+    refused_list : str or None
+        The file that names all of them, one JSON object a line.
+    top_level : tuple of str
+        The names at the top level, at most 1000.
+    digests : dict of str to Digest
+        Of the members that were to be hashed.
+    done_before : bool
+        An earlier run did all of it; this one did nothing.
+    """
+
+    archive: str
+    output: str
+    files: int
+    folders: int
+    bytes: int
+    refused_count: int = 0
+    refused: tuple[tuple[str, str], ...] = ()
+    refused_list: str | None = None
+    top_level: tuple[str, ...] = ()
+    digests: Mapping[str, Digest] = field(default_factory=dict)
+    done_before: bool = False
+
+
 @dataclass
-class Tally:
-    """What has been unpacked so far.
+class Progress:
+    """How much of an archive has been unpacked.
 
     Attributes
     ----------
     mark : int
-        Where a later run goes on.
+        The `Member.mark` of the last finished member.
     files, folders, bytes, refused : int
-    listed : int
-        Bytes of the list of refused members.
-    tops : dict of str
-        Names at the top, in order, at most 1000.
+    refused_bytes : int
+        The length of the list of refused members.
+    top_level : dict of str to None
+        Names at the top level, in order, at most 1000.
     digests : dict of str to (algorithm, value)
         Of the members that were to be hashed.
     samples : list of (name, size)
-        Some files, at most 64, spread over the archive.
-    proven : bool
-        All is unpacked, proven and on the disk.
+        Some files, at most 64, spread over the archive, by which a later run sees whether the output still exists.
+    sample_every : int
+    complete : bool
+        Everything is unpacked, verified and on the disk.
     """
 
     mark: int = 0
@@ -60,204 +106,213 @@ class Tally:
     folders: int = 0
     bytes: int = 0
     refused: int = 0
-    listed: int = 0
-    tops: dict[str, None] = field(default_factory=dict)
+    refused_bytes: int = 0
+    top_level: dict[str, None] = field(default_factory=dict)
     digests: dict[str, tuple[str, str]] = field(default_factory=dict)
     samples: list[tuple[str, int]] = field(default_factory=list)
-    proven: bool = False
-    _stride: int = 1
-    _passed: int = 0
+    sample_every: int = 1
+    complete: bool = False
 
-    def add_top(self, name: str) -> None:
-        """Note the name at the top of a member's path."""
-        if len(self.tops) < _MOST_TOPS:
-            self.tops[name.partition("/")[0]] = None
-
-    def add_sample(self, name: str, size: int) -> None:
-        """Keep every n-th of them, n doubling, so that they stay few and spread."""
-        if self._passed % self._stride == 0:
+    def add(self, name: str, size: int | None) -> None:
+        """Count a finished member, of `size` bytes, or a folder if that is None."""
+        if len(self.top_level) < _MOST_TOP_LEVEL:
+            self.top_level[name.partition("/")[0]] = None
+        if size is None:
+            self.folders += 1
+            return
+        if self.files % self.sample_every == 0:
             self.samples.append((name, size))
-            if len(self.samples) >= _SAMPLES:
-                self.samples, self._stride = self.samples[::2], 2 * self._stride
-        self._passed += 1
+            if len(self.samples) >= _MOST_SAMPLES:
+                self.samples, self.sample_every = self.samples[::2], 2 * self.sample_every
+        self.files += 1
+        self.bytes += size
 
-    def take_in(self, line: Mapping[str, Any]) -> None:
-        """Go forward to a line of the journal."""
-        for name in _COUNTS:
-            setattr(self, name, int(line[name]))
-        for top in line["tops"]:
-            self.tops[str(top)] = None
-        for name, (algorithm, value) in line["digests"].items():
-            self.digests[name] = (str(algorithm), str(value))
-        for name, size in line["samples"]:
-            self.add_sample(str(name), int(size))
-
-    def to_line(self, since: Tally | None = None) -> dict[str, Any]:
-        """The line of the journal; with `since`, only what is new of what grows."""
-        tops, digests = list(self.tops), self.digests
-        if since is not None:
-            tops = tops[len(since.tops) :]
-            digests = {name: value for name, value in digests.items() if since.digests.get(name) != value}
-        counts = {name: getattr(self, name) for name in _COUNTS}
-        return {**counts, "tops": tops, "digests": digests, "samples": self.samples}
-
-
-_COUNTS = ("mark", "files", "folders", "bytes", "refused", "listed")
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Progress:
+        """Check and convert what was written; raises `TypeError`, `ValueError` or `KeyError` if it is corrupt."""
+        names = ("mark", "files", "folders", "bytes", "refused", "refused_bytes", "sample_every")
+        progress = cls()
+        for name in names:
+            setattr(progress, name, int(value[name]))
+        progress.top_level = dict.fromkeys(value["top_level"])
+        progress.digests = {str(name): (str(kind), str(text)) for name, (kind, text) in value["digests"].items()}
+        progress.samples = [(str(name), int(size)) for name, size in value["samples"]]
+        progress.complete = value["complete"] is True
+        return progress
 
 
 class Staging:
-    """The unfinished state of one archive in one output.
+    """The files that the unpacking of an archive leaves in an output.
 
     Parameters
     ----------
+    archive : Archive
     output : Path
-    identity : str
-        Of the archive.
-    parts : list
-        What tells whether the parts are still the very same files.
+
+    Attributes
+    ----------
+    folder, tree, refused : Path
+        The hidden folder, the members in it, and the list of refused members.
     """
 
-    def __init__(self, output: Path, identity: str, parts: list[Any]) -> None:
-        self.folder = output / f"{OWN_PREFIX}-{identity}"
+    def __init__(self, archive: Archive, output: Path) -> None:
+        self._archive, self._output = archive, output
+        self._identities: list[dict[str, Any]] = [file_identity(part) for part in archive.parts]
+        # these change if a part is replaced by another file with the same name and size
+        self._versions: list[list[str | int]] = []
+        for part in archive.parts:
+            try:
+                status = os.stat(part)
+            except OSError as error:
+                raise input_error(error, part) from error
+            self._versions.append([str(part.absolute()), status.st_size, status.st_mtime_ns, status.st_ino])
+        if archive.kind == "tar":
+            # a plain tar archive does not prove its content: one that was fetched again after a damaged one has the
+            # same size and often the same samples, and must not count as unpacked
+            for identity, (_, _, modified, inode) in zip(self._identities, self._versions, strict=True):
+                identity["written"] = f"{modified} {inode}"
+        name = combined_identity(("", json.dumps(part, sort_keys=True)) for part in self._identities)[:16]
+        self.folder = output / f"{OWN_PREFIX}-{name}"
         self.tree = self.folder / "tree"
         self.refused = self.folder / "refused.jsonl"
-        self._journal = self.folder / "journal.jsonl"
-        self._parts = parts
-        self._written = Tally()
-        self._guard = threading.Lock()
-        self._file: IO[bytes] | None = None
+        self._record = output / f"{OWN_PREFIX}ed-{name}.json"
+        self._final_refused = output / f"{OWN_PREFIX}ed-{name}-refused.jsonl"
 
-    def open(self) -> Tally:
-        """Go on where an earlier run was, or begin; returns what is there."""
-        self._remove_orphans()
-        tally = self._load()
-        if tally is None:
+    def open(self) -> Progress:
+        """Continue where an earlier run stopped, or begin; returns its progress."""
+        self._remove_outdated()
+        progress = self._load()
+        if progress is None:
             self.remove()
-            tally = Tally()
+            progress = Progress()
         try:
             self.tree.mkdir(parents=True, exist_ok=True)
-            if tally.mark:
-                sync_disk(self.folder)
-            self._begin(tally)
-            if not tally.proven:  # else the list may be at its place already
+            self.write(progress)
+            if not progress.complete:  # else the list may have been published
                 with open(self.refused, "ab") as file:
-                    file.truncate(tally.listed)
+                    file.truncate(progress.refused_bytes)
         except OSError as error:
             raise output_error(error, self.folder) from error
-        return tally
+        return progress
 
-    def close(self) -> None:
-        """Close the journal."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    def _load(self) -> Progress | None:
+        """Read the furthest progress that can be trusted."""
+        found: list[Progress] = []
+        for name in ("progress.json", "synced.json"):
+            state = _read_json(self.folder / name)
+            trusted = name == "synced.json" or state.get("boot") == boot_id() != ""
+            if trusted and state.get("parts") == self._versions and not self.folder.is_symlink():
+                with suppress(KeyError, TypeError, ValueError, AttributeError):
+                    found.append(Progress.from_json(state["progress"]))
+        return max(found, key=lambda progress: (progress.complete, progress.mark), default=None)
+
+    def _remove_outdated(self) -> None:
+        """Remove what was unpacked from the same parts before they were replaced by other files."""
+        own = {version[0] for version in self._versions}
+        with suppress(OSError):
+            for folder in self._output.glob(f"{OWN_PREFIX}-*"):
+                parts = _read_json(folder / "progress.json").get("parts")
+                if folder == self.folder or not isinstance(parts, list):
+                    continue
+                if own & {str(part[0]) for part in parts if isinstance(part, list) and part}:
+                    _log.info("%s: deleted, since the parts that it was unpacked from have changed", folder)
+                    shutil.rmtree(folder)
+
+    def write(self, progress: Progress) -> None:
+        """Write how far the archive is unpacked."""
+        self._write("progress.json", progress, sync=False)
+
+    def sync(self, progress: Progress) -> None:
+        """Force all members to the disk, then write that those which `progress` counts are there."""
+        sync_disk(self.folder)
+        self._write("synced.json", progress, sync=True)
+
+    def _write(self, name: str, progress: Progress, *, sync: bool) -> None:
+        state = {"parts": self._versions, "boot": boot_id(), "progress": asdict(progress)}
+        try:
+            with atomic_writer(self.folder / name, sync=sync) as file:
+                file.write(json.dumps(state).encode())
+        except OSError as error:
+            raise output_error(error, self.folder / name) from error
 
     def remove(self) -> None:
-        """Delete all that was unpacked and is not published."""
-        self.close()
+        """Remove all that was unpacked and not published."""
         if self.folder.is_symlink() or self.folder.exists():
             try:
                 self.folder.unlink() if self.folder.is_symlink() else shutil.rmtree(self.folder)
             except OSError as error:
                 raise output_error(error, self.folder) from error
 
-    def checkpoint(self, tally: Tally, samples: Sequence[tuple[str, int]]) -> None:
-        """Say that all before ``tally.mark`` is unpacked, `samples` among it."""
-        for sample in samples:
-            tally.add_sample(*sample)
-        line = {**tally.to_line(self._written), "samples": samples}
-        self._append(line)
-        self._written = Tally(tops=dict(tally.tops), digests=dict(tally.digests))
+    def finish(self, progress: Progress) -> Extraction:
+        """Write the record, the last thing written, and remove the hidden folder."""
+        refused: list[tuple[str, str]] = []
+        if progress.refused:
+            if self.refused.exists():
+                os.replace(self.refused, self._final_refused)
+            with open(self._final_refused, "rb") as file:
+                lines = [json.loads(line) for line in islice(file, _FIRST_REFUSED)]
+            refused = [(line["name"], line["reason"]) for line in lines]
+        names = [part.name for part in self._archive.parts]
+        record = {
+            "archive": self._archive.name,
+            "parts": [{"name": name, **part} for name, part in zip(names, self._identities, strict=True)],
+            "files": progress.files,
+            "folders": progress.folders,
+            "bytes": progress.bytes,
+            "refused_count": progress.refused,
+            "refused": refused,
+            "top_level": list(progress.top_level),
+            "digests": progress.digests,
+            "samples": [sample for sample in progress.samples if _is_file(self._output / sample[0], sample[1])],
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        with atomic_writer(self._record) as file:
+            file.write(json.dumps(record, indent=2).encode() + b"\n")
+        self.remove()
+        return self._extraction(record, done_before=False)
 
-    def sync(self, mark: int, *, proven: bool = False) -> None:
-        """Bring all to the disk, then say so of what lies before `mark`."""
-        sync_disk(self.folder)
-        self._append({"synced": mark, "proven": proven})
-        if self._file is not None:
-            os.fsync(self._file.fileno())
-
-    def _append(self, line: Mapping[str, Any]) -> None:
+    def read_record(self) -> Extraction | None:
+        """Read what an earlier run unpacked, if it still exists; None if not, or if the record is corrupt."""
+        record = _read_json(self._record)
         try:
-            with self._guard:
-                if self._file is not None:
-                    write_fully(self._file.fileno(), _dump(line))
-        except OSError as error:
-            raise output_error(error, self._journal) from error
-
-    def _begin(self, tally: Tally) -> None:
-        """Write the journal anew: what it said in one line, and who is at work."""
-        run = {"boot": _boot(), "host": socket.gethostname(), "pid": os.getpid()}
-        with atomic_writer(self._journal) as file:
-            file.write(_dump({"parts": self._parts}) + _dump({"run": run}))
-            if tally.mark or tally.proven:
-                file.write(_dump(tally.to_line()) + _dump({"synced": tally.mark, "proven": tally.proven}))
-        self._file = open(self._journal, "ab", buffering=0)  # noqa: SIM115, `close` closes it
-        self._written = Tally(tops=dict(tally.tops), digests=dict(tally.digests))
-
-    def _load(self) -> Tally | None:
-        """What an earlier run left, as far as it can be trusted."""
-        lines = list(_lines(self._journal))
-        if not lines or self.folder.is_symlink():
-            return None
-        if lines[0].get("parts") != self._parts:
-            _log.info("%s: what was unpacked before is of other files of these names; begins afresh", self.folder)
-            return None
-        boots = [line["run"].get("boot") for line in lines if isinstance(line.get("run"), dict)]
-        synced = max((line["synced"] for line in lines if "synced" in line), default=0)
-        same_boot = bool(boots) and boots[-1] == _boot() != ""
-        tally = Tally()
-        try:
-            for line in lines:
-                if "mark" in line and (same_boot or line["mark"] <= synced):
-                    tally.take_in(line)
+            samples = [(str(name), int(size)) for name, size in record["samples"]]
+            extraction = self._extraction(record, done_before=True)
         except (KeyError, TypeError, ValueError):
             return None
-        tally.proven = any(line.get("proven") for line in lines)
-        return tally
+        exists = all(_is_file(self._output / name, size) for name, size in samples)
+        return extraction if exists and all(os.path.lexists(self._output / n) for n in extraction.top_level) else None
 
-    def _remove_orphans(self) -> None:
-        """What an earlier run unpacked of the same files before they were replaced by others is of no use."""
-        with suppress(OSError):
-            for folder in self.folder.parent.glob(f"{OWN_PREFIX}-*"):
-                lines = _lines(folder / "journal.jsonl") if folder != self.folder else iter(())
-                if _paths(next(lines, {}).get("parts")) & _paths(self._parts):
-                    _log.info("%s: what was unpacked of parts that have changed since is deleted", folder)
-                    shutil.rmtree(folder)
+    def _extraction(self, record: Mapping[str, Any], *, done_before: bool) -> Extraction:
+        return Extraction(
+            archive=str(record["archive"]),
+            output=str(self._output),
+            files=int(record["files"]),
+            folders=int(record["folders"]),
+            bytes=int(record["bytes"]),
+            refused_count=int(record["refused_count"]),
+            refused=tuple((str(name), str(reason)) for name, reason in record["refused"]),
+            refused_list=str(self._final_refused) if record["refused_count"] else None,
+            top_level=tuple(map(str, record["top_level"])),
+            digests={name: Digest(kind, text) for name, (kind, text) in record["digests"].items()},
+            done_before=done_before,
+        )
 
 
-def _paths(parts: Any) -> set[str]:
-    return {str(part[0]) for part in parts if part} if isinstance(parts, list) else set()
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a journal."""
+def _read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; an empty one if it is missing or corrupt."""
     try:
-        with open(path, "rb") as file:
-            for line in file:
-                value = _parsed(line)
-                if value is not None:
-                    yield value
-    except OSError:
-        return
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def _is_file(path: Path, size: int) -> bool:
     try:
-        value = json.loads(line) if line.endswith(b"\n") else None
-    except (ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _dump(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value).encode() + b"\n"
-
-
-def _boot() -> str:
-    try:
-        return Path(_BOOT).read_text().strip()
-    except OSError:
-        return ""
+        found = os.lstat(path)
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size == size
 
 
 def sync_disk(folder: Path) -> None:
@@ -275,3 +330,53 @@ def sync_disk(folder: Path) -> None:
             os.sync()
     finally:
         os.close(descriptor)
+
+
+def publish(tree: Path, output: Path, *, overwrite: bool, check_stop: Callable[[], None]) -> None:
+    """Move everything in `tree` to `output`: whole folders if they do not exist there, else file by file.
+
+    Called again after an interruption, it continues. Nothing is copied.
+
+    Raises
+    ------
+    OutputExistsError
+        If something appeared in the output since the members were unpacked.
+    """
+    folders, merged = [""], []
+    while folders:
+        folder = folders.pop()
+        merged.append(folder)
+        for name, is_folder in _list_folder(tree / folder):
+            check_stop()
+            path = os.path.join(folder, name)
+            source, target = str(tree / path), str(output / path)
+            try:
+                exists_as_folder = stat.S_ISDIR(os.lstat(target).st_mode)
+            except FileNotFoundError:
+                os.rename(source, target)
+                continue
+            if is_folder and exists_as_folder:
+                folders.append(path)
+                continue
+            if is_folder or exists_as_folder or not overwrite:
+                advice = "" if is_folder or exists_as_folder else ", or give --overwrite to replace it"
+                raise OutputExistsError(
+                    f"{target}: appeared while the archive was being unpacked, which is complete except for this; "
+                    f"move it away and run the same command again{advice}"
+                )
+            os.replace(source, target)
+    for folder in reversed(merged[1:]):
+        os.rmdir(tree / folder)
+
+
+def _list_folder(folder: Path) -> Iterator[tuple[str, bool]]:
+    """Name and whether it is a folder of each entry of a folder that is being emptied; in batches, for millions."""
+    kept: set[str] = set()
+    while True:
+        with os.scandir(folder) as entries:
+            new = ((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries if entry.name not in kept)
+            batch = list(islice(new, _BATCH))
+        if not batch:
+            return
+        yield from batch
+        kept.update(name for name, is_folder in batch if is_folder)

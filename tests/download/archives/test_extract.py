@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import tarfile
+import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -19,9 +20,8 @@ from hypothesis import strategies as st
 from support import tree
 
 from facedata.download.archives import Extraction, extract_archive, group_archives
-from facedata.download.archives.zipping import ZipWalk
 from facedata.errors import ArchiveError, InterruptedJobError, OutputExistsError, OutputLockedError
-from facedata.jobs.journal import ShardLock
+from facedata.files import open_locked
 from facedata.jobs.signals import StopRequest
 
 Unpack = Callable[..., Extraction]
@@ -189,7 +189,7 @@ def test_a_second_run_does_nothing(tmp_path: Path, unpack: Unpack) -> None:
     assert (again.files, again.top_level) == (2, ("set", "b"))
     assert (tmp_path / "out" / "set").stat().st_mtime_ns == times
     (tmp_path / "out" / "b").unlink()
-    with pytest.raises(OutputExistsError, match="set/a: is there already"):
+    with pytest.raises(OutputExistsError, match="set/a: already exists"):
         unpack(copy)
     assert not unpack(copy, overwrite=True).done_before
     assert tree(tmp_path / "out") == {"set/a": b"1", "b": b"2"}
@@ -233,7 +233,7 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path, unpack: Unpack) -
     def appear(name: str) -> None:
         out.joinpath("a").write_bytes(b"foreign")
 
-    with pytest.raises(OutputExistsError, match="a: was put there while"):
+    with pytest.raises(OutputExistsError, match="a: appeared while"):
         unpack(path, digests=appear)
     assert (out / "a").read_bytes() == b"foreign"
     (out / "a").unlink()
@@ -331,12 +331,12 @@ def test_what_comes_behind_the_end_is_ignored(tmp_path: Path, unpack: Unpack, ca
     path.write_bytes(data + b"garbage" * 10)
     with caplog.at_level(logging.WARNING, "facedata"):
         unpack(path, overwrite=True)
-    assert "behind the end of the gzip data is ignored" in caplog.text
+    assert "ignored the data after the end of the gzip data" in caplog.text
     write_tar(tmp_path / "b.tar", [("b", b"1")])
     (tmp_path / "b.tar").write_bytes((tmp_path / "b.tar").read_bytes() + b"old tape")
     with caplog.at_level(logging.WARNING, "facedata"):
         unpack(tmp_path / "b.tar")
-    assert "behind the end mark" in caplog.text
+    assert "after the end mark" in caplog.text
 
 
 def test_members_behind_zeros_are_not_lost_silently(tmp_path: Path, unpack: Unpack) -> None:
@@ -374,7 +374,7 @@ def test_a_damaged_header_of_a_second_gzip_member_is_no_end(tmp_path: Path, unpa
     first, second = gzip.compress(data[:cut]), bytearray(gzip.compress(data[cut:]))
     second[0] ^= 1
     (tmp_path / "a.tgz").write_bytes(first + second)
-    with pytest.raises(ArchiveError, match=f"byte {len(first)} of .*a.tgz: the gzip data ends here, the tar .* not"):
+    with pytest.raises(ArchiveError, match=f"byte {len(first)} of .*a.tgz: the gzip data ends here, but the tar "):
         unpack(tmp_path / "a.tgz")
 
 
@@ -407,18 +407,6 @@ def test_it_stops_soon_where_nothing_is_written(tmp_path: Path, unpack: Unpack) 
         unpack(tmp_path / "a.tgz", stop=Later())
 
 
-def test_a_zip_of_very_many_empty_members_needs_little_memory(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        for number in range(10_000):
-            archive.writestr(zipfile.ZipInfo(str(number)), b"")
-    (archive_,) = group_archives([tmp_path / "a.zip"])
-    walk = ZipWalk(archive_, 0, 200, lambda: None)
-    try:
-        assert max(map(len, walk._ahead)) < 3000  # as they come from its thread, which alone may read the file
-    finally:
-        walk.close()
-
-
 def test_gzip_headers_with_all_their_fields_are_read(tmp_path: Path, unpack: Unpack) -> None:
     body = gzip.compress(tar_bytes([("a", b"1")]))
     header = body[:3] + b"\x1e" + body[4:10] + b"\x04\x00abcd" + b"name.tar\0" + b"comment\0"
@@ -433,14 +421,13 @@ def test_a_second_run_at_once_is_refused(tmp_path: Path, unpack: Unpack) -> None
     (tmp_path / "out").mkdir()
     child = os.fork()
     if child == 0:
-        with ShardLock(tmp_path / "out" / ".facedata-extract-lock") as lock:
-            lock.take(range(1))
-            (tmp_path / "locked").touch()
-            while not (tmp_path / "over").exists():
-                pass
+        open_locked(tmp_path / "out" / ".facedata-extract-lock")
+        (tmp_path / "locked").touch()
+        while not (tmp_path / "over").exists():
+            time.sleep(0.01)
         os._exit(0)
     while not (tmp_path / "locked").exists():
-        pass
+        time.sleep(0.01)
     try:
         with pytest.raises(OutputLockedError, match="another run"):
             unpack(path)

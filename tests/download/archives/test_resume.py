@@ -14,7 +14,7 @@ import pytest
 from archive_support import split, visible, write_tar
 from support import Ran, Running
 
-from facedata.download.archives import Extraction, extract_archive, group_archives, staging
+from facedata.download.archives import Extraction, extract_archive, group_archives
 from facedata.errors import ArchiveError, DiskFullError, InterruptedJobError, OutputExistsError
 from facedata.jobs.signals import StopRequest
 
@@ -68,7 +68,7 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, unpack: Unpack, ending:
     extraction = None
     while extraction is None:
         try:
-            extraction = unpack(path, stop=StopAfter(41), digests=digests)
+            extraction = unpack(path, stop=StopAfter(21), digests=digests)
         except InterruptedJobError:
             stops += 1
             assert visible(tmp_path / "out") == {}
@@ -83,7 +83,7 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, unpack: Unpack, ending:
 def test_what_is_finished_is_not_written_again(tmp_path: Path, unpack: Unpack, ending: str) -> None:
     path, members = pack(tmp_path, ending)
     with pytest.raises(InterruptedJobError):
-        unpack(path, stop=StopAfter(60))
+        unpack(path, stop=StopAfter(30))
     first = min(staged(tmp_path / "out").rglob("*.jpg"))
     first.write_bytes(b"seen")
     unpack(path)
@@ -145,7 +145,7 @@ def test_publishing_that_was_cut_off_is_completed(
     with pytest.raises(KeyboardInterrupt):
         unpack(path)
     monkeypatch.undo()
-    monkeypatch.setattr("facedata.download.archives.extract._Job._walk", None)  # it need not look at the archive again
+    monkeypatch.setattr("facedata.download.archives.extract._Run._unpack", None)  # the archive is not read again
     extraction = unpack(path)
     assert visible(tmp_path / "out") == {**members, "top": b"top", "set/mine": b"mine"}
     assert (extraction.files, extraction.refused_count, len(extraction.refused)) == (61, 1, 1)
@@ -156,10 +156,10 @@ def test_after_a_power_cut_only_what_was_on_the_disk_counts(
 ) -> None:
     path, members = pack(tmp_path, "tgz")
     with pytest.raises(InterruptedJobError):
-        unpack(path, stop=StopAfter(60))
+        unpack(path, stop=StopAfter(30))
     for file in staged(tmp_path / "out").rglob("*.jpg"):
         file.write_bytes(b"")  # what a power cut leaves of files that were not brought to the disk
-    monkeypatch.setattr(staging, "_boot", lambda: "another boot")
+    monkeypatch.setattr("facedata.download.archives.staging.boot_id", lambda: "another boot")
     unpack(path)
     assert visible(tmp_path / "out") == members
 
@@ -168,13 +168,13 @@ def test_what_was_brought_to_the_disk_outlives_a_power_cut(
     tmp_path: Path, unpack: Unpack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, members = pack(tmp_path, "tgz")
-    monkeypatch.setattr("facedata.download.archives.unpacking._SYNC_EVERY", 1)
-    monkeypatch.setattr("facedata.download.archives.unpacking._CHECKPOINT_EVERY", 0)
+    monkeypatch.setattr("facedata.download.archives.extract._SYNC_EVERY", 1)
+    monkeypatch.setattr("facedata.download.archives.extract._WRITE_PROGRESS_EVERY", 0)
     with pytest.raises(InterruptedJobError):
-        unpack(path, stop=StopAfter(100))
+        unpack(path, stop=StopAfter(45))
     first = min(staged(tmp_path / "out").rglob("*.jpg"))
     first.write_bytes(b"seen")
-    monkeypatch.setattr(staging, "_boot", lambda: "another boot")
+    monkeypatch.setattr("facedata.download.archives.staging.boot_id", lambda: "another boot")
     unpack(path)
     assert sorted(data for name, data in visible(tmp_path / "out").items() if data != members[name]) == [b"seen"]
 
@@ -182,7 +182,7 @@ def test_what_was_brought_to_the_disk_outlives_a_power_cut(
 def test_parts_that_were_replaced_are_unpacked_afresh(tmp_path: Path, unpack: Unpack) -> None:
     path, members = pack(tmp_path, "tgz")
     with pytest.raises(InterruptedJobError):
-        unpack(path, stop=StopAfter(60))
+        unpack(path, stop=StopAfter(30))
     for file in staged(tmp_path / "out").rglob("*.jpg"):
         file.write_bytes(b"from a bad part")
     again = tmp_path / "again"
@@ -197,7 +197,7 @@ def test_what_was_unpacked_of_a_shorter_archive_is_deleted(tmp_path: Path, unpac
     data = path.read_bytes()
     path.write_bytes(data[:-1000])
     with pytest.raises(InterruptedJobError):
-        unpack(path, stop=StopAfter(60))
+        unpack(path, stop=StopAfter(30))
     assert staged(tmp_path / "out")
     path.write_bytes(data)
     unpack(path)
@@ -209,8 +209,8 @@ def test_a_damaged_journal_is_no_harm(tmp_path: Path, unpack: Unpack) -> None:
     path, members = pack(tmp_path, "tgz")
     for junk in (b"", b"junk\n", b'{"parts": 3}\n', b"[" * 100_000 + b"\n", b'{"mark": "x"}\n'):
         with pytest.raises(InterruptedJobError):
-            unpack(path, stop=StopAfter(60))
-        journal = staged(tmp_path / "out") / "journal.jsonl"
+            unpack(path, stop=StopAfter(30))
+        journal = staged(tmp_path / "out") / "progress.json"
         journal.write_bytes(junk if junk.startswith(b"{") or not junk else journal.read_bytes() + junk)
         unpack(path)
         assert visible(tmp_path / "out") == members
@@ -255,7 +255,6 @@ def test_nothing_is_kept_of_a_damaged_archive(tmp_path: Path, unpack: Unpack) ->
 
 
 def test_progress_is_told_in_compressed_bytes(tmp_path: Path, unpack: Unpack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facedata.download.archives.unpacking._LOOK_EVERY", 0)
     path, _ = pack(tmp_path, "tgz")
     told: list[tuple[int, int]] = []
     unpack(path, observer=lambda done, total: told.append((done, total)))

@@ -1,0 +1,247 @@
+"""Reading a tar archive, compressed with gzip or not, as a stream."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+
+from isal import igzip_lib
+
+from facedata.download.archives.joined import CHUNK, JoinedParts, decompress
+from facedata.download.archives.members import Event, Member, check_ratio
+from facedata.download.archives.parts import GZIP, Archive
+from facedata.errors import ArchiveError, FormatError, UnsafeArchiveError
+from facedata.tar_format import BLOCK, END, FILE, FOLDER, SPARSE, padded, read_heading
+
+__all__ = ["read_tar"]
+
+_LONGEST_GZIP_HEADER = 1 << 17  # its extra field and its name have 64 KiB at most, if they are sane
+_VOLUME_LABEL = b"V"
+_MAGIC = b"ustar"
+_TAPE_RECORD = 20 * BLOCK  # the last record of an archive may be filled up with anything
+_REFUSALS = {
+    b"1": "a hard link",
+    b"2": "a symbolic link",
+    b"3": "a character device",
+    b"4": "a block device",
+    b"6": "a FIFO",
+    b"D": "a folder of an incremental backup",
+    b"M": "the rest of a file that began in another volume",
+    SPARSE: "a sparse file; unpack it with GNU tar",
+}
+_WITHOUT_DATA = (b"1", b"2", b"3", b"4", FOLDER, b"6")  # whatever their size field says
+_log = logging.getLogger(__name__)
+
+
+class _EndOfStreamError(Exception):
+    """The stream has no more bytes."""
+
+
+class _Content:
+    """The bytes of the tar archive, decompressed if need be, which come once.
+
+    Attributes
+    ----------
+    at : int
+        The offset of the next byte in the tar archive.
+    header : bytes
+        The last block that was read as a header.
+    trailing : str
+        The place at which data that is not gzip follows the gzip data; empty if there is none.
+    """
+
+    def __init__(self, archive: Archive, parts: JoinedParts, mark: int, max_ratio: float) -> None:
+        self._name, self._parts, self._max_ratio = archive.name, parts, max_ratio
+        self.compressed = archive.kind == "tar.gz"
+        if not self.compressed:
+            parts.position = mark
+        self.at = parts.position
+        self.header, self.trailing = b"", ""
+        self._chunks = self._gunzip() if self.compressed else iter(lambda: parts.read(CHUNK), b"")
+        self._chunk, self._used = b"", 0
+
+    def read(self, most: int = CHUNK) -> bytes:
+        """Return the next bytes, of any number up to `most`; none at the end."""
+        if self._used == len(self._chunk):
+            self._chunk, self._used = next(self._chunks, b""), 0
+        data = self._chunk[self._used : self._used + most]
+        self._used += len(data)
+        self.at += len(data)
+        return data
+
+    def data(self, length: int) -> Iterator[bytes]:
+        """Yield the next `length` bytes in chunks."""
+        while length > 0:
+            chunk = self.read(length)
+            if not chunk:
+                raise _EndOfStreamError
+            length -= len(chunk)
+            yield chunk
+
+    def take(self, at: int, length: int) -> bytes:
+        """Return `length` bytes at offset `at`, which must not lie before `self.at`; few enough to be held."""
+        begin = self._used + at - self.at
+        if begin + length <= len(self._chunk):
+            data = self._chunk[begin : begin + length]
+            self._used, self.at = begin + length, at + length
+        else:
+            for _ in self.data(at - self.at):
+                pass
+            data = b"".join(self.data(length))
+        if length == BLOCK:
+            self.header = data
+        return data
+
+    def _gunzip(self) -> Iterator[bytes]:
+        """Decompress one or several gzip members; isal proves each by its CRC-32 and its size."""
+        total, data = 0, b""
+        while True:
+            # isal cannot read a header that is cut in two
+            while len(data) < _LONGEST_GZIP_HEADER and (more := self._parts.read()):
+                data += more
+            begin = self._parts.position - len(data)
+            if begin > 0 and not data.startswith(GZIP):
+                while data and not data.strip(b"\0"):  # zeros fill up the last tape record
+                    data = self._parts.read()
+                if data:
+                    self.trailing = self._parts.place(begin)
+                    _log.warning("%s: ignored the data after the end of the gzip data", self.trailing)
+                return
+            member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+            try:
+                for chunk in decompress(member, data, self._parts.read):
+                    total += len(chunk)
+                    check_ratio(self._name, total, self._parts.position, self._max_ratio)
+                    yield chunk
+            except igzip_lib.error as error:  # type: ignore[misc]
+                raise self._damaged(str(error)) from error
+            if not member.eof:
+                raise self._parts.early_end()
+            data = member.unused_data
+
+    def _damaged(self, what: str) -> ArchiveError:
+        end = self._parts.position
+        if "checksum" in what:
+            return ArchiveError(
+                f"{self._parts.place(end)}: the gzip data that ends in the block before this place unpacks to bytes "
+                "whose CRC-32 or number is not the one recorded: something before this place is wrong, and nothing in "
+                "the archive says where. 'facedata verify-md5' on the parts finds the wrong one; fetch that one again"
+            )
+        hint = self._parts.smaller_part()
+        begin = max(end - (1 << 18), 0)
+        return ArchiveError(
+            f"{self._parts.place(begin)}: the compressed data is damaged here, in these {end - begin:,} bytes or "
+            f"shortly before ({what}); {hint}{'; ' if hint else ''}check that part ('facedata verify-md5') and fetch "
+            "it again"
+        )
+
+
+def read_tar(archive: Archive, parts: JoinedParts, mark: int, max_ratio: float) -> Iterator[Event]:
+    """Read a tar archive to its end, which proves compressed data.
+
+    Parameters
+    ----------
+    archive : Archive
+    parts : JoinedParts
+        Of the archive, at its beginning.
+    mark : int
+        The `Member.mark` after which to begin: an offset in the tar archive.
+    max_ratio : float
+
+    Yields
+    ------
+    Member or bytes
+
+    Raises
+    ------
+    ArchiveError
+        If the archive is cut short or damaged.
+    UnsafeArchiveError
+        If it unpacks to far too much.
+    """
+    content = _Content(archive, parts, mark, max_ratio)
+    at, within = mark, "where a member's header should be"
+    try:
+        yield from content.data(mark - content.at)
+        while True:
+            name, kind, size, data_at = read_heading(content.take, at)
+            if kind == END:
+                break
+            header = content.header
+            if header[156:157] == SPARSE:  # GNU tar's old sparse files may have more blocks of their map
+                more = header[482] != 0
+                while more:
+                    more = content.take(data_at, BLOCK)[504] != 0
+                    data_at += BLOCK
+            size = 0 if kind in _WITHOUT_DATA else size
+            at = data_at + padded(size)
+            yield _member(name, kind, size, header, at)
+            within = "in the data of a member"
+            yield from content.data(size)
+            within = "where a member's header should be"
+    except FormatError as error:
+        if isinstance(error, ArchiveError | UnsafeArchiveError):
+            raise
+        place = f"{archive.name}: unpacked, near " if content.compressed else ""
+        place += parts.place(parts.position if content.compressed else max(content.at - BLOCK, 0))
+        raise ArchiveError(f"{place}: {error}; compare the checksums of the parts ('facedata verify-md5')") from error
+    except _EndOfStreamError:
+        if content.at != at or not content.compressed or content.trailing:
+            raise _early_end(archive, parts, content, within) from None
+        _log.warning("%s: has no end mark after its last member; taken as complete, as its gzip data is", archive.name)
+    _check_rest(archive, parts, content, at)
+
+
+def _member(name: bytes, kind: bytes, size: int, header: bytes, mark: int) -> Member:
+    is_folder = kind in (FOLDER, _VOLUME_LABEL) or (kind in FILE and name.endswith(b"/"))
+    refusal = "" if is_folder or kind in FILE else _REFUSALS.get(kind, f"a member of the unknown type {kind!r}")
+    text = "." if kind == _VOLUME_LABEL else os.fsdecode(name)
+    return Member(text, is_folder, refusal, size, bool(_octal(header[100:108]) & 0o100), _octal(header[136:148]), mark)
+
+
+def _octal(field: bytes) -> int:
+    """Parse a number that is not essential: 0 if it is not one."""
+    try:
+        return int(field.strip(b"\0 ") or b"0", 8)
+    except ValueError:
+        return int.from_bytes(field[1:], "big") if field[0] == 0x80 else 0
+
+
+def _early_end(archive: Archive, parts: JoinedParts, content: _Content, within: str) -> ArchiveError:
+    if not content.compressed:
+        return parts.early_end()
+    if content.trailing:
+        return ArchiveError(
+            f"{content.trailing}: the gzip data ends here, but the tar archive in it does not, and what follows is not "
+            "gzip data: the parts are damaged here, or one is missing or in another order; compare their checksums "
+            "('facedata verify-md5') and fetch the wrong one again"
+        )
+    return ArchiveError(
+        f"{archive.name}: its gzip data is complete, but the tar archive in it ends early, at byte {content.at} "
+        f"unpacked, {within}: it was cut short before it was compressed; fetch it from another place"
+    )
+
+
+def _check_rest(archive: Archive, parts: JoinedParts, content: _Content, end: int) -> None:
+    """Read to the end; the zeros at `end` were taken for the end mark.
+
+    A tape record may be filled up with anything, but members after zeros must not be lost silently.
+    """
+    reported = False
+    while chunk := content.read():
+        rest = chunk.lstrip(b"\0")
+        if not rest:
+            continue
+        if end == 0 or _MAGIC in chunk or content.at - len(chunk) + len(chunk.rstrip(b"\0")) > end + _TAPE_RECORD:
+            place = f"byte {end} unpacked" if content.compressed else parts.place(end)
+            raise ArchiveError(
+                f"{archive.name}: at {place} there are zeros, as at the end of a tar archive, but more than zeros "
+                "follows: a download that left a hole (compare the checksums of the parts with 'facedata verify-md5', "
+                "and fetch the wrong one again), or several archives joined into one (unpack them with: "
+                "tar --ignore-zeros -xf FILE)"
+            )
+        if not reported:
+            reported = True
+            at = content.at - len(rest)
+            _log.warning("%s: ignored the data after the end mark, from byte %d unpacked on", archive.name, at)

@@ -1,0 +1,314 @@
+"""Reading a zip archive by the directory at its end, entry by entry, however long it is."""
+
+from __future__ import annotations
+
+import stat
+import struct
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from isal import igzip_lib, isal_zlib
+
+from facedata.download.archives.joined import JoinedParts, decompress
+from facedata.download.archives.members import Event, Member, check_ratio, quoted
+from facedata.download.archives.parts import Archive
+from facedata.errors import ArchiveError, UnsafeArchiveError
+
+__all__ = ["ZipReader"]
+
+_END, _END_64, _LOCATOR_64 = b"PK\x05\x06", b"PK\x06\x06", b"PK\x06\x07"
+_end = struct.Struct("<4s4H2LH")
+_end_64 = struct.Struct("<4sQ2H2L4Q")
+_locator_64 = struct.Struct("<4sLQL")
+_entry = struct.Struct("<4s2B5H3L5H2L")
+_local = struct.Struct("<4s5H3L2H")
+_LONGEST_FIELD = (1 << 16) - 1
+_IN_EXTRA = 0xFFFFFFFF  # a size or offset that does not fit and is in the extra field instead
+_DISK_IN_EXTRA = 0xFFFF
+_ENCRYPTED, _UTF8 = 1, 0x800
+_LARGE_VALUES, _TIMES = 1, 0x5455  # kinds of extra fields
+_BACKSLASH_SYSTEMS = (0, 10, 11, 14)  # MS-DOS and Windows
+_WINDOW = 1 << 20
+_CHECK_EVERY = 1 << 13  # entries: a directory of millions takes many seconds
+_STORED, _DEFLATED = 0, 8
+_METHODS = {1: "Shrink", 6: "Implode", 9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 99: "AES"}
+_REFUSED_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+class _Entry(NamedTuple):
+    """An entry of the directory; `offset` is where its local header begins in the joined parts."""
+
+    raw_name: bytes
+    flags: int
+    method: int
+    crc: int
+    packed: int
+    size: int
+    mode: int
+    offset: int
+    system: int
+    date: int
+    clock: int
+    extra: bytes
+
+    @property
+    def name(self) -> str:
+        """The name, decoded: UTF-8 if it says so, and often if it does not; else of the code page of old MS-DOS."""
+        try:
+            text = self.raw_name.decode()
+        except UnicodeDecodeError:
+            utf8 = self.flags & _UTF8
+            text = self.raw_name.decode(errors="surrogateescape") if utf8 else self.raw_name.decode("cp437")
+        if "\\" in text and "/" not in text and self.system in _BACKSLASH_SYSTEMS:
+            text = text.replace("\\", "/")
+        return text
+
+    @property
+    def is_folder(self) -> bool:
+        return (self.raw_name.endswith((b"/", b"\\")) and self.name.endswith("/")) or stat.S_ISDIR(self.mode)
+
+    @property
+    def refusal(self) -> str:
+        """Why the entry is not unpacked."""
+        if stat.S_IFMT(self.mode) in _REFUSED_KINDS:
+            return _REFUSED_KINDS[stat.S_IFMT(self.mode)]
+        if self.is_folder:
+            return ""
+        if self.flags & _ENCRYPTED:
+            return "encrypted; unpack it with a program that asks for the password, as 7z does"
+        if self.method not in (_STORED, _DEFLATED):
+            method = _METHODS.get(self.method, "unknown")
+            return f"compressed with method {self.method} ({method}); unpack it with 7z"
+        return ""
+
+    @property
+    def modified(self) -> float:
+        """Seconds since 1970."""
+        data = _extra_field(self.extra, _TIMES)
+        if len(data) >= 5 and data[0] & 1:
+            return float(int.from_bytes(data[1:5], "little", signed=True))
+        day = (1980 + (self.date >> 9), self.date >> 5 & 15, self.date & 31)  # local time, in steps of two seconds
+        try:
+            return time.mktime((*day, self.clock >> 11, self.clock >> 5 & 63, 2 * (self.clock & 31), 0, 0, -1))
+        except (OverflowError, ValueError):
+            return 0.0
+
+
+def _extra_field(extra: bytes, wanted: int) -> bytes:
+    """The first extra field of a kind; empty if there is none."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, at)
+        if kind == wanted:
+            return extra[at + 4 : at + 4 + length]
+        at += 4 + length
+    return b""
+
+
+class ZipReader:
+    """Read a zip archive in the order of its directory.
+
+    Parameters
+    ----------
+    archive : Archive
+    parts : JoinedParts
+
+    Raises
+    ------
+    ArchiveError
+        If the directory is missing, or bytes before it are.
+    """
+
+    def __init__(self, archive: Archive, parts: JoinedParts) -> None:
+        self._name, self._parts = archive.name, parts
+        end_at = self._find_end()
+        _, disk, first_disk, _, entries, size, offset, _ = _end.unpack(parts.read_at(end_at, _end.size))
+        self._end = end_at
+        locator_at = end_at - _locator_64.size
+        if locator_at >= 0 and parts.read_at(locator_at, _locator_64.size)[:4] == _LOCATOR_64:
+            # more than 4 GiB or 65535 entries; the locator's own offset is wrong if something precedes the archive
+            self._end = locator_at - _end_64.size
+            record = parts.read_at(self._end, _end_64.size) if self._end >= 0 else b""
+            if record[:4] != _END_64:
+                raise ArchiveError(f"{parts.place(max(self._end, 0))}: the end of the zip directory is damaged")
+            _, _, _, _, disk, first_disk, _, entries, size, offset = _end_64.unpack(record)
+        self._entry_count = entries  # modulo 65536 in old archives
+        self._begin = self._end - size
+        # an archive that zip itself has split counts offsets from the beginning of a part
+        self._disks = parts.begins if disk > 0 and disk == len(parts.begins) - 1 else []
+        self._shift = self._begin - self._in_all_parts(first_disk, offset)
+        if self._begin < 0 or self._shift < 0:
+            raise ArchiveError(
+                f"{parts.place(end_at)}: the zip directory should begin at byte {offset}, but begins {-self._shift} "
+                "bytes before that: so many bytes are missing. A part is missing or was cut short; compare the sizes "
+                "and checksums of the parts, and fetch the wrong one again"
+            )
+
+    def _in_all_parts(self, disk: int, offset: int) -> int:
+        return offset + (self._disks[disk] if disk < len(self._disks) else 0)
+
+    def _find_end(self) -> int:
+        size = self._parts.size
+        begin = max(size - _end.size - _LONGEST_FIELD, 0)
+        tail = self._parts.read_at(begin, size - begin)
+        at = tail.rfind(_END)
+        while at >= 0:  # a comment may contain the same four bytes
+            if at + _end.size <= len(tail) and at + _end.size + tail[at + 20] + 256 * tail[at + 21] <= len(tail):
+                return begin + at
+            at = tail.rfind(_END, 0, at)
+        raise ArchiveError(f"{self._parts.early_end()} (a zip archive ends with its directory, which is missing)")
+
+    def _entries(self) -> Iterator[_Entry]:
+        """Parse the directory, holding one window of it."""
+        window, window_at, at = b"", self._begin, self._begin
+        while at < self._end:
+            if at + _entry.size + 3 * _LONGEST_FIELD > window_at + len(window) < self._end:
+                window, window_at = self._parts.read_at(at, min(_WINDOW, self._end - at)), at
+            begin = at - window_at
+            name_at = begin + _entry.size
+            complete = name_at <= len(window) and window[begin : begin + 4] == b"PK\x01\x02"
+            if complete:
+                fields = _entry.unpack_from(window, begin)
+                _, _, system, _, flags, method, clock, date, crc, packed, size, name_length, extra_length = fields[:13]
+                comment_length, disk, _, attributes, offset = fields[13:]
+                extra_at = name_at + name_length
+                end = extra_at + extra_length + comment_length
+                complete = end <= len(window)
+            if not complete:
+                raise ArchiveError(f"{self._parts.place(at)}: the zip directory is damaged")
+            extra = window[extra_at : extra_at + extra_length]
+            if _IN_EXTRA in (size, packed, offset) or disk == _DISK_IN_EXTRA:
+                # the extra field has the values that do not fit, in this order
+                large = _extra_field(extra, _LARGE_VALUES)
+                values = [size, packed, offset]
+                for number, value in enumerate(values):
+                    if value == _IN_EXTRA and len(large) >= 8:
+                        values[number], large = int.from_bytes(large[:8], "little"), large[8:]
+                size, packed, offset = values
+                if disk == _DISK_IN_EXTRA and len(large) >= 4:
+                    disk = int.from_bytes(large[:4], "little")
+            offset = (self._in_all_parts(disk, offset) if self._disks else offset) + self._shift
+            name, mode = window[name_at:extra_at], attributes >> 16
+            yield _Entry(name, flags, method, crc, packed, size, mode, offset, system, date, clock, extra)
+            at = window_at + end
+
+    def check(self, mark: int, max_ratio: float, check_stop: Callable[[], None]) -> int:
+        """Check the whole directory before anything is unpacked.
+
+        Parameters
+        ----------
+        mark : int
+            The number of entries that an earlier run has unpacked.
+        max_ratio : float
+        check_stop : callable
+            Called now and then; may raise.
+
+        Returns
+        -------
+        int
+            Bytes of all members from `mark` on.
+
+        Raises
+        ------
+        ArchiveError
+            If the directory is damaged.
+        UnsafeArchiveError
+            If members overlap, or if they unpack to far too much.
+        """
+        import numpy as np
+
+        begins, ends = array("q"), array("q")
+        size = packed = left = count = 0
+        for count, entry in enumerate(self._entries(), 1):
+            if count % _CHECK_EVERY == 0:
+                check_stop()
+            end = entry.offset + _local.size + len(entry.raw_name) + entry.packed
+            if end > self._begin:
+                raise ArchiveError(
+                    f"{self._name}: the member {quoted(entry.name)} would end at byte {end}, in the directory, which "
+                    f"begins at byte {self._begin}: the archive is damaged, or parts are missing or in another order"
+                )
+            begins.append(entry.offset)
+            ends.append(end)
+            size, packed = size + entry.size, packed + entry.packed
+            left += entry.size if count > mark else 0
+        if (count - self._entry_count) % (1 << 16):
+            raise ArchiveError(
+                f"{self._name}: the zip directory has {count} entries but declares {self._entry_count}: it is damaged"
+            )
+        check_ratio(self._name, size, packed, max_ratio)
+        order = np.argsort(np.frombuffer(begins, np.int64), kind="stable")
+        if count > 1 and (np.frombuffer(ends, np.int64)[order[:-1]] > np.frombuffer(begins, np.int64)[order[1:]]).any():
+            raise UnsafeArchiveError(
+                f"{self._name}: members of it overlap, as in an archive made to fill the disk out of nearly nothing; "
+                "nothing was unpacked"
+            )
+        return left
+
+    def read(self, mark: int) -> Iterator[Event]:
+        """Read the members from entry number `mark` on, each proven by its CRC-32 and size.
+
+        Raises
+        ------
+        ArchiveError
+            If a member is damaged.
+        """
+        for number, entry in enumerate(self._entries()):
+            if number < mark:
+                if number % _CHECK_EVERY == 0:
+                    yield b""  # lets the consumer stop meanwhile
+                continue
+            refusal, is_folder = entry.refusal, entry.is_folder
+            executable = bool(entry.mode & 0o100)
+            self._parts.position = min(entry.offset, self._parts.size)
+            yield Member(entry.name, is_folder, refusal, entry.size, executable, entry.modified, number + 1)
+            if not refusal and not is_folder:
+                yield from self._data(entry)
+        self._parts.position = self._parts.size
+
+    def _data(self, entry: _Entry) -> Iterator[bytes]:
+        head = self._parts.read_at(entry.offset, _local.size + len(entry.raw_name))
+        if len(head) < _local.size or head[:4] != b"PK\x03\x04" or head[_local.size :] != entry.raw_name:
+            raise self._damaged(entry, "its header is missing or has another name")
+        _, _, flags, method, *_, name_length, extra_length = _local.unpack_from(head)
+        if method != entry.method or flags & _ENCRYPTED or name_length != len(entry.raw_name):
+            raise self._damaged(entry, "its header contradicts the directory")
+        at = entry.offset + len(head) + extra_length
+        end = at + entry.packed
+
+        def read_block() -> bytes:
+            nonlocal at
+            block = self._parts.read_at(at, min(1 << 18, end - at))
+            at += len(block)
+            return block
+
+        crc = size = 0
+        chunks = iter(read_block, b"")
+        if entry.method == _DEFLATED:
+            chunks = decompress(igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_DEFLATE), b"", read_block)
+        try:
+            for chunk in chunks:
+                crc, size = isal_zlib.crc32(chunk, crc), size + len(chunk)
+                if size > entry.size:
+                    break
+                yield chunk
+        except igzip_lib.error as error:  # type: ignore[misc]
+            raise self._damaged(entry, f"its compressed data is damaged ({error})") from error
+        if (crc, size) != (entry.crc, entry.size):
+            raise self._damaged(
+                entry, f"expected {entry.size} bytes with the CRC-32 {entry.crc:08x}, found {size} with {crc:08x}"
+            )
+
+    def _damaged(self, entry: _Entry, what: str) -> ArchiveError:
+        return ArchiveError(
+            f"{self._parts.place(entry.offset)}: the member {quoted(entry.name)} of {self._name} begins here and is "
+            f"damaged: {what}; check that part ('facedata verify-md5') and fetch it again"
+        )
