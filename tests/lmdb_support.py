@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,9 +16,8 @@ from support import MemorySource
 
 from facedata.converters.convert import convert, plan_conversion
 from facedata.converters.lmdb import create_sink
-from facedata.converters.lmdb.files import BuildFiles
 from facedata.converters.lmdb.sink import LmdbSink
-from facedata.converters.lmdb.writer import LmdbWriter
+from facedata.converters.lmdb.writer import BuildFiles, LmdbWriter
 from facedata.dataset import Sample, Source
 from facedata.jobs.job import JobOptions, JobSummary
 from facedata.jobs.journal import Journal, JournalWriter
@@ -111,10 +110,9 @@ def built(path: Path) -> tuple[bytes, str]:
 
 COUNT = 90
 PHASES = {
-    "put": (LmdbWriter, "_put"),
     "write": (LmdbWriter, "write"),
     "pending": (BuildFiles, "write_pending"),
-    "commit": (LmdbWriter, "_commit"),
+    "commit": (LmdbWriter, "commit"),
     "committed": (LmdbWriter, "commit"),
     "journal": (JournalWriter, "append"),
     "kv": (BuildFiles, "publish_kv"),
@@ -148,7 +146,7 @@ def _kill_behind(phase: str, number: int) -> None:
         nonlocal calls
         calls += 1
         if phase == "commit" and calls == number:
-            _commit_half(arguments[0], original)
+            _commit_half(arguments[0], lambda: original(*arguments))
         result = original(*arguments, **options)
         if calls == number:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -157,11 +155,11 @@ def _kill_behind(phase: str, number: int) -> None:
     setattr(owner, name, wrapped)
 
 
-def _commit_half(writer: Any, commit: Any) -> None:
+def _commit_half(writer: LmdbWriter, commit: Callable[[], None]) -> None:
     """As a kill in the middle of a commit leaves the file: some pages written, the meta page not."""
-    data = Path(writer._files.data)
+    data = Path(writer.files.data)
     before = data.read_bytes()
-    commit(writer)
+    commit()
     after = bytearray(data.read_bytes())
     after[:8192] = before[:8192]
     for place in range(8192, len(before), 3 * 4096):

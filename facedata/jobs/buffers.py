@@ -16,12 +16,15 @@ from typing import NamedTuple
 
 from facedata.files import boot_id, write_fully
 
-__all__ = ["ProcessAddress", "SharedBuffer", "this_process"]
+__all__ = ["BlockBuffer", "ProcessAddress", "SharedBuffer", "this_process"]
 
 _SMALLEST = 1 << 16  # smaller buffers go through the pipe
 _shared: list[int] = []
 """Descriptors of memory that a receiver may not have taken yet."""
 _shared_lock = threading.Lock()
+_FIRST_SIZE = 1 << 20
+_spare: list[bytearray] = []
+"""Memory of earlier blocks: new memory of this size costs more than filling it."""
 
 
 class ProcessAddress(NamedTuple):
@@ -163,3 +166,42 @@ def _close_if_taken(descriptor: int) -> bool:
     with suppress(OSError):
         os.close(descriptor)
     return True
+
+
+class BlockBuffer:
+    """A growing buffer for the block of a shard, whose memory the next block of this process reuses.
+
+    Attributes
+    ----------
+    data : bytearray
+        It may hold bytes of an earlier block, also before `end` until they are overwritten.
+    end : int
+        The number of bytes in use.
+    """
+
+    def __init__(self) -> None:
+        self.data = _spare.pop() if _spare else bytearray(_FIRST_SIZE)
+        self.end = 0
+
+    def extend(self, size: int) -> int:
+        """Make room for `size` more bytes; return where they begin."""
+        begin, self.end = self.end, self.end + size
+        if self.end > len(self.data):
+            self.data += bytes(max(self.end, 2 * len(self.data)) - len(self.data))
+        return begin
+
+    def append(self, data: bytes) -> None:
+        """Append bytes."""
+        begin = self.extend(len(data))
+        self.data[begin : self.end] = data
+
+    def share(self, receiver: ProcessAddress | None) -> SharedBuffer:
+        """Pass the bytes on and free the memory for the next block."""
+        with memoryview(self.data)[: self.end] as view:
+            shared = SharedBuffer(view, receiver)
+        self.free()
+        return shared
+
+    def free(self) -> None:
+        """Free the memory for the next block."""
+        _spare.append(self.data)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 
-from facedata.converters.lmdb.names import DATA
-from facedata.converters.lmdb.pages import begins_like_lmdb
+from facedata.converters.lmdb.database import begins_like_lmdb
 from facedata.converters.lmdb.sink import LmdbSink, create_sink
-from facedata.converters.lmdb.source import LmdbSource, input_paths, open_source
+from facedata.converters.lmdb.source import DATA, LmdbSource, input_paths, open_source
 from facedata.dataset import Format
 
 __all__ = [

@@ -1,77 +1,81 @@
-"""Reading the records of a database, by key or by place."""
+"""Reading LMDB files page by page, as bytes: nothing is mapped, so a corrupt file cannot end the process.
+
+LMDB itself trusts its file: if the file is truncated or a size in it is wrong, the process that maps it dies from a
+signal. Names and offsets here are those of LMDB 0.9. Pages 0 and 1 are meta pages, written in turn; the one with the
+later transaction counts.
+"""
 
 from __future__ import annotations
 
 import os
+import struct
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.lmdb.pages import DamagedPageError, Meta, Node, Pages, node_at, open_regular, read_meta
-from facedata.errors import FormatError, input_error
+from facedata.errors import FormatError, InputError
+from facedata.files import open_regular, opened_regular
 from facedata.images import LARGEST_IMAGE
 
-__all__ = ["DatabaseReader", "Record", "check_database", "leaf_pages"]
+__all__ = ["DatabaseReader", "Meta", "Record", "begins_like_lmdb", "check_database", "leaf_pages", "read_meta"]
 
+_PAGE_HEADER = 16
+_MAGIC = 0xBEEFC0DE
+_FORMAT = 1
+_HEADER = struct.Struct("<QHHHH")  # number, pad, flags, lower, upper
+_META = struct.Struct("<IIQQIHHQQQQQIHHQQQQQQQ")
+_NEWER_HEADER = 24  # of a page of LMDB 1.0
+_NEWER_MARK = struct.Struct("<II")
+_NODE = struct.Struct("<HHHH")
+_NUMBER = struct.Struct("<Q")
+_BRANCH, _LEAF, _OVERFLOW, _META_PAGE = 0x01, 0x02, 0x04, 0x08
+_ON_OVERFLOW_PAGES, _NOT_PLAIN = 0x01, 0x06
+_NONE = (1 << 64) - 1
+_SMALLEST_PAGE, _LARGEST_PAGE = 1 << 8, 1 << 16
+_MOST_UNWRITTEN = 1 << 14
+_DEEPEST = 32  # as LMDB's own cursors
 _LARGEST_VALUE = LARGEST_IMAGE + (1 << 16)
-_KEPT_BRANCHES, _KEPT_LEAVES = 4096, 256
-_DEEPEST = 32
+_CACHED_BRANCHES, _CACHED_LEAVES = 4096, 256
 
 
-def check_database(path: str) -> Meta:
-    """The head of a database that is to hold images.
+class _CorruptPageError(Exception):
+    """A page is corrupt; the caller knows the file and the record."""
 
-    Raises
-    ------
-    FormatError
-        Where it is damaged, empty or of an unusual kind.
-    InputError
-        Where it cannot be read.
+
+class Meta(NamedTuple):
+    """The meta page of the latest transaction.
+
+    Attributes
+    ----------
+    page_size : int
+        In bytes.
+    map_size : int
+        Bytes that the file may grow to before the map has to be enlarged.
+    last_page : int
+        The number of the last page in use.
+    transaction : int
+        The number of the transaction; 0 if there was none yet.
+    records : int
+    root, free_root : int
+        The root pages of the records and of the list of free pages; -1 if there is none.
+    flags : int
+        Of the tree of the records.
+    used_pages : int
+        Pages of the records and the two meta pages; the others are free, or list the free ones.
     """
-    meta = read_meta(path)
-    if meta.records == 0 or meta.root < 0:
-        raise FormatError(f"{path}: the database is empty; expected records with images")
-    if meta.flags:
-        raise FormatError(
-            f"{path}: the database is of an unusual kind (flags {meta.flags:#x}: DUPSORT or another order "
-            "of the keys), where one image for each key is expected"
-        )
-    return meta
 
-
-def leaf_pages(path: str, meta: Meta) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The leaf pages of the records in the order of the keys; no value is read.
-
-    Returns
-    -------
-    ndarray of shape (L,), int64
-        The number of each page.
-    ndarray of shape (L,), int64
-        How many records there are up to its end.
-
-    Raises
-    ------
-    FormatError
-        Where the tree of the keys is damaged.
-    """
-    numbers: list[int] = []
-    counts: list[int] = []
-    with DatabaseReader(path, meta) as reader:
-        try:
-            for number, _, places in reader.pages.leaves(meta.root):
-                numbers.append(number)
-                counts.append(len(places))
-        except DamagedPageError:
-            raise FormatError(
-                f"{path}: a page of the tree of keys is damaged; copy the file again from its origin"
-            ) from None
-    if sum(counts) != meta.records:
-        raise FormatError(
-            f"{path}: says that it has {meta.records} records, but has {sum(counts)}; the database is damaged"
-        )
-    return np.array(numbers, np.int64), np.array(counts, np.int64).cumsum()
+    page_size: int
+    map_size: int
+    last_page: int
+    transaction: int
+    records: int
+    root: int
+    free_root: int
+    flags: int
+    used_pages: int
 
 
 class Record(NamedTuple):
@@ -80,10 +84,10 @@ class Record(NamedTuple):
     Attributes
     ----------
     key : bytes or None
-        None where it cannot be told.
+        None if it cannot be read.
     value : bytes-like or None
     size : int
-        Of the value, in bytes.
+        Bytes of the value.
     problem : str
         Why there is no value.
     """
@@ -94,45 +98,171 @@ class Record(NamedTuple):
     problem: str = ""
 
 
-class _Branch(NamedTuple):
-    """A page above the leaf pages: from `keys[i]` on, keys are below `children[i]`."""
+class _Node(NamedTuple):
+    """An entry of a page; `begin` is where its key begins in the page."""
 
+    low: int
+    high: int
+    flags: int
+    key_size: int
+    begin: int
+
+    @property
+    def size(self) -> int:
+        """In a leaf page, the bytes of the value."""
+        return self.low | self.high << 16
+
+    @property
+    def child(self) -> int:
+        """In a branch page, the number of the page below."""
+        return self.low | self.high << 16 | self.flags << 32
+
+
+class _Page(NamedTuple):
+    """A page of a tree, where its nodes begin, and their keys."""
+
+    data: bytes
+    nodes: tuple[int, ...]
     keys: list[bytes]
-    children: list[int]
+    is_leaf: bool
 
 
-class _Leaf(NamedTuple):
-    page: bytes
-    places: tuple[int, ...]
-    keys: list[bytes]
+def begins_like_lmdb(path: str) -> bool:
+    """Whether `path` is a regular file with the mark of LMDB."""
+    try:
+        with opened_regular(path) as descriptor:
+            mark = struct.pack("<I", _MAGIC)
+            return mark in (os.pread(descriptor, 4, _PAGE_HEADER), os.pread(descriptor, 4, _NEWER_HEADER))
+    except InputError:
+        return False
+
+
+def read_meta(path: str) -> Meta:
+    """Read the meta page of the latest transaction and check it against itself and the length of the file.
+
+    Raises
+    ------
+    FormatError
+        If the file is not a database of LMDB 0.9, or is shorter than its meta page says.
+    InputError
+        If it cannot be read.
+    """
+    with opened_regular(path) as descriptor:
+        first = _read_meta_page(descriptor, 0, path)
+        second = _read_meta_page(descriptor, first.page_size, path)
+        meta = second if second.transaction > first.transaction else first
+        pages = _Pages(descriptor, meta.page_size)
+        missing = meta.last_page + 1 - pages.count
+        if missing > 0:  # LMDB need not write free pages at the end, so a file may lack those, and no others
+            free = set(pages.free_pages(meta.free_root)) if missing <= _MOST_UNWRITTEN else set()
+            if not free.issuperset(range(pages.count, meta.last_page + 1)):
+                raise FormatError(
+                    f"{path}: has {os.fstat(descriptor).st_size:,} bytes, but its meta page says "
+                    f"{(meta.last_page + 1) * meta.page_size:,}: the file is truncated; copy it again from its origin"
+                )
+    return meta
+
+
+def _read_meta_page(descriptor: int, offset: int, path: str) -> Meta:
+    data = os.pread(descriptor, _PAGE_HEADER + _META.size, offset)
+    place = f"{path}: byte {offset}"
+    if len(data) < _PAGE_HEADER + _META.size:
+        raise FormatError(f"{place}: the file ends inside the head of an LMDB database; copy it again from its origin")
+    magic, version, _, map_size, page_size, *trees, last_page, transaction = _META.unpack_from(data, _PAGE_HEADER)
+    if (magic, version) != (_MAGIC, _FORMAT) and _NEWER_MARK.unpack_from(data, _NEWER_HEADER)[0] == _MAGIC:
+        version = _NEWER_MARK.unpack_from(data, _NEWER_HEADER)[1]
+    elif magic != _MAGIC or not _HEADER.unpack_from(data)[2] & _META_PAGE:
+        raise FormatError(f"{place}: not an LMDB database (its mark is missing)")
+    if version != _FORMAT:
+        raise FormatError(
+            f"{place}: an LMDB database of data format {version}; facedata reads {_FORMAT}, that of LMDB 0.9, as the "
+            "loaders of FFC and LFS do"
+        )
+    if page_size & (page_size - 1) or not _SMALLEST_PAGE <= page_size <= _LARGEST_PAGE:
+        raise FormatError(f"{place}: its page size is {page_size} bytes; the file is corrupt")
+    free_root, flags, records, root = trees[6], trees[8], trees[13], trees[14]
+    for number in (free_root, root):
+        if number != _NONE and not 2 <= number <= last_page:
+            raise FormatError(
+                f"{place}: its root is page {number}, but page {last_page} is the last; the file is corrupt"
+            )
+    root, free_root = (-1 if number == _NONE else number for number in (root, free_root))
+    used_pages = 2 + sum(trees[10:13])
+    return Meta(page_size, map_size, last_page, transaction, records, root, free_root, flags, used_pages)
+
+
+def check_database(path: str) -> Meta:
+    """Read the meta page of a database that should hold images.
+
+    Raises
+    ------
+    FormatError
+        If it is corrupt, empty or of an unusual kind.
+    InputError
+        If it cannot be read.
+    """
+    meta = read_meta(path)
+    if meta.records == 0 or meta.root < 0:
+        raise FormatError(f"{path}: the database is empty; expected records with images")
+    if meta.flags:
+        raise FormatError(
+            f"{path}: the database is of an unusual kind (flags {meta.flags:#x}: DUPSORT or another order of keys); "
+            "expected one image for each key"
+        )
+    return meta
+
+
+def leaf_pages(path: str, meta: Meta) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Find the leaf pages of the records, in the order of the keys; no value is read.
+
+    Returns
+    -------
+    numbers : ndarray of shape (L,), int64
+        The number of each page.
+    ends : ndarray of shape (L,), int64
+        The number of records up to the end of each page.
+
+    Raises
+    ------
+    FormatError
+        If the tree of the keys is corrupt.
+    """
+    numbers, counts = [], []
+    with opened_regular(path) as descriptor:
+        try:
+            for number, page in _Pages(descriptor, meta.page_size).leaves(meta.root):
+                numbers.append(number)
+                counts.append(len(page.nodes))
+        except _CorruptPageError:
+            raise FormatError(
+                f"{path}: a page of the tree of keys is corrupt; copy the file again from its origin"
+            ) from None
+    if sum(counts) != meta.records:
+        raise FormatError(f"{path}: declares {meta.records} records, but has {sum(counts)}; the database is corrupt")
+    return np.array(numbers, np.int64), np.array(counts, np.int64).cumsum()
 
 
 class DatabaseReader:
-    """An open database.
+    """Reads the records of a database, by key or by page.
 
     Parameters
     ----------
     path : str
         The data file.
-    meta : Meta, optional
-        Its head, where that was read before.
 
     Raises
     ------
     InputError
-        Where it cannot be read.
+        If it cannot be read.
     """
 
-    def __init__(self, path: str, meta: Meta | None = None) -> None:
-        self._meta = read_meta(path) if meta is None else meta
-        try:
-            self._descriptor = open_regular(path)
-        except OSError as error:
-            raise input_error(error, path) from error
-        self.pages = Pages(self._descriptor, self._meta.page_size)
-        self._branches: dict[int, _Branch] = {}
-        self._leaves: dict[int, _Leaf] = {}
-        self._last = _Leaf(b"", (), [])
+    def __init__(self, path: str) -> None:
+        self._root = read_meta(path)
+        self._descriptor = open_regular(path)
+        self._pages = _Pages(self._descriptor, self._root.page_size)
+        self._branches: dict[int, _Page] = {}
+        self._leaves: dict[int, _Page] = {}
+        self._last = _Page(b"", (), [], True)
 
     def __enter__(self) -> DatabaseReader:
         return self
@@ -141,7 +271,7 @@ class DatabaseReader:
         os.close(self._descriptor)
 
     def find(self, key: bytes, *, value: bool = True) -> Record:
-        """The record with a key; without its value, where only its size is wanted."""
+        """The record with a key; without its value if only the size is wanted."""
         try:
             leaf = self._last
             if not leaf.keys or not leaf.keys[0] <= key <= leaf.keys[-1]:
@@ -150,82 +280,138 @@ class DatabaseReader:
             if place == len(leaf.keys) or leaf.keys[place] != key:
                 return Record(key, None, problem="the key-label file names it, but the database has no such key")
             return self._record(leaf, place, value=value)
-        except DamagedPageError:
-            return Record(key, None, problem="the pages that lead to it are damaged")
+        except _CorruptPageError:
+            return Record(key, None, problem="the pages that lead to it are corrupt")
 
-    def at(self, page: int, place: int, *, value: bool = True) -> Record:
-        """The record at `place` of a leaf page, in the same way."""
+    def at(self, number: int, place: int, *, value: bool = True) -> Record:
+        """The record at `place` of a leaf page; as `find`."""
         try:
-            leaf = self._leaf(page)
-            if place < len(leaf.places):
+            leaf = self._leaves.get(number) or self._cache(number, self._pages.read(number))
+            if leaf.is_leaf and place < len(leaf.nodes):
                 return self._record(leaf, place, value=value)
-            raise DamagedPageError
-        except DamagedPageError:
-            return Record(None, None, problem=f"page {page} is damaged")
+        except _CorruptPageError:
+            pass
+        return Record(None, None, problem=f"page {number} is corrupt")
 
-    def _record(self, leaf: _Leaf, place: int, *, value: bool) -> Record:
+    def _record(self, leaf: _Page, place: int, *, value: bool) -> Record:
         key = leaf.keys[place]
         try:
-            node = node_at(leaf.page, leaf.places[place])
-            if not node.is_plain:
-                return Record(key, None, problem="is a database inside the database, where an image is expected")
+            node = _node_at(leaf.data, leaf.nodes[place])
+            if node.flags & _NOT_PLAIN:
+                return Record(key, None, problem="is a database inside the database; expected an image")
             if node.size > _LARGEST_VALUE:
                 return Record(key, None, problem=f"has {node.size:,} bytes, more than any image of a face")
-            return Record(key, self._value(leaf.page, node) if value else None, node.size)
-        except DamagedPageError:
-            return Record(key, None, problem="its value lies outside of the file, or its page is damaged")
+            return Record(key, self._pages.value(leaf.data, node) if value else None, node.size)
+        except _CorruptPageError:
+            return Record(key, None, problem="its value lies outside of the file, or its page is corrupt")
         except OSError as error:
             return Record(key, None, problem=f"cannot be read: {error.strerror}")
 
-    def _value(self, page: bytes, node: Node) -> bytes | memoryview:
-        if node.is_on_overflow_pages:
-            return self.pages.overflow(page, node)
-        begin = node.place + node.key_size
-        if begin + node.size > len(page):
-            raise DamagedPageError
-        return page[begin : begin + node.size]
-
-    def _find_leaf(self, key: bytes) -> _Leaf:
-        number = self._meta.root
+    def _find_leaf(self, key: bytes) -> _Page:
+        number = self._root.root
         for _ in range(_DEEPEST):
-            if (leaf := self._leaves.get(number)) is not None:
-                return leaf
-            if (branch := self._branches.get(number)) is None:
-                page, places, is_leaf = self.pages.read(number)
-                if is_leaf:
-                    return self._keep_leaf(number, page, places)
-                branch = self._keep_branch(number, page, places)
-            number = branch.children[max(bisect_right(branch.keys, key) - 1, 0)]
-        raise DamagedPageError
+            page = self._leaves.get(number) or self._branches.get(number)
+            if page is None:
+                page = self._cache(number, self._pages.read(number))
+            if page.is_leaf:
+                return page
+            if not page.nodes:
+                break
+            # the first key of a branch page stands for everything before the second
+            place = max(bisect_right(page.keys, key, 1) - 1, 0)
+            number = _node_at(page.data, page.nodes[place]).child
+        raise _CorruptPageError
 
-    def _leaf(self, number: int) -> _Leaf:
-        leaf = self._leaves.get(number)
-        if leaf is None:
-            page, places, is_leaf = self.pages.read(number)
-            if not is_leaf:
-                raise DamagedPageError
-            leaf = self._keep_leaf(number, page, places)
-        return leaf
-
-    def _keep_leaf(self, number: int, page: bytes, places: tuple[int, ...]) -> _Leaf:
-        if len(self._leaves) == _KEPT_LEAVES:
-            del self._leaves[next(iter(self._leaves))]
-        leaf = self._leaves[number] = _Leaf(page, places, _keys(page, places))
-        return leaf
-
-    def _keep_branch(self, number: int, page: bytes, places: tuple[int, ...]) -> _Branch:
-        if not places:
-            raise DamagedPageError
-        if len(self._branches) == _KEPT_BRANCHES:
-            self._branches.clear()
-        children = [node_at(page, place).child for place in places]
-        branch = self._branches[number] = _Branch([b"", *_keys(page, places)[1:]], children)
-        return branch
+    def _cache(self, number: int, page: _Page) -> _Page:
+        """Keep a page; of branch pages, which are few, more than of leaf pages."""
+        pages, most = (self._leaves, _CACHED_LEAVES) if page.is_leaf else (self._branches, _CACHED_BRANCHES)
+        if len(pages) == most:
+            del pages[next(iter(pages))]
+        pages[number] = page
+        return page
 
 
-def _keys(page: bytes, places: tuple[int, ...]) -> list[bytes]:
-    """The key of each node: behind its head of 8 bytes, whose last two are its size."""
-    try:
-        return [page[place + 8 : place + 8 + page[place + 6] + (page[place + 7] << 8)] for place in places]
-    except IndexError:
-        raise DamagedPageError from None
+class _Pages:
+    """The pages of an open file, each checked when it is read."""
+
+    def __init__(self, descriptor: int, page_size: int) -> None:
+        self._descriptor, self._size = descriptor, page_size
+        self.count = os.fstat(descriptor).st_size // page_size
+
+    def read(self, number: int, *, keys: bool = True) -> _Page:
+        """Read a page of a tree; without the keys if only its nodes are wanted."""
+        if not 2 <= number < self.count:
+            raise _CorruptPageError
+        data = os.pread(self._descriptor, self._size, number * self._size)
+        if len(data) < self._size:
+            raise _CorruptPageError
+        own_number, _, flags, lower, _ = _HEADER.unpack_from(data)
+        count = (lower - _PAGE_HEADER) // 2
+        if own_number != number or flags not in (_LEAF, _BRANCH) or not 0 <= count <= self._size // 2 - _PAGE_HEADER:
+            raise _CorruptPageError
+        nodes = struct.unpack_from(f"<{count}H", data, _PAGE_HEADER)
+        if not keys:
+            return _Page(data, nodes, [], flags == _LEAF)
+        try:  # the key of a node follows its head of 8 bytes, of which the last two are the key's size
+            found = [data[node + 8 : node + 8 + data[node + 6] + (data[node + 7] << 8)] for node in nodes]
+        except IndexError:
+            raise _CorruptPageError from None
+        return _Page(data, nodes, found, flags == _LEAF)
+
+    def leaves(self, root: int) -> Iterator[tuple[int, _Page]]:
+        """The leaf pages of a tree, with their numbers, in the order of the keys."""
+        waiting = [(root, 0)] if root >= 0 else []
+        visited = 0
+        while waiting:
+            number, depth = waiting.pop()
+            visited += 1
+            if depth > _DEEPEST or visited > self.count:
+                raise _CorruptPageError
+            page = self.read(number, keys=False)
+            if page.is_leaf:
+                yield number, page
+            else:
+                waiting += [(_node_at(page.data, node).child, depth + 1) for node in reversed(page.nodes)]
+
+    def value(self, data: bytes, node: _Node) -> bytes | memoryview:
+        """The value of a node: in its page, or on overflow pages of its own."""
+        begin, size = node.begin + node.key_size, node.size
+        if not node.flags & _ON_OVERFLOW_PAGES:
+            if begin + size > len(data):
+                raise _CorruptPageError
+            return data[begin : begin + size]
+        if begin + _NUMBER.size > len(data):
+            raise _CorruptPageError
+        (number,) = _NUMBER.unpack_from(data, begin)
+        if not 2 <= number < self.count or size > (self.count - number) * self._size - _PAGE_HEADER:
+            raise _CorruptPageError
+        pages = os.pread(self._descriptor, _PAGE_HEADER + size, number * self._size)
+        if len(pages) < _PAGE_HEADER + size or _HEADER.unpack_from(pages)[::2][:2] != (number, _OVERFLOW):
+            raise _CorruptPageError
+        return memoryview(pages)[_PAGE_HEADER:]
+
+    def free_pages(self, root: int) -> Iterator[int]:
+        """The numbers of the free pages, from their own tree, up to the first corrupt page."""
+        try:
+            for _, page in self.leaves(root):
+                for place in page.nodes:
+                    node = _node_at(page.data, place)
+                    if not node.flags & _ON_OVERFLOW_PAGES:  # a list may be cut off at the end of its page
+                        size = min(node.size, len(page.data) - node.begin - node.key_size)
+                        node = node._replace(low=size & 0xFFFF, high=size >> 16)
+                    numbers = self.value(page.data, node)[: _MOST_UNWRITTEN * _NUMBER.size]
+                    if len(numbers) >= _NUMBER.size:  # their count stands first
+                        count = min(_NUMBER.unpack_from(numbers)[0], len(numbers) // _NUMBER.size - 1)
+                        yield from struct.unpack_from(f"<{count}Q", numbers, _NUMBER.size)
+        except _CorruptPageError:
+            return
+
+
+def _node_at(data: bytes, place: int) -> _Node:
+    """The node at `place` of a page."""
+    if place + _NODE.size > len(data):
+        raise _CorruptPageError
+    low, high, flags, key_size = _NODE.unpack_from(data, place)
+    if place + _NODE.size + key_size > len(data):
+        raise _CorruptPageError
+    return _Node(low, high, flags, key_size, place + _NODE.size)

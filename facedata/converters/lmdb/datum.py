@@ -6,8 +6,8 @@ minimal   1 data and nothing else: what the README of LFS shows
 raw       the bytes of the image, no protobuf
 ========  =========================================================================================================
 
-A reader of one of the first two finds no image in the other and no error either, so which it is is told from the
-content: field 1 is a number there and bytes here.
+A reader of one of the first two finds no image in the other, without an error. The content tells them apart: field 1
+is a number in the first and bytes in the second.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.columns import LARGEST_LABEL
 from facedata.dataset import Sample
 from facedata.errors import FormatError
 from facedata.images import image_extension, image_size
 
-__all__ = ["CAFFE", "LARGEST_LABEL", "LAYOUTS", "MINIMAL", "RAW", "Datum", "datum_parts", "encode_datum", "parse_datum"]
+__all__ = ["CAFFE", "LAYOUTS", "MINIMAL", "RAW", "Datum", "datum_parts", "encode_datum", "parse_datum"]
 
 CAFFE, MINIMAL, RAW = "caffe", "minimal", "raw"
 LAYOUTS = (CAFFE, MINIMAL, RAW)
@@ -34,7 +33,6 @@ _DATA, _LABEL, _ENCODED = 4 << 3 | _BYTES, 5 << 3, 7 << 3
 _LANDMARK, _PACKED_LANDMARKS = 12 << 3 | _FIXED32, 12 << 3 | _BYTES
 _MINIMAL_DATA = 1 << 3 | _BYTES
 _LARGEST_TAG = (1 << 32) - 1
-_LANDMARKS_SIZE = 40  # five points
 _MOST_FIELDS = 1 << 16
 _SIGNATURE = 32
 _SMALL = 1 << 16
@@ -50,9 +48,9 @@ class Datum(NamedTuple):
     image : bytes
         The encoded image.
     label : int or None
-        As in `caffe`, where a label of 0 need not be written; the others have no place for one.
+        Of the layout `caffe`, in which a label of 0 need not be written; the others have none.
     landmarks : ndarray of shape (5, 2), float32, or None
-        Pixels, x then y; None also where a value has another number of them.
+        In pixels, x then y; None also if a value has another number of them.
     """
 
     layout: str
@@ -62,24 +60,24 @@ class Datum(NamedTuple):
 
 
 def encode_datum(sample: Sample, layout: str = CAFFE) -> bytes:
-    """The value of a sample; the same bytes that protobuf writes.
+    """Encode a sample as a value, as protobuf does.
 
     Parameters
     ----------
     sample : Sample
-        Its label is from 0 to `LARGEST_LABEL`.
+        Its label is from 0 to `facedata.columns.LARGEST_LABEL`.
     layout : str
 
     Returns
     -------
     bytes
-        In the `caffe` layout, the three sizes are left out of an image whose header does not tell them.
+        In the layout `caffe`, without the three sizes if the header of the image does not give them.
     """
     return b"".join(datum_parts(sample, layout))
 
 
 def datum_parts(sample: Sample, layout: str = CAFFE) -> tuple[bytes, ...]:
-    """What `encode_datum` joins: the image, and what stands before and behind it."""
+    """The parts that `encode_datum` joins: the image, and what comes before and after it."""
     image = sample.image
     if layout == RAW:
         return (image,)
@@ -120,21 +118,21 @@ def _label_and_encoded(label: int) -> bytes:
 
 
 def _encode_landmarks(landmarks: NDArray[np.float32]) -> bytes:
-    """One field for each number, for that is how protobuf writes a repeated field of the older syntax."""
+    """One field for each number, as protobuf 2 writes a repeated field."""
     data = np.ascontiguousarray(landmarks, "<f4").tobytes()
     return b"".join(_varint(_LANDMARK) + data[place : place + 4] for place in range(0, len(data), 4))
 
 
 def parse_datum(value: bytes | memoryview) -> Datum:
-    """What a value holds, in whichever layout.
+    """Decode a value of any layout.
 
     Raises
     ------
     FormatError
-        Where it is of no known layout, or holds raw pixels, or no image at all.
+        If it is of no known layout, or holds decoded pixels or no image.
     """
     if len(value) <= _SMALL:
-        value = bytes(value)  # twice as fast to look into as a memoryview
+        value = bytes(value)  # twice as fast to index as a memoryview
     if image_extension(bytes(value[:_SIGNATURE])) is not None:
         return Datum(RAW, bytes(value), None, None)
     fields = _scan(value)
@@ -146,24 +144,32 @@ def parse_datum(value: bytes | memoryview) -> Datum:
                 raise FormatError("the Datum holds an empty image")
             if layout == MINIMAL:
                 return Datum(MINIMAL, image, None, None)
-            _refuse_pixels(image, fields.numbers)
-            return Datum(CAFFE, image, _int32(fields.numbers.get(_LABEL, 0)), _five_points(b"".join(fields.landmarks)))
+            # an image may lack the flag 'encoded', but then it must look like one
+            numbers = fields.numbers
+            pixels = numbers.get(_CHANNELS, 0) * numbers.get(_HEIGHT, 0) * numbers.get(_WIDTH, 0)
+            if not numbers.get(_ENCODED) and (pixels == len(image) or image_extension(image) is None):
+                raise FormatError("the Datum holds decoded pixels ('encoded' is not set); expected an encoded image")
+            label = numbers.get(_LABEL, 0) & 0xFFFFFFFF
+            label -= (1 << 32) * (label >> 31)  # an int32 is written as 64 bits
+            points = b"".join(fields.landmarks)
+            landmarks = np.frombuffer(points, "<f4").astype(np.float32).reshape(5, 2) if len(points) == 40 else None
+            return Datum(CAFFE, image, label, landmarks)
     if not fields.numbers.keys().isdisjoint((_CHANNELS, _HEIGHT, _WIDTH, _LABEL, _ENCODED)):
         raise FormatError("a Datum without an image: its field 4 is missing")
     raise _unknown(value)
 
 
 def _unknown(value: bytes | memoryview) -> FormatError:
-    begins = f"it begins {bytes(value[:8]).hex(' ')}" if len(value) else "it is empty"
-    return FormatError(f"the value is of no known layout, neither a Datum nor an image: {begins}")
+    begins = f"it begins with {bytes(value[:8]).hex(' ')}" if len(value) else "it is empty"
+    return FormatError(f"the value is neither a Datum of a known layout nor an image: {begins}")
 
 
 class _Fields(NamedTuple):
-    """The fields of a message by their tags, the last of each, as protobuf takes it."""
+    """The fields of a message by their tags; of a repeated tag the last, as in protobuf."""
 
     numbers: dict[int, int]
     spans: dict[int, tuple[int, int]]
-    """Where the bytes of each begin and end."""
+    """Where the bytes of each field begin and end."""
     landmarks: list[bytes]
 
 
@@ -193,7 +199,7 @@ def _scan(value: bytes | memoryview) -> _Fields:
 
 
 def _skip(value: bytes | memoryview, place: int, tag: int) -> tuple[int, int]:
-    """Where the content of a field begins, or of a number the number itself; and where the next field begins."""
+    """Where the content of a field begins, or the number itself if it is one; and where the next field begins."""
     kind = tag & 7
     if kind == _FIXED32:
         return place, place + 4
@@ -217,23 +223,3 @@ def _read_varint(value: bytes | memoryview, place: int) -> tuple[int, int]:
         if byte < 0x80:
             return number, place
     raise ValueError(place)
-
-
-def _refuse_pixels(image: bytes, numbers: dict[int, int]) -> None:
-    """Decoded pixels are no image file; only what says that it is encoded, or looks so, is taken for one."""
-    if numbers.get(_ENCODED):
-        return
-    pixels = numbers.get(_CHANNELS, 0) * numbers.get(_HEIGHT, 0) * numbers.get(_WIDTH, 0)
-    if pixels == len(image) or image_extension(image) is None:
-        raise FormatError("the Datum holds decoded pixels ('encoded' is not set), where an encoded image is expected")
-
-
-def _int32(number: int) -> int:
-    low = number & 0xFFFFFFFF
-    return low - (1 << 32) if low >> 31 else low
-
-
-def _five_points(data: bytes) -> NDArray[np.float32] | None:
-    if len(data) != _LANDMARKS_SIZE:
-        return None
-    return np.frombuffer(data, "<f4").astype(np.float32).reshape(5, 2)

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from facedata.columns import different_labels
+from facedata.columns import LARGEST_LABEL, different_labels
 from facedata.converters.class_names import write_class_names
-from facedata.converters.lmdb.block import GENERATED, KEYS, LONGEST_KEY, PATH, BlockMaker, what_is_wrong_with
-from facedata.converters.lmdb.datum import CAFFE, LARGEST_LABEL, LAYOUTS
-from facedata.converters.lmdb.files import BUILDING, BuildFiles
-from facedata.converters.lmdb.names import DATA, KV_SUFFIX, stem_of
-from facedata.converters.lmdb.writer import LmdbWriter, round_map_size
+from facedata.converters.lmdb.datum import CAFFE, LAYOUTS
+from facedata.converters.lmdb.encoder import LONGEST_KEY, LmdbEncoder, key_problem
+from facedata.converters.lmdb.source import DATA, KV_SUFFIX, stem_of
+from facedata.converters.lmdb.writer import BUILDING, BuildFiles, LmdbWriter, round_map_size
 from facedata.dataset import OrderedOutput, Sink, Source
 from facedata.errors import EmptyDatasetError, OptionError, output_error
 from facedata.files import network_file_system, remove_stale_temporaries
@@ -26,11 +25,13 @@ from facedata.jobs.journal import BESIDE
 
 __all__ = ["LmdbSink", "create_sink"]
 
+GENERATED, PATH, SOURCE = "generated", "path", "source"
+KEYS = (GENERATED, PATH, SOURCE)
 _LOCK = "lock.mdb"
 _CLASSES_SUFFIX = "_classes.txt"
 _PAGE = 4096
 _NODE_AND_KEY = 64
-_INLINE = 2000  # bytes of a value; larger ones get pages of their own
+_INLINE = 2000  # bytes of a value; a larger one gets pages of its own
 _KEYS_AT_A_TIME = 4096
 
 _log = logging.getLogger(__name__)
@@ -47,24 +48,24 @@ class LmdbSink(Sink, OrderedOutput):
     kv : str
         The key-label file.
     name : str
-        What generated keys begin with.
+        The beginning of generated keys.
     datum : str
         The layout of the values: ``"caffe"``, ``"minimal"`` or ``"raw"``, see `encode_datum`.
     keys : str
         ``"generated"``: ``<name>_<label>_<n>``, n counting the samples of the job from 0; ``"path"`` and
-        ``"source"``: as the source has them, where the first wants relative paths.
+        ``"source"``: as in the source; the first requires relative paths.
     single_file : bool
-        Write one file; the journal is then kept in the folder ``<path>.facedata`` beside it.
+        Write one file; the journal is then in the folder ``<path>.facedata`` beside it.
     build_dir : str, optional
-        A folder on a local file system, where the database is built and from which it is then moved.
+        A folder on a local file system, in which the database is built before it is moved to its place.
     keep_undecodable : bool
-        Write what does not begin like an image too.
+        Also write bytes that do not begin like an image.
     map_size : int
-        Bytes that the database is expected to need; `fit` finds it.
+        Bytes that the database is expected to need; `fit` estimates them.
     names : mapping, optional
-        The name of each label; `fit` finds them. Workers do not get them.
+        The name of each label; `fit` reads them. Workers do not get them.
     receiver : ProcessAddress, optional
-        Where the writer is, in a sink that was sent to a worker.
+        The process of the writer, in a sink that was sent to a worker.
     """
 
     path: str
@@ -82,7 +83,7 @@ class LmdbSink(Sink, OrderedOutput):
     def __post_init__(self) -> None:
         for option, value, known in (("datum", self.datum, LAYOUTS), ("keys", self.keys, KEYS)):
             if value not in known:
-                raise OptionError(f"--{option} {value}: there are {', '.join(known)}")
+                raise OptionError(f"--{option} {value}: expected one of {', '.join(known)}")
         if os.path.abspath(self.kv) in (os.path.abspath(self.path), os.path.abspath(self._files.target)):
             raise OptionError(f"--kv {self.kv}: is the database itself; choose another name")
 
@@ -111,11 +112,11 @@ class LmdbSink(Sink, OrderedOutput):
 
     @property
     def named_by_key(self) -> bool:  # type: ignore[override]
-        """Whether the keys of the source are those of the database."""
+        """Whether the database keeps the keys of the source."""
         return self.keys != GENERATED
 
     def identity(self) -> Mapping[str, Any]:
-        """Layout, keys and the names that go into them, and which files there are."""
+        """Layout, keys and their names, and which files there are."""
         return {
             "format": "lmdb",
             "datum": self.datum,
@@ -127,51 +128,51 @@ class LmdbSink(Sink, OrderedOutput):
         }
 
     def fit(self, source: Source) -> tuple[LmdbSink, None]:
-        """Check where it is to be built and the keys; find the names of the classes, and how large it will be.
+        """Check the file system and the keys; read the names of the classes and estimate the size.
 
         Raises
         ------
         OptionError
-            Where the file system, or a key, is not fit for LMDB.
+            If LMDB cannot be written on the file system, or cannot hold a key.
         """
-        self._refuse_network_file_system()
+        kind = network_file_system(self.root if self.build_dir is None else self.build_dir)
+        if kind is not None and self.build_dir is None:
+            raise OptionError(
+                f"{self.path}: lies on a network file system ({kind}), on which LMDB cannot write safely; give "
+                "--build-dir with a folder on a local disk, from which the finished database is moved"
+            )
+        if kind is not None:
+            _log.warning("--build-dir %s: lies on a network file system too (%s)", self.build_dir, kind)
         if self.keys == GENERATED:
             _refuse_key(
                 f"{self.name}_{LARGEST_LABEL}_{len(source)}",
-                f"{self.path}: its keys would begin with '{self.name}', as its file name does",
+                f"{self.path}: its keys would begin with '{self.name}', like its file name",
             )
         else:
             self._refuse_keys(source)
         map_size = self.map_size or _expected_size(source)
         return replace(self, map_size=map_size, names=source.class_names()), None
 
-    def _refuse_network_file_system(self) -> None:
-        place = self.root if self.build_dir is None else self.build_dir
-        kind = network_file_system(place)
-        if kind is None:
-            return
-        if self.build_dir is None:
-            raise OptionError(
-                f"{self.path}: lies on a network file system ({kind}), where LMDB cannot write safely; give "
-                "--build-dir with a folder on a local disk, from where the finished database is moved"
-            )
-        _log.warning("--build-dir %s: lies on a network file system too (%s)", self.build_dir, kind)
-
     def _refuse_keys(self, source: Source) -> None:
         keys = source.keys()
         while block := list(islice(keys, _KEYS_AT_A_TIME)):
-            if self.keys == PATH:
-                _refuse_other_than_paths(block)
-            if not _surely_keys(block):
+            for key in block if self.keys == PATH else ():
+                if "/" not in key or key.startswith("/"):
+                    raise OptionError(
+                        f"--keys path: the source's key {key[:80]!r} is not a relative path (folder/file); give --keys "
+                        "source or generated"
+                    )
+            joined = "\n".join(block)  # a quick check of all, which leaves few blocks to be checked key by key
+            if not (joined.isascii() and max(map(len, block)) <= LONGEST_KEY and joined.split() == block):
                 for key in block:
                     _refuse_key(key, f"--keys {self.keys}: {key[:80]!r}")
 
     def owns(self, name: str) -> bool:
-        """Whether an entry of the root is the database, LMDB's lock, or what there is while it is built."""
+        """Whether an entry of the root is the database, LMDB's lock, or the folder of the build."""
         return name in (DATA, _LOCK, BUILDING)
 
     def named_files(self) -> list[str]:
-        """The key-label file, that of the names of the classes, and the single file."""
+        """The key-label file, the names of the classes, and the single file."""
         files = [self.kv] if self.names is None else [self.kv, self._classes]
         return [*files, self.path] if self.single_file else files
 
@@ -180,84 +181,61 @@ class LmdbSink(Sink, OrderedOutput):
         return [*self.named_files(), self._files.target]
 
     def prepare(self) -> None:
-        """Make room for what is built."""
+        """Make the folders of the build."""
         try:
             self._files.make_folders()
         except OSError as error:
             raise output_error(error, self._files.data_folder) from error
 
     @contextmanager
-    def open_shard(self, shard: int) -> Iterator[BlockMaker]:
-        """What makes a shard's records ready."""
+    def open_shard(self, shard: int) -> Iterator[LmdbEncoder]:
+        """The encoder of a shard."""
         prefix = self.name if self.keys == GENERATED else None
-        yield BlockMaker(self.datum, prefix, keep_undecodable=self.keep_undecodable, receiver=self.receiver)
+        yield LmdbEncoder(self.datum, prefix, keep_undecodable=self.keep_undecodable, receiver=self.receiver)
 
     def open_writer(self, ends: Mapping[int, Mapping[str, Any]]) -> LmdbWriter:
-        """What puts the records into the database."""
+        """The writer of the database."""
         return LmdbWriter(self._files, ends, self.map_size, single_file=self.single_file)
 
     def finish(self, shards: int) -> Mapping[str, Any]:
         """Publish the files, the database last."""
         files = self._files
-        facts = _label_facts(files.kv_now())
-        if not facts["classes"]:
+        labels = different_labels(files.current_kv())
+        if not len(labels):
             raise EmptyDatasetError(
-                f"{self.path}: not one image could be written, so there is no database; "
-                f"{os.path.join(self.root, 'failures.jsonl')} says why"
+                f"{self.path}: no image could be written, so there is no database; see "
+                f"{os.path.join(self.root, 'failures.jsonl')}"
             )
+        gaps = int(labels[-1]) + 1 - len(labels)
         files.publish_kv()
         if self.names is not None:
             write_class_names(self._classes, self.names)
         files.publish_data()
-        if facts["classes"] == 1:
+        if len(labels) == 1:
             _log.warning(
-                "%s: has a single class; the two loaders of FFC count the next set's labels differently", self.kv
+                "%s: has a single class; the two loaders of FFC count the labels of the next set differently", self.kv
             )
-        if facts["label_gaps"]:
+        if gaps:
             _log.warning(
-                "%s: labels below the largest that have no image: %d; --relabel closes such gaps, and of the result "
-                "those that images that failed have left",
-                self.kv,
-                facts["label_gaps"],
+                "%s: %d labels below the largest have no image; convert with --relabel to close the gaps", self.kv, gaps
             )
-        return {"kv": self.kv, **facts}
+        return {"kv": self.kv, "classes": len(labels), "label_gaps": gaps}
 
     def clean_up(self) -> None:
-        """Remove what was only needed until then, and what killed runs left."""
+        """Remove the files of the build, and temporary files of killed runs."""
         self._files.remove()
         for path in {os.path.dirname(os.path.abspath(name)) for name in (self.kv, self._files.target)}:
-            with suppress(OSError):  # the folder may be one that cannot be listed
+            with suppress(OSError):  # the folder may not be readable
                 remove_stale_temporaries(path)
 
 
-def _label_facts(kv: str) -> dict[str, int]:
-    """How many labels there are, and how many below the largest are not."""
-    labels = different_labels(kv)
-    return {"classes": len(labels), "label_gaps": int(labels[-1]) + 1 - len(labels) if len(labels) else 0}
-
-
-def _refuse_other_than_paths(keys: list[str]) -> None:
-    for key in keys:
-        if "/" not in key or key.startswith("/"):
-            raise OptionError(
-                f"--keys path: the source's key {key[:80]!r} is no relative path (folder/file); give --keys source or "
-                "generated"
-            )
-
-
-def _surely_keys(keys: list[str]) -> bool:
-    """Whether nothing is wrong with any of the keys; False where they have to be looked at one by one."""
-    joined = "\n".join(keys)
-    return joined.isascii() and max(map(len, keys)) <= LONGEST_KEY and joined.split() == keys
-
-
 def _refuse_key(key: str, what: str) -> None:
-    if (wrong := what_is_wrong_with(key)) is not None:
-        raise OptionError(f"{what}: {wrong}; give --keys generated, and a short --output without spaces")
+    if (problem := key_problem(key)) is not None:
+        raise OptionError(f"{what}: {problem}; give --keys generated, and a short --output without spaces")
 
 
 def _expected_size(source: Source) -> int:
-    """Bytes, rather too many than too few: a map that is too large costs nothing."""
+    """The bytes of the database, estimated too large rather than too small: a large map costs nothing."""
     size, count = source.size(), len(source)
     unused = _PAGE if size > _INLINE * count else size // max(count, 1)  # in the last page of a value, or in leaf pages
     return round_map_size(size + count * (unused + _NODE_AND_KEY) + (1 << 23))
@@ -274,7 +252,7 @@ def create_sink(
     build_dir: str | None = None,
     keep_undecodable: bool = False,
 ) -> LmdbSink:
-    """A sink that writes the database `path`.
+    """A sink that writes the database `path`; see `LmdbSink`.
 
     By default the key-label file lies beside it, ``msceleb_kv.txt`` beside ``msceleb.lmdb``, and generated keys begin
     with the same name.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -14,20 +13,81 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.columns import LabelLines, read_label_lines
-from facedata.converters.lmdb.database import DatabaseReader, Record, check_database
-from facedata.converters.lmdb.datum import CAFFE, LARGEST_LABEL, Datum, parse_datum
-from facedata.converters.lmdb.names import KV_SUFFIX, data_file, kv_beside, stem_of
-from facedata.converters.lmdb.order import StoredOrder, stored_order
+from facedata.columns import LARGEST_LABEL, LabelLines, read_label_lines
+from facedata.converters.lmdb.database import DatabaseReader, Record, check_database, leaf_pages
+from facedata.converters.lmdb.datum import CAFFE, parse_datum
 from facedata.dataset import Sample, Source
-from facedata.errors import FormatError, SampleError, input_error
-from facedata.files import file_identity
+from facedata.errors import FormatError, SampleError
+from facedata.files import file_identity, open_regular
 
-__all__ = ["LmdbSource", "open_source"]
+__all__ = ["DATA", "KV_SUFFIX", "LmdbSource", "input_paths", "open_source", "stem_of"]
 
-_AT_A_TIME = 4096
+DATA = "data.mdb"
+KV_SUFFIX = "_kv.txt"
+_EXTENSIONS = (".lmdb", ".mdb")
+_AT_ONCE = 4096
+_SAMPLED = 8
 _log = logging.getLogger(__name__)
-_LOOKED_AT = 8
+
+
+def stem_of(path: str) -> str:
+    """The path without the extension of a database: the names of the files beside it begin with it."""
+    path = os.path.abspath(path)
+    if os.path.basename(path) == DATA:
+        path = os.path.dirname(path)
+    root, extension = os.path.splitext(path)
+    return root if extension in _EXTENSIONS else path
+
+
+@dataclass(frozen=True)
+class StoredOrder:
+    """Some records in the order of the keys, in 16 bytes a leaf page.
+
+    Attributes
+    ----------
+    pages : ndarray of shape (L,), int64
+        The leaf pages of the records.
+    ends : ndarray of shape (L,), int64
+        The number of records of the database up to the end of each of these pages.
+    begin : int
+        The number of records before the first of these pages.
+    positions : range or ndarray of shape (N,), int64
+        The records, counted in the whole database.
+    """
+
+    pages: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    begin: int
+    positions: range | NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, part: slice) -> StoredOrder:
+        return self._only(self.positions[part])
+
+    def take(self, positions: NDArray[np.int64]) -> StoredOrder:
+        """The records at `positions` of these, in that order."""
+        return self._only(np.asarray(self.positions, np.int64)[positions])
+
+    def _only(self, positions: range | NDArray[np.int64]) -> StoredOrder:
+        """Some records, with the pages that are needed for them alone."""
+        if not len(positions):
+            return StoredOrder(self.pages[:0], self.ends[:0], 0, range(0))
+        ascending = isinstance(positions, range)
+        low, high = (positions[0], positions[-1]) if ascending else (int(positions.min()), int(positions.max()))  # type: ignore[union-attr]
+        first, last = np.searchsorted(self.ends, [low, high], side="right").tolist()
+        begin = int(self.ends[first - 1]) if first else self.begin
+        part = slice(first, last + 1)
+        return StoredOrder(self.pages[part].copy(), self.ends[part].copy(), begin, positions)
+
+    def places(self) -> Iterator[tuple[int, int]]:
+        """The leaf page of each record, and its place there."""
+        begins = np.concatenate([[self.begin], self.ends[:-1]])
+        for first in range(0, len(self), _AT_ONCE):
+            positions = np.asarray(self.positions[first : first + _AT_ONCE], np.int64)
+            which = np.searchsorted(self.ends, positions, side="right")
+            yield from zip(self.pages[which].tolist(), (positions - begins[which]).tolist(), strict=True)
 
 
 @dataclass(frozen=True)
@@ -39,14 +99,14 @@ class LmdbSource(Source):
     path : str
         The data file.
     order : LabelLines or StoredOrder
-        The lines of the key-label file: which records there are, in which order and with which labels, whatever
-        label a record itself has. Without such a file: all records in the order of their keys.
+        The lines of the key-label file, which decide records, order and labels, whatever label a record itself has.
+        Without such a file, all records in the order of their keys.
     file_identity : mapping
         Size and sampled digest of the data file.
     kv_identity : mapping, optional
         The same of the key-label file.
     records : int
-        How many there are in the database.
+        Their number in the database.
     """
 
     path: str
@@ -70,41 +130,37 @@ class LmdbSource(Source):
         kv = None if self.kv_identity is None else dict(self.kv_identity)
         return {"database": dict(self.file_identity), "key-label file": kv}
 
-    def locate(self, position: int) -> tuple[str, None]:
-        """The data file; where a record lies in it is LMDB's own affair."""
-        return self.path, None
-
     def places(self) -> Mapping[str, bool]:
         """The data file, and the key-label file."""
         kv = {self.order.path: True} if isinstance(self.order, LabelLines) else {}
         return {self.path: True, **kv}
 
     def keys(self) -> Iterator[str]:
-        """The keys, of the key-label file or of the database."""
+        """The keys of the key-label file, or of the database."""
         if isinstance(self.order, LabelLines):
-            return map(_as_text, map(os.fsencode, self.order.texts()))
-        return (self._name(position, record) for position, record in enumerate(self._records(values=False)))
+            return (_as_text(os.fsencode(text)) for text in self.order.texts())
+        return (_name(position, record) for position, record in enumerate(self._records(values=False)))
 
     def labels(self) -> Iterator[NDArray[np.int64]]:
-        """The labels; without a key-label file every record is looked at."""
+        """The labels; without a key-label file every record is read."""
         if isinstance(self.order, LabelLines):
-            for first in range(0, len(self), _AT_A_TIME):
-                yield self.order.labels[first : first + _AT_A_TIME].astype(np.int64)
+            for first in range(0, len(self), _AT_ONCE):
+                yield self.order.labels[first : first + _AT_ONCE].astype(np.int64)
             return
         items = self.read()
-        while block := list(islice(items, _AT_A_TIME)):
+        while block := list(islice(items, _AT_ONCE)):
             yield np.array([item.label if isinstance(item, Sample) else -1 for item in block], np.int64)
 
     def size(self) -> int:
-        """The part of the data file that these records are."""
+        """The share of these records in the data file."""
         return int(self.file_identity["size"]) * len(self) // max(self.records, 1)
 
     def sizes(self) -> NDArray[np.int32]:
-        """The bytes of each value, told without reading it; 0 where there is none."""
+        """The bytes of each value, which is not read for that; 0 if there is none."""
         return np.fromiter((record.size for record in self._records(values=False)), np.int32, len(self))
 
     def declared_classes(self) -> int | None:
-        """As many as the key-label file has room for: its largest label, and 1."""
+        """The largest label of the whole key-label file plus 1."""
         return self.order.classes if isinstance(self.order, LabelLines) else None
 
     def read(self) -> Iterator[Sample | SampleError]:
@@ -113,26 +169,26 @@ class LmdbSource(Source):
         Raises
         ------
         InputError
-            Where a file cannot be read any more.
+            If a file cannot be read any more.
         FormatError
-            Where the key-label file was changed.
+            If the key-label file has changed.
         """
         labels = self.order.labels.tolist() if isinstance(self.order, LabelLines) else repeat(None)
         for position, (record, label) in enumerate(zip(self._records(), labels, strict=False)):
-            yield self._sample(position, record, label)
-
-    def _sample(self, position: int, record: Record, label: int | None) -> Sample | SampleError:
-        name = self._name(position, record)
-        if record.value is None:
-            return SampleError(self.path, name, record.problem)
-        try:
-            datum = parse_datum(record.value)
-            return Sample(name, _own_label(datum) if label is None else label, datum.image, datum.landmarks)
-        except FormatError as error:
-            return SampleError(self.path, name, str(error))
-
-    def _name(self, position: int, record: Record) -> str:
-        return f"(record {position})" if record.key is None else _as_text(record.key)
+            name = _name(position, record)
+            if record.value is None:
+                yield SampleError(self.path, name, record.problem)
+                continue
+            try:
+                datum = parse_datum(record.value)
+                found = datum.label if label is None else label
+                if found is None:
+                    raise FormatError("the value holds no label; name the key-label file: lmdb:PATH@KEY_LABEL_FILE")
+                if found < 0:
+                    raise FormatError(f"the label is {found}; expected 0 to {LARGEST_LABEL}")
+                yield Sample(name, found, datum.image, datum.landmarks)
+            except FormatError as error:
+                yield SampleError(self.path, name, str(error))
 
     def _records(self, *, values: bool = True) -> Iterator[Record]:
         with DatabaseReader(self.path) as reader:
@@ -148,87 +204,72 @@ def _as_text(key: bytes) -> str:
     return key.decode("utf-8", "surrogateescape")
 
 
-def _own_label(datum: Datum) -> int:
-    """The label that a record itself has."""
-    if datum.label is None:
-        raise FormatError("the value holds no label; name the key-label file that does: lmdb:PATH@KEY_LABEL_FILE")
-    if datum.label < 0:
-        raise FormatError(f"the label is {datum.label}, where one from 0 to {LARGEST_LABEL} is expected")
-    return datum.label
+def _name(position: int, record: Record) -> str:
+    return f"(record {position})" if record.key is None else _as_text(record.key)
 
 
 def open_source(path: str) -> LmdbSource:
-    """The images of a database: a folder with ``data.mdb``, or a single file.
+    """Open a database: a folder with ``data.mdb``, or a single file.
 
     Parameters
     ----------
     path : str
-        ``PATH`` or ``PATH@KEY_LABEL_FILE``. Without the second, the key-label file is that beside the database which
-        has its name: ``msceleb_kv.txt`` of ``msceleb.lmdb``. If there is none, the labels in the records count.
+        ``PATH`` or ``PATH@KEY_LABEL_FILE``. Without the second, the key-label file beside the database with the same
+        name counts: ``msceleb_kv.txt`` of ``msceleb.lmdb``. If there is none, the labels in the records count.
 
     Raises
     ------
     FormatError
-        Where a file is damaged, or nothing tells the labels.
+        If a file is corrupt, or there are no labels.
     InputError
-        Where a file cannot be read.
+        If a file cannot be read.
     """
     path, kv = _split(path)
-    data = data_file(path)
+    data = os.path.join(path, DATA) if os.path.isdir(path) else path
     meta = check_database(data)
     identity = file_identity(data)
     if kv is not None:
         lines = read_label_lines(kv, "key")
         if len(lines) != meta.records:
             _log.warning(
-                "%s: names %d images, and %s holds %d records; was one of them cut, or does it belong to another?",
+                "%s: names %d images, but %s holds %d records; is one of them truncated or of another dataset?",
                 kv,
                 len(lines),
                 data,
                 meta.records,
             )
         return LmdbSource(data, lines, identity, file_identity(kv), meta.records)
-    source = LmdbSource(data, stored_order(data, meta), identity, None, meta.records)
-    _refuse_without_labels(source, path)
+    source = LmdbSource(
+        data, StoredOrder(*leaf_pages(data, meta), 0, range(meta.records)), identity, None, meta.records
+    )
+    # look at a few records, so that a missing key-label file is not reported once for each image
+    layouts = set()
+    for record in source[:_SAMPLED]._records():
+        with suppress(FormatError):
+            layouts.add(parse_datum(record.value or b"").layout)
+    if layouts and CAFFE not in layouts:
+        raise FormatError(
+            f"{path}: its values hold no labels, and there is no key-label file "
+            f"{os.path.basename(stem_of(path)) + KV_SUFFIX} beside it; name the key-label file: "
+            f"lmdb:{path}@KEY_LABEL_FILE"
+        )
     return source
 
 
 def _split(path: str) -> tuple[str, str | None]:
-    """The database and its key-label file."""
+    """The database and its key-label file; an ``@`` may belong to either name."""
     place = path.rfind("@")
     while place > 0 and not os.path.lexists(path):
         if os.path.lexists(path[:place]):
             kv = path[place + 1 :]
-            _refuse_no_file(kv)
+            os.close(open_regular(kv))
             return path[:place], kv
         place = path.rfind("@", 0, place)
-    return path, kv_beside(path)
+    kv = stem_of(path) + KV_SUFFIX
+    return path, kv if os.path.isfile(kv) else None
 
 
 def input_paths(path: str) -> dict[str, bool]:
     """The paths that ``PATH`` or ``PATH@KEY_LABEL_FILE`` may stand for."""
     before, at, after = path.rpartition("@")
     return {path: True} if not at or os.path.lexists(path) else {before: True, after: True}
-
-
-def _refuse_no_file(path: str) -> None:
-    try:
-        regular = stat.S_ISREG(os.stat(path).st_mode)
-    except OSError as error:
-        raise input_error(error, path) from error
-    if not regular:
-        raise FormatError(f"{path}: is not a regular file, where a key-label file is expected")
-
-
-def _refuse_without_labels(source: LmdbSource, path: str) -> None:
-    """Look at a few records, so that a missing key-label file is not told once for each image."""
-    layouts = set()
-    for record in source[:_LOOKED_AT]._records():
-        with suppress(FormatError):
-            layouts.add(parse_datum(record.value or b"").layout)
-    if layouts and CAFFE not in layouts:
-        usual = os.path.basename(stem_of(path)) + KV_SUFFIX
-        raise FormatError(
-            f"{path}: its values hold no labels, and there is no key-label file {usual} beside it; "
-            f"name the key-label file: lmdb:{path}@KEY_LABEL_FILE"
-        )

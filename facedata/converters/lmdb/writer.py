@@ -1,42 +1,221 @@
-"""Writing the database: one process, one transaction for each shard, going on behind whatever was committed."""
+"""Writing the database: one process, one transaction per shard, from wherever the last commit left it."""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from facedata.converters.lmdb.block import Block
-from facedata.converters.lmdb.files import BuildFiles
-from facedata.converters.lmdb.lmdb_errors import as_output_errors
-from facedata.converters.lmdb.pages import Meta, read_meta
+from facedata.converters.lmdb.database import Meta, read_meta
+from facedata.converters.lmdb.encoder import Block
+from facedata.converters.lmdb.source import DATA
 from facedata.dataset import OrderedWriter
-from facedata.errors import InputError, OptionError, output_error
-from facedata.files import write_fully
+from facedata.errors import FacedataError, InputError, OptionError, OutputError, OutputExistsError, output_error
+from facedata.files import free_bytes, temporary_name, write_fully
 
-__all__ = ["LmdbWriter", "round_map_size"]
+__all__ = ["BUILDING", "BuildFiles", "LmdbWriter", "round_map_size"]
 
+BUILDING = ".facedata-building"
+_LOOSE = 1.02  # pages in all, relative to those in use, from which the database is compacted
 _MEGABYTE = 1 << 20
 _NOTHING: Mapping[str, Any] = {"transaction": 0, "kv": 0}
+_NAMED_BY_LMDB = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
 
 
 def round_map_size(size: int) -> int:
-    """Bytes, rounded up to whole megabytes: a map is made of whole pages."""
+    """`size` rounded up to whole megabytes, since a map consists of whole pages."""
     return -(-max(size, 1) // _MEGABYTE) * _MEGABYTE
 
 
+@dataclass(frozen=True)
+class BuildFiles:
+    """The files of a database while it is built, and how they become those that readers open.
+
+    Attributes
+    ----------
+    folder : str
+        Of the files being built.
+    data_folder : str
+        Of the database alone, which may have to be on another file system.
+    target : str
+        The data file that readers open.
+    kv_target : str
+        The key-label file.
+    """
+
+    folder: str
+    data_folder: str
+    target: str
+    kv_target: str
+
+    @property
+    def data(self) -> str:
+        """The data file while it is built."""
+        return os.path.join(self.data_folder, DATA)
+
+    @property
+    def kv(self) -> str:
+        """The key-label file while it is written."""
+        return os.path.join(self.folder, "kv.txt")
+
+    @property
+    def _pending(self) -> str:
+        return os.path.join(self.folder, "pending.json")
+
+    def current_data(self) -> str:
+        """The data file, published or not."""
+        return self.data if os.path.exists(self.data) else self.target
+
+    def current_kv(self) -> str:
+        """The key-label file, published or not."""
+        return self.kv if os.path.exists(self.kv) else self.kv_target
+
+    def publishing_has_begun(self) -> bool:
+        """Whether a file is published, so that there is nothing more to write."""
+        return not (os.path.exists(self.kv) and os.path.exists(self.data))
+
+    def make_folders(self) -> None:
+        """Make the folders that are missing."""
+        for folder in (self.folder, self.data_folder):
+            os.makedirs(folder, exist_ok=True)
+
+    def remove(self) -> None:
+        """Remove the files being built, and their folders."""
+        for folder in {self.folder, self.data_folder}:
+            with suppress(FileNotFoundError):
+                shutil.rmtree(folder)
+
+    def write_pending(self, entry: Mapping[str, Any]) -> None:
+        """Note the journal entry of the commit that follows."""
+        with open(f"{self._pending}.new", "w") as file:
+            json.dump(entry, file)
+        os.replace(f"{self._pending}.new", self._pending)
+
+    def read_pending(self) -> dict[str, Any] | None:
+        """The journal entry that was noted last, with ``shard`` and, in ``end``, ``transaction`` and ``kv``."""
+        try:
+            with open(self._pending) as file:
+                entry: dict[str, Any] = json.load(file)
+            numbers = (entry["shard"], entry["end"]["transaction"], entry["end"]["kv"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+        return entry if all(isinstance(number, int) for number in numbers) else None
+
+    def publish_kv(self) -> None:
+        """Move the key-label file to its final name, unless that was done before."""
+        if os.path.exists(self.kv):
+            _move(self.kv, self.kv_target)
+
+    def publish_data(self) -> None:
+        """Move the database to its final name, without its free pages if there are many."""
+        if not os.path.exists(self.data):
+            return
+        meta = read_meta(self.data)
+        if meta.last_page + 1 <= _LOOSE * meta.used_pages:
+            _move(self.data, self.target)
+            return
+
+        def compact(temporary: str) -> None:
+            import lmdb
+
+            with (
+                open(temporary, "wb") as file,
+                _lmdb_errors(temporary, lambda: meta.used_pages * meta.page_size),
+                lmdb.open(os.fsencode(self.data), subdir=False, readonly=True, lock=False, create=False) as environment,
+            ):
+                environment.copyfd(file.fileno(), compact=True)
+
+        _replace(self.target, compact)
+
+
+def _move(source: str, target: str) -> None:
+    """Rename, or copy if the target is on another file system; the bytes are on the disk before the name is."""
+    try:
+        _sync(source)
+        try:  # a link replaces nothing: the job removed what it may replace when it began
+            os.link(source, target)
+            os.unlink(source)
+        except FileExistsError as error:
+            if not os.path.samefile(source, target):  # else a run was killed right after the link
+                raise OutputExistsError(
+                    f"{target}: appeared while this job was running, and is left as it is; was another job given the "
+                    "same name? Move it away and run the same command again"
+                ) from error
+            os.unlink(source)
+        except OSError as error:
+            if error.errno == errno.EXDEV:
+                raise
+            os.replace(source, target)  # a file system without hard links
+    except FacedataError:
+        raise
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise output_error(error, target) from error
+        _replace(target, lambda temporary: shutil.copyfile(source, temporary))
+        os.unlink(source)
+
+
+def _replace(target: str, write: Callable[[str], object]) -> None:
+    """Have a file written under a temporary name, which then becomes `target`."""
+    temporary = temporary_name(target)
+    try:
+        write(temporary)
+        _sync(temporary)
+        os.replace(temporary, target)
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError) and not isinstance(error, FacedataError):
+            raise output_error(error, target) from error
+        raise
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _lmdb_errors(path: str, needed: Callable[[], int]) -> Iterator[None]:
+    """Turn an error of LMDB met while writing `path` into an `OutputError`.
+
+    LMDB reports a write that was cut short as an input/output error; if the disk has no room for the bytes that
+    `needed` returns, it was a full disk.
+    """
+    import lmdb
+
+    try:
+        yield
+    except lmdb.MemoryError as error:
+        raise OutputError(f"{path}: LMDB cannot map it: {error}; is the address space limited (ulimit -v)?") from error
+    except lmdb.Error as error:
+        message = str(error)
+        code = next((code for code in _NAMED_BY_LMDB if os.strerror(code) in message), None)
+        if code is None:
+            raise OutputError(f"{path}: LMDB cannot write it: {error}") from error
+        if code == errno.EIO and free_bytes(path) < needed() + _MEGABYTE:
+            code = errno.ENOSPC
+        raise output_error(OSError(code, os.strerror(code)), path) from error
+
+
 class LmdbWriter(OrderedWriter):
-    """The `OrderedWriter` of a database.
+    """Puts blocks into the database and their lines into the key-label file.
 
-    A transaction's number is one more than that of the transaction before, so the number in the database tells how many
-    shards it holds. The line that the journal is to get is put down beside it before each commit, for a run
-    that is killed between the commit and the journal.
+    A transaction's number is one more than that of the transaction before, so the number in the database says how many
+    shards it holds. The journal entry is noted beside the database before each commit, for a run that is killed
+    between the commit and the journal.
 
-    The database is opened anew for each shard. LMDB takes memory of pages that it has written for the next ones
-    without clearing it, and what is in their unused parts would differ between a run and one that was cut off and
-    went on.
+    The database is opened again for each shard. LMDB reuses memory of written pages without clearing it, and their
+    unused parts would differ between a run and one that was interrupted and resumed.
 
     Parameters
     ----------
@@ -44,7 +223,7 @@ class LmdbWriter(OrderedWriter):
     ends : mapping
         What `write` returned for each shard that is done.
     map_size : int
-        Bytes that the database is expected to need; it grows beyond where it has to.
+        Bytes that the database is expected to need; it grows if that is too little.
     single_file : bool
         LMDB notes in a database whether it was made as a single file.
     """
@@ -52,60 +231,53 @@ class LmdbWriter(OrderedWriter):
     def __init__(
         self, files: BuildFiles, ends: Mapping[int, Mapping[str, Any]], map_size: int, *, single_file: bool
     ) -> None:
-        self._files, self._map_size, self._single_file = files, map_size, single_file
+        self.files, self._map_size, self._single_file = files, map_size, single_file
         self._environment: Any = None
         self._transaction: Any = None
         self._buffer = bytearray()
         self._records: Sequence[tuple[bytes, memoryview]] = ()
         self._kv = -1
-        self.done, self.unrecorded, self._end = self._find_end(ends)
-        self._agrees = self.done > 0 or not ends
-
-    def _find_end(
-        self, ends: Mapping[int, Mapping[str, Any]]
-    ) -> tuple[int, Sequence[Mapping[str, Any]], Mapping[str, Any]]:
-        """How many shards there are, those of them that are not in the journal, and how far the output is."""
+        # what of the output is there: as the journal says, or one shard more, whose entry was noted but not recorded
+        self.done, self._end = 0, _NOTHING
         recorded = ends[len(ends) - 1] if ends else _NOTHING
+        pending = files.read_pending()
         if ends and self._reaches(recorded):
-            return len(ends), (), recorded
-        entry = self._files.read_pending()
-        if entry is not None and entry["shard"] == len(ends) and self._reaches(entry["end"]):
-            return len(ends) + 1, (entry,), entry["end"]
-        return 0, (), _NOTHING
+            self.done, self._end = len(ends), recorded
+        elif pending is not None and pending["shard"] == len(ends) and self._reaches(pending["end"]):
+            self.done, self._end, self.unrecorded = len(ends) + 1, pending["end"], (pending,)
+        self._agrees = self.done > 0 or not ends
 
     def _reaches(self, end: Mapping[str, Any]) -> bool:
         """Whether the database, built or published, is just at `end`, and the key-label file goes as far."""
         try:
-            transaction, kv = read_meta(self._files.data_now()).transaction, os.path.getsize(self._files.kv_now())
+            transaction = read_meta(self.files.current_data()).transaction
+            kv = os.path.getsize(self.files.current_kv())
         except (InputError, OSError):
             return False
         return transaction == int(end["transaction"]) and kv >= int(end["kv"])
 
     def __enter__(self) -> LmdbWriter:
-        if self._agrees and not (self.done > 0 and self._files.some_are_published()):
-            self._prepare()
-        return self
-
-    def _prepare(self) -> None:
+        if not self._agrees or (self.done > 0 and self.files.publishing_has_begun()):
+            return self
         try:
-            self._prepare_files()
+            if self.done == 0:
+                self.files.remove()
+            self.files.make_folders()
+            self._kv = os.open(self.files.kv, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            os.ftruncate(self._kv, self._end["kv"])
+            os.lseek(self._kv, 0, os.SEEK_END)
+            if self.done:
+                meta = read_meta(self.files.data)
+                self._map_size = max(self._map_size, meta.map_size)
+                _cut_after_last_page(self.files.data, meta)
+            with self._errors():
+                self._open()
+            self._close()
+        except FacedataError:
+            raise
         except OSError as error:
-            raise output_error(error, self._files.folder) from error
-
-    def _prepare_files(self) -> None:
-        if self.done == 0:
-            self._files.remove()
-        self._files.make_folders()
-        self._kv = os.open(self._files.kv, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        os.ftruncate(self._kv, self._end["kv"])
-        os.lseek(self._kv, 0, os.SEEK_END)
-        if self.done:
-            meta = read_meta(self._files.data)
-            self._map_size = max(self._map_size, meta.map_size)
-            _cut_behind_last_page(self._files.data, meta)
-        with self._telling():
-            self._open()
-        self._close()
+            raise output_error(error, self.files.folder) from error
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -116,15 +288,15 @@ class LmdbWriter(OrderedWriter):
             self._kv = -1
 
     def write(self, shard: int, block: Block) -> Mapping[str, Any]:
-        """Put a block's records into a transaction of their own, and its lines behind the key-label file."""
+        """Put the records of a block into a transaction of their own, and append its lines to the key-label file."""
         if len(self._buffer) < block.data.size:
             self._buffer = bytearray(block.data.size)
         self._records, kv = block.unpack(memoryview(self._buffer))
         try:
             write_fully(self._kv, kv)
         except OSError as error:
-            raise output_error(error, self._files.kv) from error
-        with self._telling():
+            raise output_error(error, self.files.kv) from error
+        with self._errors():
             self._put()
         # a transaction that puts nothing gets no number
         transaction = int(self._end["transaction"]) + (len(self._records) > 0)
@@ -133,13 +305,21 @@ class LmdbWriter(OrderedWriter):
 
     def commit(self, entry: Mapping[str, Any]) -> None:
         """Commit the transaction."""
-        self._files.write_pending(entry)
-        with self._telling():
-            self._commit()
+        import lmdb
+
+        self.files.write_pending(entry)
+        with self._errors():
+            while self._transaction is not None:
+                try:
+                    self._transaction.commit()
+                    break
+                except lmdb.MapFullError:  # the list of free pages needs pages too
+                    self._grow()
+                    self._put()
         self._close()
 
     def _put(self) -> None:
-        """Put the records of the block; where the map is full, all of them again into a larger one."""
+        """Put the records of the block; if the map is full, put all of them again into a larger one."""
         import lmdb
 
         while self._records:
@@ -155,41 +335,29 @@ class LmdbWriter(OrderedWriter):
                 self._refuse_duplicate()
             return
 
-    def _commit(self) -> None:
-        import lmdb
-
-        while self._transaction is not None:
-            try:
-                self._transaction.commit()
-                return
-            except lmdb.MapFullError:  # the list of free pages needs pages too
-                self._grow()
-                self._put()
-
     def _grow(self) -> None:
         self._close()
-        self._map_size = round_map_size(self._map_size + max(self._map_size // 2, 2 * self._size()))
+        self._map_size = round_map_size(self._map_size + max(self._map_size // 2, 2 * self._value_bytes()))
 
-    def _size(self) -> int:
-        """Bytes of the values that are to be put."""
+    def _value_bytes(self) -> int:
         return sum(len(value) for _, value in self._records)
 
     def _open(self) -> None:
         import lmdb
 
-        path = self._files.data if self._single_file else os.path.dirname(self._files.data)
-        # the job's own lock keeps other writers away, and finishing forces all to the disk once
+        path = self.files.data if self._single_file else os.path.dirname(self.files.data)
+        # the job's own lock keeps other writers away, and publishing forces everything to the disk once
         options: dict[str, Any] = {"subdir": not self._single_file, "lock": False, "sync": False, "max_dbs": 0}
         if hasattr(lmdb.Environment, "lib_version"):
             options["lib_version"] = 0  # the data format that the loaders of FFC and LFS read
         self._environment = lmdb.open(os.fsencode(path), map_size=self._map_size, **options)
 
     def _close(self) -> None:
-        """Forget the transaction, unless it was committed, and close the database."""
+        """Close the database; a transaction that was not committed is dropped."""
         import lmdb
 
         if self._transaction is not None:
-            with suppress(lmdb.Error):  # it is over where it was committed, or failed to be
+            with suppress(lmdb.Error):  # it was committed, or failed to be
                 self._transaction.abort()
             self._transaction = None
         if self._environment is not None:
@@ -197,7 +365,7 @@ class LmdbWriter(OrderedWriter):
             self._environment = None
 
     def _refuse_duplicate(self) -> None:
-        """Name a key that is there already; nothing of this shard is kept."""
+        """Name a key that the database or the block has already; nothing of this shard is kept."""
         self._close()
         self._open()
         with self._environment.begin() as transaction:
@@ -207,17 +375,16 @@ class LmdbWriter(OrderedWriter):
                     break
                 before = key
         raise OptionError(
-            f"{self._files.target}: two samples have the key {key.decode('utf-8', 'replace')}, and one would be lost; "
-            "give --keys generated, and --overwrite to begin again with these"
+            f"{self.files.target}: two samples have the key {key.decode('utf-8', 'replace')}, and one would be lost; "
+            "give --keys generated, and --overwrite to start again with these"
         )
 
-    def _telling(self) -> AbstractContextManager[None]:
-        """Errors of LMDB become ours."""
-        return as_output_errors(self._files.data, lambda: 2 * self._size())
+    def _errors(self) -> Any:
+        return _lmdb_errors(self.files.data, lambda: 2 * self._value_bytes())
 
 
-def _cut_behind_last_page(path: str, meta: Meta) -> None:
-    """What lies there was written by a transaction that was not committed."""
+def _cut_after_last_page(path: str, meta: Meta) -> None:
+    """Remove what a transaction wrote that was not committed."""
     end = (meta.last_page + 1) * meta.page_size
     if os.path.getsize(path) > end:
         os.truncate(path, end)

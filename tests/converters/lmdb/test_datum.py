@@ -146,7 +146,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("value", HOSTILE.values(), ids=HOSTILE)
 def test_what_is_no_value_is_of_no_known_layout(value: bytes) -> None:
-    with pytest.raises(FormatError, match=r"no known layout, neither a Datum nor an image: it (begins|is empty)"):
+    with pytest.raises(FormatError, match=r"neither a Datum of a known layout nor an image: it (begins|is empty)"):
         parse_datum(value)
 
 
