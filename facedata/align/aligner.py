@@ -1,9 +1,12 @@
-"""`Aligner`: the change from a sample to the aligned faces in it, made in a worker."""
+"""`Aligner`: from a sample to the aligned faces in it, made in a worker.
+
+The way of a face: landmarks (of a file, of the sample or of a detector), transform, decoded image, crop, encoded crop.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
@@ -14,7 +17,6 @@ from numpy.typing import NDArray
 
 from facedata.align.decoding import decode_image
 from facedata.align.faces import Face, check_inside, choose_faces, crop_face, five_points
-from facedata.align.found import FoundLandmarks, FoundWriter
 from facedata.align.landmark_files import in_pixels
 from facedata.align.similarity import apply_transforms, crop_sides, defect_error, similarity_transforms
 from facedata.converters.convert import ChangeItems, Refused
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from facedata.align.detectors import Detector, PreparedDetector
     from facedata.align.encoding import Encoding
     from facedata.align.landmark_files import MatchedLandmarks
+    from facedata.align.outputs import FoundLandmarks
     from facedata.align.templates import Template
 
 __all__ = ["AlignedFace", "Aligner", "ShardAligner", "aligned_key", "check_face_names"]
@@ -37,41 +40,40 @@ _PER_SHARD, _DETECTED_PER_SHARD = 512, 128
 _FURTHER_FACE = re.compile(r"(.+)-face[1-9]\d*", re.DOTALL)
 
 Image = NDArray[np.uint8]
-Made = Sample | SampleError | Refused
+Item = Sample | SampleError
 
 
 def aligned_key(key: str, extension: str, face: int = 0) -> str:
-    """The key of an aligned face: that of its image, with the new file extension where it had one."""
+    """The key of an aligned face: that of its image, with the new file extension if it had one."""
     stem = stem_of_key(key)
     number = f"-face{face + 1}" if face else ""
     return f"{stem}{number}.{extension}" if stem != key else f"{key}{number}"
 
 
 def check_face_names(source: Source) -> None:
-    """Refuse a source in which an image is called as the second face in another one would be; goes over the keys.
+    """Refuse a source in which an image has the name that a further face of another image would get.
 
     Raises
     ------
     OptionError
     """
-    numbered = _hashes(name for _, name in _numbered(source))
-    if not len(numbered):
+    further = _hashes(image for _, image in _like_further_faces(source))
+    if not len(further):
         return
-    stems = _hashes(map(stem_of_key, source.keys()))
-    both = set(np.intersect1d(numbered, stems).tolist())
+    both = set(np.intersect1d(further, _hashes(map(stem_of_key, source.keys()))).tolist())
     images = {stem for stem in map(stem_of_key, source.keys()) if hash(stem) in both} if both else set()
-    for key, name in _numbered(source) if images else ():
-        if name in images:
+    for key, image in _like_further_faces(source) if images else ():
+        if image in images:
             raise OptionError(
-                f"--faces all: a further face in the image {name} may be called as the image {key} is, and one would "
-                "be lost; choose another --faces, or names that count: --layout glint360k of a folder, --keys "
-                "generated of an LMDB"
+                f"--faces all: a further face in the image {image} may get the name of the image {key}, and one of "
+                "the two would be lost; choose another --faces, or an option of the output that numbers the images: "
+                "--layout glint360k, --keys generated"
             )
 
 
-def _numbered(source: Source) -> Iterator[tuple[str, str]]:
-    """The keys that look like those of further faces, and of which images these would be."""
-    for key in source.keys():  # noqa: SIM118, no mapping
+def _like_further_faces(source: Source) -> Iterator[tuple[str, str]]:
+    """The keys that look like those of further faces, and the image that each would be a face of."""
+    for key in source.keys():  # noqa: SIM118, not a mapping
         if "-face" in key and (match := _FURTHER_FACE.fullmatch(stem_of_key(key))):
             yield key, match[1]
 
@@ -92,7 +94,7 @@ class AlignedFace(NamedTuple):
     matrix : ndarray of shape (2, 3), float64
         From image to crop.
     pose : int
-        Which of the template's poses fits best.
+        The pose of the template that fits best.
     crop : ndarray of shape (rows, size, 3), uint8
         BGR.
     """
@@ -114,24 +116,9 @@ class _Candidate(NamedTuple):
     error: FaceError | None
 
 
-def _reduced(faces: Sequence[Face]) -> tuple[NDArray[np.float64], list[FaceError | None]]:
-    """Five points of each face, and what is wrong with those of which there are none."""
-    errors: list[FaceError | None] = [None] * len(faces)
-    if len({face.landmarks.shape for face in faces}) == 1:  # nearly always; one by one takes ten times as long
-        with suppress(FaceError):
-            return five_points(np.stack([face.landmarks for face in faces])), errors
-    landmarks = np.full((len(faces), 5, 2), np.nan)
-    for place, face in enumerate(faces):
-        try:
-            landmarks[place] = five_points(face.landmarks)
-        except FaceError as error:
-            errors[place] = error
-    return landmarks, errors
-
-
 @dataclass(frozen=True)
 class Aligner:
-    """The `Change` that aligns.
+    """The `Change` that aligns faces.
 
     Attributes
     ----------
@@ -139,13 +126,13 @@ class Aligner:
         At the size of the output.
     encoding : Encoding
     rows : int
-        Of each crop: all, or the upper ones alone.
+        Of each crop: all, or only the upper ones.
     faces : str
         Which of several: ``"largest"``, ``"central"``, ``"all"``, ``"one"``.
     min_size : float
         Faces whose crop covers a smaller square of the image, in pixels, are left out.
     min_score : float
-        Faces that are known with a lower score are left out.
+        Faces with a lower score are left out.
     max_pixels : int
         Larger images are not decoded.
     assume_aligned : bool
@@ -155,11 +142,11 @@ class Aligner:
     landmarks : MatchedLandmarks, optional
         Of the samples, from a file.
     landmark_file : mapping, optional
-        What tells that file from another.
+        What distinguishes that file from another.
     detector : PreparedDetector, optional
         For images without landmarks in the file.
     found : FoundLandmarks, optional
-        Where the landmarks of all faces are written down.
+        Writes the landmarks of all faces to a file.
     """
 
     template: Template
@@ -178,7 +165,7 @@ class Aligner:
 
     @property
     def samples_per_shard(self) -> int:
-        """Part of a second without a detector, which takes up to a tenth of a second for an image alone."""
+        """A fraction of a second without a detector, which takes up to a tenth of a second for each image."""
         return _PER_SHARD if self.detector is None else _DETECTED_PER_SHARD
 
     def identity(self) -> dict[str, Any]:
@@ -200,7 +187,7 @@ class Aligner:
         }
 
     def part(self, first: int, end: int) -> Aligner:
-        """With the landmarks of a few samples alone."""
+        """The aligner with the landmarks of only these samples."""
         return self if self.landmarks is None else replace(self, landmarks=self.landmarks[first:end])
 
     @contextmanager
@@ -210,27 +197,27 @@ class Aligner:
             if self.found is None:
                 yield ShardAligner(self).align
                 return
-            with self.found.open_shard(shard) as found:
-                yield ShardAligner(self, found).align
+            with self.found.open_shard(shard) as write:
+                yield ShardAligner(self, write).align
 
 
 class ShardAligner:
-    """Aligns samples, in one process.
+    """Aligns samples in one process.
 
     Parameters
     ----------
     aligner : Aligner
         Its `landmarks` are those of the samples that will come.
-    found : callable, optional
-        Told the key of each image, and its faces.
+    write_found : callable, optional
+        Called with the key of each image and the faces in it.
     """
 
-    def __init__(self, aligner: Aligner, found: FoundWriter | None = None) -> None:
-        self._aligner, self._found = aligner, found
+    def __init__(self, aligner: Aligner, write_found: Callable[[str, Sequence[Face]], None] | None = None) -> None:
+        self._aligner, self._write_found = aligner, write_found
         self._detector: Detector | None = None
 
-    def align(self, items: Iterable[Sample | SampleError]) -> Iterator[Sequence[Made]]:
-        """The aligned faces of each sample, or what says why there are none."""
+    def align(self, items: Iterable[Item]) -> Iterator[Sequence[Item | Refused]]:
+        """The aligned faces of each sample, or the reason why there are none."""
         for item, known in self._with_known_faces(items):
             if isinstance(item, SampleError):
                 yield (item,)
@@ -239,8 +226,8 @@ class ShardAligner:
             else:
                 yield self._align_sample(item, known)
 
-    def look(self, item: Sample | SampleError) -> tuple[Image, list[AlignedFace]] | None:
-        """The image and the faces cut out of it, for people to look at; None where there is none."""
+    def look(self, item: Item) -> tuple[Image, list[AlignedFace]] | None:
+        """The image and the faces cut out of it, for a preview; None if there are none."""
         for sample, known in self._with_known_faces([item]):
             if isinstance(sample, Sample) and not isinstance(known, FaceError):
                 with suppress(FaceError):
@@ -248,116 +235,110 @@ class ShardAligner:
                     return image, [self._cut(image, candidate) for candidate in chosen]
         return None
 
-    def _with_known_faces(
-        self, items: Iterable[Sample | SampleError]
-    ) -> Iterator[tuple[Sample | SampleError, list[_Candidate] | FaceError]]:
-        """Each sample with the faces that are known in it: the transforms of many are computed at once."""
-        for batch in self._batches(items):
+    def _with_known_faces(self, items: Iterable[Item]) -> Iterator[tuple[Item, list[_Candidate] | FaceError]]:
+        """Each sample with the faces that are known in it; the transforms of some hundred are computed at once."""
+        landmarks = self._aligner.landmarks
+        own = landmarks is None and self._aligner.detector is None  # the landmarks that the samples bring are used
+        listed: Iterator[list[Face] | FaceError] = repeat([]) if landmarks is None else landmarks.read()
+        items = iter(items)
+        while True:
+            batch: list[tuple[Item, list[Face] | FaceError]] = []
+            size = 0
+            for item, faces in zip(items, listed, strict=False):
+                if own and isinstance(item, Sample) and item.landmarks is not None:
+                    faces = [Face(item.landmarks.astype(np.float64))]
+                batch.append((item, faces))
+                size += len(item.image) if isinstance(item, Sample) else 0
+                if len(batch) == _TOGETHER or size > _BYTES_TOGETHER:
+                    break
+            if not batch:
+                return
             flat = [face for _, faces in batch if not isinstance(faces, FaceError) for face in faces]
             candidates = iter(self._transform(flat))
             for item, faces in batch:
                 yield item, faces if isinstance(faces, FaceError) else list(islice(candidates, len(faces)))
 
-    def _batches(
-        self, items: Iterable[Sample | SampleError]
-    ) -> Iterator[list[tuple[Sample | SampleError, list[Face] | FaceError]]]:
-        """Some hundred samples at a time, but never too many bytes."""
-        landmarks = self._aligner.landmarks
-        listed: Iterable[list[Face] | FaceError] = repeat([]) if landmarks is None else landmarks.read()
-        batch: list[tuple[Sample | SampleError, list[Face] | FaceError]] = []
-        size = 0
-        for item, faces in zip(items, listed, strict=False):
-            batch.append((item, faces or self._own_faces(item)))
-            size += len(item.image) if isinstance(item, Sample) else 0
-            if len(batch) == _TOGETHER or size > _BYTES_TOGETHER:
-                yield batch
-                batch, size = [], 0
-        if batch:
-            yield batch
-
-    def _own_faces(self, item: Sample | SampleError) -> list[Face]:
-        """The landmarks that the sample brings, where nothing else was given to say where the faces are."""
-        given = self._aligner.landmarks is not None or self._aligner.detector is not None
-        if given or isinstance(item, SampleError) or item.landmarks is None:
-            return []
-        return [Face(item.landmarks.astype(np.float64))]
-
     def _transform(self, faces: Sequence[Face]) -> list[_Candidate]:
         """Each face with its transform."""
         if not faces:
             return []
-        landmarks, errors = _reduced(faces)
+        errors: list[FaceError | None] = [None] * len(faces)
+        try:  # nearly always all have one layout; face by face takes ten times as long
+            landmarks = five_points(np.stack([face.landmarks for face in faces]))
+        except (FaceError, ValueError):
+            landmarks = np.full((len(faces), 5, 2), np.nan)
+            for place, face in enumerate(faces):
+                try:
+                    landmarks[place] = five_points(face.landmarks)
+                except FaceError as error:
+                    errors[place] = error
         transforms = similarity_transforms(landmarks, self._aligner.template.points)
         for place in np.flatnonzero(transforms.defects).tolist():
             errors[place] = errors[place] or defect_error(transforms.defects[place], landmarks[place])
         return list(map(_Candidate, faces, landmarks, transforms.matrices, transforms.poses.tolist(), errors))
 
-    def _align_sample(self, sample: Sample, known: list[_Candidate]) -> Sequence[Made]:
-        if not known and self._is_aligned(sample.image):
-            return (self._as_it_is(sample),)
+    def _align_sample(self, sample: Sample, known: list[_Candidate]) -> Sequence[Item | Refused]:
+        aligner = self._aligner
+        rows, wide, encoding = aligner.rows, aligner.template.size, aligner.encoding
+        size = None if known else image_size(sample.image)
+        if size is not None and size[:2] in ((rows, wide), (wide, wide)):  # the output, or what it would be a part of
+            whole = size[0] == rows
+            if whole and aligner.assume_aligned:
+                return (sample._replace(key=aligned_key(sample.key, image_extension(sample.image) or "bin")),)
+            way_out = "--assume-aligned copies it" if whole else "--crop upper needs the photo"
+            detail = (
+                f"it is {wide} x {size[0]} pixels and has no landmarks; aligning twice degrades recognition: {way_out}"
+            )
+            return (Refused(sample.key, FaceError("aligned already", detail)),)
         try:
             image, chosen = self._choose(sample, known)
         except FaceError as error:
             return (Refused(sample.key, error),)
-        return [self._deliver(sample, image, candidate, face) for face, candidate in enumerate(chosen)]
-
-    def _is_aligned(self, image: bytes) -> bool:
-        """Whether it has the size of the output, or of the crop that the output is the upper part of."""
-        size = image_size(image)
-        wide = self._aligner.template.size
-        return size is not None and size[:2] in ((self._aligner.rows, wide), (wide, wide))
-
-    def _as_it_is(self, sample: Sample) -> Sample | Refused:
-        height, width = (image_size(sample.image) or (0, 0))[:2]
-        whole = height == self._aligner.rows
-        if whole and self._aligner.assume_aligned:
-            return sample._replace(key=aligned_key(sample.key, image_extension(sample.image) or "bin"))
-        way_out = "--assume-aligned copies it" if whole else "--crop upper is taken from photos"
-        detail = f"it is {width} x {height} pixels and has no landmarks; to align twice hurts: {way_out}"
-        return Refused(sample.key, FaceError("aligned already", detail))
+        made: list[Item | Refused] = []
+        for number, candidate in enumerate(chosen):
+            key = aligned_key(sample.key, encoding.extension, number)
+            try:
+                aligned = self._cut(image, candidate)
+            except FaceError as error:
+                made.append(Refused(key if number else sample.key, error))
+                continue
+            landmarks = None
+            if aligner.keep_landmarks:
+                landmarks = apply_transforms(aligned.matrix[None], aligned.landmarks[None])[0].astype(np.float32)
+            made.append(Sample(key, sample.label, encoding.encode(aligned.crop), landmarks))
+        return made
 
     def _choose(self, sample: Sample, known: list[_Candidate]) -> tuple[Image, list[_Candidate]]:
-        """The image, and those of its faces that are wanted."""
-        if not known and self._aligner.detector is None:
-            raise FaceError("no landmarks", "nothing says where its face is; with --detector it is looked for")
-        image = decode_image(sample.image, self._aligner.max_pixels)
-        if known and self._aligner.landmarks is not None and self._aligner.landmarks.relative:
-            height, width = image.shape[:2]  # as it is shown, which its header does not tell
-            known = self._transform([in_pixels(one.face, width, height) for one in known])
-        candidates = self._sure_enough(known or self._detect(image))
-        if self._found is not None:
-            self._found.write(sample.key, [one.face._replace(landmarks=one.landmarks) for one in candidates])
-        if self._aligner.faces in ("largest", "central"):  # what cannot be a face must not win over one that can
-            candidates = [one for one in candidates if one.error is None] or candidates
-        chosen = choose_faces([one.face for one in candidates], self._aligner.faces, image.shape[:2])
+        """The decoded image, and those of its faces that are wanted."""
+        aligner = self._aligner
+        if not known and aligner.detector is None:
+            raise FaceError("no landmarks", "its face is not known; --detector finds it")
+        image = decode_image(sample.image, aligner.max_pixels)
+        if known and aligner.landmarks is not None and aligner.landmarks.relative:
+            height, width = image.shape[:2]  # as it is displayed, unlike in its header
+            known = self._transform([in_pixels(candidate.face, width, height) for candidate in known])
+        if not known:
+            assert aligner.detector is not None
+            self._detector = self._detector or aligner.detector.load()
+            known = self._transform(self._detector.detect(image))
+        scores = [candidate.face.score for candidate in known]
+        candidates = [
+            candidate
+            for candidate, score in zip(known, scores, strict=True)
+            if score is None or score >= aligner.min_score
+        ]
+        if known and not candidates:
+            best = max(score or 0.0 for score in scores)
+            raise FaceError("low score", f"the best face has {best:.3f}; --min-score {aligner.min_score:g}")
+        if self._write_found is not None:
+            self._write_found(
+                sample.key, [candidate.face._replace(landmarks=candidate.landmarks) for candidate in candidates]
+            )
+        if aligner.faces in ("largest", "central"):  # an impossible face must not be preferred to a possible one
+            candidates = [candidate for candidate in candidates if candidate.error is None] or candidates
+        chosen = choose_faces([candidate.face for candidate in candidates], aligner.faces, image.shape[:2])
         wanted = set(map(id, chosen))
-        return image, [one for one in candidates if id(one.face) in wanted]
-
-    def _detect(self, image: Image) -> list[_Candidate]:
-        if self._detector is None:
-            assert self._aligner.detector is not None
-            self._detector = self._aligner.detector.load()
-        return self._transform(self._detector.detect(image))
-
-    def _sure_enough(self, candidates: list[_Candidate]) -> list[_Candidate]:
-        least = self._aligner.min_score
-        sure = [one for one in candidates if one.face.score is None or one.face.score >= least]
-        if candidates and not sure:
-            best = max(one.face.score or 0.0 for one in candidates)
-            raise FaceError("low score", f"the best face has {best:.3f}; --min-score {least:g}")
-        return sure
-
-    def _deliver(self, sample: Sample, image: Image, candidate: _Candidate, face: int) -> Sample | Refused:
-        encoding = self._aligner.encoding
-        key = aligned_key(sample.key, encoding.extension, face)
-        try:
-            aligned = self._cut(image, candidate)
-        except FaceError as error:
-            return Refused(key if face else sample.key, error)
-        landmarks = None
-        if self._aligner.keep_landmarks:
-            landmarks = apply_transforms(aligned.matrix[None], aligned.landmarks[None])[0].astype(np.float32)
-        return Sample(key, sample.label, encoding.encode(aligned.crop), landmarks)
+        return image, [candidate for candidate in candidates if id(candidate.face) in wanted]
 
     def _cut(self, image: Image, candidate: _Candidate) -> AlignedFace:
         if candidate.error is not None:

@@ -1,10 +1,10 @@
-"""A preview of aligned faces: where the points lie in the sources, and the crops that come of them."""
+"""A preview of aligned faces: where the points are in the sources, and the crops made from them."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,19 +17,19 @@ from facedata.inspection.contact_sheet import write_contact_sheet
 __all__ = ["MOST_FACES", "PreviewFace", "write_preview"]
 
 MOST_FACES = 24
-"""More are not looked at."""
+"""Nobody looks at more."""
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 
 _SIDE = 208  # of a picture, in pixels
-_CAPTION, _GAP, _BETWEEN = 24, 3, 12  # beneath a picture; between the two of a face; between two faces
+_CAPTION, _GAP, _BETWEEN = 24, 3, 12  # below a picture; between the two pictures of a face; between two faces
 _TILE = _SIDE + _CAPTION
-_AROUND_POINTS, _AROUND_BOX = 3.5, 2.0  # times their extents is shown
+_AROUND_POINTS, _AROUND_BOX = 3.5, 2.0  # what is shown, as a multiple of their extent
 _LEAST = 32  # pixels of the source
 _BACKGROUND, _INK, _FAINT = 236, (64, 60, 58), (130, 126, 124)  # the first is that of contact sheets
 _BOX = (255, 255, 255)
-# BGR: eye on the image's left, eye on its right, nose, mouth corner left, right. Points in a wrong order show by them.
+# BGR: eye on the image's left, eye on its right, nose, mouth corner left, right. They show if the order is wrong.
 _COLOURS = ((80, 220, 60), (255, 160, 40), (40, 220, 255), (220, 70, 255), (50, 90, 255))
 _MANY = (40, 220, 255)  # for other layouts
 _SUBPIXELS = 4  # bits
@@ -43,15 +43,15 @@ class PreviewFace(NamedTuple):
     image : ndarray of shape (H, W, 3), uint8
         The source, BGR.
     landmarks : ndarray of shape (P, 2), float64
-        In the source, as they were given: pixels, x then y. What is not finite or outside is not drawn.
+        In the source, as they were given: pixels, x then y. Points that are not finite or outside are not drawn.
     box : ndarray of shape (4,), float64, optional
         Left, top, right, bottom, in the source.
     crop : ndarray of shape (H', W', 3), uint8
-        What was made of it, BGR.
+        The aligned face, BGR.
     label : str
-        Written beneath, cut to what there is room for.
+        Written below, shortened to the available space.
     template : ndarray of shape (5, 2), float64, optional
-        Where the points should lie in the crop; drawn as crosses.
+        Where the points should be in the crop; drawn as crosses.
     """
 
     image: Image
@@ -65,15 +65,15 @@ class PreviewFace(NamedTuple):
 def write_preview(path: str | os.PathLike[str], faces: Iterable[PreviewFace], *, overwrite: bool = False) -> None:
     """Write a contact sheet: each face's source with its points and box, and the crop at its right.
 
-    A face that is small in its source is shown with its surroundings only. Five points have a colour each: green and
-    blue the eyes, on the image's left and right, yellow the nose, pink and red the corners of the mouth.
+    If a face is small in its source, only the part around it is shown. Five points have a colour each: green and blue
+    the eyes, on the image's left and right, yellow the nose, pink and red the corners of the mouth.
 
     Parameters
     ----------
     path : path
         A name that ends in ``.png``, ``.jpg`` or ``.jpeg``.
     faces : iterable of PreviewFace
-        From 1 to `MOST_FACES`. Of each only small pictures are kept, so that an iterator holds one source at a time.
+        From 1 to `MOST_FACES`. Only small pictures of each are kept, so that an iterator holds one source at a time.
     overwrite : bool
         Whether a file of this name may be replaced.
 
@@ -82,54 +82,53 @@ def write_preview(path: str | os.PathLike[str], faces: Iterable[PreviewFace], *,
     OptionError
         If there is no face, there are too many, or the name ends otherwise.
     OutputExistsError
-        If the file is there already and `overwrite` is false.
+        If the file exists and `overwrite` is false.
     OutputError
         If it cannot be written.
     """
     pairs = [_pair(number, face) for number, face in enumerate(faces, 1)]
     if len(pairs) > MOST_FACES:
         raise OptionError(f"preview: expected at most {MOST_FACES} faces, found {len(pairs)}")
-    write_contact_sheet(path, list(_rows(pairs)), cell=_TILE, margin=0, overwrite=overwrite)
-
-
-def _rows(pairs: list[tuple[Image, Image]]) -> Iterator[list[Image]]:
-    """About as wide as high; the last row is filled up."""
-    across = math.ceil(math.sqrt(len(pairs) / 1.5)) or 1
+    across = math.ceil(math.sqrt(len(pairs) / 1.5)) or 1  # about as wide as high
+    rows = []
     for start in range(0, len(pairs), across):
         row = [tile for pair in pairs[start : start + across] for tile in pair]
-        yield row + [_blank_tile()] * (2 * across - len(row))
+        rows.append(row + [_blank_tile()] * (2 * across - len(row)))
+    write_contact_sheet(path, rows, cell=_TILE, margin=0, overwrite=overwrite)
 
 
 def _pair(number: int, face: PreviewFace) -> tuple[Image, Image]:
     height, width = face.crop.shape[:2]
-    source, crop = _blank_tile(), _blank_tile()
-    left, right = _BETWEEN, _GAP  # the two stand close together
-    _place(source, _source_picture(face), left)
-    _place(crop, _crop_picture(face), right)
-    _write(source, f"{number}  {face.label}", left, _INK)
-    _write(crop, f"{width} x {height}", right, _FAINT)
-    return source, crop
+    source = _tile(_source_picture(face), f"{number}  {face.label}", _BETWEEN, _INK)
+    return source, _tile(_crop_picture(face), f"{width} x {height}", _GAP, _FAINT)
 
 
 def _blank_tile() -> Image:
     return np.full((_TILE, _TILE, 3), _BACKGROUND, np.uint8)
 
 
-def _place(tile: Image, picture: Image, left: int) -> None:
-    """Put a picture into the middle of its square, which is smaller than the tile: the caption stands beneath."""
+def _tile(picture: Image, caption: str, left: int, colour: tuple[int, ...]) -> Image:
+    """A tile with a picture in the middle of its square, and below it one line, shortened in the middle if too long."""
+    cv2: Any = import_opencv()
+
+    tile = _blank_tile()
     height, width = picture.shape[:2]
-    top, left = _BETWEEN // 2 + (_SIDE - height) // 2, left + (_SIDE - width) // 2
-    tile[top : top + height, left : left + width] = picture
-
-
-# The source
+    top, start = _BETWEEN // 2 + (_SIDE - height) // 2, left + (_SIDE - width) // 2
+    tile[top : top + height, start : start + width] = picture
+    style = (cv2.FONT_HERSHEY_SIMPLEX, 0.42)
+    plain = "".join(letter if " " <= letter <= "~" else "?" for letter in caption)
+    kept, shown = len(plain), plain
+    while cv2.getTextSize(shown, *style, 1)[0][0] > _SIDE and kept > 8:
+        kept = min(kept, 64) - 1
+        shown = f"{plain[: kept // 3]}...{plain[-(kept - kept // 3) :]}"
+    cv2.putText(tile, shown, (left, _TILE - 5), *style, colour, 1, cv2.LINE_AA)
+    return tile
 
 
 def _source_picture(face: PreviewFace) -> Image:
-    """The source or the part about the face, scaled first and drawn on then."""
+    """The source or the part around the face, scaled and then drawn on."""
     left, top, right, bottom = _window(face)
-    part = face.image[top:bottom, left:right]
-    picture, scale = _fitted(part)
+    picture, scale = _fitted(face.image[top:bottom, left:right])
     corner = np.array([left, top], np.float64)
     if face.box is not None and np.isfinite(face.box).all():
         _draw_box(picture, _to_picture(face.box.reshape(2, 2) - corner, scale))
@@ -138,18 +137,18 @@ def _source_picture(face: PreviewFace) -> Image:
 
 
 def _window(face: PreviewFace) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of what is shown: the whole source where the face is large in it."""
+    """Left, top, right and bottom of what is shown: the whole source if the face is large in it."""
     height, width = face.image.shape[:2]
-    shapes = [(face.landmarks, _AROUND_POINTS)]
-    if face.box is not None:
-        shapes.append((face.box.reshape(2, 2), _AROUND_BOX))
-    seen = [(_seen(points, width, height), factor) for points, factor in shapes]
-    extents = [float(np.ptp(points, axis=0).max()) * factor for points, factor in seen if len(points)]
-    places = np.vstack([points for points, _ in seen])
-    if not extents:
-        return 0, 0, width, height
-    side = max(math.ceil(max(extents)), _LEAST)
-    if side >= max(width, height):
+    side, seen = 0.0, []
+    for points, factor in ((face.landmarks, _AROUND_POINTS), (face.box, _AROUND_BOX)):
+        if points is not None:
+            points = points.reshape(-1, 2)
+            inside = np.clip(points[np.isfinite(points).all(axis=1)], 0, [width - 1, height - 1])
+            side = max(side, float(np.ptp(inside, axis=0).max()) * factor if len(inside) else 0.0)
+            seen.append(inside)
+    places = np.vstack(seen)
+    side = max(math.ceil(side), _LEAST)
+    if not len(places) or side >= max(width, height):
         return 0, 0, width, height
     across, down = min(side, width), min(side, height)
     centre = ((places.min(axis=0) + places.max(axis=0)) / 2).tolist()
@@ -158,13 +157,21 @@ def _window(face: PreviewFace) -> tuple[int, int, int, int]:
     return left, top, left + across, top + down
 
 
-def _seen(points: Floats, width: int, height: int) -> Floats:
-    """The points that are finite, those outside the source moved to its edge."""
-    return np.clip(points[np.isfinite(points).all(axis=1)], 0, [width - 1, height - 1])
+def _crop_picture(face: PreviewFace) -> Image:
+    cv2 = import_opencv()
+
+    picture, scale = _fitted(face.crop)
+    template = np.empty((0, 2)) if face.template is None else face.template
+    for point, colour in zip(_to_picture(template, scale), _COLOURS, strict=False):
+        if _is_in(picture, point):
+            place = tuple(np.rint(point).astype(int).tolist())
+            cv2.drawMarker(picture, place, (0, 0, 0), cv2.MARKER_CROSS, 13, 3, cv2.LINE_AA)
+            cv2.drawMarker(picture, place, colour, cv2.MARKER_CROSS, 11, 1, cv2.LINE_AA)
+    return picture
 
 
 def _fitted(part: Image) -> tuple[Image, float]:
-    """The part with `_SIDE` pixels on its longer side, its own memory, and its scale."""
+    """A copy of the part with `_SIDE` pixels on its longer side, and its scale."""
     cv2 = import_opencv()
 
     scale = _SIDE / max(part.shape[:2])
@@ -175,44 +182,25 @@ def _fitted(part: Image) -> tuple[Image, float]:
 
 
 def _to_picture(points: Floats, scale: float) -> Floats:
-    """Points of a part in its picture; outer pixel edges lie on outer pixel edges, as ``cv2.resize`` has it."""
+    """Points of a part in its picture; outer pixel edges map to outer pixel edges, as in ``cv2.resize``."""
     return (points + 0.5) * scale - 0.5
 
 
-# The crop
-
-
-def _crop_picture(face: PreviewFace) -> Image:
-    picture, scale = _fitted(face.crop)
-    if face.template is not None:
-        cv2 = import_opencv()
-
-        for point, colour in zip(_to_picture(face.template, scale), _COLOURS, strict=False):
-            if _lies_in(picture, point):
-                place = tuple(np.rint(point).astype(int).tolist())
-                cv2.drawMarker(picture, place, (0, 0, 0), cv2.MARKER_CROSS, 13, 3, cv2.LINE_AA)
-                cv2.drawMarker(picture, place, colour, cv2.MARKER_CROSS, 11, 1, cv2.LINE_AA)
-    return picture
-
-
-# Drawing
+def _is_in(picture: Image, point: Floats) -> bool:
+    height, width = picture.shape[:2]
+    return bool(np.isfinite(point).all() and -1 <= point[0] <= width and -1 <= point[1] <= height)
 
 
 def _draw_points(picture: Image, points: Floats) -> None:
-    five = len(points) == len(_COLOURS)
-    colours = _COLOURS if five else (_MANY,) * len(points)
-    radius = 3.0 if five else 1.6
-    for point, colour in zip(points, colours, strict=True):
-        if np.isfinite(point).all() and _lies_in(picture, point):
-            _disc(picture, point, radius + 1, (0, 0, 0))
-            _disc(picture, point, radius, colour)
-
-
-def _disc(picture: Image, point: Floats, radius: float, colour: tuple[int, ...]) -> None:
     cv2 = import_opencv()
 
-    x, y, size = (round(value * (1 << _SUBPIXELS)) for value in (*point.tolist(), radius))
-    cv2.circle(picture, (x, y), size, colour, cv2.FILLED, cv2.LINE_AA, _SUBPIXELS)
+    five = len(points) == len(_COLOURS)
+    for point, colour in zip(points, _COLOURS if five else (_MANY,) * len(points), strict=True):
+        if _is_in(picture, point):
+            radius = 3.0 if five else 1.6
+            for size, ink in ((radius + 1, (0, 0, 0)), (radius, colour)):
+                x, y, fine = (round(value * (1 << _SUBPIXELS)) for value in (*point.tolist(), size))
+                cv2.circle(picture, (x, y), fine, ink, cv2.FILLED, cv2.LINE_AA, _SUBPIXELS)
 
 
 def _draw_box(picture: Image, corners: Floats) -> None:
@@ -222,21 +210,3 @@ def _draw_box(picture: Image, corners: Floats) -> None:
     first, last = np.rint(np.clip(corners, -limit, limit)).astype(int).tolist()
     cv2.rectangle(picture, first, last, (0, 0, 0), 3, cv2.LINE_AA)
     cv2.rectangle(picture, first, last, _BOX, 1, cv2.LINE_AA)
-
-
-def _lies_in(picture: Image, point: Floats) -> bool:
-    height, width = picture.shape[:2]
-    return bool(-1 <= point[0] <= width and -1 <= point[1] <= height)
-
-
-def _write(tile: Image, text: str, left: int, colour: tuple[int, ...]) -> None:
-    """A caption, in one line; what is too long loses its middle."""
-    cv2: Any = import_opencv()
-
-    style = (cv2.FONT_HERSHEY_SIMPLEX, 0.42)
-    plain = "".join(letter if " " <= letter <= "~" else "?" for letter in text)
-    kept, shown = len(plain), plain
-    while cv2.getTextSize(shown, *style, 1)[0][0] > _SIDE and kept > 8:
-        kept = min(kept, 64) - 1
-        shown = f"{plain[: kept // 3]}...{plain[-(kept - kept // 3) :]}"
-    cv2.putText(tile, shown, (left, _TILE - 5), *style, colour, 1, cv2.LINE_AA)

@@ -2,11 +2,11 @@
 
 The solution is that of S. Umeyama, "Least-squares estimation of transformation parameters between two point patterns",
 IEEE PAMI 13(4), 1991, as InsightFace and FaceX-Zoo use it. In two dimensions it needs no singular value decomposition:
-with the landmarks (x, y) and the template (u, v) taken from their means, the matrix is ``[[a, -b], [b, a]]``, where
+with the landmarks (x, y) and the template (u, v) relative to their means, the matrix is ``[[a, -b], [b, a]]``, where
 ``a = sum(x*u + y*v) / sum(x*x + y*y)`` and ``b = sum(x*v - y*u) / sum(x*x + y*y)``.
 
-Everything is done face by face in the same order of additions, so a face's transform does not depend, to the last bit,
-on which others it is computed with.
+Every face is computed with the same order of additions, so its transform does not depend, to the last bit, on the faces
+that it is computed with.
 """
 
 from __future__ import annotations
@@ -41,24 +41,24 @@ FINE = 0
 NOT_FINITE = 1
 """A coordinate is not a number, infinite, or beyond `LARGEST_COORDINATE`."""
 ALL_EQUAL = 2
-"""All five points lie at one place."""
+"""All five points are at one place."""
 COLLINEAR = 3
-"""All five points lie on a line, or nearly: see `FLATTEST`."""
+"""All five points are on a line, or nearly: see `FLATTEST`."""
 UNMATCHED = 4
 """The best transform shrinks them to nothing: no rotation fits the template better than another."""
 
 FLATTEST = 0.1
-"""The smallest spread across their main axis that landmarks may have, as a share of that along it.
+"""The smallest spread across their main axis that landmarks may have, as a share of the spread along it.
 
 The ArcFace template has 0.80, FaceX-Zoo's profiles 0.45, with 2 px of noise (standard deviation, at 112) at least 0.23.
 Points of a line that is 16 px long have at most 0.097 when rounded to whole pixels.
 """
 
 LARGEST_COORDINATE = 1e12
-"""Pixels. No image is near it, and the squares of what is below can be summed."""
+"""Pixels. No image is near it, and the squares of smaller numbers can be summed."""
 
 _SAME_PLACE = 1e-9  # pixels
-_SAME_SHARE = 1e-12  # of the distance from the origin: what the rounding of float64 leaves of points that are equal
+_SAME_SHARE = 1e-12  # of the distance from the origin: what rounding in float64 leaves between equal points
 _COLLAPSED = 1e-12  # crop pixels, squared
 _CLEARLY = 0.25  # of a sum of squared distances: half the distance
 
@@ -69,12 +69,12 @@ class Transforms(NamedTuple):
     Attributes
     ----------
     matrices : ndarray of shape (N, 2, 3), float64
-        ``[[a, -b, c], [b, a, d]]``, from image pixels to crop pixels; NaN where there is none.
+        ``[[a, -b, c], [b, a, d]]``, from image pixels to crop pixels; NaN if there is none.
     poses : ndarray of shape (N,), int64
-        Which pose of the template fits best: the least `errors`, of equal ones the first.
+        The pose of the template that fits best: the smallest of `errors`, the first of equal ones.
     errors : ndarray of shape (N,), float64
-        The sum over the five points of the distance from the moved landmark to the template's, in crop pixels; NaN
-        where there is no transform.
+        The sum over the five points of the distance from the moved landmark to the template's, in crop pixels; NaN if
+        there is no transform.
     defects : ndarray of shape (N,), int8
         `FINE`, or why there is no transform.
     """
@@ -86,9 +86,9 @@ class Transforms(NamedTuple):
 
 
 class _Centred(NamedTuple):
-    """Landmarks taken from their means, the axis of the faces last: it is the long one."""
+    """Landmarks relative to their means; the axis of the faces is the last, since it is the long one."""
 
-    points: Floats  # (5, 2, 2, N): as they are, (x, y), and turned by a quarter, (-y, x)
+    points: Floats  # (5, 2, 2, N): (x, y), and rotated by 90 degrees, (-y, x)
     means: Floats  # (2, 2, N): the same of the means
     spread: Floats  # (N,): the sum of the squared distances from the mean
     defects: NDArray[np.int8]  # (N,)
@@ -102,8 +102,7 @@ def similarity_transforms(landmarks: NDArray[Any], template: NDArray[Any]) -> Tr
     landmarks : array of shape (N, 5, 2)
         Image pixels, x then y.
     template : array of shape (5, 2) or (T, 5, 2)
-        Crop pixels. Of several poses the one is taken to which the sum of the five distances is least, FaceX-Zoo's
-        rule.
+        Crop pixels. Of several poses the one with the smallest sum of the five distances is taken, FaceX-Zoo's rule.
 
     Returns
     -------
@@ -115,7 +114,7 @@ def similarity_transforms(landmarks: NDArray[Any], template: NDArray[Any]) -> Tr
         If a shape is another.
     """
     targets = _checked_template(template)
-    with np.errstate(all="ignore"):  # what is not finite ends in a defect
+    with np.errstate(all="ignore"):  # values that are not finite end in a defect
         faces = _centre(_checked_points(landmarks, 5))
         best = _fit(faces, targets[0])
         poses = np.zeros(best.shape[1], np.int64)
@@ -124,19 +123,15 @@ def similarity_transforms(landmarks: NDArray[Any], template: NDArray[Any]) -> Tr
             nearer = fit[4] < best[4]
             best = np.where(nearer, fit, best)
             poses[nearer] = pose
-        return _transforms(faces, best, poses)
-
-
-def _transforms(faces: _Centred, fit: Floats, poses: NDArray[np.int64]) -> Transforms:
-    a, b, right, down, errors = fit
-    defects = faces.defects
-    defects[(defects == FINE) & ((a * a + b * b) * faces.spread <= _COLLAPSED)] = UNMATCHED
+        a, b, right, down, errors = best
+        defects = faces.defects
+        defects[(defects == FINE) & ((a * a + b * b) * faces.spread <= _COLLAPSED)] = UNMATCHED
     matrices = np.empty((len(a), 2, 3))
     matrices[:, 0, 0] = matrices[:, 1, 1] = a
     matrices[:, 0, 1], matrices[:, 1, 0] = -b, b
     matrices[:, 0, 2], matrices[:, 1, 2] = right, down
-    if defects.any():
-        bad = defects != FINE
+    bad = defects != FINE
+    if bad.any():
         matrices[bad], poses[bad], errors[bad] = np.nan, 0, np.nan
     return Transforms(matrices, poses, errors, defects)
 
@@ -144,24 +139,27 @@ def _transforms(faces: _Centred, fit: Floats, poses: NDArray[np.int64]) -> Trans
 def _centre(landmarks: Floats) -> _Centred:
     points = landmarks.transpose(1, 2, 0).copy()
     largest = np.abs(points).max(axis=(0, 1))
-    wild = ~(largest <= LARGEST_COORDINATE)  # so that NaN is wild
+    wild = ~(largest <= LARGEST_COORDINATE)  # true for NaN as well
     if wild.any():
         points[:, :, wild] = 0.0
     first = points[0].copy()
-    points -= first  # exact where all are equal, and far from the origin more of the digits are kept
+    points -= first  # exact if all are equal, and far from the origin more of the digits are kept
     apart = np.abs(points).max(axis=(0, 1))
     middle = _sum_of_five(points) / 5.0
     points -= middle
-    along, across, spread = _spreads(points)
+    # twice the eigenvalues of the scatter matrix are its trace plus and minus this root
+    (x_squared, mixed), (_, y_squared) = _sum_of_five(points[:, :, None] * points[:, None])
+    spread, difference = x_squared + y_squared, x_squared - y_squared
+    root = np.sqrt(difference * difference + 4.0 * mixed * mixed)
     defects = np.zeros(len(spread), np.int8)
-    defects[across <= FLATTEST**2 * along] = COLLINEAR
+    defects[spread - root <= FLATTEST**2 * (spread + root)] = COLLINEAR
     defects[apart <= np.maximum(_SAME_PLACE, _SAME_SHARE * largest)] = ALL_EQUAL
     defects[wild] = NOT_FINITE
-    return _Centred(_with_turned(points), _with_turned(first + middle), spread, defects)
+    return _Centred(_with_rotated(points), _with_rotated(first + middle), spread, defects)
 
 
-def _with_turned(points: Floats) -> Floats:
-    """Points of shape (..., 2, N) and, turned by a quarter, once more: (..., 2, 2, N)."""
+def _with_rotated(points: Floats) -> Floats:
+    """Points of shape (..., 2, N), and the same rotated by 90 degrees: (..., 2, 2, N)."""
     both = np.empty((*points.shape[:-2], 2, *points.shape[-2:]))
     both[..., 0, :, :] = points
     np.negative(points[..., 1, :], out=both[..., 1, 0, :])
@@ -169,24 +167,22 @@ def _with_turned(points: Floats) -> Floats:
     return both
 
 
-def _spreads(points: Floats) -> tuple[Floats, Floats, Floats]:
-    """Twice the eigenvalues of the scatter matrix, the larger first, and its trace."""
-    (x_squared, mixed), (_, y_squared) = _sum_of_five(points[:, :, None] * points[:, None])
-    trace, difference = x_squared + y_squared, x_squared - y_squared
-    root = np.sqrt(difference * difference + 4.0 * mixed * mixed)
-    return trace + root, trace - root, trace
-
-
 def _sum_of_five(values: Floats) -> Floats:
-    """The sum over the first of at least two axes, one after the other; NumPy does so on any axis but the last."""
+    """The sum over the first of at least two axes, in order; NumPy keeps the order on any axis but the last."""
     total: Floats = np.add.reduce(values, axis=0)
     return total
 
 
+def _products(faces: _Centred, target: Floats) -> tuple[Floats, Floats, Floats]:
+    """The sums of x*u and y*v, and of -y*u and x*v, shape (2, 2, N); the target's mean, and its points from there."""
+    middle = (_sum_of_five(target) / 5.0)[:, None]
+    offsets = target[:, :, None] - middle
+    return _sum_of_five(faces.points * offsets[:, None]), middle, offsets
+
+
 def _fit(faces: _Centred, target: Floats) -> Floats:
     """Each face's a, b, shift right, shift down and error, as an array of shape (5, N)."""
-    middle, offsets = _centred_target(target)
-    products = _products(faces, offsets)
+    products, middle, offsets = _products(faces, target)
     fit = np.empty((5, products.shape[-1]))
     a, b = np.divide(products[:, 0] + products[:, 1], faces.spread, out=fit[:2])
     np.subtract(middle, a * faces.means[0] + b * faces.means[1], out=fit[2:4])
@@ -197,23 +193,12 @@ def _fit(faces: _Centred, target: Floats) -> Floats:
     return fit
 
 
-def _centred_target(target: Floats) -> tuple[Floats, Floats]:
-    """The mean, of shape (2, 1), and the points from there, of shape (5, 2, 1)."""
-    middle = (_sum_of_five(target) / 5.0)[:, None]
-    return middle, target[:, :, None] - middle
-
-
-def _products(faces: _Centred, offsets: Floats) -> Floats:
-    """The sums of x*u and y*v, and of -y*u and x*v, of shape (2, 2, N)."""
-    return _sum_of_five(faces.points * offsets[:, None])
-
-
 def fits_mirrored(landmarks: NDArray[Any], template: NDArray[Any]) -> NDArray[np.bool_]:
-    """Tell faces whose mirror image fits the template clearly better.
+    """Find faces whose mirror image fits the template clearly better.
 
-    Most likely their points are in another order, the person's left eye first, or the image was mirrored and its
-    landmarks were not put in order again. Of true profiles, which a frontal template fits badly either way, neither is
-    said. Clearly better means: at most half the root of the summed squared distances.
+    Most likely their points are in another order, the person's left eye first, or the image was mirrored without
+    reordering its landmarks. True profiles, which a frontal template fits badly either way, are not found. Clearly
+    better means: at most half the root of the summed squared distances.
 
     Parameters
     ----------
@@ -225,30 +210,24 @@ def fits_mirrored(landmarks: NDArray[Any], template: NDArray[Any]) -> NDArray[np
     Returns
     -------
     ndarray of shape (N,), bool
-        False where the landmarks have a defect.
+        False if the landmarks have a defect.
 
     Raises
     ------
     OptionError
         If a shape is another.
     """
-    targets = _checked_template(template)
+    residuals = []  # the summed squared distances that the best transforms without and with a reflection leave
     with np.errstate(all="ignore"):
         faces = _centre(_checked_points(landmarks, 5))
-        plain, mirrored = np.moveaxis(np.array([_residuals(faces, target) for target in targets]), 1, 0)
-        clearly = mirrored.min(axis=0) < _CLEARLY * plain.min(axis=0)
-        mirrors: NDArray[np.bool_] = clearly & (faces.defects == FINE)
+        for target in _checked_template(template):
+            products, _, offsets = _products(faces, target)
+            plain, mirrored = products[:, 0] + products[:, 1], products[:, 0] - products[:, 1]
+            reached = np.stack([(plain * plain).sum(axis=0), (mirrored * mirrored).sum(axis=0)])
+            residuals.append((offsets * offsets).sum() - reached / faces.spread)
+        plain, mirrored = np.min(residuals, axis=0)
+        mirrors: NDArray[np.bool_] = (mirrored < _CLEARLY * plain) & (faces.defects == FINE)
         return mirrors
-
-
-def _residuals(faces: _Centred, target: Floats) -> Floats:
-    """The summed squared distances that the best transforms without and with a reflection leave, of shape (2, N)."""
-    _, offsets = _centred_target(target)
-    products = _products(faces, offsets)
-    plain, mirrored = products[:, 0] + products[:, 1], products[:, 0] - products[:, 1]
-    reached = np.stack([(plain * plain).sum(axis=0), (mirrored * mirrored).sum(axis=0)])
-    residuals: Floats = (offsets * offsets).sum() - reached / faces.spread
-    return residuals
 
 
 def apply_transforms(matrices: NDArray[Any], points: NDArray[Any]) -> Floats:
@@ -283,7 +262,7 @@ def apply_transforms(matrices: NDArray[Any], points: NDArray[Any]) -> Floats:
 
 
 def crop_sides(matrices: NDArray[Any], size: int) -> Floats:
-    """The side of the square that each transform cuts out of the image.
+    """The side, in image pixels, of the square of the image that each transform covers.
 
     Parameters
     ----------
@@ -294,7 +273,7 @@ def crop_sides(matrices: NDArray[Any], size: int) -> Floats:
     Returns
     -------
     ndarray of shape (N,), float64
-        Image pixels: `size` divided by the scale; NaN where the matrix is.
+        `size` divided by the scale; NaN where the matrix is.
     """
     matrices = np.asarray(matrices, np.float64)
     with np.errstate(all="ignore"):
@@ -303,26 +282,21 @@ def crop_sides(matrices: NDArray[Any], size: int) -> Floats:
 
 
 def defect_error(defect: int, landmarks: NDArray[Any]) -> FaceError:
-    """What is to be said of a face that has no transform.
+    """The error "degenerate landmarks" for a face that has no transform, to be raised.
 
     Parameters
     ----------
     defect : int
         One of `Transforms.defects`, other than `FINE`.
     landmarks : array of shape (5, 2)
-        The landmarks that it was found in, to be shown.
-
-    Returns
-    -------
-    FaceError
-        "degenerate landmarks", to be raised.
+        The landmarks in which it was found, for the message.
     """
     points = [f"({x:.6g}, {y:.6g})" for x, y in np.asarray(landmarks, np.float64).tolist()]
     found = "the points are " + ", ".join(points)
     details = {
         NOT_FINITE: f"a coordinate is not finite, or is beyond {LARGEST_COORDINATE:g} pixels: {found}",
-        ALL_EQUAL: f"all five points lie at {points[0]}",
-        COLLINEAR: f"the five points lie on a line, or nearly: {found}",
+        ALL_EQUAL: f"all five points are at {points[0]}",
+        COLLINEAR: f"the five points are on a line, or nearly: {found}",
         UNMATCHED: f"no rotation brings the five points nearer to the template than another: {found}",
     }
     return FaceError("degenerate landmarks", details[int(defect)])

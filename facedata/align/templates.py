@@ -1,19 +1,19 @@
-"""Templates: where eyes, nose and mouth corners lie in an aligned crop.
+"""Templates: where eyes, nose and mouth corners are in an aligned crop.
 
-A template of one's own is a file, either JSON::
+A user's own template is a file, either JSON::
 
     {"size": 112, "points": [[38.3, 51.7], [73.5, 51.5], [56.0, 71.7], [41.5, 92.4], [70.7, 92.2]]}
 
-with ``"poses": [[[x, y], ...], ...]`` in place of ``"points"`` where there are several, or text, five lines to a pose::
+with ``"poses": [[[x, y], ...], ...]`` in place of ``"points"`` for several poses, or text, five lines to a pose::
 
     # size: 112
     38.3 51.7
-    73.5 51.5   # a comma may stand between, too
+    73.5 51.5   # a comma may separate them, too
     ...
 
-The size is the side of the crop that the points are given in, 112 where it is left out. Points are in the order eye on
-the image's left, eye on its right, nose tip, mouth corner on the left, on the right; the centre of the top left pixel
-is (0, 0).
+The size is the side of the crop that the points are given in, 112 by default. Points are in the order eye on the
+image's left, eye on its right, nose tip, mouth corner on the left, on the right; the centre of the top left pixel is
+(0, 0).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.align.similarity import FINE, LARGEST_COORDINATE, fits_mirrored, similarity_transforms
-from facedata.errors import FormatError, InputNotFoundError, OptionError, input_error
-from facedata.files import open_regular
+from facedata.errors import FormatError, InputNotFoundError, OptionError
+from facedata.files import read_small
 
 __all__ = ["LARGEST_SIZE", "MOST_POSES", "TEMPLATES", "Template", "load_template"]
 
@@ -39,15 +39,14 @@ _log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 
 LARGEST_SIZE = 4096
-"""Pixels a side; a slip in a size must not take all memory."""
+"""Pixels a side; a mistyped size must not take all memory."""
 
 MOST_POSES = 16
-"""Of a template of one's own."""
+"""The most poses of a user's own template."""
 
 _LARGEST_FILE = 1 << 16
 _USUAL_SIZE = 112
 _SIZE_LINE = re.compile(r"#\s*size\s*[:=]\s*(.*)", re.IGNORECASE)
-_KEYS = ("size", "points", "poses")
 
 # InsightFace, python-package/insightface/utils/face_align.py
 _ARCFACE = (((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)),)
@@ -65,12 +64,12 @@ _FIVE_POSES = (
 
 @dataclass(frozen=True, eq=False)
 class Template:
-    """Where the five points lie in a crop of `size`.
+    """The places of the five points in a crop of `size`.
 
     Attributes
     ----------
     name : str
-        A key of `TEMPLATES`, or a file's name without its folder.
+        One of `TEMPLATES`, or the name of a file without its folder.
     points : ndarray of shape (T, 5, 2), float64
         For each pose, x then y in pixels of the crop.
     size : int
@@ -87,7 +86,7 @@ class Template:
 
 
 def _arcface(size: int) -> Floats:
-    """InsightFace's rule: whole multiples of 112, or of 128 with 8 pixels more at either side."""
+    """InsightFace's rule: multiples of 112, or of 128 with 8 pixels more on either side."""
     points = np.array(_ARCFACE)
     if size % 112 == 0:
         return points * (size / 112)
@@ -98,16 +97,11 @@ def _five_pose(size: int) -> Floats:
     return np.array(_FIVE_POSES) * (size / 112)
 
 
-@dataclass(frozen=True)
-class _BuiltIn:
-    steps: tuple[int, ...]
-    points: Callable[[int], Floats]
-
-
-_BUILT_IN: Mapping[str, _BuiltIn] = {
-    "arcface": _BuiltIn((112, 128), _arcface),
-    "facexzoo-5pose": _BuiltIn((112,), _five_pose),
+_BUILT_IN: Mapping[str, tuple[Callable[[int], Floats], tuple[int, ...]]] = {
+    "arcface": (_arcface, (112, 128)),
+    "facexzoo-5pose": (_five_pose, (112,)),
 }
+"""The points of each template at a size, and the numbers of which the size has to be a multiple."""
 
 TEMPLATES = tuple(_BUILT_IN)
 """The names of the templates that are built in."""
@@ -119,8 +113,8 @@ def load_template(name_or_path: str | os.PathLike[str], size: int) -> Template:
     Parameters
     ----------
     name_or_path : str or path
-        One of `TEMPLATES`, or a file as the module describes it. A name goes before a file that is called so: write
-        ``./arcface`` for the file.
+        One of `TEMPLATES`, or a file as the module describes it. A name has precedence over a file of that name:
+        write ``./arcface`` for the file.
     size : int
         The side of the crop in pixels. ``arcface`` takes multiples of 112 and of 128, ``facexzoo-5pose`` those of
         112, a file any.
@@ -128,9 +122,9 @@ def load_template(name_or_path: str | os.PathLike[str], size: int) -> Template:
     Raises
     ------
     OptionError
-        If the size is none that the template takes, or there is neither such a name nor such a file.
+        If the template does not take the size, or there is neither such a name nor such a file.
     FormatError
-        If the file is no template; the message names the line where it can.
+        If the file is not a template; the message names the line if it can.
     InputError
         If the file cannot be read.
     """
@@ -140,51 +134,48 @@ def load_template(name_or_path: str | os.PathLike[str], size: int) -> Template:
     if name not in _BUILT_IN:
         return _from_file(name, size)
     if os.path.exists(name):
-        _log.warning("template %s: the one built in is used, not the file of that name; for it, write ./%s", name, name)
-    built_in = _BUILT_IN[name]
-    if all(size % step for step in built_in.steps):
-        raise OptionError(_size_refused(name, size, built_in.steps))
-    return Template(name, built_in.points(size), size)
-
-
-def _size_refused(name: str, size: int, steps: Sequence[int]) -> str:
-    below = max(size // step * step for step in steps)
-    above = min((size // step + 1) * step for step in steps)
-    nearest = " and ".join(str(one) for one in (below, above) if 0 < one <= LARGEST_SIZE)
-    rule = " or ".join(map(str, steps))
-    return f"size {size}: the template {name} takes multiples of {rule}; the nearest: {nearest}"
+        _log.warning(
+            "template %s: using the built-in one, not the file of that name; for the file, write ./%s", name, name
+        )
+    points, steps = _BUILT_IN[name]
+    if all(size % step for step in steps):
+        nearest = max(size // step * step for step in steps), min((size // step + 1) * step for step in steps)
+        listed = " and ".join(str(near) for near in nearest if 0 < near <= LARGEST_SIZE)
+        multiples = " or ".join(map(str, steps))
+        raise OptionError(f"size {size}: the template {name} takes multiples of {multiples}; the nearest: {listed}")
+    return Template(name, points(size), size)
 
 
 def _from_file(path: str, size: int) -> Template:
     try:
-        text = _read(path)
+        data = read_small(path, _LARGEST_FILE)
     except InputNotFoundError as error:
         names = ", ".join(TEMPLATES)
         raise OptionError(f"template {path!r}: expected {names} or a file, found no such file") from error
-    own_size, points = _parse_json(path, text) if text.lstrip()[:1] in ("{", "[") else _parse_text(path, text)
-    _check(path, own_size, points)
-    return Template(os.path.basename(path), points * (size / own_size), size)
-
-
-def _read(path: str) -> str:
-    descriptor = open_regular(path)
     try:
-        with open(descriptor, "rb") as file:
-            data = file.read(_LARGEST_FILE + 1)
-    except OSError as error:
-        raise input_error(error, path) from error
-    if len(data) > _LARGEST_FILE:
-        raise FormatError(f"{path}: is larger than {_LARGEST_FILE} bytes; expected a template, which is a few points")
-    try:
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise FormatError(f"{path}: line {line}: is not text; expected a template as JSON or lines of 'x y'") from error
+    own_size, poses = _parse_json(path, text) if text.lstrip()[:1] in ("{", "[") else _parse_text(path, text)
+    if len(poses) > MOST_POSES:
+        raise FormatError(f"{path}: expected at most {MOST_POSES} poses, found {len(poses)}")
+    arcface = np.array(_ARCFACE)
+    for number, defect in enumerate(similarity_transforms(poses, arcface).defects, 1):
+        if defect != FINE:
+            raise FormatError(
+                f"{path}: pose {number} of {len(poses)}: its points are equal, on a line or unlike a face"
+            )
+    if fits_mirrored(poses, arcface).any():
+        _log.warning("%s: looks mirrored; the first point is the eye on the image's left, the person's right", path)
+    if poses.min() < -0.5 or poses.max() > own_size - 0.5:
+        _log.warning("%s: has points outside a crop of %g pixels; is that the size they are given in?", path, own_size)
+    return Template(os.path.basename(path), poses * (size / own_size), size)
 
 
 def _parse_text(path: str, text: str) -> tuple[float, Floats]:
     size: float | None = None
-    points: list[tuple[float, float]] = []
+    points: list[list[float | None]] = []
     for number, line in enumerate(text.splitlines(), 1):
         place = f"{path}: line {number}"
         if found := _SIZE_LINE.fullmatch(line.strip()):
@@ -192,22 +183,17 @@ def _parse_text(path: str, text: str) -> tuple[float, Floats]:
                 raise FormatError(f"{place}: gives the size a second time; expected one")
             size = _checked_size(place, _number(found[1]))
         elif content := line.partition("#")[0].strip():
-            points.append(_point(place, content))
+            point = [_number(field) for field in re.split(r"\s*,\s*|\s+", content)]
+            if len(point) != 2 or None in point:
+                raise FormatError(f"{place}: expected a point 'x y', two numbers, found {content[:80]!r}")
+            points.append(point)
     if not points or len(points) % 5:
-        raise FormatError(f"{path}: expected five lines of 'x y', or several times five, found {len(points)}")
-    return size or _USUAL_SIZE, _checked_poses(path, np.reshape(points, (-1, 5, 2)))
-
-
-def _point(place: str, content: str) -> tuple[float, float]:
-    fields = re.split(r"\s*,\s*|\s+", content)
-    numbers = [_number(field) for field in fields]
-    if len(numbers) != 2 or numbers[0] is None or numbers[1] is None:
-        raise FormatError(f"{place}: expected a point 'x y', two numbers, found {content[:80]!r}")
-    return numbers[0], numbers[1]
+        raise FormatError(f"{path}: expected five lines of 'x y', or a multiple of five, found {len(points)}")
+    return size or _USUAL_SIZE, np.array(points, np.float64).reshape(-1, 5, 2)
 
 
 def _number(text: str) -> float | None:
-    """A finite number within bounds."""
+    """The number that a text is, if it is finite and not too large."""
     try:
         value = float(text) if text.isascii() and "_" not in text else None
     except ValueError:
@@ -220,28 +206,25 @@ def _parse_json(path: str, text: str) -> tuple[float, Floats]:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise FormatError(f"{path}: line {error.lineno}: is not JSON: {error.msg}") from error
-    except (RecursionError, ValueError) as error:  # nested without end, an integer of thousands of digits
-        raise FormatError(f"{path}: is JSON beyond all measure; expected a template, which is a few points") from error
-    if not isinstance(value, dict) or not set(value) <= set(_KEYS) or ("points" in value) == ("poses" in value):
+    except (RecursionError, ValueError) as error:  # endless nesting, an integer of thousands of digits
+        raise FormatError(f"{path}: is JSON of excessive size; expected a template, which is a few points") from error
+    if (
+        not isinstance(value, dict)
+        or not set(value) <= {"size", "points", "poses"}
+        or len(value.keys() - {"size"}) != 1
+    ):
         found = f"the keys {', '.join(value) or 'none'}"[:200] if isinstance(value, dict) else type(value).__name__
         raise FormatError(f'{path}: expected an object of "size" and either "points" or "poses", found {found}')
     size = _checked_size(path, value.get("size", _USUAL_SIZE))
     poses = [value["points"]] if "points" in value else value["poses"]
-    return size, _checked_poses(path, _poses(path, poses))
-
-
-def _poses(path: str, poses: Any) -> Floats:
     if not isinstance(poses, list) or not poses:
         raise FormatError(f'{path}: expected "poses" to be a list of five points each')
     for number, pose in enumerate(poses, 1):
-        if not isinstance(pose, list) or len(pose) != 5 or not all(map(_is_point, pose)):
-            where = f"pose {number}: " if len(poses) > 1 else ""
-            raise FormatError(f"{path}: {where}expected five points [x, y], each two finite numbers")
-    return np.array(poses, np.float64)
-
-
-def _is_point(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value))
+        points = pose if isinstance(pose, list) and len(pose) == 5 else [None]
+        if not all(isinstance(point, list) and len(point) == 2 and all(map(_is_number, point)) for point in points):
+            place = f"pose {number}: " if len(poses) > 1 else ""
+            raise FormatError(f"{path}: {place}expected five points [x, y], each two finite numbers")
+    return size, np.array(poses, np.float64)
 
 
 def _is_number(value: Any) -> bool:
@@ -252,21 +235,3 @@ def _checked_size(place: str, size: Any) -> float:
     if not _is_number(size) or not 1 <= size <= LARGEST_SIZE:
         raise FormatError(f"{place}: the size: expected a number of pixels from 1 to {LARGEST_SIZE}")
     return float(size)
-
-
-def _checked_poses(path: str, poses: Floats) -> Floats:
-    if len(poses) > MOST_POSES:
-        raise FormatError(f"{path}: expected at most {MOST_POSES} poses, found {len(poses)}")
-    return poses
-
-
-def _check(path: str, size: float, poses: Floats) -> None:
-    """Refuse poses that nothing can be aligned to, and warn of what is hardly meant."""
-    arcface = np.array(_ARCFACE)
-    for number, defect in enumerate(similarity_transforms(poses, arcface).defects, 1):
-        if defect != FINE:
-            raise FormatError(f"{path}: pose {number} of {len(poses)}: its points are equal, on a line or like no face")
-    if fits_mirrored(poses, arcface).any():
-        _log.warning("%s: looks mirrored; the points begin with the eye on the image's left, the person's right", path)
-    if poses.min() < -0.5 or poses.max() > size - 0.5:
-        _log.warning("%s: has points outside a crop of %g pixels; is that the size they are given in?", path, size)

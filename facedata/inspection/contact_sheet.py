@@ -18,13 +18,13 @@ __all__ = ["MAX_CELLS", "contact_sheet", "sheet_extension", "write_contact_sheet
 Image = NDArray[np.uint8]
 
 MAX_CELLS = 4096
-"""The most cells, empty ones included, that a sheet may have: more cannot be looked at."""
+"""The most cells, empty ones included, that a sheet may have: nobody can look at more."""
 
 _MAX_PIXELS = 1 << 26  # 200 MB of image
 _BACKGROUND = 236
 _EMPTY = 222
 _INK = (64, 60, 58)
-_LABEL_LENGTH = 24  # a longer label is cut: it must not push the images off the screen
+_LABEL_LENGTH = 24  # a longer label would push the images off the screen
 _EXTENSIONS = (".png", ".jpg", ".jpeg")
 
 
@@ -44,7 +44,7 @@ def contact_sheet(
     labels : sequence of str, optional
         One text per row, written at its left; characters outside ASCII become ``?``.
     cell : int
-        Side in pixels of the square that an image is fitted into, its aspect kept.
+        Side in pixels of the square that an image is fitted into, its aspect ratio kept.
     margin : int
         Pixels around and between the cells.
 
@@ -56,20 +56,33 @@ def contact_sheet(
     Raises
     ------
     OptionError
-        If there is no image, one is not as described, there is not one label per row, or the sheet
+        If there is no image, an image is not as described, there is not one label per row, or the sheet
         would have more than `MAX_CELLS` cells or 67 million pixels.
     """
+    cv2 = import_opencv()
+
     columns = max((len(row) for row in rows), default=0)
     texts = [""] * len(rows) if labels is None else [_shortened(label) for label in labels]
-    _check_grid(len(rows), columns, len(texts), cell, margin)
-    left = margin + _label_width(texts, cell, margin)
+    if not columns:
+        raise OptionError("contact sheet: expected at least one image, found none")
+    if len(rows) * columns > MAX_CELLS:
+        raise OptionError(f"contact sheet: {len(rows)} x {columns} cells: expected at most {MAX_CELLS}")
+    if len(texts) != len(rows):
+        raise OptionError(f"contact sheet: expected {len(rows)} labels, one per row, found {len(texts)}")
+    if cell < 1 or margin < 0:
+        raise OptionError(f"contact sheet: cell {cell}, margin {margin}: expected 1 and 0 or more")
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, min(0.5, max(0.3, cell / 224.0))
+    widths = [cv2.getTextSize(text, font, scale, 1)[0][0] for text in texts if text]
+    left = margin + (max(widths) + max(margin, 4) if widths else 0)
     height, width = margin + len(rows) * (cell + margin), left + columns * (cell + margin)
     if height * width > _MAX_PIXELS:
         raise OptionError(f"contact sheet of {height} x {width} pixels: choose a smaller cell")
     sheet = np.full((height, width, 3), _BACKGROUND, np.uint8)
     for index, (row, text) in enumerate(zip(rows, texts, strict=True)):
         top = margin + index * (cell + margin)
-        _write_label(sheet, text, margin, top, cell)
+        if text:
+            baseline = top + round(0.5 * cell + 11.0 * scale)  # Hershey's capitals are 22 units high
+            cv2.putText(sheet, text, (margin, baseline), font, scale, _INK, 1, cv2.LINE_AA)
         for column in range(columns):
             x = left + column * (cell + margin)
             space = sheet[top : top + cell, x : x + cell]
@@ -77,6 +90,31 @@ def contact_sheet(
             if column < len(row):
                 _place(space, row[column], f"row {index}, column {column}")
     return sheet
+
+
+def _shortened(label: str) -> str:
+    plain = "".join(letter if " " <= letter <= "~" else "?" for letter in label[: _LABEL_LENGTH + 1])
+    return plain if len(plain) <= _LABEL_LENGTH else plain[: _LABEL_LENGTH - 3] + "..."
+
+
+def _place(space: Image, image: NDArray[Any], place: str) -> None:
+    """Fit an image into the middle of `space`, in place."""
+    cv2 = import_opencv()
+
+    shaped = image.ndim == 2 or image.shape[2:] == (3,)
+    if image.dtype != np.uint8 or not shaped or not image.size:
+        raise OptionError(
+            f"contact sheet, {place}: expected uint8 of shape (H, W, 3) or (H, W), "
+            f"found {image.dtype} of shape {image.shape}"
+        )
+    side = space.shape[0]
+    factor = side / max(image.shape[:2])
+    height, width = (max(1, round(length * factor)) for length in image.shape[:2])
+    if (height, width) != image.shape[:2]:
+        method = cv2.INTER_AREA if factor < 1.0 else cv2.INTER_CUBIC
+        image = cv2.resize(image, (width, height), interpolation=method)
+    top, left = (side - height) // 2, (side - width) // 2
+    space[top : top + height, left : left + width] = image if image.ndim == 3 else image[..., None]
 
 
 def write_contact_sheet(
@@ -88,7 +126,7 @@ def write_contact_sheet(
     margin: int = 6,
     overwrite: bool = False,
 ) -> None:
-    """Write a contact sheet as PNG or JPEG, told from the name; it appears whole or not at all.
+    """Write a contact sheet as PNG or JPEG, according to its name; it appears whole or not at all.
 
     Parameters
     ----------
@@ -104,18 +142,16 @@ def write_contact_sheet(
     OptionError
         As for `contact_sheet`, or if the name ends otherwise.
     OutputExistsError
-        If the file is there already and `overwrite` is false.
+        If the file exists and `overwrite` is false.
     OutputError
         If it cannot be written.
     """
-    cv2 = import_opencv()
-
     name = os.fspath(path)
     extension = sheet_extension(name)
     if os.path.lexists(name) and not overwrite:
-        raise OutputExistsError(f"{name}: is there already; name another or ask to overwrite it")
+        raise OutputExistsError(f"{name}: exists already; choose another name or allow overwriting")
     sheet = contact_sheet(rows, labels=labels, cell=cell, margin=margin)
-    _, encoded = cv2.imencode(extension, sheet)
+    _, encoded = import_opencv().imencode(extension, sheet)
     try:
         with atomic_writer(name) as file:
             file.write(encoded.tobytes())
@@ -124,74 +160,14 @@ def write_contact_sheet(
 
 
 def sheet_extension(name: str) -> str:
-    """The file extension of a contact sheet, which says how it is encoded.
+    """The file extension of a contact sheet, which decides how it is encoded.
 
     Raises
     ------
     OptionError
-        Where the name ends otherwise.
+        If the name ends otherwise.
     """
     extension = os.path.splitext(name)[1].lower()
     if extension not in _EXTENSIONS:
         raise OptionError(f"{name}: expected a name that ends in one of {', '.join(_EXTENSIONS)}")
     return extension
-
-
-def _check_grid(rows: int, columns: int, labels: int, cell: int, margin: int) -> None:
-    if not columns:
-        raise OptionError("contact sheet: expected at least one image, found none")
-    if rows * columns > MAX_CELLS:
-        raise OptionError(f"contact sheet: {rows} x {columns} cells: expected at most {MAX_CELLS}")
-    if labels != rows:
-        raise OptionError(f"contact sheet: expected {rows} labels, one a row, found {labels}")
-    if cell < 1 or margin < 0:
-        raise OptionError(f"contact sheet: cell {cell}, margin {margin}: expected 1 and 0 or more")
-
-
-def _shortened(label: str) -> str:
-    letters = [letter if " " <= letter <= "~" else "?" for letter in label[: _LABEL_LENGTH + 1]]
-    plain = "".join(letters)
-    return plain if len(plain) <= _LABEL_LENGTH else plain[: _LABEL_LENGTH - 3] + "..."
-
-
-def _font_scale(cell: int) -> float:
-    return min(0.5, max(0.3, cell / 224.0))
-
-
-def _label_width(texts: Sequence[str], cell: int, margin: int) -> int:
-    cv2 = import_opencv()
-
-    font, scale = cv2.FONT_HERSHEY_SIMPLEX, _font_scale(cell)
-    widths = [cv2.getTextSize(text, font, scale, 1)[0][0] for text in texts if text]
-    return max(widths) + max(margin, 4) if widths else 0
-
-
-def _write_label(sheet: Image, text: str, x: int, top: int, cell: int) -> None:
-    cv2 = import_opencv()
-
-    if text:
-        font, scale = cv2.FONT_HERSHEY_SIMPLEX, _font_scale(cell)
-        baseline = top + round(0.5 * cell + 11.0 * scale)  # Hershey's capitals are 22 units high
-        cv2.putText(sheet, text, (x, baseline), font, scale, _INK, 1, cv2.LINE_AA)
-
-
-def _place(space: Image, image: NDArray[Any], where: str) -> None:
-    """Fit an image into the middle of `space`, in place."""
-    cv2 = import_opencv()
-
-    shaped = image.ndim == 2 or image.shape[2:] == (3,)
-    if image.dtype != np.uint8 or not shaped or not image.size:
-        raise OptionError(
-            f"contact sheet, {where}: expected uint8 of shape (H, W, 3) or (H, W), "
-            f"found {image.dtype} of shape {image.shape}"
-        )
-    side = space.shape[0]
-    factor = side / max(image.shape[:2])
-    height, width = (max(1, round(length * factor)) for length in image.shape[:2])
-    fitted: NDArray[Any] = image
-    if (height, width) != image.shape[:2]:
-        method = cv2.INTER_AREA if factor < 1.0 else cv2.INTER_CUBIC
-        fitted = cv2.resize(image, (width, height), interpolation=method)
-    top, left = (side - height) // 2, (side - width) // 2
-    colours = fitted if fitted.ndim == 3 else fitted[..., None]
-    space[top : top + height, left : left + width] = colours

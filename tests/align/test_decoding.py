@@ -316,7 +316,7 @@ def test_an_empty_file_and_a_strange_one_are_told_apart() -> None:
     assert "not an image" in failure(b"hello").detail
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(st.sampled_from(sorted(WHOLE)), st.data())
 def test_turned_bytes_give_a_whole_picture_or_a_failure(name: str, data: st.DataObject) -> None:
     spoilt = bytearray(WHOLE[name])

@@ -79,7 +79,7 @@ def test_defaults() -> None:
         ("jpeg", None, "jpg, png, webp"),
         ("gif", None, "jpg, png, webp"),
         ("", 95, "jpg, png, webp"),
-        ("png", 95, "PNG has none"),
+        ("png", 95, "PNG is lossless and has no quality"),
         ("jpg", 0, "1 to 100"),
         ("jpg", 101, "1 to 100"),
         ("webp", 101, "1 to 100"),

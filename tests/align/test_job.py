@@ -15,6 +15,7 @@ import pytest
 from align_support import Photo, decoded, draw_photo, draw_photos, norm_crop, write_csv, write_photos
 from support import tree
 
+from facedata.align.aligner import Aligner
 from facedata.align.encoding import Encoding
 from facedata.align.job import AlignOptions, align_dataset
 from facedata.converters.conversion import ConversionOptions, convert_dataset
@@ -26,7 +27,7 @@ from facedata.jobs.plan import Part
 PNG = Encoding("png")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def photos() -> list[Photo]:
     return draw_photos()
 
@@ -139,7 +140,7 @@ def test_kept_landmarks_lie_near_the_template_and_are_not_kept_unasked(tmp_path:
 def test_the_bytes_do_not_depend_on_workers_or_interruptions(
     tmp_path: Path, raw: Path, points: Path, sink: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("facedata.align.aligner._PER_SHARD", 5)
+    monkeypatch.setattr(Aligner, "samples_per_shard", 5)
     targets = {}
     for workers in (1, 3):
         folder = tmp_path / str(workers)
@@ -156,7 +157,7 @@ def test_the_bytes_do_not_depend_on_workers_or_interruptions(
 def test_parts_of_an_array_make_what_one_run_makes(
     tmp_path: Path, raw: Path, points: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("facedata.align.aligner._PER_SHARD", 5)
+    monkeypatch.setattr(Aligner, "samples_per_shard", 5)
     run(raw, tmp_path / "whole", landmarks=str(points), write_landmarks=str(tmp_path / "whole.jsonl"))
     options = {"landmarks": str(points), "write_landmarks": str(tmp_path / "parts.jsonl")}
     states = [run(raw, tmp_path / "parts", JobOptions(1, Part(n, 3)), **options).finished for n in (3, 1, 2)]
@@ -244,7 +245,7 @@ def broken(photos: Sequence[Photo]) -> dict[str, tuple[Photo, str]]:
     return {
         "x/nan.jpg": (replace(one, landmarks=np.full((5, 2), np.nan)), "degenerate landmarks: a coordinate is not"),
         "x/same.jpg": (replace(one, landmarks=np.full((5, 2), 7.0)), "degenerate landmarks: all five points"),
-        "x/line.jpg": (replace(one, landmarks=line), "degenerate landmarks: the five points lie on a line"),
+        "x/line.jpg": (replace(one, landmarks=line), "degenerate landmarks: the five points are on a line"),
         "x/far.jpg": (replace(one, landmarks=one.landmarks + 1e4), "outside the image"),
         "x/pixel.jpg": (replace(one, data=tiny), "outside the image"),
         "x/cut.jpg": (replace(one, data=one.data[:-2000]), "undecodable: "),
@@ -296,7 +297,7 @@ def aligned_set(folder: Path, photos: Sequence[Photo]) -> Path:
 
 def test_what_is_aligned_already_is_refused_or_copied(tmp_path: Path, photos: list[Photo]) -> None:
     raw = aligned_set(tmp_path / "raw", photos)
-    with pytest.raises(OptionError, match=r"112 x 112 already and have no landmarks.*--assume-aligned copies"):
+    with pytest.raises(OptionError, match=r"look aligned already \(112 x 112.*--assume-aligned copies"):
         run(raw, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert run(raw, tmp_path / "out", assume_aligned=True).good
@@ -313,7 +314,7 @@ def test_one_aligned_image_among_others_fails_alone(tmp_path: Path, photos: list
 
 
 def test_without_landmarks_or_detector_nothing_is_begun(tmp_path: Path, raw: Path) -> None:
-    with pytest.raises(OptionError, match=r"nothing says where the faces are.*--landmarks FILE, or --detector"):
+    with pytest.raises(OptionError, match=r"nothing says where the faces are.*--landmarks FILE or --detector"):
         run(raw, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -396,7 +397,7 @@ def test_no_face_is_lost_to_an_image_that_is_called_as_a_second_face(
     write_photos(raw, [taken])
     points = write_csv(tmp_path / "points.csv", [*photos, taken, photos[0]])
     spec = target.format(tmp_path)
-    with pytest.raises(OptionError, match=r"may be called as the image person_0/p0_0-face2\.jpg"):
+    with pytest.raises(OptionError, match=r"may get the name of the image person_0/p0_0-face2\.jpg"):
         run(raw, spec, landmarks=str(points), faces="all", writing=writing)
     assert run(raw, spec, landmarks=str(points), writing=writing).samples == 13
     numbered = run(raw, tmp_path / "numbered", landmarks=str(points), faces="all", writing={"layout": "glint360k"})
@@ -461,9 +462,9 @@ def test_the_upper_part_is_not_taken_from_what_is_aligned(tmp_path: Path, raw: P
     for name in ("full", "upper"):
         shutil.copytree(tmp_path / name, tmp_path / "in" / name, ignore=shutil.ignore_patterns(".*"))
     full, upper = tmp_path / "in" / "full", tmp_path / "in" / "upper"
-    with pytest.raises(OptionError, match=r"112 x 112 already.*--crop upper is taken from the photos"):
+    with pytest.raises(OptionError, match=r"112 x 112.*--crop upper needs the photos"):
         run(full, tmp_path / "out", crop="upper")
-    with pytest.raises(OptionError, match=r"112 x 60 already.*--assume-aligned"):
+    with pytest.raises(OptionError, match=r"112 x 60.*--assume-aligned"):
         run(upper, tmp_path / "out", crop="upper")
     assert run(full, tmp_path / "none", crop="upper", assume_aligned=True).facts["causes"] == {"aligned already": 12}
     assert run(upper, tmp_path / "copied", crop="upper", assume_aligned=True).good

@@ -98,7 +98,7 @@ def test_a_name_goes_before_a_file_of_that_name(
     (tmp_path / "arcface").write_text(LINES.replace("56.0252", "50"))
     monkeypatch.chdir(tmp_path)
     assert load_template("arcface", 112).points[0, 2, 0] == 56.0252
-    assert "for it, write ./arcface" in caplog.text
+    assert "for the file, write ./arcface" in caplog.text
     assert load_template("./arcface", 112).points[0, 2, 0] == 50.0
 
 
@@ -151,7 +151,7 @@ def test_what_is_written_is_read(shakes: list[tuple[float, float]], between: str
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "expected five lines of 'x y', or several times five, found 0"),
+        ("", "expected five lines of 'x y', or a multiple of five, found 0"),
         ("# nothing\n\n", "found 0"),
         (LINES + "1 2\n", "found 6"),
         ("1 2\n\n3\n", "line 3: expected a point 'x y', two numbers, found '3'"),
@@ -188,8 +188,8 @@ def test_what_is_written_is_read(shakes: list[tuple[float, float]], between: str
         (json.dumps({"points": [[True, False]] * 5}), "expected five points"),
         (json.dumps({"points": [*POINTS[:4], [float("nan"), 0]]}), "expected five points"),
         (json.dumps({"points": [*POINTS[:4], [10**400, 0]]}), "expected five points"),
-        ('{"points": [[' + "9" * 5000 + ", 1]]}", "is JSON beyond all measure"),
-        ('{"points": ' + "[" * 30000, "is JSON beyond all measure|is not JSON"),
+        ('{"points": [[' + "9" * 5000 + ", 1]]}", "is JSON of excessive size"),
+        ('{"points": ' + "[" * 30000, "is JSON of excessive size|is not JSON"),
         (json.dumps({"poses": [POINTS, POINTS[:3]]}), "pose 2: expected five points"),
         (json.dumps({"poses": []}), '"poses" to be a list'),
         (json.dumps({"poses": {"a": 1}}), '"poses" to be a list'),
@@ -203,7 +203,7 @@ def test_a_wrong_file_is_refused_by_line(text: str, message: str) -> None:
 
 
 @given(st.binary(max_size=300) | st.text(alphabet='0123456789 ,.\n#-e{}[]":sizepo', max_size=300).map(str.encode))
-@settings(max_examples=300)
+@settings(deadline=None, max_examples=100)
 def test_whatever_is_in_the_file_nothing_else_is_raised(data: bytes) -> None:
     with file_of(data) as path:
         try:
@@ -221,7 +221,7 @@ def test_bytes_that_are_no_text_are_refused() -> None:
 def test_a_file_too_large_for_a_template_is_not_read() -> None:
     with file_of(b"") as path:
         os.truncate(path, 1 << 40)
-        with pytest.raises(FormatError, match="is larger than 65536 bytes"):
+        with pytest.raises(FormatError, match="is larger than 65,536 bytes"):
             load_template(path, 112)
 
 

@@ -79,7 +79,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     [
         (["--size", "100"], "112"),
         (["--template", "none.json"], "template 'none.json': expected arcface, facexzoo-5pose or a file"),
-        (["--format", "png", "--quality", "90"], "PNG has none"),
+        (["--format", "png", "--quality", "90"], "PNG is lossless and has no quality"),
         (["--model", "m.onnx"], "--model: is for a --detector"),
         (["--landmarks", "nowhere.txt"], "nowhere.txt: no such file"),
         (["--landmarks", "raw/person_0/p0_0.jpg"], "p0_0.jpg"),

@@ -1,0 +1,299 @@
+"""The outputs of an alignment: a dataset in any format, and beside it landmarks, unused entries and a preview."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facedata.align.faces import Face
+from facedata.align.landmark_files import landmark_header, landmark_line
+from facedata.dataset import OrderedOutput, OrderedWriter, Sample, SampleWriter, Sink, Source, WrappedSource
+from facedata.errors import OptionError, SampleError, output_error
+from facedata.files import atomic_writer
+from facedata.jobs.journal import FAILURES
+
+__all__ = ["UNUSED", "AlignedOutput", "ExpectedSource", "FoundLandmarks", "aligned_output"]
+
+UNUSED = "unused-landmarks.txt"
+"""The file in the output that names the entries of a landmark file which belong to no image."""
+
+_FRAGMENTS = ".facedata-landmarks"
+_BUFFER = 1 << 20
+_LANDMARKS = np.zeros((5, 2), np.float32)
+_CAUSES = frozenset(
+    {
+        "no face",
+        "low score",
+        "too small",
+        "degenerate landmarks",
+        "outside the image",
+        "undecodable",
+        "no landmarks",
+        "too large",
+        "aligned already",
+        "several faces",
+        "bad landmarks",
+    }
+)
+
+
+class ExpectedSource(WrappedSource):
+    """A source as it will be when its faces are aligned: their keys, about their sizes, whether with landmarks.
+
+    Sinks look at the source before there is a plan. Aligning then would load a detector in the parent before it
+    forks; so they see the images as they are, under the keys that the faces will have.
+
+    Parameters
+    ----------
+    source : Source
+    rename : callable
+        From the key of an image to that of the face in it.
+    size : int
+        Bytes of an aligned face, about.
+    with_landmarks : bool
+        Whether the faces will have landmarks.
+    """
+
+    def __init__(self, source: Source, rename: Callable[[str], str], size: int, *, with_landmarks: bool) -> None:
+        super().__init__(source)
+        self._rename, self._size, self._with_landmarks = rename, size, with_landmarks
+
+    def take(self, positions: NDArray[np.int64]) -> ExpectedSource:
+        """The faces at `positions`."""
+        return ExpectedSource(
+            self._source.take(positions), self._rename, self._size, with_landmarks=self._with_landmarks
+        )
+
+    def read(self) -> Iterator[Sample | SampleError]:
+        """The images as they are, under other keys."""
+        landmarks = _LANDMARKS if self._with_landmarks else None
+        for item in self._source.read():
+            if isinstance(item, Sample):
+                yield item._replace(key=self._rename(item.key), landmarks=landmarks)
+            else:
+                yield item
+
+    def keys(self) -> Iterator[str]:
+        """The keys that the faces will have."""
+        return map(self._rename, self._source.keys())
+
+    def size(self) -> int:
+        """About how many bytes the faces will take."""
+        return self._size * len(self)
+
+    def sizes(self) -> NDArray[np.int32]:
+        """About how many bytes each face will take."""
+        return np.full(len(self), self._size, np.int32)
+
+
+@dataclass(frozen=True)
+class FoundLandmarks:
+    """A file for the landmarks of all faces; workers write a fragment for each shard, which are joined at the end.
+
+    Attributes
+    ----------
+    path : str
+        CSV if it ends in ``.csv``, else JSON lines.
+    root : str
+        The output, in which the fragments are collected.
+    """
+
+    path: str
+    root: str
+
+    def _fragment(self, shard: int | None = None) -> str:
+        return os.path.join(self.root, _FRAGMENTS, "" if shard is None else f"{shard:08d}")
+
+    def prepare(self) -> None:
+        """Create the folder for the fragments."""
+        os.makedirs(self._fragment(), exist_ok=True)
+
+    @contextmanager
+    def open_shard(self, shard: int) -> Iterator[Callable[[str, Sequence[Face]], None]]:
+        """A function that writes the faces of an image of one shard; an interrupted earlier try is replaced."""
+        with open(self._fragment(shard), "wb", _BUFFER) as file:
+
+            def write(key: str, faces: Sequence[Face]) -> None:
+                for face in faces:
+                    file.write(landmark_line(self.path, key, face))
+
+            yield write
+
+    def join(self, shards: int) -> None:
+        """Write the file, unless an earlier run has done so and was interrupted afterwards."""
+        if not os.path.isdir(self._fragment()):
+            return
+        try:
+            with atomic_writer(self.path) as file:
+                file.write(landmark_header(self.path))
+                for shard in range(shards):
+                    with open(self._fragment(shard), "rb") as fragment:
+                        shutil.copyfileobj(fragment, file, _BUFFER)
+        except OSError as error:
+            raise output_error(error, self.path) from error
+
+    def clean_up(self) -> None:
+        """Remove the fragments."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self._fragment())
+
+
+@dataclass(frozen=True)
+class AlignedOutput(Sink):
+    """A sink, and what the parent process writes beside it.
+
+    Attributes
+    ----------
+    sink : Sink
+    expected : callable
+        From the source to what the sink has to expect.
+    found : FoundLandmarks, optional
+        The file for the landmarks of all faces.
+    unused : callable, optional
+        Gives the keys of the entries of the landmark file that belong to no image.
+    preview : str, optional
+        The contact sheet.
+    draw : callable, optional
+        Writes it; returns whether there was anything to draw.
+    """
+
+    sink: Any  # a Sink, of `_OrderedAlignedOutput` an OrderedOutput too
+    expected: Callable[[Source], Source]
+    found: FoundLandmarks | None = None
+    unused: Callable[[], Iterable[str]] | None = None
+    preview: str | None = None
+    draw: Callable[[str], bool] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:  # workers have only the sink
+        return _unchanged, (self.sink,)
+
+    @property
+    def root(self) -> str:
+        """The folder of the sink."""
+        root: str = self.sink.root
+        return root
+
+    def _beside(self) -> list[str]:
+        return [path for path in (None if self.found is None else self.found.path, self.preview) if path is not None]
+
+    def fit(self, source: Source) -> tuple[Sink, tuple[int, ...] | None]:
+        """Prepare the sink for the faces instead of the images; refuse names beside it that it uses itself."""
+        sink, ends = self.sink.fit(self.expected(source))
+        root = os.path.realpath(self.root)
+        taken = set(map(os.path.realpath, sink.named_files()))
+        for path in self._beside():
+            place = os.path.realpath(path)
+            if place in taken:
+                raise OptionError(f"{path}: two files would get this name; choose another name for one of them")
+            taken.add(place)
+            if place.startswith(os.path.join(root, "")):
+                name = os.path.relpath(place, root).partition(os.sep)[0]
+                if name in (FAILURES, _FRAGMENTS, UNUSED) or sink.owns(name):
+                    raise OptionError(f"{path}: the output itself uses '{name}'; choose another name")
+        return replace(self, sink=sink), ends
+
+    def identity(self) -> Mapping[str, Any]:
+        """The identity of the sink, and which files are written beside it."""
+        paths = {"write landmarks": self.found and self.found.path, "preview": self.preview}
+        return {**self.sink.identity(), **{name: path and os.path.abspath(path) for name, path in paths.items()}}
+
+    def owns(self, name: str) -> bool:
+        """Whether the sink, or what is written beside it, uses this name."""
+        return name in (_FRAGMENTS, UNUSED) or bool(self.sink.owns(name))
+
+    def named_files(self) -> Sequence[str]:
+        """The files of the sink, the landmarks and the preview."""
+        return [*self.sink.named_files(), *self._beside()]
+
+    def files(self, shards: int) -> Iterable[str]:
+        """The files of the sink, and the landmarks; a preview may be deleted after somebody looked at it."""
+        yield from self.sink.files(shards)
+        if self.found is not None:
+            yield self.found.path
+
+    def prepare(self) -> None:
+        """Prepare the sink and the landmarks."""
+        self.sink.prepare()
+        if self.found is not None:
+            self.found.prepare()
+
+    def open_shard(self, shard: int) -> AbstractContextManager[SampleWriter]:
+        """The writer of the sink."""
+        writer: AbstractContextManager[SampleWriter] = self.sink.open_shard(shard)
+        return writer
+
+    def finish(self, shards: int) -> Mapping[str, Any]:
+        """Publish the dataset, then the rest; count the failures by their cause."""
+        facts = dict(self.sink.finish(shards))
+        if self.found is not None:
+            self.found.join(shards)
+        if self.unused is not None:
+            facts["unused_landmarks"] = self._write_unused(self.unused())
+        if self.preview is not None and self.draw is not None and self.draw(self.preview):
+            facts["preview"] = self.preview
+        return {**facts, "causes": _count_causes(os.path.join(self.root, FAILURES))}
+
+    def _write_unused(self, keys: Iterable[str]) -> int:
+        path, count = os.path.join(self.root, UNUSED), 0
+        try:
+            with atomic_writer(path) as file:
+                for key in keys:
+                    file.write(os.fsencode(key) + b"\n")
+                    count += 1
+            if count == 0:
+                os.unlink(path)
+        except OSError as error:
+            raise output_error(error, path) from error
+        return count
+
+    def clean_up(self) -> None:
+        """Remove what only the unfinished job needed."""
+        self.sink.clean_up()
+        if self.found is not None:
+            self.found.clean_up()
+
+
+class _OrderedAlignedOutput(AlignedOutput, OrderedOutput):
+    """An `AlignedOutput` whose dataset only one process can write."""
+
+    def open_writer(self, ends: Mapping[int, Mapping[str, Any]]) -> OrderedWriter:
+        """The writer of the sink."""
+        writer: OrderedWriter = self.sink.open_writer(ends)
+        return writer
+
+
+def aligned_output(
+    sink: Sink,
+    expected: Callable[[Source], Source],
+    found: FoundLandmarks | None = None,
+    unused: Callable[[], Iterable[str]] | None = None,
+    preview: str | None = None,
+    draw: Callable[[str], bool] | None = None,
+) -> AlignedOutput:
+    """The `AlignedOutput` of a sink, which is an `OrderedOutput` if the sink is one; see there for the parameters."""
+    kind = _OrderedAlignedOutput if isinstance(sink, OrderedOutput) else AlignedOutput
+    return kind(sink, expected, found, unused, preview, draw)
+
+
+def _unchanged(sink: Sink) -> Sink:
+    return sink
+
+
+def _count_causes(path: str) -> dict[str, int]:
+    """How many of the failures in a file have each cause, the most frequent first."""
+    counts: Counter[str] = Counter()
+    if os.path.exists(path):
+        with open(path, "rb") as file:
+            for line in file:
+                cause = json.loads(line)["reason"].partition(":")[0]
+                counts[cause if cause in _CAUSES else "unreadable"] += 1
+    return dict(counts.most_common())
