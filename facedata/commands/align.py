@@ -14,7 +14,6 @@ from facedata.commands.progress import counted, show_progress
 
 if TYPE_CHECKING:
     from facedata.align.detectors import DetectorOptions
-    from facedata.align.job import AlignOptions
     from facedata.jobs.job import JobSummary
 
 FACES = options.together(
@@ -22,31 +21,31 @@ FACES = options.together(
         "--landmarks",
         type=click.Path(),
         metavar="FILE",
-        help="Where the faces are: FaceX-Zoo info or landmark files, CVLFace's ldmk_5points.csv, an InsightFace .lst, "
-        "a CSV or JSON lines of ours; 5, 25, 68, 98 or 106 points a face.",
+        help="Landmarks of the faces: FaceX-Zoo info or landmark files, CVLFace's ldmk_5points.csv, an InsightFace "
+        ".lst, facedata's CSV or JSON lines; 5, 25, 68, 98 or 106 points a face.",
     ),
     click.option(
         "--detector",
         type=click.Choice(
             ["scrfd", "retinaface", "yunet", "mtcnn", "centerface", "yolov5face", "yolov8face"], case_sensitive=False
         ),
-        help="Find the faces; with --landmarks, in the images that the file does not know. Needs facedata[detect].",
+        help="Find the faces; with --landmarks, only in images without landmarks there. Needs facedata[detect].",
     ),
     click.option(
-        "--model", type=click.Path(dir_okay=False), help="The detector's ONNX file, instead of its usual one."
+        "--model", type=click.Path(dir_okay=False), help="The detector's ONNX file, instead of its default one."
     ),
-    click.option("--model-checksum", metavar="SHA256", help="Refuse the model where it is another file."),
+    click.option("--model-checksum", metavar="SHA256", help="Fail unless the model has this SHA-256."),
     options.DEVICE,
     click.option(
         "--detector-size",
         type=click.IntRange(64, 2048),
         metavar="N",
-        help="To find faces, images are scaled to N pixels on the longer side.  [default: the detector's own]",
+        help="Detect in images scaled to N pixels on the longer side.  [default: the detector's own]",
     ),
     click.option(
         "--min-score",
         type=click.FloatRange(0.0, 1.0),
-        help="Leave out faces of which the detector is less sure.  [default: the detector's own]",
+        help="Leave out faces with a lower score.  [default: the detector's own]",
     ),
     click.option(
         "--min-size", type=click.FloatRange(0.0), metavar="N", help="Leave out faces smaller than N x N pixels."
@@ -56,11 +55,11 @@ FACES = options.together(
         type=click.Choice(["largest", "central", "all", "one"]),
         default="central",
         show_default=True,
-        help="Of several in an image: the largest; the one large and central, as InsightFace chooses; all; or there "
-        "must be one alone.",
+        help="Which of several faces in an image: the largest; the large and central one, as InsightFace chooses; "
+        "all; or one, which fails if there are more.",
     ),
 )
-"""Options of where the faces are, and which."""
+"""Options that say where the faces are, and which are wanted."""
 
 PIXELS = options.together(
     click.option(
@@ -91,9 +90,9 @@ PIXELS = options.together(
         type=click.Choice(["jpg", "png", "webp"]),
         default="jpg",
         show_default=True,
-        help="How the faces are encoded.",
+        help="Image format of the faces.",
     ),
-    click.option("--quality", type=click.IntRange(1, 100), help="Of jpg and webp."),
+    click.option("--quality", type=click.IntRange(1, 100), help="Of jpg and webp.  [default: 95]"),
     click.option(
         "--max-pixels",
         type=click.IntRange(1),
@@ -101,13 +100,11 @@ PIXELS = options.together(
         help="Refuse larger images.  [default: 100,000,000]",
     ),
     click.option(
-        "--assume-aligned", is_flag=True, help="Copy images that have the size asked for and no landmarks, as they are."
+        "--assume-aligned", is_flag=True, help="Copy images that have the output's size and no landmarks, unchanged."
     ),
-    click.option(
-        "--keep-landmarks", is_flag=True, help="Let the landmarks, moved into the crop, travel with each face."
-    ),
+    click.option("--keep-landmarks", is_flag=True, help="Store the landmarks, moved into the crop, with each face."),
 )
-"""Options of what becomes of them."""
+"""Options that decide the pixels and the bytes of the crops."""
 
 
 @click.command("align", short_help="Cut out faces and align them to a template, from any dataset to any.")
@@ -124,7 +121,7 @@ PIXELS = options.together(
     "--write-landmarks",
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="Save the landmarks of all faces, as JSON lines or .csv, so that --landmarks can repeat the run.",
+    help="Save the landmarks of all faces, as .csv or JSON lines; --landmarks then repeats the run.",
 )
 @click.option(
     "--preview",
@@ -143,8 +140,8 @@ def command(source: str, output: str, **given: Any) -> int:
     These are the pixels of InsightFace's norm_crop and of FaceX-Zoo's cropper. A SOURCE is a path, its format found
     from its content, or FORMAT:PATH; the output a folder, or FORMAT:PATH. From folder to folder names are kept.
 
-    Every face that is not delivered is named in failures.jsonl in the output, with the reason, and the exit status is
-    1. Interrupted, killed or out of disk: the same command goes on where it was.
+    Every face that cannot be written is listed in failures.jsonl in the output, with the reason, and the exit status
+    is 1. After an interruption, a kill or a full disk, the same command resumes.
 
     \b
     Examples:
@@ -153,7 +150,8 @@ def command(source: str, output: str, **given: Any) -> int:
       facedata align rec:raw --detector mtcnn --output webdataset:aligned/%06d.tar
       facedata align raw/ --landmarks points.csv --output big/ --size 224 --preview preview.jpg
     """
-    from facedata.align.job import plan_alignment, run_alignment
+    from facedata.align.encoding import Encoding
+    from facedata.align.job import AlignOptions, plan_alignment, run_alignment
     from facedata.converters.conversion import check_conversion
     from facedata.jobs.job import JobOptions
     from facedata.jobs.plan import Part
@@ -161,7 +159,15 @@ def command(source: str, output: str, **given: Any) -> int:
     options.start_logging(quiet=given["quiet"])
     part = Part(*given["shard"])
     job = JobOptions(given["workers"], part, given["overwrite"])
-    planned = plan_alignment(source, output, _align_options(given))
+    chosen = {name: given[name] for name in _SAME if given[name] is not None}
+    aligning = AlignOptions(
+        **chosen,
+        detector=_detector_options(given),
+        encoding=Encoding(given["image_format"], given["quality"]),
+        writing={name: given[name] for name in _WRITING if given[name] not in (None, False)},
+        command_line=options.command_line(),
+    )
+    planned = plan_alignment(source, output, aligning)
     if given["dry_run"]:
         check_conversion(planned, overwrite=given["overwrite"])
         show_conversion_plan(planned, part, as_json=given["as_json"])
@@ -174,43 +180,33 @@ def command(source: str, output: str, **given: Any) -> int:
     return 0 if summary.good else 1
 
 
-_TARGET = (
-    "layout",
-    "shard_size",
-    "shard_samples",
-    "style",
-    "datum",
-    "keys",
-    "kv",
-    "single_file",
-    "build_dir",
+_SAME = (
+    "landmarks",
+    "template",
+    "size",
+    "crop",
+    "faces",
+    "min_size",
+    "min_score",
+    "max_pixels",
+    "assume_aligned",
+    "keep_landmarks",
+    "write_landmarks",
+    "preview",
+    "limit",
 )
+"""Options that `AlignOptions` has under the same name."""
 
-
-def _align_options(given: dict[str, Any]) -> AlignOptions:
-    from facedata.align.encoding import Encoding
-    from facedata.align.job import AlignOptions
-
-    same = ("landmarks", "template", "size", "crop", "faces", "min_score", "assume_aligned", "keep_landmarks")
-    chosen = {name: given[name] for name in (*same, "write_landmarks", "preview", "limit")}
-    for name in ("min_size", "max_pixels"):
-        if given[name] is not None:
-            chosen[name] = given[name]
-    return AlignOptions(
-        **chosen,
-        detector=_detector_options(given),
-        encoding=Encoding(given["image_format"], given["quality"]),
-        writing={name: given[name] for name in _TARGET if given[name] not in (None, False)},
-        command_line=options.command_line(),
-    )
+_WRITING = ("layout", "shard_size", "shard_samples", "style", "datum", "keys", "kv", "single_file", "build_dir")
+"""Options of the formats that can be written."""
 
 
 def _detector_options(given: dict[str, Any]) -> DetectorOptions | None:
-    only = {"model": "--model", "model_checksum": "--model-checksum", "detector_size": "--detector-size"}
     if given["detector"] is None:
-        for name, option in only.items():
+        for name in ("model", "model_checksum", "detector_size"):
             if given[name] is not None:
-                raise click.UsageError(f"{option}: is for a --detector; `facedata align --help` says which there are")
+                option = "--" + name.replace("_", "-")
+                raise click.UsageError(f"{option}: needs a --detector; `facedata align --help` lists them")
         return None
     from facedata.align.detectors import DetectorOptions
 
@@ -225,6 +221,7 @@ def _detector_options(given: dict[str, Any]) -> DetectorOptions | None:
 
 
 def _show_beside(summary: JobSummary, given: dict[str, Any]) -> None:
+    """Report the causes of failures, and the files beside the dataset."""
     facts = summary.facts
     for cause, count in facts.get("causes", {}).items():
         click.echo(f"    {count:,} {cause}")

@@ -27,8 +27,10 @@ def photos(tmp_path: Path) -> list[Photo]:
     return photos
 
 
-def test_a_folder_of_photos_becomes_a_folder_of_faces(facedata: Facedata, photos: list[Photo], tmp_path: Path) -> None:
-    ran = facedata("align", "raw/", "--landmarks", "points.csv", "--output", "out/", "--preview", "sheet.jpg")
+def test_a_folder_of_photos_becomes_a_folder_of_faces(
+    inline_facedata: Facedata, photos: list[Photo], tmp_path: Path
+) -> None:
+    ran = inline_facedata("align", "raw/", "--landmarks", "points.csv", "--output", "out/", "--preview", "sheet.jpg")
     assert (ran.status, ran.stderr) == (0, "")
     first, second, third = ran.stdout.splitlines()
     assert first.startswith("out/: 12 images of 3 identities, ")
@@ -38,12 +40,14 @@ def test_a_folder_of_photos_becomes_a_folder_of_faces(facedata: Facedata, photos
 
 
 def test_what_fails_is_counted_by_its_cause_and_the_status_is_1(
-    facedata: Facedata, photos: list[Photo], tmp_path: Path
+    inline_facedata: Facedata, photos: list[Photo], tmp_path: Path
 ) -> None:
     other = replace(photos[0], key="nobody/1.jpg")
     bad = [replace(photo, landmarks=photo.landmarks * 0 + 5) for photo in photos[:2]]
     write_csv(tmp_path / "points.csv", [other, *bad, *photos[2:9]])
-    ran = facedata("align", "raw", "--landmarks", "points.csv", "--output", "out", "--write-landmarks", "found.csv")
+    ran = inline_facedata(
+        "align", "raw", "--landmarks", "points.csv", "--output", "out", "--write-landmarks", "found.csv"
+    )
     assert ran.status == 1
     assert ran.stdout.splitlines()[2:] == [
         "  5 images failed: out/failures.jsonl",
@@ -53,12 +57,14 @@ def test_what_fails_is_counted_by_its_cause_and_the_status_is_1(
         "  landmarks: found.csv",
     ]
     assert "points.csv: has no landmarks for 3 of 12 images" in ran.stderr
-    again = facedata("align", "raw", "--landmarks", "points.csv", "--output", "out", "--write-landmarks", "found.csv")
+    again = inline_facedata(
+        "align", "raw", "--landmarks", "points.csv", "--output", "out", "--write-landmarks", "found.csv"
+    )
     assert (again.status, again.stdout.splitlines()[2:]) == (1, ran.stdout.splitlines()[2:])
 
 
-def test_json_is_one_object_with_the_causes(facedata: Facedata, photos: list[Photo]) -> None:
-    ran = facedata("align", "raw", "--landmarks", "points.csv", "--output", "out", "--min-size", "110", "--json")
+def test_json_is_one_object_with_the_causes(inline_facedata: Facedata, photos: list[Photo]) -> None:
+    ran = inline_facedata("align", "raw", "--landmarks", "points.csv", "--output", "out", "--min-size", "110", "--json")
     value = json.loads(ran.stdout)
     assert (ran.status, value["finished"]) == (1, True)
     assert value["images"] + value["causes"]["too small"] == 12
@@ -66,9 +72,9 @@ def test_json_is_one_object_with_the_causes(facedata: Facedata, photos: list[Pho
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
-    facedata: Facedata, photos: list[Photo], tmp_path: Path
+    inline_facedata: Facedata, photos: list[Photo], tmp_path: Path
 ) -> None:
-    ran = facedata("align", "raw", "--landmarks", "points.csv", "--output", "out", "--dry-run")
+    ran = inline_facedata("align", "raw", "--landmarks", "points.csv", "--output", "out", "--dry-run")
     assert ran.status == 0
     assert ran.stdout.startswith("would write 12 images in 1 shard into out")
     assert not (tmp_path / "out").exists()
@@ -80,7 +86,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
         (["--size", "100"], "112"),
         (["--template", "none.json"], "template 'none.json': expected arcface, facexzoo-5pose or a file"),
         (["--format", "png", "--quality", "90"], "PNG is lossless and has no quality"),
-        (["--model", "m.onnx"], "--model: is for a --detector"),
+        (["--model", "m.onnx"], "--model: needs a --detector"),
         (["--landmarks", "nowhere.txt"], "nowhere.txt: no such file"),
         (["--landmarks", "raw/person_0/p0_0.jpg"], "p0_0.jpg"),
         (["--preview", "sheet.gif"], "sheet.gif: expected a name that ends in one of .png, .jpg, .jpeg"),
@@ -89,22 +95,22 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     ],
 )
 def test_wrong_options_are_named_before_anything_is_written(
-    facedata: Facedata, photos: list[Photo], tmp_path: Path, options: list[str], said: str
+    inline_facedata: Facedata, photos: list[Photo], tmp_path: Path, options: list[str], said: str
 ) -> None:
     given = [] if "--landmarks" in options else ["--landmarks", "points.csv"]
-    ran = facedata("align", "raw", *given, "--output", "out", *options)
+    ran = inline_facedata("align", "raw", *given, "--output", "out", *options)
     assert ran.status in (1, 2)
     assert said in ran.stderr
     assert not (tmp_path / "out").exists()
 
 
 def test_killed_again_and_again_it_ends_in_the_same_bytes(facedata: Facedata, tmp_path: Path) -> None:
-    photos = [replace(photo, key=f"p{n % 7}/{n}.jpg") for n, photo in enumerate(draw_photos(2, 3) * 400)]
+    photos = [replace(photo, key=f"p{n % 7}/{n}.jpg") for n, photo in enumerate(draw_photos(2, 3) * 200)]
     write_photos(tmp_path / "raw", photos)
     write_csv(tmp_path / "points.csv", photos)
     command = ["align", "raw", "--landmarks", "points.csv", "--workers", "2", "--write-landmarks"]
     assert facedata(*command, "whole.csv", "--output", "whole").status == 0
-    for number in range(40):
+    for number in range(12):
         running = subprocess.Popen(
             [*FACEDATA, *command, "killed.csv", "--output", "killed"],
             cwd=tmp_path,
@@ -112,7 +118,7 @@ def test_killed_again_and_again_it_ends_in_the_same_bytes(facedata: Facedata, tm
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        time.sleep(0.35 + 0.1 * number)
+        time.sleep(0.4 + 0.2 * number)
         if running.poll() is not None:
             break
         os.killpg(running.pid, signal.SIGKILL)
@@ -145,36 +151,36 @@ def test_a_full_disk_is_named_and_after_it_the_job_goes_on(
 
 
 def test_a_file_that_appears_at_a_final_name_while_the_job_is_interrupted_is_not_replaced(
-    facedata: Facedata, photos: list[Photo], tmp_path: Path
+    inline_facedata: Facedata, photos: list[Photo], tmp_path: Path
 ) -> None:
     command = ["align", "raw", "--landmarks", "points.csv", "--output", "out", "--write-landmarks", "found.csv"]
-    assert facedata(*command, "--shard", "1/2").status == 0
+    assert inline_facedata(*command, "--shard", "1/2").status == 0
     for name in (".facedata-summary.json", "found.csv"):  # as after a kill in the middle
         (tmp_path / "out" / name).unlink(missing_ok=True)
         (tmp_path / name).unlink(missing_ok=True)
     (tmp_path / "found.csv").write_text("mine\n")
-    ran = facedata(*command)
+    ran = inline_facedata(*command)
     assert ran.status == 1
     assert "found.csv: appeared after this job began" in ran.stderr
     assert (tmp_path / "found.csv").read_text() == "mine\n"
     (tmp_path / "found.csv").unlink()
-    assert facedata(*command).status == 0
+    assert inline_facedata(*command).status == 0
 
 
 def test_an_unfinished_output_is_refused_as_an_input_of_the_next_step(
-    facedata: Facedata, photos: list[Photo], tmp_path: Path
+    inline_facedata: Facedata, photos: list[Photo], tmp_path: Path
 ) -> None:
-    facedata("align", "raw", "--landmarks", "points.csv", "--output", "out")
+    inline_facedata("align", "raw", "--landmarks", "points.csv", "--output", "out")
     (tmp_path / "out" / ".facedata-summary.json").unlink()
-    ran = facedata("build-lmdb", "out", "--output", "a.lmdb")
+    ran = inline_facedata("build-lmdb", "out", "--output", "a.lmdb")
     assert ran.status == 1
     assert "facedata align raw --landmarks points.csv --output out" in ran.stderr
 
 
-def test_a_chain_of_commands_from_the_drawn_sample_to_a_database(facedata: Facedata, tmp_path: Path) -> None:
-    assert facedata("make-sample", "raw", "--size", "200", "--identities", "3", "--images", "2").status == 0
+def test_a_chain_of_commands_from_the_drawn_sample_to_a_database(inline_facedata: Facedata, tmp_path: Path) -> None:
+    assert inline_facedata("make-sample", "raw", "--size", "200", "--identities", "3", "--images", "2").status == 0
     command = ["align", "rec:raw", "--landmarks", "raw/landmarks.jsonl", "--output", "lmdb:faces.lmdb"]
-    ran = facedata(*command)
+    ran = inline_facedata(*command)
     assert (ran.status, ran.stderr) == (0, "")
     assert ran.stdout.startswith("faces.lmdb: 6 images of 3 classes")
     assert len((tmp_path / "faces_kv.txt").read_text().splitlines()) == 6
