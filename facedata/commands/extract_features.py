@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _SidesType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """``112`` or ``112x96``: height and width."""
+    """``112``, or ``112x96`` for height and width."""
 
     name = "size"
 
@@ -27,12 +27,12 @@ class _SidesType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
             return value
         match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", str(value))
         if not match:
-            self.fail(f"'{value}' is no size, as 112 or 112x96 (height x width)", parameter, context)
+            self.fail(f"'{value}' is not a size, as 112 or 112x96 (height x width)", parameter, context)
         return int(match[1]), int(match[2] or match[1])
 
 
 class _NumbersType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """``127.5`` or ``123.7,116.3,103.5``."""
+    """``127.5``, or ``123.7,116.3,103.5`` for three channels."""
 
     name = "numbers"
 
@@ -56,25 +56,25 @@ MODEL = options.together(
         metavar="N",
         help="Images at once.  [default: the model's own, or 32; 128 with cuda]",
     ),
-    click.option("--output-name", metavar="NAME", help="Which output is the embedding, where there are several."),
+    click.option("--output-name", metavar="NAME", help="Which output is the embedding, if there are several."),
     click.option(
-        "--input-size", type=_SidesType(), metavar="N|HxW", help="Of the images, where the model takes any size."
+        "--input-size", type=_SidesType(), metavar="N|HxW", help="Size of the images, if the model takes any."
     ),
     click.option(
-        "--input-layout", type=click.Choice(["nchw", "nhwc"]), help="Of the input, where the model does not tell."
+        "--input-layout", type=click.Choice(["nchw", "nhwc"]), help="Layout of the input, if the model does not fix it."
     ),
 )
 """Options of the model."""
 
 PIXELS = options.together(
-    click.option("--resize", is_flag=True, help="Scale images of another size, instead of failing them by name."),
+    click.option("--resize", is_flag=True, help="Scale images of another size, instead of counting them as failed."),
     click.option(
         "--mean",
         type=_NumbersType(),
         default="127.5",
         show_default=True,
         metavar="X|X,X,X",
-        help="What is subtracted from pixels of 0 to 255; three are in the order of --color.",
+        help="Subtracted from pixels of 0 to 255; three numbers are in the order of --color.",
     ),
     click.option(
         "--scale",
@@ -82,7 +82,7 @@ PIXELS = options.together(
         default="127.5",
         show_default=True,
         metavar="X|X,X,X",
-        help="What they are then divided by.",
+        help="Pixels are divided by it after that.",
     ),
     click.option(
         "--color",
@@ -91,18 +91,18 @@ PIXELS = options.together(
         show_default=True,
         help="The order of the channels that the model takes.",
     ),
-    click.option("--flip", is_flag=True, help="Add the embedding of the mirrored image, as recognition papers do."),
-    click.option("--normalize", is_flag=True, help="Give each row the length 1."),
+    click.option("--flip", is_flag=True, help="Add the embedding of the mirror image, as recognition papers do."),
+    click.option("--normalize", is_flag=True, help="Scale each row to length 1."),
 )
-"""Options of what becomes of the images."""
+"""Options of how images become rows."""
 
 
 @click.command("extract-features", short_help="Embed the images of a dataset with an ONNX model: .bin, .meta and keys.")
 @click.argument("source")
 @click.option(
-    "--output", required=True, type=click.Path(file_okay=False), help="The folder with features/ and labels/ in it."
+    "--output", required=True, type=click.Path(file_okay=False), help="The folder that holds features/ and labels/."
 )
-@click.option("--name", required=True, help="Of the set: features/NAME.bin, labels/NAME.meta.")
+@click.option("--name", required=True, help="Name of the set: features/NAME.bin, labels/NAME.meta.")
 @MODEL
 @PIXELS
 @click.option(
@@ -110,7 +110,7 @@ PIXELS = options.together(
     type=click.Choice(["fail", "skip", "nan"]),
     default="fail",
     show_default=True,
-    help="Images that fail: publish nothing and keep what is done; leave out row, label and key; or a row of NaN.",
+    help="If images fail: publish nothing and keep what is done; leave out row, label and key; or write rows of NaN.",
 )
 @click.option("--unlabeled", is_flag=True, help="Write -1 for each label.")
 @options.SALVAGE
@@ -122,16 +122,16 @@ PIXELS = options.together(
 def command(source: str, output: str, **given: Any) -> int:
     """Write the embeddings of the images of SOURCE as a feature set for clustering.
 
-    OUTPUT/features/NAME.bin is float32, row by row, without a header; OUTPUT/labels/NAME.meta has a label a line;
-    OUTPUT/features/NAME.keys.txt says which row is which image. All are in the order of SOURCE, which is a path, its
-    format found from its content, or FORMAT:PATH.
+    OUTPUT/features/NAME.bin is float32, row by row, without a header; OUTPUT/labels/NAME.meta has one label a line;
+    OUTPUT/features/NAME.keys.txt names the image of each row. All are in the order of SOURCE, which is a path, whose
+    format is found from its content, or FORMAT:PATH.
 
     The images must be aligned as the model expects. The defaults of --mean, --scale and --color are InsightFace's.
     Needs facedata[features].
 
-    The files appear when all is done; until then `facedata status OUTPUT/features/NAME.bin` says how far it is.
-    Interrupted, killed or out of disk: the same command goes on where it was.
-    Images that fail are named in OUTPUT/features/NAME.bin.facedata/failures.jsonl, and the exit status is 1.
+    The files appear when all is done; until then `facedata status OUTPUT/features/NAME.bin` shows the progress.
+    Interrupted, killed or out of disk, the job resumes when the same command is run again. Images that fail are listed
+    in OUTPUT/features/NAME.bin.facedata/failures.jsonl, and the exit status is 1.
 
     \b
     Examples:

@@ -41,9 +41,9 @@ def test_a_folder_becomes_a_set(facedata: Facedata, images: Images, tmp_path: Pa
     assert (status.status, status.stdout.splitlines()[0]) == (0, "data/features/a.bin: finished: 1 of 1 shard done")
 
 
-def test_options_reach_the_network(facedata: Facedata, images: Images, tmp_path: Path) -> None:
+def test_options_reach_the_network(inline_facedata: Facedata, images: Images, tmp_path: Path) -> None:
     options = ["--mean", "1,2,3", "--scale", "64", "--color", "bgr", "--batch-size", "7", "--flip", "--normalize"]
-    ran = facedata(*COMMAND, "--output", "data", *options, "--unlabeled", "--limit", "20", "--quiet")
+    ran = inline_facedata(*COMMAND, "--output", "data", *options, "--unlabeled", "--limit", "20", "--quiet")
     assert (ran.status, ran.stderr) == (0, "")
     found = read_set(tmp_path / "data")
     mean = np.array([1, 2, 3], np.float32)
@@ -64,14 +64,15 @@ def test_options_reach_the_network(facedata: Facedata, images: Images, tmp_path:
     assert {"sha256", "ONNX Runtime"} < plan["options"]["model"].keys()
 
 
-def test_failures_are_counted_and_the_status_is_1(facedata: Facedata, images: Images, tmp_path: Path) -> None:
+def test_failures_are_counted_and_the_status_is_1(inline_facedata: Facedata, images: Images, tmp_path: Path) -> None:
     (images.folder / images.keys[2]).write_bytes(b"no image")
-    ran = facedata(*COMMAND, "--output", "data")
+    ran = inline_facedata(*COMMAND, "--output", "data")
     assert (ran.status, ran.stdout) == (1, "")
-    assert "data/features/a.bin: is not published, for 1 of 30 images failed: see data/features/a.bin.facedata/" in (
-        ran.stderr
+    assert (
+        "data/features/a.bin: is not published, because 1 of 30 images failed: see data/features/a.bin.facedata/"
+        in (ran.stderr)
     )
-    ran = facedata(*COMMAND, "--output", "data", "--on-error", "skip")
+    ran = inline_facedata(*COMMAND, "--output", "data", "--on-error", "skip")
     assert ran.status == 1
     first, second = ran.stdout.splitlines()
     assert first.startswith("data/features/a.bin: 29 rows of 8 float32, 928 bytes, 5 classes; ")
@@ -79,14 +80,14 @@ def test_failures_are_counted_and_the_status_is_1(facedata: Facedata, images: Im
     assert read_set(tmp_path / "data").keys == images.keys[:2] + images.keys[3:]
 
 
-def test_a_dry_run_writes_nothing(facedata: Facedata, images: Images, tmp_path: Path) -> None:
-    ran = facedata(*COMMAND, "--output", "data", "--dry-run")
+def test_a_dry_run_writes_nothing(inline_facedata: Facedata, images: Images, tmp_path: Path) -> None:
+    ran = inline_facedata(*COMMAND, "--output", "data", "--dry-run")
     assert ran.status == 0
     assert ran.stdout == "would write 30 rows of 8 float32 in 1 shard into data/features/a.bin\n"
     assert not (tmp_path / "data").exists()
     (tmp_path / "data/features").mkdir(parents=True)
     (tmp_path / "data/features/a.bin").write_text("mine")
-    ran = facedata(*COMMAND, "--output", "data", "--dry-run", "--json")
+    ran = inline_facedata(*COMMAND, "--output", "data", "--dry-run", "--json")
     assert (ran.status, ran.stdout) == (1, "")
     assert "a.bin: already exists" in ran.stderr
 
@@ -95,17 +96,17 @@ def test_a_dry_run_writes_nothing(facedata: Facedata, images: Images, tmp_path: 
     ("options", "said", "status"),
     [
         (["--name", "a/b"], "--name 'a/b': is not a file name", 2),
-        (["--input-size", "112x"], "'112x' is no size, as 112 or 112x96", 2),
+        (["--input-size", "112x"], "'112x' is not a size, as 112 or 112x96", 2),
         (["--mean", "red"], "'red' is not a number", 2),
         (["--model", "images/person_0/0.png"], "expected an ONNX model", 1),
         (["--model", "nowhere.onnx"], "nowhere.onnx: no such file", 1),
         (["--salvage"], "--salvage: is no option of the format folder", 2),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_written(
-    facedata: Facedata, images: Images, tmp_path: Path, options: list[str], said: str, status: int
+def test_mistakes_are_reported_before_anything_is_written(
+    inline_facedata: Facedata, images: Images, tmp_path: Path, options: list[str], said: str, status: int
 ) -> None:
-    ran = facedata(*COMMAND, "--output", "data", *options)
+    ran = inline_facedata(*COMMAND, "--output", "data", *options)
     assert ran.status == status
     assert said in ran.stderr
     assert not (tmp_path / "data").exists()
@@ -141,25 +142,25 @@ def _shards_in(journal: Path) -> int:
     return journal.read_bytes().count(b'"shard":') if journal.exists() else 0
 
 
-def test_a_full_disk_is_named_and_after_it_the_job_goes_on(
-    facedata: Facedata, images: Images, small_disk: Path, tmp_path: Path
+def test_after_a_full_disk_the_job_resumes(
+    inline_facedata: Facedata, images: Images, small_disk: Path, tmp_path: Path
 ) -> None:
     shutil.rmtree(images.folder)
     images = write_images(tmp_path / "images", 70)
     filler = small_disk / "filler"
     filler.write_bytes(bytes((8 << 20) - 4096 * 20))
     command = [*COMMAND, "--output", small_disk, "--batch-size", "1"]
-    ran = facedata(*command)
+    ran = inline_facedata(*command)
     assert ran.status == 1
     assert "no space left on device; what is finished is kept" in ran.stderr
     assert not (small_disk / "features" / "a.bin").exists()
     filler.unlink()
-    assert facedata(*command).status == 0
+    assert inline_facedata(*command).status == 0
     rows = plain_loop(tmp_path / "net.onnx", images.pixels, 1)
     np.testing.assert_array_equal(read_set(small_disk).rows, rows)
 
 
-def test_a_stopped_job_says_how_to_go_on(facedata: Facedata, tmp_path: Path) -> None:
+def test_a_stopped_job_says_how_to_resume(facedata: Facedata, tmp_path: Path) -> None:
     embedding_net(tmp_path / "net.onnx")
     write_images(tmp_path / "images", 1200)
     command = [*COMMAND, "--batch-size", "1", "--workers", "1", "--output", "data"]

@@ -1,5 +1,6 @@
-"""Images of any dataset to embeddings: a job that runs an ONNX model over them and writes a feature set."""
+"""Extract features: a job that runs an ONNX model over the images of any dataset and writes a feature set."""
 
+from facedata.features.extraction.inputs import ModelOptions, Preprocessing
 from facedata.features.extraction.job import (
     Extraction,
     ExtractionOptions,
@@ -9,8 +10,6 @@ from facedata.features.extraction.job import (
     run_extraction,
 )
 from facedata.features.extraction.output import ON_ERROR
-from facedata.features.extraction.preprocessing import Preprocessing
-from facedata.features.extraction.shapes import ModelOptions
 
 __all__ = [
     "ON_ERROR",

@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
-from facedata.dataset import Sample, Source, find_format, open_dataset
+from facedata.dataset import Sample, Source, find_format, load_format, open_dataset, peek
 from facedata.errors import EmptyDatasetError, OptionError, OutputMismatchError
+from facedata.features.extraction.inputs import ModelOptions, Preprocessing
 from facedata.features.extraction.model import EmbeddingModel, prepare_model
 from facedata.features.extraction.output import FAIL, FeatureOutput
-from facedata.features.extraction.preprocessing import Preprocessing
-from facedata.features.extraction.shapes import ModelOptions
 from facedata.features.extraction.shard import Extractor, ExtractShard
 from facedata.features.feature_set import FeatureSet
+from facedata.features.staging import make_folders
 from facedata.images import image_size, opencv_in_one_thread
 from facedata.jobs.executors import available_cpus
 from facedata.jobs.job import JobOptions, JobSummary, run_job
@@ -34,13 +32,12 @@ __all__ = [
     "run_extraction",
 ]
 
-_PEEKS = 8
 _LEAST_SHARDS = 64  # of a small dataset, so that many workers have something to do
 _MOST_SHARDS = 1 << 16  # of a large one: each has a file with labels and keys until the job is finished
 _MOST_SAMPLES = 1024
 _MOST_SAMPLES_ON_CUDA = 4096
 _SAMPLES_TIMES_BYTES = 1 << 33  # larger models are slower: a shard takes some seconds to some ten on a core
-_CUDA_WORKERS = 4  # each with a session of its own on the same device, and a thread that decodes
+_CUDA_WORKERS = 4  # each with a session on the same device, and a thread that decodes
 
 
 @dataclass(frozen=True)
@@ -54,17 +51,17 @@ class ExtractionOptions:
     flip : bool
         Add the embedding of the mirror image.
     normalize : bool
-        Give each row the length 1.
+        Scale each row to length 1.
     on_error : {'fail', 'skip', 'nan'}
-        Images that fail: publish nothing; leave out their rows, labels and keys; or rows of NaN.
+        If images fail: publish nothing; leave out their rows, labels and keys; or write rows of NaN.
     unlabeled : bool
         Write -1 for each label.
     limit : int, optional
-        Only the first so many images.
+        Use only the first so many images.
     opening : mapping
-        Keywords for the ``open_source`` of the source's format.
+        Options of the source's format.
     command_line : str
-        The command as the user typed it, for messages that say how to go on.
+        The command as the user typed it, for messages that say how to resume.
     """
 
     model: ModelOptions
@@ -80,7 +77,7 @@ class ExtractionOptions:
 
 @dataclass(frozen=True)
 class Extraction:
-    """A planned extraction: run it with `run_extraction`, or look at its plan alone."""
+    """A planned extraction: run it with `run_extraction`, or only look at its plan."""
 
     plan: Plan
     source: Source
@@ -111,76 +108,42 @@ def extract_features(
     Raises
     ------
     InputError
-        Where the dataset or the model cannot be read or used, or images failed and `on_error` is ``"fail"``.
+        If the dataset or the model cannot be read or used, or images failed and `on_error` is ``"fail"``.
     OutputError
-        Where the set cannot be written, is there already, or is another job's.
+        If the set cannot be written, exists already, or belongs to another job.
     OptionError
-        Where the options contradict each other, the model or the images.
+        If the options contradict each other, the model or the images.
     InterruptedJobError
-        After SIGINT or SIGTERM; the same call goes on.
+        After SIGINT or SIGTERM; the same call resumes the job.
     """
     return run_extraction(plan_extraction(spec, root, name, options), job)
 
 
-def run_extraction(extraction: Extraction, job: JobOptions | None = None) -> JobSummary:
-    """Run what was planned, or go on with it."""
-    plan, output, job = extraction.plan, extraction.output, job or JobOptions()
-    if job.workers is None and extraction.extractor.model.device == "cuda":
-        job = replace(job, workers=min(_CUDA_WORKERS, available_cpus()))
-    if not job.overwrite:
-        _refuse_other_answer(plan, output)
-    output.make_folders()
-
-    def make_task(shard: int) -> ExtractShard:
-        first, end = plan.bounds(shard)
-        return ExtractShard(extraction.source[first:end], extraction.extractor, output, shard, first)
-
-    with opencv_in_one_thread():
-        return run_job(plan, make_task, output, job)
-
-
-def check_extraction(extraction: Extraction, *, overwrite: bool) -> None:
-    """Raise where the job may not write its output; for a dry run."""
-    if not overwrite:
-        _refuse_other_answer(extraction.plan, extraction.output)
-    check_output(extraction.plan, _DryOutput(**vars(extraction.output)), overwrite=overwrite)
-
-
-class _DryOutput(FeatureOutput):
-    """An output whose folders the job would make."""
-
-    def named_files(self) -> list[str]:
-        """Those that can be there."""
-        return [path for path in super().named_files() if os.path.isdir(os.path.dirname(path))]
-
-
-def _refuse_other_answer(plan: Plan, output: FeatureOutput) -> None:
-    """What to do about failures is no part of the plan; once it is done, it is done."""
-    journal = Journal(output.root)
-    there, summary = journal.read_plan(), journal.read_summary()
-    if there is None or summary is None or there.fingerprint != plan.fingerprint or not summary.get("failures"):
-        return
-    before = summary.get("facts", {}).get("on_error")
-    if before != output.on_error:
-        raise OutputMismatchError(
-            f"{output.target.features}: is there, with what --on-error {before} makes of the images that failed; "
-            f"--on-error {output.on_error} wants it otherwise: choose another --name, or --overwrite to start afresh"
-        )
-
-
 def plan_extraction(spec: str, root: str | os.PathLike[str], name: str, options: ExtractionOptions) -> Extraction:
-    """Open the dataset, try the model, and plan the job; writes nothing."""
-    target = FeatureSet(os.fspath(root), name)
-    output = FeatureOutput(target, 0, 0, options.on_error)
-    kind, source = _open(spec, output, options)
+    """Open the dataset, try the model and plan the job; writes nothing. Raises as `extract_features`."""
+    output = FeatureOutput(FeatureSet(os.fspath(root), name), 0, 0, options.on_error)
+    format_name, path = find_format(spec)
+    for part in load_format(format_name).input_paths(path):
+        refuse_unfinished(part)
+    source = open_dataset(f"{format_name}:{path}", **options.opening)
+    refuse_overlap(source.places(), output.root, output.named_files())
+    for folder in {os.path.dirname(place) for place in source.places()}:
+        refuse_unfinished(folder or ".")
+    if options.limit is not None:
+        source = source[: options.limit]
+    if not len(source):
+        raise EmptyDatasetError(f"{spec}: has no image")
+
     with stop_on_signals() as stop:
         model = prepare_model(options.model, stop)
     refuse_overlap([model.path], output.root, output.named_files())
+    if not options.preprocessing.resize:
+        _check_sizes(source, model)
+
     extractor = Extractor(model, options.preprocessing, options.flip, options.normalize, options.unlabeled)
-    _check_sizes(source, model, options)
     output = replace(output, rows=len(source), dimensions=model.dimensions)
     facts = {
-        "sets": [{"set": spec, "format": kind, "images": len(source)}],
+        "sets": [{"set": spec, "format": format_name, "images": len(source)}],
         "model": model.path,
         "command_line": options.command_line,
         "named_files": [os.path.abspath(path) for path in output.named_files()],
@@ -191,41 +154,67 @@ def plan_extraction(spec: str, root: str | os.PathLike[str], name: str, options:
     return Extraction(plan, source, extractor, output)
 
 
-def _open(spec: str, output: FeatureOutput, options: ExtractionOptions) -> tuple[str, Source]:
-    kind, path = find_format(spec)
-    before, at, after = path.rpartition("@")
-    for part in [path] if not at or os.path.exists(path) else [before, after]:
-        refuse_unfinished(part)
-    source = open_dataset(f"{kind}:{path}", **options.opening)
-    refuse_overlap(source.places(), output.root, output.named_files())
-    for folder in {os.path.dirname(place) for place in source.places()}:
-        refuse_unfinished(folder or ".")
-    if options.limit is not None:
-        source = source[: options.limit]
-    if not len(source):
-        raise EmptyDatasetError(f"{spec}: has no image")
-    return kind, source
-
-
-def _check_sizes(source: Source, model: EmbeddingModel, options: ExtractionOptions) -> None:
-    """Refuse a dataset of which a look at a few images shows that nothing can come of it."""
-    if options.preprocessing.resize:
-        return
-    places = np.unique(np.linspace(0, len(source) - 1, _PEEKS).astype(np.int64)).tolist()
-    items = [item for place in places for item in source[place : place + 1].read()]
-    sizes = {(image_size(item.image) or (0, 0))[:2] for item in items if isinstance(item, Sample)} - {(0, 0)}
+def _check_sizes(source: Source, model: EmbeddingModel) -> None:
+    """Refuse a dataset if none of a few of its images has the size that the model takes."""
+    items = [item for item in peek(source) if isinstance(item, Sample)]
+    sizes = {(image_size(item.image) or (0, 0))[:2] for item in items} - {(0, 0)}
     wanted = (model.input.height, model.input.width)
     if sizes and not sizes & {wanted, wanted[::-1]}:  # EXIF may turn an image
         height, width = min(sizes)
         raise OptionError(
-            f"the images are of other sizes than {model.path} takes: expected {wanted[1]} x {wanted[0]} pixels, found "
-            f"{width} x {height}. Faces have to be aligned first (facedata align --size); --resize scales whole images"
+            f"the images do not have the size that {model.path} takes: expected {wanted[1]} x {wanted[0]} pixels, "
+            f"found {width} x {height}. Align the faces first (facedata align --size); --resize scales whole images"
         )
 
 
 def _shard_ends(count: int, model: EmbeddingModel) -> tuple[int, ...]:
-    """Where the shards end: at whole batches, so that the same images are together whoever does them."""
+    """Where the shards end: after whole batches, so that the same images are in a batch whatever the workers."""
     most = _MOST_SAMPLES_ON_CUDA if model.device == "cuda" else min(_MOST_SAMPLES, _SAMPLES_TIMES_BYTES // model.size)
     wanted = max(min(most, -(-count // _LEAST_SHARDS)), -(-count // _MOST_SHARDS))
     step = max(wanted // model.input.batch, 1) * model.input.batch
     return (*range(step, count, step), count)
+
+
+def run_extraction(extraction: Extraction, job: JobOptions | None = None) -> JobSummary:
+    """Run or resume a planned extraction; raises as `extract_features`."""
+    plan, output, job = extraction.plan, extraction.output, job or JobOptions()
+    if job.workers is None and extraction.extractor.model.device == "cuda":
+        job = replace(job, workers=min(_CUDA_WORKERS, available_cpus()))
+    if not job.overwrite:
+        _refuse_other_on_error(plan, output)
+    make_folders(*map(os.path.dirname, output.named_files()))
+
+    def make_task(shard: int) -> ExtractShard:
+        first, end = plan.bounds(shard)
+        return ExtractShard(extraction.source[first:end], extraction.extractor, output, shard, first)
+
+    with opencv_in_one_thread():
+        return run_job(plan, make_task, output, job)
+
+
+def check_extraction(extraction: Extraction, *, overwrite: bool) -> None:
+    """Raise an `OutputError` if the job may not write its output; for a dry run."""
+    if not overwrite:
+        _refuse_other_on_error(extraction.plan, extraction.output)
+    check_output(extraction.plan, _DryOutput(**vars(extraction.output)), overwrite=overwrite)
+
+
+class _DryOutput(FeatureOutput):
+    """An output whose folders may not exist yet, because the job would make them."""
+
+    def named_files(self) -> list[str]:
+        return [path for path in super().named_files() if os.path.isdir(os.path.dirname(path))]
+
+
+def _refuse_other_on_error(plan: Plan, output: FeatureOutput) -> None:
+    """`on_error` is not part of the plan, so that it can change until the set is published, but not after that."""
+    journal = Journal(output.root)
+    earlier, summary = journal.read_plan(), journal.read_summary()
+    if earlier is None or summary is None or earlier.fingerprint != plan.fingerprint or not summary.get("failures"):
+        return
+    before = summary.get("facts", {}).get("on_error")
+    if before != output.on_error:
+        raise OutputMismatchError(
+            f"{output.path}: was already written with --on-error {before}, not --on-error {output.on_error}; use "
+            "another --name, or --overwrite to start over"
+        )

@@ -1,4 +1,4 @@
-"""An ONNX model that turns faces into embeddings: checked once, then loaded in each process that runs it."""
+"""An ONNX model that turns images into embeddings: tried once in a subprocess, then loaded in each worker."""
 
 from __future__ import annotations
 
@@ -14,32 +14,30 @@ from numpy.typing import NDArray
 
 from facedata.align.detectors.sessions import new_session, one_line, read_model, sha256_of
 from facedata.errors import MissingExtraError, ModelError, OptionError
-from facedata.features.extraction.preprocessing import NCHW
-from facedata.features.extraction.shapes import InputShape, ModelOptions, input_shape, output_name
+from facedata.features.extraction.inputs import NCHW, InputShape, ModelOptions, input_shape, output_name
 from facedata.jobs.isolated import run_isolated
 from facedata.jobs.signals import StopRequest
 
-__all__ = ["Embedder", "EmbeddingModel", "prepare_model"]
+__all__ = ["Embedder", "EmbeddingModel", "prepare_model", "try_model"]
 
-_USUAL_BATCH = {"cpu": 32, "cuda": 128}  # on a CPU core, 16 to 64 are about the same, and 8 or 128 a fifth slower
-_SECONDS = 600.0  # to load and try it: CUDA takes half a minute to start, a network file system as long for the library
+_SECONDS = 600.0  # CUDA takes half a minute to start, and a network file system as long to read the library
 _MOST_MEMORY = 16 << 30  # bytes of address space, on the CPU
 _MOST_DIMENSIONS = 1 << 20
-_SAME = 0.05  # of the largest value: what a batch's other images may change at most; rounding is far below
+_SAME = 0.05  # the most that other images of a batch may change an embedding, relative to its largest value
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class EmbeddingModel:
-    """A model that was checked; small, and can be sent to other processes.
+    """A model that was tried; small, and can be sent to other processes.
 
     Attributes
     ----------
     path : str
     sha256 : str
     size : int
-        Of the file, in bytes.
+        Bytes of the file.
     device : {'cpu', 'cuda'}
     input : InputShape
     output : str
@@ -47,7 +45,7 @@ class EmbeddingModel:
     dimensions : int
         Values in an embedding.
     versions : tuple of (str, str)
-        Of the libraries that decide the numbers.
+        The libraries that decide the numbers, and their versions.
     """
 
     path: str
@@ -60,7 +58,7 @@ class EmbeddingModel:
     versions: tuple[tuple[str, str], ...] = field(default=())
 
     def identity(self) -> dict[str, Any]:
-        """What decides the embeddings, as JSON values; not where the file lies."""
+        """What decides the embeddings, as JSON values; independent of where the file lies."""
         return {
             "sha256": self.sha256,
             "device": self.device,
@@ -71,14 +69,14 @@ class EmbeddingModel:
         }
 
     def load(self) -> Embedder:
-        """The network itself, made once in each process that asks; on the CPU it has one thread.
+        """The network, loaded once in each process; on the CPU it uses one thread.
 
         Not for a process that forks workers later.
 
         Raises
         ------
         InputError
-            Where the file is not there any more, or is not the one that was checked.
+            If the file no longer exists, or is not the one that was tried.
         """
         key = (os.getpid(), self)
         if key not in _loaded:
@@ -97,13 +95,12 @@ class Embedder:
     ----------
     model : EmbeddingModel
     data : bytes
-        Its file.
+        The model file.
     """
 
     def __init__(self, model: EmbeddingModel, data: bytes) -> None:
-        self._model = model
         device: Any = model.device
-        self._session = new_session(data, model.path, device)
+        self._model, self._session = model, new_session(data, model.path, device)
 
     def embed(self, images: Floats) -> Floats:
         """The embeddings of a batch.
@@ -111,7 +108,7 @@ class Embedder:
         Parameters
         ----------
         images : ndarray of shape (M, 3, H, W) or (M, H, W, 3), float32
-            M at most the model's batch. Where it must be as many each time, zeros are added.
+            M is at most the model's batch. If the batch is fixed, zeros are added.
 
         Returns
         -------
@@ -120,12 +117,12 @@ class Embedder:
         Raises
         ------
         ModelError
-            Where the model fails, or gives something else.
+            If the model fails or returns something else.
         """
         shape, count = self._model.input, len(images)
         if shape.fixed and count < shape.batch:
             images = np.concatenate([images, np.zeros(shape.shape(shape.batch - count), np.float32)])
-        rows = run_network(self._session, self._model, images)
+        rows = _run_network(self._session, self._model, images)
         if rows.shape[1] != self._model.dimensions:
             raise ModelError(
                 f"{self._model.path}: expected {self._model.dimensions:,} values for each image, as when it was tried; "
@@ -139,18 +136,18 @@ class Embedder:
         return self.embed(np.ascontiguousarray(np.flip(images, axis)))
 
 
-def run_network(session: Any, model: EmbeddingModel, images: Floats) -> Floats:
-    """What the network gives for a batch, as float32 of shape (N, D)."""
-    given = images.astype(np.float16) if model.input.half else images
+def _run_network(session: Any, model: EmbeddingModel, images: Floats) -> Floats:
+    """What the network returns for a batch, as float32 of shape (N, D)."""
+    given, wanted = images.astype(np.float16) if model.input.half else images, len(images)
     try:
         (found,) = session.run([model.output], {model.input.name: given})
-    except Exception as error:  # what it raises has no common class of its own
+    except Exception as error:  # ONNX Runtime's errors have no common class of their own
         given_shape = " x ".join(map(str, images.shape))
         raise ModelError(f"{model.path}: fails on a batch of {given_shape}: {one_line(error)}") from error
-    shape: tuple[int, ...] = getattr(found, "shape", ())
-    wanted = len(images)
     if getattr(found, "dtype", np.dtype(object)).kind != "f":
-        raise ModelError(f"{model.path}: expected '{model.output}' to be of floats, found {_kind(found)}")
+        kind = getattr(found, "dtype", type(found).__name__)
+        raise ModelError(f"{model.path}: expected '{model.output}' to be floats, found {kind}")
+    shape = found.shape
     if len(shape) < 2 or shape[0] != wanted or not 1 <= shape[1] <= _MOST_DIMENSIONS or math.prod(shape[2:]) != 1:
         raise ModelError(
             f"{model.path}: expected '{model.output}' to have the shape ({wanted}, D) for {wanted} images, "
@@ -160,12 +157,8 @@ def run_network(session: Any, model: EmbeddingModel, images: Floats) -> Floats:
     return rows
 
 
-def _kind(found: Any) -> str:
-    return str(getattr(found, "dtype", type(found).__name__))
-
-
 def prepare_model(options: ModelOptions, stop: StopRequest | None = None) -> EmbeddingModel:
-    """Have a model ready for any process to load: read, and tried once in a process of its own.
+    """Read a model and try it once in a subprocess, so that any process can load it.
 
     Parameters
     ----------
@@ -176,15 +169,15 @@ def prepare_model(options: ModelOptions, stop: StopRequest | None = None) -> Emb
     Raises
     ------
     InputError
-        Where the file cannot be read.
+        If the file cannot be read.
     ModelError
-        Where it is no ONNX model, or none that turns images into embeddings.
+        If it is not an ONNX model, or not one that turns images into embeddings.
     OptionError
-        Where it does not fit the options, or there is no such device.
+        If it does not fit the options, or there is no such device.
     MissingExtraError
-        Where ONNX Runtime is missing.
+        If ONNX Runtime is not installed.
     InterruptedJobError
-        Where it was asked to stop.
+        If a stop was requested.
     """
     if importlib.util.find_spec("onnxruntime") is None:
         raise MissingExtraError("extract-features", "features", "onnxruntime is not installed")
@@ -193,7 +186,7 @@ def prepare_model(options: ModelOptions, stop: StopRequest | None = None) -> Emb
     memory = _MOST_MEMORY if options.device == "cpu" else None  # CUDA reserves any amount of addresses
     stop = StopRequest() if stop is None else stop  # without a request it is false
     try:
-        found = run_isolated(_reply, question, path=options.path, seconds=_SECONDS, memory=memory, stop=stop)
+        found = run_isolated(try_model, question, path=options.path, seconds=_SECONDS, memory=memory, stop=stop)
     except ImportError as error:
         raise MissingExtraError("extract-features", "features", str(error)) from error
     return EmbeddingModel(
@@ -208,10 +201,19 @@ def prepare_model(options: ModelOptions, stop: StopRequest | None = None) -> Emb
     )
 
 
-# In the subprocess
+def try_model(question: Mapping[str, Any]) -> dict[str, Any]:
+    """Load a model and run it on noise; called in a subprocess.
 
+    Parameters
+    ----------
+    question : mapping
+        The fields of a `ModelOptions`, and ``sha256``.
 
-def _reply(question: Mapping[str, Any]) -> dict[str, Any]:
+    Returns
+    -------
+    dict
+        ``input``, ``output``, ``dimensions`` and ``versions`` of an `EmbeddingModel`, as JSON values.
+    """
     import onnxruntime
 
     fields = {name: value for name, value in question.items() if name != "sha256"}
@@ -220,44 +222,35 @@ def _reply(question: Mapping[str, Any]) -> dict[str, Any]:
     data = read_model(options.path, question["sha256"])
     device: Any = options.device
     session = new_session(data, options.path, device)
-    shape = input_shape(session.get_inputs(), options, _USUAL_BATCH[options.device])
+    shape = input_shape(session.get_inputs(), options)
     output = output_name(session.get_outputs(), options)
     model = EmbeddingModel(options.path, question["sha256"], len(data), options.device, shape, output, 0)
-    return {
-        "input": asdict(shape),
-        "output": output,
-        "dimensions": _try(session, model),
-        "versions": {"ONNX Runtime": onnxruntime.__version__},
-    }
 
-
-def _try(session: Any, model: EmbeddingModel) -> int:
-    """How many values it gives for an image; which must be the same in another place among other images."""
-    shape = model.input
+    # An image must have the same embedding at another place of a batch, among other images.
     count = shape.batch if shape.fixed or model.device == "cuda" else min(shape.batch, 2)
     generator = np.random.default_rng(0)
     images, others = (generator.uniform(-1.0, 1.0, shape.shape(count)).astype(np.float32) for _ in range(2))
     others[-1] = images[0]
     try:
-        one = run_network(session, model, images)[0]
+        row = _run_network(session, model, images)[0]
     except ModelError as error:
-        raise _with_way_out(error, session, model, images[:1]) from error
-    same = run_network(session, model, others)[-1]
-    largest = float(np.abs(one).max())
-    if math.isfinite(largest) and not float(np.abs(one - same).max()) <= _SAME * largest:
+        if not shape.fixed and shape.batch > 1 and _works(session, model, images[:1]):
+            raise OptionError(f"{error}; one image at a time works: --batch-size 1") from error
+        raise
+    again = _run_network(session, model, others)[-1]
+    largest = float(np.abs(row).max())
+    if math.isfinite(largest) and not float(np.abs(row - again).max()) <= _SAME * largest:
         raise ModelError(
-            f"{model.path}: the embedding of an image depends on its place in the batch, or on the others there: was "
+            f"{model.path}: the embedding of an image depends on its place in the batch or on the other images; was "
             "the model exported in training mode?"
         )
-    return len(one)
+    versions = {"ONNX Runtime": onnxruntime.__version__}
+    return {"input": asdict(shape), "output": output, "dimensions": len(row), "versions": versions}
 
 
-def _with_way_out(error: ModelError, session: Any, model: EmbeddingModel, image: Floats) -> ModelError | OptionError:
-    """The error, or where a single image works, what to do."""
-    if model.input.fixed or model.input.batch == 1:
-        return error
+def _works(session: Any, model: EmbeddingModel, images: Floats) -> bool:
     try:
-        run_network(session, model, image)
+        _run_network(session, model, images)
     except ModelError:
-        return error
-    return OptionError(f"{error}; one image at a time works: --batch-size 1")
+        return False
+    return True

@@ -1,90 +1,74 @@
-"""The output of an extraction: rows at their places in one file, labels and keys beside it; published as a whole.
+"""The output of an extraction: a matrix, its labels and its keys, published together.
 
-Many processes write at once: the file has its full size from the start, and each shard writes its rows where they
-belong. Nothing of it bears the name of a feature set before it is whole; the matrix gets its name last.
+Many processes write at once: the matrix has its full size from the start, and each shard writes its rows where they
+belong. Nothing has the name of a feature set before it is complete, and the matrix is the last to get its name.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from itertools import compress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from facedata.columns import count_labels
-from facedata.dataset import Output
 from facedata.errors import (
-    DiskFullError,
     EmptyDatasetError,
     FacedataError,
+    FormatError,
     InputError,
     OptionError,
     OutputMismatchError,
     output_error,
 )
-from facedata.features.extraction.fragments import Fragment, fragment_exists, read_fragments
-from facedata.features.feature_set import BLOCK_BYTES, VALUE_BYTES, FeatureSet
-from facedata.files import atomic_writer, remove_stale_temporaries
-from facedata.jobs.journal import BESIDE, FAILURES, PREFIX
+from facedata.features.feature_set import VALUE_BYTES, FeatureSet, Matrix
+from facedata.features.staging import StagedOutput
+from facedata.files import atomic_writer, check_room, write_fully
+from facedata.jobs.journal import FAILURES
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-__all__ = ["FAIL", "NAN", "ON_ERROR", "SKIP", "FeatureOutput", "RowFile"]
+__all__ = ["FAIL", "NAN", "ON_ERROR", "SKIP", "FeatureOutput", "encoded_key"]
 
 FAIL, SKIP, NAN = "fail", "skip", "nan"
 ON_ERROR = (FAIL, SKIP, NAN)
 
-_BUILDING = f"{PREFIX}building"
-_ROWS = "matrix"
+_BREAKS = {ord(letter): letter.encode("unicode_escape").decode() for letter in "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"}
 _log = logging.getLogger(__name__)
 
 
-class RowFile:
-    """The matrix that is being written.
-
-    Parameters
-    ----------
-    path : str
-    dimensions : int
-    """
-
-    def __init__(self, path: str, dimensions: int) -> None:
-        self._row = dimensions * VALUE_BYTES
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-
-    def __enter__(self) -> RowFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
-
-    def write(self, first: int, rows: NDArray[np.float32]) -> None:
-        """Put rows at their places; `first` is the number of the first."""
-        data = memoryview(rows.astype("<f4", copy=False).tobytes())
-        place = first * self._row
-        while len(data):
-            written = os.pwrite(self._descriptor, data, place)
-            data, place = data[written:], place + written
+def encoded_key(key: str) -> bytes:
+    """A key as a line of its own: line breaks in it are written as ``\\n`` and the like."""
+    key = key.translate(_BREAKS)
+    try:
+        return os.fsencode(key)
+    except UnicodeEncodeError:  # half a surrogate pair
+        return key.encode(errors="backslashreplace")
 
 
 @dataclass(frozen=True)
-class FeatureOutput(Output):
-    """The `Output` of an extraction.
+class FeatureOutput(StagedOutput):
+    """The output of an extraction; picklable.
 
     Attributes
     ----------
     target : FeatureSet
-        What is published.
+        The set that is published.
     rows : int
-        Images in all, those that fail too.
+        Images in all, including those that fail.
     dimensions : int
     on_error : {'fail', 'skip', 'nan'}
-        What becomes of the rows of images that failed. The work that is done holds for all three.
+        What to do with the rows of images that failed. All three use the same work.
+
+    Raises
+    ------
+    OptionError
+        If `on_error` is something else.
     """
 
     target: FeatureSet
@@ -94,74 +78,77 @@ class FeatureOutput(Output):
 
     def __post_init__(self) -> None:
         if self.on_error not in ON_ERROR:
-            raise OptionError(f"--on-error {self.on_error}: there are {', '.join(ON_ERROR)}")
+            raise OptionError(f"--on-error {self.on_error}: expected one of {', '.join(ON_ERROR)}")
 
     @property
-    def root(self) -> str:
-        """The folder of the journal, beside the matrix: several sets share the folders that they are published in."""
-        return self.target.features + BESIDE
-
-    @property
-    def building(self) -> str:
-        """The folder with what is not whole yet."""
-        return os.path.join(self.root, _BUILDING)
+    def path(self) -> str:
+        """The file of the matrix."""
+        return self.target.features
 
     @property
     def _matrix(self) -> str:
-        return os.path.join(self.building, _ROWS)
+        return os.path.join(self.staging, "matrix")
 
     @property
     def _size(self) -> int:
         return self.rows * self.dimensions * VALUE_BYTES
 
-    def owns(self, name: str) -> bool:
-        """What is not whole yet; the rest of the folder is the journal's."""
-        return name == _BUILDING
-
     def named_files(self) -> list[str]:
         """The set's three files."""
         return [self.target.features, self.target.labels, self.target.keys]
 
-    def make_folders(self) -> None:
-        """``features/`` and ``labels/``; raises `OutputError` where they cannot be made."""
-        for path in self.named_files():
-            folder = os.path.dirname(path)
-            try:
-                os.makedirs(folder, exist_ok=True)
-            except OSError as error:
-                raise output_error(error, folder) from error
-
     def prepare(self) -> None:
-        """Make the matrix at its full size, where there is room for it."""
+        """Make the matrix at its full size.
+
+        Raises
+        ------
+        DiskFullError
+            If the disk is too small for it: that is better known before hours of work.
+        OutputError
+            If it cannot be written, or rows of it were written and it no longer exists.
+        """
+        super().prepare()
         try:
-            os.makedirs(self.building, exist_ok=True)
-            if not os.path.exists(self._matrix) and fragment_exists(self.building):
+            if not os.path.exists(self._matrix) and os.listdir(self.staging):
                 raise OutputMismatchError(
-                    f"{self._matrix}: was written by this job and is gone; --overwrite starts it afresh"
+                    f"{self._matrix}: this job wrote the file, but it no longer exists; --overwrite starts the job over"
                 )
             with open(self._matrix, "ab") as file:
-                self._refuse_small_disk(os.fstat(file.fileno()))
+                there = os.fstat(file.fileno()).st_blocks * 512
+                what = f"the matrix of {self.rows:,} rows of {self.dimensions:,} float32"
+                check_room(self._matrix, self._size - there, what, "what is finished is kept")
                 file.truncate(self._size)
         except FacedataError:
             raise
         except OSError as error:
-            raise output_error(error, self.building) from error
-
-    def _refuse_small_disk(self, status: os.stat_result) -> None:
-        """It is known beforehand how large the matrix gets; to run for hours first would help nobody."""
-        missing = self._size - status.st_blocks * 512
-        free = shutil.disk_usage(self.building).free
-        if missing > free:
-            raise DiskFullError(
-                f"{self.target.features}: {self.rows:,} rows of {self.dimensions:,} float32 need {missing:,} bytes "
-                f"more, and {free:,} are free; what is finished is kept: free some space and run the same command again"
-            )
+            raise output_error(error, self.staging) from error
 
     @contextmanager
-    def open_rows(self) -> Iterator[RowFile]:
-        """The matrix, for a worker to put rows in."""
-        with RowFile(self._matrix, self.dimensions) as file:
-            yield file
+    def open_rows(self) -> Iterator[Callable[[int, NDArray[np.float32]], None]]:
+        """Open the matrix in a worker: yields a function that writes rows, given the number of the first of them."""
+        descriptor = os.open(self._matrix, os.O_WRONLY | os.O_CLOEXEC)
+        row = self.dimensions * VALUE_BYTES
+        try:
+            yield lambda first, rows: write_fully(descriptor, rows.astype("<f4", copy=False).tobytes(), first * row)
+        finally:
+            os.close(descriptor)
+
+    def write_lines(self, shard: int, labels: Sequence[int], keys: Sequence[str], failed: Sequence[int]) -> None:
+        """Write the labels and keys of a shard's rows, and which of the rows, counted from 0, have no embedding."""
+        self.write_part(shard, json.dumps({"labels": labels, "keys": keys, "failed": failed}).encode())
+
+    def _read_lines(self, shards: int) -> Iterator[tuple[list[int], list[str], list[int]]]:
+        for shard in range(shards):
+            data = self.read_part(shard)
+            try:
+                part = json.loads(data)
+                labels, keys, failed = part["labels"], part["keys"], part["failed"]
+                good = len(labels) == len(keys)
+            except (ValueError, KeyError, TypeError, RecursionError):
+                good = False
+            if not good:
+                raise FormatError(f"{self.part_path(shard)}: is corrupt; --overwrite starts the job over")
+            yield labels, keys, failed
 
     def finish(self, shards: int) -> Mapping[str, Any]:
         """Publish labels and keys, then the matrix.
@@ -169,96 +156,71 @@ class FeatureOutput(Output):
         Raises
         ------
         InputError
-            Where images failed and that is not wanted; nothing is published then, and nothing is lost.
+            If images failed and `on_error` is ``"fail"``: then nothing is published, and all work is kept.
         EmptyDatasetError
-            Where all failed.
+            If all images failed.
+        OutputError
+            If a file cannot be written, or a part was lost.
         """
-        failed = sum(len(one.failed) for one in read_fragments(self.building, shards))
-        self._take_back()
-        self._refuse_failures(failed)
-        leave_out = bool(failed) and self.on_error == SKIP
-        rows = self.rows - failed if leave_out else self.rows
         try:
-            self._publish_lines(shards, leave_out=leave_out)
-            self._publish_matrix(shards, leave_out=leave_out)
+            return self._publish(shards)
         except FacedataError:
             raise
         except OSError as error:
-            raise output_error(error, self.target.features) from error
-        return {"rows": rows, "dimensions": self.dimensions, "on_error": self.on_error, **self._classes(rows)}
+            raise output_error(error, self.path) from error
 
-    def _take_back(self) -> None:
-        """Undo what a run did that was killed before its summary: labels may now be others than those of its matrix."""
-        kept = os.path.exists(self._matrix)
-        path = self._matrix if kept else self.target.features
-        if not os.path.exists(path) or os.path.getsize(path) != self._size:
-            raise OutputMismatchError(f"{path}: what was done of it is gone; --overwrite starts afresh")
-        try:
-            if kept:
-                with suppress(FileNotFoundError):
-                    os.unlink(self.target.features)
-            else:
-                os.replace(self.target.features, self._matrix)
-        except OSError as error:
-            raise output_error(error, self.target.features) from error
+    def _publish(self, shards: int) -> dict[str, Any]:
+        good, first = np.ones(self.rows, np.bool_), 0
+        for labels, _, failed in self._read_lines(shards):
+            good[[first + row for row in failed]] = False
+            first += len(labels)
 
-    def _refuse_failures(self, failed: int) -> None:
-        told = os.path.join(self.root, FAILURES)
-        if failed == self.rows:
-            raise EmptyDatasetError(f"{self.target.features}: not one image has an embedding; {told} says why")
-        if failed and self.on_error == FAIL:
+        # A run that was killed may have published the matrix: it must never lie beside the labels of another answer.
+        is_staged = os.path.exists(self._matrix)
+        matrix = self._matrix if is_staged else self.path
+        if first != self.rows or not os.path.exists(matrix) or os.path.getsize(matrix) != self._size:
+            raise OutputMismatchError(f"{matrix}: rows that were written are lost; --overwrite starts the job over")
+        if not is_staged:
+            os.replace(self.path, self._matrix)
+        with suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+        failures, log = int((~good).sum()), os.path.join(self.root, FAILURES)
+        if failures == self.rows:
+            raise EmptyDatasetError(f"{self.path}: no image has an embedding; see {log} for the reasons")
+        if failures and self.on_error == FAIL:
             raise InputError(
-                f"{self.target.features}: is not published, for {failed:,} of {self.rows:,} images failed: see {told}. "
-                "All others are done and kept: the same command with --on-error skip leaves those out, with their "
-                "labels and keys; --on-error nan gives them rows of NaN, which check-features refuses"
+                f"{self.path}: is not published, because {failures:,} of {self.rows:,} images failed: see {log}. "
+                "All others are done and kept: the same command with --on-error skip leaves out those that failed, "
+                "with their labels and keys; --on-error nan gives them rows of NaN, which check-features refuses"
             )
-        if failed and self.on_error == NAN:
+        if failures and self.on_error == NAN:
             _log.warning(
-                "%s: rows of images that failed, all NaN: %d; clustering cannot take them", self.target.features, failed
+                "%s: %d rows are NaN because their images failed; clustering cannot use them", self.path, failures
             )
+        if self.on_error != SKIP:
+            good[:] = True
 
-    def _publish_lines(self, shards: int, *, leave_out: bool) -> None:
-        with atomic_writer(self.target.keys) as keys, atomic_writer(self.target.labels) as labels:
-            for one in read_fragments(self.building, shards):
-                label_lines, key_lines = one.without_failed() if leave_out and one.failed else (one.labels, one.keys)
-                labels.write(label_lines)
-                keys.write(key_lines)
+        first = 0
+        with atomic_writer(self.target.keys) as key_file, atomic_writer(self.target.labels) as label_file:
+            for labels, keys, _ in self._read_lines(shards):
+                kept = good[first : first + len(labels)].tolist()
+                label_file.writelines(b"%d\n" % label for label in compress(labels, kept))
+                key_file.writelines(encoded_key(key) + b"\n" for key in compress(keys, kept))
+                first += len(labels)
+        if good.all():
+            with open(self._matrix, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(self._matrix, self.path)
+        else:
+            with atomic_writer(self.path) as target:
+                for first, block in Matrix(self._matrix, self.rows, self.dimensions).blocks():
+                    target.write(block[good[first : first + len(block)]].tobytes())
 
-    def _publish_matrix(self, shards: int, *, leave_out: bool) -> None:
-        if leave_out:
-            with open(self._matrix, "rb", buffering=0) as source, atomic_writer(self.target.features) as target:
-                self._compact(source, target, read_fragments(self.building, shards))
-            return
-        with open(self._matrix, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(self._matrix, self.target.features)
-
-    def _compact(self, source: BinaryIO, target: BinaryIO, fragments: Iterable[Fragment]) -> None:
-        """Copy the rows that there are, some at a time."""
-        row, begin = self.dimensions * VALUE_BYTES, 0
-        for one in fragments:
-            for first, end in one.kept():
-                place, last = (begin + first) * row, (begin + end) * row
-                while place < last:
-                    block = os.pread(source.fileno(), min(BLOCK_BYTES, last - place), place)
-                    if not block:
-                        raise OutputMismatchError(f"{self._matrix}: was cut short; --overwrite starts the job afresh")
-                    target.write(block)
-                    place += len(block)
-            begin += one.rows
-
-    def _classes(self, rows: int) -> dict[str, int]:
-        _, classes = count_labels(self.target.labels)
+        rows, classes = count_labels(self.target.labels)
         if classes == 1 and rows > 1:
             _log.warning(
-                "%s: all rows have the same label; of a dataset without labels --unlabeled writes -1",
+                "%s: all rows have the same label; for a dataset without labels, --unlabeled writes -1",
                 self.target.labels,
             )
-        return {"classes": classes}
-
-    def clean_up(self) -> None:
-        """Remove what was only needed until then, and what killed runs left."""
-        shutil.rmtree(self.building, ignore_errors=True)
-        for folder in {os.path.dirname(path) for path in self.named_files()}:
-            with suppress(OSError):
-                remove_stale_temporaries(folder)
+        return {"rows": rows, "dimensions": self.dimensions, "on_error": self.on_error, "classes": classes}

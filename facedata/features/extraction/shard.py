@@ -1,4 +1,4 @@
-"""One shard of an extraction: images decoded one batch ahead of the network, rows written at their places."""
+"""One shard of an extraction: images are decoded one batch ahead of the network, rows written at their places."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from facedata.columns import UNLABELLED
 from facedata.dataset import Sample, Source
 from facedata.errors import FacedataError, RefusedSampleError, SampleError, output_error
-from facedata.features.extraction.fragments import encoded_key, write_fragment
+from facedata.features.extraction.inputs import Preprocessing
 from facedata.features.extraction.model import Embedder, EmbeddingModel
 from facedata.features.extraction.output import FeatureOutput
-from facedata.features.extraction.preprocessing import Preprocessing
 from facedata.features.feature_set import bad_rows
 from facedata.images import opencv_in_one_thread
 from facedata.jobs.journal import ShardResult
@@ -32,7 +31,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Extractor:
-    """What becomes of an image; picklable.
+    """How an image becomes a row; picklable.
 
     Attributes
     ----------
@@ -41,7 +40,7 @@ class Extractor:
     flip : bool
         Add the embedding of the mirror image.
     normalize : bool
-        Give rows the length 1, after that.
+        Scale rows to length 1, after that.
     unlabeled : bool
         Write -1 for each label.
     """
@@ -53,7 +52,7 @@ class Extractor:
     unlabeled: bool = False
 
     def identity(self) -> dict[str, Any]:
-        """All that decides the rows and labels, as JSON values."""
+        """What decides the rows and labels, as JSON values."""
         return {
             "model": self.model.identity(),
             "preprocessing": self.preprocessing.identity(),
@@ -63,35 +62,25 @@ class Extractor:
         }
 
     def embed(self, network: Embedder, images: Floats) -> Floats:
-        """The rows of a batch of prepared images."""
+        """The rows of a batch of prepared images, shape (M, D), in memory of their own."""
         rows = network.embed(images)
         if self.flip:
             rows = rows + network.embed_mirrored(images)
-        return _normalized(rows) if self.normalize else rows
-
-
-def _normalized(rows: Floats) -> Floats:
-    """Rows of length 1; in float64, which no embedding overflows. A row of zeros stays one."""
-    exact = rows.astype(np.float64)
-    lengths = np.sqrt((exact * exact).sum(axis=1, keepdims=True))
-    unit: Floats = (exact / np.where(lengths > 0.0, lengths, 1.0)).astype(np.float32)
-    return unit
+        if not self.normalize:
+            return np.array(rows, "<f4")  # the network's own memory may be read-only
+        wide = rows.astype(np.float64)  # whose squares do not overflow
+        lengths = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
+        unit: Floats = (wide / np.where(lengths > 0.0, lengths, 1.0)).astype("<f4")
+        return unit
 
 
 class _Entry(NamedTuple):
-    """An image, or what says why it cannot be used."""
+    """An image of a batch; `failure` says why it cannot be used."""
 
     key: str
     label: int
     size: int
     failure: Mapping[str, Any] | None
-
-
-class _Batch(NamedTuple):
-    """Images as the network takes them; zeros in the places of those that cannot be used."""
-
-    images: Floats
-    entries: list[_Entry]
 
 
 @dataclass(frozen=True)
@@ -101,7 +90,7 @@ class ExtractShard:
     Attributes
     ----------
     source : Source
-        The shard's part of it.
+        The shard's part of the source.
     extractor : Extractor
     output : FeatureOutput
     shard : int
@@ -116,73 +105,73 @@ class ExtractShard:
     first: int
 
     def __call__(self) -> ShardResult:
-        """Do it."""
+        """Extract and write the rows, labels and keys of the shard."""
         begin = time.monotonic()
         network = self.extractor.model.load()
-        tally = _Tally()
+        labels: list[int] = []
+        keys: list[str] = []
+        failed: list[int] = []
+        failures: list[Mapping[str, Any]] = []
+        size = digest = 0
         try:
             with (
                 opencv_in_one_thread(),
-                self.output.open_rows() as rows,
+                self.output.open_rows() as write_rows,
                 closing(_one_ahead(self._batches())) as batches,
             ):
-                for batch in batches:
-                    found = self.extractor.embed(network, batch.images)
-                    rows.write(self.first + tally.rows, self._checked(found, batch, tally))
-            write_fragment(self.output.building, self.shard, tally.labels, tally.keys, tally.failed)
+                for images, entries in batches:
+                    rows, first = self.extractor.embed(network, images), len(labels)
+                    for row, entry, bad in zip(rows, entries, bad_rows(rows).tolist(), strict=True):
+                        failure = entry.failure
+                        if failure is None and bad:
+                            failure = self._failure(
+                                len(labels), entry.key, f"unusable embedding: the model returned {_kind(row)}"
+                            )
+                        if failure is None:
+                            size += entry.size
+                            digest = crc32(row.tobytes(), crc32(b"%d\n" % entry.label, digest))
+                        else:
+                            row[:] = np.nan
+                            failed.append(len(labels))
+                            failures.append(failure)
+                        labels.append(entry.label)
+                        keys.append(entry.key)
+                    write_rows(self.first + first, rows)
+            self.output.write_lines(self.shard, labels, keys, failed)
         except FacedataError:
             raise
         except OSError as error:
-            raise output_error(error, self.output.target.features) from error
-        return tally.result(time.monotonic() - begin)
+            raise output_error(error, self.output.path) from error
+        for row in reversed(failed):
+            del labels[row]
+        extent = (min(labels), max(labels)) if labels else None
+        seconds = time.monotonic() - begin
+        return ShardResult(len(labels), size, f"{digest:08x}", extent, tuple(failures), seconds)
 
-    def _batches(self) -> Iterator[_Batch]:
-        """The images of the shard, so many at a time: the same ones together whoever runs it."""
+    def _batches(self) -> Iterator[tuple[Floats, list[_Entry]]]:
+        """The prepared images of the shard in batches; zeros in the places of those that cannot be used."""
         shape, count = self.extractor.model.input, len(self.source)
         items = iter(self.source.read())
         for begin in range(0, count, shape.batch):
             images = np.zeros(shape.shape(min(shape.batch, count - begin)), np.float32)
-            entries = [self._prepare(begin + place, next(items), into) for place, into in enumerate(images)]
-            yield _Batch(images, entries)
+            yield images, [self._prepare(begin + place, next(items), into) for place, into in enumerate(images)]
 
     def _prepare(self, place: int, item: Sample | SampleError, into: Floats) -> _Entry:
         if isinstance(item, SampleError):
-            return _Entry(item.key, UNLABELLED, 0, self._failure(place, item))
+            return _Entry(item.key, UNLABELLED, 0, self._failure(place, item.key, item.reason, item))
         shape, preprocessing = self.extractor.model.input, self.extractor.preprocessing
         label, failure = UNLABELLED if self.extractor.unlabeled else item.label, None
         try:
             image = preprocessing.decode(item.image, shape.height, shape.width)
         except RefusedSampleError as error:
-            failure = self._failure(place, self._error(place, item.key, str(error)))
+            failure = self._failure(place, item.key, str(error))
         else:
             preprocessing.fill(image, shape.layout, into)
         return _Entry(item.key, label, len(item.image), failure)
 
-    def _error(self, place: int, key: str, reason: str) -> SampleError:
-        dataset, offset = self.source.locate(place)
-        return SampleError(dataset, key, reason, offset)
-
-    def _failure(self, place: int, error: SampleError) -> dict[str, Any]:
-        return {
-            "set": error.dataset,
-            "key": error.key,
-            "index": self.first + place,
-            "offset": error.offset,
-            "reason": error.reason,
-        }
-
-    def _checked(self, rows: Floats, batch: _Batch, tally: _Tally) -> Floats:
-        """The rows with NaN for images that failed; those that the model gives no use for fail too."""
-        rows = np.array(rows, "<f4")  # a copy: the network's own may be read-only
-        for place, (entry, bad) in enumerate(zip(batch.entries, bad_rows(rows).tolist(), strict=True)):
-            failure = entry.failure
-            if failure is None and bad:
-                reason = f"unusable embedding: the model gives {_kind(rows[place])}"
-                failure = self._failure(tally.rows, self._error(tally.rows, entry.key, reason))
-            if failure is not None:
-                rows[place] = np.nan
-            tally.add(entry, failure, rows[place])
-        return rows
+    def _failure(self, place: int, key: str, reason: str, error: SampleError | None = None) -> dict[str, Any]:
+        dataset, offset = self.source.locate(place) if error is None else (error.dataset, error.offset)
+        return {"set": dataset, "key": key, "index": self.first + place, "offset": offset, "reason": reason}
 
 
 def _kind(row: Floats) -> str:
@@ -191,40 +180,8 @@ def _kind(row: Floats) -> str:
     return "infinity" if not np.isfinite(row).all() else "nothing but zeros"
 
 
-class _Tally:
-    """What a shard comes to, row by row."""
-
-    def __init__(self) -> None:
-        self.labels: list[int] = []
-        self.keys: list[bytes] = []
-        self.failed: list[int] = []
-        self._failures: list[Mapping[str, Any]] = []
-        self._delivered: set[int] = set()
-        self._bytes = self._digest = 0
-
-    @property
-    def rows(self) -> int:
-        return len(self.labels)
-
-    def add(self, entry: _Entry, failure: Mapping[str, Any] | None, row: Floats) -> None:
-        if failure is not None:
-            self.failed.append(self.rows)
-            self._failures.append(failure)
-        else:
-            self._bytes += entry.size
-            self._delivered.add(entry.label)
-            self._digest = crc32(row.tobytes(), crc32(b"%d\n" % entry.label, self._digest))
-        self.labels.append(entry.label)
-        self.keys.append(encoded_key(entry.key))
-
-    def result(self, seconds: float) -> ShardResult:
-        labels = (min(self._delivered), max(self._delivered)) if self._delivered else None
-        count = self.rows - len(self.failed)
-        return ShardResult(count, self._bytes, f"{self._digest:08x}", labels, tuple(self._failures), seconds)
-
-
 def _one_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
-    """The items, each made by another thread while whoever asks is at the one before: decoding waits for nobody."""
+    """The items, each made by another thread while the caller works on the one before."""
     end: Any = object()
     with ThreadPoolExecutor(1) as thread:
         coming = thread.submit(next, items, end)

@@ -1,4 +1,4 @@
-"""Small convolutional networks of fixed random weights, images for them, and the plain loop that ours must equal."""
+"""Small convolutional networks of fixed random weights, images for them, and the plain loop that we must equal."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 from facedata.align.detectors.sessions import read_model, sha256_of
 from facedata.features.extraction import ExtractionOptions, ModelOptions, Preprocessing, extract_features
 from facedata.features.extraction import job as job_module
-from facedata.features.extraction import model as model_module
-from facedata.features.extraction.model import EmbeddingModel
-from facedata.features.extraction.preprocessing import NCHW
-from facedata.features.extraction.shapes import InputShape
+from facedata.features.extraction.inputs import NCHW, InputShape
+from facedata.features.extraction.model import EmbeddingModel, try_model
 from facedata.images import import_opencv
 from facedata.jobs.job import JobOptions, JobSummary
 from facedata.jobs.plan import Part
@@ -33,7 +31,7 @@ WriteNet = Callable[..., Path]
 
 
 class Net:
-    """A graph in the making."""
+    """A graph that grows node by node."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -130,7 +128,7 @@ def plain_loop(
     output: str | None = None,
     prepare: Callable[[NDArray[np.uint8]], Any] | None = None,
 ) -> Floats:
-    """What anyone would write: InsightFace's numbers, a batch at a time, ONNX Runtime as it comes."""
+    """The obvious program: InsightFace's numbers, a batch at a time, ONNX Runtime with its defaults."""
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     given = prepare or (lambda image: (image[..., ::-1].astype(np.float32) - 127.5) / 127.5)
     rows = []
@@ -173,10 +171,10 @@ def set_bytes(root: Path, name: str = "a") -> list[bytes]:
 
 
 def here(options: ModelOptions, stop: StopRequest | None = None) -> EmbeddingModel:
-    """What `prepare_model` does, without a process of its own: many times as fast."""
+    """What `prepare_model` does, without a subprocess: many times as fast."""
     data = read_model(options.path)
     sha256 = sha256_of(data)
-    found = model_module._reply({**vars(options), "sha256": sha256})
+    found = try_model({**vars(options), "sha256": sha256})
     return EmbeddingModel(
         options.path,
         sha256,
@@ -206,7 +204,7 @@ def extract(
     overwrite: bool = False,
     **options: Any,
 ) -> JobSummary:
-    """Run an extraction; what is no option of the job or the model is one of the extraction."""
+    """Run an extraction with options of the job, the model, the pixels or the extraction."""
     of_model = {key: options.pop(key) for key in list(options) if key in ModelOptions.__dataclass_fields__}
     of_pixels = {key: options.pop(key) for key in list(options) if key in Preprocessing.__dataclass_fields__}
     chosen = ExtractionOptions(ModelOptions(str(model), **of_model), Preprocessing(**of_pixels), **options)

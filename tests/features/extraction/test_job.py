@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,7 @@ from facedata.dataset import Sample
 from facedata.errors import (
     ChecksumError,
     EmptyDatasetError,
+    FormatError,
     InputError,
     InputUnfinishedError,
     OptionError,
@@ -38,6 +40,13 @@ from facedata.errors import (
     OutputExistsError,
     OutputMismatchError,
 )
+from facedata.features.extraction import (
+    ExtractionOptions,
+    ModelOptions,
+    plan_extraction,
+    run_extraction,
+)
+from facedata.features.extraction.output import FeatureOutput, encoded_key
 from facedata.features.feature_set import FeatureSet, open_feature_set
 from facedata.jobs.job import JobOptions
 from facedata.jobs.journal import Journal, refuse_unfinished
@@ -127,7 +136,7 @@ def test_images_of_another_size_are_scaled_only_when_asked(tmp_path: Path, net: 
 
 def test_a_model_for_any_size_is_told_it(tmp_path: Path, images: Images) -> None:
     net = embedding_net(tmp_path / "net.onnx", sides=("H", "W"))
-    with pytest.raises(OptionError, match="say --input-size"):
+    with pytest.raises(OptionError, match="give --input-size"):
         extract(images.folder, tmp_path, net)
     extract(images.folder, tmp_path, net, input_size=(HEIGHT, WIDTH))
     np.testing.assert_array_equal(read_set(tmp_path).rows, plain_loop(net, images.pixels, 32))
@@ -154,7 +163,7 @@ def test_failures_publish_nothing_and_another_answer_needs_no_new_work(
     images: Images, tmp_path: Path, net: Path
 ) -> None:
     failed = spoil(images)
-    with pytest.raises(InputError, match=r"not published, for 3 of 30 images failed: see .*--on-error skip"):
+    with pytest.raises(InputError, match=r"not published, because 3 of 30 images failed: see .*--on-error skip"):
         extract(images.folder, tmp_path, net, batch_size=4)
     assert not list((tmp_path / "features").glob("*.txt")) + list((tmp_path / "labels").iterdir())
     assert not (tmp_path / "features/a.bin").exists()
@@ -187,7 +196,7 @@ def test_nan_keeps_the_rows_of_failed_images(
     failed = spoil(images)
     with caplog.at_level(logging.WARNING):
         extract(images.folder, tmp_path, net, batch_size=4, on_error="nan")
-    assert "rows of images that failed, all NaN: 3" in caplog.text
+    assert "3 rows are NaN because their images failed" in caplog.text
     found = read_set(tmp_path)
     assert np.flatnonzero(np.isnan(found.rows).all(axis=1)).tolist() == failed
     kept = [row for row in range(30) if row not in failed]
@@ -200,7 +209,10 @@ def test_a_published_answer_is_not_changed_silently(images: Images, tmp_path: Pa
     extract(images.folder, tmp_path, net, on_error="skip")
     before = set_bytes(tmp_path)
     for other in ("nan", "fail"):
-        with pytest.raises(OutputMismatchError, match=f"--on-error skip makes.*--on-error {other} wants it otherwise"):
+        with pytest.raises(
+            OutputMismatchError,
+            match=f"already written with --on-error skip, not --on-error {other}; use another --name",
+        ):
             extract(images.folder, tmp_path, net, on_error=other)
     assert extract(images.folder, tmp_path, net, on_error="skip").nothing_to_do
     assert set_bytes(tmp_path) == before
@@ -216,7 +228,7 @@ def test_where_nothing_failed_the_answer_does_not_matter(images: Images, tmp_pat
 def test_a_dataset_of_failures_alone_is_no_set(images: Images, tmp_path: Path, net: Path) -> None:
     for key in images.keys:
         (images.folder / key).write_bytes(b"no image")
-    with pytest.raises(EmptyDatasetError, match="not one image has an embedding"):
+    with pytest.raises(EmptyDatasetError, match="no image has an embedding"):
         extract(images.folder, tmp_path, net, on_error="skip")
 
 
@@ -235,7 +247,7 @@ def test_what_the_model_gives_no_use_for_fails_by_name(images: Images, tmp_path:
     summary = extract(images.folder, tmp_path, net, on_error="skip", normalize=True)
     assert summary.failures == 1
     told = json.loads((tmp_path / "features/a.bin.facedata/failures.jsonl").read_text())
-    assert (told["index"], told["reason"]) == (7, "unusable embedding: the model gives NaN")
+    assert (told["index"], told["reason"]) == (7, "unusable embedding: the model returned NaN")
     assert images.keys[7] not in read_set(tmp_path).keys
 
 
@@ -251,7 +263,7 @@ def test_a_single_class_is_pointed_out(tmp_path: Path, net: Path, caplog: pytest
     images = write_images(tmp_path / "images", 4, people=1)
     with caplog.at_level(logging.WARNING):
         extract(images.folder, tmp_path, net)
-    assert "all rows have the same label; of a dataset without labels --unlabeled writes -1" in caplog.text
+    assert "all rows have the same label; for a dataset without labels, --unlabeled writes -1" in caplog.text
 
 
 def test_only_the_first_images_and_one_image(images: Images, tmp_path: Path, net: Path) -> None:
@@ -265,6 +277,13 @@ def test_a_key_with_a_line_break_stays_on_its_line(tmp_path: Path, net: Path) ->
     (images.folder / images.keys[1]).rename(images.folder / "person_0" / "1\n.png")
     extract(images.folder, tmp_path, net)
     assert read_set(tmp_path).keys[1] == "person_0/1\\n.png"
+
+
+def test_a_key_is_always_one_line_of_bytes() -> None:
+    assert encoded_key("a/b c.jpg") == b"a/b c.jpg"
+    assert encoded_key(os.fsdecode(b"\xff.jpg")) == b"\xff.jpg"
+    assert encoded_key("a\r\nb\u2028") == b"a\\r\\nb\\u2028"
+    assert encoded_key("\ud800") == b"\\ud800"
 
 
 # The job
@@ -323,17 +342,11 @@ def test_other_options_or_another_model_are_another_job(images: Images, tmp_path
         extract(images.folder, tmp_path, net)
 
 
-def test_a_model_replaced_while_the_job_is_planned_is_noticed(
-    images: Images, tmp_path: Path, net: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from facedata.features.extraction import job
-
-    def replaced(*arguments: Any) -> None:
-        embedding_net(net, seed=4)
-
-    monkeypatch.setattr(job, "_check_sizes", replaced)
+def test_a_model_replaced_after_the_job_was_planned_is_noticed(images: Images, tmp_path: Path, net: Path) -> None:
+    planned = plan_extraction(str(images.folder), tmp_path, "a", ExtractionOptions(ModelOptions(str(net))))
+    embedding_net(net, seed=4)
     with pytest.raises(ChecksumError, match="it is another file"):
-        extract(images.folder, tmp_path, net)
+        run_extraction(planned, JobOptions(1))
 
 
 def test_neither_input_is_written_over(images: Images, tmp_path: Path, net: Path) -> None:
@@ -351,10 +364,14 @@ def test_a_build_that_lost_a_file_is_not_published(images: Images, tmp_path: Pat
     with pytest.raises(InputError):
         extract(images.folder, tmp_path, net, batch_size=2)
     building = tmp_path / "features/a.bin.facedata/.facedata-building"
-    (building / "2.rows").rename(building / "gone")
-    with pytest.raises(OutputMismatchError, match=r"2\.rows: was written by this job and is gone"):
+    (building / "000002").rename(building / "gone")
+    with pytest.raises(OutputMismatchError, match=r"000002: this job wrote the file, but it no longer exists"):
         extract(images.folder, tmp_path, net, batch_size=2, on_error="skip")
-    (building / "gone").rename(building / "2.rows")
+    for damage in (b"", b"{}", b'{"labels": [1], "keys": [], "failed": []}'):
+        (building / "000002").write_bytes(damage)
+        with pytest.raises(FormatError, match=r"000002: is corrupt; --overwrite starts the job over"):
+            extract(images.folder, tmp_path, net, batch_size=2, on_error="skip")
+    (building / "gone").rename(building / "000002")
     (building / "matrix").unlink()
     with pytest.raises(OutputMismatchError, match="is gone"):
         extract(images.folder, tmp_path, net, batch_size=2, on_error="skip")
@@ -400,15 +417,12 @@ def test_another_answer_after_a_kill_behind_the_matrix_shifts_no_row(
     assert set_bytes(tmp_path) == set_bytes(tmp_path, "whole")
 
 
-def test_a_matrix_that_will_not_fit_is_refused_before_the_work(
-    images: Images, small_disk: Path, tmp_path: Path, net: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (small_disk / "filler").write_bytes(bytes((8 << 20) - 4096 * 8))
-    from facedata.features.extraction import output
-
-    monkeypatch.setattr(output.FeatureOutput, "_size", 1 << 20)
-    with pytest.raises(OutputError, match=r"30 rows of 8 float32 need .* bytes more, and .* are free"):
-        extract(images.folder, small_disk, net)
+def test_a_matrix_that_does_not_fit_is_refused_before_the_work(small_disk: Path) -> None:
+    output = FeatureOutput(FeatureSet(str(small_disk), "a"), 1 << 18, 8)
+    output.prepare()
+    (small_disk / "filler").write_bytes(bytes(1 << 20))
+    with pytest.raises(OutputError, match=r"the matrix of 262,144 rows of 8 float32 needs .* bytes, but .* are free"):
+        output.prepare()
 
 
 def test_samples_without_a_label_or_an_image_keep_their_row(

@@ -6,7 +6,6 @@ import importlib.util
 import os
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,6 @@ from onnx import TensorProto, helper
 from facedata.errors import FacedataError, InputError, InterruptedJobError, MissingExtraError, ModelError, OptionError
 from facedata.features.extraction import ModelOptions
 from facedata.features.extraction.model import prepare_model
-from facedata.features.extraction.shapes import input_shape
 from facedata.jobs.signals import StopRequest
 
 
@@ -51,7 +49,7 @@ def test_what_is_found_of_a_good_model(tmp_path: Path) -> None:
         (b"\x08\x07" + bytes(50), "a file that"),
     ],
 )
-def test_a_file_that_is_no_model(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_file_that_is_not_a_model(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "net.onnx"
     path.write_bytes(content)
     with pytest.raises(ModelError, match=rf"net\.onnx: expected an ONNX model, found {said}"):
@@ -65,7 +63,7 @@ def test_a_model_whose_weights_lie_in_another_file(tmp_path: Path) -> None:
         here(ModelOptions(str(tmp_path / "net.onnx")))
 
 
-def test_what_is_no_plain_file(tmp_path: Path) -> None:
+def test_what_is_not_a_regular_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.onnx")
     for path, said in (
         (tmp_path / "pipe.onnx", "named pipe"),
@@ -74,63 +72,6 @@ def test_what_is_no_plain_file(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=said):
             prepare_model(ModelOptions(str(path)))
-
-
-def listed(*shape: Any, kind: str = "tensor(float)") -> SimpleNamespace:
-    return SimpleNamespace(name="data", shape=list(shape), type=kind)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "options", "said"),
-    [
-        ([], {}, "expected one input, the images; found none"),
-        ([listed(1, 3, 8, 8), listed(2)], {}, r"found 2: 'data' of float, shape \(1, 3, 8, 8\), 'data' of float"),
-        ([listed(1, 3, 8, 8, kind="tensor(uint8)")], {}, "float32 or float16, found 'data' of uint8"),
-        ([listed(1, 3, 64)], {}, r"\(N, 3, H, W\) or \(N, H, W, 3\), found 'data' of float, shape \(1, 3, 64\)"),
-        ([listed(1, 1, 8, 8)], {}, r"three channels.*shape \(1, 1, 8, 8\)"),
-        ([listed("N", None, 8, "W")], {}, "say --input-layout"),
-        ([listed(1, 3, 8, 3)], {}, "say --input-layout"),
-        ([listed(1, 3, 8, 8)], {"layout": "nhwc"}, "--input-layout nhwc: does not fit"),
-        ([listed(1, 3, "H", "W")], {}, "say --input-size"),
-        ([listed(1, 3, 112, 96)], {"input_size": (96, 112)}, "--input-size 96x112: m.onnx takes 112x96"),
-        ([listed(1, 3, 9000, 9000)], {}, "at most 4,096 pixels a side, found 9000x9000"),
-        ([listed(8, 3, 8, 8)], {"batch_size": 4}, "--batch-size 4: m.onnx takes 8 images at once"),
-        ([listed(100000, 3, 8, 8)], {}, "at most 4,096 images at once"),
-        ([listed("N", 3, 2000, 2000)], {"batch_size": 64}, "give a smaller --batch-size"),
-    ],
-)
-def test_inputs_that_take_no_images(inputs: list[Any], options: dict[str, Any], said: str) -> None:
-    with pytest.raises(FacedataError, match=said):
-        input_shape(inputs, ModelOptions("m.onnx", **options), 32)
-
-
-@pytest.mark.parametrize(
-    ("one", "options", "found"),
-    [
-        (listed("N", 3, 112, 112), {}, ("nchw", 112, 112, 32, False)),
-        (listed(None, 112, 96, 3), {"batch_size": 5}, ("nhwc", 112, 96, 5, False)),
-        (listed(16, 3, -1, 0), {"input_size": (112, 96)}, ("nchw", 112, 96, 16, True)),
-        (listed("N", "C", "H", 3), {"layout": "nchw", "input_size": (7, 3)}, ("nchw", 7, 3, 32, False)),
-        (listed(1, 3, 3, 3), {"layout": "nhwc"}, ("nhwc", 3, 3, 1, True)),
-    ],
-)
-def test_inputs_that_take_images(one: Any, options: dict[str, Any], found: tuple[Any, ...]) -> None:
-    shape = input_shape([one], ModelOptions("m.onnx", **options), 32)
-    assert (shape.layout, shape.height, shape.width, shape.batch, shape.fixed) == found
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"batch_size": 0}, "--batch-size 0: expected 1 to 4,096"),
-        ({"layout": "chwn"}, "--input-layout chwn"),
-        ({"input_size": (0, 5)}, "--input-size 0x5: expected 1 to 4,096"),
-        ({"device": "tpu"}, "'tpu' is no device"),
-    ],
-)
-def test_options_that_make_no_sense(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(OptionError, match=said):
-        ModelOptions("m.onnx", **options)
 
 
 def _rank_four(net: Net, start: str, embedding: str) -> str:
@@ -162,11 +103,11 @@ def _one_at_a_time(net: Net, start: str, embedding: str) -> str:
     [
         (_rank_four, r"expected 'embedding' to have the shape \(2, D\) for 2 images, found \(2, 8, 14, 10\)"),
         (_all_in_one, r"expected 'embedding' to have the shape \(2, D\) for 2 images, found \(1, 8\)"),
-        (_training_mode, "depends on its place in the batch, or on the others there: was the model exported in train"),
+        (_training_mode, "depends on its place in the batch or on the other images; was the model exported in train"),
         (_one_at_a_time, "fails on a batch of 2 x 3 x 16 x 12.*one image at a time works: --batch-size 1"),
     ],
 )
-def test_outputs_that_are_no_embeddings(tmp_path: Path, ending: Any, said: str) -> None:
+def test_outputs_that_are_not_embeddings(tmp_path: Path, ending: Any, said: str) -> None:
     net = embedding_net(tmp_path / "net.onnx", ending=ending)
     with pytest.raises(FacedataError, match=said):
         here(ModelOptions(str(net)))
@@ -178,7 +119,7 @@ def test_an_output_of_whole_numbers(tmp_path: Path) -> None:
     model.graph.node[-1].output[0] = "embedding"
     model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
     onnx.save(model, tmp_path / "net.onnx")
-    with pytest.raises(ModelError, match="expected 'embedding' to be of floats, found int64"):
+    with pytest.raises(ModelError, match="expected 'embedding' to be floats, found int64"):
         here(ModelOptions(str(tmp_path / "net.onnx")))
 
 
@@ -200,7 +141,7 @@ def two_outputs(path: Path) -> Path:
 @pytest.mark.usefixtures("tried_here")
 def test_of_several_outputs_one_is_chosen(tmp_path: Path) -> None:
     net, images = two_outputs(tmp_path / "net.onnx"), write_images(tmp_path / "images", 5)
-    with pytest.raises(OptionError, match=r"several outputs, 2: 'embedding' of float, .*'other'.*say --output-name"):
+    with pytest.raises(OptionError, match=r"several outputs, 2: 'embedding' of float, .*'other'.*give --output-name"):
         here(ModelOptions(str(net)))
     with pytest.raises(OptionError, match=r"--output-name third: .* has 2: 'embedding'"):
         here(ModelOptions(str(net), output_name="third"))
