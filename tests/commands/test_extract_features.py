@@ -100,7 +100,7 @@ def test_a_dry_run_writes_nothing(inline_facedata: Facedata, images: Images, tmp
         (["--mean", "red"], "'red' is not a number", 2),
         (["--model", "images/person_0/0.png"], "expected an ONNX model", 1),
         (["--model", "nowhere.onnx"], "nowhere.onnx: no such file", 1),
-        (["--salvage"], "--salvage: is no option of the format folder", 2),
+        (["--salvage"], "--salvage does not apply to the format 'folder'", 2),
     ],
 )
 def test_mistakes_are_reported_before_anything_is_written(
