@@ -345,7 +345,7 @@ def test_other_options_or_another_model_are_another_job(images: Images, tmp_path
 def test_a_model_replaced_after_the_job_was_planned_is_noticed(images: Images, tmp_path: Path, net: Path) -> None:
     planned = plan_extraction(str(images.folder), tmp_path, "a", ExtractionOptions(ModelOptions(str(net))))
     embedding_net(net, seed=4)
-    with pytest.raises(ChecksumError, match="it is another file"):
+    with pytest.raises(ChecksumError, match="the file has changed: expected sha256"):
         run_extraction(planned, JobOptions(1))
 
 
