@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 
 import click
 
 from facedata.commands import options
-from facedata.commands.progress import counted, human_bytes, show_count
+from facedata.commands.progress import counted, human_bytes, show_progress
 
 
-@click.command("make-sample", short_help="Draw a small dataset of made faces, for trying things out.")
+@click.command("make-sample", short_help="Draw a small dataset of invented faces, for trying things out.")
 @click.argument("folder", type=click.Path(file_okay=False))
 @click.option("--identities", type=click.IntRange(1, 1_000_000), default=36, show_default=True, help="How many people.")
 @click.option("--images", type=click.IntRange(1, 100_000), default=8, show_default=True, help="How many of each.")
@@ -35,7 +34,7 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Draw faces that belong to nobody and write them to FOLDER as a record set.
+    """Draw faces of people who do not exist and write them to FOLDER as a record set.
 
     FOLDER gets train.rec, train.idx and property (the InsightFace dialect), and landmarks.jsonl with the exact 5 and 68
     landmarks of each image. The same seed draws the same people.
@@ -44,30 +43,26 @@ def command(
     Example:
       facedata make-sample sample --identities 12 --images 6 --preview sample.png
     """
-    from facedata.synthetic.sample_set import SampleOptions, check_sample_output, make_sample
+    from facedata.jobs.job import JobOptions
+    from facedata.synthetic.sample_set import SampleOptions, check_sample, make_sample
 
     options.start_logging(quiet=quiet)
     sample = SampleOptions(identities, images, size, seed)
+    drawn = f"{counted(identities * images, 'image')} of {counted(identities, 'identity', 'identities')}"
     if dry_run:
-        check_sample_output(Path(folder), preview, overwrite=overwrite)
+        check_sample(folder, sample, preview=preview, overwrite=overwrite)
         if as_json:
-            options.print_json(
-                {"dry_run": True, "output": folder, "identities": identities, "images": identities * images}
-            )
+            value = {"dry_run": True, "output": folder, "identities": identities, "images": identities * images}
+            options.print_json(value)
         else:
-            click.echo(f"would draw {_drawn(identities, images)} into {folder}")
+            click.echo(f"would draw {drawn} into {folder}")
         return 0
-    with show_count("faces", quiet=quiet) as progress:
-        summary = make_sample(folder, sample, overwrite=overwrite, preview=preview, progress=progress)
+    with show_progress("faces", quiet=quiet) as observer:
+        job = JobOptions(overwrite=overwrite, observer=observer)
+        summary = make_sample(folder, sample, preview=preview, job=job, command_line=options.command_line())
     if as_json:
         options.print_json(asdict(summary))
     else:
-        click.echo(
-            f"{folder}: {_drawn(identities, images)}, {human_bytes(summary.bytes)}"
-            + (f"; preview: {preview}" if preview else "")
-        )
+        shown = f"; preview: {preview}" if preview else ""
+        click.echo(f"{folder}: {drawn}, {human_bytes(summary.bytes)}{shown}")
     return 0
-
-
-def _drawn(identities: int, images: int) -> str:
-    return f"{counted(identities * images, 'image')} of {counted(identities, 'identity', 'identities')}"

@@ -1,12 +1,11 @@
 """Drawn faces: cartoon people with exactly known landmarks, for tests and demonstrations.
 
-A face is a small three-dimensional model, the *head frame*: x to the image's right from the middle
-of the face, y down, z towards the viewer, in pixels of the *canonical frame*. The canonical frame
-is a 112 x 112 crop in which the eyes, the nose and the mouth lie near the ArcFace template. Every
-shape is projected through one affine map, the landmarks too, so they lie where the features are.
+A face is a small three-dimensional model in the *head frame*: x to the image's right from the middle of the face, y
+down, z towards the viewer, in pixels of the *canonical frame*. The canonical frame is a 112 x 112 crop in which the
+eyes, the nose and the mouth lie near the ArcFace template. All shapes and the landmarks are projected through the same
+affine map, so that the landmarks lie where the features are.
 
-Pixel coordinates are x, then y, and the centre of the top-left pixel is (0, 0), as in OpenCV.
-Images are BGR, as in OpenCV.
+Pixel coordinates are x, then y; the centre of the top left pixel is (0, 0), and images are BGR, as in OpenCV.
 """
 
 from __future__ import annotations
@@ -17,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.errors import OptionError
-from facedata.synthetic.curves import Floats
-from facedata.synthetic.landmarks import head_landmarks
-from facedata.synthetic.painting import apply_light, head_projection, paint, paint_tone
-from facedata.synthetic.people import Identity, View, identity_from_seed, view_from_seed
-from facedata.synthetic.shapes import face_shapes, tone_shapes
+from facedata.images import import_opencv
+from facedata.synthetic.geometry import BLACK, WHITE, Floats, Shape, mix
+from facedata.synthetic.people import Identity, View, generator, identity_from_seed, view_from_seed
+from facedata.synthetic.shapes import face_shapes, head_landmarks, tone_shapes
 
 __all__ = [
     "MAX_CANVAS",
@@ -29,31 +27,39 @@ __all__ = [
     "Identity",
     "View",
     "draw_face",
+    "face_landmarks",
     "identity_from_seed",
     "view_from_seed",
 ]
 
-
 MAX_CANVAS = 4096
-"""The longest side of a canvas, in pixels: a slip in a size must not take all memory."""
+"""The longest side of a canvas, in pixels: a typing error in a size must not take all memory."""
+
+Pixels = NDArray[np.uint8]
+
+# the centre of rotation: near the middle of the five points, so that they stay near; x = 0 is x = 56 in the crop
+_PIVOT = np.array([0.0, 72.0, 8.0])
+_NEUTRAL_TONE = 200  # the value of the tone layer that leaves a pixel as it is
+_FIXED_POINT_BITS = 6
+_FAR = 30000.0  # keeps the fixed-point coordinates of cv2 far from overflow
 
 
 @dataclass(frozen=True, eq=False)
 class DrawnFace:
-    """A drawn face and where its landmarks are.
+    """A drawn face and its landmarks.
 
     Attributes
     ----------
     image : ndarray of shape (H, W, 3), uint8
         BGR.
     landmarks68 : ndarray of shape (68, 2), float32
-        Pixels, x then y, in the iBUG order: 0-16 jaw, 17-26 brows, 27-35 nose, 36-41 eye on the
-        image's left, 42-47 eye on its right, 48-67 mouth. They may lie outside the canvas.
+        Pixels, x then y, in the iBUG order: 0-16 jaw, 17-26 brows, 27-35 nose, 36-41 eye on the image's left, 42-47 eye
+        on its right, 48-67 mouth. They may lie outside the canvas.
     landmarks5 : ndarray of shape (5, 2), float32
         The means of 36-41 and of 42-47, then points 30, 48 and 54.
     """
 
-    image: NDArray[np.uint8]
+    image: Pixels
     landmarks68: NDArray[np.float32]
     landmarks5: NDArray[np.float32]
 
@@ -73,8 +79,8 @@ def draw_face(
     identity, view : Identity, View
         Who, and how; the default view is `View()`.
     size : int
-        Side in pixels of the square image that the canonical frame is scaled to fill, outer pixel
-        edges on outer pixel edges as in ``cv2.resize``. With `matrix`, only `canvas`'s default.
+        Side in pixels of the square image that the canonical frame is scaled to fill, outer pixel edges on outer pixel
+        edges as in ``cv2.resize``. With `matrix`, only the default of `canvas`.
     matrix : array of shape (2, 3), optional
         Similarity transform from canonical pixels to canvas pixels, x then y.
     canvas : (int, int), optional
@@ -88,44 +94,145 @@ def draw_face(
     Raises
     ------
     OptionError
-        If `matrix` is no similarity transform, or a side of the canvas not 1 to `MAX_CANVAS`.
+        If `matrix` is not a similarity transform, or a side of the canvas is not from 1 to `MAX_CANVAS`.
     """
     view = View() if view is None else view
     matrix = _resizing(size) if matrix is None else np.asarray(matrix, dtype=np.float64)
-    height, width = _checked((size, size) if canvas is None else canvas, matrix)
-    projection = head_projection(view, matrix)
+    canvas = (size, size) if canvas is None else canvas
+    if not all(1 <= side <= MAX_CANVAS for side in canvas):
+        raise OptionError(f"canvas of {canvas[0]} x {canvas[1]} pixels: expected 1 to {MAX_CANVAS} a side")
+    if matrix.shape != (2, 3) or not np.isfinite(matrix).all():
+        raise OptionError(f"matrix: expected 2 x 3 finite numbers, found shape {matrix.shape}")
+    (a, b), (c, d) = matrix[:, :2]
+    enlargement = float(np.hypot(a, c))
+    if not (enlargement > 0.0 and np.hypot(a - d, b + c) <= 1e-6 * enlargement):
+        raise OptionError(f"matrix: expected [[a, -b, x], [b, a, y]], found {matrix.tolist()}")
+
+    projection = _projection(view, matrix)
+    scale = view.scale * enlargement
     points = head_landmarks(identity, view)
+    landmarks5, landmarks68 = _projected(points, projection)
+    painted = _paint(face_shapes(identity, view, points), projection, scale, view, canvas)
+    tones = _paint_tones(tone_shapes(identity, view, points), projection, scale, canvas)
+    return DrawnFace(_apply_light(painted, tones, view, projection, scale), landmarks68, landmarks5)
+
+
+def face_landmarks(identity: Identity, view: View, size: int = 112) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The 5 and the 68 landmarks that `draw_face` would return, without drawing."""
+    return _projected(head_landmarks(identity, view), _projection(view, _resizing(size)))
+
+
+def _projected(points: Floats, projection: Floats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     landmarks68 = (points @ projection[:, :3].T + projection[:, 3]).astype(np.float32)
-    shapes = face_shapes(identity, view, points)
-    scale = _scale_of(view, matrix)
-    painted = paint(shapes, projection, scale, view, (height, width))
-    toned = paint_tone(tone_shapes(identity, view, points), projection, scale, (height, width))
-    image = apply_light(painted, toned, view, projection, scale)
-    return DrawnFace(image, landmarks68, _five(landmarks68))
-
-
-def _five(points: NDArray[np.float32]) -> NDArray[np.float32]:
-    eyes = points[36:48].reshape(2, 6, 2).mean(axis=1)
-    return np.concatenate([eyes, points[[30, 48, 54]]]).astype(np.float32)
+    eyes = landmarks68[36:48].reshape(2, 6, 2).mean(axis=1)
+    return np.concatenate([eyes, landmarks68[[30, 48, 54]]]).astype(np.float32), landmarks68
 
 
 def _resizing(size: int) -> Floats:
+    """The matrix that scales the canonical frame to a square image."""
     factor = size / 112.0
     return np.array([[factor, 0.0, (factor - 1.0) / 2.0], [0.0, factor, (factor - 1.0) / 2.0]])
 
 
-def _checked(canvas: tuple[int, int], matrix: Floats) -> tuple[int, int]:
+def _projection(view: View, matrix: Floats) -> Floats:
+    """The affine map from the head frame to canvas pixels, shape (2, 4)."""
+    yaw, pitch, roll = np.radians([view.yaw, view.pitch, view.roll])
+    second = (np.sin(pitch) * np.sin(yaw), np.cos(pitch), -np.sin(pitch) * np.cos(yaw))
+    turned = np.array([(np.cos(yaw), 0.0, np.sin(yaw)), second])
+    rolled = np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])
+    linear = view.scale * rolled @ turned
+    offset = np.array([56.0 + view.shift_x, 72.0 + view.shift_y]) - linear @ _PIVOT
+    return np.column_stack([matrix[:, :2] @ linear, matrix[:, :2] @ offset + matrix[:, 2]])
+
+
+def _resized(projection: Floats, factors: tuple[float, float]) -> Floats:
+    """The projection to an image resized by `factors` (x, y), outer pixel edges on outer pixel edges."""
+    factor = np.array(factors)[:, None]
+    scaled: Floats = projection * factor
+    scaled[:, 3:] += (factor - 1.0) / 2.0
+    return scaled
+
+
+def _fill(image: Pixels, shapes: list[Shape], projection: Floats, line: int) -> None:
+    """Fill the outlines of each shape in its colour, in place."""
+    cv2 = import_opencv()
+    outlines = [outline for _, parts in shapes for outline in parts]
+    pixels = np.concatenate(outlines) @ projection[:, :3].T + projection[:, 3]
+    fixed = np.rint(np.clip(pixels, -_FAR, _FAR) * (1 << _FIXED_POINT_BITS)).astype(np.int32)
+    pieces = iter(np.split(fixed, np.cumsum([len(outline) for outline in outlines[:-1]])))
+    for colour, parts in shapes:
+        cv2.fillPoly(image, [next(pieces) for _ in parts], (*colour, 255.0), line, _FIXED_POINT_BITS)
+
+
+def _paint(shapes: list[Shape], projection: Floats, scale: float, view: View, canvas: tuple[int, int]) -> Pixels:
+    """Paint the face, without light, over its backdrop: (H, W, 4), whose fourth channel is the share of the person."""
+    cv2 = import_opencv()
     height, width = canvas
-    if not (1 <= height <= MAX_CANVAS and 1 <= width <= MAX_CANVAS):
-        raise OptionError(f"canvas of {height} x {width} pixels: expected 1 to {MAX_CANVAS} a side")
-    if matrix.shape != (2, 3) or not np.isfinite(matrix).all():
-        raise OptionError(f"matrix: expected 2 x 3 finite numbers, found shape {matrix.shape}")
-    (a, b), (c, d) = matrix[:, :2]
-    scale = float(np.hypot(a, c))
-    if not (scale > 0.0 and np.hypot(a - d, b + c) <= 1e-6 * scale):
-        raise OptionError(f"matrix: expected [[a, -b, x], [b, a, y]], found {matrix.tolist()}")
-    return height, width
+    draw = generator([view.seed], 3)
+    top, bottom = mix(view.backdrop_colour, WHITE, 0.25), mix(view.backdrop_colour, BLACK, 0.18)
+    image = np.empty((height, width, 4), np.uint8)
+    image[:] = np.linspace((*top, 0.0), (*bottom, 0.0), height).astype(np.uint8)[:, None]
+    side = max(height, width)
+    for part, x, y in draw.uniform(size=(8, 3)):
+        colour = (*mix(view.backdrop_colour, WHITE, 0.1 + 0.35 * part), 0.0)
+        if view.backdrop == "bokeh":
+            centre = round(x * width), round(y * height)
+            cv2.circle(image, centre, round(side * (0.16 - 0.1 * part)), colour, -1, cv2.LINE_AA)
+        elif view.backdrop == "stripes":
+            left = round((2.0 * x - 0.5) * width)
+            ends = (left, 0), (left - height // 3, height)
+            cv2.line(image, *ends, colour, max(1, side // 20), cv2.LINE_AA)
+    # the smooth edges of cv2 widen a shape by half a pixel: small faces need finer pixels to keep it thin
+    finer = max(1, min(8, max(2, round(2.0 / scale)), 2048 // max(canvas)))
+    enlarged = cv2.resize(image, (width * finer, height * finer), interpolation=cv2.INTER_NEAREST)
+    image = np.asarray(enlarged, np.uint8)
+    _fill(image, shapes, _resized(projection, (finer, finer)), cv2.LINE_AA)
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _scale_of(view: View, matrix: Floats) -> float:
-    return view.scale * float(np.hypot(matrix[0, 0], matrix[1, 0]))
+def _paint_tones(shapes: list[Shape], projection: Floats, scale: float, canvas: tuple[int, int]) -> Pixels:
+    """Paint soft shadows, blush and highlights: factors in 1 / `_NEUTRAL_TONE`, shape (H, W, 3).
+
+    They are smooth, so they are painted no finer than the canonical frame, then blurred and enlarged.
+    """
+    cv2 = import_opencv()
+    height, width = canvas
+    factor = min(1.0, 1.0 / scale)
+    rows, columns = max(1, round(height * factor)), max(1, round(width * factor))
+    layer = np.full((rows, columns, 3), _NEUTRAL_TONE, np.uint8)
+    _fill(layer, shapes, _resized(projection, (columns / width, rows / height)), cv2.LINE_8)
+    soft = cv2.GaussianBlur(layer, (0, 0), max(0.3, 2.4 * scale * factor))
+    if factor < 1.0:
+        soft = cv2.resize(soft, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(soft, np.uint8)
+
+
+def _apply_light(painted: Pixels, tones: Pixels, view: View, projection: Floats, scale: float) -> Pixels:
+    """Light the person like a ball, under the soft tones, then tint, blur and add noise to the whole image."""
+    cv2 = import_opencv()
+    middle = projection @ (0.0, 62.0, -8.0, 1.0)
+    x, y = (
+        ((np.arange(length) - centre) / (56.0 * scale)).clip(-1.2, 1.2).astype(np.float32)
+        for length, centre in zip(painted.shape[1::-1], middle, strict=True)
+    )
+    column = 1.1 + 0.3 * view.light[1] * y - 0.17 * y**2
+    row = 0.3 * view.light[0] * x - 0.17 * x**2
+    ball = np.maximum(column[:, None] + row, np.float32(0.6)) / np.float32(_NEUTRAL_TONE)
+    # one layer a channel, merged by cv2, is five times as fast as broadcasting over three channels in NumPy
+    person = cv2.merge([painted[..., 3]] * 3) * np.float32(1 / 255)
+    lit = cv2.merge([ball] * 3)
+    lit *= tones
+    lit -= 1.0
+    lit *= person
+    lit += 1.0
+    lit *= painted[..., :3]
+    warm = 0.09 * view.warmth
+    lit = cv2.transform(lit, view.brightness * np.diag([1.0 - warm, 1.0, 1.0 + warm]))
+    if view.blur:
+        lit = cv2.GaussianBlur(lit, (0, 0), view.blur)
+    if view.noise:
+        draw = generator([view.seed], 4)
+        noise = np.float32(view.noise) * draw.standard_normal(lit.shape[:2], np.float32)
+        lit += cv2.merge([noise] * 3)
+    image: Pixels = np.clip(lit + np.float32(0.5), 0, 255).astype(np.uint8)
+    return image

@@ -1,4 +1,4 @@
-"""The people of the drawn faces: looks, views and how seeds choose them."""
+"""The looks of drawn people, the views of them, and how seeds choose both."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from facedata.errors import OptionError
-from facedata.synthetic.curves import Colour, mix
+from facedata.synthetic.geometry import Colour, mirrored, mix
 
 
 class Hair(NamedTuple):
-    """A hair style: pixels of volume, lift and curl, the y where it ends behind, its hairline."""
+    """A hair style: `volume`, `lift` and `curl` in pixels, and the y at which the hair `ends` at the back."""
 
     volume: float
     hairline: tuple[tuple[float, float], ...]  # (x / half width of the face, y), right to left
@@ -23,32 +23,12 @@ class Hair(NamedTuple):
     knots: tuple[tuple[float, float, float], ...] = ()  # (x / half width, y, radius): buns, tails
 
 
-def even(*right: tuple[float, float]) -> tuple[tuple[float, float], ...]:
-    """An outline from its right half, given from right to middle, and the mirror image of that."""
-    return right + tuple((-x, y) for x, y in right[::-1] if x)
-
-
-_HIGH = even((0.97, 56), (0.88, 38), (0.6, 23), (0, 20))
-
-
-_ROUND = even((0.98, 56), (0.88, 40), (0.62, 27), (0.25, 23))
-
-
+_HIGH = mirrored((0.97, 56), (0.88, 38), (0.6, 23), (0, 20))
+_ROUND = mirrored((0.98, 56), (0.88, 40), (0.62, 27), (0.25, 23))
 _SWEPT = ((0.98, 56), (0.88, 37), (0.5, 19), (0.15, 28), (-0.35, 34), (-0.82, 41), (-1.0, 62))
-
-
-_PARTED = even((1.03, 84), (0.93, 58), (0.72, 34), (0.2, 17), (0, 14))
-
-
-_BANGS = even((1.0, 76), (0.88, 42), (0.62, 35), (0.2, 36))
-
-
-_RIGHT_TAIL = ((1.06, 62, 8), (1.16, 77, 10), (1.22, 93, 12))
-
-
-_TAILS = tuple((side * x, y, radius) for side in (-1, 1) for x, y, radius in _RIGHT_TAIL)
-
-
+_PARTED = mirrored((1.03, 84), (0.93, 58), (0.72, 34), (0.2, 17), (0, 14))
+_BANGS = mirrored((1.0, 76), (0.88, 42), (0.62, 35), (0.2, 36))
+_TAILS = tuple((side * x, y, r) for side in (-1, 1) for x, y, r in ((1.06, 62, 8), (1.16, 77, 10), (1.22, 93, 12)))
 HAIR_STYLES: dict[str, Hair] = {
     "side parting": Hair(5.5, _SWEPT, lift=3),
     "long": Hair(6, _PARTED, ends=146),
@@ -62,8 +42,6 @@ HAIR_STYLES: dict[str, Hair] = {
     "wavy": Hair(7.5, _SWEPT, ends=122, curl=1.5),
     "bald": Hair(0, ()),
 }
-
-
 _BEARDLESS = ("long", "bob", "pigtails", "wavy")
 
 
@@ -76,29 +54,12 @@ def _palette(hexadecimal: str) -> tuple[Colour, ...]:
 
 
 _SKINS = _palette("fbdcc8 8a5536 eebb96 5d3a29 f4c9a8 b87a50 d69c70 73452f e6ac80 a0673f")
-
-
-_NATURAL_HAIR = "2b2320 d9a658 5a3825 a8441f 17171c e8cf96 7d4e2d b9b4ae 41302c c4622d"
-
-
-_HAIR_COLOURS = _palette(_NATURAL_HAIR + " 6b3a6e 2f6f78")
-
-
+_HAIR_COLOURS = _palette("2b2320 d9a658 5a3825 a8441f 17171c e8cf96 7d4e2d b9b4ae 41302c c4622d 6b3a6e 2f6f78")
 _EYE_COLOURS = _palette("5b3a1e 3f78a8 4f8a4c 2f211a 7d8a94 9a6a2a")
-
-
 _SHIRTS = _palette("d8573f 3e6fb0 f0b541 4b9a77 8a5aa8 e8e3d8 39424e e58fa5")
-
-
 _BACKDROP_COLOURS = _palette("a9c8d8 d9c7a8 b7c9a4 c8b4cf 8fa3b5 e2cfc2 9db8ae c9a79a 7c8b92")
-
-
 _GLASSES = ("none", "round", "square")
-
-
 _BEARDS = ("none", "full", "goatee", "moustache", "stubble")
-
-
 _BACKDROPS = ("plain", "bokeh", "stripes")
 
 
@@ -111,9 +72,13 @@ def _require(option: str, value: str, known: tuple[str, ...]) -> None:
 class Identity:
     """The look of one person.
 
-    Colours are (blue, green, red), each 0 to 255. Sizes are factors, where 1 is the mean face;
-    slopes and tilts are pixels of the canonical frame, positive where the outer end is higher.
-    `jaw_squareness` is 0 to 1. An unknown hair style, beard or pair of glasses is an `OptionError`.
+    Colours are (blue, green, red), each 0 to 255. Sizes are factors, 1 for the mean face; slopes and tilts are pixels
+    of the canonical frame, positive if the outer end is higher. `jaw_squareness` is 0 to 1.
+
+    Raises
+    ------
+    OptionError
+        If the hair style, the beard or the glasses are unknown.
     """
 
     skin: Colour = _SKINS[4]
@@ -152,14 +117,14 @@ class View:
     Attributes
     ----------
     yaw, pitch, roll : float
-        Degrees: `yaw` > 0 turns the nose to the image's right, `pitch` > 0 lifts it, `roll` > 0
-        turns clockwise on the screen. It looks right up to about 30 of yaw or pitch.
+        Degrees: `yaw` > 0 turns the nose to the image's right, `pitch` > 0 lifts it, `roll` > 0 turns clockwise on the
+        screen. It looks right up to about 30 degrees of yaw or pitch.
     scale, shift_x, shift_y : float
-        Size, where 1 fits the canonical frame, and offset in pixels of the canonical frame.
+        Size, 1 to fit the canonical frame, and offset in pixels of the canonical frame.
     light : (float, float)
-        Direction that the light comes from, (x, y), of length up to about 1.
+        The direction that the light comes from, (x, y), of length up to about 1.
     brightness, warmth : float
-        Factor on all pixels; colour temperature from -1 (blue) to 1 (orange).
+        Factor of all pixels; colour temperature from -1 (blue) to 1 (orange).
     smile, mouth_open, eyes_open : float
         -1 to 1; 0 to 1; 0 to 1.
     backdrop : str
@@ -167,7 +132,12 @@ class View:
     blur, noise : float
         Gaussian sigma in canvas pixels; standard deviation in grey levels.
     seed : int
-        What fixes the draws of the backdrop and of the noise.
+        The seed of the random numbers of the backdrop and of the noise.
+
+    Raises
+    ------
+    OptionError
+        If the backdrop is unknown, or the scale is not a number above 0.
     """
 
     yaw: float = 0.0
@@ -195,19 +165,19 @@ class View:
 
 
 def generator(entropy: list[int], *purpose: int) -> np.random.Generator:
-    """The random numbers of one purpose, fixed by the entropy."""
-    # The purpose keeps [seed, 3] from drawing what [seed, 3, 0] draws: trailing zeros do not count.
+    """The random numbers of one purpose, which the entropy decides."""
+    # without the purpose, [seed, 3] and [seed, 3, 0] would give the same numbers: trailing zeros do not count
     return np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=purpose))
 
 
 def identity_from_seed(seed: int, number: int) -> Identity:
-    """Make up person `number` of a cast; the same (seed, number) always gives the same person.
+    """Choose the look of person `number`; the same seed and number always give the same person.
 
-    Neighbouring numbers get different skins, hair styles and hair colours.
+    Consecutive numbers get different skins, hair styles and hair colours.
     """
     draw = generator([seed, number], 1)
     cast = generator([seed], 2).integers(0, 1 << 16, 4)
-    # Strides coprime to the lengths walk through all of a list before any entry comes again.
+    # strides coprime to the lengths go through a whole list before an entry comes again
     style = list(HAIR_STYLES)[(cast[0] + number) % len(HAIR_STYLES)]
     skin = _SKINS[(cast[1] + 3 * number) % len(_SKINS)]
     hair = _HAIR_COLOURS[(cast[2] + 5 * number) % len(_HAIR_COLOURS)]
@@ -240,7 +210,7 @@ def identity_from_seed(seed: int, number: int) -> Identity:
 
 
 def view_from_seed(seed: int, number: int, image: int) -> View:
-    """Make up the view for image `image` of person `number`; the same three give the same view."""
+    """Choose the view for image `image` of person `number`; the same three numbers always give the same view."""
     draw = generator([seed, number, image])
     between = draw.uniform
     azimuth = between(0.0, 2.0 * np.pi)

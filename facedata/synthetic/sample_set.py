@@ -1,29 +1,43 @@
-"""A small record set of drawn faces, with their landmarks: the work behind ``facedata make-sample``."""
+"""A small record set of drawn faces, with their landmarks: the work of ``facedata make-sample``."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.rec.writer import InsightFaceWriter
-from facedata.errors import OptionError, OutputExistsError, output_error
+from facedata.converters.convert import convert, plan_conversion
+from facedata.converters.rec import RecSink
+from facedata.dataset import Sample, Source
+from facedata.errors import OptionError, output_error
 from facedata.files import atomic_writer
-from facedata.images import import_opencv
-from facedata.synthetic.faces import DrawnFace, draw_face, identity_from_seed, view_from_seed
+from facedata.images import import_opencv, opencv_in_one_thread
+from facedata.jobs.job import JobOptions
+from facedata.jobs.output import check_output
+from facedata.jobs.plan import Plan
+from facedata.synthetic.faces import (
+    DrawnFace,
+    Identity,
+    View,
+    draw_face,
+    face_landmarks,
+    identity_from_seed,
+    view_from_seed,
+)
 
-__all__ = ["SampleOptions", "SampleSummary", "make_sample"]
+__all__ = ["DrawnFaces", "SampleOptions", "SampleSummary", "check_sample", "make_sample"]
 
-FILES = ("landmarks.jsonl", "train.rec", "train.idx", "property")
+_LANDMARKS = "landmarks.jsonl"
 _JPEG_QUALITY = 95
 _PREVIEW_ROWS, _PREVIEW_COLUMNS = 8, 8
 _SMALLEST, _LARGEST = 16, 1024
+_SHARD = 256  # images: a second of drawing
+_MOST_RECORDS = 1 << 24  # the dialect counts images and identities in float32
 
 
 @dataclass(frozen=True)
@@ -51,11 +65,25 @@ class SampleOptions:
             raise OptionError(f"size {self.size}: expected {_SMALLEST} to {_LARGEST} pixels")
         if self.identities < 1 or self.images < 1 or self.seed < 0:
             raise OptionError("identities and images are counted from 1, seeds from 0")
+        if self.identities * (self.images + 1) >= _MOST_RECORDS:
+            raise OptionError(
+                f"{self.identities:,} identities with {self.images:,} images each are more than the "
+                f"{_MOST_RECORDS:,} records that a record set of the InsightFace dialect can count"
+            )
+
+    def person(self, position: int) -> tuple[Identity, View]:
+        """Who is drawn at a position of the dataset, and how."""
+        label, image = divmod(position, self.images)
+        return identity_from_seed(self.seed, label), view_from_seed(self.seed, label, image)
+
+    def draw(self, position: int) -> DrawnFace:
+        """The face at a position of the dataset."""
+        return draw_face(*self.person(position), self.size)
 
 
 @dataclass(frozen=True)
 class SampleSummary:
-    """What was written."""
+    """What was written: the folder, numbers of identities and images, bytes of the images, and the preview."""
 
     output: str
     identities: int
@@ -64,110 +92,173 @@ class SampleSummary:
     preview: str | None
 
 
+class DrawnFaces(Source):
+    """Draws faces when they are read; labels ascend.
+
+    Parameters
+    ----------
+    options : SampleOptions
+    positions : ndarray of shape (M,), int64, optional
+        Which faces; by default all.
+    """
+
+    def __init__(self, options: SampleOptions, positions: NDArray[np.int64] | None = None) -> None:
+        self._options = options
+        self._positions = np.arange(options.identities * options.images) if positions is None else positions
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def take(self, positions: NDArray[np.int64]) -> DrawnFaces:
+        """The faces at `positions`."""
+        return DrawnFaces(self._options, self._positions[positions])
+
+    def read(self) -> Iterator[Sample]:
+        """Draw and encode every face."""
+        cv2 = import_opencv()
+        with opencv_in_one_thread():
+            for position in self._positions.tolist():
+                image = self._options.draw(position).image
+                _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+                yield Sample(str(position), position // self._options.images, encoded.tobytes())
+
+    def labels(self) -> Iterator[NDArray[np.int64]]:
+        """The labels, without drawing."""
+        yield self._positions // self._options.images
+
+    def size(self) -> int:
+        """About a byte for two pixels."""
+        return len(self) * self._options.size**2 // 2
+
+    def identity(self) -> Mapping[str, Any]:
+        """The options that decide what is drawn."""
+        return {"drawn faces": asdict(self._options)}
+
+    def places(self) -> Mapping[str, bool]:
+        """Nothing is read."""
+        return {}
+
+    def locate(self, position: int) -> tuple[str, None]:
+        """No file."""
+        return "drawn faces", None
+
+
+@dataclass(frozen=True)
+class _SampleSink(RecSink):
+    """A record set, with the landmarks and perhaps a contact sheet beside it."""
+
+    sample: SampleOptions = SampleOptions()
+    preview: str | None = None
+
+    def identity(self) -> Mapping[str, Any]:
+        return {**super().identity(), "preview": self.preview and os.path.abspath(self.preview)}
+
+    def owns(self, name: str) -> bool:
+        return name == _LANDMARKS or super().owns(name)
+
+    def named_files(self) -> Sequence[str]:
+        return [] if self.preview is None else [self.preview]
+
+    def files(self, shards: int) -> Iterable[str]:
+        return [*super().files(shards), os.path.join(self.root, _LANDMARKS)]
+
+    def finish(self, shards: int) -> Mapping[str, Any]:
+        try:
+            with atomic_writer(os.path.join(self.root, _LANDMARKS)) as file:
+                for position in range(self.sample.identities * self.sample.images):
+                    file.write(_landmark_line(self.sample, position))
+        except OSError as error:
+            raise output_error(error, self.root) from error
+        if self.preview is not None:
+            from facedata.inspection.contact_sheet import write_contact_sheet
+
+            people = range(min(self.sample.identities, _PREVIEW_ROWS))
+            columns = range(min(self.sample.images, _PREVIEW_COLUMNS))
+            rows = [
+                [self.sample.draw(label * self.sample.images + image).image for image in columns] for label in people
+            ]
+            write_contact_sheet(self.preview, rows, labels=[f"id_{label}" for label in people], overwrite=True)
+        return super().finish(shards)
+
+
+def _landmark_line(options: SampleOptions, position: int) -> bytes:
+    value: dict[str, Any] = {"key": str(position + 1), "label": position // options.images}
+    for points in face_landmarks(*options.person(position), options.size):
+        value[f"landmarks{len(points)}"] = [[round(float(x), 3), round(float(y), 3)] for x, y in points]
+    return json.dumps(value).encode() + b"\n"
+
+
 def make_sample(
     folder: str | os.PathLike[str],
     options: SampleOptions | None = None,
     *,
-    overwrite: bool = False,
     preview: str | os.PathLike[str] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    job: JobOptions | None = None,
+    command_line: str = "the same command",
 ) -> SampleSummary:
     """Draw a small dataset and write it as a record set of the InsightFace dialect.
 
-    Beside ``train.rec``, ``train.idx`` and ``property`` stands ``landmarks.jsonl``: for each image one object with its
-    record ``key``, its ``label``, and ``landmarks5`` and ``landmarks68``, lists of [x, y] in pixels, the centre of the
-    top left pixel being (0, 0).
+    Beside ``train.rec``, ``train.idx`` and ``property``, the folder gets ``landmarks.jsonl``: for each image an object
+    with its record ``key``, its ``label``, and ``landmarks5`` and ``landmarks68``, lists of [x, y] in pixels, where the
+    centre of the top left pixel is (0, 0).
 
     Parameters
     ----------
     folder : str or path
     options : SampleOptions, optional
-    overwrite : bool
-        Replace these files where they are there already.
     preview : str or path, optional
         Also write a contact sheet of the first identities there (``.png`` or ``.jpg``).
-    progress : callable, optional
-        Called with images done and images in all.
+    job : JobOptions, optional
+    command_line : str
+        The command as the user typed it, for messages that say how to resume.
 
     Raises
     ------
-    OutputExistsError
-        Where one of the files is there and `overwrite` is not given.
     OutputError
-        Where they cannot be written.
+        If the folder or the preview exists and is not of this job, or cannot be written.
+    OptionError
+        If the name of the preview has another ending.
+    InterruptedJobError
+        After SIGINT or SIGTERM; the same call resumes.
     """
     options = options or SampleOptions()
-    target = Path(folder)
-    check_sample_output(target, preview, overwrite=overwrite)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        rows, size = _write_set(target, options, progress)
-        if preview is not None:
-            _write_preview(preview, rows, overwrite=overwrite)
-    except OSError as error:
-        raise output_error(error, target) from error
-    return SampleSummary(
-        os.fspath(folder),
-        options.identities,
-        options.identities * options.images,
-        size,
-        None if preview is None else os.fspath(preview),
+    plan, source, sink = _plan(folder, options, preview, command_line)
+    summary = convert(plan, source, sink, job)
+    return SampleSummary(os.fspath(folder), options.identities, len(source), summary.bytes, sink.preview)
+
+
+def check_sample(
+    folder: str | os.PathLike[str],
+    options: SampleOptions,
+    *,
+    preview: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Raise what `make_sample` would raise before it writes anything; for a dry run."""
+    plan, _, sink = _plan(folder, options, preview, "")
+    check_output(plan, sink, overwrite=overwrite)
+
+
+def _plan(
+    folder: str | os.PathLike[str],
+    options: SampleOptions,
+    preview: str | os.PathLike[str] | None,
+    command_line: str,
+) -> tuple[Plan, DrawnFaces, _SampleSink]:
+    if preview is not None:
+        from facedata.inspection.contact_sheet import sheet_extension
+
+        preview = os.fspath(preview)
+        sheet_extension(preview)
+    source = DrawnFaces(options)
+    sink = _SampleSink(os.fspath(folder), sample=options, preview=preview)
+    sink.fit(source)
+    plan = plan_conversion(
+        "make-sample",
+        source,
+        sink,
+        size=source.size(),
+        ends=(*range(_SHARD, len(source), _SHARD), len(source)),
+        facts={"command_line": command_line},
     )
-
-
-def check_sample_output(target: Path, preview: str | os.PathLike[str] | None, *, overwrite: bool) -> None:
-    """Raise `OutputExistsError` where a file to be written is there and `overwrite` is not given."""
-    paths = [target / name for name in FILES] + ([Path(preview)] if preview is not None else [])
-    there = [path for path in paths if os.path.lexists(path)]
-    if there and not overwrite:
-        raise OutputExistsError(f"{there[0]}: is there already; choose another folder, or --overwrite to replace it")
-
-
-def _write_set(
-    target: Path, options: SampleOptions, progress: Callable[[int, int], None] | None
-) -> tuple[list[list[NDArray[np.uint8]]], int]:
-    rows: list[list[NDArray[np.uint8]]] = []
-    done = size = 0
-    with (
-        atomic_writer(target / FILES[0]) as landmarks,
-        InsightFaceWriter(target, (options.size, options.size)) as writer,
-    ):
-        for label, image, face in _faces(options):
-            encoded = _encode(face.image)
-            key = writer.write(label, encoded)
-            landmarks.write(_landmark_line(key, label, face))
-            if label < _PREVIEW_ROWS and image < _PREVIEW_COLUMNS:
-                rows.extend([[]] if image == 0 else [])
-                rows[-1].append(face.image)
-            done, size = done + 1, size + len(encoded)
-            if progress:
-                progress(done, options.identities * options.images)
-    return rows, size
-
-
-def _faces(options: SampleOptions) -> Iterator[tuple[int, int, DrawnFace]]:
-    for label in range(options.identities):
-        identity = identity_from_seed(options.seed, label)
-        for image in range(options.images):
-            yield label, image, draw_face(identity, view_from_seed(options.seed, label, image), options.size)
-
-
-def _encode(image: NDArray[np.uint8]) -> bytes:
-    cv2 = import_opencv()
-    done, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-    if not done:
-        raise OSError("OpenCV did not encode the image")
-    return bytes(encoded)
-
-
-def _landmark_line(key: int, label: int, face: DrawnFace) -> bytes:
-    value: dict[str, Any] = {"key": str(key), "label": label}
-    for name, points in (("landmarks5", face.landmarks5), ("landmarks68", face.landmarks68)):
-        value[name] = [[round(float(x), 3), round(float(y), 3)] for x, y in points]
-    return json.dumps(value).encode() + b"\n"
-
-
-def _write_preview(path: str | os.PathLike[str], rows: list[list[NDArray[np.uint8]]], *, overwrite: bool) -> None:
-    from facedata.inspection.contact_sheet import write_contact_sheet
-
-    write_contact_sheet(path, rows, labels=[f"id_{label}" for label in range(len(rows))], overwrite=overwrite)
+    return plan, source, sink

@@ -6,54 +6,107 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from support import Ran, tree
+
+from facedata.dataset import open_dataset
+from facedata.errors import OutputError
+from facedata.inspection import contact_sheet
 
 Facedata = Callable[..., Ran]
 SMALL = ("--identities", 3, "--images", 2, "--size", 64)
 
 
-def test_a_sample_can_be_unpacked_and_its_landmarks_belong_to_its_images(facedata: Facedata, tmp_path: Path) -> None:
-    ran = facedata("make-sample", "sample", *SMALL, "--preview", "sample.png")
-    assert ran.status == 0
-    assert "6 images of 3 identities" in ran.stdout
-    assert facedata("unpack-rec", "--include", "sample", "--output", "out").status == 0
+def test_a_sample_can_be_read_and_its_landmarks_belong_to_its_images(inline_facedata: Facedata, tmp_path: Path) -> None:
+    ran = inline_facedata("make-sample", "sample", *SMALL, "--preview", "sample.png")
+    assert ran.stdout.startswith("sample: 6 images of 3 identities, ")
+    assert ran.stdout.endswith("kB; preview: sample.png\n")
+    samples = list(open_dataset(f"rec:{tmp_path / 'sample'}"))
     lines = [json.loads(line) for line in (tmp_path / "sample" / "landmarks.jsonl").read_text().splitlines()]
     assert [(line["key"], line["label"]) for line in lines] == [(str(n + 1), n // 2) for n in range(6)]
-    for count, line in enumerate(lines):
-        image = cv2.imread(str(tmp_path / "out" / f"id_{line['label']}" / f"{line['label']}_{count}.jpg"))
+    assert [(sample.key, sample.label) for sample in samples] == [(line["key"], line["label"]) for line in lines]
+    for sample, line in zip(samples, lines, strict=True):
+        image = cv2.imdecode(np.frombuffer(sample.image, np.uint8), cv2.IMREAD_COLOR)
         assert image is not None
         assert image.shape == (64, 64, 3)
         assert np.shape(line["landmarks5"]) == (5, 2)
         assert np.shape(line["landmarks68"]) == (68, 2)
         assert np.all((np.array(line["landmarks5"]) > 0) & (np.array(line["landmarks5"]) < 64))
     assert cv2.imread(str(tmp_path / "sample.png")) is not None
+    assert (tmp_path / "sample" / "property").read_text() == "3,64,64\n"
 
 
-def test_the_seed_decides_every_byte(facedata: Facedata, tmp_path: Path) -> None:
+def test_the_seed_decides_every_byte(inline_facedata: Facedata, tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        facedata("make-sample", name, *SMALL, "--seed", seed)
+        inline_facedata("make-sample", name, *SMALL, "--seed", seed)
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
     assert tree(tmp_path / "a") != tree(tmp_path / "c")
 
 
-def test_nothing_is_overwritten_unasked(facedata: Facedata, tmp_path: Path) -> None:
-    facedata("make-sample", "a", *SMALL)
+def test_json(inline_facedata: Facedata) -> None:
+    value = json.loads(inline_facedata("make-sample", "a", *SMALL, "--json").stdout)
+    assert value.pop("bytes") > 1000
+    assert value == {"output": "a", "identities": 3, "images": 6, "preview": None}
+    dry = json.loads(inline_facedata("make-sample", "b", *SMALL, "--json", "--dry-run").stdout)
+    assert dry == {"dry_run": True, "output": "b", "identities": 3, "images": 6}
+
+
+def test_nothing_is_overwritten_unasked(inline_facedata: Facedata, tmp_path: Path) -> None:
+    inline_facedata("make-sample", "a", *SMALL)
     before = tree(tmp_path / "a")
-    ran = facedata("make-sample", "a", *SMALL, "--seed", 5)
-    assert ran.status == 1
-    assert "is there already" in ran.stderr
+    assert inline_facedata("make-sample", "a", *SMALL).status == 0  # all done before
     assert tree(tmp_path / "a") == before
-    assert facedata("make-sample", "a", *SMALL, "--seed", 5, "--overwrite").status == 0
+    with pytest.raises(OutputError, match="belongs to a job that differs: drawn faces"):
+        inline_facedata("make-sample", "a", *SMALL, "--seed", 5)
+    (tmp_path / "photo.png").touch()
+    with pytest.raises(OutputError, match=r"photo\.png: is there already"):
+        inline_facedata("make-sample", "b", *SMALL, "--preview", "photo.png", "--dry-run")
+    assert tree(tmp_path / "a") == before
+    assert inline_facedata("make-sample", "a", *SMALL, "--seed", 5, "--overwrite").status == 0
     assert tree(tmp_path / "a") != before
 
 
-def test_a_dry_run_writes_nothing(facedata: Facedata, tmp_path: Path) -> None:
-    ran = facedata("make-sample", "a", *SMALL, "--dry-run")
-    assert ran.status == 0
-    assert "would draw 6 images" in ran.stdout
+def test_a_sample_of_an_earlier_version_can_be_overwritten(inline_facedata: Facedata, tmp_path: Path) -> None:
+    inline_facedata("make-sample", "a", *SMALL)
+    for path in (tmp_path / "a").glob(".facedata-*"):
+        path.unlink()
+    with pytest.raises(OutputError, match="is not empty"):
+        inline_facedata("make-sample", "a", *SMALL)
+    assert inline_facedata("make-sample", "a", *SMALL, "--overwrite").status == 0
+
+
+def test_the_same_command_resumes(inline_facedata: Facedata, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object, **keywords: object) -> None:
+        raise KeyboardInterrupt
+
+    command = ("make-sample", "a", *SMALL, "--preview", "a.png")
+    with monkeypatch.context() as context:
+        context.setattr(contact_sheet, "write_contact_sheet", interrupt)
+        with pytest.raises(BaseException):  # noqa: B017, PT011, Click makes an Abort of it
+            inline_facedata(*command)
+    assert not (tmp_path / "a" / "train.rec").exists()
+    assert inline_facedata(*command).status == 0
+    inline_facedata("make-sample", "b", *SMALL)
+    assert tree(tmp_path / "a") == tree(tmp_path / "b")
+    assert (tmp_path / "a.png").exists()
+
+
+def test_a_dry_run_writes_nothing(inline_facedata: Facedata, tmp_path: Path) -> None:
+    assert inline_facedata("make-sample", "a", *SMALL, "--dry-run").stdout == "would draw 6 images of 3 identities into a\n"
     assert not (tmp_path / "a").exists()
 
 
-def test_bad_sizes_are_wrong_usage(facedata: Facedata) -> None:
-    assert facedata("make-sample", "a", "--size", 8).status == 2
-    assert facedata("make-sample", "a", "--identities", 0).status == 2
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--size", 8), "16<=x<=1024"),
+        (("--identities", 0), "1<=x"),
+        (("--identities", 1_000_000, "--images", 100_000), "16,777,216 records"),
+        (("--preview", "faces.gif"), "faces.gif: expected a name that ends in"),
+    ],
+)
+def test_wrong_options_are_refused(options: tuple[object, ...], reason: str, facedata: Facedata, tmp_path: Path) -> None:
+    ran = facedata("make-sample", "a", *options)
+    assert ran.status == 2
+    assert reason in ran.stderr
+    assert not (tmp_path / "a").exists()

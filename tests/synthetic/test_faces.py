@@ -23,18 +23,13 @@ from facedata.synthetic.faces import (
     Identity,
     View,
     draw_face,
+    face_landmarks,
     identity_from_seed,
     view_from_seed,
 )
 
 ARCFACE_TEMPLATE = np.array(
-    [
-        [38.2946, 51.6963],
-        [73.5318, 51.5014],
-        [56.0252, 71.7366],
-        [41.5493, 92.3655],
-        [70.7299, 92.2041],
-    ]
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 )
 PLAIN = Identity(hair_style="bald")
 
@@ -105,28 +100,31 @@ def test_a_person_does_not_draw_what_one_of_its_views_draws() -> None:
     assert identity_from_seed(1, 2).face_width != pytest.approx(0.91 + 0.17 * first_draw)
 
 
-@pytest.mark.parametrize("number", range(12))
+@pytest.mark.parametrize("number", range(3))
 def test_five_points_are_the_reduction_of_the_68(number: int) -> None:
-    face = draw_face(identity_from_seed(3, number), view_from_seed(3, number, 1), 160)
+    person, view = identity_from_seed(3, number), view_from_seed(3, number, 1)
+    face = draw_face(person, view, 160)
+    np.testing.assert_array_equal(face_landmarks(person, view, 160)[0], face.landmarks5)
+    np.testing.assert_array_equal(face_landmarks(person, view, 160)[1], face.landmarks68)
     points = face.landmarks68.astype(np.float64)
     eyes = [points[36:42].mean(axis=0), points[42:48].mean(axis=0)]
     np.testing.assert_allclose(face.landmarks5, [*eyes, points[30], points[48], points[54]], 1e-5)
 
 
-@pytest.mark.parametrize("number", range(30))
-def test_default_view_is_near_the_arcface_template_and_inside(number: int) -> None:
-    face = draw_face(identity_from_seed(7, number))
-    assert np.abs(face.landmarks5 - ARCFACE_TEMPLATE).max() < 5.0
-    assert face.landmarks68.min() >= 0.0
-    assert face.landmarks68.max() <= 111.0
+def test_default_view_is_near_the_arcface_template_and_inside() -> None:
+    for number in range(60):
+        landmarks5, landmarks68 = face_landmarks(identity_from_seed(7, number), View())
+        assert np.abs(landmarks5 - ARCFACE_TEMPLATE).max() < 5.0
+        assert landmarks68.min() >= 0.0
+        assert landmarks68.max() <= 111.0
 
 
 def test_seeded_views_are_roughly_aligned_crops() -> None:
-    faces = [draw_face(PLAIN, view_from_seed(7, 0, image), 112) for image in range(200)]
-    offsets = [np.abs(face.landmarks5 - ARCFACE_TEMPLATE).max() for face in faces]
+    faces = [face_landmarks(PLAIN, view_from_seed(7, 0, image)) for image in range(200)]
+    offsets = [np.abs(landmarks5 - ARCFACE_TEMPLATE).max() for landmarks5, _ in faces]
     assert max(offsets) < 16.0
     assert np.mean(offsets) < 8.0
-    inner = np.array([face.landmarks68[17:] for face in faces])
+    inner = np.array([landmarks68[17:] for _, landmarks68 in faces])
     assert inner.min() > 0.0
     assert inner.max() < 111.0
 
@@ -144,7 +142,7 @@ def test_ibug_order() -> None:
     np.testing.assert_allclose(points[42:48, 0] + points[mirrored, 0], 112.0, atol=1e-3)
 
 
-@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("number", range(4))
 @pytest.mark.parametrize("size", [112, 448])
 def test_eye_centres_are_pupils(number: int, size: int) -> None:
     person = dataclasses.replace(identity_from_seed(4, number), glasses="none", lashes=False)
@@ -167,7 +165,7 @@ def test_eye_points_are_the_middles_of_the_irises(degrees: float, scale: float) 
         np.testing.assert_allclose((iris.min(axis=0) + iris.max(axis=0)) / 2.0, eye, atol=0.8)
 
 
-@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("number", range(4))
 def test_mouth_corners_are_at_the_edge_of_the_mouth(number: int) -> None:
     person = dataclasses.replace(identity_from_seed(4, number), beard="none")
     face = draw_face(person, View(roll=-6.0), 448)
@@ -219,13 +217,8 @@ def test_size_scales_outer_pixel_edges_onto_outer_pixel_edges() -> None:
     assert difference(shrunk, small.image) < 2.5
 
 
-@settings(deadline=None, max_examples=40)
-@given(
-    degrees=st.floats(-60.0, 60.0),
-    scale=st.floats(0.3, 4.0),
-    x=st.floats(-500.0, 500.0),
-    y=st.floats(-500.0, 500.0),
-)
+@settings(deadline=None, max_examples=20)
+@given(st.floats(-60.0, 60.0), st.floats(0.3, 4.0), st.floats(-500.0, 500.0), st.floats(-500.0, 500.0))
 def test_a_matrix_moves_landmarks_exactly(degrees: float, scale: float, x: float, y: float) -> None:
     matrix = similarity(degrees, scale, x, y)
     view = view_from_seed(0, 1, 2)
@@ -274,7 +267,7 @@ def test_a_face_off_the_canvas_leaves_the_backdrop(far: float) -> None:
 
 
 @pytest.mark.parametrize("canvas", [(0, 10), (10, -1), (MAX_CANVAS + 1, 10), (10, 10**9)])
-def test_senseless_canvases_are_refused(canvas: tuple[int, int]) -> None:
+def test_impossible_canvases_are_refused(canvas: tuple[int, int]) -> None:
     with pytest.raises(OptionError, match="canvas of"):
         draw_face(PLAIN, canvas=canvas)
 
@@ -289,7 +282,7 @@ def test_senseless_canvases_are_refused(canvas: tuple[int, int]) -> None:
         np.array([[1.0, 0.3, 0.0], [0.0, 1.0, 0.0]]),  # a shear
     ],
 )
-def test_what_is_no_similarity_transform_is_refused(matrix: NDArray[np.float64]) -> None:
+def test_matrices_that_are_not_similarity_transforms_are_refused(matrix: NDArray[np.float64]) -> None:
     with pytest.raises(OptionError, match="matrix"):
         draw_face(PLAIN, matrix=matrix)
 

@@ -9,24 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
-
-
-Pixels = NDArray[np.uint8]
-
-
 Colour = tuple[float, float, float]
-
-
+"""Blue, green, red, each 0 to 255."""
 Shape = tuple[Colour, list[Floats]]
-
+"""A colour, and the outlines of shape (n, 3) that it fills, by the even-odd rule."""
 
 BLACK: Colour = (0.0, 0.0, 0.0)
-
-
 WHITE: Colour = (255.0, 255.0, 255.0)
+SHADE: Colour = (24.0, 20.0, 70.0)  # of skin in deep shadow: a dark red
 
 
-SHADE: Colour = (24.0, 20.0, 70.0)  # what skin tends to in shadow: a dark red
+def mix(first: Colour, second: Colour, part: float) -> Colour:
+    """The colour a `part` of the way from the first to the second."""
+    b, g, r = (a + (z - a) * part for a, z in zip(first, second, strict=True))
+    return b, g, r
 
 
 @lru_cache(maxsize=64)
@@ -54,7 +50,7 @@ def smooth(points: Floats, closed: bool = False) -> Floats:
 
 
 def between(start: Floats, end: Floats, part: float) -> Floats:
-    """The curve a `part` of the way from one curve to another of as many points."""
+    """The curve a `part` of the way from one curve to another with as many points."""
     return start + (end - start) * part
 
 
@@ -71,43 +67,34 @@ def _unit_oval(count: int, power: float) -> Floats:
     return oval
 
 
-def oval(
-    centre: Any,
-    width: float,
-    height: float,
-    *,
-    count: int = 24,
-    power: float = 1.0,
-    tilt: float = 0.0,
-) -> Floats:
+def oval(centre: Any, width: float, height: float, *, count: int = 24, power: float = 1.0, tilt: float = 0.0) -> Floats:
     """An ellipse of half axes `width` and `height`; a `power` below 1 makes it a rounded box."""
-    oval: Floats = _unit_oval(count, power) * (width, height, 0.0)
-    oval[:, 0] += tilt * oval[:, 1]
-    oval += centre
-    return oval
+    points: Floats = _unit_oval(count, power) * (width, height, 0.0)
+    points[:, 0] += tilt * points[:, 1]
+    points += centre
+    return points
 
 
 def moved(points: Floats, x: float, y: float, z: float = 0.0) -> Floats:
-    """Points, or one point, moved by (x, y, z)."""
-    moved: Floats = points + np.array((x, y, z))
-    return moved
+    """Points, or a point, moved by (x, y, z)."""
+    result: Floats = points + np.array((x, y, z))
+    return result
+
+
+def mirrored(*right: tuple[float, float]) -> tuple[tuple[float, float], ...]:
+    """A symmetrical outline from its right half, given from the right to the middle."""
+    return right + tuple((-x, y) for x, y in right[::-1] if x)
 
 
 def flat(points: Any, depth: float) -> Floats:
-    """Points (x, y) all at one depth, shape (n, 3)."""
+    """Points (x, y) at one depth, shape (n, 3)."""
     return np.column_stack([np.array(points, dtype=np.float64), np.full(len(points), depth)])
 
 
 def stroke(path: Floats, widths: Any) -> Floats:
-    """The outline of a line of varying width: cv2's own lines have whole-pixel widths only."""
+    """The outline of a line of varying width; the lines of cv2 have whole-pixel widths only."""
     along = np.concatenate([path[1:2] - path[:1], path[2:] - path[:-2], path[-1:] - path[-2:-1]])
     across = np.column_stack([-along[:, 1], along[:, 0], np.zeros(len(path))])
     length = np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-6)
     across *= (0.5 * np.asarray(widths) / length)[:, None]
     return np.concatenate([path + across, (path - across)[::-1]])
-
-
-def mix(first: Colour, second: Colour, part: float) -> Colour:
-    """The colour a `part` of the way from the first to the second."""
-    b, g, r = (one + (other - one) * part for one, other in zip(first, second, strict=True))
-    return b, g, r
