@@ -223,7 +223,8 @@ def make_sample(
     """
     options = options or SampleOptions()
     plan, source, sink = _plan(folder, options, preview, command_line)
-    summary = convert(plan, source, sink, job)
+    with opencv_in_one_thread():  # in the process that forks the workers too
+        summary = convert(plan, source, sink, job)
     return SampleSummary(os.fspath(folder), options.identities, len(source), summary.bytes, sink.preview)
 
 
