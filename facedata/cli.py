@@ -24,7 +24,7 @@ COMMANDS = {
     "extract": "Unpack .tar, .tar.gz and .zip archives, whole or in parts.",
     "extract-features": "Embed the images of a dataset with an ONNX model: .bin, .meta and keys.",
     "index-rec": "Write the missing train.idx of a record file.",
-    "make-sample": "Draw a small dataset of made faces, for trying things out.",
+    "make-sample": "Draw a small dataset of invented faces, for trying things out.",
     "pack-features": "Write arrays of features as a set for clustering, or a set as an array.",
     "pack-rec": "Pack images into a record set, as InsightFace, MXNet and DALI read it.",
     "status": "Say what of a job is done, missing and failed.",
