@@ -86,11 +86,11 @@ class CheckingSink(Sink):
 
 
 def open_ours(records: str) -> None:
-    from facedata.converters.unpack import plan_unpacking
+    from facedata.converters.convert import plan_dataset
 
     begin = time.perf_counter()
-    unpacking = plan_unpacking([records], records + "-out")
-    assert len(unpacking.source) == IMAGES
+    conversion = plan_dataset([f"rec:{records}"], f"folder:{records}-out")
+    assert len(conversion.source) == IMAGES
     print(time.perf_counter() - begin)
 
 
@@ -104,14 +104,11 @@ def open_mxnet(records: str) -> None:
 
 
 def check_all(records: str, workers: str) -> None:
-    from facedata.converters.convert import convert, plan_conversion
-    from facedata.converters.unpack import plan_unpacking
+    from facedata.converters.convert import convert_dataset
     from facedata.jobs.job import JobOptions
 
-    source = plan_unpacking([records], records + "-out").source
     sink = CheckingSink(f"{records}-checked-by-{workers}")
-    size = (Path(records) / "train.rec").stat().st_size
-    summary = convert(plan_conversion("check", source, sink, size=size), source, sink, JobOptions(int(workers)))
+    summary = convert_dataset([f"rec:{records}"], sink, job=JobOptions(int(workers)))
     print(f"{summary.samples:,} samples reached their label, {summary.failures} did not, digest {summary.digest}")
     assert summary.samples == IMAGES
     assert summary.failures == 0

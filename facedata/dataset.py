@@ -154,6 +154,10 @@ class Source(ABC):
         """What a summary says about this input beyond its size, as JSON values."""
         return {}
 
+    def save_cache(self) -> None:
+        """Save what opening took long to find out, if an option said where; called once the job's output is claimed."""
+        return
+
 
 class WrappedSource(Source):
     """A source that changes something about another one; everything else is as the other says.

@@ -19,7 +19,7 @@ from facedata.align.faces import FACE_RULES, five_points, upper_rows
 from facedata.align.outputs import ExpectedSource, FoundLandmarks, aligned_output
 from facedata.align.similarity import fits_mirrored
 from facedata.align.templates import TEMPLATES, Template, load_template
-from facedata.converters.conversion import Conversion, ConversionOptions, plan_dataset, run_conversion
+from facedata.converters.convert import Conversion, ConversionOptions, plan_dataset, run_conversion
 from facedata.dataset import Sample, Sink, Source, peek, target_spec
 from facedata.errors import FaceError, OptionError
 from facedata.images import image_size, opencv_in_one_thread

@@ -152,7 +152,7 @@ def command(source: str, output: str, **given: Any) -> int:
     """
     from facedata.align.encoding import Encoding
     from facedata.align.job import AlignOptions, plan_alignment, run_alignment
-    from facedata.converters.conversion import check_conversion
+    from facedata.converters.convert import check_conversion
     from facedata.jobs.job import JobOptions
     from facedata.jobs.plan import Part
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from facedata.commands import options
-from facedata.commands.conversion import CHOICE, JOB, run_conversion
+from facedata.commands.conversion import JOB, SELECTION, run_conversion
 
 
 @click.command("build-lmdb", short_help="Build an LMDB and its key-label file, as FFC and LFS read them.")
@@ -18,9 +18,7 @@ from facedata.commands.conversion import CHOICE, JOB, run_conversion
 @options.KEYS
 @options.SINGLE_FILE
 @options.BUILD_DIR
-@CHOICE
-@options.SHUFFLE
-@options.SEED
+@SELECTION
 @JOB
 @options.runs_library
 def command(sources: tuple[str, ...], output: str, **given: Any) -> int:
@@ -39,4 +37,4 @@ def command(sources: tuple[str, ...], output: str, **given: Any) -> int:
       facedata build-lmdb rec:glint360k --output glint.lmdb --kv glint_kv.txt
       facedata build-lmdb rec:ms1m rec:glint360k --output both.lmdb --build-dir /scratch --workers 16
     """
-    return run_conversion("build-lmdb", sources, f"lmdb:{output}", given)
+    return run_conversion("build-lmdb", sources, f"lmdb:{output}", **given)

@@ -7,15 +7,13 @@ from typing import Any
 import click
 
 from facedata.commands import options
-from facedata.commands.conversion import CHOICE, JOB, TARGET, run_conversion
+from facedata.commands.conversion import JOB, SELECTION, TARGET, run_conversion
 
 
 @click.command("convert", short_help="Write a dataset of any format as any other.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.argument("target", metavar="FORMAT:TARGET")
-@CHOICE
-@options.SHUFFLE
-@options.SEED
+@SELECTION
 @TARGET
 @options.LIST
 @options.LANDMARK_COLUMN
@@ -39,4 +37,4 @@ def command(sources: tuple[str, ...], target: str, **given: Any) -> int:
       facedata convert out/ parquet:hf/ --workers 8
       facedata convert lmdb:a.lmdb rec:b rec:merged/ --min-images 5 --relabel
     """
-    return run_conversion("convert", sources, target, given)
+    return run_conversion("convert", sources, target, **given)

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from facedata.commands import options
-from facedata.commands.conversion import CHOICE, JOB, run_conversion
+from facedata.commands.conversion import JOB, SELECTION, run_conversion
 
 
 @click.command("pack-rec", short_help="Pack images into a record set, as InsightFace, MXNet and DALI read it.")
@@ -15,9 +15,7 @@ from facedata.commands.conversion import CHOICE, JOB, run_conversion
 @click.option("--output", required=True, type=click.Path(file_okay=False), help="The folder to write.")
 @options.STYLE
 @options.LIST
-@options.SHUFFLE
-@options.SEED
-@CHOICE
+@SELECTION
 @JOB
 @options.runs_library
 def command(sources: tuple[str, ...], output: str, **given: Any) -> int:
@@ -36,4 +34,4 @@ def command(sources: tuple[str, ...], output: str, **given: Any) -> int:
       facedata pack-rec out/ --output set/ --style insightface
       facedata pack-rec rec:ms1m --output ms1m-dali/ --style plain --shuffle --seed 0
     """
-    return run_conversion("pack-rec", sources, f"rec:{output}", given)
+    return run_conversion("pack-rec", sources, f"rec:{output}", **given)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from facedata.commands import options
-from facedata.commands.conversion import show_sets, show_summary
-from facedata.commands.progress import counted, show_count, show_progress
-
-if TYPE_CHECKING:
-    from facedata.converters.unpack import Unpacking
+from facedata.commands.conversion import JOB, run_conversion
+from facedata.commands.progress import show_count
 
 
 @click.command("unpack-rec", short_help="Unpack MXNet record sets into folders of images.")
@@ -22,12 +19,15 @@ if TYPE_CHECKING:
     required=True,
     multiple=True,
     metavar="SET[,SET...]",
-    help="Set folders (train.rec, train.idx), or .rec files; separated by commas, or given again.",
+    help="Set folders (with train.rec and train.idx) or .rec files, separated by commas or given several times.",
 )
 @click.option("--output", required=True, type=click.Path(), help="The folder to write.")
 @options.LAYOUT
 @click.option(
-    "--list", "list_file", type=click.Path(dir_okay=False), help="Also write 'relative/path label' lines there."
+    "--list",
+    "list_file",
+    type=click.Path(dir_okay=False),
+    help="Also write a list of the images to this file, as lines of 'relative/path label'.",
 )
 @options.LABELS
 @click.option(
@@ -35,41 +35,30 @@ if TYPE_CHECKING:
     type=click.Choice(["native", "mxnet"]),
     default="native",
     show_default=True,
-    help="mxnet: a cross-check, slower.",
+    help="The reader of the records; mxnet is slower, as a cross-check.",
 )
 @options.REBUILD_INDEX
 @options.KEEP_UNDECODABLE
 @options.SALVAGE
-@options.WORKERS
-@options.SHARD
 @options.LIMIT
-@options.OVERWRITE
-@options.DRY_RUN
-@options.JSON
-@options.QUIET
+@options.SHARD
+@JOB
 @options.runs_library
 def command(
     includes: tuple[str, ...],
     output: str,
     layout: str | None,
     list_file: str | None,
-    labels: str,
-    backend: str,
-    rebuild_index: bool,
     keep_undecodable: bool,
-    salvage: bool,
-    workers: int | None,
-    shard: tuple[int, int],
-    limit: int | None,
-    overwrite: bool,
-    dry_run: bool,
-    as_json: bool,
+    backend: str,
     quiet: bool,
+    **given: Any,
 ) -> int:
-    """Unpack MXNet record sets into OUTPUT/id_<label>/<label>_<n>.jpg, byte for byte as stored.
+    """Unpack MXNet record sets into OUTPUT/id_<label>/<label>_<n>.jpg, byte for byte as they are stored.
 
-    Every dialect of record sets is read and told apart by its content. Interrupted, killed or out of disk: the same
-    command goes on where it was. What cannot be read is named in OUTPUT/failures.jsonl, and the exit status is 1.
+    All dialects of record sets are read, and recognised by their content. If the command is interrupted, killed or
+    runs out of disk, the same command resumes it. Images that cannot be read are named in OUTPUT/failures.jsonl, and
+    the exit status is 1.
 
     \b
     Examples:
@@ -77,54 +66,14 @@ def command(
       facedata unpack-rec --include ms1m,glint360k --output merged/ --workers 16 --json
       facedata unpack-rec --include big --output out/ --shard 3/64
     """
-    from facedata.converters.rec.record_set import OpenOptions
-    from facedata.converters.unpack import UnpackOptions, check_unpacking, plan_unpacking, unpack_record_sets
-    from facedata.jobs.job import JobOptions
-    from facedata.jobs.plan import Part
+    from facedata.converters.folder import FolderSink
 
-    options.start_logging(quiet=quiet)
-    with (
-        show_count("index", quiet=quiet, unit="B", unit_scale=True) as walked,
-        show_progress("images", quiet=quiet) as observer,
-    ):
-        unpack_options = UnpackOptions(
-            layout=layout or "glint360k",
-            labels=labels,
-            list_file=list_file,
-            limit=limit,
-            keep_undecodable=keep_undecodable,
-            backend=backend,
-            opening=OpenOptions(salvage=salvage, rebuild_index=rebuild_index, progress=walked),
-            command_line=options.command_line(),
-        )
-        sets = _split(includes)
-        if dry_run:
-            unpacking = plan_unpacking(sets, output, unpack_options)
-            check_unpacking(unpacking, overwrite=overwrite)
-            _show_plan(unpacking, Part(*shard), as_json=as_json)
-            return 0
-        job = JobOptions(workers=workers, part=Part(*shard), overwrite=overwrite, observer=observer)
-        summary = unpack_record_sets(sets, output, unpack_options, job)
-    show_summary(summary, as_json=as_json)
-    return 0 if summary.good else 1
-
-
-def _split(includes: tuple[str, ...]) -> list[str]:
-    """Cut at commas, except where a path with a comma is really there."""
-    names = [[one] if os.path.exists(one) else one.split(",") for one in includes]
-    sets = [name for group in names for name in group if name]
-    if not sets:
-        raise click.UsageError("--include names no set")
-    return sets
-
-
-def _show_plan(unpacking: Unpacking, part: Any, *, as_json: bool) -> None:
-    plan = unpacking.plan
-    shards = part.shards(plan)
-    images = sum(end - first for first, end in map(plan.bounds, shards))
-    if as_json:
-        value = {"dry_run": True, "output": unpacking.sink.root, "images": images, "shards": len(shards)}
-        options.print_json({**value, "part": str(part), "fingerprint": plan.fingerprint, "sets": plan.facts["sets"]})
-        return
-    click.echo(f"would unpack {counted(images, 'image')} in {counted(len(shards), 'shard')} into {unpacking.sink.root}")
-    show_sets(plan.facts["sets"])
+    # split at commas, except in a path with a comma that exists
+    paths = [path for name in includes for path in ([name] if os.path.exists(name) else name.split(",")) if path]
+    if not paths:
+        raise click.UsageError("--include: names no record set")
+    sink = FolderSink(output, layout, list_file, keep_undecodable)
+    with show_count("index", quiet=quiet, unit="B", unit_scale=True) as progress:
+        opening = {"backend": backend, "cache_folder": output, "progress": progress}
+        sets = [f"rec:{path}" for path in paths]
+        return run_conversion("unpack-rec", sets, sink, opening=opening, quiet=quiet, **given)

@@ -1,4 +1,4 @@
-"""Moving samples from any source to any sink, as a job; perhaps with a change of each on its way."""
+"""Converting: from specs to a planned job that moves samples from any sources to any sink, and running it."""
 
 from __future__ import annotations
 
@@ -6,39 +6,68 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
-from facedata.dataset import BlockEncoder, OrderedOutput, Sample, SampleWriter, Sink, Source
+from facedata.converters.joined import join_sources
+from facedata.converters.selection import Selection, select
+from facedata.dataset import (
+    BlockEncoder,
+    OrderedOutput,
+    Output,
+    Sample,
+    SampleWriter,
+    Sink,
+    Source,
+    create_dataset,
+    find_format,
+    load_format,
+    open_dataset,
+)
 from facedata.errors import FacedataError, RefusedSampleError, SampleError, output_error
-from facedata.jobs.job import Conclude, JobOptions, JobSummary, run_job
-from facedata.jobs.journal import ShardResult
+from facedata.jobs.job import JobOptions, JobSummary, run_job
+from facedata.jobs.journal import JobState, ShardResult, refuse_unfinished
+from facedata.jobs.output import check_output, refuse_overlap
 from facedata.jobs.plan import Plan, shard_count
 
-__all__ = ["Change", "ChangeItems", "Refused", "convert", "plan_conversion"]
+__all__ = [
+    "Change",
+    "ChangeItems",
+    "ChangeMaker",
+    "Conversion",
+    "ConversionOptions",
+    "Input",
+    "Refused",
+    "check_conversion",
+    "convert_dataset",
+    "open_inputs",
+    "plan_conversion",
+    "plan_dataset",
+    "run_conversion",
+]
 
 _BYTES_PER_SHARD = 1 << 26
-_BYTES_PER_BLOCK = 1 << 24  # what a single writer is given at a time: several of these are in memory at once
+_BYTES_PER_BLOCK = 1 << 24  # what a single writer gets at a time: several of these are in memory at once
 
 
 class Refused(NamedTuple):
-    """A sample that cannot be made: its key, and why."""
+    """A face or image that cannot be made: its key, and why."""
 
     key: str
     reason: RefusedSampleError
 
 
 ChangeItems = Callable[[Iterable[Sample | SampleError]], Iterator[Sequence[Sample | SampleError | Refused]]]
-"""Gives for each item, in order, what it becomes: one sample, several, or what says why there is none."""
+"""Gives for each item, in order, what it becomes: one sample, several, or the reason why there is none."""
 
 
 class Change(Protocol):
-    """What is done to each sample on its way from a source to a sink; picklable."""
+    """A change of each sample on its way from a source to a sink; picklable."""
 
     @property
     def samples_per_shard(self) -> int | None:
-        """At most, where 8,192 would take too long and it is not the sink that says where the shards end."""
+        """At most how many samples make a shard, if 8,192 would take too long; ignored if the sink cuts the shards."""
         ...
 
     def identity(self) -> Mapping[str, Any]:
@@ -46,97 +75,188 @@ class Change(Protocol):
         ...
 
     def part(self, first: int, end: int) -> Change:
-        """What is needed for the samples from `first` on and before `end`, and no more: it is sent to a worker."""
+        """The change with what it needs for the samples `first` to `end` alone: this is sent to a worker."""
         ...
 
     def open_shard(self, shard: int) -> AbstractContextManager[ChangeItems]:
-        """What changes the samples of one shard, in a worker; called on what `part` gave."""
+        """The function that changes the samples of one shard, in a worker; called on what `part` returned."""
         ...
 
 
-@dataclass(frozen=True)
-class _ConvertShard:
-    """One shard: the slice of the source, sent to the worker that does it."""
+ChangeMaker = Callable[[Source, Sink], tuple[Change, Sink]]
+"""Makes the change for a source and a sink, and the sink that then writes the samples."""
 
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """What to convert, and how.
+
+    Attributes
+    ----------
+    labels : str
+        ``"shift"``: the labels of each source follow those of the sources before it, so that people stay apart;
+        ``"keep"``: they stay as they are, so that people of different sources may share a label.
+    selection : Selection
+    limit : int, optional
+        Only the first so many of the selected samples.
+    opening : mapping
+        Keywords for the ``open_source`` of the sources' format.
+    writing : mapping
+        Keywords for the ``create_sink`` of the target's format.
+    change : callable, optional
+        Makes the change of the samples. It gets the selected source without the limit.
+    command : str
+        The name of the command that runs the job.
+    command_line : str
+        The command as the user typed it, for messages that say how to resume.
+    """
+
+    labels: str = "shift"
+    selection: Selection = field(default_factory=Selection)
+    limit: int | None = None
+    opening: Mapping[str, Any] = field(default_factory=dict)
+    writing: Mapping[str, Any] = field(default_factory=dict)
+    change: ChangeMaker | None = None
+    command: str = "convert"
+    command_line: str = "the same command"
+
+
+class Input(NamedTuple):
+    """A dataset that was opened as the input of a job: its format, its path and its source."""
+
+    format: str
+    path: str
+    source: Source
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A planned conversion: run it with `run_conversion`, or only look at its plan.
+
+    Attributes
+    ----------
+    plan : Plan
+    source : Source
+        The samples that are written, joined and selected.
+    sink : Sink
+        Made ready for them by `Sink.fit`.
+    change : Change, optional
+    inputs : sequence of Input
+    """
+
+    plan: Plan
     source: Source
     sink: Sink
-    shard: int
-    first: int
     change: Change | None = None
-
-    def __call__(self) -> ShardResult:
-        begin = time.monotonic()
-        tally = _Tally(self.source, self.first)
-        try:
-            with self._open_change() as change, self.sink.open_shard(self.shard) as writer:
-                if change is None:
-                    for index, item in enumerate(self.source.read(), self.first):
-                        tally.take(index, item, writer)
-                else:
-                    for index, made in enumerate(change(self.source.read()), self.first):
-                        tally.take_all(index, made, writer)
-                block = writer.block() if isinstance(writer, BlockEncoder) else None
-        except FacedataError:
-            raise
-        except OSError as error:
-            raise output_error(error, self.sink.root) from error
-        return tally.result(time.monotonic() - begin, block)
-
-    def _open_change(self) -> AbstractContextManager[ChangeItems | None]:
-        return nullcontext() if self.change is None else self.change.open_shard(self.shard)
+    inputs: Sequence[Input] = ()
 
 
-class _Tally:
-    """Counts and digests what a shard delivers."""
+def convert_dataset(
+    sources: Sequence[str], target: str | Sink, options: ConversionOptions | None = None, job: JobOptions | None = None
+) -> JobSummary:
+    """Write the samples of one or more datasets as another dataset.
 
-    def __init__(self, source: Source, first: int) -> None:
-        self._source, self._first = source, first
-        self._samples = self._bytes = 0
-        self._labels: tuple[int, int] | None = None
-        self._last_label = -1
-        self._digest = 0  # CRC-32: it is there to tell runs apart, and every image passes through it
-        self._failures: list[Mapping[str, Any]] = []
+    Parameters
+    ----------
+    sources : sequence of str
+        Specs.
+    target : str or Sink
+        A spec that names its format, or a sink.
+    options : ConversionOptions, optional
+    job : JobOptions, optional
 
-    def take_all(self, index: int, made: Iterable[Sample | SampleError | Refused], writer: SampleWriter) -> None:
-        """Take all that was made of one sample."""
-        for face, item in enumerate(made):
-            if isinstance(item, Refused):
-                self._refuse(index, item.key, item.reason)
-            else:
-                self.take(index, item, writer, face)
+    Raises
+    ------
+    InputError
+        If a source cannot be read.
+    OutputError
+        If the output cannot be written or belongs to another job.
+    OptionError
+        If an option does not apply to a format, or the target's format cannot hold the samples.
+    InterruptedJobError
+        After SIGINT or SIGTERM; the same call resumes the job.
+    """
+    return run_conversion(plan_dataset(sources, target, options), job)
 
-    def take(self, index: int, item: Sample | SampleError, writer: SampleWriter, face: int = 0) -> None:
-        if isinstance(item, SampleError):
-            self._fail(index, item)
-            return
-        try:
-            writer.write(index, item, face)
-        except RefusedSampleError as error:
-            self._refuse(index, item.key, error)
-            return
-        self._samples += 1
-        self._bytes += len(item.image)
-        self._digest = crc32(item.image, crc32(b"%d %d\n" % (item.label, len(item.image)), self._digest))
-        if item.label != self._last_label:
-            self._note_label(item.label)
 
-    def _note_label(self, label: int) -> None:
-        self._last_label = label
-        low, high = self._labels or (label, label)
-        self._labels = (min(low, label), max(high, label))
+def open_inputs(
+    specs: Sequence[str], options: Mapping[str, Any] | None = None, output: Output | None = None
+) -> list[Input]:
+    """Open datasets as the inputs of a job.
 
-    def _refuse(self, index: int, key: str, reason: RefusedSampleError) -> None:
-        dataset, offset = self._source.locate(index - self._first)
-        self._fail(index, SampleError(dataset, key, str(reason), offset))
+    Parameters
+    ----------
+    specs : sequence of str
+    options : mapping, optional
+        Keywords for the ``open_source`` of their formats.
+    output : Output, optional
+        The output of the job. It must not overlap with an input; that is checked before anything is opened.
 
-    def _fail(self, index: int, error: SampleError) -> None:
-        self._failures.append(
-            {"set": error.dataset, "key": error.key, "index": index, "offset": error.offset, "reason": error.reason}
-        )
+    Raises
+    ------
+    InputUnfinishedError
+        If an input is, or lies in, the output of a job that has not finished.
+    InputError
+        If an input cannot be read.
+    OutputError
+        If the output overlaps with an input.
+    """
+    formats = [find_format(spec) for spec in specs]
+    for name, path in formats:
+        paths = load_format(name).input_paths(path)
+        for part in paths:
+            refuse_unfinished(part)
+        if output is not None:
+            refuse_overlap(paths, output.root, output.named_files())
+    inputs = [Input(name, path, open_dataset(f"{name}:{path}", **(options or {}))) for name, path in formats]
+    for item in inputs:
+        places = item.source.places()
+        if output is not None:
+            refuse_overlap(places, output.root, output.named_files())
+        for folder in {os.path.dirname(path) for path in places}:
+            refuse_unfinished(folder or ".")
+    return inputs
 
-    def result(self, seconds: float, block: Any) -> ShardResult:
-        digest, failures = f"{self._digest:08x}", tuple(self._failures)
-        return ShardResult(self._samples, self._bytes, digest, self._labels, failures, seconds, block)
+
+def plan_dataset(sources: Sequence[str], target: str | Sink, options: ConversionOptions | None = None) -> Conversion:
+    """Open the sources, select the samples and plan the job; writes nothing. Parameters as of `convert_dataset`."""
+    options = options or ConversionOptions()
+    sink = create_dataset(target, **options.writing) if isinstance(target, str) else target
+    inputs = open_inputs(sources, options.opening, sink)
+    joined, labels = join_sources([item.source for item in inputs], shift=options.labels == "shift")
+    selection = replace(options.selection, group=True) if sink.grouped else options.selection
+    selected = select(joined, selection)
+    source = selected if options.limit is None else selected[: options.limit]
+    change = None
+    if options.change is not None:
+        change, sink = options.change(selected, sink)
+        change = change.part(0, len(source))
+    sink, ends = sink.fit(source)
+    for item in inputs:  # the change and the source may have added files to write
+        refuse_overlap(item.source.places(), sink.root, sink.named_files())
+    facts = [
+        {
+            "set": path,
+            "format": name,
+            **opened.describe(),
+            "images": len(opened),
+            "classes": classes,
+            "first_label": shift,
+            "last_label": None if classes is None else shift + classes - 1,
+        }
+        for (name, path, opened), (shift, classes) in zip(inputs, labels, strict=True)
+    ]
+    plan = plan_conversion(
+        options.command,
+        source,
+        sink,
+        size=source.size(),
+        ends=ends,
+        options={"labels": options.labels, "limit": options.limit, **selection.options()},
+        facts={"sets": facts, "command_line": options.command_line},
+        change=change,
+    )
+    return Conversion(plan, source, sink, change, inputs)
 
 
 def plan_conversion(
@@ -155,10 +275,10 @@ def plan_conversion(
     Parameters
     ----------
     command : str
-        The command whose job it is.
+        The name of the command that runs the job.
     source, sink
     size : int
-        The input's bytes, about; decides only the number of shards.
+        About how many bytes the input has; decides only the number of shards.
     ends : tuple of int, optional
         Where the sink wants the shards to end.
     options : mapping, optional
@@ -166,7 +286,7 @@ def plan_conversion(
     facts : mapping, optional
         What else to keep with the job.
     change : Change, optional
-        What is done to the samples on their way.
+        The change of the samples on their way.
     """
     most = None if change is None else change.samples_per_shard
     limit = _BYTES_PER_BLOCK if isinstance(sink, OrderedOutput) else _BYTES_PER_SHARD
@@ -181,38 +301,112 @@ def plan_conversion(
     )
 
 
-def convert(
-    plan: Plan,
-    source: Source,
-    sink: Sink,
-    options: JobOptions | None = None,
-    conclude: Conclude | None = None,
-    change: Change | None = None,
-) -> JobSummary:
-    """Run the job, or the part of it that is asked for, and go on where an earlier run was cut off.
+def check_conversion(conversion: Conversion, *, overwrite: bool) -> None:
+    """Raise if the job may not write its output; for a dry run."""
+    check_output(conversion.plan, conversion.sink, overwrite=overwrite)
 
-    Parameters
-    ----------
-    plan : Plan
-        As `plan_conversion` made it from the same source and sink.
-    source, sink
-    options : JobOptions, optional
-    conclude : callable, optional
-        As for `run_job`.
-    change : Change, optional
-        As the plan has it.
 
-    Raises
-    ------
-    OutputError
-        Where the output cannot be written or is not this job's.
-    InterruptedJobError
-        After SIGINT or SIGTERM.
-    """
+def run_conversion(conversion: Conversion, job: JobOptions | None = None) -> JobSummary:
+    """Run a planned conversion, or the part of it that `job` asks for, or resume it. Raises as `convert_dataset`."""
+    plan, source, sink, change = conversion.plan, conversion.source, conversion.sink, conversion.change
+    unsaved = [item.source for item in conversion.inputs]
 
     def make_task(shard: int) -> _ConvertShard:
+        while unsaved:  # by now the output belongs to this job
+            unsaved.pop().save_cache()
         first, end = plan.bounds(shard)
         part = None if change is None else change.part(first, end)
         return _ConvertShard(source[first:end], sink, shard, first, part)
 
-    return run_job(plan, make_task, sink, options, conclude)
+    return run_job(plan, make_task, sink, job, None if plan.options.get("relabel") else _with_last_label)
+
+
+def convert(
+    plan: Plan, source: Source, sink: Sink, options: JobOptions | None = None, change: Change | None = None
+) -> JobSummary:
+    """Run the plan of moving `source` to `sink`; for tests that have not changed to `run_conversion` yet."""
+    return run_conversion(Conversion(plan, source, sink, change), options)
+
+
+def _with_last_label(facts: Mapping[str, Any], state: JobState) -> Mapping[str, Any]:
+    """The facts with the largest label that was written, which belongs to the last set if labels were shifted."""
+    *others, last = facts.get("sets") or [{}]
+    if state.largest_label < 0 or not last or (others and last["first_label"] == 0):
+        return facts
+    largest = max(state.largest_label, -1 if last["last_label"] is None else last["last_label"])
+    return {**facts, "sets": [*others, {**last, "last_label": largest}]}
+
+
+@dataclass(frozen=True)
+class _ConvertShard:
+    """The task of one shard, sent to the worker that does it; `source` and `change` are its own parts of them."""
+
+    source: Source
+    sink: Sink
+    shard: int
+    first: int
+    change: Change | None = None
+
+    def __call__(self) -> ShardResult:
+        begin = time.monotonic()
+        tally = _ShardTally(self.source, self.first)
+        try:
+            with self._open_change() as change, self.sink.open_shard(self.shard) as writer:
+                items = self.source.read()
+                made = ((item,) for item in items) if change is None else change(items)
+                for index, faces in enumerate(made, self.first):
+                    for face, item in enumerate(faces):
+                        tally.take(index, face, item, writer)
+                block = writer.block() if isinstance(writer, BlockEncoder) else None
+        except FacedataError:
+            raise
+        except OSError as error:
+            raise output_error(error, self.sink.root) from error
+        return tally.result(time.monotonic() - begin, block)
+
+    def _open_change(self) -> AbstractContextManager[ChangeItems | None]:
+        return nullcontext() if self.change is None else self.change.open_shard(self.shard)
+
+
+class _ShardTally:
+    """Passes the samples of a shard to a writer; counts and digests those that it takes, lists those that fail."""
+
+    def __init__(self, source: Source, first: int) -> None:
+        self._source, self._first = source, first
+        self._samples = self._bytes = 0
+        self._labels: tuple[int, int] | None = None
+        self._last_label = -1
+        self._digest = 0  # CRC-32: it only tells runs apart, and every image passes through it
+        self._failures: list[Mapping[str, Any]] = []
+
+    def take(self, index: int, face: int, item: Sample | SampleError | Refused, writer: SampleWriter) -> None:
+        """Write one item; `index` and `face` as for `SampleWriter.write`."""
+        if isinstance(item, Sample):
+            try:
+                writer.write(index, item, face)
+            except RefusedSampleError as error:
+                item = Refused(item.key, error)
+            else:
+                self._count(item)
+                return
+        if isinstance(item, Refused):
+            dataset, offset = self._source.locate(index - self._first)
+            item = SampleError(dataset, item.key, str(item.reason), offset)
+        self._failures.append(
+            {"set": item.dataset, "key": item.key, "index": index, "offset": item.offset, "reason": item.reason}
+        )
+
+    def _count(self, sample: Sample) -> None:
+        label = sample.label
+        self._samples += 1
+        self._bytes += len(sample.image)
+        self._digest = crc32(sample.image, crc32(b"%d %d\n" % (label, len(sample.image)), self._digest))
+        if label != self._last_label:  # most samples have the label of the one before
+            self._last_label = label
+            low, high = self._labels or (label, label)
+            self._labels = (min(low, label), max(high, label))
+
+    def result(self, seconds: float, block: Any) -> ShardResult:
+        """The result of the shard, with the block that a single writer writes."""
+        digest, failures = f"{self._digest:08x}", tuple(self._failures)
+        return ShardResult(self._samples, self._bytes, digest, self._labels, failures, seconds, block)

@@ -1,23 +1,22 @@
-"""Choosing samples of a source by their labels, closing gaps in these, and bringing the samples into an order."""
+"""Selecting samples of a source by their labels, renumbering these, and putting the samples into an order."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.combined import all_labels
-from facedata.converters.selected import SelectedSource
-from facedata.dataset import Source
-from facedata.errors import EmptyDatasetError, OptionError
+from facedata.converters.joined import all_labels
+from facedata.dataset import Sample, Source, WrappedSource
+from facedata.errors import EmptyDatasetError, OptionError, SampleError
 
 __all__ = ["Selection", "select"]
 
 _BLOCK = 1 << 20
-_POSITION = np.uint32  # 4 bytes a sample: there are no datasets of 4 thousand million images
+_POSITION = np.uint32  # 4 bytes a sample: no dataset has 4 thousand million images
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,11 @@ class Selection:
     max_images : int, optional
         Of each class only the first so many images.
     relabel : bool
-        Number the labels that are left anew, from 0 without a gap, their order kept.
+        Renumber the remaining labels from 0 without gaps, in the same order.
     group : bool
-        Sort by label, the order within a class kept.
+        Sort by label; within a class the order stays.
     shuffle : bool
-        Bring the samples into a random order that follows from `seed` alone.
+        Put the samples into a random order that depends on `seed` alone.
     seed : int
         From 0 to 2**32 - 1.
     """
@@ -54,28 +53,28 @@ class Selection:
             )
 
     def options(self) -> dict[str, Any]:
-        """What differs from taking all as it comes, as JSON values; for a plan."""
-        said = {
+        """What differs from taking all samples as they come, as JSON values; for a plan."""
+        chosen = {
             "min images": self.min_images,
             "max images": self.max_images,
             "relabel": self.relabel,
             "grouped by label": self.group,
             "shuffle seed": self.seed if self.shuffle else None,
         }
-        return {name: value for name, value in said.items() if value not in (None, False)}
+        return {name: value for name, value in chosen.items() if value not in (None, False)}
 
 
 def select(source: Source, selection: Selection) -> Source:
-    """Apply a selection; the source itself where there is nothing to apply.
+    """Apply a selection; returns the source itself if there is nothing to apply.
 
     The labels of all samples are read first, and kept in 4 bytes each; positions take 4 more.
 
     Raises
     ------
     EmptyDatasetError
-        Where no sample is left.
+        If no sample is left.
     OptionError
-        Where the format of the source cannot be read in the order that is wanted.
+        If the format of the source cannot be read in the order that is asked for.
     """
     if selection == Selection(seed=selection.seed):
         return source
@@ -95,13 +94,14 @@ def select(source: Source, selection: Selection) -> Source:
     if selection.shuffle:
         if positions is None:
             positions = np.arange(len(source), dtype=_POSITION)
-        # the stream of RandomState is frozen for good, that of Generator may change with NumPy's version
+        # the stream of RandomState never changes; that of Generator may change with NumPy's version
         np.random.RandomState(selection.seed).shuffle(positions)
     if positions is None and kept_labels is None:
         return source
-    selected = SelectedSource(source, positions, kept_labels, labels)
+    new_labels = None if kept_labels is None else (kept_labels, np.arange(len(kept_labels)))
+    selected = _SelectedSource(source, positions, new_labels, labels)
     if positions is not None:
-        selected[:_BLOCK].size()  # a format that cannot be read in this order says so now
+        selected[:_BLOCK].size()  # a format that cannot be read in this order raises now
     return selected
 
 
@@ -111,7 +111,7 @@ class _Classes:
     Parameters
     ----------
     labels : ndarray of shape (N,), int32
-        -1 for a sample without one; these make up a class of their own behind all others.
+        -1 for a sample without one; these make up a class of their own after all others.
     """
 
     def __init__(self, labels: NDArray[np.int32]) -> None:
@@ -133,11 +133,11 @@ class _Classes:
             yield begin, self._all[begin : begin + _BLOCK]
 
     def _codes(self, block: NDArray[np.int32]) -> NDArray[np.int64]:
-        """The place of each label among all labels."""
+        """The rank of each label among the labels that occur."""
         return np.where(block < 0, len(self.labels), np.searchsorted(self.labels, block))
 
     def ranked(self) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
-        """Block by block: where it begins, the class of each sample, and how many of this class came before it."""
+        """Block by block: where it begins, the class of each sample, and how many of that class came before it."""
         before = np.zeros_like(self.counts)
         for begin, block in self._blocks():
             codes = self._codes(block)
@@ -149,7 +149,7 @@ class _Classes:
             before += here
 
     def grouped_positions(self) -> NDArray[np.uint32]:
-        """Positions in the order of labels, the order within a class kept."""
+        """Positions in the order of the labels; within a class the order stays."""
         positions = np.empty(len(self._all), _POSITION)
         firsts = np.cumsum(self.counts) - self.counts
         for begin, codes, ranks in self.ranked():
@@ -158,7 +158,7 @@ class _Classes:
 
 
 def _wanted(classes: _Classes, selection: Selection) -> NDArray[np.bool_] | None:
-    """Which samples are wanted; None for all of them. What has no label is kept: it fails by name."""
+    """Which samples are selected; None for all. A sample without a label is kept, so that it fails by name."""
     if not selection.min_images and not selection.max_images:
         return None
     large = classes.counts >= (selection.min_images or 0)
@@ -174,3 +174,128 @@ def _wanted(classes: _Classes, selection: Selection) -> NDArray[np.bool_] | None
         )
     wanted = np.concatenate([large[codes] & (ranks < most[codes]) for _, codes, ranks in classes.ranked()])
     return None if wanted.all() else wanted
+
+
+class _SelectedSource(WrappedSource):
+    """Some samples of a source, in an order of their own, perhaps with new labels.
+
+    Parameters
+    ----------
+    source : Source
+    positions : ndarray of shape (N,), uint32, optional
+        Which samples, in which order; None for all as they come.
+    new_labels : pair of ndarray of shape (C,), int64, optional
+        The old labels, ascending, and the new label of each; None if labels stay as they are.
+    known_labels : ndarray of shape (len(source),), int32, optional
+        The labels of all samples of the source, if they have been read already.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        positions: NDArray[np.uint32] | None = None,
+        new_labels: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+        known_labels: NDArray[np.int32] | None = None,
+    ) -> None:
+        super().__init__(source)
+        self._positions, self._new_labels, self._known_labels = positions, new_labels, known_labels
+
+    def __len__(self) -> int:
+        return len(self._source if self._positions is None else self._positions)
+
+    def __getitem__(self, part: slice) -> _SelectedSource:
+        if self._positions is None:
+            return self._part(self._source[part], part)
+        chosen = self._positions[part]
+        return self._part(self._source.take(chosen.astype(np.int64)), chosen)
+
+    def take(self, positions: NDArray[np.int64]) -> _SelectedSource:
+        """The samples at `positions` of the selection."""
+        chosen = positions if self._positions is None else self._positions[positions].astype(np.int64)
+        return self._part(self._source.take(chosen), chosen)
+
+    def _part(self, source: Source, chosen: slice | NDArray[Any]) -> _SelectedSource:
+        """A part with the new labels that occur in it: that is what a worker gets, not those of the whole source."""
+        new_labels = self._new_labels
+        if new_labels is not None and self._known_labels is not None:
+            old, new = new_labels
+            places = np.searchsorted(old, np.unique(self._known_labels[chosen]))
+            places = np.unique(places[places < len(old)])
+            new_labels = old[places], new[places]
+        return _SelectedSource(source, None, new_labels)
+
+    def _parts(self) -> Iterator[Source]:
+        """The source's samples in the order of the selection, a bounded number of them at a time."""
+        if self._positions is None:
+            yield self._source
+            return
+        for begin in range(0, len(self._positions), _BLOCK):
+            yield self._source.take(self._positions[begin : begin + _BLOCK].astype(np.int64))
+
+    def read(self) -> Iterator[Sample | SampleError]:
+        """Every selected sample with its new label, or the error in its place."""
+        if self._new_labels is None:
+            for part in self._parts():
+                yield from part.read()
+            return
+        old, new = self._new_labels
+        renumbered = dict(zip(old.tolist(), new.tolist(), strict=True))
+        for part in self._parts():
+            for position, item in enumerate(part.read()):
+                if isinstance(item, SampleError):
+                    yield item
+                elif item.label in renumbered:
+                    yield item._replace(label=renumbered[item.label])
+                else:  # its label could not be read when the labels were counted
+                    dataset, offset = part.locate(position)
+                    reason = f"label {item.label} did not occur when the labels were counted"
+                    yield SampleError(dataset, item.key, reason, offset)
+
+    def keys(self) -> Iterator[str]:
+        """The keys of the selected samples."""
+        for part in self._parts():
+            yield from part.keys()
+
+    def labels(self) -> Iterator[NDArray[np.int64]]:
+        """The new labels; -1 for a label that did not occur when the labels were counted."""
+        for block in self._old_labels():
+            if self._new_labels is None:
+                yield block
+                continue
+            old, new = self._new_labels
+            places = np.searchsorted(old, block)
+            places[places == len(old)] = 0
+            yield np.where(old[places] == block, new[places], -1) if len(old) else np.full(len(block), -1)
+
+    def _old_labels(self) -> Iterator[NDArray[np.int64]]:
+        if self._known_labels is None:
+            for part in self._parts():
+                yield from part.labels()
+            return
+        for begin in range(0, len(self), _BLOCK):
+            some = slice(begin, begin + _BLOCK)
+            known = self._known_labels[some] if self._positions is None else self._known_labels[self._positions[some]]
+            yield known.astype(np.int64)
+
+    def sizes(self) -> NDArray[np.int32]:
+        """The sizes of the selected images."""
+        sizes = self._source.sizes()
+        return sizes if self._positions is None else sizes[self._positions]
+
+    def locate(self, position: int) -> tuple[str, int | None]:
+        """Where the source has this sample."""
+        return self._source.locate(position if self._positions is None else int(self._positions[position]))
+
+    def class_names(self) -> Mapping[int, str] | None:
+        """The names under the new labels; without names, the old numbers are the names."""
+        names = self._source.class_names()
+        if self._new_labels is None:
+            return names
+        pairs = zip(*(labels.tolist() for labels in self._new_labels), strict=True)
+        return {new: (names or {}).get(old, str(old)) for old, new in pairs}
+
+    def declared_classes(self) -> int | None:
+        """The number of new labels, or what the source declares if the labels stay."""
+        if self._new_labels is None:
+            return self._source.declared_classes()
+        return int(self._new_labels[1].max(initial=-1)) + 1

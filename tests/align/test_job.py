@@ -18,7 +18,7 @@ from support import tree
 from facedata.align.aligner import Aligner
 from facedata.align.encoding import Encoding
 from facedata.align.job import AlignOptions, align_dataset
-from facedata.converters.conversion import ConversionOptions, convert_dataset
+from facedata.converters.convert import ConversionOptions, convert_dataset
 from facedata.dataset import Sample, create_dataset, open_dataset
 from facedata.errors import FormatError, OptionError, OutputError, OutputMismatchError
 from facedata.jobs.job import JobOptions, JobSummary

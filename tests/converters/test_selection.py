@@ -85,3 +85,14 @@ def test_old_labels_are_the_names_of_new_ones_where_there_are_no_others() -> Non
     assert select(source_of([5, 9, 9]), Selection(relabel=True)).class_names() == {0: "5", 1: "9"}
     named = MemorySource([Sample("0", 9, jpeg(0))], names={5: "five", 9: "nine"})
     assert select(named, Selection(relabel=True)).class_names() == {0: "nine"}
+
+
+def test_a_part_of_a_selection_keeps_its_new_labels_and_their_names() -> None:
+    source = MemorySource([Sample(str(n), n // 2, b"") for n in range(9)], names={n: f"name {n}" for n in range(5)})
+    selected = select(source, Selection(min_images=2, relabel=True, shuffle=True, seed=1))
+    whole = listed(selected)
+    for part in (selected[2:5], selected.take(np.array([2, 3, 4]))):
+        assert listed(part) == whole[2:5]
+        assert (part.class_names() or {}).items() <= (selected.class_names() or {}).items()
+    assert selected.declared_classes() == 4
+    assert [selected.locate(n) for n in range(8)] == [("memory", int(key)) for key, _ in whole]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
-from facedata.converters.rec.record_set import INSIGHTFACE, OpenOptions, RecordSet, open_record_set
+from facedata.converters.rec.record_set import INSIGHTFACE, OpenOptions, RebuiltSource, RecordSet, open_record_set
 from facedata.converters.rec.recordio import ImageRecord, RecordReader, encode_record
 from facedata.converters.rec.sink import RecSink
 from facedata.converters.rec.source import RecSource
-from facedata.dataset import Format
+from facedata.dataset import Format, Source
+from facedata.errors import OptionError
 
 __all__ = [
     "FORMAT",
@@ -26,9 +29,35 @@ __all__ = [
 ]
 
 
-def open_source(path: str, *, salvage: bool = False, rebuild_index: bool = False) -> RecSource:
-    """The images of the record set at `path`; see `OpenOptions`."""
-    return open_record_set(path, OpenOptions(salvage, rebuild_index)).source
+def open_source(
+    path: str,
+    *,
+    salvage: bool = False,
+    rebuild_index: bool = False,
+    backend: str = "native",
+    cache_folder: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Source:
+    """Open the record set at `path`.
+
+    Parameters
+    ----------
+    path : str
+    salvage, rebuild_index, cache_folder, progress
+        As for `OpenOptions`.
+    backend : str
+        ``"native"``, or ``"mxnet"`` to read the records through MXNet itself.
+    """
+    if backend not in ("native", "mxnet"):
+        raise OptionError(f"backend {backend}: there are 'native' and 'mxnet'")
+    if backend == "mxnet":
+        from facedata.converters.rec.mxnet_backend import MXNetRecSource, check_mxnet
+
+        check_mxnet()
+    cache = None if cache_folder is None else Path(cache_folder)
+    record_set = open_record_set(path, OpenOptions(salvage, rebuild_index, cache, progress))
+    source: Source = record_set.source if backend == "native" else MXNetRecSource(record_set.source)
+    return source if record_set.rebuilt is None or cache is None else RebuiltSource(source, record_set, cache)
 
 
 def recognises(path: str) -> bool:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,62 +15,26 @@ from facedata.converters.rec.source import RecSource
 from facedata.dataset import Sample, WrappedSource
 from facedata.errors import FormatError, MissingExtraError, SampleError
 
-__all__ = ["MXNetRecSource"]
+__all__ = ["MXNetRecSource", "check_mxnet", "import_mxnet_recordio"]
 
 
-@dataclass(frozen=True)
 class MXNetRecSource(WrappedSource):
     """The samples of a `RecSource`, read with ``MXIndexedRecordIO.read_idx``.
 
-    Attributes
+    Parameters
     ----------
     source : RecSource
         Says which records there are; its own reader is not used.
     """
 
-    source: RecSource
-
-    def __len__(self) -> int:
-        return len(self.source)
+    _source: RecSource
 
     def __getitem__(self, part: slice) -> MXNetRecSource:
-        return MXNetRecSource(self.source[part])
+        return MXNetRecSource(self._source[part])
 
     def take(self, positions: NDArray[np.int64]) -> MXNetRecSource:
         """The records at `positions`."""
-        return MXNetRecSource(self.source.take(positions))
-
-    def places(self) -> Mapping[str, bool]:
-        """Those of the source."""
-        return self.source.places()
-
-    def keys(self) -> Iterator[str]:
-        """Those of the source."""
-        return self.source.keys()
-
-    def labels(self) -> Iterator[NDArray[np.int64]]:
-        """Those of the source."""
-        return self.source.labels()
-
-    def size(self) -> int:
-        """That of the source."""
-        return self.source.size()
-
-    def sizes(self) -> NDArray[np.int32]:
-        """Those of the source."""
-        return self.source.sizes()
-
-    def declared_classes(self) -> int | None:
-        """As the source says."""
-        return self.source.declared_classes()
-
-    def identity(self) -> Mapping[str, Any]:
-        """The same as the source's own: the samples are the same."""
-        return self.source.identity()
-
-    def locate(self, position: int) -> tuple[str, int | None]:
-        """The record file, and the offset of the record."""
-        return self.source.locate(position)
+        return MXNetRecSource(self._source.take(positions))
 
     def read(self) -> Iterator[Sample | SampleError]:
         """Every sample in key order, or the error in its place.
@@ -82,13 +45,13 @@ class MXNetRecSource(WrappedSource):
             Where MXNet, or the old NumPy that it needs, is not installed.
         """
         recordio = import_mxnet_recordio()
-        index = self.source.index
+        index = self._source.index
         # an empty index spares MXNet's own, which takes 2 GB for 17 million lines
-        reader = recordio.MXIndexedRecordIO(os.devnull, self.source.path, "r")
+        reader = recordio.MXIndexedRecordIO(os.devnull, self._source.path, "r")
         try:
             reader.idx = dict(zip(map(int, index.keys), index.offsets.tolist(), strict=True))
             for place, (key, offset) in enumerate(reader.idx.items()):
-                spoilt = self.source.spoilt(place)
+                spoilt = self._source.spoilt(place)
                 yield spoilt if spoilt is not None else self._read_one(recordio, reader, key, offset)
         finally:
             reader.close()
@@ -107,7 +70,7 @@ class MXNetRecSource(WrappedSource):
         except Exception as error:  # MXNet and struct raise whatever they like; each is about this record
             # the first lines of MXNet's message are a traceback; some errors have no message
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            return SampleError(self.source.path, str(key), reason, offset)
+            return SampleError(self._source.path, str(key), reason, offset)
 
 
 def check_mxnet() -> None:

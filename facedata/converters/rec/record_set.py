@@ -19,6 +19,7 @@ from facedata.converters.rec.index import MEND, RecordIndex, read_index
 from facedata.converters.rec.recordio import LARGEST_LABEL, ImageRecord, RecordReader, unpack_image_record
 from facedata.converters.rec.source import RecSource
 from facedata.converters.rec.walk import walk_records
+from facedata.dataset import Source, WrappedSource
 from facedata.errors import (
     EmptyDatasetError,
     FormatError,
@@ -29,7 +30,16 @@ from facedata.errors import (
 )
 from facedata.files import atomic_writer, file_identity
 
-__all__ = ["INSIGHTFACE", "PLAIN", "OpenOptions", "RecordFiles", "RecordSet", "find_record_files", "open_record_set"]
+__all__ = [
+    "INSIGHTFACE",
+    "PLAIN",
+    "OpenOptions",
+    "RebuiltSource",
+    "RecordFiles",
+    "RecordSet",
+    "find_record_files",
+    "open_record_set",
+]
 
 INSIGHTFACE = "insightface"
 PLAIN = "plain"
@@ -109,6 +119,33 @@ class RecordSet:
                     np.savez(file, keys=np.asarray(self.rebuilt.keys, np.int64), offsets=self.rebuilt.offsets)
             except OSError as error:
                 raise output_error(error, path) from error
+
+
+class RebuiltSource(WrappedSource):
+    """The images of a record set whose index was rebuilt, which is saved for later runs.
+
+    Parameters
+    ----------
+    source : Source
+    record_set : RecordSet
+    folder : path
+        Where the index is saved.
+    """
+
+    def __init__(self, source: Source, record_set: RecordSet, folder: Path) -> None:
+        super().__init__(source)
+        self._record_set, self._folder = record_set, folder
+
+    def __getitem__(self, part: slice) -> Source:
+        return self._source[part]  # workers get no index of the whole set
+
+    def take(self, positions: NDArray[np.int64]) -> Source:
+        """The images at `positions`."""
+        return self._source.take(positions)
+
+    def save_cache(self) -> None:
+        """Save the index."""
+        self._record_set.save_rebuilt(self._folder)
 
 
 def find_record_files(path: str | os.PathLike[str]) -> RecordFiles:
@@ -197,7 +234,7 @@ def open_record_set(path: str | os.PathLike[str], options: OpenOptions | None = 
         raise EmptyDatasetError(f"{files.records}: holds no image, only meta and identity records")
     told = {"dialect": dialect, "records": len(index), "index": images.digest()}
     declared = _declared_classes(files) or classes
-    source = RecSource(files.records, images, identity, told, declared)
+    source = RecSource(files.records, images, identity, told, declared, trusted)
     return RecordSet(files, dialect, source, declared, index if trusted is None else None, rebuilt_name)
 
 

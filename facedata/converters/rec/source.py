@@ -56,6 +56,8 @@ class RecSource(Source):
         What else decides which samples there are: the dialect, say.
     classes : int, optional
         How many classes the set declares.
+    index_file : str, optional
+        The file that the index was read from, unless it was rebuilt.
     """
 
     path: str
@@ -63,6 +65,7 @@ class RecSource(Source):
     file_identity: Mapping[str, Any]
     options: Mapping[str, Any]
     classes: int | None = None
+    index_file: str | None = None
 
     def __len__(self) -> int:
         return len(self.index)
@@ -107,6 +110,10 @@ class RecSource(Source):
     def declared_classes(self) -> int | None:
         """As the property file or the meta record says."""
         return self.classes
+
+    def describe(self) -> Mapping[str, Any]:
+        """The dialect, and the index file or ``"rebuilt"``."""
+        return {"dialect": self.options.get("dialect"), "index": self.index_file or "rebuilt"}
 
     def spoilt(self, position: int) -> SampleError | None:
         """The error of a record that a walk has shown to be spoilt; None where nothing is known against it."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from facedata.dataset import Sample, Source, find_format, load_format, open_dataset, peek
+from facedata.converters.convert import open_inputs
+from facedata.dataset import Sample, Source, peek
 from facedata.errors import EmptyDatasetError, OptionError, OutputMismatchError
 from facedata.features.extraction.inputs import ModelOptions, Preprocessing
 from facedata.features.extraction.model import EmbeddingModel, prepare_model
@@ -18,7 +19,7 @@ from facedata.features.staging import make_folders
 from facedata.images import image_size, opencv_in_one_thread
 from facedata.jobs.executors import available_cpus
 from facedata.jobs.job import JobOptions, JobSummary, run_job
-from facedata.jobs.journal import Journal, refuse_unfinished
+from facedata.jobs.journal import Journal
 from facedata.jobs.output import check_output, refuse_overlap
 from facedata.jobs.plan import Plan
 from facedata.jobs.signals import stop_on_signals
@@ -122,13 +123,8 @@ def extract_features(
 def plan_extraction(spec: str, root: str | os.PathLike[str], name: str, options: ExtractionOptions) -> Extraction:
     """Open the dataset, try the model and plan the job; writes nothing. Raises as `extract_features`."""
     output = FeatureOutput(FeatureSet(os.fspath(root), name), 0, 0, options.on_error)
-    format_name, path = find_format(spec)
-    for part in load_format(format_name).input_paths(path):
-        refuse_unfinished(part)
-    source = open_dataset(f"{format_name}:{path}", **options.opening)
+    ((format_name, _, source),) = open_inputs([spec], options.opening)
     refuse_overlap(source.places(), output.root, output.named_files())
-    for folder in {os.path.dirname(place) for place in source.places()}:
-        refuse_unfinished(folder or ".")
     if options.limit is not None:
         source = source[: options.limit]
     if not len(source):

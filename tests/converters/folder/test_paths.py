@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import MemorySource, jpeg, tree
 
-from facedata.converters.conversion import ConversionOptions, convert_dataset
-from facedata.converters.convert import convert, plan_conversion
+from facedata.converters.convert import ConversionOptions, convert, convert_dataset, plan_conversion
 from facedata.converters.folder import FolderSink, create_sink
 from facedata.converters.folder.paths import path_of_key
 from facedata.dataset import Sample

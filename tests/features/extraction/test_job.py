@@ -27,7 +27,7 @@ from features.extraction.conftest import (
     write_images,
 )
 
-from facedata.converters.conversion import ConversionOptions, convert_dataset
+from facedata.converters.convert import ConversionOptions, convert_dataset
 from facedata.dataset import Sample
 from facedata.errors import (
     ChecksumError,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,12 +21,15 @@ from hypothesis import strategies as st
 from support import RecordSetMaker, tree
 
 from facedata.converters.class_names import read_class_names
-from facedata.converters.conversion import ConversionOptions, convert_dataset, plan_dataset
+from facedata.converters.convert import ConversionOptions, convert_dataset, plan_dataset
+from facedata.converters.rec import record_set as record_set_module
 from facedata.converters.selection import Selection
 from facedata.dataset import open_dataset
 from facedata.errors import (
+    DiskFullError,
     EmptyDatasetError,
     FormatError,
+    InputNotFoundError,
     InputUnfinishedError,
     OptionError,
     OutputError,
@@ -34,6 +40,14 @@ from facedata.jobs.job import JobOptions, JobSummary
 from facedata.jobs.plan import Part
 
 MakeSet = Callable[..., RecordSetMaker]
+HERE = JobOptions(workers=1, executor_factory=ThreadPoolExecutor)
+"""Without processes: most tests do not need them."""
+OVERWRITE = JobOptions(workers=1, overwrite=True, executor_factory=ThreadPoolExecutor)
+
+
+def part(number: int, count: int) -> JobOptions:
+    return JobOptions(workers=1, part=Part(number, count), executor_factory=ThreadPoolExecutor)
+
 
 # a JPEG whose header says 2 x 3 pixels and three channels, and that holds the magic word of record files
 HEADER = b"\xff\xd8\xff\xc0\x00\x11\x08\x00\x02\x00\x03\x03\x01\x11\x00\x02\x11\x01\x03\x11\x01"
@@ -56,10 +70,10 @@ def pairs(spec: str) -> list[tuple[int, bytes]]:
     return [(sample.label, sample.image) for sample in open_dataset(spec)]
 
 
-def run(sources: Sequence[object], target: str, job: JobOptions | None = None, **options: Any) -> JobSummary:
-    choosing = {name: options.pop(name) for name in list(options) if name in Selection.__dataclass_fields__}
-    chosen = ConversionOptions(selection=Selection(**choosing), **options)
-    return convert_dataset([str(one) for one in sources], target, chosen, job or JobOptions(workers=1))
+def run(sources: Sequence[object], target: str, job: JobOptions = HERE, **options: Any) -> JobSummary:
+    selection = {name: options.pop(name) for name in list(options) if name in Selection.__dataclass_fields__}
+    chosen = ConversionOptions(selection=Selection(**selection), **options)
+    return convert_dataset([str(source) for source in sources], target, chosen, job)
 
 
 def go_round(start: Path, folder: Path) -> list[str]:
@@ -115,7 +129,7 @@ def test_labels_of_several_sets_are_shifted(tmp_path: Path) -> None:
     summary = run([one, f"rec:{two}"], f"folder:{tmp_path}/out")
     assert [label for label, _ in pairs(f"{tmp_path}/out")] == [0, 0, 4, 5, 6]
     facts = [(fact["format"], fact["first_label"], fact["last_label"]) for fact in summary.facts["sets"]]
-    assert facts == [("rec", 0, 4), ("rec", 5, None)]
+    assert facts == [("rec", 0, 4), ("rec", 5, 6)]
     run([one, two], f"folder:{tmp_path}/kept", labels="keep")
     assert sorted(label for label, _ in pairs(f"{tmp_path}/kept")) == [0, 0, 0, 1, 4]
 
@@ -189,7 +203,7 @@ def test_parts_of_a_job_array_write_what_one_run_writes(
     writing = {} if target.startswith("folder") else {"shard_samples": 13}
     whole, parts = (target.format(tmp_path / name) for name in ("whole", "parts"))
     run([start], whole, writing=writing)
-    finished = [run([start], parts, JobOptions(1, Part(n, 3)), writing=writing).finished for n in (2, 3, 1)]
+    finished = [run([start], parts, part(n, 3), writing=writing).finished for n in (2, 3, 1)]
     assert finished == [False, False, True]
     assert tree(tmp_path / "whole") == tree(tmp_path / "parts")
 
@@ -197,7 +211,7 @@ def test_parts_of_a_job_array_write_what_one_run_writes(
 @pytest.mark.parametrize("target", ["lmdb:{}/a.lmdb", "rec:{}/packed"])
 def test_what_one_process_writes_cannot_be_cut_into_parts(tmp_path: Path, target: str) -> None:
     with pytest.raises(OptionError, match="written by a single process"):
-        run([write_set(tmp_path / "set", [0])], target.format(tmp_path), JobOptions(1, Part(1, 2)))
+        run([write_set(tmp_path / "set", [0])], target.format(tmp_path), part(1, 2))
 
 
 def test_an_option_of_another_format_is_refused(tmp_path: Path) -> None:
@@ -216,13 +230,64 @@ def test_an_unfinished_output_is_no_input(tmp_path: Path) -> None:
     run(
         [start],
         f"webdataset:{tmp_path}/tars",
-        JobOptions(1, Part(1, 2)),
+        part(1, 2),
         writing={"shard_samples": 13},
         command_line="c",
     )
-    for spec in (f"{tmp_path}/tars", f"webdataset:{tmp_path}/tars/shard-000000.tar"):
+    deeper = write_set(tmp_path / "tars" / "deeper", [0])
+    for spec in (f"{tmp_path}/tars", f"webdataset:{tmp_path}/tars/shard-000000.tar", deeper):
         with pytest.raises(InputUnfinishedError, match="has not finished; finish it with: c"):
             run([spec], f"null:{tmp_path}/null")
+
+
+@pytest.mark.parametrize("output", ["set", "set/out", "set/a/b", ".", "set/../set/out", "link/out"])
+def test_an_output_inside_an_input_or_around_it_is_refused(tmp_path: Path, output: str) -> None:
+    start = write_set(tmp_path / "set", [0])
+    (tmp_path / "link").symlink_to(start)
+    before = sorted(tmp_path.rglob("*"))
+    for source in (start, tmp_path / "link"):
+        with pytest.raises(OutputError, match=r"the output lies in the input|lies in the output; choose another"):
+            run([source], f"folder:{tmp_path}/{output}")
+    assert sorted(tmp_path.rglob("*")) == before
+    other = write_set(tmp_path / "other", [0])
+    with pytest.raises(OutputError, match=f"the output lies in the input {other}"):
+        run([start, other], f"folder:{other}/out")
+    with pytest.raises(OutputError, match="the output lies in the input"):
+        run([start / "train.rec"], f"folder:{start}")
+
+
+def test_an_input_that_is_missing_or_bad_leaves_no_output(tmp_path: Path) -> None:
+    good, bad = write_set(tmp_path / "good", [0]), write_set(tmp_path / "bad", [0, 1])
+    with pytest.raises(InputNotFoundError, match="nowhere: no such file or folder"):
+        run([good, tmp_path / "nowhere"], f"folder:{tmp_path}/out")
+    os.truncate(bad / "train.rec", 60)
+    with pytest.raises(FormatError, match=r"bad/train\.idx: 1 of 2 entries point past the end"):
+        run([good, bad], f"folder:{tmp_path}/out")
+    with pytest.raises(OptionError, match="backend caffe: there are 'native' and 'mxnet'"):
+        run([good], f"folder:{tmp_path}/out", opening={"backend": "caffe"})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rebuilt_index_is_kept_in_the_output_and_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, out = write_set(tmp_path / "set", [0, 1]), tmp_path / "out"
+    indexed = run([start], f"folder:{tmp_path}/indexed")
+    (start / "train.idx").unlink()
+    opening = {"cache_folder": str(out)}
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record_set_module, "atomic_writer", full)
+        with pytest.raises(DiskFullError, match="free some space and run the same command again"):
+            run([start], f"folder:{out}", opening=opening)
+    summary = run([start], f"folder:{out}", opening=opening)
+    assert (summary.digest, summary.facts["sets"][0]["index"]) == (indexed.digest, "rebuilt")
+    assert tree(out) == tree(tmp_path / "indexed")
+    assert [path.name for path in start.iterdir()] == ["train.rec"]
+    assert len(list(out.glob(".facedata-index-*.npz"))) == 1
+    monkeypatch.setattr(record_set_module, "walk_records", lambda *_, **__: pytest.fail("walked again"))
+    assert run([start], f"folder:{out}", opening=opening).nothing_to_do
 
 
 def test_an_output_in_an_input_and_a_foreign_output_are_refused(tmp_path: Path) -> None:
@@ -301,7 +366,7 @@ def test_an_input_is_never_written_over(
     run([write_folder(tmp_path / "people", "a", "b")], made)
     before = tree(tmp_path)
     with pytest.raises(OutputError, match=r"lies in the input|lies in the output|would be written over"):
-        run([source], target, JobOptions(workers=1, overwrite=True))
+        run([source], target, OVERWRITE)
     assert tree(tmp_path) == before
 
 
@@ -319,7 +384,7 @@ def test_an_unfinished_output_is_found_however_it_is_named(
     monkeypatch.chdir(tmp_path)
     people = write_folder(tmp_path / "people", "a", "b")
     target = "parquet:hub/data" if "parquet" in spec else "webdataset:tars"
-    run([people], target, JobOptions(1, Part(1, 2)), writing={"shard_samples": 1})
+    run([people], target, part(1, 2), writing={"shard_samples": 1})
     with pytest.raises(InputUnfinishedError, match="has not finished"):
         run([spec], "null:null")
 
@@ -329,7 +394,7 @@ def test_overwrite_leaves_nothing_of_a_job_of_another_kind(tmp_path: Path) -> No
     run([people], f"webdataset:{tmp_path}/out")
     for target in (f"webdataset:{tmp_path}/out/x-%06d.tar", f"parquet:{tmp_path}/out"):
         with pytest.raises(OutputExistsError, match=r"holds 'shard-000000\.tar', which --overwrite does not delete"):
-            run([people], target, JobOptions(workers=1, overwrite=True))
+            run([people], target, OVERWRITE)
     assert run([people], f"webdataset:{tmp_path}/out", JobOptions(workers=1, overwrite=True), limit=2).good
 
 
@@ -386,7 +451,7 @@ def test_overwrite_takes_away_what_the_job_before_left_beside_the_output(tmp_pat
     run([write_folder(tmp_path / "people", "a", "b")], f"lmdb:{tmp_path}/k.lmdb")
     assert (tmp_path / "k_classes.txt").exists()
     (tmp_path / "k2_classes.txt").write_text("mine")
-    run([write_set(tmp_path / "set", [0, 1])], f"lmdb:{tmp_path}/k.lmdb", JobOptions(workers=1, overwrite=True))
+    run([write_set(tmp_path / "set", [0, 1])], f"lmdb:{tmp_path}/k.lmdb", OVERWRITE)
     assert not (tmp_path / "k_classes.txt").exists()
     assert (tmp_path / "k2_classes.txt").read_text() == "mine"
 
@@ -401,7 +466,7 @@ def test_a_forged_plan_has_nothing_deleted_elsewhere(tmp_path: Path) -> None:
     forged = json.loads(plan.read_text())
     forged["facts"]["named_files"] = [str(path) for path in precious]
     plan.write_text(json.dumps(forged))
-    run([start], f"lmdb:{tmp_path}/k.lmdb", JobOptions(workers=1, overwrite=True))
+    run([start], f"lmdb:{tmp_path}/k.lmdb", OVERWRITE)
     assert all(path.exists() for path in precious)
 
 
@@ -442,7 +507,7 @@ def test_a_second_run_while_the_first_publishes_waits_and_changes_nothing(tmp_pa
     run([start], target.format(tmp_path / "whole"))
     spec = target.format(tmp_path / "twice")
     program = (
-        "import sys, time; from facedata.converters.conversion import *; from facedata.jobs.job import JobOptions\n"
+        "import sys, time; from facedata.converters.convert import *; from facedata.jobs.job import JobOptions\n"
         "c = plan_dataset([sys.argv[1]], sys.argv[2]); finish = type(c.sink).finish\n"
         "def slow(sink, shards):\n"
         "    facts = finish(sink, shards); open(sys.argv[3], 'w').close(); time.sleep(1.5); return facts\n"
