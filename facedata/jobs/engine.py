@@ -206,8 +206,9 @@ class ShardRunner:
         while queue and len(self._running) < (1 if alone else self._workers + 1):
             if self._running and not self._recorder.has_room(queue[0]):
                 return
+            task = _PicklableTask(self._make_task(queue[0]))
             try:
-                future = executor.submit(_PicklableTask(self._make_task(queue[0])))
+                future = executor.submit(task)
             except BrokenExecutor:
                 return
             except OSError as error:

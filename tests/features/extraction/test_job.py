@@ -439,8 +439,7 @@ def test_samples_without_a_label_or_an_image_keep_their_row(
         SampleError("memory", "1", "cut off", 77),
         Sample("2", 6, good),
     ]
-    monkeypatch.setattr(job, "find_format", lambda spec: ("rec", spec))
-    monkeypatch.setattr(job, "open_dataset", lambda spec, **options: MemorySource(items))
+    monkeypatch.setattr(job, "open_inputs", lambda specs, options: [("rec", specs[0], MemorySource(items))])
     extract("memory", tmp_path, net, on_error="nan")
     found = read_set(tmp_path)
     assert (found.keys, found.labels) == (["0", "1", "2"], [5, -1, 6])
