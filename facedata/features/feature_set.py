@@ -147,10 +147,6 @@ class Matrix:
                 read_into(descriptor, row, number * self.dimensions * VALUE_BYTES, self.path)
         return block
 
-    def mapped(self) -> Floats:
-        """All rows as a read-only memory map, for libraries that need one array."""
-        return np.memmap(self.path, "<f4", "r", shape=(self.rows, self.dimensions))
-
 
 @dataclass(frozen=True)
 class OpenedSet:
@@ -160,13 +156,10 @@ class OpenedSet:
     ----------
     files : FeatureSet
     matrix : Matrix
-    labelled : bool
-        Whether there is a ``.meta``.
     """
 
     files: FeatureSet
     matrix: Matrix
-    labelled: bool
 
 
 def read_into(descriptor: int, block: NDArray[Any], offset: int, title: str) -> None:
@@ -220,15 +213,14 @@ def open_feature_set(root: str | os.PathLike[str], name: str, dimensions: int | 
     if not os.path.lexists(files.features):
         raise InputNotFoundError(f"{files.features}: no such file; a set has features/NAME.bin and labels/NAME.meta")
     refuse_unfinished(files.features)
-    labelled = os.path.lexists(files.labels)
-    rows = sum(map(len, read_labels(files.labels))) if labelled else None
+    rows = sum(map(len, read_labels(files.labels))) if os.path.lexists(files.labels) else None
     if rows == 0:
         raise FormatError(f"{files.labels}: is empty; expected a label for each row of {files.features}")
     if dimensions is None:
         if rows is None:
             raise OptionError(f"{files.features}: its dimensions are unknown without {files.labels}: give --dim")
         dimensions = dimensions_by_rows(files.features, rows, files.labels)
-    return OpenedSet(files, open_matrix(files.features, dimensions, rows, counted_in=files.labels), labelled)
+    return OpenedSet(files, open_matrix(files.features, dimensions, rows, counted_in=files.labels))
 
 
 def dimensions_by_rows(path: str, rows: int, counted_in: str) -> int:

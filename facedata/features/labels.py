@@ -107,9 +107,10 @@ def open_labels(where: str | os.PathLike[str]) -> Labels:
         head = read_exactly(descriptor, _FIRST_LINE, 0)
     if head.startswith(NPY_MAGIC):
         array = open_npy(path)
-        if np.dtype(array.stored).kind not in "iu" or len(array.shape) != 1:
+        shape = array.header.shape
+        if array.header.dtype.kind not in "iu" or len(shape) != 1:
             raise FormatError(
-                f"{path}: expected labels as integers of shape (rows,), found {array.dtype} of shape {array.shape}; "
+                f"{path}: expected labels as integers of shape (rows,), found {array.dtype} of shape {shape}; "
                 "in Python: np.save(name, labels.ravel().astype(np.int64))"
             )
         return Labels(path, lambda: array.blocks(_BLOCK))

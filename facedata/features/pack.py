@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -27,6 +27,7 @@ from facedata.errors import (
 from facedata.features.feature_set import VALUE_BYTES, FeatureSet, check_rows
 from facedata.features.labels import Labels, meta_lines, unlabelled_lines
 from facedata.features.sources import FeatureSource
+from facedata.features.staging import make_folders
 from facedata.files import atomic_writer, check_room, open_regular, remove_stale_temporaries
 from facedata.jobs.signals import StopRequest
 
@@ -147,30 +148,27 @@ def pack_features(
         _check_room(packed)
         return packed
     _report_conversion(source)
-    with _made_folders(*(os.path.dirname(path) for path in (packed.features, packed.labels) if path)):
+    with _made_folders(output, with_labels=meta is not None), ExitStack() as stack:
         _check_room(packed)
-        with _written(packed.features) as features:
-            rows = _write_rows(features, packed.features, source, allowed, limit, observer, stop)
-            if packed.rows is None:  # only now it is known
-                _check_label_count(source, labels, rows, limit)
-            if meta is None:
-                _sync(features)
-                _check_set_replaceable(output, labels, rows, overwrite=overwrite)
-                if os.path.lexists(output.labels):
-                    _log.warning("%s: removed; these were the labels of the previous features", output.labels)
-                    _remove(output.features)
-                    _remove(output.labels)
-            else:
-                with _written(meta) as file:
-                    for lines in _label_lines(labels, rows):
-                        file.write(lines)
-                    # at no moment may a reader find a matrix with the labels of another: both files are on the disk,
-                    # the old matrix goes, the labels appear, then the matrix
-                    _sync(file)
-                    _sync(features)
-                    _check_set_replaceable(output, labels, rows, overwrite=overwrite)
-                    if overwrite:
-                        _remove(output.features)
+        features = stack.enter_context(_written(packed.features))
+        rows = _write_rows(features, packed.features, source, allowed, limit, observer, stop)
+        if packed.rows is None:  # only now it is known
+            _check_label_count(source, labels, rows, limit)
+        files = [features]
+        if meta is not None:  # it gets its name before the matrix: contexts end in reverse order
+            files.append(stack.enter_context(_written(meta)))
+            files[-1].writelines(_label_lines(labels, rows))
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
+        # something may have appeared in the meantime
+        _check_replaceable(output.features, overwrite=overwrite)
+        _check_labels_replaceable(output, labels, rows, overwrite=overwrite)
+        if overwrite:  # at no moment may a reader find a matrix with the labels of another
+            _remove(output.features)
+        if meta is None and os.path.lexists(output.labels):
+            _log.warning("%s: removed; these were the labels of the previous features", output.labels)
+            _remove(output.labels)
     for path in (os.path.dirname(output.neighbours("any", 1)), output.keys):
         if os.path.lexists(path):
             _log.warning("%s: belongs to the previous features of this name; remove it, or create it again", path)
@@ -288,12 +286,6 @@ def _check_labels_replaceable(output: FeatureSet, labels: Labels | str, rows: in
             _refuse_input(output.labels, labels.title)
 
 
-def _check_set_replaceable(output: FeatureSet, labels: Labels | str, rows: int, *, overwrite: bool) -> None:
-    """Check again just before publishing: something may have appeared in the meantime."""
-    _check_replaceable(output.features, overwrite=overwrite)
-    _check_labels_replaceable(output, labels, rows, overwrite=overwrite)
-
-
 def _check_replaceable(path: str, *, overwrite: bool) -> None:
     if os.path.isdir(path):
         raise OutputExistsError(f"{path}: is a folder; expected no file or a file there")
@@ -328,25 +320,19 @@ def _report_conversion(source: FeatureSource) -> None:
 
 
 @contextmanager
-def _made_folders(*paths: str) -> Iterator[None]:
-    """Create folders, without what killed runs left in them; after an error, remove those that were created."""
-    made: list[str] = []
+def _made_folders(output: FeatureSet, *, with_labels: bool) -> Iterator[None]:
+    """Make the folders of a set, and clean up after killed runs; after an error, remove the folders that are new."""
+    folders = [os.path.dirname(path) for path in (output.features, output.labels)][: 1 + with_labels]
+    missing = [path for path in (output.root, *folders) if not os.path.lexists(path)]
     try:
-        for path in paths:
-            missing = path
-            while missing and not os.path.lexists(missing):
-                made.append(missing)
-                missing = os.path.dirname(missing)
-            try:
-                os.makedirs(path, exist_ok=True)
-                remove_stale_temporaries(path)
-            except FileExistsError as error:
-                raise OutputExistsError(f"{path}: already exists and is not a folder") from error
-            except OSError as error:
-                raise output_error(error, path) from error
+        for path in folders:
+            if os.path.lexists(path) and not os.path.isdir(path):
+                raise OutputExistsError(f"{path}: already exists and is not a folder")
+            make_folders(path)
+            remove_stale_temporaries(path)
         yield
     except BaseException:
-        for path in sorted(made, key=len, reverse=True):
+        for path in reversed(missing):
             with suppress(OSError):
                 os.rmdir(path)
         raise
@@ -372,11 +358,6 @@ def _written(path: str) -> Iterator[BinaryIO]:
                 "space and run the same command to start again"
             ) from error
         raise output_error(error, path) from error
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _remove(path: str) -> None:

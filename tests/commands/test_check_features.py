@@ -33,9 +33,9 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_good_set(facedata: Facedata, folder: Path) -> None:
+def test_a_good_set(inline_facedata: Facedata, folder: Path) -> None:
     before = tree(folder)
-    ran = facedata("check-features", "data/", "--name", "a")
+    ran = inline_facedata("check-features", "data/", "--name", "a")
     assert (ran.status, ran.stderr) == (0, "")
     lines = ran.stdout.splitlines()
     assert lines[:5] == [
@@ -51,12 +51,12 @@ def test_a_good_set(facedata: Facedata, folder: Path) -> None:
     assert tree(folder) == before
 
 
-def test_what_is_wrong_has_a_line(facedata: Facedata, folder: Path) -> None:
+def test_what_is_wrong_has_a_line(inline_facedata: Facedata, folder: Path) -> None:
     with open(folder / "labels/a.meta", "a") as file:
         file.write("5\n")
-    ran = facedata("check-features", "data", "--name", "a", "--dim", 16)
+    ran = inline_facedata("check-features", "data", "--name", "a", "--dim", 16)
     assert ran.status == 1
-    assert ran.stdout.startswith("a: 1 thing wrong\n")
+    assert ran.stdout.startswith("a: 1 error\n")
     (line,) = [one for one in ran.stdout.splitlines() if ": WRONG: " in one]
     assert line == (
         "data/features/a.bin: WRONG: expected 3,904 bytes for 61 rows of 16 float32, found 3,840: "
@@ -65,9 +65,9 @@ def test_what_is_wrong_has_a_line(facedata: Facedata, folder: Path) -> None:
     )
 
 
-def test_as_one_json_object(facedata: Facedata, folder: Path) -> None:
+def test_as_one_json_object(inline_facedata: Facedata, folder: Path) -> None:
     os.truncate(folder / "features/a.bin", 3839)
-    ran = facedata("check-features", "data", "--name", "a", "--dim", 16, "--json")
+    ran = inline_facedata("check-features", "data", "--name", "a", "--dim", 16, "--json")
     assert ran.status == 1
     facts = json.loads(ran.stdout)
     assert (facts["good"], facts["plot"], len(facts["sets"])) == (False, None, 1)
@@ -75,63 +75,63 @@ def test_as_one_json_object(facedata: Facedata, folder: Path) -> None:
     assert (finding["path"], finding["check"], finding["wrong"]) == ("data/features/a.bin", "size", True)
 
 
-def test_all_sets_of_a_folder(facedata: Facedata, folder: Path) -> None:
+def test_all_sets_of_a_folder(inline_facedata: Facedata, folder: Path) -> None:
     (folder / "features/b.bin").write_bytes(bytes(ROWS * DIMENSIONS * 4))
     (folder / "labels/b.meta").write_text("-1\n" * ROWS)
-    ran = facedata("check-features", "data")
+    ran = inline_facedata("check-features", "data")
     assert ran.status == 1
     assert "a: good\n" in ran.stdout
-    assert "b: 1 thing wrong\n" in ran.stdout
+    assert "b: 1 error\n" in ran.stdout
     assert "  labels: none; 60 rows unlabelled\n" in ran.stdout
-    refused = facedata("check-features", "data", "--plot", "a.png")
+    refused = inline_facedata("check-features", "data", "--plot", "a.png")
     assert refused.status == 2
     assert "one of a, b" in refused.stderr
 
 
-def test_notes_fail_only_where_asked(facedata: Facedata, folder: Path) -> None:
+def test_notes_fail_only_where_asked(inline_facedata: Facedata, folder: Path) -> None:
     rows = np.fromfile(folder / "features/a.bin", np.float32).reshape(ROWS, DIMENSIONS)
     rows[7] = rows[3]
     rows.tofile(folder / "features/a.bin")
     (folder / "knns/a/faiss_k_5.npz").unlink()
-    ran = facedata("check-features", "data", "--name", "a", "--k", 5)
+    ran = inline_facedata("check-features", "data", "--name", "a", "--k", 5)
     assert ran.status == 0
     assert "a: good, 1 note\n" in ran.stdout
     assert "note: expected each row once, found 1 copy of others in 1 group: rows 3, 7" in ran.stdout
     assert "of 4 neighbours" in ran.stdout
     assert "from exact neighbours of 60 rows" in ran.stdout
-    assert facedata("check-features", "data", "--name", "a", "--strict").status == 1
+    assert inline_facedata("check-features", "data", "--name", "a", "--strict").status == 1
 
 
-def test_a_matrix_alone(facedata: Facedata, folder: Path) -> None:
-    ran = facedata("check-features", "data/features/a.bin", "--dim", 16)
+def test_a_matrix_alone(inline_facedata: Facedata, folder: Path) -> None:
+    ran = inline_facedata("check-features", "data/features/a.bin", "--dim", 16)
     assert ran.status == 0
     assert ran.stdout.startswith("a.bin: good\n  60 rows of 16 values\n")
-    ran = facedata("check-features", "data/features/a.bin")
+    ran = inline_facedata("check-features", "data/features/a.bin")
     assert (ran.status, "give --dim" in ran.stderr) == (2, True)
-    assert facedata("check-features", "data/features/a.bin", "--dim", 16, "--name", "a").status == 2
-    assert facedata("check-features", "data/features/a.bin", "--dim", 17).status == 1
+    assert inline_facedata("check-features", "data/features/a.bin", "--dim", 16, "--name", "a").status == 2
+    assert inline_facedata("check-features", "data/features/a.bin", "--dim", 17).status == 1
 
 
-def test_a_plot(facedata: Facedata, folder: Path, tmp_path: Path) -> None:
+def test_a_plot(inline_facedata: Facedata, folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    ran = facedata("check-features", "data", "--plot", "a.png", DISPLAY="", MPLBACKEND="tkagg")
+    ran = inline_facedata("check-features", "data", "--plot", "a.png")
     assert ran.status == 0, ran.stderr
     assert ran.stdout.endswith("plot: a.png\n")
     before = (tmp_path / "a.png").read_bytes()
     assert before.startswith(b"\x89PNG")
-    refused = facedata("check-features", "data", "--plot", "a.png")
+    refused = inline_facedata("check-features", "data", "--plot", "a.png")
     assert (refused.status, refused.stdout) == (1, "")
     assert "a.png: already exists" in refused.stderr
-    again = facedata("check-features", "data", "--plot", "a.png", "--overwrite", "--json")
+    again = inline_facedata("check-features", "data", "--plot", "a.png", "--overwrite", "--json")
     assert json.loads(again.stdout)["plot"] == "a.png"
     assert (tmp_path / "a.png").read_bytes() == before
 
 
-def test_what_is_not_there(facedata: Facedata, folder: Path, tmp_path: Path) -> None:
+def test_what_is_not_there(inline_facedata: Facedata, folder: Path, tmp_path: Path) -> None:
     for arguments in (("none",), ("data", "--name", "b"), ("none.bin", "--dim", 4), (".",)):
-        ran = facedata("check-features", *arguments)
+        ran = inline_facedata("check-features", *arguments)
         assert ran.status == 1, ran.stderr
         assert "no such file" in ran.stderr
-    assert facedata("check-features", "data", "--name", "../a").status == 2
+    assert inline_facedata("check-features", "data", "--name", "../a").status == 2
     os.mkfifo(tmp_path / "pipe")
-    assert "is a named pipe" in facedata("check-features", "pipe", "--dim", 4).stderr
+    assert "is a named pipe" in inline_facedata("check-features", "pipe", "--dim", 4).stderr

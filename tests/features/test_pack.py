@@ -30,40 +30,32 @@ from facedata.errors import (
 from facedata.features.feature_set import FeatureSet
 from facedata.features.labels import Labels, open_labels
 from facedata.features.pack import NO_LABELS, UNLABELLED_ROWS, Allowed, Packed, pack_features, save_features
-from facedata.features.sources import open_features
+from facedata.features.sources import FeatureSource, open_features
 from facedata.files import temporary_name
 from facedata.jobs.signals import StopRequest
 
 Array = NDArray[Any]
 
 
-@dataclass(frozen=True)
-class InMemory:
-    """A source of rows in memory, some at a time."""
+@dataclass(frozen=True, kw_only=True)
+class InMemory(FeatureSource):
+    """Rows in memory, four at a time."""
 
     array: Array
-    known: bool = True
-    at_once: int = 4
-    path: str = "memory"
-    title: str = "memory"
     seen: list[int] = field(default_factory=list)
 
-    @property
-    def rows(self) -> int | None:
-        return len(self.array) if self.known else None
-
-    @property
-    def dimensions(self) -> int:
-        return int(self.array.shape[1])
-
-    @property
-    def dtype(self) -> str:
-        return str(self.array.dtype.name)
-
     def blocks(self) -> Iterator[Array]:
-        for begin in range(0, len(self.array), self.at_once):
+        for begin in range(0, len(self.array), 4):
             self.seen.append(begin)
-            yield self.array[begin : begin + self.at_once]
+            yield self.array[begin : begin + 4]
+
+
+def in_memory(array: Array, *, known: bool = True) -> InMemory:
+    rows, dimensions = array.shape
+    known_rows = rows if known else None
+    return InMemory(
+        path="memory", title="memory", rows=known_rows, dimensions=dimensions, dtype=array.dtype.name, array=array
+    )
 
 
 def some_rows(rows: int = 10, dimensions: int = 3) -> NDArray[np.float32]:
@@ -82,7 +74,7 @@ def learn_to_cluster(root: Path, name: str, dimensions: int) -> tuple[Array, lis
 
 
 def pack(root: Path, array: Array, labels: Labels | str = UNLABELLED_ROWS, *, known: bool = True, **how: Any) -> Packed:
-    return pack_features(InMemory(array, known), FeatureSet(str(root), "a"), labels, **how)
+    return pack_features(in_memory(array, known=known), FeatureSet(str(root), "a"), labels, **how)
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -186,7 +178,7 @@ def test_only_the_first_rows(tmp_path: Path, known: bool) -> None:
 def test_nothing_is_overwritten_unless_it_is_wanted(tmp_path: Path) -> None:
     pack(tmp_path, some_rows(), labels_of(*range(10)))
     before = tree(tmp_path)
-    source = InMemory(some_rows() + 1)
+    source = in_memory(some_rows() + 1)
     with pytest.raises(OutputExistsError, match=r"a\.bin: already exists; .*--overwrite"):
         pack_features(source, FeatureSet(str(tmp_path), "a"), UNLABELLED_ROWS)
     os.unlink(tmp_path / "features" / "a.bin")
@@ -293,7 +285,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
     pack(tmp_path, some_rows())
     assert not left.exists()
     left = left_by_killed_run(tmp_path / "a.npy", 1000)
-    save_features(InMemory(some_rows()), tmp_path / "a.npy")
+    save_features(in_memory(some_rows()), tmp_path / "a.npy")
     assert not left.exists()
 
 
@@ -341,7 +333,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(small_disk: Path) -> None
 
 
 def test_a_dry_run_looks_at_labels_and_output_and_writes_nothing(tmp_path: Path) -> None:
-    source = InMemory(some_rows())
+    source = in_memory(some_rows())
     packed = pack_features(source, FeatureSet(str(tmp_path / "x"), "a"), labels_of(*range(10)), dry_run=True)
     assert (packed.rows, packed.classes, source.seen) == (10, 10, [])
     with pytest.raises(FormatError, match="has 3 labels"):
@@ -375,9 +367,9 @@ def test_the_way_back_is_what_np_save_writes(tmp_path_factory: Any, known: bool,
     array = some_rows(rows, dimensions)
     expected = io.BytesIO()
     np.save(expected, array)
-    save_features(InMemory(array, known), folder / "a.npy")
+    save_features(in_memory(array, known=known), folder / "a.npy")
     assert (folder / "a.npy").read_bytes() == expected.getvalue()
-    save_features(InMemory(array, known), folder / "a.bin")
+    save_features(in_memory(array, known=known), folder / "a.bin")
     assert (folder / "a.bin").read_bytes() == array.tobytes()
     assert len(list(folder.iterdir())) == 2
 
@@ -394,21 +386,21 @@ def test_the_way_back_is_checked_and_overwrites_nothing(tmp_path: Path) -> None:
     array[3, 1] = np.nan
     path = tmp_path / "a.npy"
     with pytest.raises(FormatError, match=r"row 3 \(NaN\)"):
-        save_features(InMemory(array), path)
+        save_features(in_memory(array), path)
     assert not list(tmp_path.iterdir())
-    save_features(InMemory(array), path, allowed=Allowed(nan=True))
+    save_features(in_memory(array), path, allowed=Allowed(nan=True))
     np.testing.assert_array_equal(np.load(path), array)
     with pytest.raises(OutputExistsError, match="already exists"):
-        save_features(InMemory(some_rows()), path)
-    save_features(InMemory(some_rows()), path, overwrite=True, limit=2)
+        save_features(in_memory(some_rows()), path)
+    save_features(in_memory(some_rows()), path, overwrite=True, limit=2)
     np.testing.assert_array_equal(np.load(path), some_rows()[:2])
     array[5] = 0
     with pytest.raises(FormatError, match=r"row 5 \(all zero\)"):
-        save_features(InMemory(array), path, allowed=Allowed(nan=True), overwrite=True)
-    save_features(InMemory(array), path, allowed=Allowed(nan=True, zero=True), overwrite=True)
+        save_features(in_memory(array), path, allowed=Allowed(nan=True), overwrite=True)
+    save_features(in_memory(array), path, allowed=Allowed(nan=True, zero=True), overwrite=True)
     with pytest.raises(OptionError, match=r"ends in \.npy or \.bin"):
-        save_features(InMemory(some_rows()), tmp_path / "a.csv")
+        save_features(in_memory(some_rows()), tmp_path / "a.csv")
     with pytest.raises(OutputError, match=r"folder .* does not exist"):
-        save_features(InMemory(some_rows()), tmp_path / "b" / "a.npy")
-    assert save_features(InMemory(some_rows()), tmp_path / "c.npy", dry_run=True).rows == 10
+        save_features(in_memory(some_rows()), tmp_path / "b" / "a.npy")
+    assert save_features(in_memory(some_rows()), tmp_path / "c.npy", dry_run=True).rows == 10
     assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]

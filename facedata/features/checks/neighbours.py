@@ -6,7 +6,7 @@ import glob
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from facedata.features.checks.quality import SameLabelCount
 from facedata.features.checks.report import Finding, NeighbourFile, NotedRows, Observer
 from facedata.features.checks.rows import unit_rows
 from facedata.features.feature_set import BLOCK_BYTES, Matrix
-from facedata.features.sources.npy import StoredArray
+from facedata.features.sources.npy import StoredArray, open_npy
 from facedata.features.sources.npz import open_arrays
 
 __all__ = ["check_neighbours", "neighbour_files"]
@@ -30,7 +30,7 @@ _EXPECTED = (
     "expected 'data' of shape (N, 2, k), or 'idx' and 'dist' of (N, k), or integers (N, k + 1) in an .npy, "
     "or .ids.npy and .distances.npy of (N, k)"
 )
-_EXACT = {2: 1 << 11, 4: 1 << 24}  # the integers that float16 and float32 hold, by bytes
+_EXACT = {"float16": 1 << 11, "float32": 1 << 24}  # the integers that they hold
 _COMPARED = 256  # rows whose distances are computed again
 _COMPARED_VALUES = 1 << 26
 _DISTANCE_TOLERANCE = 0.01  # float16 on a GPU is wrong by some thousandths
@@ -51,57 +51,44 @@ def neighbour_files(folder: str, k: int | None = None) -> list[str]:
     return sorted(found - belonging)
 
 
-@dataclass
-class _OpenedNeighbours:
-    """The arrays of ids and distances, in any layout."""
-
-    layout: str
-    rows: int
-    k: int
-    dtype: np.dtype[np.generic]
-    arrays: list[StoredArray]
-
-    def blocks(self) -> Iterator[tuple[int, NDArray[np.generic], NDArray[np.generic] | None]]:
-        """The number of the first row, ids (M, k), and distances (M, k) if there are any."""
-        at_once = max(BLOCK_BYTES // (self.k * 16), 1)
-        first = 0
-        for parts in zip(*(array.blocks(at_once) for array in self.arrays), strict=True):
-            if self.layout == _LEARN_TO_CLUSTER:
-                yield first, parts[0][:, 0], parts[0][:, 1]
-            else:
-                yield first, parts[0], parts[1] if len(parts) > 1 else None
-            first += len(parts[0])
-
-
-def _open_neighbours(path: str) -> _OpenedNeighbours:
+def _open_neighbours(path: str) -> tuple[NeighbourFile, list[StoredArray]]:
     """Open a file of neighbours, or the two files of ids and distances, and recognise the layout."""
     arrays: Mapping[str, StoredArray] = open_arrays(path)
     beside = path.removesuffix(_IDS) + _DISTANCES
     if path.endswith(_IDS) and os.path.lexists(beside):
-        both = {"ids": arrays.get(""), "distances": open_arrays(beside).get("")}
-        arrays = {name: array for name, array in both.items() if array is not None}
-    types = {name: np.dtype(array.stored) for name, array in arrays.items()}
-    found = ", ".join(
-        f"{name[:40]!r} {types[name]} {array.shape}" if name else f"{types[name]} {array.shape}"
-        for name, array in arrays.items()
-    )
-    if any(types[name].kind not in "iuf" or 0 in array.shape for name, array in arrays.items()):
+        arrays = {"ids": open_npy(path), "distances": open_npy(beside)}
+    shapes = {name: array.header.shape for name, array in arrays.items()}
+    types = {name: array.header.dtype for name, array in arrays.items()}
+    found = ", ".join(f"{name[:40]!r} {types[name]} {shapes[name]}".removeprefix("'' ") for name in arrays)
+    if any(types[name].kind not in "iuf" or 0 in shapes[name] for name in arrays):
         raise FormatError(f"{path}: {_EXPECTED}; found {found}")
     for array in arrays.values():
-        if array.fortran:
+        if array.header.fortran:
             raise FormatError(f"{array.title}: is stored column by column; save it from np.ascontiguousarray(array)")
-    alone = arrays.get("")
-    both_in_one = arrays.get("data", alone)
-    if both_in_one is not None and len(both_in_one.shape) == 3 and both_in_one.shape[1] == 2:
-        rows, _, k = both_in_one.shape
-        return _OpenedNeighbours(_LEARN_TO_CLUSTER, rows, k, np.dtype(both_in_one.stored), [both_in_one])
-    for layout, names in ((_CDP, ("idx", "dist")), (_NPY, ("ids", "distances"))):
-        pair = [arrays[name] for name in names if name in arrays]
-        if len(pair) == 2 and len(pair[0].shape) == 2 and pair[0].shape == pair[1].shape:
-            return _OpenedNeighbours(layout, *pair[0].shape, np.dtype(pair[1].stored), pair)
-    if alone is not None and len(alone.shape) == 2 and types[""].kind in "iu":
-        return _OpenedNeighbours(_GCN, *alone.shape, types[""], [alone])
+    for name in ("data", ""):
+        if len(shapes.get(name, ())) == 3 and shapes[name][1] == 2:
+            rows, _, k = shapes[name]
+            return NeighbourFile(path, _LEARN_TO_CLUSTER, rows, k, types[name].name), [arrays[name]]
+    for layout, names in ((_CDP, ("idx", "dist")), (_NPY, ("ids", "distances")), (_GCN, ("",))):
+        shape = shapes.get(names[0], ())
+        fits = len(shape) == 2 and all(shapes.get(name) == shape for name in names)
+        if fits and (layout != _GCN or types[""].kind in "iu"):
+            rows, k = shape
+            return NeighbourFile(path, layout, rows, k, types[names[-1]].name), [arrays[name] for name in names]
     raise FormatError(f"{path}: {_EXPECTED}; found {found}")
+
+
+def _blocks(
+    file: NeighbourFile, arrays: list[StoredArray]
+) -> Iterator[tuple[int, NDArray[np.generic], NDArray[np.generic] | None]]:
+    """The number of the first row, ids (M, k), and distances (M, k) if there are any."""
+    first = 0
+    for parts in zip(*(array.blocks(max(BLOCK_BYTES // (file.k * 16), 1)) for array in arrays), strict=True):
+        if file.layout == _LEARN_TO_CLUSTER:
+            yield first, parts[0][:, 0], parts[0][:, 1]
+        else:
+            yield first, parts[0], parts[1] if len(parts) > 1 else None
+        first += len(parts[0])
 
 
 def check_neighbours(
@@ -125,31 +112,30 @@ def check_neighbours(
         If it cannot be read.
     """
     try:
-        opened = _open_neighbours(path)
-        file = NeighbourFile(path, opened.layout, opened.rows, opened.k, opened.dtype.name)
-        if wrong := _wrong_shape(opened, rows):
+        file, arrays = _open_neighbours(path)
+        if wrong := _wrong_shape(file, rows):
             return file, [_finding(path, "shape", wrong)]
         # learn-to-cluster's readers request a k by the name of the file; others may not count the row itself in it
         named = _K_IN_NAME.search(os.path.basename(path))
-        if opened.layout == _LEARN_TO_CLUSTER and named is not None and int(named[1]) != opened.k:
-            wrong = f"expected k = {int(named[1]):,} from its name, found {opened.k:,} neighbours of a row"
+        if file.layout == _LEARN_TO_CLUSTER and named is not None and int(named[1]) != file.k:
+            wrong = f"expected k = {int(named[1]):,} from its name, found {file.k:,} neighbours of a row"
             return file, [_finding(path, "name", wrong)]
-        return _NeighbourCheck(file, opened, labels, matrix).run(observer)
+        return _NeighbourCheck(file, arrays, labels, matrix).run(observer)
     except FormatError as error:
         return NeighbourFile(path), [_finding(path, "file", str(error).removeprefix(path).lstrip(":, "))]
 
 
-def _wrong_shape(opened: _OpenedNeighbours, rows: int) -> str:
-    if opened.rows != rows:
-        return f"expected neighbours of {rows:,} rows, found those of {opened.rows:,}"
-    if opened.k > rows:
-        return f"expected at most {rows:,} neighbours, as many as there are rows, found k = {opened.k:,}"
-    if opened.layout == _LEARN_TO_CLUSTER:
-        if opened.dtype.kind != "f":
-            return f"expected float32 or float64, since distances are in it too, found {opened.dtype}"
-        limit = _EXACT.get(opened.dtype.itemsize, rows)
+def _wrong_shape(file: NeighbourFile, rows: int) -> str:
+    if file.rows != rows:
+        return f"expected neighbours of {rows:,} rows, found those of {file.rows:,}"
+    if file.k > rows:
+        return f"expected at most {rows:,} neighbours, as many as there are rows, found k = {file.k:,}"
+    if file.layout == _LEARN_TO_CLUSTER:
+        if not file.dtype.startswith("float"):
+            return f"expected float32 or float64, since distances are in it too, found {file.dtype}"
+        limit = _EXACT.get(file.dtype, rows)
         if rows > limit:
-            return f"{opened.dtype} holds row numbers up to {limit:,} only, but there are {rows:,} rows"
+            return f"{file.dtype} holds row numbers up to {limit:,} only, but there are {rows:,} rows"
     return ""
 
 
@@ -163,9 +149,9 @@ class _NeighbourCheck:
     """One pass over a file of neighbours: rows that are wrong, by what is wrong with them."""
 
     def __init__(
-        self, file: NeighbourFile, opened: _OpenedNeighbours, labels: Integers | None, matrix: Matrix | None
+        self, file: NeighbourFile, arrays: list[StoredArray], labels: Integers | None, matrix: Matrix | None
     ) -> None:
-        self._file, self._opened, self._matrix = file, opened, matrix
+        self._file, self._arrays, self._matrix = file, arrays, matrix
         self._counts = None if labels is None else SameLabelCount(labels)
         self._noted: dict[str, NotedRows] = {}
         self._compared = np.empty(0, np.int64)
@@ -175,8 +161,8 @@ class _NeighbourCheck:
 
     def run(self, observer: Observer | None) -> tuple[NeighbourFile, list[Finding]]:
         """Read the file once; returns its figures and what is wrong."""
-        file, row_bytes = self._file, sum(array.row_bytes for array in self._opened.arrays)
-        for first, ids, distances in self._opened.blocks():
+        file, row_bytes = self._file, sum(array.row_bytes for array in self._arrays)
+        for first, ids, distances in _blocks(file, self._arrays):
             integers = self._check_ids(first, ids)
             if distances is not None:
                 self._check_distances(first, integers, distances.astype(np.float64))
@@ -196,25 +182,25 @@ class _NeighbourCheck:
     def _check_ids(self, first: int, ids: NDArray[np.generic]) -> Integers:
         """Check the ids of a block; returns them as integers, each invalid one replaced by the number of its row."""
         values = ids.astype(np.float64)
-        filled = (values == -1) & (self._opened.layout == _CDP)  # its search found fewer than k
+        filled = (values == -1) & (self._file.layout == _CDP)  # its search found fewer than k
         bad = ~((values >= 0) & (values < self._file.rows) & (values == np.floor(values))) & ~filled
         own = np.arange(first, first + len(ids), dtype=np.int64)[:, None]
         with np.errstate(invalid="ignore"):
             integers: Integers = np.where(bad | filled, own, ids.astype(np.int64))
         self._note("ids", _any(bad), first)
-        if self._opened.layout != _CDP:
+        if self._file.layout != _CDP:
             twice = _any(np.diff(np.sort(integers, axis=1), axis=1) == 0)
             itself = integers == own
             self._note("ids twice", ~_any(bad) & twice, first)
             self._note("row itself", ~_any(itself), first)
-            if self._opened.layout == _GCN:
+            if self._file.layout == _GCN:
                 self._note("order", _any(itself) & ~itself[:, 0], first)
         return integers
 
     def _check_distances(self, first: int, ids: Integers, distances: NDArray[np.float64]) -> None:
         not_finite = _any(~np.isfinite(distances))
         self._note("NaN", not_finite, first)
-        if self._opened.layout == _CDP:  # it has other distances, and -1 if there is none
+        if self._file.layout == _CDP:  # it has other distances, and -1 if there is none
             return
         distances = np.where(not_finite[:, None], 0.0, distances)
         self._note("descending", _any(np.diff(distances, axis=1) < -TOLERANCE), first)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+import numpy as np
+
 from facedata.columns import read_labels
 from facedata.errors import EmptyDatasetError, FormatError, OptionError
 from facedata.features.feature_set import NPY_MAGIC, dimensions_by_rows, open_matrix, other_kind, size_and_head
 from facedata.features.sources.base import FLOATS, FeatureSource, Rows, check_shape
-from facedata.features.sources.npy import ArrayInFile, check_matrix, open_npy
+from facedata.features.sources.npy import ArrayInFile, Header, check_matrix, open_npy
 from facedata.features.sources.npz import is_torch_archive, open_npz
 from facedata.features.sources.parquet import open_parquet_column
 from facedata.features.sources.text import open_text
@@ -148,22 +150,26 @@ def _open_bin(path: str, dimensions: int | None, dtype: str | None) -> ArrayInFi
                 f"{path}: expected float32, found bytes that make sense only as {kind}: {way}; or --dtype float32, to "
                 "accept them as they are"
             )
-        shape = matrix.rows, dimensions
-        return ArrayInFile(path=path, title=path, shape=shape, stored="<f4", offset=0)
+        return _bin(path, matrix.rows, dimensions, "float32")
     assert dtype is not None
     if dimensions is None:
         raise OptionError(f"{path}: --dtype needs --dim too")
     check_shape(path, None, dimensions)
     row = dimensions * FLOATS[dtype]
-    shape = size // row if rows is None else rows, dimensions
-    if size != shape[0] * row or not shape[0]:
-        expected, counted = f"{shape[0] * row:,}", f" ({rows:,} lines in {labels})"
+    found = size // row if rows is None else rows
+    if size != found * row or not found:
+        expected, counted = f"{found * row:,}", f" ({rows:,} lines in {labels})"
         if rows is None:
             expected, counted = f"a multiple of {row:,}", ""
         raise FormatError(
             f"{path}: expected {expected} bytes for {dimensions:,} {dtype} a row, found {size:,}{counted}"
         )
-    return ArrayInFile(path=path, title=path, shape=shape, stored=f"<f{FLOATS[dtype]}", offset=0)
+    return _bin(path, found, dimensions, dtype)
+
+
+def _bin(path: str, rows: int, dimensions: int, dtype: str) -> ArrayInFile:
+    header = Header(np.dtype(dtype).newbyteorder("<"), (rows, dimensions), fortran=False, size=0)
+    return ArrayInFile.of(path, path, header, 0)
 
 
 def _labels_of(path: str) -> str | None:

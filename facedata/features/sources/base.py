@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,33 +23,28 @@ BLOCK_BYTES = 1 << 22
 Rows = NDArray[np.floating[Any]]
 
 
-class FeatureSource(Protocol):
-    """A matrix of features in a file of any kind, read in blocks of rows; the file is opened again for each reading."""
+@dataclass(frozen=True, kw_only=True)
+class FeatureSource:
+    """A matrix of features in a file of any kind, read in blocks of rows; the file is opened again for each reading.
 
-    @property
-    def path(self) -> str:
-        """The file."""
-        ...
+    Attributes
+    ----------
+    path : str
+    title : str
+        The file, and which part of it, for messages.
+    rows : int, optional
+        None if only reading the rows shows how many there are.
+    dimensions : int
+        Values in a row.
+    dtype : str
+        The stored type: one of `FLOATS`, or ``text``.
+    """
 
-    @property
-    def title(self) -> str:
-        """The file, and which part of it, for messages."""
-        ...
-
-    @property
-    def rows(self) -> int | None:
-        """How many rows there are; None if only reading them shows it."""
-        ...
-
-    @property
-    def dimensions(self) -> int:
-        """Values in a row."""
-        ...
-
-    @property
-    def dtype(self) -> str:
-        """The stored type: one of `FLOATS`, or ``text``."""
-        ...
+    path: str
+    title: str
+    rows: int | None
+    dimensions: int
+    dtype: str
 
     def blocks(self) -> Iterator[Rows]:
         """All rows in order, in blocks of shape (M, dimensions), in the type and byte order of the file.
@@ -62,7 +58,7 @@ class FeatureSource(Protocol):
         FormatError
             If it is damaged, or a row differs from the others in length.
         """
-        ...
+        raise NotImplementedError
 
 
 def rows_at_once(row_bytes: int, most: int = BLOCK_BYTES) -> int:

@@ -8,14 +8,14 @@ import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facedata.errors import FormatError
 from facedata.features.feature_set import NPY_MAGIC, read_into
-from facedata.features.sources.base import BLOCK_BYTES, FLOATS, check_shape, rows_at_once
+from facedata.features.sources.base import BLOCK_BYTES, FLOATS, FeatureSource, check_shape, rows_at_once
 from facedata.files import opened_regular, read_exactly
 
 __all__ = [
@@ -110,47 +110,34 @@ def read_header(head: bytes, size: int, title: str) -> Header:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredArray:
-    """An array of numbers whose header has been read, and whose values have not; a `FeatureSource` if it is a matrix.
+class StoredArray(FeatureSource):
+    """An array of numbers whose header has been read, and whose values have not.
 
     Attributes
     ----------
-    path, title : str
-    shape : tuple of int
-    stored : str
-        The type with its byte order, as NumPy writes it: ``<f4``.
+    rows, dimensions : int
+        The length of the first axis, and the values along all others.
+    header : Header
     offset : int
         The byte at which its values begin, in the file or in the member of an archive.
-    fortran : bool
-        Whether the values are stored column by column.
     """
 
-    path: str
-    title: str
-    shape: tuple[int, ...]
-    stored: str
+    rows: int
+    header: Header
     offset: int
-    fortran: bool = False
 
-    @property
-    def rows(self) -> int:
-        """The length of the first axis."""
-        return self.shape[0]
-
-    @property
-    def dimensions(self) -> int:
-        """The length of the second axis."""
-        return self.shape[1]
-
-    @property
-    def dtype(self) -> str:
-        """The name of the type: ``float32``."""
-        return np.dtype(self.stored).name
+    @classmethod
+    def of(cls, path: str, title: str, header: Header, offset: int, **more: Any) -> Self:
+        """An array that has this header."""
+        rows = header.shape[0] if header.shape else 0
+        dimensions, dtype = math.prod(header.shape[1:]), header.dtype.name
+        known: dict[str, Any] = {"path": path, "title": title, "header": header, "offset": offset, **more}
+        return cls(rows=rows, dimensions=dimensions, dtype=dtype, **known)
 
     @property
     def row_bytes(self) -> int:
         """Bytes of everything along the first axis."""
-        return np.dtype(self.stored).itemsize * math.prod(self.shape[1:])
+        return self.dimensions * self.header.dtype.itemsize
 
     def blocks(self, at_once: int | None = None) -> Iterator[NDArray[Any]]:
         """All rows in order, `at_once` rows at a time, by default some MiB; raises as `FeatureSource.blocks`."""
@@ -162,20 +149,21 @@ class ArrayInFile(StoredArray):
 
     def blocks(self, at_once: int | None = None) -> Iterator[NDArray[Any]]:
         """All rows in order; a block is valid until the next one is requested."""
-        width = np.dtype(self.stored).itemsize
-        step = at_once or rows_at_once(self.row_bytes, _COLUMN_BLOCK_BYTES if self.fortran else BLOCK_BYTES)
+        dtype, fortran = self.header.dtype, self.header.fortran
+        step = at_once or rows_at_once(self.row_bytes, _COLUMN_BLOCK_BYTES if fortran else BLOCK_BYTES)
         count = min(step, self.rows)
         # read and not mapped: a mapped file that is cut short meanwhile kills the process
         with opened_regular(self.path) as descriptor:
-            if self.fortran:
-                columns = np.empty((self.dimensions, count), self.stored)
+            if fortran:
+                columns = np.empty((self.dimensions, count), dtype)
                 for begin in range(0, self.rows, step):
                     block = columns[:, : self.rows - begin]
                     for column, values in enumerate(block):
-                        read_into(descriptor, values, self.offset + (column * self.rows + begin) * width, self.title)
+                        place = self.offset + (column * self.rows + begin) * dtype.itemsize
+                        read_into(descriptor, values, place, self.title)
                     yield block.T
             else:
-                buffer = np.empty((count, *self.shape[1:]), self.stored)
+                buffer = np.empty((count, *self.header.shape[1:]), dtype)
                 for begin in range(0, self.rows, step):
                     block = buffer[: self.rows - begin]
                     read_into(descriptor, block, self.offset + begin * self.row_bytes, self.title)
@@ -193,17 +181,17 @@ def check_matrix(array: StoredArray) -> None:
         If it has no rows.
     """
     if array.dtype not in FLOATS:
-        hint = "are these the labels? " if np.dtype(array.stored).kind in "iub" else ""
+        hint = "are these the labels? " if array.header.dtype.kind in "iub" else ""
         raise FormatError(
             f"{array.title}: expected float16, float32 or float64, found {array.dtype}: {hint}If they are features "
             "nevertheless, in Python: np.save(name, array.astype(np.float32))"
         )
-    if len(array.shape) != 2:
+    if len(array.header.shape) != 2:
         raise FormatError(
-            f"{array.title}: expected a matrix of shape (rows, dimensions), found {array.shape}; in Python: "
+            f"{array.title}: expected a matrix of shape (rows, dimensions), found {array.header.shape}; in Python: "
             "np.save(name, array.reshape(len(array), -1))"
         )
-    check_shape(array.title, *array.shape)
+    check_shape(array.title, array.rows, array.dimensions)
 
 
 def open_npy(path: str) -> ArrayInFile:
@@ -218,6 +206,4 @@ def open_npy(path: str) -> ArrayInFile:
     """
     with opened_regular(path) as descriptor:
         header = read_header(read_exactly(descriptor, HEADER_BYTES, 0), os.fstat(descriptor).st_size, path)
-    return ArrayInFile(
-        path=path, title=path, shape=header.shape, stored=header.dtype.str, offset=header.size, fortran=header.fortran
-    )
+    return ArrayInFile.of(path, path, header, header.size)

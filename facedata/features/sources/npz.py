@@ -45,7 +45,7 @@ class ArrayInArchive(StoredArray):
             _read(stream, self.offset, self.title)
             for begin in range(0, self.rows, step):
                 data = _read(stream, min(step, self.rows - begin) * self.row_bytes, self.title)
-                yield np.frombuffer(data, self.stored).reshape(-1, *self.shape[1:])
+                yield np.frombuffer(data, self.header.dtype).reshape(-1, *self.header.shape[1:])
 
 
 def _read(stream: IO[bytes], size: int, title: str) -> bytes:
@@ -94,9 +94,8 @@ def _open_member(archive: zipfile.ZipFile, path: str, name: str) -> StoredArray:
         )
     with archive.open(member) as stream:
         header = read_header(stream.read(HEADER_BYTES), member.file_size, title)
-    dtype = header.dtype.str
     if not header.fortran:
-        return ArrayInArchive(path=path, title=title, shape=header.shape, stored=dtype, offset=header.size, member=name)
+        return ArrayInArchive.of(path, title, header, header.size, member=name)
     if member.compress_type != zipfile.ZIP_STORED:  # columns are read side by side, from a file as it is
         raise FormatError(
             f"{title}: is compressed, and stored column by column (Fortran order): it cannot be read row by row. In "
@@ -107,7 +106,7 @@ def _open_member(archive: zipfile.ZipFile, path: str, name: str) -> StoredArray:
     local = archive.fp.read(_LOCAL_HEADER)
     names = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
     offset = member.header_offset + _LOCAL_HEADER + names + header.size
-    return ArrayInFile(path=path, title=title, shape=header.shape, stored=dtype, offset=offset, fortran=True)
+    return ArrayInFile.of(path, title, header, offset)
 
 
 def is_torch_archive(path: str) -> bool:

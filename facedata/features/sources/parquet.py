@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from facedata.converters.parquet.library import first_line, import_pyarrow, open_parquet
 from facedata.errors import FacedataError, FormatError, OptionError
-from facedata.features.sources.base import FLOATS, Rows, check_shape, rows_at_once
+from facedata.features.sources.base import FLOATS, FeatureSource, Rows, check_shape, rows_at_once
 from facedata.text import listed
 
 __all__ = ["ParquetColumn", "open_parquet_column"]
@@ -19,28 +19,11 @@ __all__ = ["ParquetColumn", "open_parquet_column"]
 _SHOWN = 8
 
 
-@dataclass(frozen=True)
-class ParquetColumn:
-    """A column of lists of floats, all of the same length.
+@dataclass(frozen=True, kw_only=True)
+class ParquetColumn(FeatureSource):
+    """A column of lists of floats, all of the same length."""
 
-    Attributes
-    ----------
-    path, column : str
-    rows, dimensions : int
-    dtype : str
-        One of `FLOATS`.
-    """
-
-    path: str
     column: str
-    rows: int
-    dimensions: int
-    dtype: str
-
-    @property
-    def title(self) -> str:
-        """The file and the column."""
-        return f"{self.path}, column '{self.column}'"
 
     def blocks(self) -> Iterator[Rows]:
         """All rows in order."""
@@ -128,7 +111,7 @@ def open_parquet_column(path: str, column: str | None = None) -> ParquetColumn:
     if dimensions < 0:
         raise FormatError(f"{title}: row 0 has null; expected a list of floats in each row")
     check_shape(title, rows, dimensions)
-    return ParquetColumn(path, name, rows, dimensions, dtype)
+    return ParquetColumn(path=path, title=title, rows=rows, dimensions=dimensions, dtype=dtype, column=name)
 
 
 def _float_type(kind: Any) -> str | None:

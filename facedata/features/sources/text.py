@@ -12,7 +12,7 @@ import numpy as np
 
 from facedata.columns import whole_lines
 from facedata.errors import EmptyDatasetError, FormatError
-from facedata.features.sources.base import Rows, check_shape
+from facedata.features.sources.base import FeatureSource, Rows, check_shape
 
 __all__ = ["NumbersInText", "open_text"]
 
@@ -24,31 +24,20 @@ _FEWEST_NUMBERED = 4  # columns called 0, 1, 2, 3 are a header; fewer may be a r
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class NumbersInText:
+@dataclass(frozen=True, kw_only=True)
+class NumbersInText(FeatureSource):
     """Rows of numbers with a separator between them, the same number of values in each line.
 
     Attributes
     ----------
-    path : str
     header : bool
         Whether the first line is one.
     separator : str, optional
         None for spaces.
-    dimensions : int
     """
 
-    path: str
     header: bool
     separator: str | None
-    dimensions: int
-    rows: None = None
-    dtype: str = "text"
-
-    @property
-    def title(self) -> str:
-        """The file."""
-        return self.path
 
     def blocks(self) -> Iterator[Rows]:
         """All rows in order."""
@@ -114,7 +103,9 @@ def open_text(path: str) -> NumbersInText:
         _log.info("%s: line 1 is read as a header: %s", path, lines[0][:60])
     dimensions = len(lines[header].split(separator))
     check_shape(path, None, dimensions)
-    return NumbersInText(path, header, separator, dimensions)
+    return NumbersInText(
+        path=path, title=path, rows=None, dimensions=dimensions, dtype="text", header=header, separator=separator
+    )
 
 
 def _is_header(fields: list[str], path: str) -> bool:
