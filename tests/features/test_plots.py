@@ -14,72 +14,65 @@ from facedata.features.checks.report import SetReport
 from facedata.features.plots import check_plot_name, plot_report
 
 Array = NDArray[Any]
-ENDINGS = {".png": b"\x89PNG", ".pdf": b"%PDF-", ".svg": b"<?xml"}
+BEGINNINGS = {".png": b"\x89PNG", ".pdf": b"%PDF-", ".svg": b"<?xml"}
 
 
 def report_of(folder: Path, rows: Array, labels: Array, name: str = "a") -> SetReport:
     for part in ("features", "labels"):
         (folder / part).mkdir(exist_ok=True)
     rows.astype(np.float32).tofile(folder / "features" / f"{name}.bin")
-    (folder / "labels" / f"{name}.meta").write_text("".join(f"{one}\n" for one in labels))
+    (folder / "labels" / f"{name}.meta").write_text("".join(f"{label}\n" for label in labels))
     return check_feature_set(folder, name)
 
 
-@pytest.fixture
-def report(tmp_path: Path) -> SetReport:
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> SetReport:
     pytest.importorskip("matplotlib")
     random = np.random.default_rng(0)
-    return report_of(tmp_path, random.normal(size=(300, 8)), random.integers(0, 40, 300))
+    return report_of(tmp_path_factory.mktemp("set"), random.normal(size=(300, 8)), random.integers(0, 40, 300))
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_the_same_set_gives_the_same_bytes(tmp_path: Path, report: SetReport, ending: str) -> None:
-    first, second = tmp_path / f"1{ending}", tmp_path / f"2{ending.upper()}"
+@pytest.mark.parametrize("extension", BEGINNINGS)
+def test_the_same_set_gives_the_same_bytes(tmp_path: Path, report: SetReport, extension: str) -> None:
+    first, second = tmp_path / f"1{extension}", tmp_path / f"2{extension.upper()}"
     assert plot_report(first, report)
     assert plot_report(second, report)
     assert first.read_bytes() == second.read_bytes()
-    assert first.read_bytes().startswith(ENDINGS[ending])
+    assert first.read_bytes().startswith(BEGINNINGS[extension])
 
 
-def test_a_picture_has_a_panel_for_all_that_is_known(tmp_path: Path, report: SetReport) -> None:
+def test_a_plot_has_a_panel_for_all_that_is_known(tmp_path: Path, report: SetReport) -> None:
     plot_report(tmp_path / "a.svg", report)
     text = (tmp_path / "a.svg").read_text()
-    for words in (
-        "Norms",
-        "Class sizes",
-        "Similarity of pairs",
-        "same label",
-        "other labels",
-        "a: 300 rows of 8 values",
-    ):
+    panels = ("Norms", "Class sizes", "Similarity of pairs")
+    for words in (*panels, "same label", "other labels", "a: 300 rows of 8 values"):
         assert f"<!-- {words}" in text
-    path = tmp_path / "features" / "a.bin"
-    alone = check_matrix(path, CheckOptions(dimensions=8))
-    plot_report(tmp_path / "alone.svg", alone)
+    plot_report(tmp_path / "alone.svg", check_matrix(report.path, CheckOptions(dimensions=8)))
     text = (tmp_path / "alone.svg").read_text()
-    assert "<!-- Norms" in text
-    assert "Class sizes" not in text
+    assert [f"<!-- {words}" in text for words in panels] == [True, False, False]
 
 
-@pytest.mark.parametrize("name", ["a$b$c_{", "人脸", "x" * 200])
-def test_any_name_can_be_drawn(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "rows"),
+    [
+        ("a$b$c_{", np.ones((1, 4))),
+        ("人脸", np.full((5, 4), 1e-6)),
+        ("x" * 200, np.eye(5)[:, :4] + 1e5),
+        ("a", -np.ones((9, 4))),
+    ],
+)
+def test_odd_names_and_sets_can_be_drawn(tmp_path: Path, name: str, rows: Array) -> None:
     pytest.importorskip("matplotlib")
-    assert plot_report(tmp_path / "a.png", report_of(tmp_path, np.eye(6), np.arange(6), name))
+    assert plot_report(tmp_path / "a.png", report_of(tmp_path, rows, np.zeros(len(rows), int), name))
 
 
-@pytest.mark.parametrize("rows", [np.ones((1, 4)), np.full((5, 4), 1e-6), np.eye(5)[:, :4] + 1e5, -np.ones((9, 4))])
-def test_odd_sets_can_be_drawn(tmp_path: Path, rows: Array) -> None:
-    pytest.importorskip("matplotlib")
-    assert plot_report(tmp_path / "a.png", report_of(tmp_path, rows, np.zeros(len(rows), int)))
-
-
-def test_where_there_is_nothing_to_draw_nothing_is_written(tmp_path: Path) -> None:
+def test_if_there_is_nothing_to_draw_nothing_is_written(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     assert not plot_report(tmp_path / "a.png", report_of(tmp_path, np.zeros((3, 4)), np.full(3, -1)))
     assert not (tmp_path / "a.png").exists()
 
 
-def test_what_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
+def test_a_plot_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     with pytest.raises(OptionError, match=r"ends in \.png, \.pdf, \.svg"):
         check_plot_name(tmp_path / "a.jpg")
@@ -92,8 +85,6 @@ def test_what_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [one for one in sys.modules if one.split(".")[0] == "matplotlib"] or ["matplotlib.figure"]:
-        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"facedata\[report\]"):
