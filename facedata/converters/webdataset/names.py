@@ -1,4 +1,4 @@
-"""How tars are named: a numbered pattern, a range in braces, a glob, a folder."""
+"""Names of tars: a numbered pattern, a range in braces, a glob, a folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NumberedNames:
-    """File names with a number in them, as ``%06d`` in a pattern stands for."""
+    """File names with a number, as given by ``%06d`` in a pattern."""
 
     before: str
     width: int
@@ -39,7 +39,7 @@ class NumberedNames:
         return f"{self.before}{number:0{self.width}d}{self.after}"
 
     def number(self, name: str) -> int | None:
-        """The number in a file name, or None where it is not named so."""
+        """The number in a file name; None if it is named differently."""
         digits = name[len(self.before) : len(name) - len(self.after)]
         if digits.isascii() and digits.isdigit() and name == self.name(int(digits)):
             return int(digits)
@@ -51,7 +51,7 @@ class NumberedNames:
 
 
 def parse_numbered(name: str) -> NumberedNames | None:
-    """The file names that a pattern with one number stands for, or None where it is no such pattern."""
+    """The file names of a pattern with one number; None if it is not such a pattern."""
     match = _NUMBERED.fullmatch(name)
     if match is None:
         return None
@@ -64,21 +64,21 @@ def find_tars(spec: str) -> list[str]:
     Parameters
     ----------
     spec : str
-        A file; a folder, for each ``*.tar`` in it; a pattern with one number (``glint-%06d.tar``), for all files so
-        named, in the order of the numbers; ranges or lists in braces (``glint-{000000..000123}.tar``), for exactly
+        A file; a folder, for each ``*.tar`` in it; a pattern with one number (``glint-%06d.tar``), for all files with
+        such names, in the order of the numbers; ranges or lists in braces (``glint-{000000..000123}.tar``), for exactly
         these; or a glob.
 
     Raises
     ------
     InputError
-        Where there is nothing so named.
+        If nothing has such a name.
     """
     if os.path.lexists(spec):
         return _in_folder(spec) if os.path.isdir(spec) else [spec]
     if (names := _expand_braces(spec)) is not None:
         for name in names:
             if not os.path.lexists(name):
-                raise InputNotFoundError(f"{name}: no such file; {spec} names {len(names)} tars, and all must be there")
+                raise InputNotFoundError(f"{name}: no such file; {spec} names {len(names)} tars, and all must exist")
         return names
     folder, base = os.path.split(spec)
     if (numbered := parse_numbered(base)) is not None:
@@ -95,7 +95,7 @@ def _in_folder(folder: str) -> list[str]:
     tars = natural_sort(name for name in names if name.endswith(".tar"))
     if not tars:
         compressed = [name for name in names if name.endswith(COMPRESSED)]
-        hint = f"; {compressed[0]} is compressed: unpack it to a plain .tar first" if compressed else ""
+        hint = f"; {compressed[0]} is compressed: decompress it to a plain .tar first" if compressed else ""
         raise EmptyDatasetError(f"{folder}: there is no .tar in this folder{hint}")
     return [os.path.join(folder, name) for name in tars]
 
@@ -111,13 +111,13 @@ def _numbered_in(folder: str, numbered: NumberedNames) -> list[str]:
     numbers = sorted(number for name in _list(folder) if (number := numbered.number(name)) is not None)
     for before, number in pairwise(numbers):
         if number > before + 1:
-            _log.warning("%s: there is no %s; going on without it", folder or ".", numbered.name(before + 1))
+            _log.warning("%s: there is no %s; continuing without it", folder or ".", numbered.name(before + 1))
             break
     return [os.path.join(folder, numbered.name(number)) for number in numbers]
 
 
 def _expand_braces(spec: str) -> list[str] | None:
-    """Every name that braces stand for, the last pair changing first; None where there are no ranges or lists."""
+    """Every name that braces stand for, the last pair changing first; None without ranges or lists."""
     literals, insides = _BRACES.split(spec)[::2], _BRACES.findall(spec)
     choices = [_choices(inside) for inside in insides]
     if not any(choices):
@@ -130,7 +130,7 @@ def _expand_braces(spec: str) -> list[str] | None:
 
 
 def _choices(inside: str) -> list[str] | None:
-    """What a pair of braces stands for; None where it is neither a range nor a list."""
+    """What a pair of braces stands for; None if it is neither a range nor a list."""
     match = _RANGE.fullmatch(inside)
     if match is None:
         return inside.split(",") if "," in inside else None

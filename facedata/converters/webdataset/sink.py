@@ -33,7 +33,7 @@ _SMALL_MEMBER = 2 * BLOCK  # a header, and data of at most one block
 
 @dataclass(frozen=True)
 class WebDatasetSink(Sink):
-    """Writes numbered tars, each sample as ``<number>.jpg``, ``<number>.cls`` and, where needed, ``<number>.json``.
+    """Writes numbered tars, each sample as ``<number>.jpg``, ``<number>.cls`` and, if needed, ``<number>.json``.
 
     Attributes
     ----------
@@ -42,15 +42,15 @@ class WebDatasetSink(Sink):
     names : NumberedNames
         Their names; the numbers count from 0.
     shard_size : int, optional
-        Bytes of a tar, about: what its ``.json`` members hold is not known beforehand.
+        Bytes of a tar, about: the size of its ``.json`` members is not known in advance.
     shard_samples : int, optional
         Samples in a tar.
     keep_undecodable : bool
-        Write what does not begin like an image as ``.bin`` instead of refusing it.
+        Write bytes that do not begin like an image as ``.bin`` instead of refusing them.
     digits : int
-        Of the number of a sample, which counts over the whole job from 0.
+        Digits of the number of a sample, which counts over the whole job from 0.
     class_names : mapping, optional
-        Names of the labels, for `finish`; not sent to the workers.
+        Names of the labels, for `finish`; not sent to workers.
     """
 
     root: str
@@ -103,7 +103,7 @@ class WebDatasetSink(Sink):
         return map(self._path, range(shards))
 
     def prepare(self) -> None:
-        """Remove what workers of earlier runs left that were killed: their unfinished tars are large."""
+        """Remove the unfinished tars of killed workers, which are large."""
         remove_stale_temporaries(self.root)
 
     @contextmanager
@@ -122,7 +122,7 @@ class WebDatasetSink(Sink):
         for shard in range(shards):
             if not os.path.isfile(self._path(shard)):
                 raise OutputError(
-                    f"{self._path(shard)}: was written by this job and is gone; --overwrite starts the job afresh"
+                    f"{self._path(shard)}: this job wrote it, but the file is gone; --overwrite starts the job again"
                 )
         if self.class_names is not None:
             write_class_names(os.path.join(self.root, CLASSES), self.class_names)
@@ -130,9 +130,10 @@ class WebDatasetSink(Sink):
 
 
 def _sizes_in_tar(source: Source) -> NDArray[np.int32]:
-    """What each sample takes in a tar, about: its members with their headers, padded."""
+    """About how many bytes each sample takes in a tar: its members with their headers, padded."""
     some = np.unique(np.linspace(0, max(len(source) - 1, 0), _SAMPLED).astype(np.int64))[: len(source)]
-    others = 1 if all(map(_is_number, source.take(some).keys())) else 2  # of landmarks no source tells beforehand
+    # no source says in advance whether it has landmarks
+    others = 1 if all(map(_is_number, source.take(some).keys())) else 2
     sizes = np.minimum(source.sizes(), LARGEST_IMAGE).astype(np.int32, copy=False)
     sizes += BLOCK - 1
     sizes &= -BLOCK
@@ -141,7 +142,7 @@ def _sizes_in_tar(source: Source) -> NDArray[np.int32]:
 
 
 class _TarWriter:
-    """Writes the members of one tar; what is written is gathered, for many small writes are slow."""
+    """Writes the members of one tar, in large pieces, because many small writes are slow."""
 
     def __init__(self, sink: WebDatasetSink, file: BinaryIO) -> None:
         self._sink, self._file = sink, file
@@ -181,7 +182,7 @@ def _is_number(key: str) -> bool:
 
 
 def _describe(sample: Sample) -> bytes:
-    """What neither the label nor the number of a sample says: its key, and its landmarks where all are finite."""
+    """The ``.json`` of a sample: its key, and its landmarks if all are finite."""
     value: dict[str, Any] = {"key": sample.key}
     if sample.landmarks is not None and np.isfinite(sample.landmarks).all():
         value["landmarks"] = sample.landmarks.tolist()
@@ -197,15 +198,14 @@ def create_sink(
     ----------
     path : str
     shard_size, shard_samples : int, optional
-        Bytes of a tar, and samples in it; 10**9 bytes where neither is given, and whichever is reached first where
-        both are.
+        Bytes of a tar, and samples in it; 10**9 bytes if neither is given, whichever is reached first if both are.
     keep_undecodable : bool
-        Write what does not begin like an image as ``.bin`` instead of refusing it.
+        Write bytes that do not begin like an image as ``.bin`` instead of refusing them.
 
     Raises
     ------
     OptionError
-        Where no numbered tars can be named so.
+        If numbered tars cannot have such names.
     """
     for option, value in (("--shard-size", shard_size), ("--shard-samples", shard_samples)):
         if value is not None and value < 1:
@@ -222,7 +222,7 @@ def _names(path: str) -> tuple[str, NumberedNames]:
         if base.endswith((".tar", *COMPRESSED)) or "{" in base:
             stem = base.split("{")[0].split(".")[0].rstrip("-")
             instead = os.path.join(folder, f"{stem}-%06d.tar")
-            raise OptionError(f"{path}: many tars are written: say where their number goes, as in {instead}")
+            raise OptionError(f"{path}: this writes many tars: say where their number goes, as in {instead}")
         return path, _IN_FOLDER
     if not base.endswith(".tar") or base.startswith("."):
         raise OptionError(f"{path}: expected names that end in .tar and are not hidden, as in shard-%06d.tar")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
@@ -15,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.converters.class_names import CLASSES, read_class_names_in
+from facedata.converters.webdataset.members import TarReader
 from facedata.converters.webdataset.names import COMPRESSED, find_tars
-from facedata.converters.webdataset.reading import Row, read_key, read_sample
-from facedata.converters.webdataset.samples import SampleTable, scan_tars
-from facedata.converters.webdataset.walk import TarReader
+from facedata.converters.webdataset.samples import Row, SampleTable, read_key, read_sample, scan_tars
 from facedata.dataset import Sample, Source
 from facedata.errors import InputError, SampleError
-from facedata.files import file_identity
+from facedata.files import combined_identity, file_identity, opened_regular
 from facedata.tar_format import BLOCK
 
 __all__ = ["WebDatasetSource", "open_source", "recognises"]
@@ -30,7 +27,6 @@ _BLOCK = 1 << 16
 _MAGIC = slice(257, 262)
 
 _T = TypeVar("_T")
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,17 +36,17 @@ class WebDatasetSource(Source):
     Attributes
     ----------
     paths : tuple of str
-        The tars that these samples lie in.
+        The tars that hold these samples.
     starts : ndarray of shape (T,), int64
-        Where each tar begins, if all of the dataset lay one behind the other.
+        Where each tar begins, if all tars of the dataset followed each other.
     table : SampleTable
-        Where each sample lies, and its label.
+        The place and label of each sample.
     tars_identity : mapping
         Number, bytes and digest of all tars of the dataset.
     classes : int
-        The largest label of the dataset and 1.
+        The largest label of the dataset plus 1.
     names_file : str
-        Where the names of the classes may be.
+        The file that may hold the names of the classes.
     """
 
     paths: tuple[str, ...]
@@ -64,14 +60,11 @@ class WebDatasetSource(Source):
         return len(self.table)
 
     def __getitem__(self, part: slice) -> WebDatasetSource:
-        return self._only(self.table[part])
+        return self.take(part)
 
-    def take(self, positions: NDArray[np.int64]) -> WebDatasetSource:
-        """The samples at `positions`."""
-        return self._only(self.table.take(positions))
-
-    def _only(self, table: SampleTable) -> WebDatasetSource:
-        """Some of the samples, with the tars that these lie in and no others."""
+    def take(self, positions: NDArray[np.int64] | slice) -> WebDatasetSource:
+        """The samples at `positions`, with only the tars that hold them."""
+        table = self.table.take(positions)
         used = np.unique(self._tars_of(table.places))
         paths = tuple(self.paths[tar] for tar in used.tolist())
         return replace(self, table=table, starts=self.starts[used], paths=paths)
@@ -86,7 +79,7 @@ class WebDatasetSource(Source):
         Raises
         ------
         InputError
-            Where a tar cannot be opened.
+            If a tar cannot be opened.
         """
         return self._each(read_sample)
 
@@ -102,14 +95,14 @@ class WebDatasetSource(Source):
 
     def _rows(self) -> Iterator[Row]:
         for begin in range(0, len(self), _BLOCK):
-            table = self.table[begin : begin + _BLOCK]
+            table = self.table.take(slice(begin, begin + _BLOCK))
             tars = self._tars_of(table.places)
             offsets = table.places - self.starts[tars]
             columns = (tars, offsets, table.sizes, table.labels, table.extras, table.headings)
             yield from map(Row._make, zip(*(column.tolist() for column in columns), strict=True))
 
     def labels(self) -> Iterator[NDArray[np.int64]]:
-        """The labels, block by block; -1 for each that cannot be told."""
+        """The labels in blocks; -1 for a sample without a valid one."""
         for begin in range(0, len(self), _BLOCK):
             yield np.maximum(self.table.labels[begin : begin + _BLOCK].astype(np.int64), -1)
 
@@ -122,7 +115,7 @@ class WebDatasetSource(Source):
         return self.table.sizes
 
     def identity(self) -> Mapping[str, Any]:
-        """How many tars there are, how many bytes they have, and a digest of samples of each."""
+        """The number of tars, their bytes, and a digest of samples of each."""
         return {"tars": dict(self.tars_identity)}
 
     def locate(self, position: int) -> tuple[str, int | None]:
@@ -136,11 +129,11 @@ class WebDatasetSource(Source):
         return dict.fromkeys(self.paths, True)
 
     def class_names(self) -> Mapping[int, str] | None:
-        """What a ``classes.txt`` beside the first tar says, where facedata wrote it."""
+        """The names in a ``classes.txt`` beside the first tar, if facedata wrote it."""
         return read_class_names_in(os.path.dirname(self.names_file))
 
     def declared_classes(self) -> int:
-        """The largest label and 1: the samples are all there is to say how many classes there are."""
+        """The largest label plus 1: only the samples say how many classes there are."""
         return self.classes
 
 
@@ -150,46 +143,32 @@ def open_source(spec: str) -> WebDatasetSource:
     Raises
     ------
     InputError
-        Where there are none, or one cannot be read.
+        If there are none, or one cannot be read.
     EmptyDatasetError
-        Where there is no image in them.
+        If there is no image in them.
     FormatError
-        Where one is damaged, or holds what is neither a regular file nor a folder.
+        If one is corrupt, or holds something other than regular files and folders.
     """
     paths = find_tars(spec)
-    scanned = scan_tars(paths)
+    table, starts = scan_tars(paths)
+    identities = [file_identity(path) for path in paths]
+    identity = {
+        "number": len(paths),
+        "size": sum(identity["size"] for identity in identities),
+        "digest": combined_identity((str(identity["size"]), identity["digest"]) for identity in identities),
+    }
+    classes = int(table.labels.max(initial=-1)) + 1
     return WebDatasetSource(
-        tuple(paths),
-        scanned.starts,
-        scanned.table,
-        _identity(paths),
-        int(scanned.table.labels.max(initial=-1)) + 1,
-        os.path.join(os.path.dirname(paths[0]), CLASSES),
+        tuple(paths), starts, table, identity, classes, os.path.join(os.path.dirname(paths[0]), CLASSES)
     )
 
 
-def _identity(paths: Sequence[str]) -> Mapping[str, Any]:
-    """All tars in one: a record of each would make the plan of a job as long as the list of its tars."""
-    digest, size = hashlib.blake2b(digest_size=16), 0
-    for path in paths:
-        one = file_identity(path)
-        digest.update(f"{one['size']} {one['digest']}\n".encode())
-        size += one["size"]
-    return {"number": len(paths), "size": size, "digest": digest.hexdigest()}
-
-
 def recognises(spec: str) -> bool:
-    """Whether `spec` is, or names, tars; or is a folder with a tar in it."""
+    """Whether `spec` names tars, or a folder with a tar in it."""
     if spec.endswith((".tar", *COMPRESSED)) and os.path.isfile(spec):
-        return True  # whatever may be wrong with it is said when it is opened
+        return True  # opening it reports what is wrong
     try:
-        return _is_tar(find_tars(spec)[0])
-    except (InputError, OSError):
+        with opened_regular(find_tars(spec)[0]) as descriptor:
+            return os.pread(descriptor, BLOCK, 0)[_MAGIC] == b"ustar"
+    except InputError:
         return False
-
-
-def _is_tar(path: str) -> bool:
-    if not os.path.isfile(path):
-        return False
-    with open(path, "rb") as file:
-        return file.read(BLOCK)[_MAGIC] == b"ustar"

@@ -61,7 +61,7 @@ def test_a_folder_without_tars_says_what_to_do_with_compressed_ones(tmp_path: Pa
     with pytest.raises(EmptyDatasetError, match=r"there is no \.tar in this folder$"):
         find_tars(str(tmp_path))
     make(tmp_path, "x.tar.gz")
-    with pytest.raises(EmptyDatasetError, match=r"x\.tar\.gz is compressed: unpack it to a plain \.tar first"):
+    with pytest.raises(EmptyDatasetError, match=r"x\.tar\.gz is compressed: decompress it to a plain \.tar first"):
         find_tars(str(tmp_path))
 
 
@@ -120,7 +120,7 @@ def test_a_gap_in_the_numbers_is_told(tmp_path: Path, caplog: pytest.LogCaptureF
     make(tmp_path, "s-000000.tar", "s-000002.tar")
     with caplog.at_level(logging.WARNING, logger="facedata"):
         assert len(found(tmp_path, "s-%06d.tar")) == 2
-    assert "there is no s-000001.tar; going on without it" in caplog.text
+    assert "there is no s-000001.tar; continuing without it" in caplog.text
 
 
 def test_a_glob_is_sorted_by_nature(tmp_path: Path) -> None:

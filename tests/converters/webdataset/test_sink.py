@@ -260,7 +260,7 @@ def test_a_tar_that_is_gone_when_the_job_ends_is_named(tmp_path: Path) -> None:
     job = JobOptions(workers=1, part=Part(1, 2), executor_factory=ThreadPoolExecutor)
     write(numbered(4), tmp_path / "out", job, shard_samples=2)
     (tmp_path / "out" / "shard-000000.tar").unlink()
-    with pytest.raises(OutputError, match=r"shard-000000\.tar: was written by this job and is gone; --overwrite"):
+    with pytest.raises(OutputError, match=r"shard-000000\.tar: this job wrote it, but the file is gone; --overwrite"):
         write(numbered(4), tmp_path / "out", shard_samples=2)
 
 

@@ -1,15 +1,15 @@
-"""Walking through a tar from header to header."""
+"""Walking through the members of a tar, from header to header."""
 
 from __future__ import annotations
 
 import logging
 import os
-import stat
 from collections.abc import Iterator
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from facedata.errors import FormatError, InputError, input_error
+from facedata.files import open_regular, read_exactly
 from facedata.tar_format import BLOCK, END, FILE, FOLDER, SPARSE, Heading, padded, read_heading
 
 __all__ = ["Member", "TarReader", "walk_members"]
@@ -39,29 +39,18 @@ class Member(NamedTuple):
 
 
 class TarReader:
-    """A tar file, opened: bytes from anywhere in it, read ahead where they are asked for in order.
+    """An open tar file that reads bytes anywhere in it, and ahead if they are wanted in order.
 
     Raises
     ------
     InputError
-        Where it cannot be opened.
-    FormatError
-        Where it is no regular file.
+        If it cannot be opened or is not a regular file.
     """
 
     def __init__(self, path: str) -> None:
-        self.path = path
-        try:
-            # without O_NONBLOCK a FIFO would be waited for
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            found = os.fstat(self._descriptor)
-        except OSError as error:
-            raise input_error(error, path) from error
-        self.size = found.st_size
+        self.path, self._descriptor = path, open_regular(path)
+        self.size = os.fstat(self._descriptor).st_size
         self._base, self._window, self._ahead = 0, b"", _SMALL_WINDOW
-        if not stat.S_ISREG(found.st_mode):
-            os.close(self._descriptor)
-            raise FormatError(f"{path}: is no regular file")
 
     def __enter__(self) -> Self:
         return self
@@ -72,7 +61,15 @@ class TarReader:
         os.close(self._descriptor)
 
     def take(self, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`; see `Take`."""
+        """`length` bytes from `offset`.
+
+        Raises
+        ------
+        FormatError
+            If the file ends before.
+        InputError
+            If it cannot be read.
+        """
         begin = offset - self._base
         end = begin + length
         if begin < 0 or end > len(self._window):
@@ -81,97 +78,91 @@ class TarReader:
         return self._window[begin:end]
 
     def _load(self, offset: int, length: int) -> None:
-        """Have the bytes in memory, and more behind them: the more, the less of the last window was jumped over."""
+        """Read the bytes and more after them: the more, the less of the last window was skipped."""
         if offset + length > self.size:
-            raise FormatError(f"byte {offset}: the file ends here, at byte {self.size}: it was cut")
+            raise FormatError(f"byte {offset}: the file ends at byte {self.size}: it is truncated")
         in_order = 0 <= offset - self._base <= len(self._window) + _SMALL_WINDOW
         self._ahead = min(2 * self._ahead, _LARGE_WINDOW) if in_order else _SMALL_WINDOW
         try:
-            window = self._read(offset, max(length, self._ahead))
-        except OSError:  # what is wanted may be whole, and the bad spot lie behind it
+            window = read_exactly(self._descriptor, max(length, self._ahead), offset)
+        except OSError:  # the bad spot may lie after the bytes that are wanted
             try:
-                window = self._read(offset, length)
+                window = read_exactly(self._descriptor, length, offset)
             except OSError as error:
                 raise input_error(error, self.path) from error
         if len(window) < length:
-            raise InputError(f"{self.path}: became shorter while it was read")
+            raise InputError(f"{self.path}: became shorter while it was being read")
         self._base, self._window = offset, window
-
-    def _read(self, offset: int, length: int) -> bytes:
-        data = os.pread(self._descriptor, length, offset)
-        while len(data) < length and (more := os.pread(self._descriptor, length - len(data), offset + len(data))):
-            data += more
-        return data
 
 
 def walk_members(reader: TarReader) -> Iterator[Member]:
-    """The regular files of an archive, in order; folders are passed over.
+    """The regular files of an archive, in order; folders are skipped.
 
-    An archive that ends behind a whole member, without the blocks of zeros, is taken with a warning, as tar takes it.
+    An archive that ends after a whole member, without the blocks of zeros, is read with a warning, as by tar.
 
     Raises
     ------
     FormatError
-        Where a header is damaged, the file is cut, or a member is anything but a regular file or a folder, or has a
-        path that leads out of its folder.
+        If a header is corrupt, the file is truncated, or a member is not a regular file or a folder, or its path leads
+        out of its folder.
     """
     at, size = 0, reader.size
     if size == 0:
-        raise FormatError(f"{reader.path}: is empty (0 bytes): not even the end of an archive is there")
+        raise FormatError(f"{reader.path}: is empty (0 bytes); even an empty archive has an end marker")
     while at < size:
         try:
             heading = read_heading(reader.take, at)
         except FormatError as error:
-            raise FormatError(f"{reader.path}: {error}{_hint(reader, at)}") from None
+            raise FormatError(f"{reader.path}: {error}{_advice(reader, at)}") from None
         name, kind, length, offset = heading
         if kind == END:
-            _warn_of_more(reader, at)
+            _warn_about_rest(reader, at)
             return
         if kind not in FILE or name[:1] == b"/" or b".." in name:
             _check_member(reader.path, heading, at)
         end = offset + padded(length)
         if end > size:
             raise FormatError(
-                f"{reader.path}: byte {at}: the member {_shown(name)} claims {length} bytes, but the file ends "
-                f"{size - offset} bytes after its header: it was cut, fetch it again"
+                f"{reader.path}: byte {at}: the member {_shown(name)} has {length} bytes, but the file ends "
+                f"{size - offset} bytes after its header: it is truncated; fetch it again"
             )
-        if kind != FOLDER and name[-1:] != b"/":  # before POSIX a folder was known by its slash alone
+        if kind != FOLDER and name[-1:] != b"/":  # before POSIX only the slash marked a folder
             yield Member(name, at, offset, length)
         at = end
     _log.warning("%s: ends without the blocks of zeros that end an archive: members may be missing", reader.path)
 
 
-def _warn_of_more(reader: TarReader, end: int) -> None:
+def _warn_about_rest(reader: TarReader, end: int) -> None:
     rest = reader.take(end, min(reader.size - end, _SMALL_WINDOW))
     more = len(rest) - len(rest.lstrip(b"\0"))
     if more < len(rest):
         _log.warning(
-            "%s: the archive ends at byte %d, and what lies from byte %d on is not read, as by tar itself; if it was "
-            "put together with cat, keep its parts as files of their own",
+            "%s: the archive ends at byte %d; the data from byte %d on is not read, as by tar itself; if archives were "
+            "joined with cat, keep them as separate files",
             reader.path,
             end,
             (end + more) // BLOCK * BLOCK,
         )
 
 
-def _hint(reader: TarReader, at: int) -> str:
-    """What may be wrong with a file in which there is no header at byte `at`."""
+def _advice(reader: TarReader, at: int) -> str:
+    """What to do about a file that has no header at byte `at`."""
     if at:
         return "; fetch it again"
     begin = reader.take(0, min(8, reader.size))
     method = next((method for magic, method in _COMPRESSED.items() if begin.startswith(magic)), None)
     if method is None:
-        return "; this is no tar"
-    return f"; it is compressed ({method}), and samples are read at their places: unpack it to a plain .tar first"
+        return "; this is not a tar"
+    return f"; it is compressed ({method}), but samples are read at random places: decompress it to a plain .tar first"
 
 
 def _check_member(path: str, heading: Heading, at: int) -> None:
-    """Refuse what is no regular file or folder, and names that lead out of the folder."""
+    """Refuse links, devices and so on, and paths that lead out of the folder."""
     place = f"{path}: byte {at}: the member {_shown(heading.name)}"
     if heading.kind not in (*FILE, FOLDER):
         what = _KINDS.get(heading.kind, f"of the type {heading.kind!r}")
         raise FormatError(
-            f"{place} is {what}; only regular files are read: write the tar again with the files themselves in it "
+            f"{place} is {what}; only regular files are read: write the tar again with the files themselves "
             "(tar --dereference --hard-dereference)"
         )
     if heading.name.startswith(b"/") or b".." in heading.name.split(b"/"):
