@@ -33,7 +33,6 @@ from facedata.download.provenance import (
     accept_terms,
     is_accepted,
     is_finished,
-    read_all_provenance,
     read_provenance,
     record_fetched,
     record_file,
@@ -44,8 +43,8 @@ from facedata.download.transfer import Fetched, FileRequest, TransferOptions, fe
 from facedata.download.transfer.pages import shown_url
 from facedata.download.verify import Result, verify
 from facedata.download.walk import check_stop
-from facedata.errors import DiskFullError, FacedataError, InputError, output_error
-from facedata.files import free_bytes, open_locked
+from facedata.errors import FacedataError, output_error
+from facedata.files import check_room, open_locked
 from facedata.jobs.signals import StopRequest
 
 __all__ = ["AcquireOptions", "Acquired", "Plan", "acquire", "plan_acquisition"]
@@ -167,7 +166,7 @@ def plan_acquisition(
         If `stop` is set.
     """
     require_downloads(entry)
-    return _Acquisition(entry, root, options, watch, stop).plan(again=options.overwrite)
+    return _Acquisition(entry, root, options, watch or _unwatched, stop).plan(again=options.overwrite)
 
 
 def acquire(
@@ -203,7 +202,7 @@ def acquire(
     InterruptedJobError
         If `stop` is set; the same call resumes.
     """
-    acquisition = _Acquisition(entry, root, options, watch, stop)
+    acquisition = _Acquisition(entry, root, options, watch or _unwatched, stop)
     record = read_provenance(root, entry.name)
     if not options.overwrite and is_finished(record, root):
         acquisition.tidy()
@@ -222,7 +221,7 @@ class _Acquisition:
     entry: CatalogueSet
     root: Path
     options: AcquireOptions
-    watch: Watch | None
+    watch: Watch
     stop: StopRequest | None
 
     @property
@@ -244,7 +243,7 @@ class _Acquisition:
                 archives = [used[download.name] for download in entry.downloads if entry.is_archive(download)]
                 if archives:
                     _log.info("%s: unpacking %s", entry.name, ", ".join(path.name for path in archives))
-                with self._watched("unpacking") as observer:
+                with self.watch("unpacking") as observer:
                     unpack(entry, archives, self.work, observer, self.stop)
             if is_unpacked(self.work):
                 placed, refused = place_unpacked(root, self.work, overwrite=overwrite, stop=self.stop)
@@ -281,7 +280,7 @@ class _Acquisition:
         if not again and is_finished(read_provenance(self.root, self.entry.name), self.root):
             return Plan(already=True)
         unproven = {download.name for download in self.entry.downloads if again and download.digest is None}
-        with self._watched("checking what is there") as observer:
+        with self.watch("checking what is there") as observer:
             found, wrong = find_downloads(
                 self.entry,
                 self.root,
@@ -292,20 +291,6 @@ class _Acquisition:
                 observer=observer,
                 stop=self.stop,
             )
-        # archives of several sets may have the same name, data.tar.gz for example; only a checksum tells them apart
-        sets = read_all_provenance(self.root)
-        for download in self.entry.downloads:
-            path, file = download.path(self.root), found.get(download.name)
-            is_proven = file is not None and file.digest is not None and not file.given
-            is_own = download.name in sets.get(self.entry.name, {}).get("downloads", {})
-            if is_proven or is_own or not self.entry.is_archive(download) or not path.exists():
-                continue
-            owners = (name for name, record in sets.items() if download.name in record.get("downloads", {}))
-            if owner := next(owners, ""):
-                raise InputError(
-                    f"{path}: is the download of {owner}; expected that of {self.entry.name}, "
-                    f"which has the same name: move it away, or give {self.entry.name} another --root"
-                )
         missing = [download for download in self.entry.downloads if download.name not in found]
         return Plan(
             found=found,
@@ -359,13 +344,13 @@ class _Acquisition:
             path = download.path(self.root)
             requests.append(FileRequest(path, links, download.digest, download.size, download.superseded))
         options = replace(self.options.transfer, overwrite=overwrite)
-        with self._watched("fetching") as observer:
+        with self.watch("fetching") as observer:
             return fetch_files(requests, options, observer=observer, stop=self.stop, on_fetched=note)
 
     def _verify(self, placed: Sequence[str]) -> tuple[Result, ...]:
         expected = file_expectations(self.entry, placed)
         workers = self.options.workers
-        with self._watched("checking") as observer:
+        with self.watch("checking") as observer:
             return tuple(verify(self.root, expected, workers=workers, observer=observer, stop=self.stop).results)
 
     def _is_placed_by_hand(self) -> bool:
@@ -383,12 +368,8 @@ class _Acquisition:
             to_fetch += max((download.size or download.about or 0) - partial, 0)
         unpacked = 0 if self.entry.layout == "files" else self.entry.bytes[0]
         to_unpack = max(unpacked - _bytes_on_disk(self.work), 0)
-        free = free_bytes(self.root)
-        if to_fetch + to_unpack > free:
-            raise DiskFullError(
-                f"{self.root}: {self.entry.name} needs about {to_fetch:,} bytes for its downloads and {to_unpack:,} "
-                f"unpacked, but {free:,} are free: free more, or choose another --root; nothing was fetched"
-            )
+        what = f"{self.entry.name} ({to_fetch:,} bytes to download, {to_unpack:,} to unpack)"
+        check_room(self.root, to_fetch + to_unpack, what, "or choose another --root; nothing was fetched")
 
     def _archives(self) -> list[Path]:
         return [download.path(self.root) for download in self.entry.downloads if self.entry.is_archive(download)]
@@ -424,10 +405,9 @@ class _Acquisition:
         except OSError as error:
             raise output_error(error, self.work) from error
 
-    @contextmanager
-    def _watched(self, what: str) -> Iterator[Callable[[int, int], None] | None]:
-        with self.watch(what) if self.watch else nullcontext() as observer:
-            yield observer
+
+def _unwatched(_: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def _bytes_on_disk(path: Path) -> int:

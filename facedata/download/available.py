@@ -13,6 +13,7 @@ from pathlib import Path
 from facedata.download.catalogue import CatalogueSet, Download
 from facedata.download.checksums import remember
 from facedata.download.digest import Digest
+from facedata.download.provenance import read_all_provenance
 from facedata.download.transfer import web_page_title
 from facedata.download.verify import Expectation, verify
 from facedata.download.walk import check_stop
@@ -111,6 +112,13 @@ def find_downloads(
         The right files, by the names of the downloads.
     wrong : dict of str to str
         The files that have the name of a download and are not right, by path, with the reason.
+
+    Raises
+    ------
+    InputError
+        If the root has the archive of another set with the same name.
+    InterruptedJobError
+        If `stop` is set.
     """
     found: dict[str, AvailableFile] = {}
     wrong: dict[str, str] = {}
@@ -155,6 +163,17 @@ def find_downloads(
             break
         for folder, wanted in batches.items():
             check(folder, wanted, is_given=True)
+    # archives of several sets may have the same name, data.tar.gz for example; only a checksum tells them apart
+    sets = read_all_provenance(root)
+    for download in filter(entry.is_archive, entry.downloads):
+        path, file = download.path(root), found.get(download.name)
+        is_proven = file is not None and file.digest is not None and not file.given
+        owners = [name for name, record in sets.items() if download.name in record.get("downloads", {})]
+        if owners and entry.name not in owners and not is_proven and path.exists():
+            raise InputError(
+                f"{path}: is the download of {owners[0]}; expected that of {entry.name}, "
+                f"which has the same name: move it away, or give {entry.name} another --root"
+            )
     used = {os.fspath(file.path) for file in found.values()}
     return found, {path: reason for path, reason in wrong.items() if path not in used}
 
