@@ -18,17 +18,17 @@ _HEADINGS = ("name", "what", "people", "images", "size", "status", "how")
 _RIGHT = (2, 3, 4)
 
 
-@click.command("datasets", short_help="List the datasets that have a name, or say all that is known of one.")
+@click.command("datasets", short_help="List the known datasets, or show all that is known of one.")
 @click.argument("name", required=False)
 @options.CATALOGUE
 @options.ROOT
 @options.JSON
 @options.runs_library
 def command(name: str | None, catalogue: tuple[str, ...], root: str, as_json: bool) -> int:
-    """List the datasets that facedata knows by name, or say all that is known of NAME.
+    """List the datasets that facedata knows by name, or show all that is known of NAME.
 
-    Sets and mirrors of your own are read from a file of the same form as facedata's catalogue, given with --catalogue
-    or kept in ~/.config/facedata/catalogue.toml.
+    Your own sets and mirrors are read from a file in the format of facedata's catalogue, given with --catalogue or
+    kept in ~/.config/facedata/catalogue.toml.
 
     \b
     Example:
@@ -46,9 +46,9 @@ def command(name: str | None, catalogue: tuple[str, ...], root: str, as_json: bo
 
 def _list(known: Catalogue, *, as_json: bool) -> None:
     if as_json:
-        options.print_json({"datasets": [_brief(one) for one in known]})
+        options.print_json({"datasets": [_brief(entry) for entry in known]})
         return
-    rows = [_HEADINGS, *(_row(one) for one in known)]
+    rows = [_HEADINGS, *(_row(entry) for entry in known)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     for row in rows:
         cells = [
@@ -58,62 +58,70 @@ def _list(known: Catalogue, *, as_json: bool) -> None:
         click.echo("  ".join(cells).rstrip())
 
 
-def _row(one: CatalogueSet) -> tuple[str, ...]:
-    size, exact = one.bytes
+def _row(entry: CatalogueSet) -> tuple[str, ...]:
+    size, exact = entry.bytes
     shown = ("" if exact else "~") + human_bytes(size) if size else ""
-    return (one.name, one.what, _number(one.people), _number(one.images), shown, ", ".join(one.status), one.access)
+    return (
+        entry.name,
+        entry.what,
+        _number(entry.people),
+        _number(entry.images),
+        shown,
+        ", ".join(entry.status),
+        entry.access,
+    )
 
 
 def _number(value: int | str | None) -> str:
     return "" if value is None else f"{value:,}" if isinstance(value, int) else value
 
 
-def _brief(one: CatalogueSet) -> dict[str, Any]:
-    size, exact = one.bytes
+def _brief(entry: CatalogueSet) -> dict[str, Any]:
+    size, exact = entry.bytes
     return {
-        "name": one.name,
-        "title": one.title,
-        "what": one.what,
-        "people": one.people,
-        "images": one.images,
+        "name": entry.name,
+        "title": entry.title,
+        "what": entry.what,
+        "people": entry.people,
+        "images": entry.images,
         "bytes": size or None,
         "bytes_exact": exact,
-        "status": list(one.status),
-        "access": one.access,
+        "status": list(entry.status),
+        "access": entry.access,
     }
 
 
-def _show(one: CatalogueSet, root: str, *, as_json: bool) -> None:
+def _show(entry: CatalogueSet, root: str, *, as_json: bool) -> None:
     from dataclasses import asdict
 
     from facedata.download.transfer.pages import shown_url
 
-    commands = one.next_commands(root)
+    commands = entry.next_commands(root)
     if as_json:
-        shown = [{**asdict(source), "address": shown_url(source.address)} for source in one.sources]
-        options.print_json({**asdict(one), **_brief(one), "sources": shown, "terms": one.terms, "next": commands})
+        shown = [{**asdict(source), "address": shown_url(source.address)} for source in entry.sources]
+        options.print_json({**asdict(entry), **_brief(entry), "sources": shown, "terms": entry.terms, "next": commands})
         return
-    click.echo(f"{one.name}: {one.title}")
-    size, exact = one.bytes
+    click.echo(f"{entry.name}: {entry.title}")
+    size, exact = entry.bytes
     facts = (
-        ("what", one.what),
-        ("family", one.family),
-        ("also called", ", ".join(one.aliases)),
-        ("people", _number(one.people)),
-        ("images", _number(one.images)),
-        ("classes", _number(one.classes)),
+        ("what", entry.what),
+        ("family", entry.family),
+        ("also called", ", ".join(entry.aliases)),
+        ("people", _number(entry.people)),
+        ("images", _number(entry.images)),
+        ("classes", _number(entry.classes)),
         ("size", f"{'' if exact else 'about '}{human_bytes(size)}" if size else ""),
-        ("homepage", one.homepage),
-        ("how", one.access),
+        ("homepage", entry.homepage),
+        ("how", entry.access),
     )
     for heading, fact in facts:
         if fact:
             click.echo(f"  {heading + ':':13s}{fact}")
-    _section("terms", one.terms)
-    _section("sources, in this order", one.places)
-    _section("downloads", [_checked(download.name, download.digest, download.size) for download in one.downloads])
-    _section("files, when it is ready", [_checked(file.path, file.digest, file.size) for file in one.files])
-    _section("notes", one.notes)
+    _section("terms", entry.terms)
+    _section("sources, in this order", entry.places)
+    _section("downloads", [_checked(download.name, download.digest, download.size) for download in entry.downloads])
+    _section("files in their final places", [_checked(file.path, file.digest, file.size) for file in entry.files])
+    _section("notes", entry.notes)
     _section("next", commands)
 
 

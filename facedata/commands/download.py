@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 @click.argument("name")
 @options.ROOT
 @click.option(
-    "--from-dir", type=click.Path(file_okay=False), help="Take files that were fetched by hand from this folder."
+    "--from-dir", type=click.Path(file_okay=False), help="Use files that were fetched by hand, from this folder."
 )
 @click.option(
     "--from-file",
     "from_files",
     multiple=True,
     type=click.Path(dir_okay=False),
-    help="Take this file, fetched by hand; may be given several times.",
+    help="Use this file, fetched by hand; may be given several times.",
 )
-@click.option("--accept-terms", is_flag=True, help="Accept the set's status and licence without being asked.")
+@click.option("--accept-terms", is_flag=True, help="Accept the set's status and licence without a question.")
 @click.option(
     "--connections",
     type=click.IntRange(1, 64),
@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     type=click.FloatRange(0.1, 3600),
     default=60.0,
     show_default=True,
-    help="Seconds to wait for a server that says nothing before trying again.",
+    help="Seconds to wait for an answer of the server before the next attempt.",
 )
 @click.option(
-    "--remove-archives", is_flag=True, help="Delete the archives below --root when all is unpacked and checked."
+    "--remove-archives", is_flag=True, help="Delete the archives below --root when everything is unpacked and checked."
 )
 @options.CATALOGUE
 @options.WORKERS
@@ -74,9 +74,9 @@ def command(
 ) -> int:
     """Fetch the dataset NAME: check its files, unpack them, put them where they belong below --root, and check again.
 
-    Run it again after any interruption: it goes on where it was, and does nothing when all is there. Where no program
-    can fetch a file, it says what to do by hand, and goes on with --from-dir or --from-file. What was accepted, and
-    where each file came from, is written to provenance.json in --root.
+    After an interruption, run it again: it resumes, and does nothing if everything is done. If no program can fetch a
+    file, it says how to get it by hand, and resumes with --from-dir or --from-file. The terms that were accepted and
+    the origin of each file are written to provenance.json in --root.
 
     \b
     Example:
@@ -115,7 +115,7 @@ def command(
 
 
 def _acceptance(*, flag: bool) -> Accept:
-    """Show the terms, and have them accepted by the option or on the terminal."""
+    """A function that shows the terms and accepts them by the option, or asks on the terminal."""
 
     def accept(entry: CatalogueSet) -> str:
         from facedata.errors import OptionError
@@ -137,7 +137,7 @@ def _acceptance(*, flag: bool) -> Accept:
 
 
 def _answered_yes() -> bool:
-    """Ask on the terminal; here Ctrl-C ends the program at once, for there is no work to be put in order."""
+    """Ask on the terminal; Ctrl-C ends the program at once, because no work is in progress."""
     import signal
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -153,14 +153,14 @@ def _show(done: Acquired, *, as_json: bool) -> None:
         return
     root = shown_path(str(done.root))
     if done.already:
-        click.echo(f"{done.name}: is there already, in {root}")
+        click.echo(f"{done.name}: already complete in {root}")
     elif done.good:
         size = human_bytes(sum(fetched.fetched_bytes for fetched in done.fetched))
         counts = [f"{counted(len(done.fetched), 'file')} fetched, {size}"] if done.fetched else []
-        counts += [f"{counted(len(done.used), 'file')} found there and right"] if done.used else []
+        counts += [f"{counted(len(done.used), 'file')} available and right"] if done.used else []
         click.echo("; ".join([f"{done.name}: ready in {root}", *counts]))
     else:
-        click.echo(f"{done.name}: in {root}, but not all of it is right")
+        click.echo(f"{done.name}: in {root}, but some files are wrong")
     for result in done.results:
         click.echo(b"  " + result_line(result), nl=False)
     for member, reason in list(done.refused.items())[:20]:
@@ -170,7 +170,7 @@ def _show(done: Acquired, *, as_json: bool) -> None:
         for line in done.next:
             click.echo(f"  {line}")
     if not done.good:
-        click.echo("what is wrong can be fetched and unpacked again with --overwrite", err=True)
+        click.echo("add --overwrite to fetch and unpack everything again", err=True)
 
 
 def _facts(done: Acquired) -> dict[str, Any]:
@@ -180,14 +180,15 @@ def _facts(done: Acquired) -> dict[str, Any]:
         "already": done.already,
         "good": done.good,
         "fetched": [
-            {"path": str(one.path), "bytes": one.size, "fetched_bytes": one.fetched_bytes, "from": one.final_url}
-            for one in done.fetched
+            {"path": str(file.path), "bytes": file.size, "fetched_bytes": file.fetched_bytes, "from": file.final_url}
+            for file in done.fetched
         ],
         "used": done.used,
         "placed": done.placed,
         "refused": done.refused,
         "files": [
-            {"path": one.path, "verdict": one.verdict, "how": one.how, "detail": one.detail} for one in done.results
+            {"path": result.path, "verdict": result.verdict, "how": result.how, "detail": result.detail}
+            for result in done.results
         ],
         "next": done.next,
     }
@@ -204,15 +205,17 @@ def _show_plan(entry: CatalogueSet, root: Path, how: AcquireOptions, plan: Plan,
                 "name": entry.name,
                 "terms": entry.terms,
                 "already": plan.already,
-                "found": {name: str(one.path) for name, one in plan.found.items()},
+                "found": {name: str(file.path) for name, file in plan.found.items()},
                 "wrong": plan.wrong,
-                "fetch": {one.name: [shown_url(link.page) for link in entry.links(one)] for one in plan.fetch},
-                "by_hand": [one.name for one in plan.by_hand],
+                "fetch": {
+                    download.name: [shown_url(link.page) for link in entry.links(download)] for download in plan.fetch
+                },
+                "by_hand": [download.name for download in plan.by_hand],
             }
         )
         return
     if plan.already:
-        click.echo(f"{entry.name}: is there already, in {root}")
+        click.echo(f"{entry.name}: already complete in {root}")
         return
     for line in entry.terms:
         click.echo(f"{entry.name}: {line}")
@@ -220,11 +223,9 @@ def _show_plan(entry: CatalogueSet, root: Path, how: AcquireOptions, plan: Plan,
         click.echo(f"{name}: would use {found.path}")
     for path, reason in plan.wrong.items():
         click.echo(f"{path}: {reason}")
-    for one in plan.fetch:
-        size = one.size or one.about
-        click.echo(
-            f"{one.name}: would fetch {human_bytes(size) if size else 'it'} from "
-            f"{' or '.join(shown_url(link.page) for link in entry.links(one))}"
-        )
+    for download in plan.fetch:
+        size = download.size or download.about
+        pages = " or ".join(shown_url(link.page) for link in entry.links(download))
+        click.echo(f"{download.name}: would fetch {human_bytes(size) if size else 'it'} from {pages}")
     if plan.by_hand:
         click.echo(steps_by_hand(entry, plan.by_hand, root))

@@ -1,4 +1,4 @@
-"""Telling what came of checking files: a line each, as ``md5sum -c`` has it, and the sum."""
+"""Show the results of checking files: a line each, in the format of ``md5sum -c``, and the sum."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from facedata.download.verify import Result, Verification
 
-__all__ = ["result_line", "sum_facts", "tell_sum"]
+__all__ = ["log_sum", "result_line", "sum_facts"]
 
 _log = logging.getLogger("facedata")
 
 
 def result_line(result: Result) -> bytes:
-    """``NAME: OK``, as ``md5sum -c`` has it, with what a person should know besides in brackets."""
+    """``NAME: OK``, in the format of ``md5sum -c``, with details in brackets."""
     from facedata.download.manifest import escaped
 
     notes = [f"{result.how}: {result.detail}" if result.how == "structure" else result.detail] if result.detail else []
@@ -27,7 +27,7 @@ def result_line(result: Result) -> bytes:
 
 
 def sum_facts(root: str, done: Verification, results: list[Result]) -> dict[str, Any]:
-    """The sum for ``--json``, with the results that are not plainly OK."""
+    """The sum for ``--json``, with the results that are not simply OK by checksum."""
     return {
         "root": root,
         "files": sum(done.verdicts.values()),
@@ -40,16 +40,18 @@ def sum_facts(root: str, done: Verification, results: list[Result]) -> dict[str,
     }
 
 
-def tell_sum(done: Verification, *, good: bool) -> None:
-    """Log the sum, and what to do where something is wrong."""
+def log_sum(done: Verification, *, good: bool) -> None:
+    """Log the sum, and what to do if something is wrong."""
     from facedata.commands.progress import counted, human_bytes, human_seconds
 
     verdicts = ", ".join(
-        f"{done.verdicts[one]:,} {one}" for one in ("OK", "FAILED", "MISSING", "EXTRA") if done.verdicts[one]
+        f"{done.verdicts[verdict]:,} {verdict}"
+        for verdict in ("OK", "FAILED", "MISSING", "EXTRA")
+        if done.verdicts[verdict]
     )
     weaker = ", ".join(f"{number:,} by {how}" for how, number in done.hows.items() if how != "checksum")
-    notes = [f"{weaker} for want of a checksum"] if weaker else []
-    notes += [f"{done.from_cache:,} unchanged since read before"] if done.from_cache else []
+    notes = [f"{weaker}, because no checksum is published"] if weaker else []
+    notes += [f"{done.from_cache:,} unchanged since they were read before"] if done.from_cache else []
     notes += [f"{human_bytes(done.bytes_read)} read in {human_seconds(done.seconds)}"]
     files = counted(sum(done.verdicts.values()), "file")
     _log.log(
@@ -60,6 +62,6 @@ def tell_sum(done: Verification, *, good: bool) -> None:
         "; ".join(notes),
     )
     if done.verdicts["FAILED"]:
-        _log.warning("what has FAILED is not the file that was published, or is damaged: fetch it again")
+        _log.warning("a FAILED file is damaged or is not the published one: fetch it again")
     if done.verdicts["MISSING"]:
-        _log.warning("what is MISSING was looked for in the whole folder, by name; is --root the right folder?")
+        _log.warning("a MISSING file was searched for by name in the whole folder; is --root the right folder?")

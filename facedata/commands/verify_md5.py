@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facedata.commands import options
-from facedata.commands.result_lines import result_line, sum_facts, tell_sum
+from facedata.commands.result_lines import log_sum, result_line, sum_facts
 from facedata.errors import OptionError
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def command(
     good = done.good and not (strict and done.verdicts["EXTRA"])
     if as_json:
         options.print_json(sum_facts(root, done, shown))
-    tell_sum(done, good=good)
+    log_sum(done, good=good)
     return 0 if good else 1
 
 

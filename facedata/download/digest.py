@@ -1,4 +1,4 @@
-"""Checksums as values: which algorithm, and what it came to."""
+"""Checksums as values: an algorithm and its result."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from facedata.errors import OptionError
 __all__ = ["ALGORITHMS", "Digest", "new_hasher"]
 
 ALGORITHMS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
-"""The algorithms that files are checked with, and how many hexadecimal digits each has."""
+"""The algorithms that files are checked with, and the number of hexadecimal digits of each."""
 
 
 @dataclass(frozen=True)
 class Digest:
-    """What an algorithm made of a file.
+    """The checksum of a file.
 
     Attributes
     ----------
@@ -29,7 +29,7 @@ class Digest:
     Raises
     ------
     OptionError
-        Where the algorithm is not known, or the value has not the digits it should.
+        If the algorithm is not known, or the value does not have its number of digits.
     """
 
     algorithm: str
@@ -49,7 +49,7 @@ class Digest:
 
     @classmethod
     def guess(cls, value: str) -> Digest:
-        """The digest that these digits are, by their number."""
+        """The digest with these digits; their number gives the algorithm."""
         for algorithm, digits in ALGORITHMS.items():
             if len(value) == digits:
                 return cls(algorithm, value.lower())
@@ -58,5 +58,5 @@ class Digest:
 
 
 def new_hasher(algorithm: str) -> Any:
-    """A `hashlib` object; these digests find damage, not forgers, so FIPS builds of OpenSSL need not refuse them."""
+    """A `hashlib` object; it finds damage, not forgery, so that OpenSSL builds for FIPS allow MD5 too."""
     return hashlib.new(algorithm, usedforsecurity=False)

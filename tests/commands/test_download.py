@@ -134,14 +134,14 @@ class TestFetching:
         left = sorted(path for path in tree(tmp_path / "data") if "lock" not in path)
         assert left == ["features/f.bin", "labels/f.meta", "provenance.json", "small.tar.gz"]
 
-    def test_again_it_does_nothing(self, facedata: Run, tmp_path: Path, server: Server) -> None:
+    def test_a_second_run_does_nothing(self, facedata: Run, tmp_path: Path, server: Server) -> None:
         served = server.add("/small.tar.gz", CLUSTERING)
         clustering_set(tmp_path, server.url("/small.tar.gz"))
         facedata("download", "small", "--root", "data", "--remove-archives")
         assert not (tmp_path / "data/small.tar.gz").exists()
         before = tree(tmp_path / "data")
         ran = facedata("download", "small", "--root", "data")
-        assert (ran.status, ran.stdout.splitlines()[0]) == (0, "small: is there already, in data")
+        assert (ran.status, ran.stdout.splitlines()[0]) == (0, "small: already complete in data")
         assert served.requests == 1
         assert tree(tmp_path / "data") == before
         assert facedata("verify-md5", "small", "--root", "data").status == 0
@@ -155,7 +155,7 @@ class TestFetching:
         assert ran.status == 0, ran.stderr
         assert (tmp_path / "data/features/f.bin").read_bytes() == FEATURES
 
-    def test_where_it_came_from_is_written_down(self, facedata: Run, tmp_path: Path, server: Server) -> None:
+    def test_the_origin_is_recorded(self, facedata: Run, tmp_path: Path, server: Server) -> None:
         server.add("/small.tar.gz", CLUSTERING)
         clustering_set(tmp_path, server.url("/small.tar.gz"), status="non-commercial")
         ran = facedata("download", "small", "--root", "data", "--accept-terms", "--json")
@@ -169,7 +169,7 @@ class TestFetching:
         assert record["checked"] == {"features/f.bin": "checksum", "labels/f.meta": "structure"}
         assert record["finished"].endswith("Z")
 
-    def test_terms_that_nobody_accepted(self, facedata: Run, tmp_path: Path, server: Server) -> None:
+    def test_terms_that_were_not_accepted(self, facedata: Run, tmp_path: Path, server: Server) -> None:
         served = server.add("/small.tar.gz", CLUSTERING)
         clustering_set(tmp_path, server.url("/small.tar.gz"), status="withdrawn")
         ran = facedata("download", "small", "--root", "data")
@@ -197,9 +197,9 @@ class TestFetching:
             ran = facedata("download", "small", "--root", "data")
             assert ran.status == 1
             assert "features/f.bin: FAILED" in ran.stdout
-            assert "not all of it is right" in ran.stdout
+            assert "some files are wrong" in ran.stdout
 
-    def test_a_mirror_that_fails_gives_way_to_the_next(self, facedata: Run, tmp_path: Path, server: Server) -> None:
+    def test_the_next_mirror_is_tried_after_one_that_fails(self, facedata: Run, tmp_path: Path, server: Server) -> None:
         server.add("/dead.tar.gz", b"", status=404)
         server.add("/small.tar.gz", CLUSTERING)
         clustering_set(tmp_path, server.url("/small.tar.gz"))
@@ -208,7 +208,7 @@ class TestFetching:
         ran = facedata("download", "small", "--root", "data", "--catalogue", "mirror.toml")
         assert ran.status == 0, ran.stderr
 
-    def test_killed_in_the_middle_it_goes_on_without_fetching_the_good_parts_again(
+    def test_after_a_kill_it_resumes_without_fetching_the_good_parts_again(
         self, facedata: Run, tmp_path: Path, server: Server
     ) -> None:
         whole = tar_gz({"big/train.rec": noise(4_000_000)})
@@ -231,7 +231,7 @@ class TestFetching:
         assert sum(one.bytes_served for one in served) < len(whole) + 600_000
         assert sum(one.bytes_served for one in served) - before < len(parts[2])
 
-    def test_a_dry_run_asks_nobody(self, facedata: Run, tmp_path: Path, server: Server) -> None:
+    def test_a_dry_run_makes_no_request(self, facedata: Run, tmp_path: Path, server: Server) -> None:
         served = server.add("/small.tar.gz", CLUSTERING)
         clustering_set(tmp_path, server.url("/small.tar.gz"), status="withdrawn")
         ran = facedata("download", "small", "--root", "data", "--dry-run")
@@ -242,7 +242,7 @@ class TestFetching:
 
 
 class TestByHand:
-    def test_the_steps_are_said_and_followed(self, facedata: Run, tmp_path: Path) -> None:
+    def test_the_steps_are_shown_and_followed(self, facedata: Run, tmp_path: Path) -> None:
         clustering_set(tmp_path)
         ran = facedata("download", "small", "--root", "data")
         assert ran.status == 1
@@ -292,11 +292,11 @@ class TestByHand:
         assert (tmp_path / "data/big/train.rec").read_bytes() == noise(100_000)
         assert facedata("verify-md5", "big", "--root", "data").status == 0
 
-    def test_files_that_nobody_named_are_extra_only_where_all_are_known(self, facedata: Run, tmp_path: Path) -> None:
+    def test_files_are_extra_only_if_all_are_known(self, facedata: Run, tmp_path: Path) -> None:
         (part,) = parts_set(tmp_path, tar_gz({"big/train.rec": noise(1000), "big/more": b"x"}), 1)
         (tmp_path / "big_00").write_bytes(part)
         ran = facedata("download", "big", "--root", "data", "--from-file", "big_00")
-        assert "big: ready in data; 1 file found there and right" in ran.stdout
+        assert "big: ready in data; 1 file available and right" in ran.stdout
         assert "EXTRA" not in facedata("verify-md5", "big", "--root", "data").stdout
         (tmp_path / "all.toml").write_text("[sets.big]\ncomplete = true\n")
         ran = facedata("verify-md5", "big", "--root", "data", "--catalogue", "all.toml")
@@ -313,7 +313,7 @@ class TestByHand:
         assert "kept as big_01.wrong" in ran.stderr
         assert (tmp_path / "data/big_01.wrong").read_bytes() == b"other"
 
-    def test_files_that_lie_in_their_places_already_are_only_checked(self, facedata: Run, tmp_path: Path) -> None:
+    def test_files_in_their_final_places_are_only_checked(self, facedata: Run, tmp_path: Path) -> None:
         clustering_set(tmp_path)
         for name, data in {"features/f.bin": FEATURES, "labels/f.meta": LABELS}.items():
             (tmp_path / "data" / name).parent.mkdir(parents=True)
@@ -385,7 +385,7 @@ def folder_sets(tmp_path: Path, *names: str) -> None:
 
 
 class TestPlainFiles:
-    def test_one_that_was_lost_is_fetched_again(self, facedata: Run, tmp_path: Path, server: Server) -> None:
+    def test_a_lost_file_is_fetched_again(self, facedata: Run, tmp_path: Path, server: Server) -> None:
         served = server.add("/a.bin", b"hello")
         plain_set(tmp_path, server.url("/a.bin"))
         facedata("download", "plain", "--root", "data")
@@ -409,7 +409,7 @@ class TestPlainFiles:
             assert "s3cret" not in ran.stdout + ran.stderr
         assert "s3cret" not in (tmp_path / "provenance.json").read_text()
 
-    def test_a_half_counts_as_room_that_is_taken_already(
+    def test_a_partial_file_counts_as_room_that_is_taken(
         self, facedata: Run, tmp_path: Path, server: Server, small_disk: Path
     ) -> None:
         free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
@@ -449,7 +449,7 @@ class TestPlainFiles:
     @pytest.mark.parametrize(
         "record", ['"x"', "[]", '{"downloads": 3}', '{"files": []}', '{"finished": 1, "files": {"a\\u0000b": 1}}']
     )
-    def test_a_record_that_is_none(self, facedata: Run, tmp_path: Path, record: str) -> None:
+    def test_an_invalid_record(self, facedata: Run, tmp_path: Path, record: str) -> None:
         plain_set(tmp_path)
         (tmp_path / "data").mkdir()
         (tmp_path / "data/provenance.json").write_text(f'{{"sets": {{"plain": {record}}}}}')
@@ -460,7 +460,7 @@ class TestPlainFiles:
 
 
 class TestFilesOfTheUser:
-    """What lies elsewhere, or bears another name, is neither renamed nor lost."""
+    """Files elsewhere, or with other names, are neither renamed nor lost."""
 
     def test_a_wrong_one_beside_the_current_folder(
         self, facedata: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -546,7 +546,7 @@ def test_the_archive_of_another_set_with_the_same_name_is_not_taken(facedata: Ru
 
 
 class TestKilledAtTheVeryEnd:
-    """All was recorded as finished, and the hidden folder was not yet removed."""
+    """Everything was recorded as finished, and the hidden folder was not removed yet."""
 
     def finished(self, facedata: Run, tmp_path: Path) -> None:
         clustering_set(tmp_path)
@@ -560,7 +560,7 @@ class TestKilledAtTheVeryEnd:
     def test_the_next_run_tidies_up(self, facedata: Run, tmp_path: Path) -> None:
         self.finished(facedata, tmp_path)
         ran = facedata("download", "small", "--root", "data", "--remove-archives")
-        assert ran.stdout.startswith("small: is there already")
+        assert ran.stdout.startswith("small: already complete")
         assert not (tmp_path / "data/.facedata-download-small").exists()
         assert not (tmp_path / "data/small.tar.gz").exists()
 
@@ -613,7 +613,7 @@ def test_killed_again_and_again_it_ends_in_the_same_files(facedata: Run, tmp_pat
     assert not (tmp_path / "data/.facedata-download-big").exists()
 
 
-def test_stopped_with_ctrl_c_it_says_how_to_go_on(facedata: Run, tmp_path: Path, server: Server) -> None:
+def test_after_ctrl_c_it_says_how_to_resume(facedata: Run, tmp_path: Path, server: Server) -> None:
     served = server.add("/small.tar.gz", CLUSTERING, rate=10_000)
     clustering_set(tmp_path, server.url("/small.tar.gz"))
     process = subprocess.Popen(
@@ -630,7 +630,7 @@ def test_stopped_with_ctrl_c_it_says_how_to_go_on(facedata: Run, tmp_path: Path,
     assert facedata("download", "small", "--root", "data").status == 0
 
 
-def test_a_disk_that_is_too_small_is_noticed_before_the_first_byte(
+def test_a_disk_that_is_too_small_is_an_error_before_the_first_byte(
     facedata: Run, tmp_path: Path, server: Server, small_disk: Path
 ) -> None:
     served = server.add("/a.bin", b"")
@@ -641,7 +641,7 @@ def test_a_disk_that_is_too_small_is_noticed_before_the_first_byte(
     )
     ran = facedata("download", "large", "--root", small_disk)
     assert ran.status == 1
-    assert "needs about 9,000,000 bytes" in ran.stderr
+    assert "needs 9,000,000 bytes" in ran.stderr
     assert "nothing was fetched" in ran.stderr
     assert served.requests == 0
 

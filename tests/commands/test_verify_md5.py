@@ -79,7 +79,7 @@ def test_extra_files_count_only_if_strict(data: Path, facedata: Facedata) -> Non
 
 def test_a_second_call_remembers(data: Path, facedata: Facedata) -> None:
     check(facedata)
-    assert "3 unchanged since read before; 0 bytes read" in check(facedata).stderr
+    assert "3 unchanged since they were read before; 0 bytes read" in check(facedata).stderr
     assert "unchanged" not in check(facedata, "--no-cache").stderr
 
 
@@ -211,7 +211,7 @@ def test_an_interrupted_call_resumes(tmp_path: Path, facedata: Facedata) -> None
         assert "run the same command again to resume" in running.end()
         assert running.process.returncode == status
     (tmp_path / "LIST").write_text(lines[0])
-    assert "1 unchanged since read before" in facedata("verify-md5", "--manifest", "LIST").stderr
+    assert "1 unchanged since they were read before" in facedata("verify-md5", "--manifest", "LIST").stderr
 
 
 def test_waiting_for_a_list_on_stdin_can_be_interrupted(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_kill_leaves_a_memory_that_works(data: Path, tmp_path: Path, facedata: F
     running.end()
     (data / "large").unlink()
     ran = check(facedata)
-    assert "3 unchanged since read before" in ran.stderr
+    assert "3 unchanged since they were read before" in ran.stderr
     assert "corrupt" not in ran.stderr
 
 

@@ -19,8 +19,7 @@ from facedata.align.detectors.registry import DETECTORS, Detector, DetectorFamil
 from facedata.align.detectors.sessions import Device, one_line, read_model, sha256_of
 from facedata.align.faces import Face
 from facedata.download.digest import Digest
-from facedata.download.links import Link
-from facedata.download.transfer import FileRequest, TransferOptions, fetch_files
+from facedata.download.transfer import FileRequest, Link, TransferOptions, fetch_files
 from facedata.errors import (
     ChecksumError,
     FacedataError,

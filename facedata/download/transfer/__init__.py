@@ -1,7 +1,7 @@
 """Download files and check them: HTTP, Google Drive, OneDrive; interrupted downloads are resumed."""
 
 from facedata.download.transfer.fetch import fetch_files
-from facedata.download.transfer.options import Fetched, FileRequest, TransferOptions
+from facedata.download.transfer.options import Fetched, FileRequest, Link, TransferOptions
 from facedata.download.transfer.pages import web_page_title
 
-__all__ = ["Fetched", "FileRequest", "TransferOptions", "fetch_files", "web_page_title"]
+__all__ = ["Fetched", "FileRequest", "Link", "TransferOptions", "fetch_files", "web_page_title"]

@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from facedata.download.digest import Digest
-from facedata.download.links import Link
-from facedata.download.transfer.options import Fetched, FileRequest, TransferOptions
+from facedata.download.transfer.options import Fetched, FileRequest, Link, TransferOptions
 from facedata.download.transfer.pages import shown_url
 from facedata.download.transfer.partial import PartialFile
 from facedata.download.transfer.retry import LinkError, WrongChecksumError

@@ -9,11 +9,10 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from facedata.download.links import Link
 from facedata.download.transfer.client import Response, Session
 from facedata.download.transfer.drive import drive_url, explain_drive_page
 from facedata.download.transfer.onedrive import onedrive_url
-from facedata.download.transfer.options import FileRequest, TransferOptions
+from facedata.download.transfer.options import FileRequest, Link, TransferOptions
 from facedata.download.transfer.pages import page_instead_of_file, shown_url
 from facedata.download.transfer.partial import PartialFile, State
 from facedata.download.transfer.retry import CancelledError, LinkError, RestartError, RetryPolicy, TransientError

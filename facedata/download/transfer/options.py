@@ -5,11 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from facedata.download.digest import Digest
-from facedata.download.links import Link
 
-__all__ = ["Fetched", "FileRequest", "TransferOptions"]
+__all__ = ["Fetched", "FileRequest", "Link", "TransferOptions"]
+
+
+@dataclass(frozen=True)
+class Link:
+    """A place that a file can be downloaded from.
+
+    Attributes
+    ----------
+    kind : {'http', 'google-drive', 'onedrive'}
+    address : str
+        The URL; for Google Drive the id of the file.
+    """
+
+    kind: Literal["http", "google-drive", "onedrive"]
+    address: str
+
+    @property
+    def page(self) -> str:
+        """The page that a person opens in a browser to get the file."""
+        if self.kind == "google-drive":
+            return f"https://drive.google.com/file/d/{self.address}/view"
+        return self.address
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ import trustme
 from http_server import Server, Tunnel
 
 from facedata.download.digest import Digest
-from facedata.download.links import Link
-from facedata.download.transfer import Fetched, FileRequest, TransferOptions, fetch_files
+from facedata.download.transfer import Fetched, FileRequest, Link, TransferOptions, fetch_files
 
 Fetch = Callable[..., Fetched]
 HOSTS = (

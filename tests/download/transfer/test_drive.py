@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from http_server import Served, Server
 
-from facedata.download.links import Link
+from facedata.download.transfer import Link
 from facedata.errors import ChecksumError, InterruptedJobError, TransferError, WebPageError
 from facedata.jobs.signals import StopRequest
 

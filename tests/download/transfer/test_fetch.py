@@ -14,8 +14,7 @@ import pytest
 from http_server import Server
 
 from facedata.download.digest import Digest
-from facedata.download.links import Link
-from facedata.download.transfer import Fetched, FileRequest, TransferOptions, fetch_files
+from facedata.download.transfer import Fetched, FileRequest, Link, TransferOptions, fetch_files
 from facedata.errors import ChecksumError, InterruptedJobError, OptionError, OutputExistsError, TransferError
 from facedata.jobs.signals import StopRequest
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from http_server import Server
 
-from facedata.download.links import Link
+from facedata.download.transfer import Link
 from facedata.errors import TransferError, WebPageError
 
 DATA = os.urandom(300_000)

@@ -15,8 +15,7 @@ import pytest
 from http_server import Server
 
 from facedata.download.digest import Digest
-from facedata.download.links import Link
-from facedata.download.transfer import FileRequest, fetch_files
+from facedata.download.transfer import FileRequest, Link, fetch_files
 from facedata.download.transfer.partial import PartialFile, State
 from facedata.download.transfer.retry import CancelledError
 from facedata.errors import DiskFullError, OutputError, OutputExistsError, OutputLockedError

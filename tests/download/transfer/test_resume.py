@@ -207,7 +207,7 @@ SCRIPT = """
 import sys, logging
 from pathlib import Path
 from facedata.download.digest import Digest
-from facedata.download.links import Link
+from facedata.download.transfer import Link
 from facedata.download.transfer import FileRequest, fetch_files
 from facedata.jobs.signals import stop_on_signals
 from facedata.errors import FacedataError
