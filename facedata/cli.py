@@ -20,7 +20,7 @@ COMMANDS = {
     "check-features": "Check feature sets: sizes, labels, values, neighbours, and their quality.",
     "convert": "Write a dataset of any format as any other.",
     "download": "Fetch a dataset by its name: checked, unpacked, in its final layout.",
-    "datasets": "List the datasets that have a name, or say all that is known of one.",
+    "datasets": "List the known datasets, or show all that is known of one.",
     "extract": "Unpack .tar, .tar.gz and .zip archives, whole or in parts.",
     "extract-features": "Embed the images of a dataset with an ONNX model: .bin, .meta and keys.",
     "index-rec": "Write the missing train.idx of a record file.",
