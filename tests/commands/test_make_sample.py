@@ -12,6 +12,7 @@ from support import Ran, tree
 from facedata.dataset import open_dataset
 from facedata.errors import OutputError
 from facedata.inspection import contact_sheet
+from facedata.synthetic.sample_set import DrawnFaces, SampleOptions
 
 Facedata = Callable[..., Ran]
 SMALL = ("--identities", 3, "--images", 2, "--size", 64)
@@ -25,6 +26,8 @@ def test_a_sample_can_be_read_and_its_landmarks_belong_to_its_images(inline_face
     lines = [json.loads(line) for line in (tmp_path / "sample" / "landmarks.jsonl").read_text().splitlines()]
     assert [(line["key"], line["label"]) for line in lines] == [(str(n + 1), n // 2) for n in range(6)]
     assert [(sample.key, sample.label) for sample in samples] == [(line["key"], line["label"]) for line in lines]
+    drawn = DrawnFaces(SampleOptions(identities=3, images=2, size=64))
+    assert [sample.image for sample in samples] == [sample.image for sample in drawn]
     for sample, line in zip(samples, lines, strict=True):
         image = cv2.imdecode(np.frombuffer(sample.image, np.uint8), cv2.IMREAD_COLOR)
         assert image is not None

@@ -217,11 +217,11 @@ def expected_landmarks(name: str, column: int, row: int) -> NDArray[np.float64]:
     return landmarks
 
 
-def untried(name: str, path: Path) -> PreparedDetector:
+def untried(name: str, path: Path, size: int | None = None, device: Any = "cpu") -> PreparedDetector:
     """A detector with this model, as `prepare_detector` gives it, but without the trial in a subprocess."""
     family = DETECTORS[name]
     digest = sha256_of(read_model(path))
-    return PreparedDetector(name, (str(path),), (digest,), family.size, family.min_score, "cpu", ())
+    return PreparedDetector(name, (str(path),), (digest,), size or family.size, family.min_score, device, ())
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ from facedata.errors import (
     ChecksumError,
     InputError,
     InterruptedJobError,
+    MissingExtraError,
     ModelError,
     OptionError,
     OutputError,
@@ -268,7 +269,7 @@ def test_a_model_of_another_detector(name: str, other: str, model: Model) -> Non
 
 def test_a_size_that_the_model_does_not_take(model: Model) -> None:
     with pytest.raises(OptionError, match=r"takes only images of 640 x 640 pixels.*found 320"):
-        prepare_detector(DetectorOptions("scrfd", model=str(model("scrfd")), size=320))
+        untried("scrfd", model("scrfd"), 320).load()
 
 
 def test_weights_in_another_file_are_not_read(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,13 +324,22 @@ def test_options_that_do_not_fit(options: dict[str, Any], reason: str) -> None:
         prepare_detector(DetectorOptions(**options))
 
 
-def test_cuda_without_a_gpu() -> None:
+def test_cuda_without_a_gpu(model: Model) -> None:
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
     with pytest.raises(OptionError, match=r"device cuda: this ONNX Runtime.* is built without CUDA: .*onnxruntime-gpu"):
-        prepare_detector(DetectorOptions("mtcnn", device="cuda"))
+        untried("scrfd", model("scrfd"), device="cuda").load()
+
+
+def test_libraries_that_are_too_old_or_missing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("uniface.detection.SCRFD")
+    with pytest.raises(MissingExtraError, match=r"SCRFD needs the extra 'detect' \(uniface: "):
+        untried("scrfd", model("scrfd")).load()
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ModelError, match=r"fixed image size.*pip install onnx"):
+        untried("centerface", model("centerface")).load()
 
 
 WITHOUT = """
