@@ -1,8 +1,8 @@
 """The tar format: headers of members, written and read.
 
 A member is a header of 512 bytes and its data, padded with zeros to a multiple of 512; two blocks of zeros end the
-archive. Written is ``ustar`` (POSIX.1-1988). Read are also the headers before it (version 7), GNU tar's long names and
-large sizes, and the extended headers of POSIX.1-2001 ("pax").
+archive. Headers are written as ``ustar`` (POSIX.1-1988). Also read are the headers before it (version 7), GNU tar's
+long names and large sizes, and the extended headers of POSIX.1-2001 ("pax").
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ _POSIX, _GNU, _VERSION_7 = b"ustar\x00", b"ustar ", bytes(6)
 _MODULUS = 65521  # Adler-32 keeps the sum of all bytes modulo this, many times faster than sum() adds them
 
 FILE = (b"0", b"\0", b"7")
-"""Type flags of a regular file: that of POSIX, that of version 7, and one to be stored in one piece."""
+"""Type flags of a regular file: of POSIX, of version 7, and of a file stored contiguously."""
 
 FOLDER, SPARSE = b"5", b"S"
 END = b""
-"""In the place of a type flag: zeros, not a header."""
+"""Instead of a type flag: the block is zeros, not a header."""
 
 _LONG_NAME, _LONG_LINK, _GLOBAL = b"L", b"K", b"g"
 _PAX = (b"x", b"X")
@@ -64,7 +64,7 @@ _LARGEST_EXTENSION = 1 << 20  # bytes of a long name or of pax records; a path h
 _LARGEST_HEADING = BLOCK * ((1 << 16) - 1)
 
 Take = Callable[[int, int], bytes]
-"""Given an offset and a length, the bytes there; raises `FormatError` where the file ends before."""
+"""Given an offset and a length, the bytes there; raises `FormatError` if the file ends before."""
 
 
 def padded(size: int) -> int:
@@ -73,12 +73,12 @@ def padded(size: int) -> int:
 
 
 def padding(size: int) -> bytes:
-    """The zeros behind `size` bytes of data."""
+    """The zeros that follow `size` bytes of data."""
     return _ZEROS[: -size % BLOCK]
 
 
 def member_header(name: bytes, size: int) -> bytes:
-    """The header of a regular file with no owner and no time, so that equal files make equal archives.
+    """Make the header of a regular file, without owner and time, so that equal files make equal archives.
 
     Parameters
     ----------
@@ -93,12 +93,12 @@ def member_header(name: bytes, size: int) -> bytes:
 
 
 def end_of_archive(size: int) -> bytes:
-    """What ends an archive of `size` bytes so far: two blocks of zeros, and more up to a multiple of 10,240 bytes."""
+    """The end of an archive that has `size` bytes so far: two blocks of zeros, then more up to a multiple of 10,240."""
     return bytes(2 * BLOCK + -(size + 2 * BLOCK) % _RECORD)
 
 
 class Heading(NamedTuple):
-    """All headers of one member, read: `kind` is the type flag, `offset` is where its data begins."""
+    """The headers of a member: `kind` is its type flag, `offset` is where its data begins."""
 
     name: bytes
     kind: bytes
@@ -107,7 +107,7 @@ class Heading(NamedTuple):
 
 
 def _number(field: bytes) -> int:
-    """A number as headers have it: octal digits, or big-endian binary behind a byte with its high bit set."""
+    """Parse a number of a header: octal digits, or big-endian binary after a byte with its high bit set."""
     try:
         return int(field.strip(b"\0 ") or b"0", 8)
     except ValueError:
@@ -119,17 +119,17 @@ def _number(field: bytes) -> int:
 def _checksum_fits(header: bytes, field: bytes) -> bool:
     """Whether the bytes of the header, its own checksum counted as spaces, add up to the checksum in `field`."""
     try:
-        told = _number(field)
+        expected = _number(field)
     except ValueError:
         return False
-    if adler32(header) & 0xFFFF == (told + sum(field) - 255) % _MODULUS:
+    if adler32(header) & 0xFFFF == (expected + sum(field) - 255) % _MODULUS:
         return True
     signed: int = sum(struct.unpack("148b8x356b", header))  # as some systems before POSIX added them
-    return told == signed + 8 * ord(" ")
+    return expected == signed + 8 * ord(" ")
 
 
 def _read_header(header: bytes, at: int) -> tuple[bytes, bytes, int]:
-    """Name, kind and size of the member whose header, of 512 bytes, lies at byte `at`; the kind of zeros is `END`."""
+    """Parse the 512 bytes of a header at byte `at` into name, kind and size; the kind of zeros is `END`."""
     if header[0] == 0 and header == _ZEROS:
         return b"", END, 0
     name, size_field, checksum, kind, magic, prefix = _fields.unpack(header)
@@ -153,12 +153,12 @@ def _read_header(header: bytes, at: int) -> tuple[bytes, bytes, int]:
 
 
 def read_heading(take: Take, start: int) -> Heading:
-    """Read the headers of the member that begins at byte `start`: its own, and those that only extend it.
+    """Read all headers of the member that begins at byte `start`: its own, and those that extend it.
 
     Raises
     ------
     FormatError
-        Where there is no whole, undamaged header; the message begins with the byte offset.
+        If there is no complete and correct header; the message begins with the byte offset.
     """
     at, name, size, sparse = start, None, None, False
     while True:
@@ -176,7 +176,7 @@ def read_heading(take: Take, start: int) -> Heading:
         if at - start > _LARGEST_HEADING:
             raise FormatError(f"byte {start}: extended headers of more than {_LARGEST_HEADING} bytes")
     if kind == END and at - start > BLOCK:
-        raise FormatError(f"byte {start}: an extended header, and no member behind it")
+        raise FormatError(f"byte {start}: an extended header without a member after it")
     kind = SPARSE if sparse else kind
     return Heading(own_name if name is None else name, kind, own_size if size is None else size, at)
 
@@ -190,14 +190,14 @@ def _extension(take: Take, at: int, size: int) -> bytes:
 
 
 def _pax_records(data: bytes, at: int) -> dict[bytes, bytes]:
-    """The ``length key=value`` lines of an extended header."""
+    """Parse the ``length key=value`` lines of an extended header."""
     records, begin = {}, 0
     while begin < len(data):
         digits = data[begin : begin + 8].partition(b" ")[0]
         end = begin + (int(digits) if digits.isdigit() else 0)
         key, equals, value = data[begin + len(digits) + 1 : end].partition(b"=")
         if not equals or end > len(data) or not value.endswith(b"\n"):
-            raise FormatError(f"byte {at + begin}: an extended header that is not made of 'length key=value' lines")
+            raise FormatError(f"byte {at + begin}: the extended header does not consist of 'length key=value' lines")
         records[key] = value[:-1]
         begin = end
     return records

@@ -44,10 +44,10 @@ def command(
 ) -> int:
     """Unpack the archives in FILES into a folder: .tar, .tar.gz, .tgz and .zip, whole or split into parts.
 
-    Parts are joined while they are read, in the order of their numbers; a part that is missing is named before anything
-    starts. Files get their names when the whole archive has been proven. Links, devices and names that lead out of the
-    folder are not unpacked: they are named, and the exit status is 1. Interrupted, it goes on when it is run again.
-    With --overwrite files of the same names are replaced, others are left alone.
+    Parts are joined while they are read, in the order of their numbers; a missing part is named before anything
+    starts. Files get their names when the whole archive has been verified. Links, devices and names that lead out of
+    the folder are not unpacked: they are listed, and the exit status is 1. If it is interrupted, run it again to
+    continue. With --overwrite, files of the same names are replaced and others are left alone.
 
     \b
     Example:
@@ -57,9 +57,9 @@ def command(
     from facedata.jobs.signals import stop_on_signals
 
     options.start_logging(quiet=quiet)
-    archives = group_archives(files, expected=_names_of_parts())
+    archives = group_archives(files, expected=_catalogue_names())
     if dry_run:
-        _tell_plan([(archive, extracted_before(archive, output)) for archive in archives], overwrite, as_json)
+        _show_plan([(archive, extracted_before(archive, output)) for archive in archives], overwrite, as_json)
         return 0
     done = []
     with stop_on_signals() as stop:
@@ -71,32 +71,32 @@ def command(
                     )
                 )
             if not as_json:
-                _tell(done[-1])
+                _show(done[-1])
     if as_json:
         options.print_json({"dry_run": False, "archives": [asdict(extraction) for extraction in done]})
     return 1 if any(extraction.refused_count for extraction in done) else 0
 
 
-def _names_of_parts() -> list[str]:
-    """The downloads of the catalogue, so that a last part is missed too; a broken catalogue is no matter here."""
+def _catalogue_names() -> list[str]:
+    """The file names in the catalogue, by which a missing last part is noticed; none if the catalogue is broken."""
     from facedata.download.catalogue import load_catalogue
     from facedata.errors import InputError
 
     try:
-        return [download.name for one in load_catalogue() for download in one.downloads]
-    except (InputError, OSError):  # the home folder of somebody else, say
+        return [download.name for entry in load_catalogue() for download in entry.downloads]
+    except (InputError, OSError):  # the home folder of another user, for example
         return []
 
 
-def _tell(extraction: Extraction) -> None:
+def _show(extraction: Extraction) -> None:
     what = f"{counted(extraction.files, 'file')}, {human_bytes(extraction.bytes)}"
-    state = "was unpacked before; nothing to do" if extraction.done_before else "unpacked"
+    state = "already unpacked; nothing to do" if extraction.done_before else "unpacked"
     click.echo(f"{extraction.archive}: {state} ({what}) in {extraction.output}")
     if extraction.refused_count:
         click.echo(f"  {counted(extraction.refused_count, 'member')} not unpacked; see {extraction.refused_list}")
 
 
-def _tell_plan(plan: list[tuple[Archive, Extraction | None]], overwrite: bool, as_json: bool) -> None:
+def _show_plan(plan: list[tuple[Archive, Extraction | None]], overwrite: bool, as_json: bool) -> None:
     if as_json:
         archives = [_as_json(archive, before is not None and not overwrite) for archive, before in plan]
         options.print_json({"dry_run": True, "archives": archives})
@@ -107,7 +107,7 @@ def _tell_plan(plan: list[tuple[Archive, Extraction | None]], overwrite: bool, a
         if len(archive.parts) > 1:
             click.echo("".join(f"  {part}\n" for part in archive.parts), nl=False)
         if before is not None and not overwrite:
-            click.echo("  was unpacked before; nothing to do")
+            click.echo("  already unpacked; nothing to do")
 
 
 def _as_json(archive: Archive, done_before: bool) -> Mapping[str, Any]:

@@ -14,77 +14,75 @@ Facedata = Callable[..., Ran]
 MEMBERS: list[tuple[str, bytes]] = [("set/train.rec", b"records" * 1000), ("set/property", b"2,112,112\n")]
 
 
-def test_parts_are_unpacked_as_the_shell_gives_them(tmp_path: Path, facedata: Facedata) -> None:
+def test_parts_are_unpacked_as_the_shell_gives_them(tmp_path: Path, inline_facedata: Facedata) -> None:
     parts = split(write_tar(tmp_path / "set.tgz", MEMBERS), 3)
-    ran = facedata("extract", *reversed(parts), "--output", "data")
+    ran = inline_facedata("extract", *reversed(parts), "--output", "data")
     assert (ran.status, ran.stdout) == (0, "set.tgz: unpacked (2 files, 7.0 kB) in data\n")
     assert tree(tmp_path / "data") == dict(MEMBERS)
-    ran = facedata("extract", *parts, "--output", "data")
-    assert (ran.status, ran.stdout) == (0, "set.tgz: was unpacked before; nothing to do (2 files, 7.0 kB) in data\n")
+    ran = inline_facedata("extract", *parts, "--output", "data")
+    assert (ran.status, ran.stdout) == (0, "set.tgz: already unpacked; nothing to do (2 files, 7.0 kB) in data\n")
 
 
-def test_several_archives_go_into_one_folder(tmp_path: Path, facedata: Facedata) -> None:
+def test_several_archives_go_into_one_folder(tmp_path: Path, inline_facedata: Facedata) -> None:
     write_tar(tmp_path / "a.tar", [("a", b"1")])
     write_tar(tmp_path / "b.tgz", [("b", b"2")])
-    ran = facedata("extract", "a.tar", "b.tgz", "--output", "out", "--json")
+    ran = inline_facedata("extract", "a.tar", "b.tgz", "--output", "out", "--json")
     assert ran.status == 0
-    assert [one["files"] for one in json.loads(ran.stdout)["archives"]] == [1, 1]
+    assert [archive["files"] for archive in json.loads(ran.stdout)["archives"]] == [1, 1]
     assert tree(tmp_path / "out") == {"a": b"1", "b": b"2"}
 
 
-def test_a_dry_run_tells_and_writes_nothing(tmp_path: Path, facedata: Facedata) -> None:
+def test_a_dry_run_reports_and_writes_nothing(tmp_path: Path, inline_facedata: Facedata) -> None:
     parts = split(write_tar(tmp_path / "set.tgz", MEMBERS), 2)
-    ran = facedata("extract", *parts, "--output", "out", "--dry-run")
+    ran = inline_facedata("extract", *parts, "--output", "out", "--dry-run")
     assert ran.status == 0
     assert ran.stdout.startswith("set.tgz: tar.gz, 2 parts, ")
     assert not (tmp_path / "out").exists()
-    ran = facedata("extract", *parts, "--output", "out", "--dry-run", "--json")
-    (one,) = json.loads(ran.stdout)["archives"]
-    assert (one["parts"], one["done_before"]) == ([str(part) for part in parts], False)
-    facedata("extract", *parts, "--output", "out")
-    assert "was unpacked before" in facedata("extract", *parts, "--output", "out", "--dry-run").stdout
+    ran = inline_facedata("extract", *parts, "--output", "out", "--dry-run", "--json")
+    (archive,) = json.loads(ran.stdout)["archives"]
+    assert (archive["parts"], archive["done_before"]) == ([str(part) for part in parts], False)
+    inline_facedata("extract", *parts, "--output", "out")
+    assert "already unpacked" in inline_facedata("extract", *parts, "--output", "out", "--dry-run").stdout
 
 
-def test_refused_members_make_the_status_1_each_time(tmp_path: Path, facedata: Facedata) -> None:
+def test_refused_members_make_the_status_1_each_time(tmp_path: Path, inline_facedata: Facedata) -> None:
     write_tar(tmp_path / "a.tgz", [("../evil\n\x1b[2J", b""), ("good", b"1")])
     for _ in range(2):
-        ran = facedata("extract", "a.tgz", "--output", "out")
+        ran = inline_facedata("extract", "a.tgz", "--output", "out")
         assert ran.status == 1
         assert "  1 member not unpacked; see out/.facedata-extracted-" in ran.stdout
         assert "\x1b" not in ran.stdout + ran.stderr
     assert tree(tmp_path / "out") == {"good": b"1"}
 
 
-def test_wrong_use_is_told_before_anything_is_written(tmp_path: Path, facedata: Facedata) -> None:
+def test_wrong_use_is_reported_before_anything_is_written(tmp_path: Path, inline_facedata: Facedata) -> None:
     parts = split(write_tar(tmp_path / "set.tgz", MEMBERS), 3)
-    ran = facedata("extract", parts[0], "--output", "out")
+    ran = inline_facedata("extract", parts[0], "--output", "out")
     assert ran.status == 2
     assert "give all parts in one command" in ran.stderr
-    ran = facedata("extract", *parts, parts[1], "--output", "out")
+    ran = inline_facedata("extract", *parts, parts[1], "--output", "out")
     assert ran.status == 2
     assert "is given twice" in ran.stderr
     parts[1].unlink()
-    ran = facedata("extract", parts[0], parts[2], "--output", "out")
+    ran = inline_facedata("extract", parts[0], parts[2], "--output", "out")
     assert ran.status == 1
     assert "set.tgz_01 is missing" in ran.stderr
     os.mkfifo(tmp_path / "fifo")
-    assert facedata("extract", "fifo", "--output", "out", timeout=10).status == 1
+    assert inline_facedata("extract", "fifo", "--output", "out").status == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_the_output_has_to_be_a_folder(tmp_path: Path, facedata: Facedata) -> None:
+def test_the_output_has_to_be_a_folder(tmp_path: Path, inline_facedata: Facedata) -> None:
     write_tar(tmp_path / "a.tgz", MEMBERS)
     (tmp_path / "out").write_bytes(b"")
-    assert facedata("extract", "a.tgz", "--output", "out").status != 0
-    assert facedata("extract", "a.tgz", "--output", "out/below").status == 1
+    assert inline_facedata("extract", "a.tgz", "--output", "out").status != 0
+    assert inline_facedata("extract", "a.tgz", "--output", "out/below").status == 1
 
 
-def test_the_last_part_of_a_set_that_the_catalogue_knows_is_missed(
-    facedata: Callable[..., Ran], tmp_path: Path
-) -> None:
+def test_the_last_part_of_a_set_that_the_catalogue_knows_is_missed(inline_facedata: Facedata, tmp_path: Path) -> None:
     for number in range(6):
         (tmp_path / f"glint360k_{number:02d}").write_bytes(b"\x1f\x8b\x08" + bytes(100))
-    ran = facedata("extract", *(f"glint360k_{number:02d}" for number in range(6)), "--output", "out")
+    ran = inline_facedata("extract", *(f"glint360k_{number:02d}" for number in range(6)), "--output", "out")
     assert ran.status == 1
     assert "glint360k_06" in ran.stderr
     assert "missing" in ran.stderr
@@ -92,19 +90,19 @@ def test_the_last_part_of_a_set_that_the_catalogue_knows_is_missed(
 
 
 def test_settings_that_may_not_be_read_are_no_matter(
-    tmp_path: Path, facedata: Facedata, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, inline_facedata: Facedata, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_tar(tmp_path / "a.tgz", MEMBERS)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / ("x" * 300)))
-    assert facedata("extract", "a.tgz", "--output", "out").status == 0
+    assert inline_facedata("extract", "a.tgz", "--output", "out").status == 0
 
 
-def test_a_part_in_the_middle_that_was_cut_is_named_by_its_size(facedata: Facedata, tmp_path: Path) -> None:
+def test_a_part_in_the_middle_that_was_cut_is_named_by_its_size(inline_facedata: Facedata, tmp_path: Path) -> None:
     write_tar(tmp_path / "whole.tgz", [("a", Random(0).randbytes(300_000))])
     whole = (tmp_path / "whole.tgz").read_bytes()
     for number in range(3):
         (tmp_path / f"x_{number}").write_bytes(whole[number * 120_000 : (number + 1) * 120_000])
     (tmp_path / "x_1").write_bytes((tmp_path / "x_1").read_bytes()[:90_000])
-    ran = facedata("extract", "x_0", "x_1", "x_2", "--output", "out")
+    ran = inline_facedata("extract", "x_0", "x_1", "x_2", "--output", "out")
     assert ran.status == 1
     assert "x_1 has 90,000 bytes, others have 120,000: it seems to be cut short" in ran.stderr

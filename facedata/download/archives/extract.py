@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -51,7 +51,6 @@ _LARGE = 16 << 20  # bytes of a member after which the progress is written at on
 _CHECK_ROOM_FROM = 1 << 20
 _MOST_WARNINGS = 5
 _LATEST = (1 << 32) - 1.0  # seconds since 1970: the year 2106
-_SWITCH_INTERVAL = 0.0005
 _log = logging.getLogger(__name__)
 
 
@@ -135,27 +134,24 @@ def extract_archive(
         os.close(descriptor)
 
 
+@dataclass
 class _Run:
     """One run that unpacks an archive."""
 
-    def __init__(
-        self,
-        archive: Archive,
-        output: Path,
-        staging: Staging,
-        overwrite: bool,
-        max_ratio: float,
-        digests: Callable[[str], str | None] | None,
-        observer: Callable[[int, int], None] | None,
-        stop: StopRequest | None,
-    ) -> None:
-        self._archive, self._output, self._staging = archive, output, staging
-        self._overwrite, self._max_ratio, self._digests = overwrite, max_ratio, digests
-        self._observer, self._stop = observer, stop
-        self._size = archive.size
-        self._tree = str(staging.tree)
+    archive: Archive
+    output: Path
+    staging: Staging
+    overwrite: bool
+    max_ratio: float
+    digests: Callable[[str], str | None] | None
+    observer: Callable[[int, int], None] | None
+    stop: StopRequest | None
+
+    def __post_init__(self) -> None:
+        self._size = self.archive.size
+        self._tree = str(self.staging.tree)
         self._progress = Progress()
-        self._conflicts = OutputConflicts(output, archive.parts, overwrite=overwrite)
+        self._conflicts = OutputConflicts(self.output, self.archive.parts, overwrite=self.overwrite)
         self._refused_list = -1
         self._written_at = monotonic()
         self._unsynced = 0
@@ -166,45 +162,32 @@ class _Run:
     def run(self) -> Extraction:
         """Unpack and publish; what is not worth keeping is removed."""
         try:
-            self._progress = self._staging.open()
+            self._progress = self.staging.open()
             if not self._progress.complete:
                 self._unpack()
-            publish(self._staging.tree, self._output, overwrite=self._overwrite, check_stop=self._check_publishing)
-            extraction = self._staging.finish(self._progress)
+            publish(self.staging.tree, self.output, overwrite=self.overwrite, check_stop=self._check_stop)
+            extraction = self.staging.finish(self._progress)
         except FacedataError as error:
             damaged = isinstance(error, ArchiveError | UnsafeArchiveError)
             if damaged or (self._progress.mark == 0 and not self._progress.complete):
-                self._staging.remove()
+                self.staging.remove()
             raise
         except OSError as error:
-            raise output_error(error, self._output) from error
-        if self._observer is not None:
-            self._observer(self._size, self._size)
+            raise output_error(error, self.output) from error
+        if self.observer is not None:
+            self.observer(self._size, self._size)
         return extraction
 
-    def _check_publishing(self) -> None:
-        if self._stop:
-            raise InterruptedJobError("interrupted while moving files into place; run the same command again to finish")
-
     def _check_stop(self) -> None:
-        if self._stop:
-            raise InterruptedJobError(
-                f"stopped after {self._progress.files} files; run the same command again to continue"
-            )
+        if self.stop:
+            done = "while moving files into place" if self._progress.complete else f"after {self._progress.files} files"
+            raise InterruptedJobError(f"interrupted {done}; run the same command again to continue")
 
     def _unpack(self) -> None:
         if self._progress.mark:
-            _log.info(
-                "%s: continuing after %d files (%d bytes)",
-                self._archive.name,
-                self._progress.files,
-                self._progress.bytes,
-            )
-        switch_interval = sys.getswitchinterval()
-        # the thread that decompresses would wait 5 ms for one that writes small files and never sleeps so long
-        sys.setswitchinterval(min(switch_interval, _SWITCH_INTERVAL))
-        parts = JoinedParts(self._archive.parts)
-        self._refused_list = os.open(self._staging.refused, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
+            _log.info("%s: continuing after %d files", self.archive.name, self._progress.files)
+        parts = JoinedParts(self.archive.parts)
+        self._refused_list = os.open(self.staging.refused, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
         try:
             with closing(self._events(self._reader(parts), parts)) as events:
                 event = next(events, None)
@@ -223,24 +206,23 @@ class _Run:
                 thread.shutdown(cancel_futures=True)
             os.close(self._refused_list)
             parts.close()
-            sys.setswitchinterval(switch_interval)
         self._progress.complete = True
-        self._staging.sync(self._progress)
+        self.staging.sync(self._progress)
 
     def _reader(self, parts: JoinedParts) -> Iterator[Event]:
         mark = self._progress.mark
-        if self._archive.kind != "zip":
+        if self.archive.kind != "zip":
             from facedata.download.archives.tar import read_tar
 
-            return read_tar(self._archive, parts, mark, self._max_ratio)
+            return read_tar(self.archive, parts, mark, self.max_ratio)
         from facedata.download.archives.zip import ZipReader
 
-        reader = ZipReader(self._archive, parts)
-        self._check_room(reader.check(mark, self._max_ratio, self._check_stop), self._archive.name)
+        reader = ZipReader(self.archive, parts)
+        self._check_room(reader.check(mark, self.max_ratio, self._check_stop), self.archive.name)
         return reader.read(mark)
 
     def _check_room(self, size: int, what: str) -> None:
-        check_room(self._output, size, what, "what is finished is kept, and it continues from there")
+        check_room(self.output, size, what, "what is finished is kept, and it continues from there")
 
     def _events(self, events: Iterator[Event], parts: JoinedParts) -> Generator[Event]:
         """Read in a background thread, in batches, and report how far it is."""
@@ -263,8 +245,8 @@ class _Run:
         with closing(read_ahead(batches(), _BATCHES_AHEAD, self._check_stop)) as ahead:
             for batch, position in ahead:
                 self._check_stop()
-                if self._observer is not None:
-                    self._observer(position, self._size)
+                if self.observer is not None:
+                    self.observer(position, self._size)
                 yield from batch
 
     def _take(self, member: Member, events: Iterator[Event]) -> Event | None:
@@ -316,7 +298,7 @@ class _Run:
         try:
             if member.size >= _CHECK_ROOM_FROM:
                 self._check_room(member.size, quoted(name))
-            algorithm = self._digests(name) if self._digests else None
+            algorithm = self.digests(name) if self.digests else None
             hasher = new_hasher(algorithm) if algorithm else None
             event = next(events, None)
             while isinstance(event, bytes):
@@ -347,10 +329,10 @@ class _Run:
     def _write_progress(self) -> None:
         while self._hashing:
             self._hashing.popleft().result()
-        self._staging.write(self._progress)
+        self.staging.write(self._progress)
         self._written_at = monotonic()
         if self._unsynced >= _SYNC_EVERY and (self._syncing is None or self._syncing.done()):
             if self._syncing is not None:
                 self._syncing.result()
             self._unsynced = 0
-            self._syncing = self._threads[1].submit(self._staging.sync, deepcopy(self._progress))
+            self._syncing = self._threads[1].submit(self.staging.sync, deepcopy(self._progress))

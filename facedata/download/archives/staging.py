@@ -127,19 +127,6 @@ class Progress:
         self.files += 1
         self.bytes += size
 
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Progress:
-        """Check and convert what was written; raises `TypeError`, `ValueError` or `KeyError` if it is corrupt."""
-        names = ("mark", "files", "folders", "bytes", "refused", "refused_bytes", "sample_every")
-        progress = cls()
-        for name in names:
-            setattr(progress, name, int(value[name]))
-        progress.top_level = dict.fromkeys(value["top_level"])
-        progress.digests = {str(name): (str(kind), str(text)) for name, (kind, text) in value["digests"].items()}
-        progress.samples = [(str(name), int(size)) for name, size in value["samples"]]
-        progress.complete = value["complete"] is True
-        return progress
-
 
 class Staging:
     """The files that the unpacking of an archive leaves in an output.
@@ -202,8 +189,8 @@ class Staging:
             state = _read_json(self.folder / name)
             trusted = name == "synced.json" or state.get("boot") == boot_id() != ""
             if trusted and state.get("parts") == self._versions and not self.folder.is_symlink():
-                with suppress(KeyError, TypeError, ValueError, AttributeError):
-                    found.append(Progress.from_json(state["progress"]))
+                with suppress(KeyError, TypeError):
+                    found.append(Progress(**state["progress"]))
         return max(found, key=lambda progress: (progress.complete, progress.mark), default=None)
 
     def _remove_outdated(self) -> None:
@@ -252,18 +239,15 @@ class Staging:
             with open(self._final_refused, "rb") as file:
                 lines = [json.loads(line) for line in islice(file, _FIRST_REFUSED)]
             refused = [(line["name"], line["reason"]) for line in lines]
-        names = [part.name for part in self._archive.parts]
+        progress.samples = [sample for sample in progress.samples if _is_file(self._output / sample[0], sample[1])]
         record = {
             "archive": self._archive.name,
-            "parts": [{"name": name, **part} for name, part in zip(names, self._identities, strict=True)],
-            "files": progress.files,
-            "folders": progress.folders,
-            "bytes": progress.bytes,
-            "refused_count": progress.refused,
-            "refused": refused,
-            "top_level": list(progress.top_level),
-            "digests": progress.digests,
-            "samples": [sample for sample in progress.samples if _is_file(self._output / sample[0], sample[1])],
+            "parts": [
+                {"name": part.name, **identity}
+                for part, identity in zip(self._archive.parts, self._identities, strict=True)
+            ],
+            **asdict(progress),
+            "first_refused": refused,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         with atomic_writer(self._record) as file:
@@ -275,24 +259,23 @@ class Staging:
         """Read what an earlier run unpacked, if it still exists; None if not, or if the record is corrupt."""
         record = _read_json(self._record)
         try:
-            samples = [(str(name), int(size)) for name, size in record["samples"]]
             extraction = self._extraction(record, done_before=True)
+            exists = all(_is_file(self._output / name, size) for name, size in record["samples"])
         except (KeyError, TypeError, ValueError):
             return None
-        exists = all(_is_file(self._output / name, size) for name, size in samples)
         return extraction if exists and all(os.path.lexists(self._output / n) for n in extraction.top_level) else None
 
     def _extraction(self, record: Mapping[str, Any], *, done_before: bool) -> Extraction:
         return Extraction(
-            archive=str(record["archive"]),
+            archive=record["archive"],
             output=str(self._output),
-            files=int(record["files"]),
-            folders=int(record["folders"]),
-            bytes=int(record["bytes"]),
-            refused_count=int(record["refused_count"]),
-            refused=tuple((str(name), str(reason)) for name, reason in record["refused"]),
-            refused_list=str(self._final_refused) if record["refused_count"] else None,
-            top_level=tuple(map(str, record["top_level"])),
+            files=record["files"],
+            folders=record["folders"],
+            bytes=record["bytes"],
+            refused_count=record["refused"],
+            refused=tuple((name, reason) for name, reason in record["first_refused"]),
+            refused_list=str(self._final_refused) if record["refused"] else None,
+            top_level=tuple(record["top_level"]),
             digests={name: Digest(kind, text) for name, (kind, text) in record["digests"].items()},
             done_before=done_before,
         )

@@ -279,7 +279,7 @@ def test_pax_records_that_are_none_are_refused(records: bytes) -> None:
 
 def test_extended_headers_without_end_or_member_are_refused() -> None:
     lone = with_header(pack([("a.jpg", b"9 path=a\n")]), 0, 156, b"x")
-    assert "an extended header, and no member behind it" in refused(lone)
+    assert "an extended header without a member after it" in refused(lone)
     one = member_header(b"x", 512)
     long_names = with_header(one, 0, 156, b"L") + bytes(512)
     assert "extended headers of more than" in refused(long_names * 40_000)

@@ -56,8 +56,7 @@ def facts(folder: Path) -> dict[str, tuple[int, int, bytes]]:
 
 
 @pytest.mark.parametrize("form", ["gnu", "pax", "ustar", "oldgnu"])
-@pytest.mark.parametrize("parts", [1, 3])
-@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+@pytest.mark.parametrize(("parts", "ending"), [(1, "tar"), (3, "tar.gz")])
 def test_it_unpacks_what_gnu_tar_packed(
     tmp_path: Path, folder: Path, unpack: Unpack, form: str, parts: int, ending: str
 ) -> None:
@@ -134,7 +133,7 @@ def test_it_unpacks_what_python_zipped(tmp_path: Path, unpack: Unpack) -> None:
     cuts=st.integers(1, 5),
     members=st.integers(1, 3),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_archives_of_any_members_come_out_as_python_has_them(
     tmp_path_factory: pytest.TempPathFactory,
     data: list[tuple[str, bytes]],
@@ -248,7 +247,7 @@ def test_the_last_of_two_members_of_one_name_wins(tmp_path: Path, unpack: Unpack
 
 @pytest.mark.parametrize("parts", [1, 4])
 @pytest.mark.parametrize("ending", ["tar", "tar.gz", "zip"])
-def test_a_truncated_archive_is_told_by_file_and_byte(
+def test_a_truncated_archive_is_reported_by_file_and_byte(
     tmp_path: Path, folder: Path, unpack: Unpack, parts: int, ending: str
 ) -> None:
     path = tmp_path / f"a.{ending}"
@@ -268,7 +267,7 @@ def test_a_truncated_archive_is_told_by_file_and_byte(
 def test_every_truncation_of_a_small_archive_is_an_error(tmp_path: Path) -> None:
     whole = gzip.compress(tar_bytes([("a", b"1" * 700), ("b", b"2")]))
     (tmp_path / "b").mkdir()
-    for length in range(30, len(whole)):
+    for length in range(30, len(whole), 3):
         path = tmp_path / "b" / "a.tgz"
         path.write_bytes(whole[:length])
         with pytest.raises(ArchiveError):
@@ -276,11 +275,11 @@ def test_every_truncation_of_a_small_archive_is_an_error(tmp_path: Path) -> None
     assert tree(tmp_path / "out") == {}
 
 
-def test_damage_is_told_by_part_and_byte(tmp_path: Path, folder: Path, unpack: Unpack) -> None:
+def test_damage_is_reported_by_part_and_byte(tmp_path: Path, folder: Path, unpack: Unpack) -> None:
     path = tmp_path / "a.tgz"
     subprocess.run(["tar", "-czf", path, "-C", folder, "set/train.rec"], check=True)
     whole = path.read_bytes()
-    for at in random.Random(1).sample(range(1000, len(whole) - 8), 12):
+    for at in random.Random(1).sample(range(1000, len(whole) - 8), 5):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
         parts = split(path, 3)
         with pytest.raises(ArchiveError, match=r"byte \d+ of .*a\.tgz_0\d \(byte \d+ of all parts\)"):
@@ -297,7 +296,7 @@ def test_a_wrong_checksum_at_the_end_says_what_finds_the_part(tmp_path: Path, un
         unpack(path)
 
 
-def test_a_damaged_tar_header_is_told_by_its_byte(tmp_path: Path, unpack: Unpack) -> None:
+def test_a_damaged_tar_header_is_reported_by_its_byte(tmp_path: Path, unpack: Unpack) -> None:
     data = bytearray(tar_bytes([("a", bytes(5000)), ("b", b"")]))
     at = 512 + 5120
     data[at + 3] ^= 1
@@ -321,7 +320,7 @@ def test_a_damaged_zip_member_is_named(tmp_path: Path, unpack: Unpack) -> None:
     assert tree(tmp_path / "out") == {}
 
 
-def test_what_comes_behind_the_end_is_ignored(tmp_path: Path, unpack: Unpack, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_comes_after_the_end_is_ignored(tmp_path: Path, unpack: Unpack, caplog: pytest.LogCaptureFixture) -> None:
     path = write_tar(tmp_path / "a.tgz", [("a", b"1")])
     data = path.read_bytes()
     path.write_bytes(data + bytes(5000))
@@ -339,7 +338,7 @@ def test_what_comes_behind_the_end_is_ignored(tmp_path: Path, unpack: Unpack, ca
     assert "after the end mark" in caplog.text
 
 
-def test_members_behind_zeros_are_not_lost_silently(tmp_path: Path, unpack: Unpack) -> None:
+def test_members_after_zeros_are_not_lost_silently(tmp_path: Path, unpack: Unpack) -> None:
     data = bytearray(tar_bytes([(f"{number}", random.Random(number).randbytes(3000)) for number in range(99)]))
     hole = data.copy()
     hole[5 * 3584 : 5 * 3584 + 5000] = bytes(5000)  # as a download leaves one that makes the whole file first
@@ -437,7 +436,7 @@ def test_a_second_run_at_once_is_refused(tmp_path: Path, unpack: Unpack) -> None
     unpack(path)
 
 
-def test_a_tar_archive_that_was_mended_is_not_taken_for_done(tmp_path: Path, unpack: Unpack) -> None:
+def test_a_tar_archive_that_was_repaired_is_not_taken_for_done(tmp_path: Path, unpack: Unpack) -> None:
     """Nothing in it proves its data, so that the damaged one is unpacked, and looks like it at a glance."""
     good = tar_bytes([("a", random.Random(1).randbytes(4_000_000))])
     bad = bytearray(good)

@@ -6,6 +6,7 @@ import random
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from archive_support import split, visible, write_tar
 from support import Ran, Running
 
 from facedata.download.archives import Extraction, extract_archive, group_archives
-from facedata.errors import ArchiveError, DiskFullError, InterruptedJobError, OutputExistsError
+from facedata.errors import DiskFullError, InterruptedJobError, OutputExistsError
 from facedata.jobs.signals import StopRequest
 
 Unpack = Callable[..., Extraction]
@@ -87,36 +88,31 @@ def test_what_is_finished_is_not_written_again(tmp_path: Path, unpack: Unpack, e
     first = min(staged(tmp_path / "out").rglob("*.jpg"))
     first.write_bytes(b"seen")
     unpack(path)
-    changed = {name for name, data in visible(tmp_path / "out").items() if data != members[name]}
-    assert changed == {str(first.relative_to(staged_tree(tmp_path, first)))}
-
-
-def staged_tree(tmp_path: Path, path: Path) -> Path:
-    return next(parent for parent in path.parents if parent.name == "tree")
+    changed = [data for name, data in visible(tmp_path / "out").items() if data != members[name]]
+    assert changed == [b"seen"]
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_it_survives_being_killed(tmp_path: Path, ending: str) -> None:
-    path, members = pack(tmp_path, ending, files=2500, size=12_000)
+def test_it_survives_being_killed(tmp_path: Path, unpack: Unpack, ending: str) -> None:
+    path, members = pack(tmp_path, ending, files=600, size=12_000)
     if ending != "zip":
-        refused = {"../evil": b"evil"}
-        write_tar(path, [*list(members.items())[:5], *refused.items(), *list(members.items())[5:]])
-    parts = [str(part.relative_to(tmp_path)) for part in split(path, 3)]
-    out = tmp_path / "out"
+        items = list(members.items())
+        write_tar(path, [*items[:5], ("../evil", b"evil"), *items[5:]])
+    parts, out = split(path, 3), tmp_path / "out"
     generator = random.Random(ending)
-    for _ in range(6):
-        running = Running(tmp_path, "extract", *parts, "--output", "out", "--quiet")
-        running.wait_for(lambda: any(out.glob(".facedata-extract-*/tree")))
-        try:
-            running.process.wait(generator.random() * 0.25)
-        except subprocess.TimeoutExpired:
-            os.killpg(running.process.pid, signal.SIGKILL)
-        running.end()
+    for _ in range(5):
+        child = os.fork()
+        if child == 0:
+            unpack(*parts)
+            os._exit(0)
+        while not any(out.glob(".facedata-extract*")):
+            time.sleep(0.001)
+        time.sleep(generator.random() * 0.1)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
         there = visible(out)
         assert there == {} or there.items() <= members.items()
-    running = Running(tmp_path, "extract", *parts, "--output", "out")
-    running.end()
-    assert running.process.returncode == (0 if ending == "zip" else 1)
+    assert unpack(*parts).refused_count == (ending != "zip")
     assert visible(out) == members
     (record,) = out.glob(".facedata-extracted-*.json")
     assert json.loads(record.read_text())["files"] == len(members)
@@ -158,13 +154,13 @@ def test_after_a_power_cut_only_what_was_on_the_disk_counts(
     with pytest.raises(InterruptedJobError):
         unpack(path, stop=StopAfter(30))
     for file in staged(tmp_path / "out").rglob("*.jpg"):
-        file.write_bytes(b"")  # what a power cut leaves of files that were not brought to the disk
+        file.write_bytes(b"")  # what a power cut leaves of files that were not forced to the disk
     monkeypatch.setattr("facedata.download.archives.staging.boot_id", lambda: "another boot")
     unpack(path)
     assert visible(tmp_path / "out") == members
 
 
-def test_what_was_brought_to_the_disk_outlives_a_power_cut(
+def test_what_was_forced_to_the_disk_outlives_a_power_cut(
     tmp_path: Path, unpack: Unpack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, members = pack(tmp_path, "tgz")
@@ -217,7 +213,7 @@ def test_a_damaged_journal_is_no_harm(tmp_path: Path, unpack: Unpack) -> None:
         shutil.rmtree(tmp_path / "out")
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", ["tgz", "zip"])
 def test_a_full_disk_is_said_and_can_be_mended(tmp_path: Path, small_disk: Path, ending: str) -> None:
     path, members = pack(tmp_path, ending, files=200)
     filler = small_disk / "filler"
@@ -244,28 +240,18 @@ def test_an_existing_file_is_noticed_before_much_is_written(tmp_path: Path, unpa
     assert visible(tmp_path / "out") == members
 
 
-def test_nothing_is_kept_of_a_damaged_archive(tmp_path: Path, unpack: Unpack) -> None:
+def test_progress_is_reported_in_compressed_bytes(tmp_path: Path, unpack: Unpack) -> None:
     path, _ = pack(tmp_path, "tgz")
-    data = bytearray(path.read_bytes())
-    data[-6] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(ArchiveError):
-        unpack(path)
-    assert os.listdir(tmp_path / "out") == [".facedata-extract-lock"]
-
-
-def test_progress_is_told_in_compressed_bytes(tmp_path: Path, unpack: Unpack, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, _ = pack(tmp_path, "tgz")
-    told: list[tuple[int, int]] = []
-    unpack(path, observer=lambda done, total: told.append((done, total)))
+    reported: list[tuple[int, int]] = []
+    unpack(path, observer=lambda done, total: reported.append((done, total)))
     size = path.stat().st_size
-    assert told == sorted(told)
-    assert told[-1] == (size, size)
-    assert any(0 < done < size for done, _ in told)
+    assert reported == sorted(reported)
+    assert reported[-1] == (size, size)
+    assert any(0 < done < size for done, _ in reported)
 
 
 def test_a_stopped_command_goes_on(tmp_path: Path, facedata: Callable[..., Ran]) -> None:
-    path, members = pack(tmp_path, "tgz", files=3000, size=12_000)
+    path, members = pack(tmp_path, "tgz", files=1500, size=12_000)
     running = Running(tmp_path, "extract", path.name, "--output", "out")
     running.wait_for(lambda: any((tmp_path / "out").glob(".facedata-extract-*/tree/set/*/*")))
     running.process.send_signal(signal.SIGTERM)
