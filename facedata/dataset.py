@@ -418,7 +418,7 @@ class Format:
 FORMATS: dict[str, str] = {
     "rec": "facedata.converters.rec",
     "folder": "facedata.converters.folder",
-    "list": "facedata.converters.image_list",
+    "list": "facedata.converters.lists",
     "lmdb": "facedata.converters.lmdb",
     "parquet": "facedata.converters.parquet",
     "webdataset": "facedata.converters.webdataset",

@@ -1,4 +1,4 @@
-"""The mapping file ``classes.txt``: ``label<TAB>name`` lines, which say what a class was called where it came from."""
+"""The file ``classes.txt``: ``label<TAB>name`` lines, the names that the classes had in their source."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from facedata.files import atomic_writer
 __all__ = ["CLASSES", "read_class_names", "read_class_names_in", "write_class_names"]
 
 CLASSES = "classes.txt"
-"""Its name, in an output that is a folder of its own."""
+"""The name of the file in an output that is a folder."""
 
 _LONGEST_LINE = 1 << 14
 _log = logging.getLogger(__name__)
 
 
 def write_class_names(path: str | os.PathLike[str], names: Mapping[int, str]) -> None:
-    """Write the mapping, labels ascending; the file appears whole or not at all.
+    """Write the names of labels, in ascending order; the file appears complete or not at all.
 
     Control characters in a name, which would break the lines, are written as spaces.
 
@@ -36,24 +36,21 @@ def write_class_names(path: str | os.PathLike[str], names: Mapping[int, str]) ->
     try:
         with atomic_writer(path) as file:
             for label in sorted(names):
-                file.write(f"{label}\t{_on_one_line(names[label])}\n".encode(errors="surrogateescape"))
+                name = "".join(" " if ord(c) < 32 or c in "\x7f\x85\u2028\u2029" else c for c in names[label])
+                file.write(f"{label}\t{name}\n".encode(errors="surrogateescape"))
     except OSError as error:
         raise output_error(error, path) from error
 
 
-def _on_one_line(name: str) -> str:
-    return "".join(" " if ord(letter) < 32 or letter in "\x7f\x85\u2028\u2029" else letter for letter in name)
-
-
 def read_class_names(path: str | os.PathLike[str]) -> dict[int, str]:
-    """Read a mapping that `write_class_names` wrote.
+    """Read the names that `write_class_names` wrote.
 
     Raises
     ------
     FormatError
-        Where a line is not ``label<TAB>name``, or a label stands twice.
+        If a line is not ``label<TAB>name``, or a label occurs twice.
     InputError
-        Where the file cannot be read.
+        If the file cannot be read.
     """
     names: dict[int, str] = {}
     try:
@@ -69,12 +66,12 @@ def read_class_names(path: str | os.PathLike[str]) -> dict[int, str]:
 
 
 def read_class_names_in(folder: str | os.PathLike[str]) -> dict[int, str] | None:
-    """What ``classes.txt`` in `folder` says; None, with a warning, where it is something else, or damaged."""
+    """The names in ``classes.txt`` of `folder`; None if there is no such file, or, with a warning, if it is damaged."""
     path = os.path.join(folder, CLASSES)
     if not os.path.isfile(path):
         return None
     try:
         return read_class_names(path)
     except InputError as error:
-        _log.warning("%s; the classes go without the names in it", error)
+        _log.warning("%s; the names in it are not used", error)
         return None

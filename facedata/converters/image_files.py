@@ -1,91 +1,115 @@
-"""Reading many small image files: bounded, regular files only, neighbours through one descriptor of their folder."""
+"""Reading many small image files below a folder: regular files only, of bounded size, one folder at a time."""
 
 from __future__ import annotations
 
 import os
 import stat
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
+from numpy.typing import NDArray
 
-from facedata.dataset import Source
+from facedata.dataset import Sample, Source
+from facedata.errors import InputError, SampleError
+from facedata.files import combined_identity, file_identity, read_exactly
 from facedata.images import LARGEST_IMAGE
 
-__all__ = ["ImageFiles", "estimated_size"]
+__all__ = ["ImageFileSource"]
 
-_SAMPLED_FILES = 64
-
-
-# a pipe must not keep us waiting for somebody to write into it
-_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+_FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a named pipe must not keep the reader waiting
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_SAMPLED_SIZES = 64
+_SAMPLED_CONTENTS = 16
 
 
-class ImageFiles:
-    """Reads files below a root, a folder at a time.
+class ImageFileSource(Source):
+    """Images in files below a folder; the key of each is its path there."""
 
-    Parameters
-    ----------
-    root : str
-    """
+    keys_are_paths = True
+    root: str
 
-    def __init__(self, root: str) -> None:
-        self._root = root
-        self._folder: str | None = None
-        self._descriptor = -1
+    @abstractmethod
+    def entries(self) -> Iterator[tuple[str, str, int]]:
+        """For each image its folder, relative to the root, its file name and its label."""
 
-    def __enter__(self) -> ImageFiles:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor, self._folder = -1, None
-
-    def read(self, folder: str, name: str) -> bytes | str:
-        """The bytes of the file `name` in `folder` (relative to the root), or the reason why there are none."""
+    def read(self) -> Iterator[Sample | SampleError]:
+        """Every image in order, or the error in its place."""
+        current, descriptor = None, -1  # neighbours are opened through the descriptor of their folder
         try:
-            if folder != self._folder:
-                self._close()
-                self._descriptor = os.open(os.path.join(self._root, folder), _FOLDER)
-                self._folder = folder
-            descriptor = os.open(name, _FILE, dir_fd=self._descriptor)
-        except FileNotFoundError:
-            return "no such file"
-        except (OSError, ValueError) as error:  # ValueError: a zero byte in a name
-            return f"cannot be opened: {_reason(error)}"
-        try:
-            return _read_whole(descriptor)
-        except OSError as error:
-            return f"cannot be read: {_reason(error)}"
+            for folder, name, label in self.entries():
+                key = f"{folder}/{name}" if folder else name
+                try:
+                    if folder != current:
+                        if descriptor >= 0:
+                            os.close(descriptor)
+                        current, descriptor = None, -1
+                        descriptor = os.open(os.path.join(self.root, folder), _FOLDER)
+                        current = folder
+                    image = _read_image(name, descriptor)
+                except FileNotFoundError:
+                    yield SampleError(self.root, key, "no such file")
+                except (OSError, ValueError) as error:  # ValueError: a zero byte in a name, or not an image file
+                    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+                    yield SampleError(self.root, key, f"cannot be read: {reason}")
+                else:
+                    yield Sample(key, label, image)
         finally:
-            os.close(descriptor)
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def keys(self) -> Iterator[str]:
+        """The path of each image, relative to the root."""
+        return (f"{folder}/{name}" if folder else name for folder, name, _ in self.entries())
+
+    def locate(self, position: int) -> tuple[str, int | None]:
+        """The image file."""
+        return os.path.join(self.root, next(self[position : position + 1].keys())), None
+
+    def sizes(self) -> NDArray[np.int32]:
+        """The size of every file, 0 for a missing one; asks the file system for each."""
+        return np.fromiter(map(self._size, self.keys()), np.int32, len(self))
+
+    def _size(self, key: str) -> int:
+        try:
+            return min(os.stat(os.path.join(self.root, key)).st_size, LARGEST_IMAGE)
+        except (OSError, ValueError):
+            return 0
+
+    def size(self) -> int:
+        """The mean size of 64 images, times the number of images."""
+        sampled = self._sampled(_SAMPLED_SIZES)
+        return int(sampled.sizes().sum(dtype=np.int64)) * len(self) // max(len(sampled), 1)
+
+    def content(self) -> str:
+        """A digest of the content of 16 images from all over the source, so that changed files are noticed."""
+
+        def identity(key: str) -> object:
+            with suppress(InputError):  # it fails by name when it is read
+                return file_identity(os.path.join(self.root, key))
+            return None
+
+        return combined_identity((key, identity(key)) for key in self._sampled(_SAMPLED_CONTENTS).keys())  # noqa: SIM118
+
+    def _sampled(self, count: int) -> Source:
+        """At most `count` images from all over the source, including the first and the last."""
+        places = np.linspace(0, len(self) - 1, count) if len(self) else np.empty(0)
+        return self.take(np.unique(places.astype(np.int64)))
 
 
-def _reason(error: OSError | ValueError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-def _read_whole(descriptor: int) -> bytes | str:
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
-        return "is no regular file"
-    if status.st_size > LARGEST_IMAGE:
-        return f"is {status.st_size} bytes long; an image is taken to be at most {LARGEST_IMAGE}"
-    data = os.read(descriptor, status.st_size)
-    while len(data) < status.st_size:  # a read may be cut short
-        more = os.read(descriptor, status.st_size - len(data))
-        if not more:
-            break
-        data += more
-    return data or "is empty"
-
-
-def estimated_size(source: Source) -> int:
-    """About how many bytes all images of a source of files take: the mean of 64 of them, times their number."""
-    if not len(source):
-        return 0
-    sampled = source.take(np.unique(np.linspace(0, len(source) - 1, _SAMPLED_FILES).astype(np.int64)))
-    return int(sampled.sizes().sum(dtype=np.int64)) * len(source) // len(sampled)
+def _read_image(name: str, folder: int) -> bytes:
+    """Read a file in an open folder. Raises OSError, or ValueError if it cannot be an image file."""
+    descriptor = os.open(name, _FILE, dir_fd=folder)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("it is not a regular file")
+        if status.st_size > LARGEST_IMAGE:
+            raise ValueError(f"it has {status.st_size:,} bytes; an image may have at most {LARGEST_IMAGE:,}")
+        data = read_exactly(descriptor, status.st_size, 0)
+        if not data:
+            raise ValueError("it is empty")
+        return data
+    finally:
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The format ``null``: takes every sample and keeps nothing, for measuring what reading costs."""
+"""The format ``null``: accepts every sample and keeps nothing, to measure the speed of reading."""
 
 from __future__ import annotations
 
@@ -7,20 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from facedata.dataset import Format, Sample, Sink, Source
+from facedata.dataset import Format, Sample, Sink
 
 __all__ = ["FORMAT", "NullSink", "create_sink"]
 
 
 @dataclass(frozen=True)
 class NullSink(Sink):
-    """Keeps nothing.
-
-    Attributes
-    ----------
-    root : str
-        The folder of the job's journal.
-    """
+    """Keeps nothing; `root` is the folder of the job's journal."""
 
     root: str
 
@@ -28,29 +22,17 @@ class NullSink(Sink):
         """The format alone."""
         return {"format": "null"}
 
-    def fit(self, source: Source) -> tuple[NullSink, None]:
-        """Takes anything."""
-        return self, None
-
     @contextmanager
     def open_shard(self, shard: int) -> Iterator[NullSink]:
-        """The sink itself, for it has nothing to open."""
+        """The sink itself."""
         yield self
 
     def write(self, index: int, sample: Sample, face: int = 0) -> None:
-        """Take a sample and forget it."""
-
-    def owns(self, name: str) -> bool:
-        """It writes nothing, so nothing is its own."""
-        return False
-
-    def finish(self, shards: int) -> Mapping[str, Any]:
-        """Nothing to publish."""
-        return {}
+        """Accept a sample."""
 
 
 def create_sink(path: str, *, keep_undecodable: bool = True) -> NullSink:
-    """A sink that keeps nothing, and takes everything; `path` is where the journal of the job goes."""
+    """A sink that keeps nothing, with the journal of the job in the folder `path`."""
     return NullSink(path)
 
 

@@ -1,4 +1,4 @@
-"""The format ``folder``: a folder of images, one folder a class."""
+"""The format ``folder``: a folder of images, one folder for each class."""
 
 from __future__ import annotations
 
@@ -19,11 +19,4 @@ __all__ = [
     "recognises",
 ]
 
-
-FORMAT = Format(
-    "folder",
-    open_source=open_source,
-    create_sink=create_sink,
-    recognises=recognises,
-    extensions=(),
-)
+FORMAT = Format("folder", open_source=open_source, create_sink=create_sink, recognises=recognises)

@@ -1,4 +1,4 @@
-"""`FolderSink`: writes a folder of images, one folder an identity."""
+"""`FolderSink`: writes a folder of images, one folder for each identity."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 @dataclass(frozen=True)
 class FolderSink(Sink):
-    """Writes ``<identity folder>/<label>_<n>.<extension>``, n counting the samples of the job from 0; or keeps paths.
+    """Writes ``<identity folder>/<label>_<n>.<extension>``, n counting the samples of the job from 0, or keeps paths.
 
     Attributes
     ----------
     root : str
-        The folder; made if it is not there.
-    layout : str
+        The folder; created if it does not exist.
+    layout : str, optional
         ``"glint360k"`` names the identity folders ``id_<label>``, as the unpacking script of Glint360K does;
         ``"imagefolder"`` pads the label with zeros, so that sorted folders are in the order of the labels;
         ``"source"`` keeps the paths that the images have in the source, which are their keys. None is the first, or
@@ -54,7 +54,7 @@ class FolderSink(Sink):
     class_names : mapping, optional
         Names of the labels, for ``classes.txt``; not sent to the workers.
     folders : frozenset of str
-        In the layout ``"source"``, the entries of the root that are written; not sent to the workers either.
+        In the layout ``"source"`` the entries of the root that are written; not sent to the workers either.
     """
 
     root: str
@@ -64,13 +64,16 @@ class FolderSink(Sink):
     class_names: Mapping[int, str] | None = field(default=None, compare=False, repr=False)
     folders: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("class_names", "folders")}
+
     @property
     def named_by_key(self) -> bool:  # type: ignore[override]
         """Whether the keys of the source are the paths of the images."""
         return self.layout == SOURCE
 
     def prefer(self, *, source_names: bool = False, shard_samples: int | None = None, landmarks: bool = False) -> Sink:
-        """Keep the paths of the source if no layout was asked for."""
+        """Keep the paths of the source if no layout was given."""
         return replace(self, layout=SOURCE) if source_names and not self.layout else self
 
     def identity(self) -> Mapping[str, Any]:
@@ -83,7 +86,7 @@ class FolderSink(Sink):
         }
 
     def fit(self, source: Source) -> tuple[FolderSink, None]:
-        """Takes any labels; the layout ``"source"`` wants keys that are paths, and no two the same.
+        """Accept any labels; the layout ``"source"`` needs keys that are paths, all of them different.
 
         Raises
         ------
@@ -93,11 +96,8 @@ class FolderSink(Sink):
             return replace(self, layout=self.layout or GLINT360K, class_names=source.class_names()), None
         check_paths(source, self.root)
         folders, names = folders_of(source), source.class_names()
-        told = names is not None and not folders.issuperset(names.values())  # else the folders say it themselves
-        return replace(self, folders=folders, class_names=names if told else None), None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("class_names", "folders")}
+        needed = names is not None and not folders.issuperset(names.values())  # else the folders have these names
+        return replace(self, folders=folders, class_names=names if needed else None), None
 
     def owns(self, name: str) -> bool:
         """Whether an entry of the root is named as this sink names what it writes, in any layout."""
@@ -108,58 +108,50 @@ class FolderSink(Sink):
         """The list."""
         return [] if self.list_file is None else [self.list_file]
 
+    def _fragment(self, shard: int) -> str:
+        """The file with the part of the list that a shard writes."""
+        return os.path.join(self.root, _FRAGMENTS, f"{shard:08d}")
+
     def prepare(self) -> None:
-        """Make room for the fragments of the list."""
+        """Create the folder for the fragments of the list."""
         if self.list_file is not None:
-            os.makedirs(self._fragments, exist_ok=True)
+            os.makedirs(os.path.join(self.root, _FRAGMENTS), exist_ok=True)
 
     @contextmanager
     def open_shard(self, shard: int) -> Iterator[_FolderWriter]:
-        """A writer for one shard; what an earlier, cut off try wrote is written over."""
-        fragment = self._fragment(shard) if self.list_file is not None else None
-        with _FolderWriter(self, fragment) as writer:
+        """A writer for one shard; it overwrites what an interrupted run left."""
+        with _FolderWriter(self, None if self.list_file is None else self._fragment(shard)) as writer:
             yield writer
 
     def finish(self, shards: int) -> Mapping[str, Any]:
-        """Put the list together from the fragments of the shards; counts the identities."""
+        """Count the identities, write the names of the classes, and join the list from the fragments of the shards."""
         with os.scandir(self.root) as entries:
-            identities = sum(self._is_identity(entry.name) for entry in entries)
+            if self.layout == SOURCE:
+                identities = sum(entry.name in self.folders for entry in entries)
+            else:
+                pattern = _FOLDER_NAMES[self.layout or GLINT360K]
+                identities = sum(pattern.fullmatch(entry.name) is not None for entry in entries)
         if self.class_names is not None:
             write_class_names(os.path.join(self.root, CLASSES), self.class_names)
         if self.list_file is None:
             return {"identities": identities}
-        self._join_list(self.list_file, shards)
-        return {"identities": identities, "list": self.list_file}
-
-    def _is_identity(self, name: str) -> bool:
-        if self.layout == SOURCE:
-            return name in self.folders
-        return _FOLDER_NAMES[self.layout or GLINT360K].fullmatch(name) is not None
-
-    def _join_list(self, path: str, shards: int) -> None:
         try:
-            with atomic_writer(path) as file:
+            with atomic_writer(self.list_file) as file:
                 for shard in range(shards):
                     with open(self._fragment(shard), "rb") as fragment:
                         shutil.copyfileobj(fragment, file, 1 << 20)
         except OSError as error:
-            raise output_error(error, path) from error
+            raise output_error(error, self.list_file) from error
+        return {"identities": identities, "list": self.list_file}
 
     def clean_up(self) -> None:
-        """Remove what was only needed until the job was finished."""
+        """Remove the fragments of the list."""
         with suppress(FileNotFoundError):
-            shutil.rmtree(self._fragments)
-
-    @property
-    def _fragments(self) -> str:
-        return os.path.join(self.root, _FRAGMENTS)
-
-    def _fragment(self, shard: int) -> str:
-        return os.path.join(self._fragments, f"{shard:08d}")
+            shutil.rmtree(os.path.join(self.root, _FRAGMENTS))
 
 
 class _FolderWriter:
-    """Writes the files of one shard, through a descriptor of the identity's folder: neighbours share it."""
+    """Writes the files of one shard through a descriptor of the identity's folder, which neighbours share."""
 
     def __init__(self, sink: FolderSink, fragment: str | None) -> None:
         self._sink, self._fragment = sink, fragment
@@ -179,6 +171,7 @@ class _FolderWriter:
             self._list.close()
 
     def write(self, index: int, sample: Sample, face: int = 0) -> None:
+        """Write one image and its line of the list."""
         if self._sink.keep_undecodable:
             extension = image_extension(sample.image) or "bin"
         else:
@@ -198,26 +191,24 @@ class _FolderWriter:
                 os.close(descriptor)
         except OSError as error:
             raise output_error(error, os.path.join(self._sink.root, self._folder, name)) from error
-        if self._list is not None:  # an OSError here is met by whoever runs the shard, as one at closing is
+        if self._list is not None:  # an OSError here becomes one about the whole shard
             self._list.write(f"{self._folder}/{name} {sample.label}\n".encode())
 
     def _enter_folder(self, folder: str) -> None:
-        """Make the folder, and open it; no step of the way to it follows a link that stands in for a folder."""
+        """Create the folder and open it, without following a link in the place of a folder on the way."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor, self._folder = -1, ""
         path = self._sink.root
-        above = -1
         try:
             for name in folder.split("/"):
-                path = os.path.join(path, name)
-                there, inside = (path, None) if above < 0 else (name, above)
+                above, path = self._descriptor, os.path.join(path, name)
+                entry, parent = (path, None) if above < 0 else (name, above)
                 with suppress(FileExistsError):
-                    os.mkdir(there, dir_fd=inside)
-                self._descriptor = os.open(there, _FOLDER, dir_fd=inside)
+                    os.mkdir(entry, dir_fd=parent)
+                self._descriptor = os.open(entry, _FOLDER, dir_fd=parent)
                 if above >= 0:
                     os.close(above)
-                above = self._descriptor
         except OSError as error:
             raise output_error(error, path) from error
         self._folder = folder
@@ -229,8 +220,8 @@ def create_sink(path: str, *, layout: str | None = None, keep_undecodable: bool 
     Raises
     ------
     OptionError
-        Where there is no such layout.
+        If there is no such layout.
     """
     if layout not in (None, SOURCE, *LAYOUTS):
-        raise OptionError(f"--layout {layout}: there are {', '.join([*LAYOUTS, SOURCE])}")
+        raise OptionError(f"--layout {layout}: the layouts are {', '.join([*LAYOUTS, SOURCE])}")
     return FolderSink(path, layout, None, keep_undecodable)

@@ -1,35 +1,50 @@
-"""`FolderSource`: the images of a folder of class folders, in natural order."""
+"""`FolderSource`: the images of a folder of class folders, in natural order; scanning it, and labels from its names."""
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
-from collections.abc import Iterator, Mapping
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from facedata.columns import LARGEST_LABEL
 from facedata.converters.class_names import read_class_names_in
-from facedata.converters.folder.scan import has_image, is_hidden, scan_folder
-from facedata.converters.image_files import ImageFiles, estimated_size
-from facedata.dataset import Sample, Source
-from facedata.errors import SampleError
-from facedata.images import LARGEST_IMAGE
+from facedata.converters.image_files import ImageFileSource
+from facedata.errors import EmptyDatasetError, FormatError, input_error
+from facedata.images import IMAGE_EXTENSIONS
+from facedata.text import listed, natural_sort
 
 __all__ = ["FolderSource", "open_source", "recognises"]
 
 _CHECKPOINT = 64
-_FOLDERS_TO_LOOK_AT = 1000
 _BLOCK = 1 << 16
+_NUMBERED = re.compile(r"(?:id_)?(\d+)", re.ASCII)
+_MOST_DIGITS = 18  # int() refuses some thousands
+_FOLDERS_TO_TRY, _ENTRIES_TO_TRY = 1000, 256
+_COMMON = (".jpg", ".png")
+_THREADS = 16
+_WAITING = 3.0  # if listing takes this many times its CPU time, threads are faster
+_FOLDERS_AT_ONCE = 64  # that a thread lists in a row
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class FolderSource(Source):
+class FolderSource(ImageFileSource):
     """The images of a folder, as samples in the natural order of class folders and file names.
 
-    A file name costs its own length and one byte; all else is kept for each class.
+    A file name takes its own length and one byte of memory; everything else is kept once for each class.
 
     Attributes
     ----------
@@ -39,11 +54,11 @@ class FolderSource(Source):
     class_labels : ndarray of shape (C,), int64
         The label of each class folder.
     runs, run_folders : ndarray of shape (R,), int64
-        Images from position ``runs[i]`` on lie in the class folder ``run_folders[i]``.
+        The images from position ``runs[i]`` on lie in the class folder ``run_folders[i]``.
     names : bytes
-        The file names, one behind the other.
+        The file names, one after the other.
     lengths : ndarray of shape (N,), uint8
-        How long each name is.
+        The length of each name.
     facts : mapping
         The identity of the whole folder.
     """
@@ -57,46 +72,30 @@ class FolderSource(Source):
     lengths: NDArray[np.uint8]
     facts: Mapping[str, Any]
 
-    keys_are_paths = True
-
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, part: slice) -> FolderSource:
-        start, stop, step = part.indices(len(self))
-        if step != 1:
-            raise ValueError(f"a source is sliced in steps of 1, not {step}")
-        stop = max(start, stop)
-        begin = self._name_begins(np.array([start, stop]))
-        first = int(np.searchsorted(self.runs, start, side="right")) - 1
-        last = int(np.searchsorted(self.runs, stop, side="left"))
-        runs = np.maximum(self.runs[max(first, 0) : last] - start, 0)
-        names = bytes(memoryview(self.names)[int(begin[0]) : int(begin[1])])
-        return self._only(runs, self.run_folders[max(first, 0) : last], names, self.lengths[start:stop])
-
     def take(self, positions: NDArray[np.int64]) -> FolderSource:
-        """The images at `positions`."""
+        """The images at `positions`, with their class folders and no others: a worker gets no more."""
         positions = np.asarray(positions, np.int64)
-        folders = self._folders_of(positions)
+        lengths, folders = self.lengths[positions], self._folders_of(positions)
+        names = memoryview(self.names)
+        if len(positions) and bool((np.diff(positions) == 1).all()):
+            begin, last = self._name_begins(positions[[0, -1]]).tolist()
+            taken = bytes(names[begin : last + int(lengths[-1])])
+        else:
+            pairs = zip(self._name_begins(positions).tolist(), lengths.tolist(), strict=True)
+            taken = b"".join(names[begin : begin + length] for begin, length in pairs)
         runs = np.flatnonzero(np.diff(folders, prepend=-1))
-        begins, lengths = self._name_begins(positions), self.lengths[positions]
-        view = memoryview(self.names)
-        pairs = zip(begins.tolist(), lengths.tolist(), strict=True)
-        return self._only(runs, folders[runs], b"".join(view[b : b + n] for b, n in pairs), lengths)
-
-    def _only(
-        self, runs: NDArray[np.int64], run_folders: NDArray[np.int64], names: bytes, lengths: NDArray[np.uint8]
-    ) -> FolderSource:
-        """A part of the images, with the folders that these lie in and no others."""
-        used, renumbered = np.unique(run_folders, return_inverse=True)
+        used, renumbered = np.unique(folders[runs], return_inverse=True)
         return replace(
             self,
             folders=tuple(self.folders[folder] for folder in used.tolist()),
             class_labels=self.class_labels[used],
             runs=runs,
             run_folders=renumbered.astype(np.int64),
-            names=names,
-            lengths=lengths.copy(),
+            names=taken,
+            lengths=lengths,
         )
 
     def _folders_of(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -104,13 +103,13 @@ class FolderSource(Source):
         return found
 
     def _name_begins(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where the names of the images at `positions` begin: a sum of lengths from the checkpoint before each."""
+        """Where the names of the images at `positions` begin: the sum of the lengths from the checkpoint before."""
         table, checkpoints = self._checkpoints
         rows, places = np.divmod(positions, _CHECKPOINT)
         inside = np.zeros(len(positions), np.int64)
-        partial = np.flatnonzero(places)
-        for begin in range(0, len(partial), _BLOCK):
-            some = partial[begin : begin + _BLOCK]
+        partial_rows = np.flatnonzero(places)
+        for begin in range(0, len(partial_rows), _BLOCK):
+            some = partial_rows[begin : begin + _BLOCK]
             sums = np.cumsum(table[rows[some]], axis=1, dtype=np.int64)
             inside[some] = sums[np.arange(len(some)), places[some] - 1]
         begins: NDArray[np.int64] = checkpoints[rows] + inside
@@ -122,69 +121,37 @@ class FolderSource(Source):
         table = np.pad(self.lengths, (0, -len(self.lengths) % _CHECKPOINT)).reshape(-1, _CHECKPOINT)
         return table, np.concatenate([[0], np.cumsum(table.sum(axis=1, dtype=np.int64))])
 
-    def read(self) -> Iterator[Sample | SampleError]:
-        """Every image in order, or the error in its place."""
-        with ImageFiles(self.root) as files:
-            for folder, label, name in self._entries():
-                image = files.read(folder, name)
-                key = f"{folder}/{name}"
-                yield SampleError(self.root, key, image) if isinstance(image, str) else Sample(key, label, image)
-
-    def _entries(self) -> Iterator[tuple[str, int, str]]:
-        """Class folder, label and file name of each image."""
+    def entries(self) -> Iterator[tuple[str, str, int]]:
+        """Class folder, file name and label of each image."""
         ends = np.append(self.runs, len(self))[1:].tolist()
         begin = 0
         for first, end, number in zip(self.runs.tolist(), ends, self.run_folders.tolist(), strict=True):
             folder, label = self.folders[number], int(self.class_labels[number])
             for length in self.lengths[first:end].tolist():
-                yield folder, label, os.fsdecode(bytes(self.names[begin : begin + length]))
+                yield folder, os.fsdecode(bytes(self.names[begin : begin + length])), label
                 begin += length
 
     def identity(self) -> Mapping[str, Any]:
-        """How many images and classes there are, and digests of all names and of a few files."""
+        """The number of images and classes, and digests of all names and of the content of a few files."""
         return self.facts
-
-    def locate(self, position: int) -> tuple[str, int | None]:
-        """The file."""
-        folder, _, name = next(self[position : position + 1]._entries())
-        return os.path.join(self.root, folder, name), None
 
     def places(self) -> Mapping[str, bool]:
         """The folder."""
         return {self.root: True}
-
-    def keys(self) -> Iterator[str]:
-        """``class folder/file name`` of each image."""
-        return (f"{folder}/{name}" for folder, _, name in self._entries())
 
     def labels(self) -> Iterator[NDArray[np.int64]]:
         """The label of each image's class folder."""
         for begin in range(0, len(self), _BLOCK):
             yield self.class_labels[self._folders_of(np.arange(begin, min(begin + _BLOCK, len(self))))]
 
-    def size(self) -> int:
-        """The mean size of 64 images, times the number of images."""
-        return estimated_size(self)
-
-    def sizes(self) -> NDArray[np.int32]:
-        """The size of every file, 0 for what is not there; asks the file system for each."""
-        return np.fromiter(map(self._size, self._entries()), np.int32, len(self))
-
-    def _size(self, entry: tuple[str, int, str]) -> int:
-        folder, _, name = entry
-        try:
-            return min(os.stat(os.path.join(self.root, folder, name)).st_size, LARGEST_IMAGE)
-        except (OSError, ValueError):
-            return 0
-
     def class_names(self) -> Mapping[int, str]:
-        """What ``classes.txt`` in the folder says, or else the names of the class folders."""
+        """The names in ``classes.txt`` of the folder, or else the names of the class folders."""
         names = dict(zip(self.class_labels.tolist(), self.folders, strict=True))
-        told: Mapping[int, str] = read_class_names_in(self.root) or {}
-        return {label: told.get(label, name) for label, name in names.items()}
+        listed_names: Mapping[int, str] = read_class_names_in(self.root) or {}
+        return {label: listed_names.get(label, name) for label, name in names.items()}
 
     def declared_classes(self) -> int:
-        """The largest label and 1: the folders are all there is to say how many classes there are."""
+        """The largest label plus 1: only the class folders say how many classes there are."""
         return int(self.class_labels.max(initial=-1)) + 1
 
 
@@ -194,24 +161,53 @@ def open_source(path: str) -> FolderSource:
     Raises
     ------
     InputError
-        Where it cannot be read.
+        If a folder cannot be listed.
     EmptyDatasetError
-        Where there is no image in any class folder.
+        If no class folder holds an image.
     FormatError
-        Where two class folders stand for the same label.
+        If two class folders have the same label.
     """
-    scanned = scan_folder(path)
+    skipped, empty, differ_in_case = Counter[str](), list[str](), list[str]()
+    folders = natural_sort(_class_folders(path, skipped))
+    differ_in_case += _different_in_case(folders, "")
+    kept, firsts, names, lengths = [], [], bytearray(), bytearray()
+    for folder, files, counts in _list_folders(path, folders):
+        skipped += counts
+        if not files:
+            empty.append(folder)
+            continue
+        differ_in_case += _different_in_case(files, f"{folder}/")
+        kept.append(folder)
+        firsts.append(len(lengths))
+        encoded = os.fsencode("\0".join(files)).split(b"\0")
+        names += b"".join(encoded)
+        lengths += bytes(map(len, encoded))
+    if skipped:
+        found = ", ".join(f"{count:,} {what}" for what, count in sorted(skipped.items()))
+        _log.info("%s: skipped %s", path, found)
+    if empty:
+        _log.warning("%s: no image in the class folders %s; they get no label", path, listed(empty))
+    if differ_in_case:
+        _log.warning(
+            "%s: names that differ only in case: %s; they stay separate here, but a file system that ignores case "
+            "takes them for the same",
+            path,
+            listed(differ_in_case),
+        )
+    if not kept:
+        raise EmptyDatasetError(
+            f"{path}: no folder in it holds an image; expected one folder for each class, with files that end in "
+            f"{', '.join(sorted(IMAGE_EXTENSIONS))}"
+        )
+    labels, first_positions = _labels_of(kept, path), np.array(firsts, np.int64)
     source = FolderSource(
-        path,
-        scanned.folders,
-        scanned.labels,
-        scanned.firsts,
-        np.arange(len(scanned.folders)),
-        scanned.names,
-        np.frombuffer(scanned.lengths, np.uint8),
-        {},
+        path, tuple(kept), labels, first_positions, np.arange(len(kept)), names, np.frombuffer(lengths, np.uint8), {}
     )
-    return replace(source, facts=scanned.identity(source))
+    digest = hashlib.blake2b(b"".join(os.fsencode(folder) + b"\0" for folder in kept), digest_size=16)
+    for data in (lengths, names, labels.data, first_positions.data):
+        digest.update(data)
+    totals = {"images": len(source), "classes": len(kept)}
+    return replace(source, facts={"folder": {**totals, "names": digest.hexdigest(), "content": source.content()}})
 
 
 def recognises(path: str) -> bool:
@@ -219,6 +215,129 @@ def recognises(path: str) -> bool:
     if not os.path.isdir(path):
         return False
     with os.scandir(path) as entries:
-        folders = (entry.path for entry in entries if not is_hidden(entry.name) and entry.is_dir())
-        looked_at = (folder for folder, _ in zip(folders, range(_FOLDERS_TO_LOOK_AT), strict=False))
-        return any(has_image(folder) for folder in looked_at)
+        folders = (entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir())
+        return any(map(_holds_image, islice(folders, _FOLDERS_TO_TRY)))
+
+
+def _holds_image(folder: str) -> bool:
+    """Whether one of the first entries of `folder` has the name of an image."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        names = (entry.name for entry in islice(entries, _ENTRIES_TO_TRY))
+        return any(_is_image_name(name) and not name.startswith(".") for name in names)
+    return False
+
+
+def _is_image_name(name: str) -> bool:
+    return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+
+
+def _class_folders(root: str, skipped: Counter[str]) -> list[str]:
+    folders = []
+    try:
+        with os.scandir(root) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    skipped["hidden entries"] += not entry.name.startswith(".facedata-")
+                elif entry.is_dir():
+                    folders.append(entry.name)
+                elif _is_image_name(entry.name):
+                    skipped["images outside of class folders"] += 1
+    except OSError as error:
+        raise input_error(error, root) from error
+    return folders
+
+
+_Listed = tuple[str, list[str], Counter[str]]
+"""A class folder, the names of its images in natural order, and what else is in it."""
+
+
+def _list_folders(root: str, folders: Sequence[str]) -> Iterator[_Listed]:
+    """List class folders in order; in threads if the file system is slow, which the first folders show."""
+    runs = [folders[first : first + _FOLDERS_AT_ONCE] for first in range(0, len(folders), _FOLDERS_AT_ONCE)]
+    list_run = partial(_list_run, root)
+    begin, worked = time.perf_counter(), time.thread_time()
+    for run in runs[:1]:
+        yield from list_run(run)
+    if time.perf_counter() - begin <= _WAITING * (time.thread_time() - worked):
+        for run in runs[1:]:
+            yield from list_run(run)
+        return
+    with ThreadPoolExecutor(_THREADS) as threads:
+        for first in range(1, len(runs), _THREADS):  # a bounded number of lists in memory at once
+            for listing in threads.map(list_run, runs[first : first + _THREADS]):
+                yield from listing
+
+
+def _list_run(root: str, folders: Sequence[str]) -> list[_Listed]:
+    listings = []
+    for folder in folders:
+        names, counts = [], Counter[str]()
+        path = os.path.join(root, folder)
+        try:
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    name = entry.name
+                    if name.startswith("."):
+                        counts["hidden entries"] += 1
+                    elif not name.endswith(_COMMON) and not _is_image_name(name):
+                        counts["folders in class folders" if entry.is_dir() else "files that are not images"] += 1
+                    elif entry.is_dir():
+                        counts["folders in class folders"] += 1
+                    else:  # a named pipe or a broken link too: it fails by name when it is read
+                        names.append(name)
+        except OSError as error:
+            raise input_error(error, path) from error
+        listings.append((folder, natural_sort(names), counts))
+    return listings
+
+
+def _different_in_case(names: Sequence[str], before: str) -> list[str]:
+    """The pairs of names that differ only in case; `before` is shown before the first."""
+    if len(set(map(str.lower, names))) == len(names):
+        return []
+    seen: dict[str, str] = {}
+    firsts = ((seen.setdefault(name.lower(), name), name) for name in names)
+    return [f"{before}{first}, {name}" for first, name in firsts if first != name]
+
+
+def _labels_of(folders: Sequence[str], root: str) -> NDArray[np.int64]:
+    """The label of each class folder, shape (C,).
+
+    ``id_<n>`` and names of digits alone keep their number; others are numbered in order, after the largest of these.
+    """
+    numbers = [_number(folder) for folder in folders]
+    too_large = [folder for folder, number in zip(folders, numbers, strict=True) if number > LARGEST_LABEL]
+    if too_large:
+        _log.warning(
+            "%s: %s: these numbers are too large for a label (%d); such folders are numbered like names",
+            root,
+            listed(too_large),
+            LARGEST_LABEL,
+        )
+    labels = [number if number <= LARGEST_LABEL else -1 for number in numbers]
+    following = max(labels, default=-1) + 1
+    taken: dict[int, str] = {}
+    for place, folder in enumerate(folders):
+        if labels[place] < 0:
+            labels[place], following = following, following + 1
+        label = labels[place]
+        if label > LARGEST_LABEL:
+            raise FormatError(
+                f"{root}: the folder '{folder}' would get the label {label}, after the largest number of a folder, but "
+                f"labels end at {LARGEST_LABEL}; rename the folder with that number"
+            )
+        if label in taken:
+            raise FormatError(
+                f"{root}: the folders '{taken[label]}' and '{folder}' both have the label {label}, and two people must "
+                "not share one; rename one of them"
+            )
+        taken[label] = folder
+    return np.array(labels, np.int64)
+
+
+def _number(folder: str) -> int:
+    """The number in the name of a folder; -1 if it is another name."""
+    match = _NUMBERED.fullmatch(folder)
+    if match is None:
+        return -1
+    return int(match[1][-_MOST_DIGITS:]) if not match[1][:-_MOST_DIGITS].strip("0") else 1 << 62

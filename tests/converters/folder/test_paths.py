@@ -74,7 +74,7 @@ def test_no_key_leaves_the_root(key: str) -> None:
 
 
 def test_keys_that_are_no_paths_are_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="this source's are as '17'"):
+    with pytest.raises(OptionError, match="keys of this source are like '17'"):
         write(tmp_path / "out", ["17", "18"])
     with pytest.raises(OptionError, match=r"would be written as a/1\.jpg"):
         write(tmp_path / "out", ["a/1.jpg", "a/2.jpg", "a/1.jpg"])

@@ -28,7 +28,7 @@ def make(root: Path, *paths: str) -> Path:
     return root
 
 
-def opened(root: Path) -> FolderSource:
+def opened(root: Path) -> Source:
     source = open_dataset(f"folder:{root}")
     assert isinstance(source, FolderSource)
     return source
@@ -70,7 +70,7 @@ def test_numbers_in_folder_names_are_labels_and_other_names_are_numbered(
 
 @pytest.mark.parametrize(("one", "other"), [("id_7", "7"), ("07", "7")])
 def test_two_folders_of_one_label_are_refused(tmp_path: Path, one: str, other: str) -> None:
-    with pytest.raises(FormatError, match=f"the folders '({one}|{other})' and '({one}|{other})' both stand for .* 7"):
+    with pytest.raises(FormatError, match=f"the folders '({one}|{other})' and '({one}|{other})' both have the label 7"):
         opened(make(tmp_path, f"{one}/a.jpg", f"{other}/a.jpg"))
 
 
@@ -78,15 +78,20 @@ def test_what_is_no_image_is_passed_over_and_counted(tmp_path: Path, caplog: pyt
     make(tmp_path, "a/1.jpg", "a/.hidden.jpg", "a/notes.txt", "a/deep/2.jpg", ".git/3.jpg", "lone.jpg", "b/readme")
     with caplog.at_level(logging.INFO, logger="facedata"):
         assert listed(opened(tmp_path)) == [("a/1.jpg", 0)]
-    assert "1 files that are no images" not in caplog.text  # 'a' and 'b' have one each
-    for part in ("2 files that are no images", "2 hidden entries", "1 folders in class folders", "1 images outside of"):
+    assert "1 files that are not images" not in caplog.text  # 'a' and 'b' have one each
+    for part in (
+        "2 files that are not images",
+        "2 hidden entries",
+        "1 folders in class folders",
+        "1 images outside of",
+    ):
         assert part in caplog.text
     assert "no image in the class folders 'b'; they get no label" in caplog.text
 
 
 def test_names_that_differ_in_case_are_kept_apart_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert len(opened(make(tmp_path, "a/x.jpg", "a/X.jpg", "B/1.jpg", "b/1.jpg"))) == 4
-    assert "differ in case alone: 'B, b', 'a/X.jpg, x.jpg'" in caplog.text
+    assert "differ only in case: 'B, b', 'a/X.jpg, x.jpg'" in caplog.text
 
 
 def test_a_file_that_cannot_be_read_fails_by_name(tmp_path: Path) -> None:
@@ -100,12 +105,12 @@ def test_a_file_that_cannot_be_read_fails_by_name(tmp_path: Path) -> None:
     (tmp_path / "a" / "2.jpg").unlink()
     items = list(source.read())
     assert isinstance(items[0], Sample)
-    assert [(item.key, item.reason[:12]) for item in items[1:] if isinstance(item, SampleError)] == [
+    assert [(item.key, item.reason[:29]) for item in items[1:] if isinstance(item, SampleError)] == [
         ("a/2.jpg", "no such file"),
         ("a/3.jpg", "no such file"),
-        ("a/4.jpg", "is no regula"),
-        ("a/5.jpg", "is empty"),
-        ("a/6.jpg", "is 858993459"),
+        ("a/4.jpg", "cannot be read: it is not a r"),
+        ("a/5.jpg", "cannot be read: it is empty"),
+        ("a/6.jpg", "cannot be read: it has 8,589,"),
     ]
 
 
@@ -120,7 +125,7 @@ def test_a_name_that_is_not_utf8_survives(tmp_path: Path) -> None:
 
 def test_folders_without_images_or_that_are_not_there_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    with pytest.raises(EmptyDatasetError, match="holds no image in any folder; expected one folder a class"):
+    with pytest.raises(EmptyDatasetError, match="no folder in it holds an image; expected one folder for each class"):
         opened(tmp_path)
     with pytest.raises(InputNotFoundError, match="nowhere: no such file or folder"):
         opened(tmp_path / "nowhere")
@@ -138,7 +143,7 @@ def test_the_identity_tells_changed_folders_apart_and_not_moved_ones(tmp_path: P
 NAMES = st.sets(st.text("0123ab", min_size=1, max_size=4), min_size=1, max_size=90)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=20)
 @given(st.dictionaries(st.text("abc", min_size=1, max_size=3), NAMES, min_size=1, max_size=4), st.data())
 def test_parts_are_the_same_as_the_whole(tree: dict[str, set[str]], data: st.DataObject) -> None:
     with TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import jpeg
 
-from facedata.converters.image_list import ListSource
+from facedata.converters.lists import ListSource
 from facedata.dataset import Source, create_dataset, open_dataset
 from facedata.errors import EmptyDatasetError, FormatError, InputNotFoundError, OptionError, SampleError
 
@@ -95,9 +95,9 @@ def test_an_image_that_is_missing_or_no_file_fails_by_name(images: Path, tmp_pat
     assert reasons == {
         "missing.jpg": "no such file",
         "no/folder.jpg": "no such file",
-        "pipe.jpg": "is no regular file",
-        "a": "is no regular file",
-        "a/1.jpg/x": "cannot be opened: Not a directory",
+        "pipe.jpg": "cannot be read: it is not a regular file",
+        "a": "cannot be read: it is not a regular file",
+        "a/1.jpg/x": "cannot be read: Not a directory",
     }
     assert len(items) == 7
 
@@ -112,7 +112,7 @@ def test_lists_and_folders_that_are_not_there(images: Path, tmp_path: Path) -> N
     with pytest.raises(EmptyDatasetError, match="is empty"):
         open_dataset(f"list:{path}@{images}")
     os.mkfifo(tmp_path / "pipe.txt")
-    with pytest.raises(FormatError, match="no regular file"):
+    with pytest.raises(FormatError, match="not a regular file"):
         open_dataset(f"list:{tmp_path}/pipe.txt@{images}")
 
 
@@ -127,5 +127,5 @@ def test_a_list_that_changes_while_it_is_read_is_noticed(images: Path, tmp_path:
 def test_a_list_is_written_with_its_images(tmp_path: Path) -> None:
     sink = create_dataset(f"list:{tmp_path}/train.txt@{tmp_path}/images")
     assert (sink.root, list(sink.named_files())) == (f"{tmp_path}/images", [f"{tmp_path}/train.txt"])
-    with pytest.raises(OptionError, match="say where the images go"):
+    with pytest.raises(OptionError, match="name the folder of the images"):
         create_dataset("list:train.txt")
