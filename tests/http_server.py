@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that misbehaves as it is told, and counts what it serves.
+"""A real HTTP server on loopback that misbehaves on request, and counts what it serves.
 
     with Server() as server:
         served = server.add("/a.bin", data, status=[500, 200], cut_at=[1000, None])
@@ -27,7 +27,7 @@ _PIECE = 1 << 16
 
 @dataclass(frozen=True)
 class Asked:
-    """A request that came."""
+    """A request that was received."""
 
     path: str
     range: str | None
@@ -38,36 +38,34 @@ class Asked:
 
 @dataclass
 class Served:
-    """What a path gives, how it misbehaves, and what was asked of it.
+    """What a path serves, how it misbehaves, and which requests it received.
 
     Attributes
     ----------
     data : bytes
         The file; the tests may replace it between requests.
     status : int or list of int
-        200: give the file. Anything else: that error, with a short body.
+        200: serve the file. Anything else: that error, with a short body.
     cut_at : int or None, or a list of these
-        Break the connection off after so many bytes of the body.
+        Break the connection after so many bytes of the body.
     etag, last_modified : str or None
     ranges : bool
-        Whether ``Range`` is understood.
+        Whether ``Range`` is supported.
     length : int or None or 'right'
-        ``Content-Length``: the right one, none at all (the connection is closed at the end), or a lie.
+        ``Content-Length``: the right one, none (the connection is closed at the end), or a wrong one.
     chunked : bool
     rate : int or None
-        Bytes a second.
+        Bytes per second.
     location : str or None
-        Redirect to there, with status 302.
+        Redirect to this URL, with status 302.
     headers : dict of str to str
-        Further ones, or others instead of the usual ones.
+        Further headers, or replacements of the usual ones.
     content_range : str or None
-        A lie to tell in ``Content-Range``.
+        A wrong ``Content-Range``.
     silent : bool
-        Take the request and never answer.
+        Accept the request and never answer.
     slow_head : bool
-        Give the head of the answer byte by byte, and never all of it.
-    together : int or None
-        Answer 503 to more requests than so many at a time.
+        Send the headers byte by byte, without an end.
     on_request : callable, optional
         Called with each request before it is answered.
     """
@@ -86,21 +84,19 @@ class Served:
     content_range: str | None = None
     silent: bool = False
     slow_head: bool = False
-    together: int | None = None
     on_request: Callable[[Asked], object] | None = None
 
     asked: list[Asked] = field(default_factory=list)
     bytes_served: int = 0
     at_once: int = 0
-    most_at_once: int = 0
 
     @property
     def requests(self) -> int:
-        """How many requests came."""
+        """The number of requests."""
         return len(self.asked)
 
     def current(self, option: _Option | Sequence[_Option]) -> _Option:
-        """The item of a list of options that holds for the request that came last."""
+        """The item of a list of options that applies to the last request."""
         if isinstance(option, list | tuple):
             item: _Option = option[min(self.requests, len(option)) - 1]
             return item
@@ -151,7 +147,7 @@ class Server:
         return f"{self.scheme}://127.0.0.1:{self.port}{path}"
 
     def wait_until_idle(self) -> None:
-        """Wait until no request is being answered any more, and the counts stand still."""
+        """Wait until no request is being answered and the counts are final."""
         deadline = time.monotonic() + 10
         while any(served.at_once for served in self.served.values()) and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -162,7 +158,7 @@ class Server:
 
 
 class Tunnel:
-    """A proxy that leads every CONNECT to one server, whatever host was asked for; a context manager.
+    """A proxy that connects every CONNECT to one server, whatever host it names; a context manager.
 
     Parameters
     ----------
@@ -181,13 +177,13 @@ class Tunnel:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for one in self._sockets:
+        for connection in self._sockets:
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join()
-        for one in self._sockets:
-            one.close()
+        for connection in self._sockets:
+            connection.close()
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -216,9 +212,9 @@ def _pipe(source: socket.socket, target: socket.socket) -> None:
     with suppress(OSError):
         while data := source.recv(_PIECE):
             target.sendall(data)
-    for one in (source, target):
+    for end in (source, target):
         with suppress(OSError):
-            one.shutdown(socket.SHUT_RDWR)
+            end.shutdown(socket.SHUT_RDWR)
 
 
 class _Listener(ThreadingHTTPServer):
@@ -228,7 +224,7 @@ class _Listener(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that go away are what the tests are about."""
+        """Say nothing: the tests are about clients that close their connections."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -270,12 +266,10 @@ class _Handler(BaseHTTPRequestHandler):
             served.asked.append(asked)
             status, cut_at = served.current(served.status), served.current(served.cut_at)
             served.at_once += 1
-            served.most_at_once = max(served.most_at_once, served.at_once)
-            crowded = served.together is not None and served.at_once > served.together
         try:
             if served.on_request:
                 served.on_request(asked)
-            self._answer(served, 503 if crowded else status, cut_at)
+            self._answer(served, status, cut_at)
         except OSError:
             self.close_connection = True
         finally:
@@ -364,7 +358,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
 
     def _reset(self) -> None:
-        """Let what was sent arrive, then be gone."""
+        """Let the client receive what was sent, then close the connection."""
         time.sleep(0.005)
         self.close_connection = True
         with suppress(OSError):

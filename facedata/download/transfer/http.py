@@ -68,7 +68,7 @@ class LinkDownload:
         CancelledError
         """
         partial, final_url = self.partial, self._link_name
-        if not self._can_resume():
+        if (partial.done or partial.is_complete) and not self._can_resume():
             if partial.done:
                 _log.warning("%s: the server cannot be asked for the rest of this file; starting over", partial.path)
             partial.restart()

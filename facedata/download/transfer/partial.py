@@ -28,7 +28,7 @@ _LARGEST_FILE = 1 << 60
 _SYNC_EVERY = 64 << 20
 _MOST_SET_ASIDE = 2
 _HASH_BLOCK = 1 << 19
-_LONGEST_HASH_QUEUE = 16
+_LARGEST_HASH_QUEUE = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ class PartialFile:
 
     def restart(self, state: State = State()) -> None:
         """Discard what is written, and begin the file that `state` describes."""
+        had_record = self.state.synced > 0  # which a power cut must not bring back beside the bytes of another file
         self._hasher.stop()
         try:
             with self._lock:
@@ -140,13 +141,15 @@ class PartialFile:
         except OSError as error:
             raise output_error(error, self.path) from error
         self._hasher = _Hasher(self._descriptor, self._algorithm, 0)
-        self.update(**{**asdict(state), "synced": 0, "boot": boot_id()})
+        with self._lock:
+            self.state = replace(state, synced=0, boot=boot_id())
+            self._save(sync=had_record)
 
     def update(self, **changes: Any) -> None:
         """Change and record the state."""
         with self._lock:
             self.state = replace(self.state, **changes)
-            self._save()
+            self._save(sync=False)
 
     def write(self, data: bytes) -> None:
         """Append `data`, and hand it to the thread that hashes; wait while that one is far behind."""
@@ -177,11 +180,11 @@ class PartialFile:
                 if not failed:
                     self.state = replace(self.state, synced=done)
                     with suppress(FacedataError):
-                        self._save()
+                        self._save(sync=True)
 
-    def _save(self) -> None:
+    def _save(self, *, sync: bool) -> None:
         try:
-            with atomic_writer(self._record) as file:
+            with atomic_writer(self._record, sync=sync) as file:
                 file.write(json.dumps({"version": _VERSION, **asdict(self.state)}).encode())
         except OSError as error:
             raise output_error(error, self._record) from error
@@ -288,7 +291,7 @@ class _Hasher:
     def __init__(self, descriptor: int, algorithm: str, size: int) -> None:
         self._descriptor, self._hasher = descriptor, new_hasher(algorithm)
         self._changed = threading.Condition()
-        self._queue: deque[bytes] = deque()
+        self._queue, self._queued = deque[bytes](), 0
         self._taken, self._size = 0, size  # bytes that are hashed or in the queue, bytes of the file
         self._is_finished, self._is_stopped = False, False
         self._error: OSError | None = None
@@ -299,8 +302,9 @@ class _Hasher:
         """Hash the bytes that were just appended to the file; wait while the queue is full."""
         with self._changed:
             if self._taken == self._size:
-                self._changed.wait_for(lambda: len(self._queue) < _LONGEST_HASH_QUEUE or self._is_stopped)
+                self._changed.wait_for(lambda: self._queued < _LARGEST_HASH_QUEUE or self._is_stopped)
                 self._queue.append(data)
+                self._queued += len(data)
                 self._taken += len(data)
             self._size += len(data)
             self._changed.notify_all()
@@ -346,6 +350,7 @@ class _Hasher:
                 return None
             if self._queue:
                 data = self._queue.popleft()
+                self._queued -= len(data)
                 self._changed.notify_all()
                 return data
             if self._taken == self._size:

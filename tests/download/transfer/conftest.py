@@ -36,7 +36,7 @@ def server() -> Iterator[Server]:
 def fetch(tmp_path: Path) -> Fetch:
     """Download a file: URLs, then parts of its request (``check`` takes its MD5 from bytes), then transfer options."""
 
-    def one(*urls: str, name: str = "a.bin", check: bytes | None = None, **further: Any) -> Fetched:
+    def fetch_one(*urls: str, name: str = "a.bin", check: bytes | None = None, **further: Any) -> Fetched:
         keys = {"digest", "size", "known"}
         about = {key: value for key, value in further.items() if key in keys}
         options = {key: value for key, value in further.items() if key not in keys}
@@ -48,7 +48,7 @@ def fetch(tmp_path: Path) -> Fetch:
         settings = TransferOptions(**{"first_wait": 0.01, "timeout": 10.0, "connections": 1, **options})
         return fetch_files([request], settings, stop=stop, observer=observer)[0]
 
-    return one
+    return fetch_one
 
 
 @pytest.fixture(scope="session")

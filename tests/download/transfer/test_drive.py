@@ -157,7 +157,7 @@ def test_a_wrong_size_and_a_web_page_too(drive: Any, fetch: Any, tmp_path: Path)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_slow_drip_does_not_hold_for_ever(drive: Any, fetch: Any) -> None:
+def test_a_slow_body_is_given_up(drive: Any, fetch: Any) -> None:
     drive(rate=100_000)
     with pytest.raises(TransferError, match="bytes arrived in"):
         fetch(LINK, timeout=0.3, retries=0, least_speed=10_000_000)

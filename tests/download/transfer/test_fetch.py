@@ -1,4 +1,4 @@
-"""A file is fetched, checked, and only then gets its name."""
+"""A file is downloaded and checked, and only then gets its name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from facedata.jobs.signals import StopRequest
 DATA = os.urandom(300_000)
 
 
-def test_a_file_is_fetched_whole_with_its_date_and_nothing_else_is_left(
+def test_a_file_is_downloaded_with_its_date_and_nothing_else_is_left(
     server: Server, fetch: Any, tmp_path: Path
 ) -> None:
     served = server.add("/a.bin", DATA)
@@ -44,7 +44,7 @@ def test_a_file_is_fetched_whole_with_its_date_and_nothing_else_is_left(
     assert served.asked[0].headers["Accept-Encoding"] == "identity"
 
 
-def test_without_a_published_checksum_its_sha256_is_told(server: Server, fetch: Any) -> None:
+def test_without_a_published_checksum_its_sha256_is_reported(server: Server, fetch: Any) -> None:
     server.add("/a.bin", DATA)
     assert fetch(server.url("/a.bin")).digest == Digest("sha256", sha256(DATA).hexdigest())
 
@@ -59,39 +59,43 @@ def test_any_size_from_any_kind_of_server(
     assert (tmp_path / "a.bin").read_bytes() == DATA[:size]
 
 
-def test_several_files_at_once_each_told_as_it_comes(server: Server, tmp_path: Path) -> None:
-    requests = []
+def test_several_files_at_once_each_reported_when_complete(server: Server, tmp_path: Path) -> None:
+    requests, at_once = [], list[int]()
     for number in range(7):
-        server.add(f"/{number}", DATA[number:], rate=3_000_000)
+        served = server.add(f"/{number}", DATA[number:], rate=3_000_000)
+        served.on_request = lambda _: at_once.append(sum(each.at_once for each in server.served.values()))
         requests.append(FileRequest(tmp_path / "sub" / str(number), (Link("http", server.url(f"/{number}")),)))
-    told: list[Fetched] = []
+    reported: list[Fetched] = []
     seen: list[tuple[int, int]] = []
     fetched = fetch_files(
         requests,
         TransferOptions(connections=3),
         observer=lambda done, total: seen.append((done, total)),
-        on_fetched=told.append,
+        on_fetched=reported.append,
     )
-    assert [one.path.name for one in fetched] == list("0123456")
-    assert sorted(told, key=lambda one: one.path) == fetched
+    assert [each.path.name for each in fetched] == list("0123456")
+    assert sorted(reported, key=lambda each: each.path) == fetched
     assert seen[-1] == (sum(len(DATA) - n for n in range(7)), sum(len(DATA) - n for n in range(7)))
+    assert max(at_once) <= 3
     for number in range(7):
         assert (tmp_path / "sub" / str(number)).read_bytes() == DATA[number:]
 
 
-def test_what_was_finished_before_a_stop_is_told(server: Server, tmp_path: Path) -> None:
+def test_files_that_were_complete_before_a_stop_are_reported(server: Server, tmp_path: Path) -> None:
     server.add("/quick", DATA)
     server.add("/slow", DATA, silent=True)
     requests = [FileRequest(tmp_path / name, (Link("http", server.url(f"/{name}")),)) for name in ("quick", "slow")]
-    stop, told = StopRequest(), list[str]()
+    stop, reported = StopRequest(), list[Fetched]()
 
     def stop_at_the_first(done: int, total: int) -> None:
         if (tmp_path / "quick").exists():
             stop.count = 1
 
     with pytest.raises(InterruptedJobError):
-        fetch_files(requests, observer=stop_at_the_first, on_fetched=lambda one: told.append(one.path.name), stop=stop)
-    assert told == ["quick"]
+        fetch_files(
+            requests, observer=stop_at_the_first, on_fetched=lambda each: reported.append(each.path.name), stop=stop
+        )
+    assert reported == ["quick"]
 
 
 def test_a_file_that_fails_does_not_stop_the_others(server: Server, tmp_path: Path) -> None:
@@ -99,17 +103,17 @@ def test_a_file_that_fails_does_not_stop_the_others(server: Server, tmp_path: Pa
     requests = [
         FileRequest(tmp_path / name, (Link("http", server.url(f"/{name}")),)) for name in ("bad", "good", "worse")
     ]
-    told: list[Fetched] = []
+    reported: list[Fetched] = []
     with pytest.raises(TransferError) as caught:
-        fetch_files(requests, on_fetched=told.append)
+        fetch_files(requests, on_fetched=reported.append)
     assert str(caught.value).startswith("2 of 3 files could not be downloaded:\n")
     assert str(tmp_path / "bad") in str(caught.value)
     assert str(tmp_path / "worse") in str(caught.value)
-    assert [one.path.name for one in told] == ["good"]
+    assert [each.path.name for each in reported] == ["good"]
     assert os.listdir(tmp_path) == ["good"]
 
 
-def test_the_next_link_is_asked_where_one_has_not_the_file(server: Server, fetch: Any, tmp_path: Path) -> None:
+def test_the_next_link_is_tried_if_a_link_does_not_have_the_file(server: Server, fetch: Any, tmp_path: Path) -> None:
     for path, status in (("/gone", 410), ("/forbidden", 403), ("/login", 401)):
         server.add(path, DATA, status=status)
     server.add("/a.bin", DATA)
@@ -118,7 +122,7 @@ def test_the_next_link_is_asked_where_one_has_not_the_file(server: Server, fetch
     assert [server.served[path].requests for path in ("/gone", "/forbidden", "/login")] == [1, 1, 1]
 
 
-def test_when_no_link_is_left_each_is_told_with_its_reason_and_what_to_do(
+def test_if_all_links_fail_each_is_reported_with_its_reason_and_what_to_do(
     server: Server, fetch: Any, tmp_path: Path
 ) -> None:
     server.add("/forbidden", status=403)
@@ -149,14 +153,14 @@ def test_a_wrong_checksum_once_then_right(
     assert aside.name in caplog.text
 
 
-def test_a_checksum_that_stays_wrong_sends_to_the_next_link(server: Server, fetch: Any, tmp_path: Path) -> None:
+def test_if_the_checksum_stays_wrong_the_next_link_is_tried(server: Server, fetch: Any, tmp_path: Path) -> None:
     wrong = server.add("/wrong", b"x" * 1000)
     server.add("/a.bin", DATA)
     assert fetch(server.url("/wrong"), server.url("/a.bin"), check=DATA).link.address == server.url("/a.bin")
     assert wrong.requests == 2
 
 
-def test_a_checksum_wrong_everywhere_is_an_error_with_all_of_it(server: Server, fetch: Any, tmp_path: Path) -> None:
+def test_a_checksum_wrong_everywhere_is_an_error_that_names_all(server: Server, fetch: Any, tmp_path: Path) -> None:
     for number in range(4):
         server.add(f"/{number}", f"wrong {number}".encode())
     with pytest.raises(ChecksumError) as caught:
@@ -170,7 +174,7 @@ def test_a_checksum_wrong_everywhere_is_an_error_with_all_of_it(server: Server, 
 
 
 @pytest.mark.parametrize("published", [True, False])
-def test_a_file_known_to_be_another_is_named_and_not_asked_for_again(
+def test_a_file_known_to_be_another_is_named_and_not_requested_again(
     server: Server, fetch: Any, published: bool
 ) -> None:
     old = server.add("/a.bin", b"old release")
@@ -181,7 +185,7 @@ def test_a_file_known_to_be_another_is_named_and_not_asked_for_again(
     assert old.requests == 1
 
 
-def test_a_file_that_is_there_is_not_touched(server: Server, fetch: Any, tmp_path: Path) -> None:
+def test_an_existing_file_is_not_touched(server: Server, fetch: Any, tmp_path: Path) -> None:
     server.add("/a.bin", DATA)
     (tmp_path / "a.bin").write_bytes(b"mine")
     with pytest.raises(OutputExistsError, match="--overwrite"):
@@ -190,7 +194,7 @@ def test_a_file_that_is_there_is_not_touched(server: Server, fetch: Any, tmp_pat
     assert os.listdir(tmp_path) == ["a.bin"]
 
 
-def test_a_file_that_is_there_is_replaced_on_request_and_only_by_a_right_one(
+def test_an_existing_file_is_replaced_only_on_request_and_by_the_right_one(
     server: Server, fetch: Any, tmp_path: Path
 ) -> None:
     server.add("/a.bin", DATA)
@@ -202,7 +206,7 @@ def test_a_file_that_is_there_is_replaced_on_request_and_only_by_a_right_one(
     assert (tmp_path / "a.bin").read_bytes() == DATA
 
 
-def test_the_published_size_tells_another_file_before_it_is_fetched(server: Server, fetch: Any) -> None:
+def test_a_file_of_another_size_is_refused_before_it_is_downloaded(server: Server, fetch: Any) -> None:
     served = server.add("/a.bin", DATA, rate=50_000)
     with pytest.raises(TransferError, match="has 300,000 bytes, not the 7 that were published"):
         fetch(server.url("/a.bin"), size=7)
@@ -210,7 +214,7 @@ def test_the_published_size_tells_another_file_before_it_is_fetched(server: Serv
 
 
 @pytest.mark.parametrize("size", [299_999, 300_001])
-def test_the_published_size_also_counts_where_the_server_does_not_say_one(
+def test_the_published_size_also_counts_if_the_server_announces_none(
     server: Server, fetch: Any, tmp_path: Path, size: int
 ) -> None:
     server.add("/a.bin", DATA, chunked=True)
@@ -219,7 +223,7 @@ def test_the_published_size_also_counts_where_the_server_does_not_say_one(
     assert not (tmp_path / "a.bin").exists()
 
 
-def test_a_size_nobody_knows_is_warned_of(server: Server, fetch: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unknown_size_gives_a_warning(server: Server, fetch: Any, caplog: pytest.LogCaptureFixture) -> None:
     server.add("/a.bin", DATA, length=None, ranges=False)
     fetch(server.url("/a.bin"))
     assert "may be cut short" in caplog.text
@@ -235,19 +239,19 @@ def test_wrong_use_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["nonsense", "http://", "http://[bad", "ftp://example.org/a", "http://a b/"])
-def test_what_is_no_url_is_told(fetch: Any, address: str) -> None:
+def test_an_invalid_url_is_reported(fetch: Any, address: str) -> None:
     with pytest.raises(TransferError, match="is not a URL that can be downloaded"):
         fetch(address)
 
 
-def test_a_host_that_is_not_there_is_given_up_soon(fetch: Any) -> None:
+def test_a_refused_connection_is_given_up_soon(fetch: Any) -> None:
     with Server() as gone:
         url = gone.url("/a.bin")
     with pytest.raises(TransferError, match="the connection is refused \\(after 4 attempts\\)"):
         fetch(url)
 
 
-def test_a_password_in_a_url_is_not_told(server: Server, fetch: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_password_in_a_url_is_not_shown(server: Server, fetch: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="facedata")
     server.add("/a.bin", DATA)
     url = server.url("/a.bin").replace("http://", "http://me:secret@")

@@ -32,7 +32,7 @@ def test_a_file_over_https_cut_in_between(secure: Server, fetch: Any, trusted: N
     assert served.bytes_served == len(DATA)
 
 
-def test_a_certificate_that_nobody_vouches_for(secure: Server, fetch: Any) -> None:
+def test_a_certificate_that_is_not_trusted(secure: Server, fetch: Any) -> None:
     secure.add("/a.bin", DATA)
     with pytest.raises(TransferError, match="its certificate is not trusted"):
         fetch(secure.url("/a.bin"))

@@ -26,14 +26,14 @@ def person(internet: Server, item: dict[str, Any] = ITEM, path: str = SHARE_PATH
     internet.add("/file", DATA)
 
 
-def test_the_link_of_an_organisation_is_asked_for_the_file(internet: Server, fetch: Any, tmp_path: Path) -> None:
+def test_the_link_of_an_organisation_gives_the_file(internet: Server, fetch: Any, tmp_path: Path) -> None:
     served = internet.add("/:u:/g/personal/someone/EaBc", location="/personal/someone/_layouts/15/download.aspx?x=1")
     internet.add("/personal/someone/_layouts/15/download.aspx?x=1", DATA)
     fetch(Link("onedrive", "https://lab-my.sharepoint.com/:u:/g/personal/someone/EaBc?e=1Fg&download=0"), check=DATA)
     assert served.asked[0].path.endswith("?e=1Fg&download=1")
 
 
-def test_the_login_page_of_an_organisation_is_no_file(internet: Server, fetch: Any, tmp_path: Path) -> None:
+def test_the_login_page_of_an_organisation_is_not_a_file(internet: Server, fetch: Any, tmp_path: Path) -> None:
     page = b"<!DOCTYPE html><html><head><title>Sign in to your account</title>"
     internet.add("/:u:/g/x", page, headers={"Content-Type": "text/html"})
     with pytest.raises(WebPageError, match="Sign in to your account"):
@@ -56,7 +56,7 @@ def test_a_link_that_was_opened_in_a_browser_works_too(internet: Server, fetch: 
     fetch(Link("onedrive", "https://onedrive.live.com/?redeem=aHR0cHM6&cid=49"), check=DATA)
 
 
-def test_a_cut_connection_goes_on_with_one_token(internet: Server, fetch: Any) -> None:
+def test_a_cut_connection_is_resumed_with_one_token(internet: Server, fetch: Any) -> None:
     person(internet)
     internet.served["/file"].cut_at = [100_000, None]
     fetch(Link("onedrive", SHARE), check=DATA)
@@ -65,7 +65,7 @@ def test_a_cut_connection_goes_on_with_one_token(internet: Server, fetch: Any) -
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_login_that_is_wanted_is_told_with_the_way_out(internet: Server, fetch: Any, status: int) -> None:
+def test_a_required_login_is_reported_with_what_to_do(internet: Server, fetch: Any, status: int) -> None:
     person(internet, status=status)
     with pytest.raises(TransferError) as caught:
         fetch(Link("onedrive", SHARE))
@@ -74,7 +74,7 @@ def test_a_login_that_is_wanted_is_told_with_the_way_out(internet: Server, fetch
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
         (b'{"name": "faces", "folder": {"childCount": 3}}', "leads to a folder"),
         (b'{"name": "a.bin"}', "does not say where the file is"),
@@ -83,8 +83,8 @@ def test_a_login_that_is_wanted_is_told_with_the_way_out(internet: Server, fetch
         (b"<html>", "sent an unknown answer"),
     ],
 )
-def test_answers_that_lead_nowhere(internet: Server, fetch: Any, answer: bytes, told: str) -> None:
+def test_answers_without_a_file(internet: Server, fetch: Any, answer: bytes, message: str) -> None:
     person(internet)
     internet.served[SHARE_PATH].data = answer
-    with pytest.raises(TransferError, match=told):
+    with pytest.raises(TransferError, match=message):
         fetch(Link("onedrive", SHARE))

@@ -21,7 +21,7 @@ DATA = os.urandom(300_000)
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
-def test_a_server_that_fails_and_then_does_not(server: Server, fetch: Any, tmp_path: Path, status: int) -> None:
+def test_a_server_that_fails_at_first(server: Server, fetch: Any, tmp_path: Path, status: int) -> None:
     served = server.add("/a.bin", DATA, status=[status, status, 200])
     fetch(server.url("/a.bin"), check=DATA)
     assert (tmp_path / "a.bin").read_bytes() == DATA
@@ -65,7 +65,7 @@ def test_a_connection_that_is_cut(server: Server, fetch: Any, tmp_path: Path, cu
     assert served.bytes_served == len(DATA) + again
 
 
-def test_a_connection_that_is_cut_again_and_again_but_brings_something(server: Server, fetch: Any) -> None:
+def test_a_connection_that_is_cut_again_and_again_but_makes_progress(server: Server, fetch: Any) -> None:
     served = server.add("/a.bin", DATA, cut_at=10_000)
     fetch(server.url("/a.bin"), check=DATA, retries=2)
     assert served.requests == 30
@@ -169,7 +169,7 @@ def test_redirects_without_end_are_given_up(server: Server, fetch: Any) -> None:
         fetch(server.url("/0"))
 
 
-def test_a_redirect_to_a_file_of_this_machine_is_refused(server: Server, fetch: Any) -> None:
+def test_a_redirect_to_a_local_file_is_refused(server: Server, fetch: Any) -> None:
     server.add("/a", location="file:///etc/passwd")
     with pytest.raises(TransferError, match="neither http nor https"):
         fetch(server.url("/a"))
@@ -194,7 +194,7 @@ def test_a_web_page_compressed_on_its_way(server: Server, fetch: Any, tmp_path: 
     assert os.listdir(tmp_path) == []
 
 
-def test_a_web_page_that_was_asked_for(server: Server, fetch: Any) -> None:
+def test_a_web_page_that_was_requested(server: Server, fetch: Any) -> None:
     server.add("/a.html", PAGE, headers={"Content-Type": "text/html"})
     fetch(server.url("/a.html"), name="a.html", check=PAGE)
 
@@ -246,7 +246,7 @@ def test_a_rest_in_an_encoding_is_refused(server: Server, fetch: Any) -> None:
         fetch(server.url("/a.bin"))
 
 
-def test_a_body_that_is_called_compressed_and_is_not(server: Server, fetch: Any) -> None:
+def test_a_body_that_is_wrongly_called_compressed(server: Server, fetch: Any) -> None:
     server.add("/a.bin", DATA, headers=GZIP)
     fetch(server.url("/a.bin"), check=DATA)
 
