@@ -92,10 +92,8 @@ def test_files_that_were_complete_before_a_stop_are_reported(server: Server, tmp
             stop.count = 1
 
     with pytest.raises(InterruptedJobError):
-        fetch_files(
-            requests, observer=stop_at_the_first, on_fetched=lambda each: reported.append(each.path.name), stop=stop
-        )
-    assert reported == ["quick"]
+        fetch_files(requests, observer=stop_at_the_first, on_fetched=reported.append, stop=stop)
+    assert [each.path.name for each in reported] == ["quick"]
 
 
 def test_a_file_that_fails_does_not_stop_the_others(server: Server, tmp_path: Path) -> None:
