@@ -149,7 +149,8 @@ def _start_threads(
     def force_to_disk() -> None:
         while not cancel.wait(_TICK):
             for download in downloads:
-                download.checkpoint()
+                with suppress(OSError):
+                    download.checkpoint()
 
     workers = [threading.Thread(target=work, daemon=True) for _ in range(min(connections, len(downloads)))]
     for thread in (*workers, threading.Thread(target=force_to_disk, daemon=True)):

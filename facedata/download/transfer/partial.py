@@ -131,7 +131,6 @@ class PartialFile:
 
     def restart(self, state: State = State()) -> None:
         """Discard what is written, and begin the file that `state` describes."""
-        had_record = self.state.synced > 0  # which a power cut must not bring back beside the bytes of another file
         self._hasher.stop()
         try:
             with self._lock:
@@ -143,7 +142,8 @@ class PartialFile:
         self._hasher = _Hasher(self._descriptor, self._algorithm, 0)
         with self._lock:
             self.state = replace(state, synced=0, boot=boot_id())
-            self._save(sync=had_record)
+            # after a power cut, an old record must not come back beside the bytes of another file
+            self._save(sync=self._record.exists())
 
     def update(self, **changes: Any) -> None:
         """Change and record the state."""
@@ -213,14 +213,12 @@ class PartialFile:
             If it is not complete, or cannot be written.
         """
         try:
-            size, total = (
-                os.fstat(self._descriptor).st_size,
-                self.done if self.state.total is None else self.state.total,
-            )
-            if min(size, self.done) < total:
+            there = min(os.fstat(self._descriptor).st_size, self.done)
+            total = self.done if self.state.total is None else self.state.total
+            if there < total:
                 raise OutputError(
-                    f"{self.path}: only {min(size, self.done):,} of its {total:,} bytes are there; if no other program "
-                    "writes it, run the same command again"
+                    f"{self.path}: only {there:,} of its {total:,} bytes are there; if no other program writes it, run "
+                    "the same command again"
                 )
             os.ftruncate(self._descriptor, total)
             os.fsync(self._descriptor)
@@ -247,11 +245,9 @@ class PartialFile:
         """Keep the file under another name, and begin again with an empty one; at most two such files are kept."""
         aside = self.target.with_name(name)
         try:
-            names = [
-                entry for entry in self.target.parent.iterdir() if entry.name.startswith(f"{self.target.name}.wrong-")
-            ]
-            others = [path for path in names if path != aside]
-            for path in sorted(others, key=lambda path: path.lstat().st_mtime, reverse=True)[_MOST_SET_ASIDE - 1 :]:
+            prefix = f"{self.target.name}.wrong-"
+            others = [each for each in aside.parent.iterdir() if each.name.startswith(prefix) and each != aside]
+            for path in sorted(others, key=lambda each: each.lstat().st_mtime, reverse=True)[_MOST_SET_ASIDE - 1 :]:
                 path.unlink(missing_ok=True)
             self._hasher.stop()
             with self._lock:
