@@ -143,7 +143,7 @@ class PartialFile:
         with self._lock:
             self.state = replace(state, synced=0, boot=boot_id())
             # after a power cut, an old record must not come back beside the bytes of another file
-            self._save(sync=self._record.exists())
+            self._save(sync=os.path.lexists(self._record))
 
     def update(self, **changes: Any) -> None:
         """Change and record the state."""
