@@ -262,8 +262,8 @@ def test_a_signal_ends_the_download_and_the_same_call_resumes(
     wait_for(lambda: served.bytes_served > 300_000)
     begin = time.monotonic()
     process.send_signal(signal_number)
-    _, errors = process.communicate(timeout=10)
-    assert time.monotonic() - begin < 5  # not the minute that it may wait for a server
+    _, errors = process.communicate(timeout=30)
+    assert time.monotonic() - begin < 20  # not the minute that it may wait for a server
     assert process.returncode == 75
     assert "run the same command again to resume" in errors
     assert "Traceback" not in errors
@@ -285,7 +285,7 @@ def test_a_signal_ends_the_download_if_the_server_hangs(tmp_path: Path, scheme: 
             connection.recv(1)
             begin = time.monotonic()
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=10)
-    assert time.monotonic() - begin < 5  # not the minute that it may wait for a server
+            process.communicate(timeout=30)
+    assert time.monotonic() - begin < 20  # not the minute that it may wait for a server
     assert process.returncode == 75
     assert not (tmp_path / "a.bin").exists()
