@@ -47,15 +47,6 @@ class Digest:
     def __str__(self) -> str:
         return f"{self.algorithm} {self.value}"
 
-    @classmethod
-    def guess(cls, value: str) -> Digest:
-        """The digest with these digits; their number gives the algorithm."""
-        for algorithm, digits in ALGORITHMS.items():
-            if len(value) == digits:
-                return cls(algorithm, value.lower())
-        lengths = ", ".join(f"{digits} ({algorithm})" for algorithm, digits in ALGORITHMS.items())
-        raise OptionError(f"'{value}' is not a checksum: expected {lengths} digits, found {len(value)}")
-
 
 def new_hasher(algorithm: str) -> Any:
     """A `hashlib` object; it finds damage, not forgery, so that OpenSSL builds for FIPS allow MD5 too."""

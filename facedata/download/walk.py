@@ -117,7 +117,7 @@ def _list_folder(root: str, folder: str) -> list[str | LeftOut]:
 
 
 class HashedNames:
-    """A set of names at 8 bytes each, by their hashes: two of a million names have the same one once in 10**7 runs."""
+    """A set of names that keeps a hash of 8 bytes for each, so that memory hardly grows with their number."""
 
     def __init__(self) -> None:
         self._hashes = array("q")
@@ -158,10 +158,11 @@ class NameIndex:
         last = ""
         for path in paths:
             folder, _, name = path.rpartition("/")
+            if folder != last:  # else keep one object for all files of a folder
+                last = folder
             if name in names:
-                last = folder = last if last == folder else folder  # one object for all files of a folder
-                for key in (name, f"{folder.rpartition('/')[2]}/{name}"):
-                    self._folders.setdefault(key, []).append(folder)
+                for key in (name, f"{last.rpartition('/')[2]}/{name}"):
+                    self._folders.setdefault(key, []).append(last)
 
     def find(self, path: str) -> list[str]:
         """The files with this name whose paths share the longest end with `path`.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -241,6 +242,23 @@ class TestFetching:
         assert not (tmp_path / "data").exists()
 
 
+def test_a_dry_run_shows_what_would_be_done(facedata: Run, tmp_path: Path) -> None:
+    parts = parts_set(tmp_path, tar_gz({"big/train.rec": noise(1000)}), 3)
+    (tmp_path / "loads").mkdir()
+    (tmp_path / "loads/big_00").write_bytes(parts[0])
+    (tmp_path / "loads/big_01").write_bytes(b"wrong")
+    command = ["download", "big", "--root", "data", "--from-dir", "loads"]
+    out = facedata(*command, "--dry-run").stdout
+    assert "big: free to use\nbig_00: would use loads/big_00\nloads/big_01: expected md5" in out
+    assert f"big_02  (md5 {md5(parts[2])})" in out
+    plan = json.loads(facedata(*command, "--dry-run", "--json").stdout)
+    assert (plan["found"], plan["by_hand"]) == ({"big_00": "loads/big_00"}, ["big_01", "big_02"])
+    for number, part in enumerate(parts):
+        (tmp_path / f"loads/big_{number:02d}").write_bytes(part)
+    assert facedata(*command).status == 0
+    assert facedata(*command, "--dry-run").stdout == "big: already complete in data\n"
+
+
 class TestByHand:
     def test_the_steps_are_shown_and_followed(self, facedata: Run, tmp_path: Path) -> None:
         clustering_set(tmp_path)
@@ -255,11 +273,6 @@ class TestByHand:
         assert (tmp_path / "data/features/f.bin").read_bytes() == FEATURES
         assert tree(tmp_path / "loads") == {"small (1).tar.gz": CLUSTERING}
         assert os.path.samefile(tmp_path / "loads/small (1).tar.gz", tmp_path / "data/small.tar.gz")
-
-    def test_a_file_of_any_name(self, facedata: Run, tmp_path: Path) -> None:
-        clustering_set(tmp_path)
-        (tmp_path / "data.bin").write_bytes(CLUSTERING)
-        assert facedata("download", "small", "--root", "data", "--from-file", "data.bin").status == 0
 
     def test_a_web_page_that_the_browser_saved_instead(self, facedata: Run, tmp_path: Path) -> None:
         catalogue(
@@ -302,16 +315,6 @@ class TestByHand:
         ran = facedata("verify-md5", "big", "--root", "data", "--catalogue", "all.toml")
         assert "big/more: EXTRA" in ran.stdout
         assert ran.status == 0
-
-    def test_a_wrong_part_in_the_root_is_kept_aside(self, facedata: Run, tmp_path: Path) -> None:
-        parts = parts_set(tmp_path, tar_gz({"train.rec": noise(1000)}), 2)
-        (tmp_path / "data").mkdir()
-        (tmp_path / "data/big_00").write_bytes(parts[0])
-        (tmp_path / "data/big_01").write_bytes(b"other")
-        ran = facedata("download", "big", "--root", "data")
-        assert ran.status == 1
-        assert "kept as big_01.wrong" in ran.stderr
-        assert (tmp_path / "data/big_01.wrong").read_bytes() == b"other"
 
     def test_files_in_their_final_places_are_only_checked(self, facedata: Run, tmp_path: Path) -> None:
         clustering_set(tmp_path)
@@ -485,6 +488,23 @@ class TestFilesOfTheUser:
         assert "not used" not in ran.stderr
         assert (tmp_path / "data/x").read_bytes() == parts[1]
 
+    def test_on_another_disk_plain_files_are_copied_and_archives_used_where_they_are(
+        self, facedata: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_: object) -> None:
+            raise OSError(errno.EXDEV, "another disk")
+
+        monkeypatch.setattr(os, "link", refuse)
+        plain_set(tmp_path)
+        (tmp_path / "a.bin").write_bytes(b"content")
+        assert facedata("download", "plain", "--root", "data", "--from-file", "a.bin").status == 0
+        assert (tmp_path / "data/a.bin").read_bytes() == b"content"
+        clustering_set(tmp_path)
+        (tmp_path / "small.tar.gz").write_bytes(CLUSTERING)
+        assert facedata("download", "small", "--root", "data", "--from-file", "small.tar.gz").status == 0
+        assert (tmp_path / "data/features/f.bin").read_bytes() == FEATURES
+        assert not (tmp_path / "data/small.tar.gz").exists()
+
     def test_symbolic_links(self, facedata: Run, tmp_path: Path) -> None:
         clustering_set(tmp_path)
         (tmp_path / "loads").mkdir()
@@ -499,7 +519,7 @@ class TestFilesOfTheUser:
         (tmp_path / "data").mkdir()
         for content in (b"one", b"two", b"three"):
             (tmp_path / "data/big_00").write_bytes(content)
-            facedata("download", "big", "--root", "data")
+            assert "big_00.wrong" in facedata("download", "big", "--root", "data").stderr
         kept = [(tmp_path / f"data/big_00.wrong{end}").read_bytes() for end in ("", "-2", "-3")]
         assert kept == [b"one", b"two", b"three"]
 
@@ -594,7 +614,7 @@ def test_killed_again_and_again_it_ends_in_the_same_files(facedata: Run, tmp_pat
     parts = parts_set(tmp_path, whole, 3, server.url("/"))
     for number, part in enumerate(parts):
         server.add(f"/big_{number:02d}", part, rate=3_000_000)
-    for tenth in range(2, 14):
+    for tenth in range(2, 14, 2):
         process = subprocess.Popen(
             [*FACEDATA, "download", "big", "--root", "data", "--quiet"], cwd=tmp_path, stdout=subprocess.DEVNULL
         )

@@ -24,7 +24,8 @@ from facedata.download.manifest import (
     verify_manifest,
 )
 from facedata.download.walk import LeftOut
-from facedata.errors import FormatError
+from facedata.errors import EmptyDatasetError, FormatError, InterruptedJobError, OptionError
+from facedata.jobs.signals import StopRequest
 
 EMPTY = {
     "md5": "d41d8cd98f00b204e9800998ecf8427e",
@@ -182,3 +183,22 @@ def test_a_list_has_all_plain_files_in_the_order_of_their_bytes(tmp_path: Path) 
     left_out = {os.path.basename(entry.path): entry for entry in entries if isinstance(entry, LeftOut)}
     assert {name: entry.is_lost for name, entry in left_out.items()} == {"pipe": False, "loop": False, "lost": True}
     assert left_out["pipe"].reason == "it is a named pipe"
+
+
+def test_a_list_that_is_interrupted_is_not_complete(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("")
+    stop = StopRequest()
+    stop.count, stop.signal_name = 1, "SIGTERM"
+    with pytest.raises(InterruptedJobError, match="stopped by SIGTERM; the list is not complete"):
+        list(list_checksums(tmp_path, stop=stop))
+
+
+def test_a_folder_without_files_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(EmptyDatasetError, match="has no files in it"):
+        list(list_checksums(tmp_path))
+
+
+def test_an_unknown_algorithm_or_a_wrong_number_of_digits() -> None:
+    for algorithm, digits in (("crc32", "0" * 8), ("md5", "0" * 31)):
+        with pytest.raises(OptionError):
+            Digest(algorithm, digits)
