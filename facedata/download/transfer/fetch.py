@@ -87,7 +87,7 @@ def fetch_files(
 
     downloads += [_FileDownload(request, options, cancel, check_room_for_all) for request in requests]
     check_room_for_all(0)
-    workers, results = _start_threads(downloads, options.connections, cancel)
+    threads, results = _start_threads(downloads, options.connections, cancel)
     done: dict[_FileDownload, Fetched | Exception] = {}
 
     def take_result(timeout: float) -> None:
@@ -112,7 +112,7 @@ def fetch_files(
     finally:
         cancel.set()
         deadline = time.monotonic() + _GRACE
-        for thread in workers:
+        for thread in threads:
             thread.join(max(deadline - time.monotonic(), 0))
         while not results.empty():  # files that were completed just before a stop are reported too
             take_result(0)
@@ -152,10 +152,11 @@ def _start_threads(
                 with suppress(OSError):
                     download.checkpoint()
 
-    workers = [threading.Thread(target=work, daemon=True) for _ in range(min(connections, len(downloads)))]
-    for thread in (*workers, threading.Thread(target=force_to_disk, daemon=True)):
+    targets = [*[work] * min(connections, len(downloads)), force_to_disk]
+    threads = [threading.Thread(target=target, daemon=True) for target in targets]
+    for thread in threads:
         thread.start()
-    return workers, results
+    return threads, results
 
 
 def _progress(downloads: Sequence[_FileDownload]) -> tuple[int, int]:
@@ -274,11 +275,8 @@ class _FileDownload:
             kind = WebPageError
         reasons = dict.fromkeys(f"{shown_url(link.page)}: {error}" for link, error in self._errors)
         pages = " or ".join(dict.fromkeys(shown_url(link.page) for link in self._request.links))
-        resume = (
-            "run the same command again to resume (the partial file is kept); or "
-            if partial.state.resumable and partial.done
-            else ""
-        )
+        can_resume = partial.done and partial.state.resumable
+        resume = "run the same command again to resume (the partial file is kept); or " if can_resume else ""
         by_hand = f"open {pages} in a browser, save the file, and give its folder with --from-dir"
         return kind(
             f"{self._request.path}: cannot be downloaded: {'; '.join(reasons) or 'no link to it is known'}. "
