@@ -11,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.align.decoding import decode_image
+from facedata.align.detectors.sessions import Device
 from facedata.errors import ModelError, OptionError, RefusedSampleError
+from facedata.features.feature_set import Floats
 from facedata.images import import_opencv
 
 __all__ = ["NCHW", "InputShape", "Layout", "ModelOptions", "Preprocessing", "input_shape", "output_name"]
@@ -27,8 +29,6 @@ _LARGEST_BATCH = 4096
 _LARGEST_INPUT = 1 << 30  # bytes of one batch
 _FLOATS = {"tensor(float)": False, "tensor(float16)": True}
 _HALF_RANGE = 127.5
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ModelOptions:
     """
 
     path: str
-    device: str = "cpu"
+    device: Device = "cpu"
     batch_size: int | None = None
     input_size: tuple[int, int] | None = None
     layout: str | None = None

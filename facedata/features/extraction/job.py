@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
+from zlib import crc32
 
+import numpy as np
+
+from facedata.columns import UNLABELLED
 from facedata.converters.convert import open_inputs
 from facedata.dataset import Sample, Source, peek
-from facedata.errors import EmptyDatasetError, OptionError, OutputMismatchError
+from facedata.errors import (
+    EmptyDatasetError,
+    FacedataError,
+    OptionError,
+    OutputMismatchError,
+    RefusedSampleError,
+    SampleError,
+    output_error,
+)
 from facedata.features.extraction.inputs import ModelOptions, Preprocessing
 from facedata.features.extraction.model import EmbeddingModel, prepare_model
 from facedata.features.extraction.output import FAIL, FeatureOutput
-from facedata.features.extraction.shard import Extractor, ExtractShard
-from facedata.features.feature_set import FeatureSet
+from facedata.features.feature_set import FeatureSet, Floats, bad_rows
 from facedata.features.staging import make_folders
 from facedata.images import image_size, opencv_in_one_thread
 from facedata.jobs.executors import available_cpus
 from facedata.jobs.job import JobOptions, JobSummary, run_job
-from facedata.jobs.journal import Journal
+from facedata.jobs.journal import Journal, ShardResult
 from facedata.jobs.output import check_output, refuse_overlap
 from facedata.jobs.plan import Plan
 from facedata.jobs.signals import stop_on_signals
@@ -39,6 +53,8 @@ _MOST_SAMPLES = 1024
 _MOST_SAMPLES_ON_CUDA = 4096
 _SAMPLES_TIMES_BYTES = 1 << 33  # larger models are slower: a shard takes some seconds to some ten on a core
 _CUDA_WORKERS = 4  # each with a session on the same device, and a thread that decodes
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -82,7 +98,8 @@ class Extraction:
 
     plan: Plan
     source: Source
-    extractor: Extractor
+    model: EmbeddingModel
+    options: ExtractionOptions
     output: FeatureOutput
 
 
@@ -136,7 +153,6 @@ def plan_extraction(spec: str, root: str | os.PathLike[str], name: str, options:
     if not options.preprocessing.resize:
         _check_sizes(source, model)
 
-    extractor = Extractor(model, options.preprocessing, options.flip, options.normalize, options.unlabeled)
     output = replace(output, rows=len(source), dimensions=model.dimensions)
     facts = {
         "sets": [{"set": spec, "format": format_name, "images": len(source)}],
@@ -145,9 +161,17 @@ def plan_extraction(spec: str, root: str | os.PathLike[str], name: str, options:
         "named_files": [os.path.abspath(path) for path in output.named_files()],
     }
     ends = _shard_ends(len(source), model)
-    deciding = {**extractor.identity(), "limit": options.limit, "opening": dict(options.opening)}
+    deciding = {
+        "model": model.identity(),
+        "preprocessing": options.preprocessing.identity(),
+        "flip": options.flip,
+        "normalize": options.normalize,
+        "unlabeled": options.unlabeled,
+        "limit": options.limit,
+        "opening": dict(options.opening),
+    }
     plan = Plan("extract-features", source.identity(), deciding, len(source), len(ends), facts, ends)
-    return Extraction(plan, source, extractor, output)
+    return Extraction(plan, source, model, options, output)
 
 
 def _check_sizes(source: Source, model: EmbeddingModel) -> None:
@@ -174,7 +198,7 @@ def _shard_ends(count: int, model: EmbeddingModel) -> tuple[int, ...]:
 def run_extraction(extraction: Extraction, job: JobOptions | None = None) -> JobSummary:
     """Run or resume a planned extraction; raises as `extract_features`."""
     plan, output, job = extraction.plan, extraction.output, job or JobOptions()
-    if job.workers is None and extraction.extractor.model.device == "cuda":
+    if job.workers is None and extraction.model.device == "cuda":
         job = replace(job, workers=min(_CUDA_WORKERS, available_cpus()))
     if not job.overwrite:
         _refuse_other_on_error(plan, output)
@@ -182,7 +206,7 @@ def run_extraction(extraction: Extraction, job: JobOptions | None = None) -> Job
 
     def make_task(shard: int) -> ExtractShard:
         first, end = plan.bounds(shard)
-        return ExtractShard(extraction.source[first:end], extraction.extractor, output, shard, first)
+        return ExtractShard(extraction.source[first:end], extraction.model, extraction.options, output, shard, first)
 
     with opencv_in_one_thread():
         return run_job(plan, make_task, output, job)
@@ -214,3 +238,132 @@ def _refuse_other_on_error(plan: Plan, output: FeatureOutput) -> None:
             f"{output.path}: was already written with --on-error {before}, not --on-error {output.on_error}; use "
             "another --name, or --overwrite to start over"
         )
+
+
+class _Entry(NamedTuple):
+    """An image of a batch; `failure` says why it cannot be used."""
+
+    key: str
+    label: int
+    size: int
+    failure: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class ExtractShard:
+    """The task of one shard, sent to the worker that does it.
+
+    Attributes
+    ----------
+    source : Source
+        The shard's part of the source.
+    model : EmbeddingModel
+    options : ExtractionOptions
+    output : FeatureOutput
+    shard : int
+    first : int
+        The number of its first image in the job.
+    """
+
+    source: Source
+    model: EmbeddingModel
+    options: ExtractionOptions
+    output: FeatureOutput
+    shard: int
+    first: int
+
+    def __call__(self) -> ShardResult:
+        """Extract and write the rows, labels and keys of the shard."""
+        begin = time.monotonic()
+        labels: list[int] = []
+        keys: list[str] = []
+        failed: list[int] = []
+        failures: list[Mapping[str, Any]] = []
+        size = digest = 0
+        try:
+            with (
+                opencv_in_one_thread(),
+                self.output.open_rows() as write_rows,
+                closing(_one_ahead(self._batches())) as batches,
+            ):
+                for images, entries in batches:
+                    rows, first = self._embed(images), len(labels)
+                    for row, entry, bad in zip(rows, entries, bad_rows(rows).tolist(), strict=True):
+                        failure = entry.failure
+                        if failure is None and bad:
+                            failure = self._failure(
+                                len(labels), entry.key, f"unusable embedding: the model returned {_kind(row)}"
+                            )
+                        if failure is None:
+                            size += entry.size
+                            digest = crc32(row.tobytes(), crc32(b"%d\n" % entry.label, digest))
+                        else:
+                            row[:] = np.nan
+                            failed.append(len(labels))
+                            failures.append(failure)
+                        labels.append(entry.label)
+                        keys.append(entry.key)
+                    write_rows(self.first + first, rows)
+            self.output.write_lines(self.shard, labels, keys, failed)
+        except FacedataError:
+            raise
+        except OSError as error:
+            raise output_error(error, self.output.path) from error
+        for row in reversed(failed):
+            del labels[row]
+        extent = (min(labels), max(labels)) if labels else None
+        seconds = time.monotonic() - begin
+        return ShardResult(len(labels), size, f"{digest:08x}", extent, tuple(failures), seconds)
+
+    def _embed(self, images: Floats) -> Floats:
+        """The rows of a batch of prepared images, shape (M, D), in memory of their own."""
+        rows = self.model.embed(images)
+        if self.options.flip:
+            rows = rows + self.model.embed(images, mirrored=True)
+        if not self.options.normalize:
+            return np.array(rows, "<f4")  # the network's own memory may be read-only
+        wide = rows.astype(np.float64)  # whose squares do not overflow
+        lengths = np.sqrt((wide * wide).sum(axis=1, keepdims=True))
+        unit: Floats = (wide / np.where(lengths > 0.0, lengths, 1.0)).astype("<f4")
+        return unit
+
+    def _batches(self) -> Iterator[tuple[Floats, list[_Entry]]]:
+        """The prepared images of the shard in batches; zeros in the places of those that cannot be used."""
+        shape, count = self.model.input, len(self.source)
+        items = iter(self.source.read())
+        for begin in range(0, count, shape.batch):
+            images = np.zeros(shape.shape(min(shape.batch, count - begin)), np.float32)
+            yield images, [self._prepare(begin + place, next(items), into) for place, into in enumerate(images)]
+
+    def _prepare(self, place: int, item: Sample | SampleError, into: Floats) -> _Entry:
+        if isinstance(item, SampleError):
+            return _Entry(item.key, UNLABELLED, 0, self._failure(place, item.key, item.reason, item))
+        shape, preprocessing = self.model.input, self.options.preprocessing
+        label, failure = UNLABELLED if self.options.unlabeled else item.label, None
+        try:
+            image = preprocessing.decode(item.image, shape.height, shape.width)
+        except RefusedSampleError as error:
+            failure = self._failure(place, item.key, str(error))
+        else:
+            preprocessing.fill(image, shape.layout, into)
+        return _Entry(item.key, label, len(item.image), failure)
+
+    def _failure(self, place: int, key: str, reason: str, error: SampleError | None = None) -> dict[str, Any]:
+        dataset, offset = self.source.locate(place) if error is None else (error.dataset, error.offset)
+        return {"set": dataset, "key": key, "index": self.first + place, "offset": offset, "reason": reason}
+
+
+def _kind(row: Floats) -> str:
+    if np.isnan(row).any():
+        return "NaN"
+    return "infinity" if not np.isfinite(row).all() else "nothing but zeros"
+
+
+def _one_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
+    """The items, each made by another thread while the caller works on the one before."""
+    end: Any = object()
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, items, end)
+            yield item

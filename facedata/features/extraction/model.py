@@ -7,25 +7,24 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from facedata.align.detectors.sessions import new_session, one_line, read_model, sha256_of
+from facedata.align.detectors.sessions import Device, new_session, one_line, read_model, sha256_of
 from facedata.errors import MissingExtraError, ModelError, OptionError
 from facedata.features.extraction.inputs import NCHW, InputShape, ModelOptions, input_shape, output_name
+from facedata.features.feature_set import Floats
 from facedata.jobs.isolated import run_isolated
 from facedata.jobs.signals import StopRequest
 
-__all__ = ["Embedder", "EmbeddingModel", "prepare_model", "try_model"]
+__all__ = ["EmbeddingModel", "prepare_model", "try_model"]
 
 _SECONDS = 600.0  # CUDA takes half a minute to start, and a network file system as long to read the library
 _MOST_MEMORY = 16 << 30  # bytes of address space, on the CPU
 _MOST_DIMENSIONS = 1 << 20
 _SAME = 0.05  # the most that other images of a batch may change an embedding, relative to its largest value
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class EmbeddingModel:
     path: str
     sha256: str
     size: int
-    device: str
+    device: Device
     input: InputShape
     output: str
     dimensions: int
@@ -68,47 +67,17 @@ class EmbeddingModel:
             **dict(self.versions),
         }
 
-    def load(self) -> Embedder:
-        """The network, loaded once in each process; on the CPU it uses one thread.
+    def embed(self, images: Floats, *, mirrored: bool = False) -> Floats:
+        """The embeddings of a batch; the first call in a process loads the network.
 
-        Not for a process that forks workers later.
-
-        Raises
-        ------
-        InputError
-            If the file no longer exists, or is not the one that was tried.
-        """
-        key = (os.getpid(), self)
-        if key not in _loaded:
-            _loaded.clear()
-            _loaded[key] = Embedder(self, read_model(self.path, self.sha256))
-        return _loaded[key]
-
-
-_loaded: dict[tuple[int, EmbeddingModel], Embedder] = {}
-
-
-class Embedder:
-    """A network in memory.
-
-    Parameters
-    ----------
-    model : EmbeddingModel
-    data : bytes
-        The model file.
-    """
-
-    def __init__(self, model: EmbeddingModel, data: bytes) -> None:
-        device: Any = model.device
-        self._model, self._session = model, new_session(data, model.path, device)
-
-    def embed(self, images: Floats) -> Floats:
-        """The embeddings of a batch.
+        On the CPU the network uses one thread. Not for a process that forks workers later.
 
         Parameters
         ----------
         images : ndarray of shape (M, 3, H, W) or (M, H, W, 3), float32
             M is at most the model's batch. If the batch is fixed, zeros are added.
+        mirrored : bool
+            Whether to embed the mirror images instead.
 
         Returns
         -------
@@ -116,24 +85,29 @@ class Embedder:
 
         Raises
         ------
+        InputError
+            If the file no longer exists, or is not the one that was tried.
         ModelError
-            If the model fails or returns something else.
+            If the model fails or returns something else than when it was tried.
         """
-        shape, count = self._model.input, len(images)
+        shape, count = self.input, len(images)
+        if mirrored:
+            images = np.ascontiguousarray(np.flip(images, 3 if shape.layout == NCHW else 2))
         if shape.fixed and count < shape.batch:
             images = np.concatenate([images, np.zeros(shape.shape(shape.batch - count), np.float32)])
-        rows = _run_network(self._session, self._model, images)
-        if rows.shape[1] != self._model.dimensions:
+        rows = _run_network(_load(self, os.getpid()), self, images)
+        if rows.shape[1] != self.dimensions:
             raise ModelError(
-                f"{self._model.path}: expected {self._model.dimensions:,} values for each image, as when it was tried; "
+                f"{self.path}: expected {self.dimensions:,} values for each image, as when it was tried; "
                 f"found {rows.shape[1]:,}"
             )
         return rows[:count]
 
-    def embed_mirrored(self, images: Floats) -> Floats:
-        """The embeddings of the mirror images."""
-        axis = 3 if self._model.input.layout == NCHW else 2
-        return self.embed(np.ascontiguousarray(np.flip(images, axis)))
+
+@lru_cache(maxsize=1)
+def _load(model: EmbeddingModel, process: int) -> Any:
+    """The ONNX Runtime session of a process, which must not be that of the process it was forked from."""
+    return new_session(read_model(model.path, model.sha256), model.path, model.device)
 
 
 def _run_network(session: Any, model: EmbeddingModel, images: Floats) -> Floats:
@@ -220,8 +194,7 @@ def try_model(question: Mapping[str, Any]) -> dict[str, Any]:
     size = fields["input_size"]
     options = ModelOptions(**{**fields, "input_size": None if size is None else tuple(size)})
     data = read_model(options.path, question["sha256"])
-    device: Any = options.device
-    session = new_session(data, options.path, device)
+    session = new_session(data, options.path, options.device)
     shape = input_shape(session.get_inputs(), options)
     output = output_name(session.get_outputs(), options)
     model = EmbeddingModel(options.path, question["sha256"], len(data), options.device, shape, output, 0)
