@@ -79,8 +79,6 @@ def test_sets_without_labels_and_with_all_of_them_unknown(tmp_path: Path, inline
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (("--k", 0), 2, "--k 0: expected 1 or more"),
-        (("--k", 61), 2, "has 60 rows, so a row has at most 60 neighbours"),
         (("--k", 5, "--memory", "1MB"), 2, "this search needs at least"),
         (("--k", 5, "--memory", "much"), 2, "is not a size"),
         (("--k", 5, "--dim", 32), 1, "60 rows of 32 float32, found 3,840: half of that: is it float16?"),
@@ -130,17 +128,7 @@ def test_a_dry_run_writes_nothing_and_json_is_one_object(tmp_path: Path, inline_
     assert "all done before" in again.stdout
 
 
-def test_gcn_clustering_reads_the_row_and_k_others(tmp_path: Path, inline_facedata: Facedata) -> None:
-    make_set(tmp_path / "data", 90, 16)
-    assert inline_facedata("build-knn", "data", "--name", "a", "--k", 20, "--format", "gcn").status == 0
-    graph = np.load(tmp_path / "data/knns/a/faiss_k_20.gcn.npy", allow_pickle=False)[:, : 20 + 1]
-    assert (graph.shape, graph.dtype.kind) == ((90, 21), "i")
-    for row, ids in enumerate(graph):
-        others = set(ids[1:])  # its reader leaves the first out
-        assert (len(others), row in others) == (20, False)
-
-
-def test_killed_anywhere_the_same_command_goes_on(tmp_path: Path, facedata: Facedata) -> None:
+def test_killed_anywhere_the_same_command_goes_on(tmp_path: Path, inline_facedata: Facedata) -> None:
     make_set(tmp_path / "data", 10_000, 128)
     command = ("build-knn", "data", "--name", "a", "--k", "60")
     blocks = tmp_path / "data/knns/a/faiss_k_60.npz.facedata/.facedata-building"
@@ -150,17 +138,17 @@ def test_killed_anywhere_the_same_command_goes_on(tmp_path: Path, facedata: Face
         os.killpg(running.process.pid, signal.SIGKILL)
         running.end()
         assert not (tmp_path / "data/knns/a/faiss_k_60.npz").exists()
-        assert facedata("status", "data/knns/a/faiss_k_60.npz").status == 75
-    ran = facedata(*command)
+        assert inline_facedata("status", "data/knns/a/faiss_k_60.npz").status == 75
+    ran = inline_facedata(*command)
     assert ran.status == 0
     assert "resuming: " in ran.stderr
-    assert facedata(*command, "--output", "whole.npz").status == 0
+    assert inline_facedata(*command, "--output", "whole.npz").status == 0
     assert (tmp_path / "data/knns/a/faiss_k_60.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
     assert sorted(os.listdir(tmp_path / "data/knns/a")) == ["faiss_k_60.npz", "faiss_k_60.npz.facedata"]
     assert not blocks.exists()
 
 
-def test_stopped_by_a_signal_it_says_how_to_resume(tmp_path: Path, facedata: Facedata) -> None:
+def test_stopped_by_a_signal_it_says_how_to_resume(tmp_path: Path, inline_facedata: Facedata) -> None:
     make_set(tmp_path / "data", 10_000, 128)
     running = Running(tmp_path, "build-knn", "data", "--name", "a", "--k", "60")
     blocks = tmp_path / "data/knns/a/faiss_k_60.npz.facedata/.facedata-building"
@@ -168,7 +156,7 @@ def test_stopped_by_a_signal_it_says_how_to_resume(tmp_path: Path, facedata: Fac
     running.process.send_signal(signal.SIGTERM)
     errors = running.end()
     assert (running.process.returncode, "run the same command again to go on" in errors) == (75, True)
-    assert facedata("build-knn", "data", "--name", "a", "--k", "60").status == 0
+    assert inline_facedata("build-knn", "data", "--name", "a", "--k", "60").status == 0
 
 
 @pytest.mark.parametrize("filled", [3_500_000, 6_500_000])

@@ -6,15 +6,23 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from features.extraction.conftest import Images, embedding_net, plain_loop, read_set, set_bytes, write_images
-from support import FACEDATA, Ran
+from features.extraction.conftest import (
+    Images,
+    embedding_net,
+    plain_loop,
+    read_set,
+    set_bytes,
+    tried_here,
+    write_images,
+)
+from support import Ran, Running
+
+__all__ = ["tried_here"]  # a fixture
 
 Facedata = Callable[..., Ran]
 COMMAND = ["extract-features", "images", "--model", "net.onnx", "--name", "a"]
@@ -27,20 +35,21 @@ def images(tmp_path: Path) -> Images:
     return write_images(tmp_path / "images", 30)
 
 
-def test_a_folder_becomes_a_set(facedata: Facedata, images: Images, tmp_path: Path) -> None:
-    ran = facedata(*COMMAND, "--output", "data/")
+def test_a_folder_becomes_a_set(inline_facedata: Facedata, images: Images, tmp_path: Path) -> None:
+    ran = inline_facedata(*COMMAND, "--output", "data/")
     assert (ran.status, ran.stderr) == (0, "")
     assert ran.stdout.startswith("data/features/a.bin: 30 rows of 8 float32, 960 bytes, 5 classes; ")
     rows = plain_loop(tmp_path / "net.onnx", images.pixels, 32)
     np.testing.assert_array_equal(read_set(tmp_path / "data").rows, rows)
-    again = facedata(*COMMAND, "--output", "data/", "--json")
+    again = inline_facedata(*COMMAND, "--output", "data/", "--json")
     value = json.loads(again.stdout)
     assert (again.status, value["nothing_to_do"], value["images"]) == (0, True, 30)
     assert (value["rows"], value["dimensions"], value["classes"]) == (30, 8, 5)
-    status = facedata("status", "data/features/a.bin")
+    status = inline_facedata("status", "data/features/a.bin")
     assert (status.status, status.stdout.splitlines()[0]) == (0, "data/features/a.bin: finished: 1 of 1 shard done")
 
 
+@pytest.mark.usefixtures("tried_here")
 def test_options_reach_the_network(inline_facedata: Facedata, images: Images, tmp_path: Path) -> None:
     options = ["--mean", "1,2,3", "--scale", "64", "--color", "bgr", "--batch-size", "7", "--flip", "--normalize"]
     ran = inline_facedata(*COMMAND, "--output", "data", *options, "--unlabeled", "--limit", "20", "--quiet")
@@ -64,6 +73,7 @@ def test_options_reach_the_network(inline_facedata: Facedata, images: Images, tm
     assert {"sha256", "ONNX Runtime"} < plan["options"]["model"].keys()
 
 
+@pytest.mark.usefixtures("tried_here")
 def test_failures_are_counted_and_the_status_is_1(inline_facedata: Facedata, images: Images, tmp_path: Path) -> None:
     (images.folder / images.keys[2]).write_bytes(b"no image")
     ran = inline_facedata(*COMMAND, "--output", "data")
@@ -80,6 +90,7 @@ def test_failures_are_counted_and_the_status_is_1(inline_facedata: Facedata, ima
     assert read_set(tmp_path / "data").keys == images.keys[:2] + images.keys[3:]
 
 
+@pytest.mark.usefixtures("tried_here")
 def test_a_dry_run_writes_nothing(inline_facedata: Facedata, images: Images, tmp_path: Path) -> None:
     ran = inline_facedata(*COMMAND, "--output", "data", "--dry-run")
     assert ran.status == 0
@@ -112,28 +123,22 @@ def test_mistakes_are_reported_before_anything_is_written(
     assert not (tmp_path / "data").exists()
 
 
-def test_killed_again_and_again_it_ends_in_the_same_bytes(facedata: Facedata, tmp_path: Path) -> None:
+def test_killed_again_and_again_it_ends_in_the_same_bytes(inline_facedata: Facedata, tmp_path: Path) -> None:
     embedding_net(tmp_path / "net.onnx")
     images = write_images(tmp_path / "images", 120)
     (images.folder / images.keys[77]).write_bytes(b"no image")
     command = [*COMMAND, "--batch-size", "1", "--workers", "2", "--on-error", "skip"]
-    assert facedata(*command, "--output", "whole").status == 1
+    assert inline_facedata(*command, "--output", "whole").status == 1
     journal = tmp_path / "killed/features/a.bin.facedata/.facedata-journal.jsonl"
-    for shards in (1, 30, 60):  # the last while it publishes
-        running = subprocess.Popen(
-            [*FACEDATA, *command, "--output", "killed"],
-            cwd=tmp_path,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + 30
-        while running.poll() is None and time.monotonic() < deadline and _shards_in(journal) < shards:
-            time.sleep(0.001)
-        if running.poll() is None:
-            os.killpg(running.pid, signal.SIGKILL)
-        running.wait()
-    assert facedata(*command, "--output", "killed").status == 1
+    for shards in (1, 60):  # the last while it publishes
+        running = Running(tmp_path, *command, "--output", "killed")
+        running.wait_for(lambda shards=shards: _shards_in(journal) >= shards)  # type: ignore[misc]
+        if running.process.poll() is None:
+            os.killpg(running.process.pid, signal.SIGKILL)
+        running.end()
+        status = inline_facedata("status", "killed/features/a.bin")
+        assert "killed/features/a.bin: not finished" in status.stdout or shards == 60
+    assert inline_facedata(*command, "--output", "killed").status == 1
     assert set_bytes(tmp_path / "killed") == set_bytes(tmp_path / "whole")
     assert not list((tmp_path / "killed").rglob(".facedata-building"))
 
@@ -142,6 +147,7 @@ def _shards_in(journal: Path) -> int:
     return journal.read_bytes().count(b'"shard":') if journal.exists() else 0
 
 
+@pytest.mark.usefixtures("tried_here")
 def test_after_a_full_disk_the_job_resumes(
     inline_facedata: Facedata, images: Images, small_disk: Path, tmp_path: Path
 ) -> None:
@@ -158,21 +164,3 @@ def test_after_a_full_disk_the_job_resumes(
     assert inline_facedata(*command).status == 0
     rows = plain_loop(tmp_path / "net.onnx", images.pixels, 1)
     np.testing.assert_array_equal(read_set(small_disk).rows, rows)
-
-
-def test_a_stopped_job_says_how_to_resume(facedata: Facedata, tmp_path: Path) -> None:
-    embedding_net(tmp_path / "net.onnx")
-    write_images(tmp_path / "images", 1200)
-    command = [*COMMAND, "--batch-size", "1", "--workers", "1", "--output", "data"]
-    running = subprocess.Popen(
-        [*FACEDATA, *command], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
-    journal = tmp_path / "data/features/a.bin.facedata/.facedata-journal.jsonl"
-    deadline = time.monotonic() + 30
-    while running.poll() is None and time.monotonic() < deadline and _shards_in(journal) < 2:
-        time.sleep(0.001)
-    running.send_signal(signal.SIGTERM)
-    _, errors = running.communicate(timeout=30)
-    assert running.returncode == 75
-    assert "run the same command again to go on" in errors
-    assert "data/features/a.bin: not finished" in facedata("status", "data/features/a.bin").stdout
