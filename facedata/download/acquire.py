@@ -231,15 +231,15 @@ class _Acquisition:
 
     def run(self) -> Acquired:
         entry, root = self.entry, self.root
-        fetched: list[Fetched] = []
         used: dict[str, Path] = {}
+        fetched: list[Fetched] = []
         placed: list[str] = []
         refused: dict[str, str] = {}
         with self._working(restart=self.options.overwrite) as overwrite:
             if "finished" in read_provenance(root, entry.name):
                 record_restart(entry, root)  # files were lost; what this run records may be used by the next one
             if not is_unpacked(self.work) and (overwrite or not self._is_placed_by_hand()):
-                used = self._collect(fetched, overwrite=overwrite)
+                used, fetched = self._collect(overwrite=overwrite)
                 archives = [used[download.name] for download in entry.downloads if entry.is_archive(download)]
                 if archives:
                     _log.info("%s: unpacking %s", entry.name, ", ".join(path.name for path in archives))
@@ -299,8 +299,8 @@ class _Acquisition:
             by_hand=[download for download in missing if not self.entry.links(download)],
         )
 
-    def _collect(self, fetched: list[Fetched], *, overwrite: bool) -> dict[str, Path]:
-        """Get every download; returns where each is read from."""
+    def _collect(self, *, overwrite: bool) -> tuple[dict[str, Path], list[Fetched]]:
+        """Get every download: where each is read from, and what was fetched for it."""
         recorded = read_provenance(self.root, self.entry.name).get("downloads", {})
         fresh = {name for name, facts in recorded.items() if isinstance(facts, dict) and "old" not in facts}
         plan = self.plan(again=overwrite, fresh=fresh)
@@ -315,22 +315,19 @@ class _Acquisition:
         for name, file in plan.found.items():
             paths[name] = put_in_root(self.entry, downloads[name], file, self.root, self.stop)
             if file.given or name not in recorded:
-                digest = file.digest or hash_file(file.path, "sha256", advance=self._advance, ahead=True).digest
+                digest = file.digest
+                if digest is None:  # for the record
+                    digest = hash_file(file.path, "sha256", advance=lambda _: check_stop(self.stop), ahead=True).digest
                 record_file(self.entry, self.root, name, file.path, digest)
         if plan.by_hand:
             reasons = [f"{path}: {reason}" for path, reason in plan.wrong.items()]
             if self.options.from_dir and not reasons:
                 reasons = [f"{self.options.from_dir}: has no file with the name of a missing one"]
             raise ByHandError("\n".join([*reasons, steps_by_hand(self.entry, plan.by_hand, self.root)]))
-        if plan.fetch:
-            self._check_room(plan.fetch)
-            fetched += self._fetch(plan.fetch, overwrite=overwrite)
-        return paths
-
-    def _advance(self, _: int) -> None:
-        check_stop(self.stop)
+        return paths, self._fetch(plan.fetch, overwrite=overwrite) if plan.fetch else []
 
     def _fetch(self, downloads: Sequence[Download], *, overwrite: bool) -> list[Fetched]:
+        self._check_room(downloads)
         names = {download.path(self.root): download.name for download in downloads}
 
         def note(fetched: Fetched) -> None:
@@ -388,9 +385,9 @@ class _Acquisition:
             self.work.mkdir(parents=True, exist_ok=True)
             lock = open_locked(self.work / "lock")
             try:
-                # finished: killed before it could remove this folder
-                is_finished_before = "finished" in read_provenance(self.root, self.entry.name)
-                if is_finished_before or (restart and not mark.exists()):
+                # if the set is finished, a run was killed before it could remove this folder
+                is_finished_set = "finished" in read_provenance(self.root, self.entry.name)
+                if is_finished_set or (restart and not mark.exists()):
                     mark.unlink(missing_ok=True)
                     (self.work / "placing.json").unlink(missing_ok=True)
                     shutil.rmtree(self.work / "unpacked", ignore_errors=True)
