@@ -51,13 +51,13 @@ def test_a_good_set(inline_facedata: Facedata, folder: Path) -> None:
     assert tree(folder) == before
 
 
-def test_what_is_wrong_has_a_line(inline_facedata: Facedata, folder: Path) -> None:
+def test_an_error_has_a_line(inline_facedata: Facedata, folder: Path) -> None:
     with open(folder / "labels/a.meta", "a") as file:
         file.write("5\n")
     ran = inline_facedata("check-features", "data", "--name", "a", "--dim", 16)
     assert ran.status == 1
     assert ran.stdout.startswith("a: 1 error\n")
-    (line,) = [one for one in ran.stdout.splitlines() if ": WRONG: " in one]
+    (line,) = [line for line in ran.stdout.splitlines() if ": WRONG: " in line]
     assert line == (
         "data/features/a.bin: WRONG: expected 3,904 bytes for 61 rows of 16 float32, found 3,840: "
         "it has 60 rows, 1 fewer (61 lines in data/labels/a.meta); "
@@ -127,7 +127,7 @@ def test_a_plot(inline_facedata: Facedata, folder: Path, tmp_path: Path) -> None
     assert (tmp_path / "a.png").read_bytes() == before
 
 
-def test_what_is_not_there(inline_facedata: Facedata, folder: Path, tmp_path: Path) -> None:
+def test_missing_files(inline_facedata: Facedata, folder: Path, tmp_path: Path) -> None:
     for arguments in (("none",), ("data", "--name", "b"), ("none.bin", "--dim", 4), (".",)):
         ran = inline_facedata("check-features", *arguments)
         assert ran.status == 1, ran.stderr

@@ -71,7 +71,7 @@ def test_a_conversion_is_reported_unless_quiet(tmp_path: Path, inline_facedata: 
 
 @pytest.mark.usefixtures("rows")
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (SET, "expected one of --labels FILE, --unlabeled and --no-meta, found none of them"),
         ((*SET, "--unlabeled", "--no-meta"), "found --unlabeled and --no-meta"),
@@ -84,11 +84,11 @@ def test_a_conversion_is_reported_unless_quiet(tmp_path: Path, inline_facedata: 
     ],
 )
 def test_contradictions_are_wrong_usage(
-    tmp_path: Path, inline_facedata: Facedata, arguments: tuple[str], said: str
+    tmp_path: Path, inline_facedata: Facedata, arguments: tuple[str], expected: str
 ) -> None:
     ran = inline_facedata("pack-features", "feats.npy", *arguments)
     assert ran.status == 2
-    assert said in ran.stderr
+    assert expected in ran.stderr
     assert not (tmp_path / "data").exists()
 
 

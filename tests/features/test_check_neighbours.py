@@ -46,11 +46,6 @@ def check(folder: Path, rows: int = ROWS, **arrays: Array) -> tuple[NeighbourFil
     return check_neighbours(str(path), rows)
 
 
-def told(folder: Path, array: Array, rows: int = ROWS) -> list[str]:
-    _, findings = check(folder, rows, data=array)
-    return [f"{one.check.removeprefix('neighbours: ')}: {one.message}" for one in findings if one.wrong]
-
-
 class TestLayouts:
     @pytest.mark.parametrize("kind", ["<f4", "<f8", ">f8"])
     @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -80,7 +75,7 @@ class TestLayouts:
         assert (file.layout, file.k, findings) == ("gcn", K, [])
         ids[4, :2] = ids[4, 1::-1]
         np.save(path, ids)
-        assert [one.message for one in check_neighbours(str(path), ROWS)[1]] == [
+        assert [finding.message for finding in check_neighbours(str(path), ROWS)[1]] == [
             "expected the row itself first, found it later in 1 of 40: row 4"
         ]
 
@@ -104,59 +99,74 @@ class TestLayouts:
 
 
 class TestWrong:
-    def test_of_another_set(self, tmp_path: Path) -> None:
-        assert told(tmp_path, good(), 41) == ["shape: expected neighbours of 41 rows, found those of 40"]
-
-    def test_k_larger_than_n(self, tmp_path: Path) -> None:
-        array = np.concatenate([good(4, 4), np.full((4, 2, 3), -1.0)], axis=2)
-        array[:, 1, 4:] = 3.4e38
-        assert told(tmp_path, array, 4) == [
-            "shape: expected at most 4 neighbours, as many as there are rows, found k = 7"
-        ]
-
-    @pytest.mark.parametrize("wrong", [-1.0, 40.0, 2.5, np.nan, np.inf])
-    def test_ids_that_are_no_rows(self, tmp_path: Path, wrong: float) -> None:
-        array = good()
-        array[[7, 9], 0, 3] = wrong
-        assert told(tmp_path, array) == ["ids: expected row numbers from 0 to 39, found others in 2 of 40: rows 7, 9"]
+    @pytest.mark.parametrize(
+        ("array", "rows", "expected"),
+        [
+            (good(), 41, "shape: expected neighbours of 41 rows, found those of 40"),
+            (np.zeros((4, 2, 7)), 4, "shape: expected at most 4 neighbours, as many as there are rows, found k = 7"),
+            (
+                np.zeros((3000, 2, 1), "f2"),
+                3000,
+                "shape: float16 holds row numbers up to 2,048 only, but there are 3,000",
+            ),
+            (
+                good().astype(int),
+                ROWS,
+                "shape: expected float32 or float64, since distances are in it too, found int64",
+            ),
+            (good(k=5), ROWS, "name: expected k = 6 from its name, found 5 neighbours of a row"),
+        ],
+        ids=str,
+    )
+    def test_of_another_set(self, tmp_path: Path, array: Array, rows: int, expected: str) -> None:
+        _, (finding,) = check(tmp_path, rows, data=array)
+        assert f"{finding.check.removeprefix('neighbours: ')}: {finding.message}".startswith(expected)
 
     @pytest.mark.parametrize(
-        ("wrong", "message"),
+        ("place", "values", "expected"),
         [
-            (np.nan, "NaN: expected finite distances, found NaN or infinity in 1 of 40: row 7"),
-            (1.1, "range: expected distances 1 - cosine from -1e-05 to 1 + 1e-05, found others in 1 of 40: row 7"),
+            (np.s_[5, 0, 3], -1, ["ids: expected row numbers from 0 to 39, found others"]),
+            (np.s_[5, 0, 3], 40, ["ids: expected row numbers from 0 to 39, found others"]),
+            (np.s_[5, 0, 3], 2.5, ["ids: expected row numbers from 0 to 39, found others"]),
+            (np.s_[5, 0, 3], np.nan, ["ids: expected row numbers from 0 to 39, found others"]),
+            (np.s_[5, 0, 3], np.inf, ["ids: expected row numbers from 0 to 39, found others"]),
+            (np.s_[5, 1, -1], np.nan, ["NaN: expected finite distances, found NaN or infinity"]),
+            (np.s_[5, 1, -1], 1.1, ["range: expected distances 1 - cosine from -1e-05 to 1 + 1e-05, found others"]),
+            (
+                np.s_[5, :, 1:],
+                good()[5, :, :0:-1],
+                ["descending: expected ascending distances, found descending ones"],
+            ),
+            (
+                np.s_[5, 0, 0],
+                good()[5, 0, 1],
+                [
+                    "row itself: expected every row among its own neighbours, not found",
+                    "ids twice: expected different neighbours, found one twice",
+                ],
+            ),
+            (
+                np.s_[5, :, :2],
+                [good()[5, 0, 1::-1], [0, 0.005]],
+                ["order: expected the row itself first, found it later"],
+            ),
         ],
+        ids=str,
     )
-    def test_distances_that_are_none(self, tmp_path: Path, wrong: float, message: str) -> None:
+    def test_a_wrong_row(self, tmp_path: Path, place: Any, values: Any, expected: list[str]) -> None:
         array = good()
-        array[7, 1, -1] = wrong
-        assert told(tmp_path, array) == [message]
+        array[place] = values
+        _, findings = check(tmp_path, data=array)
+        messages = [f"{found.check.removeprefix('neighbours: ')}: {found.message}" for found in findings]
+        assert messages == [f"{message} in 1 of 40: row 5" for message in expected]
+        assert all(found.wrong for found in findings)
 
-    def test_descending_distances(self, tmp_path: Path) -> None:
+    def test_the_row_itself_after_others_at_the_same_distance_is_only_noted(self, tmp_path: Path) -> None:
         array = good()
-        array[5, :, 1:] = array[5, :, :0:-1]
-        assert told(tmp_path, array) == [
-            "descending: expected ascending distances, found descending ones in 1 of 40: row 5"
-        ]
-
-    def test_a_row_that_is_not_its_own_neighbour_or_has_one_twice(self, tmp_path: Path) -> None:
-        array = good()
-        array[5, 0, 0] = array[5, 0, 1]
-        assert told(tmp_path, array) == [
-            "row itself: expected every row among its own neighbours, not found in 1 of 40: row 5",
-            "ids twice: expected different neighbours, found one twice in 1 of 40: row 5",
-        ]
-
-    def test_the_row_itself_later_is_noted_among_equals_and_else_wrong(self, tmp_path: Path) -> None:
-        array = good()
-        array[3, 0, :2] = array[3, 0, 1::-1]
-        array[3, 1, 1] = 0
+        array[3, :, :2] = array[3, 0, 1::-1], [0, 0]
         _, (note,) = check(tmp_path, data=array)
-        assert (note.wrong, note.message) == (
-            False, "the row itself comes after others at the same distance in 1: row 3"
-        )  # fmt: skip
-        array[3, 1, :2] = 0, 0.005
-        assert told(tmp_path, array) == ["order: expected the row itself first, found it later in 1 of 40: row 3"]
+        expected = "the row itself comes after others at the same distance in 1: row 3"
+        assert (note.wrong, note.message) == (False, expected)
 
     def test_distances_of_other_features(self, tmp_path: Path) -> None:
         features()[::-1].tofile(tmp_path / "a.bin")
@@ -165,12 +175,6 @@ class TestWrong:
             str(tmp_path / "x.npz"), ROWS, None, open_matrix(tmp_path / "a.bin", DIMENSIONS)
         )
         assert "found other distances in 4" in finding.message
-
-    def test_row_numbers_that_the_type_cannot_hold(self, tmp_path: Path) -> None:
-        array = np.zeros((3000, 2, 1), np.float16)
-        assert told(tmp_path, array, 3000) == [
-            "shape: float16 holds row numbers up to 2,048 only, but there are 3,000 rows"
-        ]
 
     @pytest.mark.parametrize(
         "arrays",
@@ -188,9 +192,6 @@ class TestWrong:
     def test_other_keys_and_shapes(self, tmp_path: Path, arrays: dict[str, Array]) -> None:
         _, (finding,) = check(tmp_path, ROWS, **arrays)
         assert "expected 'data' of shape (N, 2, k)" in finding.message or "array of numbers" in finding.message
-
-    def test_another_k_than_the_name_says(self, tmp_path: Path) -> None:
-        assert told(tmp_path, good(k=5)) == ["name: expected k = 6 from its name, found 5 neighbours of a row"]
 
     def test_column_order(self, tmp_path: Path) -> None:
         _, (finding,) = check(tmp_path, data=np.asfortranarray(good()))
@@ -266,7 +267,7 @@ class TestHostile:
         data[1000] ^= 1
         (tmp_path / "x.npz").write_bytes(data)
         findings = check_neighbours(str(tmp_path / "x.npz"), ROWS)[1]
-        assert any("CRC" in one.message for one in findings)
+        assert any("CRC" in finding.message for finding in findings)
 
     @settings(deadline=None, max_examples=40)
     @given(data=st.data())
@@ -281,4 +282,4 @@ class TestHostile:
                 _, findings = check_neighbours(str(path), ROWS)
             except FacedataError:
                 return
-            assert all(isinstance(one.line(), str) for one in findings)
+            assert all(isinstance(finding.line(), str) for finding in findings)

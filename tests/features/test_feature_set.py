@@ -51,7 +51,7 @@ def test_blocks_are_the_rows_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         (np.ones((10, 8), np.float64), "640.*twice that: is it float64"),
         (np.ones((10, 8), np.float16), "half of that: is it float16"),
@@ -63,9 +63,9 @@ def test_blocks_are_the_rows_in_order(tmp_path: Path) -> None:
         (np.ones(0, np.float32), "0 rows, 10 fewer"),
     ],
 )
-def test_a_wrong_size_is_refused_with_a_guess(tmp_path: Path, rows: Array, said: str) -> None:
+def test_a_wrong_size_is_refused_with_a_guess(tmp_path: Path, rows: Array, message: str) -> None:
     path = write(tmp_path / "a.bin", rows)
-    with pytest.raises(FormatError, match=rf"a\.bin: expected 320 bytes for 10 rows of 8 float32, found .*{said}"):
+    with pytest.raises(FormatError, match=rf"a\.bin: expected 320 bytes for 10 rows of 8 float32, found .*{message}"):
         open_matrix(path, 8, 10)
 
 
@@ -87,15 +87,15 @@ def test_labels_and_matrix_must_fit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "said"), [("1\n\n2\n", "line 2 is blank"), ("1\n2.5\n", "line 2"), ("", "is empty")]
+    ("labels", "message"), [("1\n\n2\n", "line 2 is blank"), ("1\n2.5\n", "line 2"), ("", "is empty")]
 )
-def test_wrong_labels_are_refused_by_line(tmp_path: Path, labels: str, said: str) -> None:
+def test_wrong_labels_are_refused_by_line(tmp_path: Path, labels: str, message: str) -> None:
     make_set(tmp_path, labels=labels)
-    with pytest.raises(FormatError, match=said):
+    with pytest.raises(FormatError, match=message):
         open_feature_set(tmp_path, "a")
 
 
-def test_what_is_missing_is_said(tmp_path: Path) -> None:
+def test_missing_files_are_named(tmp_path: Path) -> None:
     make_set(tmp_path)
     with pytest.raises(InputError, match=r"b\.bin: no such file"):
         open_feature_set(tmp_path, "b")

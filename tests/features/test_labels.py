@@ -59,7 +59,7 @@ def test_a_list_and_a_folder_give_the_labels_of_their_dataset(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
         (b"1\n1.0\n", "line 2 is '1.0', expected an integer"),
         (b"0.0\n1.0\n", "line 1 is '0.0', expected an integer"),
@@ -77,13 +77,13 @@ def test_a_list_and_a_folder_give_the_labels_of_their_dataset(tmp_path: Path) ->
         (npy(np.array([1, 2]))[:-1], "was it cut short"),
     ],
 )
-def test_what_are_no_labels_is_refused_by_its_place(tmp_path: Path, data: bytes, said: str) -> None:
+def test_wrong_labels_are_refused_by_their_place(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "labels").write_bytes(data)
-    with pytest.raises(FormatError, match=said):
+    with pytest.raises(FormatError, match=message):
         read(open_labels(tmp_path / "labels"))
 
 
-def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+def test_missing_labels_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         open_labels(tmp_path / "none")
     (tmp_path / "empty").mkdir()
@@ -97,7 +97,7 @@ def test_too_few_labels_are_noticed_when_they_are_written(tmp_path: Path) -> Non
         list(meta_lines(open_labels(tmp_path / "labels"), 3))
 
 
-def test_the_lines_of_no_labels_are_a_meta(tmp_path: Path) -> None:
+def test_unlabelled_lines_are_a_meta(tmp_path: Path) -> None:
     for rows in (1, 7, (1 << 20) + 1):
         (tmp_path / "a.meta").write_bytes(b"".join(unlabelled_lines(rows)))
         blocks = list(read_labels(tmp_path / "a.meta"))

@@ -137,13 +137,13 @@ def test_exactly_the_rows_on_which_readers_fail_are_refused(rows: list[list[floa
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [(np.nan, "row 7 (NaN)"), (np.inf, "row 7 (infinite)"), (1e300, "row 7 has 1e+300, which is too"), (0, "all zero")],
 )
-def test_the_message_says_what_is_wrong_with_a_row(tmp_path: Path, value: float, said: str) -> None:
+def test_the_message_says_what_is_wrong_with_a_row(tmp_path: Path, value: float, message: str) -> None:
     array = some_rows().astype(np.float64)
     array[7, 1 if value else slice(None)] = value
-    with pytest.raises(FormatError, match=re.escape(said)):
+    with pytest.raises(FormatError, match=re.escape(message)):
         pack(tmp_path, array)
     assert not list(tmp_path.iterdir())
 
@@ -273,7 +273,7 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
     assert not left.exists()
 
 
-def test_stopped_it_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_stop_leaves_no_files(tmp_path: Path) -> None:
     stop = StopRequest()
 
     def observe(done: int, total: int) -> None:
@@ -303,7 +303,7 @@ def test_a_stop_does_not_wait_for_all_labels(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_is_told_and_leaves_nothing_behind(small_disk: Path) -> None:
+def test_a_full_disk_is_reported_and_no_files_are_left(small_disk: Path) -> None:
     array = np.ones((3000, 1000), np.float32)
     with pytest.raises(DiskFullError, match=r"the matrix needs 12,000,000 bytes, but .* are free"):
         pack(small_disk, array)
@@ -325,7 +325,7 @@ def test_a_dry_run_looks_at_labels_and_output_and_writes_nothing(tmp_path: Path)
     assert not list(tmp_path.iterdir())
 
 
-def test_places_that_cannot_be_written_are_told(tmp_path: Path) -> None:
+def test_places_that_cannot_be_written_are_reported(tmp_path: Path) -> None:
     (tmp_path / "features").write_bytes(b"")
     with pytest.raises(OutputExistsError, match="features: already exists and is not a folder"):
         pack(tmp_path, some_rows())
