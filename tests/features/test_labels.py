@@ -87,7 +87,7 @@ def test_missing_labels_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         open_labels(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FacedataError, match="holds no image"):
+    with pytest.raises(FacedataError, match="image"):
         open_labels(tmp_path / "empty")
 
 
