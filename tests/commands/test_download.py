@@ -57,8 +57,8 @@ CLUSTERING = tar_gz({"x/data/features/f.bin": FEATURES, "x/data/labels/f.meta": 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as one:
-        yield one
+    with Server() as each:
+        yield each
 
 
 @pytest.fixture(autouse=True)
@@ -224,13 +224,13 @@ class TestFetching:
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not (tmp_path / "data/big").exists()
-        before = sum(one.bytes_served for one in served)
+        before = sum(each.bytes_served for each in served)
         served[2].rate = None
         ran = facedata("download", "big", "--root", "data")
         assert ran.status == 0, ran.stderr
         assert (tmp_path / "data/big/train.rec").read_bytes() == noise(4_000_000)
-        assert sum(one.bytes_served for one in served) < len(whole) + 600_000
-        assert sum(one.bytes_served for one in served) - before < len(parts[2])
+        assert sum(each.bytes_served for each in served) < len(whole) + 600_000
+        assert sum(each.bytes_served for each in served) - before < len(parts[2])
 
     def test_a_dry_run_makes_no_request(self, facedata: Run, tmp_path: Path, server: Server) -> None:
         served = server.add("/small.tar.gz", CLUSTERING)

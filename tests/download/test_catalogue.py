@@ -53,7 +53,7 @@ class TestOurs:
     """The catalogue that facedata brings, against the facts it was written from."""
 
     def test_it_has_every_set_of_the_facts(self) -> None:
-        names = {one.name for one in load_catalogue()}
+        names = {entry.name for entry in load_catalogue()}
         assert names >= {"ms1m-part1", "ms1m-benchmark", "youtube-face", "deepfashion", "glint360k", "casia-webface"}
         assert names >= {"vggface2", "umdfaces", "ms1mv2", "ms1mv3", "ms-celeb-1m-v1c", "webface4m", "webface42m"}
         assert names >= {"cub-200-2011", "cars196", "stanford-online-products", "megaface", "lfw", "ffhq"}
@@ -70,31 +70,31 @@ class TestOurs:
         [("ms1mv2", 5908396), ("ms1mv3", 5272942), ("casia-webface", 501196), ("glint360k", 17451890)],
     )
     def test_an_index_has_a_line_for_each_image_each_person_and_the_meta_record(self, name: str, lines: int) -> None:
-        one = load_catalogue().find(name)
-        assert isinstance(one.images, int)
-        assert isinstance(one.people, int)
-        counted = [file.lines for file in one.files if file.path.endswith("train.idx")]
-        assert counted == [lines] == [one.images + one.people + 1]
+        entry = load_catalogue().find(name)
+        assert isinstance(entry.images, int)
+        assert isinstance(entry.people, int)
+        counted = [file.lines for file in entry.files if file.path.endswith("train.idx")]
+        assert counted == [lines] == [entry.images + entry.people + 1]
 
     def test_every_set_of_real_people_has_a_status_that_is_asked_for(self) -> None:
-        for one in load_catalogue():
-            assert one.status, one.name
-            assert set(one.status) <= STATUSES.keys()
-            assert one.asks == (one.status != ("synthetic",)), one.name
+        for entry in load_catalogue():
+            assert entry.status, entry.name
+            assert set(entry.status) <= STATUSES.keys()
+            assert entry.asks == (entry.status != ("synthetic",)), entry.name
 
     def test_sets_under_an_agreement_name_no_place_to_get_them_from(self) -> None:
-        for one in load_catalogue():
-            if "agreement" in one.status:
-                assert [source.kind for source in one.sources] == ["agreement"]
-                assert one.access == "by agreement"
+        for entry in load_catalogue():
+            if "agreement" in entry.status:
+                assert [source.kind for source in entry.sources] == ["agreement"]
+                assert entry.access == "by agreement"
 
     def test_no_two_downloads_of_any_sets_have_one_name(self) -> None:
-        names = [download.name for one in load_catalogue() for download in one.downloads]
+        names = [download.name for entry in load_catalogue() for download in entry.downloads]
         assert len(set(names)) == len(names)
 
     def test_the_next_commands_are_commands_with_options_that_exist(self) -> None:
-        for one in load_catalogue():
-            for line in one.next_commands("my data"):
+        for entry in load_catalogue():
+            for line in entry.next_commands("my data"):
                 words = shlex.split(line)
                 assert words[0] == "facedata"
                 command = group.get_command(click.Context(group), words[1])
@@ -115,27 +115,27 @@ class TestFinding:
 
 class TestOwnFiles:
     def test_a_set_of_ones_own(self, tmp_path: Path) -> None:
-        one = load(tmp_path, OWN).find("lab-faces")
-        assert one.access == "download"
-        assert not one.asks
-        assert [link.address for d in one.downloads for link in one.links(d)] == [
+        entry = load(tmp_path, OWN).find("lab-faces")
+        assert entry.access == "download"
+        assert not entry.asks
+        assert [link.address for d in entry.downloads for link in entry.links(d)] == [
             "http://mirror.lab/faces/faces.tar",
             "http://mirror.lab/faces/labels.txt",
         ]
 
     def test_a_mirror_of_a_known_set_comes_first_and_keeps_the_checksums(self, tmp_path: Path) -> None:
         text = '[[sets.glint360k.sources]]\nkind = "http"\nurl = "http://mirror.lab/glint/"\n'
-        one = load(tmp_path, text).find("glint360k")
-        assert one.access == "download"
-        assert [source.kind for source in one.sources] == ["http", "baidu", "magnet"]
-        assert one.links(one.downloads[3])[0].address == "http://mirror.lab/glint/glint360k_03"
-        assert one.downloads[3].digest == Digest("md5", "cd7f008579dbed9c5af4d1275915d95e")
+        entry = load(tmp_path, text).find("glint360k")
+        assert entry.access == "download"
+        assert [source.kind for source in entry.sources] == ["http", "baidu", "magnet"]
+        assert entry.links(entry.downloads[3])[0].address == "http://mirror.lab/glint/glint360k_03"
+        assert entry.downloads[3].digest == Digest("md5", "cd7f008579dbed9c5af4d1275915d95e")
 
     def test_one_key_of_a_known_download_is_added_to_the_others(self, tmp_path: Path) -> None:
         text = '[[sets.ms1mv2.downloads]]\nname = "faces_emore.zip"\nbytes = 12345\n'
-        one = load(tmp_path, text).find("ms1mv2")
-        assert one.bytes == (12345, True)
-        assert one.access == "download"
+        entry = load(tmp_path, text).find("ms1mv2")
+        assert entry.bytes == (12345, True)
+        assert entry.access == "download"
 
     def test_the_file_in_the_configuration_folder_is_read_too(self, tmp_path: Path) -> None:
         assert user_catalogue() == tmp_path / "configuration/facedata/catalogue.toml"
@@ -213,7 +213,7 @@ class TestWrongFiles:
     ],
     ids=["list for a status", "list for a kind", "deep", "long number", "odd key", "long value"],
 )
-def test_what_nobody_would_write_is_refused_in_one_short_line(tmp_path: Path, text: str) -> None:
+def test_odd_values_are_refused_in_one_short_line(tmp_path: Path, text: str) -> None:
     said = refusal(tmp_path, text)
     assert "own.toml: " in said
     assert said.isprintable()
@@ -234,5 +234,5 @@ def test_downloads_that_would_be_one_file(tmp_path: Path, names: list[str], said
 
 
 def test_a_name_is_escaped_below_the_url_of_a_folder(tmp_path: Path) -> None:
-    one = load(tmp_path, OWN.replace("labels.txt", "a #1?.txt")).find("lab-faces")
-    assert one.links(one.downloads[1])[0].address == "http://mirror.lab/faces/a%20%231%3F.txt"
+    entry = load(tmp_path, OWN.replace("labels.txt", "a #1?.txt")).find("lab-faces")
+    assert entry.links(entry.downloads[1])[0].address == "http://mirror.lab/faces/a%20%231%3F.txt"

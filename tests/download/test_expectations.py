@@ -55,18 +55,18 @@ def test_lines_of_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_what_has_a_checksum_is_checked_by_it_and_other_files_by_their_structure() -> None:
-    part1 = {one.path: one for one in file_expectations(KNOWN.find("ms1m-part1"))}
+    part1 = {each.path: each for each in file_expectations(KNOWN.find("ms1m-part1"))}
     assert part1["features/part1_test.bin"].digest is not None
     assert part1["features/part1_test.bin"].structure is None
     assert part1["labels/part1_test.meta"].structure == LabelLines(584013, 8573)
-    ms1mv2 = {one.path: one for one in file_expectations(KNOWN.find("ms1mv2"))}
+    ms1mv2 = {each.path: each for each in file_expectations(KNOWN.find("ms1mv2"))}
     assert ms1mv2["faces_emore/train.idx"].structure == IndexLines(5908396)
     assert ms1mv2["faces_emore/train.rec"].structure == RecordFile("train.idx", 5908396)
 
 
-def test_features_that_nobody_named_are_checked_against_their_labels() -> None:
+def test_features_that_are_not_in_the_catalogue_are_checked_against_their_labels() -> None:
     placed = ["features/y.bin", "labels/y.meta", "features/alone.bin", "knns/y/faiss_k_80.npz"]
-    expected = {one.path: one.structure for one in file_expectations(KNOWN.find("youtube-face"), placed)}
+    expected = {each.path: each.structure for each in file_expectations(KNOWN.find("youtube-face"), placed)}
     assert expected == {
         "features/alone.bin": FeatureMatrix(256),
         "features/y.bin": FeatureMatrix(256, labels="../labels/y.meta"),
@@ -79,18 +79,18 @@ class TestBeforeAndAfterUnpacking:
     def test_before_it_the_parts_are_needed(self, tmp_path: Path) -> None:
         write(tmp_path, "glint360k_00")
         expected = set_expectations(KNOWN.find("glint360k"), tmp_path, {})
-        assert [one.path for one in expected] == [f"glint360k_{part:02d}" for part in range(7)]
-        assert not any(one.optional for one in expected)
+        assert [each.path for each in expected] == [f"glint360k_{part:02d}" for part in range(7)]
+        assert not any(each.optional for each in expected)
 
     def test_afterwards_the_files_are_and_the_parts_need_not_be_there(self, tmp_path: Path) -> None:
         write(tmp_path, "glint360k/train.rec")
-        expected = {one.path: one.optional for one in set_expectations(KNOWN.find("glint360k"), tmp_path, {})}
+        expected = {each.path: each.optional for each in set_expectations(KNOWN.find("glint360k"), tmp_path, {})}
         assert expected["glint360k_03"] is True
         assert expected["glint360k/train.idx"] is False
 
     def test_plain_files_are_looked_for_in_their_places(self, tmp_path: Path) -> None:
         cars = {
-            one.path: one.optional for one in set_expectations(KNOWN.find("cars196"), tmp_path, {"finished": "now"})
+            each.path: each.optional for each in set_expectations(KNOWN.find("cars196"), tmp_path, {"finished": "now"})
         }
         assert cars == {"car_ims.tgz": True, "Cars196/cars_annos.mat": False}
 
@@ -256,7 +256,7 @@ def clustering(tmp_path: Path) -> Path:
 def test_what_is_in_a_set_is_logged(clustering: Path, caplog: pytest.LogCaptureFixture, placed: list[str]) -> None:
     with caplog.at_level(logging.INFO):
         check_feature_sets(clustering, [*placed, "pretrained_models/x.pth", "features/lists/b.bin"])
-    assert [one.message for one in caplog.records] == ["a: 20 rows of 8 values, 4 classes: good"]
+    assert [each.message for each in caplog.records] == ["a: 20 rows of 8 values, 4 classes: good"]
 
 
 def test_what_is_wrong_is_a_warning(clustering: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -264,7 +264,7 @@ def test_what_is_wrong_is_a_warning(clustering: Path, caplog: pytest.LogCaptureF
     rows[3] = np.nan
     rows.tofile(clustering / "features/a.bin")
     check_feature_sets(clustering, PLACED)
-    (warning,) = [one for one in caplog.records if one.levelno == logging.WARNING]
+    (warning,) = [each for each in caplog.records if each.levelno == logging.WARNING]
     assert warning.message.endswith("features/a.bin: expected finite values, found NaN in 1: row 3")
 
 

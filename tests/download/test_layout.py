@@ -52,7 +52,7 @@ class TestLearnToCluster:
             "knns/part1_test/faiss_k_80.npz",
         ]
 
-    def test_files_that_nobody_named_go_by_their_folder_or_their_suffix(self, tmp_path: Path) -> None:
+    def test_unknown_files_are_placed_by_their_folder_or_their_suffix(self, tmp_path: Path) -> None:
         youtube = load_catalogue().find("youtube-face")
         folder = unpacked(
             tmp_path, "d/features/ytb_test.bin", "ytb_test.meta", "k/ytb_test/faiss_k_80.npz", "d/README.txt"

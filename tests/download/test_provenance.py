@@ -53,7 +53,7 @@ def test_writers_at_once_lose_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"sets": 3}', b"\xff", b"[" * 100_000])
-def test_a_file_of_somebody_else_is_left_alone(tmp_path: Path, content: bytes) -> None:
+def test_a_file_of_another_program_is_left_alone(tmp_path: Path, content: bytes) -> None:
     (tmp_path / PROVENANCE).write_bytes(content)
     with (
         pytest.raises(FormatError, match=r"provenance\.json: is not a record of downloads"),

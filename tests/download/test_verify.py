@@ -77,7 +77,7 @@ def test_without_a_checksum_the_result_says_what_was_checked(tmp_path: Path) -> 
             Expectation("train.rec", structure=RecordFile(), optional=True),
         ],
     )
-    assert [(one.verdict, one.how, one.detail) for one in done.results] == [
+    assert [(result.verdict, result.how, result.detail) for result in done.results] == [
         ("OK", "structure", "2 lines"),
         ("OK", "presence", "present; nothing is published to check it against"),
         ("OK", "size", "no checksum is published; the size is right: 5"),
@@ -105,7 +105,11 @@ def test_of_several_files_of_a_name_the_right_one_is_found_and_each_is_read_once
     put(tmp_path, a__x="1", b__x="2", c__x="3")
     expected = [Expectation(f"{folder}/x", md5(content)) for folder, content in (("p", "3"), ("q", "2"), ("r", "9"))]
     done = verify(tmp_path, expected, use_cache=False, workers=3)
-    assert [(one.verdict, one.found_at) for one in done.results] == [("OK", "c/x"), ("OK", "b/x"), ("MISSING", None)]
+    assert [(result.verdict, result.found_at) for result in done.results] == [
+        ("OK", "c/x"),
+        ("OK", "b/x"),
+        ("MISSING", None),
+    ]
     assert "a/x has the same name, but: expected md5" in done.results[2].detail
     assert done.bytes_read == 3
 
@@ -146,7 +150,7 @@ def test_what_is_not_a_file_fails_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     done = verify(tmp_path, [Expectation("pipe", md5("")), Expectation("folder", md5(""))])
-    assert [one.detail for one in done.results] == ["is a named pipe, not a file", "is a folder, not a file"]
+    assert [result.detail for result in done.results] == ["is a named pipe, not a file", "is a folder, not a file"]
 
 
 def test_a_file_that_may_not_be_read_fails_by_name() -> None:
