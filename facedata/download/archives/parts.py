@@ -66,7 +66,11 @@ class Archive:
     @property
     def size(self) -> int:
         """Bytes of all parts."""
-        return sum(_status(part).st_size for part in self.parts)
+        return sum(status.st_size for status in self.statuses())
+
+    def statuses(self) -> list[os.stat_result]:
+        """Size, times and inode of each part."""
+        return [_status(part) for part in self.parts]
 
 
 class PartName(NamedTuple):
@@ -228,19 +232,17 @@ def _runs(series: _Series) -> list[dict[int, Path]]:
         cut = previous is None
         if previous is not None and not never_cut:
             kind = _kind(_read_head(path))
-            # a part may begin like a tar header by chance
-            cut = kind is not None and (kind != "tar" or _ends_like_tar(previous))
+            cut = kind is not None
+            if kind == "tar":  # a part may begin like a tar header by chance, but not after the end of an archive
+                with opened_regular(previous) as descriptor:
+                    size = os.fstat(descriptor).st_size
+                    end = os.pread(descriptor, _END_OF_TAR, max(size - _END_OF_TAR, 0))
+                cut = len(end) == _END_OF_TAR and not any(end)
         if cut:
             runs.append({})
         runs[-1][number] = path
         previous = path
     return [run for run in runs if run.keys() & series.given.keys()]
-
-
-def _ends_like_tar(path: Path) -> bool:
-    with opened_regular(path) as descriptor:
-        size = os.fstat(descriptor).st_size
-        return size >= _END_OF_TAR and not any(os.pread(descriptor, _END_OF_TAR, size - _END_OF_TAR))
 
 
 def _assemble(series: _Series, run: dict[int, Path], expected: Sequence[str]) -> Archive:

@@ -29,7 +29,7 @@ from typing import Any
 from facedata.download.archives.members import OWN_PREFIX
 from facedata.download.archives.parts import Archive
 from facedata.download.digest import Digest
-from facedata.errors import OutputExistsError, input_error, output_error
+from facedata.errors import OutputExistsError, output_error
 from facedata.files import atomic_writer, boot_id, combined_identity, file_identity
 
 __all__ = ["Extraction", "Progress", "Staging", "publish", "sync_disk"]
@@ -146,13 +146,10 @@ class Staging:
         self._archive, self._output = archive, output
         self._identities: list[dict[str, Any]] = [file_identity(part) for part in archive.parts]
         # these change if a part is replaced by another file with the same name and size
-        self._versions: list[list[str | int]] = []
-        for part in archive.parts:
-            try:
-                status = os.stat(part)
-            except OSError as error:
-                raise input_error(error, part) from error
-            self._versions.append([str(part.absolute()), status.st_size, status.st_mtime_ns, status.st_ino])
+        self._versions = [
+            [str(part.absolute()), status.st_size, status.st_mtime_ns, status.st_ino]
+            for part, status in zip(archive.parts, archive.statuses(), strict=True)
+        ]
         if archive.kind == "tar":
             # a plain tar archive does not prove its content: one that was fetched again after a damaged one has the
             # same size and often the same samples, and must not count as unpacked

@@ -187,8 +187,20 @@ def read_tar(archive: Archive, parts: JoinedParts, mark: int, max_ratio: float) 
         place += parts.place(parts.position if content.compressed else max(content.at - BLOCK, 0))
         raise ArchiveError(f"{place}: {error}; compare the checksums of the parts ('facedata verify-md5')") from error
     except _EndOfStreamError:
-        if content.at != at or not content.compressed or content.trailing:
-            raise _early_end(archive, parts, content, within) from None
+        if not content.compressed:
+            raise parts.early_end() from None
+        if content.trailing:
+            raise ArchiveError(
+                f"{content.trailing}: the gzip data ends here, but the tar archive in it does not, and what follows is "
+                "not gzip data: the parts are damaged here, or one is missing or in another order; compare their "
+                "checksums ('facedata verify-md5') and fetch the wrong one again"
+            ) from None
+        if content.at != at:
+            raise ArchiveError(
+                f"{archive.name}: its gzip data is complete, but the tar archive in it ends early, at byte "
+                f"{content.at} unpacked, {within}: it was cut short before it was compressed; fetch it from another "
+                "place"
+            ) from None
         _log.warning("%s: has no end mark after its last member; taken as complete, as its gzip data is", archive.name)
     _check_rest(archive, parts, content, at)
 
@@ -206,21 +218,6 @@ def _octal(field: bytes) -> int:
         return int(field.strip(b"\0 ") or b"0", 8)
     except ValueError:
         return int.from_bytes(field[1:], "big") if field[0] == 0x80 else 0
-
-
-def _early_end(archive: Archive, parts: JoinedParts, content: _Content, within: str) -> ArchiveError:
-    if not content.compressed:
-        return parts.early_end()
-    if content.trailing:
-        return ArchiveError(
-            f"{content.trailing}: the gzip data ends here, but the tar archive in it does not, and what follows is not "
-            "gzip data: the parts are damaged here, or one is missing or in another order; compare their checksums "
-            "('facedata verify-md5') and fetch the wrong one again"
-        )
-    return ArchiveError(
-        f"{archive.name}: its gzip data is complete, but the tar archive in it ends early, at byte {content.at} "
-        f"unpacked, {within}: it was cut short before it was compressed; fetch it from another place"
-    )
 
 
 def _check_rest(archive: Archive, parts: JoinedParts, content: _Content, end: int) -> None:
