@@ -26,8 +26,6 @@ from facedata.jobs.signals import StopRequest
 
 Unpack = Callable[..., Extraction]
 
-LONG = "/".join(["folder-with-a-long-name"] * 8) + "/and-a-file-with-a-long-name.jpg"
-
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -72,11 +70,9 @@ def test_it_unpacks_what_gnu_tar_packed(
     assert extraction.bytes == sum(len(data) for data in tree(tmp_path / "out").values())
 
 
-@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_it_unpacks_what_python_packed(tmp_path: Path, unpack: Unpack, form: int) -> None:
-    members = [("a", b"1"), (LONG, b"2" * 5000), ("ü/" + "x" * 90, b"3")]
-    path = write_tar(tmp_path / "a.tgz", members, form)
-    unpack(path)
+def test_it_unpacks_long_names_of_ustar(tmp_path: Path, unpack: Unpack) -> None:
+    members = [("a", b"1"), ("/".join(["folder-with-a-long-name"] * 8) + "/and-a-long-name.jpg", b"2" * 5000)]
+    unpack(write_tar(tmp_path / "a.tgz", members, tarfile.USTAR_FORMAT))
     assert tree(tmp_path / "out") == dict(members)
 
 

@@ -76,6 +76,13 @@ def test_a_member_behind_a_link_in_the_archive_stays_inside(tmp_path: Path, unpa
     assert extraction.refused_count == 1
 
 
+def test_a_file_and_a_folder_of_one_name_do_not_replace_each_other(tmp_path: Path, unpack: Unpack) -> None:
+    members = [("a", b"file"), ("a/b", b""), ("d/x", b"x"), ("d", b"file"), ("a", {"type": tarfile.DIRTYPE})]
+    extraction = unpack(write_tar(tmp_path / "a.tgz", members))
+    assert tree(tmp_path / "out") == {"a": b"file", "d/x": b"x"}
+    assert [name for name, _ in extraction.refused] == ["a/b", "d", "a/"]
+
+
 def test_links_in_the_output_are_not_followed(tmp_path: Path, unpack: Unpack) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -228,6 +235,30 @@ def test_members_over_each_other_are_a_bomb(tmp_path: Path, unpack: Unpack) -> N
     struct.pack_into("<L", entries, second - begin + 42, 0)  # both entries point to the first member
     (tmp_path / "a.zip").write_bytes(data[:begin] + bytes(entries))
     with pytest.raises(UnsafeArchiveError, match="overlap"):
+        unpack(tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize(
+    ("magic", "place", "value", "words"),
+    [
+        (b"PK\x01\x02", 0, b"XX", "the zip directory is damaged"),
+        (b"PK\x01\x02", 28, b"\xff\xff", "the zip directory is damaged"),
+        (b"PK\x01\x02", 20, b"\xff\xff", "would end at byte .* in the directory"),
+        (b"PK\x05\x06", 10, b"\x07\x00", "has 1 entries but declares 7"),
+        (b"PK\x05\x06", 16, b"\xff\xff", "so many bytes are missing"),
+        (b"PK\x03\x04", 8, b"\x00\x00", "its header contradicts the directory"),
+        (b"PK\x03\x04", 0, b"PK\x03\x05", "is not a tar, gzip or zip file"),
+        (b"aaaa", 0, b"bbbb", "its header is missing or has another name"),
+    ],
+)
+def test_a_zip_that_contradicts_itself_is_an_error(
+    tmp_path: Path, unpack: Unpack, magic: bytes, place: int, value: bytes, words: str
+) -> None:
+    data = bytearray(zip_of(("aaaa", b"data" * 100)))
+    at = data.index(magic) + place
+    data[at : at + len(value)] = value
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(ArchiveError, match=words):
         unpack(tmp_path / "a.zip")
 
 
