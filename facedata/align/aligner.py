@@ -5,40 +5,39 @@ The way of a face: landmarks (of a file, of the sample or of a detector), transf
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.align.decoding import decode_image
-from facedata.align.faces import Face, check_inside, choose_faces, crop_face, five_points
+from facedata.align.decoding import MAX_PIXELS, decode_image
+from facedata.align.encoding import Encoding
+from facedata.align.faces import FACE_RULES, Face, check_inside, choose_faces, crop_face, five_points, upper_rows
 from facedata.align.landmark_files import in_pixels
 from facedata.align.similarity import apply_transforms, crop_sides, defect_error, similarity_transforms
 from facedata.converters.convert import ChangeItems, Refused
 from facedata.converters.folder.paths import stem_of_key
-from facedata.dataset import Sample, Source
+from facedata.dataset import Sample
 from facedata.errors import FaceError, OptionError, SampleError
 from facedata.images import image_extension, image_size, import_opencv, opencv_in_one_thread
 
 if TYPE_CHECKING:
-    from facedata.align.detectors import Detector, PreparedDetector
-    from facedata.align.encoding import Encoding
+    from facedata.align.detectors import Detector, DetectorOptions, PreparedDetector
     from facedata.align.landmark_files import MatchedLandmarks
     from facedata.align.outputs import FoundLandmarks
     from facedata.align.templates import Template
 
-__all__ = ["AlignedFace", "Aligner", "ShardAligner", "aligned_key", "check_face_names"]
+__all__ = ["AlignOptions", "AlignedFace", "Aligner", "ShardAligner", "aligned_key"]
 
 _TOGETHER = 256  # samples whose transforms are computed at once
 _BYTES_TOGETHER = 1 << 24
 _PER_SHARD, _DETECTED_PER_SHARD = 512, 128
-_FURTHER_FACE = re.compile(r"(.+)-face[1-9]\d*", re.DOTALL)
 
+FULL, UPPER = "full", "upper"
 Image = NDArray[np.uint8]
 Item = Sample | SampleError
 
@@ -48,38 +47,6 @@ def aligned_key(key: str, extension: str, face: int = 0) -> str:
     stem = stem_of_key(key)
     number = f"-face{face + 1}" if face else ""
     return f"{stem}{number}.{extension}" if stem != key else f"{key}{number}"
-
-
-def check_face_names(source: Source) -> None:
-    """Refuse a source in which an image has the name that a further face of another image would get.
-
-    Raises
-    ------
-    OptionError
-    """
-    further = _hashes(image for _, image in _like_further_faces(source))
-    if not len(further):
-        return
-    both = set(np.intersect1d(further, _hashes(map(stem_of_key, source.keys()))).tolist())
-    images = {stem for stem in map(stem_of_key, source.keys()) if hash(stem) in both} if both else set()
-    for key, image in _like_further_faces(source) if images else ():
-        if image in images:
-            raise OptionError(
-                f"--faces all: a further face in the image {image} may get the name of the image {key}, and one of "
-                "the two would be lost; choose another --faces, or an option of the output that numbers the images: "
-                "--layout glint360k, --keys generated"
-            )
-
-
-def _like_further_faces(source: Source) -> Iterator[tuple[str, str]]:
-    """The keys that look like those of further faces, and the image that each would be a face of."""
-    for key in source.keys():  # noqa: SIM118, not a mapping
-        if "-face" in key and (match := _FURTHER_FACE.fullmatch(stem_of_key(key))):
-            yield key, match[1]
-
-
-def _hashes(names: Iterable[str]) -> NDArray[np.int64]:
-    return np.fromiter(map(hash, names), np.int64)
 
 
 class AlignedFace(NamedTuple):
@@ -117,28 +84,86 @@ class _Candidate(NamedTuple):
 
 
 @dataclass(frozen=True)
+class AlignOptions:
+    """How faces are found, cut out and written.
+
+    Attributes
+    ----------
+    landmarks : str, optional
+        A landmark file, or a folder of them.
+    detector : DetectorOptions, optional
+        Finds the faces in images without landmarks in the file; without a file, in all.
+    template : str
+        ``"arcface"``, ``"facexzoo-5pose"``, or a file.
+    size : int
+        Side of the crop in pixels.
+    crop : str
+        ``"full"``, or ``"upper"``: the first 60 of 112 rows.
+    faces : str
+        Which of several: ``"largest"``, ``"central"``, ``"all"``, ``"one"``.
+    min_size : float
+        The smallest side of the square in the image that the crop covers, in pixels.
+    min_score : float, optional
+        The lowest score of a face; by default that of the detector, and none for faces from a file.
+    max_pixels : int
+        Larger images are refused.
+    encoding : Encoding
+    assume_aligned : bool
+        Copy images that have the size of the output and no landmarks, byte for byte.
+    keep_landmarks : bool
+        Keep the landmarks, moved into the crop, with each sample.
+    write_landmarks : str, optional
+        Write the landmarks of all faces to this file.
+    preview : str, optional
+        Draw some faces on this contact sheet.
+    limit : int, optional
+        Only the first so many images.
+    writing : mapping
+        Options for the ``create_sink`` of the target's format.
+    command_line : str
+        The command as the user typed it, for messages that say how to resume.
+    """
+
+    landmarks: str | None = None
+    detector: DetectorOptions | None = None
+    template: str = "arcface"
+    size: int = 112
+    crop: str = FULL
+    faces: str = "central"
+    min_size: float = 0.0
+    min_score: float | None = None
+    max_pixels: int = MAX_PIXELS
+    encoding: Encoding = field(default_factory=Encoding)
+    assume_aligned: bool = False
+    keep_landmarks: bool = False
+    write_landmarks: str | None = None
+    preview: str | None = None
+    limit: int | None = None
+    writing: Mapping[str, Any] = field(default_factory=dict)
+    command_line: str = "the same command"
+
+    def __post_init__(self) -> None:
+        for option, value, known in (("crop", self.crop, (FULL, UPPER)), ("faces", self.faces, FACE_RULES)):
+            if value not in known:
+                raise OptionError(f"--{option} {value}: expected one of {', '.join(known)}")
+
+    @property
+    def rows(self) -> int:
+        """The rows of each crop that are written."""
+        return self.size if self.crop == FULL else upper_rows(self.size)
+
+
+@dataclass(frozen=True)
 class Aligner:
     """The `Change` that aligns faces.
 
     Attributes
     ----------
+    options : AlignOptions
     template : Template
         At the size of the output.
-    encoding : Encoding
-    rows : int
-        Of each crop: all, or only the upper ones.
-    faces : str
-        Which of several: ``"largest"``, ``"central"``, ``"all"``, ``"one"``.
-    min_size : float
-        Faces whose crop covers a smaller square of the image, in pixels, are left out.
     min_score : float
         Faces with a lower score are left out.
-    max_pixels : int
-        Larger images are not decoded.
-    assume_aligned : bool
-        Copy images that have the size of the output and no landmarks.
-    keep_landmarks : bool
-        Give the landmarks, moved into the crop, to the sink.
     landmarks : MatchedLandmarks, optional
         Of the samples, from a file.
     landmark_file : mapping, optional
@@ -149,15 +174,9 @@ class Aligner:
         Writes the landmarks of all faces to a file.
     """
 
+    options: AlignOptions
     template: Template
-    encoding: Encoding
-    rows: int
-    faces: str
-    min_size: float
     min_score: float
-    max_pixels: int
-    assume_aligned: bool = False
-    keep_landmarks: bool = False
     landmarks: MatchedLandmarks | None = None
     landmark_file: Mapping[str, Any] | None = None
     detector: PreparedDetector | None = None
@@ -170,18 +189,19 @@ class Aligner:
 
     def identity(self) -> dict[str, Any]:
         """All that decides the pixels and the bytes, OpenCV's version included, as JSON values."""
+        options = self.options
         return {
             "template": self.template.identity(),
-            "rows": self.rows,
+            "rows": options.rows,
             "interpolation": "bilinear, black border",
-            "encoding": self.encoding.identity(),
+            "encoding": options.encoding.identity(),
             "OpenCV": import_opencv().__version__,
-            "faces": self.faces,
-            "min size": self.min_size,
+            "faces": options.faces,
+            "min size": options.min_size,
             "min score": self.min_score,
-            "max pixels": self.max_pixels,
-            "assume aligned": self.assume_aligned,
-            "keep landmarks": self.keep_landmarks,
+            "max pixels": options.max_pixels,
+            "assume aligned": options.assume_aligned,
+            "keep landmarks": options.keep_landmarks,
             "landmarks": self.landmark_file,
             "detector": None if self.detector is None else self.detector.identity(),
         }
@@ -278,12 +298,12 @@ class ShardAligner:
         return list(map(_Candidate, faces, landmarks, transforms.matrices, transforms.poses.tolist(), errors))
 
     def _align_sample(self, sample: Sample, known: list[_Candidate]) -> Sequence[Item | Refused]:
-        aligner = self._aligner
-        rows, wide, encoding = aligner.rows, aligner.template.size, aligner.encoding
+        options = self._aligner.options
+        rows, wide, encoding = options.rows, options.size, options.encoding
         size = None if known else image_size(sample.image)
         if size is not None and size[:2] in ((rows, wide), (wide, wide)):  # the output, or what it would be a part of
             whole = size[0] == rows
-            if whole and aligner.assume_aligned:
+            if whole and options.assume_aligned:
                 return (sample._replace(key=aligned_key(sample.key, image_extension(sample.image) or "bin")),)
             way_out = "--assume-aligned copies it" if whole else "--crop upper needs the photo"
             detail = (
@@ -303,7 +323,7 @@ class ShardAligner:
                 made.append(Refused(key if number else sample.key, error))
                 continue
             landmarks = None
-            if aligner.keep_landmarks:
+            if options.keep_landmarks:
                 landmarks = apply_transforms(aligned.matrix[None], aligned.landmarks[None])[0].astype(np.float32)
             made.append(Sample(key, sample.label, encoding.encode(aligned.crop), landmarks))
         return made
@@ -313,7 +333,7 @@ class ShardAligner:
         aligner = self._aligner
         if not known and aligner.detector is None:
             raise FaceError("no landmarks", "its face is not known; --detector finds it")
-        image = decode_image(sample.image, aligner.max_pixels)
+        image = decode_image(sample.image, aligner.options.max_pixels)
         if known and aligner.landmarks is not None and aligner.landmarks.relative:
             height, width = image.shape[:2]  # as it is displayed, unlike in its header
             known = self._transform([in_pixels(candidate.face, width, height) for candidate in known])
@@ -334,22 +354,24 @@ class ShardAligner:
             self._write_found(
                 sample.key, [candidate.face._replace(landmarks=candidate.landmarks) for candidate in candidates]
             )
-        if aligner.faces in ("largest", "central"):  # an impossible face must not be preferred to a possible one
+        if aligner.options.faces in (
+            "largest",
+            "central",
+        ):  # an impossible face must not be preferred to a possible one
             candidates = [candidate for candidate in candidates if candidate.error is None] or candidates
-        chosen = choose_faces([candidate.face for candidate in candidates], aligner.faces, image.shape[:2])
+        chosen = choose_faces([candidate.face for candidate in candidates], aligner.options.faces, image.shape[:2])
         wanted = set(map(id, chosen))
         return image, [candidate for candidate in candidates if id(candidate.face) in wanted]
 
     def _cut(self, image: Image, candidate: _Candidate) -> AlignedFace:
         if candidate.error is not None:
             raise candidate.error
-        aligner = self._aligner
-        size = aligner.template.size
+        options = self._aligner.options
         check_inside(candidate.landmarks, *image.shape[:2])
-        if aligner.min_size > 0.0:
-            side = float(crop_sides(candidate.matrix[None], size)[0])
-            if side < aligner.min_size:
-                detail = f"the crop covers {side:.1f} x {side:.1f} pixels of the image; --min-size {aligner.min_size:g}"
+        if options.min_size > 0.0:
+            side = float(crop_sides(candidate.matrix[None], options.size)[0])
+            if side < options.min_size:
+                detail = f"the crop covers {side:.1f} x {side:.1f} pixels of the image; --min-size {options.min_size:g}"
                 raise FaceError("too small", detail)
-        crop = crop_face(image, candidate.matrix, size, aligner.rows)
+        crop = crop_face(image, candidate.matrix, options.size, options.rows)
         return AlignedFace(candidate.face, candidate.landmarks, candidate.matrix, candidate.pose, crop)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice, pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
-from facedata.align.aligner import Aligner, ShardAligner, aligned_key, check_face_names
-from facedata.align.decoding import MAX_PIXELS
-from facedata.align.encoding import Encoding
-from facedata.align.faces import FACE_RULES, five_points, upper_rows
+from facedata.align.aligner import Aligner, AlignOptions, ShardAligner, aligned_key
+from facedata.align.faces import five_points
 from facedata.align.outputs import ExpectedSource, FoundLandmarks, aligned_output
 from facedata.align.similarity import fits_mirrored
 from facedata.align.templates import TEMPLATES, Template, load_template
 from facedata.converters.convert import Conversion, ConversionOptions, plan_dataset, run_conversion
+from facedata.converters.folder.paths import stem_of_key
 from facedata.dataset import Sample, Sink, Source, peek, target_spec
 from facedata.errors import FaceError, OptionError
 from facedata.images import image_size, opencv_in_one_thread
@@ -29,88 +30,17 @@ from facedata.jobs.output import refuse_overlap
 from facedata.jobs.signals import stop_on_signals
 
 if TYPE_CHECKING:
-    from facedata.align.detectors import DetectorOptions
     from facedata.align.landmark_files import LandmarkFile, MatchedLandmarks
     from facedata.align.preview import PreviewFace
 
 __all__ = ["AlignOptions", "align_dataset", "plan_alignment", "run_alignment"]
 
-FULL, UPPER = "full", "upper"
 _FIRST_LANDMARKS = 64  # whose order of points is examined
 _SHOWN, _TRIED = 24, 96  # faces in a preview, and images that are decoded for it
+_FURTHER_FACE = re.compile(r"(.+)-face[1-9]\d*", re.DOTALL)
 _SHARD_SAMPLES = 2048  # in a file that is written as one shard, if faces have to be detected
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class AlignOptions:
-    """How faces are found, cut out and written.
-
-    Attributes
-    ----------
-    landmarks : str, optional
-        A landmark file, or a folder of them.
-    detector : DetectorOptions, optional
-        Finds the faces in images without landmarks in the file; without a file, in all.
-    template : str
-        ``"arcface"``, ``"facexzoo-5pose"``, or a file.
-    size : int
-        Side of the crop in pixels.
-    crop : str
-        ``"full"``, or ``"upper"``: the first 60 of 112 rows.
-    faces : str
-        Which of several: ``"largest"``, ``"central"``, ``"all"``, ``"one"``.
-    min_size : float
-        The smallest side of the square in the image that the crop covers, in pixels.
-    min_score : float, optional
-        The lowest score of a face; by default that of the detector, and none for faces from a file.
-    max_pixels : int
-        Larger images are refused.
-    encoding : Encoding
-    assume_aligned : bool
-        Copy images that have the size of the output and no landmarks, byte for byte.
-    keep_landmarks : bool
-        Keep the landmarks, moved into the crop, with each sample.
-    write_landmarks : str, optional
-        Write the landmarks of all faces to this file.
-    preview : str, optional
-        Draw some faces on this contact sheet.
-    limit : int, optional
-        Only the first so many images.
-    writing : mapping
-        Options for the ``create_sink`` of the target's format.
-    command_line : str
-        The command as the user typed it, for messages that say how to resume.
-    """
-
-    landmarks: str | None = None
-    detector: DetectorOptions | None = None
-    template: str = "arcface"
-    size: int = 112
-    crop: str = FULL
-    faces: str = "central"
-    min_size: float = 0.0
-    min_score: float | None = None
-    max_pixels: int = MAX_PIXELS
-    encoding: Encoding = field(default_factory=Encoding)
-    assume_aligned: bool = False
-    keep_landmarks: bool = False
-    write_landmarks: str | None = None
-    preview: str | None = None
-    limit: int | None = None
-    writing: Mapping[str, Any] = field(default_factory=dict)
-    command_line: str = "the same command"
-
-    def __post_init__(self) -> None:
-        for option, value, known in (("crop", self.crop, (FULL, UPPER)), ("faces", self.faces, FACE_RULES)):
-            if value not in known:
-                raise OptionError(f"--{option} {value}: expected one of {', '.join(known)}")
-
-    @property
-    def rows(self) -> int:
-        """The rows of each crop that are written."""
-        return self.size if self.crop == FULL else upper_rows(self.size)
 
 
 def align_dataset(
@@ -173,7 +103,7 @@ def _make_aligner(source: Source, sink: Sink, options: AlignOptions, template: T
         landmarks=options.keep_landmarks,
     )
     if options.faces == "all" and sink.named_by_key:
-        check_face_names(source[: options.limit])
+        _check_face_names(source[: options.limit])
     detector = None
     if options.detector is not None:
         from facedata.align.detectors import prepare_detector
@@ -185,19 +115,7 @@ def _make_aligner(source: Source, sink: Sink, options: AlignOptions, template: T
         min_score = 0.0 if detector is None else detector.min_score
     found = None if options.write_landmarks is None else FoundLandmarks(options.write_landmarks, sink.root)
     aligner = Aligner(
-        template=template,
-        encoding=options.encoding,
-        rows=options.rows,
-        faces=options.faces,
-        min_size=options.min_size,
-        min_score=min_score,
-        max_pixels=options.max_pixels,
-        assume_aligned=options.assume_aligned,
-        keep_landmarks=options.keep_landmarks,
-        landmarks=matched,
-        landmark_file=None if listed is None else listed.identity(),
-        detector=detector,
-        found=found,
+        options, template, min_score, matched, None if listed is None else listed.identity(), detector, found
     )
     preview = _Preview(source[: options.limit], aligner.part(0, options.limit or len(source)))
     output = aligned_output(
@@ -282,11 +200,38 @@ def _check_first_images(source: Source, matched: MatchedLandmarks | None, option
         )
 
 
+def _check_face_names(source: Source) -> None:
+    """Refuse a source in which an image has the name that a further face of another image would get."""
+    further = _hashes(image for _, image in _like_further_faces(source))
+    if not len(further):
+        return
+    both = set(np.intersect1d(further, _hashes(map(stem_of_key, source.keys()))).tolist())
+    images = {stem for stem in map(stem_of_key, source.keys()) if hash(stem) in both} if both else set()
+    for key, image in _like_further_faces(source) if images else ():
+        if image in images:
+            raise OptionError(
+                f"--faces all: a further face in the image {image} may get the name of the image {key}, and one of "
+                "the two would be lost; choose another --faces, or an option of the output that numbers the images: "
+                "--layout glint360k, --keys generated"
+            )
+
+
+def _like_further_faces(source: Source) -> Iterator[tuple[str, str]]:
+    """The keys that look like those of further faces, and the image that each would be a face of."""
+    for key in source.keys():  # noqa: SIM118, not a mapping
+        if "-face" in key and (match := _FURTHER_FACE.fullmatch(stem_of_key(key))):
+            yield key, match[1]
+
+
+def _hashes(names: Iterable[str]) -> NDArray[np.int64]:
+    return np.fromiter(map(hash, names), np.int64)
+
+
 def _expected(source: Source, aligner: Aligner) -> ExpectedSource:
-    encoding = aligner.encoding
-    size = int(aligner.rows * aligner.template.size * encoding.expected_bytes_per_pixel) + 1
-    rename = partial(aligned_key, extension=encoding.extension)
-    return ExpectedSource(source, rename, size, with_landmarks=aligner.keep_landmarks)
+    options = aligner.options
+    size = int(options.rows * options.size * options.encoding.expected_bytes_per_pixel) + 1
+    rename = partial(aligned_key, extension=options.encoding.extension)
+    return ExpectedSource(source, rename, size, with_landmarks=options.keep_landmarks)
 
 
 @dataclass(frozen=True)

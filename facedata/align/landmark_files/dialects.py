@@ -23,17 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.align.faces import LAYOUTS, Face
-from facedata.errors import FaceError
+from facedata.align.landmark_files.keys import bytes_of_key
 
 __all__ = [
+    "BOX",
     "DIALECTS",
     "LONGEST_LINE",
+    "SCORE",
     "Dialect",
     "LineError",
-    "bytes_of_key",
+    "coordinate_names",
     "find_dialect",
-    "landmark_header",
-    "landmark_line",
     "mostly_fractions",
 ]
 
@@ -73,12 +73,8 @@ class Dialect:
         From the dialect and the first lines of a file to the dialect of this very file; raises `LineError`.
     header : int
         How many lines come before the first entry.
-    keyed : bool
-        Whether a line says which image it belongs to; if not, the first belongs to the first image, and so on.
-    numbered : bool
-        Whether the keys are positions in the dataset, counted from 0.
-    relative : bool
-        Whether coordinates are fractions of the image's width and height.
+    keyed, numbered, relative : bool
+        As in `facedata.align.landmark_files.file.EntryStore`.
     """
 
     name: str
@@ -112,14 +108,6 @@ def find_dialect(lines: Sequence[bytes]) -> Dialect:
 
 def _shown(text: bytes) -> str:
     return repr(text[:_SHOWN].decode(errors="replace")) + ("..." if len(text) > _SHOWN else "")
-
-
-def bytes_of_key(key: str) -> bytes:
-    """A key as bytes, whatever characters it has."""
-    try:
-        return key.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:  # a lone surrogate that no file name gives, from JSON's \ud800
-        return key.encode("utf-8", "surrogatepass")
 
 
 def _numbers(fields: Sequence[bytes]) -> Floats:
@@ -255,8 +243,8 @@ def adapt_cvlface(dialect: Dialect, lines: Sequence[bytes]) -> Dialect:
 
 # Our CSV
 
-_BOX = ("left", "top", "right", "bottom")
-_SCORE = "score"
+BOX = ("left", "top", "right", "bottom")
+SCORE = "score"
 
 
 class CsvColumns(NamedTuple):
@@ -271,30 +259,30 @@ class CsvColumns(NamedTuple):
 
 def parse_csv(line: bytes, columns: CsvColumns) -> Entry:
     """Our CSV, whose header names the columns; fields of the box and the score may be empty."""
-
-    def fields() -> list[bytes]:
-        found = _csv_fields(line)
-        if len(found) != columns.width:
-            raise LineError(f"expected {columns.width} fields, as in the header, found {len(found)}: {_shown(line)}")
-        return found
-
     if columns.key == 0 and b'"' not in line:
         key, comma, _ = line.partition(b",")
     else:
-        key, comma = fields()[columns.key], b","
+        key, comma = _csv_row(line, columns)[columns.key], b","
     if not key or not comma:
         raise LineError(f"expected a key and {columns.width - 1} more fields, with commas, found {_shown(line)}")
+    return key, partial(_csv_face, line, columns)
 
-    def face() -> Face:
-        found = fields()
-        points, box, score = ([found[column] for column in group] for group in columns[2:])
-        return Face(
-            _points(_numbers(points)),
-            _numbers(box) if any(box) else None,
-            float(_numbers(score)[0]) if any(score) else None,
-        )
 
-    return key, face
+def _csv_row(line: bytes, columns: CsvColumns) -> list[bytes]:
+    fields = _csv_fields(line)
+    if len(fields) != columns.width:
+        raise LineError(f"expected {columns.width} fields, as in the header, found {len(fields)}: {_shown(line)}")
+    return fields
+
+
+def _csv_face(line: bytes, columns: CsvColumns) -> Face:
+    fields = _csv_row(line, columns)
+    points, box, score = ([fields[column] for column in group] for group in columns[2:])
+    return Face(
+        _points(_numbers(points)),
+        _numbers(box) if any(box) else None,
+        float(_numbers(score)[0]) if any(score) else None,
+    )
 
 
 def adapt_csv(dialect: Dialect, lines: Sequence[bytes]) -> Dialect:
@@ -308,22 +296,23 @@ def adapt_csv(dialect: Dialect, lines: Sequence[bytes]) -> Dialect:
     if key is None:
         raise LineError("has no column 'key'")
     points = next(point for point in range(1, len(names) + 1) if f"x{point + 1}" not in known)
-    coordinates = _coordinate_names(points)
+    coordinates = coordinate_names(points)
     _points([0.0] * len(coordinates))
-    box = _BOX if known.intersection(_BOX) else ()
+    box = BOX if known.intersection(BOX) else ()
     missing = [name for name in (*coordinates, *box) if name not in known]
     if missing:
         raise LineError(f"has no column '{missing[0]}'")
-    ignored = [name for name in names if name not in {key, _SCORE, *box, *coordinates}]
+    ignored = [name for name in names if name not in {key, SCORE, *box, *coordinates}]
     if ignored:
         _log.info("ignored the columns %s of the landmarks", ", ".join(map(repr, ignored)))
-    score = (_SCORE,) if _SCORE in known else ()
+    score = (SCORE,) if SCORE in known else ()
     groups = (tuple(map(names.index, group)) for group in (coordinates, box, score))
     columns = CsvColumns(len(names), names.index(key), *groups)
     return replace(dialect, parse=partial(parse_csv, columns=columns))
 
 
-def _coordinate_names(points: int) -> list[str]:
+def coordinate_names(points: int) -> list[str]:
+    """The names of the columns of so many points: x1, y1, x2, y2, ..."""
     return [f"{axis}{point}" for point in range(1, points + 1) for axis in "xy"]
 
 
@@ -438,7 +427,7 @@ DIALECTS: tuple[Dialect, ...] = (
     Dialect(
         name="InsightFace .lst",
         example="aligned<TAB>path<TAB>label<TAB>...",
-        first_line=re.compile(rb"(?i)[01]\t[^\t]*\t\s*" + _NUMBER + rb"\s*(?:\t|$)"),
+        first_line=re.compile(rb"(?i)[01]\t[^\t]*\t *" + _NUMBER + rb" *(?:\t|$)"),
         parse=parse_insightface,
     ),
     Dialect(
@@ -457,76 +446,3 @@ DIALECTS: tuple[Dialect, ...] = (
     ),
 )
 """All dialects; a file has the first one whose `first_line` matches."""
-
-
-# Writing
-
-
-def landmark_header(name: str, points: int = 5) -> bytes:
-    """What comes before the first line of a landmark file: the names of the columns, or nothing.
-
-    Parameters
-    ----------
-    name : str
-        Of the file, which is a CSV if the name ends in ``.csv``, and JSON lines otherwise.
-    points : int
-        Landmarks of each face.
-    """
-    if not _is_csv(name):
-        return b""
-    return ",".join(["key", *_coordinate_names(points), *_BOX, _SCORE]).encode() + b"\n"
-
-
-def landmark_line(name: str, key: str, face: Face, points: int = 5) -> bytes:
-    """The line of a face in a landmark file.
-
-    Coordinates have as many digits as distinguish the double from every other: what is read is what was written.
-
-    Parameters
-    ----------
-    name : str
-        Of the file, as in `landmark_header`.
-    key : str
-        Of the image.
-    face : Face
-    points : int
-        As in the header.
-
-    Raises
-    ------
-    FaceError
-        "bad landmarks", if the format cannot hold the key, or so many landmarks.
-    """
-    line = _csv_line(key, face, points) if _is_csv(name) else _json_line(key, face)
-    if not key or len(line) > LONGEST_LINE:
-        raise FaceError("bad landmarks", f"a landmark file cannot hold this key, which has {len(key)} characters")
-    return line
-
-
-def _is_csv(name: str) -> bool:
-    return name.lower().endswith(".csv")
-
-
-def _json_line(key: str, face: Face) -> bytes:
-    value = {"key": key, "landmarks": np.asarray(face.landmarks, np.float64).tolist()}
-    if face.box is not None:
-        value["box"] = np.asarray(face.box, np.float64).tolist()
-    if face.score is not None:
-        value["score"] = float(face.score)
-    return json.dumps(value).encode() + b"\n"
-
-
-def _csv_line(key: str, face: Face, points: int) -> bytes:
-    if len(face.landmarks) != points:
-        found = f"found {len(face.landmarks)} points, but the file has columns for {points}; write JSON lines instead"
-        raise FaceError("bad landmarks", found)
-    encoded = bytes_of_key(key)
-    if b"\n" in encoded or b"\r" in encoded:
-        raise FaceError("bad landmarks", "a CSV cannot hold a line break in a key; write JSON lines instead")
-    if b'"' in encoded or b"," in encoded:
-        encoded = b'"' + encoded.replace(b'"', b'""') + b'"'
-    fields: list[str] = []
-    for values, count in ((face.landmarks, 2 * points), (face.box, 4), (face.score, 1)):
-        numbers = [""] * count if values is None else map(repr, np.asarray(values, np.float64).ravel().tolist())
-        fields.extend(numbers)
-    return encoded + b"," + ",".join(fields).encode() + b"\n"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,16 @@ from facedata.align.landmark_files.dialects import (
     Dialect,
     Entry,
     LineError,
-    bytes_of_key,
     find_dialect,
     mostly_fractions,
     parse_plain_numbers,
 )
+from facedata.align.landmark_files.keys import plain_key, text_of_key
 from facedata.columns import whole_lines
 from facedata.errors import EmptyDatasetError, FormatError, InputError, input_error
 from facedata.files import combined_identity, file_identity, opened_regular, read_small
 
-__all__ = ["EntryStore", "open_folder", "open_text_file", "plain_key", "text_of_key"]
+__all__ = ["EntryStore", "ReadEntry", "open_folder", "open_text_file"]
 
 ReadEntry = Callable[[int], Entry]
 """Reads the entry at a reference: its key, and what reads its face; both raise `LineError`."""
@@ -42,24 +43,6 @@ _EXTENSION = ".txt"  # of the files in a folder
 _IDENTIFIED_FILES = 16
 _NAMES_TOGETHER = 1 << 16
 _log = logging.getLogger(__name__)
-
-
-def plain_key(key: bytes | str) -> bytes:
-    """A key without ``./`` or ``/`` at its start, with single slashes between folders; case is kept."""
-    if isinstance(key, str):
-        key = bytes_of_key(key)
-    if b"\\" in key:
-        key = key.replace(b"\\", b"/")
-    while b"//" in key:
-        key = key.replace(b"//", b"/")
-    while key.startswith((b"./", b"/")):
-        key = key[key.index(b"/") + 1 :]
-    return key
-
-
-def text_of_key(key: bytes) -> str:
-    """A key as text; bytes that are not UTF-8 become what Python makes of them in file names."""
-    return key.decode("utf-8", "surrogateescape")
 
 
 class EntryStore(ABC):
@@ -191,11 +174,12 @@ class _TextFile(EntryStore):
         parse, header, keyed = self.dialect.parse, self.dialect.header, self.dialect.keyed
         for first, begins, lines in _read_lines(self.path):
             keys, kept = [], []
-            for place in range(max(header - first + 1, 0), len(lines)):
+            skipped = max(header - first + 1, 0)
+            for place, line in enumerate(lines[skipped:], skipped):
                 try:
-                    key = parse(lines[place])[0]
+                    key = parse(line)[0]
                 except LineError as error:
-                    reason = error if lines[place].strip() else "is blank"
+                    reason = error if line.strip() else "is blank"
                     raise FormatError(
                         f"{self.path}: line {first + place}: {reason}; the file is read as: {self.format}"
                     ) from None
@@ -264,7 +248,7 @@ def open_text_file(path: str) -> EntryStore:
     with opened_regular(path) as descriptor:
         stamp = _stamp(descriptor)
         cut = stamp[0] > 0 and os.pread(descriptor, 1, stamp[0] - 1) != b"\n"
-    lines = next((lines for _, _, lines in _read_lines(path)), [])[: _EXAMINED + 1]
+    lines = list(islice(chain.from_iterable(lines for _, _, lines in _read_lines(path)), _EXAMINED + 1))
     if not lines:
         raise EmptyDatasetError(f"{path}: is empty; expected a landmark file")
     try:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any
 from unicodedata import is_normalized
 from zlib import crc32
 
@@ -16,15 +16,23 @@ from numpy.typing import NDArray
 
 from facedata.align.faces import Face
 from facedata.align.landmark_files.dialects import LineError
-from facedata.align.landmark_files.file import EntryStore, ReadEntry, plain_key, text_of_key
+from facedata.align.landmark_files.file import EntryStore, ReadEntry
+from facedata.align.landmark_files.keys import (
+    EXACT,
+    KeyForm,
+    KeyTable,
+    plain_key,
+    ranges,
+    text_of_key,
+    without_extension,
+    without_folders,
+)
 from facedata.errors import EmptyDatasetError, FaceError, FormatError
-from facedata.images import IMAGE_EXTENSIONS
 
-__all__ = ["LandmarkFile", "MatchedLandmarks", "UnusedEntries", "hash_keys", "in_pixels"]
+__all__ = ["LandmarkFile", "MatchedLandmarks", "UnusedEntries", "in_pixels"]
 
 Integers = NDArray[np.int64]
 
-_EXTENSIONS = frozenset(extension.encode() for extension in IMAGE_EXTENSIONS | {"gif", "pgm", "ppm", "tif", "tiff"})
 _FIRST_IMAGES = 1 << 14  # whose keys are compared with those of the file in every form
 _KEYS_TOGETHER = 1 << 16
 _ENOUGH_ENTRIES = 1000  # that fit in any form
@@ -33,130 +41,10 @@ _FEW = 100  # one image in a hundred
 _log = logging.getLogger(__name__)
 
 
-# The forms of keys
-
-
-def _without_extension(key: bytes) -> bytes:
-    """A key without the extension of an image file; any other ending stays."""
-    stem, _, extension = key.rpartition(b".")
-    return stem if stem and extension.lower() in _EXTENSIONS else key
-
-
-def _without_folders(key: bytes, count: int) -> bytes:
-    """A key without its first `count` folders; if it has fewer, a key that equals no other."""
-    parts = key.split(b"/", count)
-    return parts[count] if len(parts) > count else b"\0" + key
-
-
-class KeyForm(NamedTuple):
-    """What is removed from plain keys before they are compared.
-
-    Attributes
-    ----------
-    file_folders, source_folders : int
-        Leading folders of the keys in the landmark file, and of the keys of the images.
-    stems : bool
-        The file extensions of both.
-    """
-
-    file_folders: int = 0
-    source_folders: int = 0
-    stems: bool = False
-
-    def of_file(self, key: bytes) -> bytes:
-        """A key of the landmark file in this form."""
-        key = _without_folders(key, self.file_folders) if self.file_folders else key
-        return _without_extension(key) if self.stems else key
-
-    def of_source(self, key: bytes) -> bytes:
-        """The key of an image in this form."""
-        key = _without_folders(key, self.source_folders) if self.source_folders else key
-        return _without_extension(key) if self.stems else key
-
-    def __str__(self) -> str:
-        removed = []
-        for count, whose in ((self.file_folders, "its"), (self.source_folders, "the images'")):
-            if count:
-                removed.append(f"the first {'folder' if count == 1 else f'{count} folders'} of {whose} paths")
-        return " and ".join(removed + ["the file extensions"] * self.stems) or "any change"
-
-
-EXACT = KeyForm()
-
-
-# The table of keys
-
-
-def hash_keys(keys: Sequence[bytes]) -> Integers:
-    """Hashes of keys, shape (N,); equal only within one process."""
-    return np.fromiter(map(hash, keys), np.int64, len(keys))
-
-
-def _ranges(starts: Integers, counts: Integers) -> Integers:
-    """The numbers from each start on, as many as its count, joined."""
-    before = np.repeat(np.cumsum(counts) - counts, counts)
-    return np.repeat(starts, counts) + np.arange(len(before)) - before
-
-
-class _KeyTable:
-    """The references of entries by the hashes of their keys: two arrays of int64, 16 bytes an entry.
-
-    Parameters
-    ----------
-    store : EntryStore
-    form : KeyForm
-        Of the keys whose hashes are kept.
-    """
-
-    def __init__(self, store: EntryStore, form: KeyForm = EXACT) -> None:
-        hashes, references = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for keys, block in store.blocks():
-            hashes.append(hash_keys(keys if form == EXACT else list(map(form.of_file, keys))))
-            references.append(block)
-        self.form = form
-        self._hashes, self.references = np.concatenate(hashes), np.concatenate(references)
-        order = np.argsort(self._hashes, kind="stable")  # entries with one key stay in the order of the file
-        self._hashes = self._hashes[order]
-        self.references = self.references[order]
-
-    def __len__(self) -> int:
-        return len(self._hashes)
-
-    def find(self, keys: Sequence[bytes]) -> tuple[Integers, Integers, Integers]:
-        """Find the entries with some keys.
-
-        Returns
-        -------
-        first : ndarray of shape (K,)
-            The reference of the first entry of each key; -1 if there is none.
-        again, further : ndarrays of shape (M,)
-            For each further entry, in order, the number of its key, and its reference.
-        """
-        hashes = hash_keys(keys)
-        order = np.argsort(hashes)  # keys that are looked up one after the other are near each other in memory
-        low, high = np.empty((2, len(keys)), np.int64)
-        low[order] = np.searchsorted(self._hashes, hashes[order])
-        high[order] = np.searchsorted(self._hashes, hashes[order], side="right")
-        first = np.full(len(keys), -1, np.int64)
-        first[high > low] = self.references[low[high > low]]
-        several = np.flatnonzero(high > low + 1)
-        counts = high[several] - low[several] - 1
-        return first, np.repeat(several, counts), self.references[_ranges(low[several] + 1, counts)]
-
-    def different_keys(self) -> int:
-        """How many different keys there are."""
-        return int(np.count_nonzero(self._hashes[1:] != self._hashes[:-1])) + min(len(self), 1)
-
-    def neighbours(self) -> Iterator[list[int]]:
-        """The references of each two entries with the same hash."""
-        places = np.flatnonzero(self._hashes[1:] == self._hashes[:-1])
-        return iter(np.stack([self.references[places], self.references[places + 1]], axis=1).tolist())
-
-
 # The form in which the keys of a file and of images are equal
 
 
-def _choose_form(store: EntryStore, exact: _KeyTable, head: Sequence[bytes]) -> KeyForm:
+def _choose_form(store: EntryStore, exact: KeyTable, head: Sequence[bytes]) -> KeyForm:
     """The form in which most of the first images have entries; `EXACT` if at least some have, unchanged."""
     hits = int(np.count_nonzero(exact.find(head)[0] >= 0))
     if hits and hits * _FEW >= min(len(head), len(exact)):
@@ -182,21 +70,21 @@ def _count_hits(store: EntryStore, head: Sequence[bytes]) -> Counter[KeyForm]:
     known: dict[tuple[int, bool], set[bytes]] = {(0, False): set(), (0, True): set()}
     for key in head:
         for folders in range(min(key.count(b"/"), _MOST_FOLDERS) + 1):
-            shorter = _without_folders(key, folders)
+            shorter = without_folders(key, folders)
             known.setdefault((folders, False), set()).add(shorter)
-            known.setdefault((folders, True), set()).add(_without_extension(shorter))
+            known.setdefault((folders, True), set()).add(without_extension(shorter))
     counts: Counter[KeyForm] = Counter()
     hits = 0
     for key in chain.from_iterable(keys for keys, _ in store.blocks()):
-        stem = _without_extension(key)
+        stem = without_extension(key)
         fitting = []
         for (folders, stems), images in known.items():
             if (stem if stems else key) in images and not (stems and KeyForm(0, folders) in fitting):
                 fitting.append(KeyForm(0, folders, stems))
         for folders in range(1, min(key.count(b"/"), _MOST_FOLDERS) + 1):
-            if _without_folders(key, folders) in known[0, False]:
+            if without_folders(key, folders) in known[0, False]:
                 fitting.append(KeyForm(folders))
-            elif _without_folders(stem, folders) in known[0, True]:
+            elif without_folders(stem, folders) in known[0, True]:
                 fitting.append(KeyForm(folders, 0, True))
         counts.update(fitting)
         hits += bool(fitting)
@@ -221,7 +109,7 @@ class LandmarkFile:
     """
 
     def __init__(self, store: EntryStore) -> None:
-        self._store, self._table = store, _KeyTable(store)
+        self._store, self._table = store, KeyTable(store.blocks())
         if not len(self._table):
             raise EmptyDatasetError(f"{store.path}: has no landmarks")
 
@@ -263,7 +151,7 @@ class LandmarkFile:
             than there are images.
         """
         if self._table.form != EXACT:
-            self._table = _KeyTable(self._store)
+            self._table = KeyTable(self._store.blocks())
         return self._match_positions(keys, count) if self._store.numbered else self._match_keys(keys, count)
 
     def _match_keys(self, keys: Iterable[str], count: int) -> MatchedLandmarks:
@@ -273,7 +161,7 @@ class LandmarkFile:
         if form != EXACT:
             different = self._table.different_keys()
             del self._table  # two tables at once would take twice the memory
-            self._table = _KeyTable(self._store, form)
+            self._table = KeyTable(self._store.blocks(), form)
             if self._table.different_keys() != different:
                 self._refuse_merged_entries()
         matched, backslashes = self._look_up(chain(head, keys), count)
@@ -427,7 +315,7 @@ class MatchedLandmarks:
         low = np.searchsorted(self.again, positions)
         counts = np.searchsorted(self.again, positions, side="right") - low
         again = np.repeat(np.arange(len(positions)), counts)
-        return self._part(self.first[positions], self.checks[positions], again, self.further[_ranges(low, counts)])
+        return self._part(self.first[positions], self.checks[positions], again, self.further[ranges(low, counts)])
 
     def _part(
         self, first: Integers, checks: NDArray[np.uint32], again: Integers, further: Integers

@@ -18,7 +18,7 @@ from support import file_of
 
 from facedata.align.faces import Face
 from facedata.align.landmark_files import in_pixels, landmark_header, landmark_line, open_landmarks
-from facedata.align.landmark_files.file import plain_key
+from facedata.align.landmark_files.keys import plain_key
 from facedata.errors import FaceError, FormatError
 from facedata.synthetic.sample_set import SampleOptions, make_sample
 

@@ -271,7 +271,7 @@ def test_keys_with_one_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.M
     def same_for_all(keys: list[bytes]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         return np.zeros(len(keys), np.int64)
 
-    monkeypatch.setattr("facedata.align.landmark_files.matching.hash_keys", same_for_all)
+    monkeypatch.setattr("facedata.align.landmark_files.keys.hash_keys", same_for_all)
     path = tmp_path / "points.csv"
     path.write_text(f"{HEADER}\na,1,{ROW[2:]}\nb,2,{ROW[2:]}\n")
     found = list(open_landmarks(path).match(["b", "a", "x"], 3).read())
