@@ -239,6 +239,8 @@ def test_a_cut_image_that_was_filled_up_with_zeros_fails(name: str, part: float)
     end = int(len(data) * part)
     assert failure(data[:end] + bytes(len(data) - end)).cause == "undecodable"
     assert failure(data[:end] + bytes(20 * len(data))).cause == "undecodable"
+    if "jpg" in name:
+        assert failure(data[:end] + JPEG).cause == "undecodable"
 
 
 @pytest.mark.parametrize("name", ["jpg", "jpg with restarts", "grey jpg"])
@@ -270,10 +272,6 @@ def test_bytes_missing_within_are_named_with_what_libjpeg_said(capfd: pytest.Cap
     assert "extraneous bytes" in failure(JPEG[:-2] + b"\x07" * 300 + END).detail
     assert failure(PNG[:-40] + bytes(4) + PNG[-36:]).detail.startswith("libpng error: IDAT: ")
     assert capfd.readouterr() == ("", "")
-
-
-def test_a_cut_image_with_another_behind_it_fails() -> None:
-    assert failure(JPEG[: len(JPEG) // 2] + JPEG).cause == "undecodable"
 
 
 @pytest.mark.parametrize("side", [10, 60, 200, 3000])
@@ -308,12 +306,11 @@ NO_IMAGES = {
 def test_what_is_no_image_says_so(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     error = failure(NO_IMAGES[name])
     assert (error.cause, bool(error.detail)) == ("undecodable", True)
+    assert ("it is empty" in error.detail, "its bytes begin" in error.detail) == (
+        name == "nothing",
+        name in ("text", "zeros", "a web page"),
+    )
     assert capfd.readouterr() == ("", "")
-
-
-def test_an_empty_file_and_a_strange_one_are_told_apart() -> None:
-    assert "empty" in failure(b"").detail
-    assert "not an image" in failure(b"hello").detail
 
 
 @settings(deadline=None, max_examples=100)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from facedata.align.encoding import DEFAULT_QUALITY, FORMATS, Encoding
+from facedata.align.encoding import FORMATS, Encoding
 from facedata.errors import OptionError
 from facedata.images import image_extension
 from facedata.synthetic.faces import draw_face, identity_from_seed
@@ -67,12 +66,6 @@ def test_a_higher_quality_loses_less_and_weighs_more() -> None:
         assert worst_error(Encoding(name, 95)) < worst_error(Encoding(name, 20))
 
 
-def test_defaults() -> None:
-    assert Encoding() == Encoding("jpg", 95)
-    assert Encoding("webp").quality == DEFAULT_QUALITY["webp"]
-    assert Encoding("png").quality is None
-
-
 @pytest.mark.parametrize(
     ("name", "quality", "words"),
     [
@@ -97,14 +90,6 @@ def test_the_identity_is_json_and_tells_encodings_apart() -> None:
     assert len(set(texts)) == len(tried)
     assert Encoding().identity()["chroma_subsampling"] == "4:4:4"
     assert Encoding("webp", 100).identity()["lossless"] is True
-
-
-def test_an_encoding_travels_to_workers() -> None:
-    encoding = Encoding("jpg", 91)
-    data = encoding.encode(FACE)
-    copy = pickle.loads(pickle.dumps(encoding))  # noqa: S301
-    assert copy == encoding
-    assert copy.encode(FACE) == data
 
 
 @pytest.mark.parametrize("encoding", [Encoding("jpg", 50), Encoding(), Encoding("png"), Encoding("webp")])

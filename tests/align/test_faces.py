@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -140,6 +139,7 @@ def test_width_and_height_are_not_confused() -> None:
     assert chosen([off_by_a_little, face(80, 130, 120, 170)], "central") == [0]
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.lists(
         st.tuples(st.integers(0, 200), st.integers(0, 150), st.integers(1, 120), st.integers(1, 120)),
@@ -264,7 +264,7 @@ def similarity(scale: float, degrees: float, x: float, y: float) -> Floats:
 def test_crops_are_those_of_scikit_image_and_opencv(size: int) -> None:
     transform = pytest.importorskip("skimage.transform")
     random, worst = np.random.default_rng(size), 0
-    for _ in range(500):
+    for _ in range(150):
         image = random.integers(0, 256, tuple(random.integers(40, 140, 2)) + (3,), np.uint8)
         middle = np.array(image.shape[1::-1]) / 2
         points = similarity(random.uniform(0.2, 4), random.uniform(-180, 180), *middle)
@@ -299,9 +299,8 @@ def centroids(crop: NDArray[np.uint8], near: Floats, radius: int) -> Floats:
     return np.array(found)
 
 
-@pytest.mark.parametrize("scale", [0.3, 0.6, 1.0, 2.0, 4.0])
-@pytest.mark.parametrize("degrees", [-60, -25, 0, 10, 60])
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("scale", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize(("degrees", "number"), [(-60, 0), (0, 1), (25, 0)])
 def test_what_is_marked_in_the_source_lies_at_the_template(scale: float, degrees: float, number: int) -> None:
     """Measured on the pixels: blobs at a drawn face's eyes, nose and mouth, and their centroids in the crop.
 
@@ -318,25 +317,6 @@ def test_what_is_marked_in_the_source_lies_at_the_template(scale: float, degrees
         crop = crop_face(with_blobs((side, side), landmarks, 2.5 * scale), crop_matrix, 112)
         expected = template(112) if landmarks is shaped else landmarks @ crop_matrix[:, :2].T + crop_matrix[:, 2]
         assert np.hypot(*(centroids(crop, expected, 9) - expected).T).max() < 0.5
-
-
-@pytest.mark.parametrize("scale", [0.3, 0.6, 1.0, 4.0])
-@pytest.mark.parametrize("degrees", [-60, 0, 35, 60])
-def test_the_eyes_of_a_drawn_face_lie_as_if_drawn_there(scale: float, degrees: float) -> None:
-    """The irises are what differs between two people with dark and with bright eyes who are the same otherwise."""
-    side, frontal = math.ceil(165 * scale) + 20, View(light=(0.0, 0.0))
-    dark = replace(identity_from_seed(0, 4), eye_colour=(20, 20, 20), glasses="none", lashes=False)
-    people = (dark, replace(dark, eye_colour=(250, 250, 250)))
-    matrix = similarity(scale, degrees, side / 2 + 0.3, side / 2 - 0.2)
-    drawn = [draw_face(person, frontal, matrix=matrix, canvas=(side, side)) for person in people]
-    aligned = fitted(drawn[0].landmarks5.astype(np.float64), 112)
-    crops = [crop_face(face.image, aligned, 112) for face in drawn]
-    whole = (np.vstack([aligned, [0, 0, 1]]) @ np.vstack([matrix, [0, 0, 1]]))[:2]
-    upright = [draw_face(person, frontal, matrix=whole, canvas=(112, 112)).image for person in people]
-    eyes = (drawn[0].landmarks5 @ aligned[:, :2].T + aligned[:, 2])[:2]
-    found, expected = (centroids(np.asarray(cv2.absdiff(*pair), np.uint8), eyes, 8) for pair in (crops, upright))
-    assert np.hypot(*(found - expected).T).max() < 0.5
-    assert np.hypot(*(found - eyes).T).max() < 1.0
 
 
 def test_outside_the_image_is_black_and_the_edge_is_mixed_with_it() -> None:

@@ -75,13 +75,7 @@ def test_the_matrices_are_those_of_scikit_image() -> None:
         assert np.abs(found.matrices - expected)[fine].max() < 1e-8
 
 
-def test_integers_and_single_precision_are_taken() -> None:
-    landmarks = np.rint(faces(20, noise=1.0))
-    expected = similarity_transforms(landmarks, ARCFACE).matrices
-    for kind in (np.int64, np.float32):
-        assert np.array_equal(similarity_transforms(landmarks.astype(kind), ARCFACE).matrices, expected)
-
-
+@settings(deadline=None, max_examples=30)
 @given(angles, scales, shifts, shifts)
 def test_a_known_move_is_found_again(degrees: float, scale: float, right: float, down: float) -> None:
     moved = apply_transforms(matrix(degrees, scale, right, down)[None], ARCFACE[None])
@@ -92,6 +86,7 @@ def test_a_known_move_is_found_again(degrees: float, scale: float, right: float,
     assert found.errors[0] < 1e-6
 
 
+@settings(deadline=None, max_examples=30)
 @given(noises, angles, scales, shifts, shifts)
 def test_moving_the_landmarks_moves_nothing_in_the_crop(
     seed: int, degrees: float, scale: float, right: float, down: float
@@ -106,6 +101,7 @@ def test_moving_the_landmarks_moves_nothing_in_the_crop(
         assert np.abs(crops[0] - crops[1]).max() < 1e-6
 
 
+@settings(deadline=None, max_examples=30)
 @given(noises)
 def test_it_never_reflects(seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -188,10 +184,6 @@ def test_the_pose_is_the_one_of_facex_zoo() -> None:
         assert found.errors[face] == pytest.approx(errors.min(), abs=1e-8)
         assert np.abs(found.matrices[face] - matrices[errors.argmin()]).max() < 1e-8
     assert len(set(found.poses.tolist())) > 2
-
-
-def test_of_equal_poses_the_first_is_taken() -> None:
-    assert similarity_transforms(faces(3), np.stack([ARCFACE] * 3)).poses.tolist() == [0, 0, 0]
 
 
 # --- defects -----------------------------------------------------------------------------------------------------
@@ -292,26 +284,17 @@ def test_points_are_moved_as_scikit_image_moves_them() -> None:
         assert np.abs(moved[face] - expected).max() < 1e-8
 
 
-def test_moving_what_is_not_finite_says_nothing() -> None:
-    points = np.array([[[np.nan, 1.0], [np.inf, -np.inf]], [[1.0, 2.0], [3.0, 4.0]]])
-    matrices = np.array([matrix(10, 1, 0, 0), np.full((2, 3), np.nan)])
-    assert np.isnan(apply_transforms(matrices, points)[1]).all()
-
-
 def test_one_matrix_for_each_face_is_needed() -> None:
     with pytest.raises(OptionError, match=r"matrices: expected shape \(2, 2, 3\)"):
         apply_transforms(np.zeros((1, 2, 3)), np.zeros((2, 5, 2)))
 
 
+@settings(deadline=None, max_examples=30)
 @given(angles, scales)
 def test_the_side_of_the_crop_in_the_image(degrees: float, scale: float) -> None:
     moved = apply_transforms(matrix(degrees, scale, 3, 4)[None], ARCFACE[None])
     found = similarity_transforms(moved, ARCFACE)
     assert crop_sides(found.matrices, 112)[0] == pytest.approx(112.0 * scale)
-
-
-def test_a_face_without_a_transform_has_no_side() -> None:
-    assert np.isnan(crop_sides(np.full((1, 2, 3), np.nan), 112)).all()
 
 
 @pytest.mark.parametrize("template", [ARCFACE, FIVE_POSES])

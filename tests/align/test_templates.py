@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +135,7 @@ def test_several_poses_at_a_size_of_their_own(text: str) -> None:
     np.testing.assert_allclose(template.points, np.stack([ARCFACE, ARCFACE]) / 2.0)
 
 
+@settings(deadline=None, max_examples=30)
 @given(
     st.lists(st.tuples(st.floats(0.0, 30.0), st.floats(0.0, 30.0)), min_size=5, max_size=5),
     st.sampled_from([" ", "\t", ",", ", "]),
@@ -281,9 +281,3 @@ def test_the_identity_is_json_and_tells_templates_apart(tmp_path: Path) -> None:
     assert load_template(other / "own.txt", 112).identity() == identities[3]
     own.write_text(LINES.replace("56.0252", "56.0253"))
     assert load_template(own, 112).identity() != identities[3]
-
-
-def test_a_template_reaches_other_processes() -> None:
-    template = load_template("facexzoo-5pose", 224)
-    again = pickle.loads(pickle.dumps(template))  # noqa: S301
-    assert again.identity() == template.identity()

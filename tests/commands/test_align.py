@@ -135,7 +135,7 @@ def faces(folder: Path) -> dict[str, bytes]:
 def test_a_full_disk_is_named_and_after_it_the_job_goes_on(
     facedata: Facedata, small_disk: Path, tmp_path: Path
 ) -> None:
-    photos = [replace(photo, key=f"p{n % 7}/{n}.jpg") for n, photo in enumerate(draw_photos(2, 3) * 100)]
+    photos = [replace(photo, key=f"p{n % 7}/{n}.jpg") for n, photo in enumerate(draw_photos(2, 3) * 20)]
     write_photos(tmp_path / "raw", photos)
     write_csv(tmp_path / "points.csv", photos)
     filler = small_disk / "filler"
