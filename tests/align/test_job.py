@@ -245,7 +245,7 @@ def broken(photos: Sequence[Photo]) -> dict[str, tuple[Photo, str]]:
         "x/pixel.jpg": (replace(one, data=tiny), "outside the image"),
         "x/cut.jpg": (replace(one, data=one.data[:-2000]), "undecodable: "),
         "x/text.jpg": (replace(one, data=b"no image"), "undecodable: not an image"),
-        "x/empty.jpg": (replace(one, data=b""), "is empty"),
+        "x/empty.jpg": (replace(one, data=b""), "cannot be read: it is empty"),
     }
 
 
