@@ -1,4 +1,4 @@
-"""The entry: command names to modules, loaded only when they are called, so that ``--help`` answers at once."""
+"""The entry point: maps command names to modules that are imported only when called, so that ``--help`` is fast."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMMANDS = {
     "build-knn": "Find the nearest neighbours of each row of a feature set.",
     "build-lmdb": "Build an LMDB and its key-label file, as FFC and LFS read them.",
     "check-features": "Check feature sets: sizes, labels, values, neighbours, and their quality.",
-    "convert": "Write a dataset of any format as any other.",
+    "convert": "Convert a dataset from any format to any other.",
     "download": "Fetch a dataset by its name: checked, unpacked, in its final layout.",
     "datasets": "List the known datasets, or show all that is known of one.",
     "extract": "Unpack .tar, .tar.gz and .zip archives, whole or in parts.",
@@ -27,11 +27,11 @@ COMMANDS = {
     "make-sample": "Draw a small dataset of invented faces, for trying things out.",
     "pack-features": "Write arrays of features as a set for clustering, or a set as an array.",
     "pack-rec": "Pack images into a record set, as InsightFace, MXNet and DALI read it.",
-    "status": "Say what of a job is done, missing and failed.",
+    "status": "Show what of a job is done, missing and failed.",
     "unpack-rec": "Unpack MXNet record sets into folders of images.",
     "verify-md5": "Check files against published checksums, or make a list of checksums.",
 }
-"""Each command's name and its line in the list; its module is ``facedata.commands.<name with _ for ->``."""
+"""The name of each command and its short help; the module is ``facedata.commands.<name>``, with _ for -."""
 
 INTERRUPTED = 75
 
@@ -57,8 +57,8 @@ class _LazyGroup(click.Group):
 def facedata() -> None:
     """Face-recognition datasets, from a link in a README to what training code opens.
 
-    Results go to stdout, progress and logs to stderr. Exit status: 0 all good, 1 the data or the work failed,
-    2 wrong usage, 75 interrupted: run the same command again to go on.
+    Results go to stdout, progress and logs to stderr. Exit status: 0 success, 1 the data or the work failed, 2 wrong
+    usage, 75 interrupted: run the same command again to resume.
 
     \b
     Example:
@@ -67,13 +67,13 @@ def facedata() -> None:
 
 
 def main() -> None:
-    """Run the command line; SIGTERM and SIGINT outside a job end it with status 75 too."""
+    """Run the command line. SIGTERM and SIGINT end it with status 75, inside or outside of a job."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, interrupt)
-    _open_what_is_closed()
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 is shown as it is
+            stream.reconfigure(errors="surrogateescape")  # show a file name that is not UTF-8 unchanged
     try:
         status = facedata(prog_name="facedata", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
@@ -83,12 +83,12 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # the work is done and told; a signal now must not make it a failure
+        signal.signal(number, signal.SIG_IGN)  # the work is done: a signal must not change the status now
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _open_what_is_closed() -> None:
-    """After ``>&-`` there is no stdout, and the next file that is opened would get its number."""
+def _open_closed_streams() -> None:
+    """Open stdout and stderr if the shell closed them (``>&-``): the next opened file would get their numbers."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
     os.close(descriptor)

@@ -10,7 +10,8 @@ import click
 
 from facedata.commands import options
 from facedata.commands.conversion import JOB, TARGET, show_conversion_plan, show_summary
-from facedata.commands.progress import counted, show_progress
+from facedata.commands.progress import show_progress
+from facedata.text import counted
 
 if TYPE_CHECKING:
     from facedata.align.detectors import DetectorOptions

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facedata.commands import options
-from facedata.commands.progress import counted, human_bytes, human_seconds, output_name, show_progress, shown_path
+from facedata.commands.progress import human_bytes, human_seconds, output_name, show_progress, shown_path
+from facedata.text import counted
 
 if TYPE_CHECKING:
     from facedata.features.neighbours.job import NeighbourJob

@@ -22,14 +22,13 @@ from facedata.commands.conversion import JOB, SELECTION, run_conversion
 @JOB
 @options.runs_library
 def command(sources: tuple[str, ...], output: str, **given: Any) -> int:
-    """Write the images of one or more datasets, byte for byte, into an LMDB; beside it its key-label file.
+    """Write the images of one or more datasets, byte for byte, to an LMDB and its key-label file.
 
-    A SOURCE is a path (a folder of class folders, a record set, a list, ...), its format found from its content, or
-    FORMAT:PATH; `facedata convert --help` names them all. OUTPUT.lmdb gets OUTPUT_kv.txt beside it with `key label`
-    lines in the order of the images, and OUTPUT_classes.txt with the names of the labels, where there are any.
+    A SOURCE is a path (a folder of class folders, a record set, a list, ...), whose format is found from its content,
+    or FORMAT:PATH; `facedata convert --help` lists the formats. Beside NAME.lmdb, NAME_kv.txt has `key label` lines in
+    the order of the images, and NAME_classes.txt the names of the labels, if there are any.
 
-    The database is built at a side path and appears when it is complete. Interrupted, killed or out of disk: the same
-    command goes on where it was.
+    The database appears when it is complete. After an interruption, a kill or a full disk, the same command resumes.
 
     \b
     Examples:

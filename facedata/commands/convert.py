@@ -10,7 +10,7 @@ from facedata.commands import options
 from facedata.commands.conversion import JOB, SELECTION, TARGET, run_conversion
 
 
-@click.command("convert", short_help="Write a dataset of any format as any other.")
+@click.command("convert", short_help="Convert a dataset from any format to any other.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.argument("target", metavar="FORMAT:TARGET")
 @SELECTION
@@ -23,13 +23,13 @@ from facedata.commands.conversion import JOB, SELECTION, TARGET, run_conversion
 def command(sources: tuple[str, ...], target: str, **given: Any) -> int:
     """Write the images of one or more datasets, byte for byte, as a dataset of another format.
 
-    A SOURCE is a path, its format found from its content, or FORMAT:PATH. The formats: rec (a folder with train.rec),
-    folder (one folder a class), list (list:train.txt@root), lmdb (lmdb:set.lmdb, or lmdb:set.lmdb@kv.txt), webdataset
-    (a folder of tars, or webdataset:shards/set-{000000..000123}.tar), parquet; and null as a target, to measure
-    reading.
+    A SOURCE is a path, whose format is found from its content, or FORMAT:PATH. The formats are rec (a folder with
+    train.rec), folder (one folder for each class), list (list:train.txt@root), lmdb (lmdb:set.lmdb, or
+    lmdb:set.lmdb@kv.txt), webdataset (a folder of tars, or webdataset:shards/set-{000000..000123}.tar) and parquet;
+    the target null measures the speed of reading.
 
-    Interrupted, killed or out of disk: the same command goes on where it was. What is no image or cannot be read is
-    named in failures.jsonl in the output, and the exit status is 1.
+    Images that cannot be read, and data that is not an image, are listed in failures.jsonl in the output, and the exit
+    status is 1. After an interruption, a kill or a full disk, the same command resumes.
 
     \b
     Examples:

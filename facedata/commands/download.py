@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facedata.commands import options
-from facedata.commands.progress import counted, human_bytes, show_bytes, shown_path
+from facedata.commands.progress import human_bytes, show_bytes, shown_path
 from facedata.commands.result_lines import result_line
+from facedata.text import counted
 
 if TYPE_CHECKING:
     from facedata.download.acquire import Acquired, AcquireOptions, Plan

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facedata.commands import options
-from facedata.commands.progress import counted, human_bytes, show_bytes
+from facedata.commands.progress import human_bytes, show_bytes
+from facedata.text import counted
 
 if TYPE_CHECKING:
     from facedata.download.archives import Archive, Extraction

@@ -10,7 +10,8 @@ import click
 
 from facedata.commands import options
 from facedata.commands.conversion import JOB
-from facedata.commands.progress import counted, human_bytes, human_seconds, output_name, show_progress
+from facedata.commands.progress import human_bytes, human_seconds, output_name, show_progress
+from facedata.text import counted
 
 if TYPE_CHECKING:
     from facedata.features.extraction import Extraction, ExtractionOptions

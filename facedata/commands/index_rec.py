@@ -7,7 +7,8 @@ from dataclasses import asdict
 import click
 
 from facedata.commands import options
-from facedata.commands.progress import counted, show_count
+from facedata.commands.progress import show_bytes
+from facedata.text import counted
 
 
 @click.command("index-rec", short_help="Write the missing train.idx of a record file.")
@@ -19,9 +20,9 @@ from facedata.commands.progress import counted, show_count
 @options.QUIET
 @options.runs_library
 def command(path: str, salvage: bool, overwrite: bool, dry_run: bool, as_json: bool, quiet: bool) -> int:
-    """Write the index of the record file in PATH (a set folder, or a .rec file) beside it.
+    """Write the index of a record file beside it. PATH is the file, or the folder of its set.
 
-    The file is read once from front to back. An index that is there is replaced only with --overwrite.
+    The file is read once, from the first record to the last. An existing index is replaced only with --overwrite.
 
     \b
     Example:
@@ -30,7 +31,7 @@ def command(path: str, salvage: bool, overwrite: bool, dry_run: bool, as_json: b
     from facedata.converters.rec.indexing import index_records
 
     options.start_logging(quiet=quiet)
-    with show_count("records", quiet=quiet, unit="B", unit_scale=True) as progress:
+    with show_bytes("records", quiet=quiet) as progress:
         summary = index_records(path, overwrite=overwrite, salvage=salvage, dry_run=dry_run, progress=progress)
     if as_json:
         options.print_json({"dry_run": dry_run, **asdict(summary)})
@@ -38,5 +39,5 @@ def command(path: str, salvage: bool, overwrite: bool, dry_run: bool, as_json: b
         verb = "would have" if dry_run else "has"
         click.echo(f"{summary.index}: {verb} {counted(summary.records, 'line')}")
         if summary.damaged:
-            click.echo(f"  passed over {counted(summary.damaged, 'damaged place')}")
+            click.echo(f"  skipped {counted(summary.damaged, 'damaged place')}")
     return 1 if summary.damaged else 0

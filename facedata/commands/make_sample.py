@@ -7,7 +7,8 @@ from dataclasses import asdict
 import click
 
 from facedata.commands import options
-from facedata.commands.progress import counted, human_bytes, show_progress
+from facedata.commands.progress import human_bytes, show_progress
+from facedata.text import counted
 
 
 @click.command("make-sample", short_help="Draw a small dataset of invented faces, for trying things out.")

@@ -1,4 +1,4 @@
-"""The options that commands share, each defined once, and the edge where the library's errors become exit statuses."""
+"""The options that commands share, each defined once, logging, and the library's errors as exit statuses."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class _PartType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
-    """``i/n``, kept as a pair so that nothing heavy is imported for ``--help``."""
+    """``i/n``, as a pair, so that ``--help`` imports nothing heavy."""
 
     name = "i/n"
 
@@ -99,50 +99,52 @@ class SizeType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
 
 
 WORKERS = click.option(
-    "--workers", type=click.IntRange(1, 4096), help="Workers to use at once.  [default: the CPUs that this job may use]"
+    "--workers", type=click.IntRange(1, 4096), help="Number of worker processes.  [default: the CPUs of this job]"
 )
 SHARD = click.option(
     "--shard",
     type=_PartType(),
     default="1/1",
-    help="Do only the i-th of n parts (1/n to n/n), as an element of a job array; all parts write the same output.",
+    help="Do only the i-th of n parts (1/n to n/n), as one element of a job array; all parts write one output.",
 )
-LIMIT = click.option("--limit", type=click.IntRange(1), metavar="N", help="Only the first N samples.")
+LIMIT = click.option("--limit", type=click.IntRange(1), metavar="N", help="Use only the first N samples.")
 LABELS = click.option(
     "--labels",
     type=click.Choice(["shift", "keep"]),
     default="shift",
     show_default=True,
-    help="Several sets: shift each set's labels past those before it, or keep them, so that people may share a label.",
+    help="With several datasets: shift the labels of each past those before it, or keep them even if people then "
+    "share a label.",
 )
 MIN_IMAGES = click.option("--min-images", type=click.IntRange(1), help="Leave out classes with fewer images.")
-MAX_IMAGES = click.option("--max-images", type=click.IntRange(1), help="Of each class only the first so many images.")
+MAX_IMAGES = click.option("--max-images", type=click.IntRange(1), help="Use only this many images of each class.")
 RELABEL = click.option(
-    "--relabel", is_flag=True, help="Number the labels that are left anew from 0, without gaps, their order kept."
+    "--relabel", is_flag=True, help="Renumber the remaining labels from 0 without gaps, in the same order."
 )
 KEEP_UNDECODABLE = click.option(
-    "--keep-undecodable", is_flag=True, help="Also take what is not an image, instead of failing it by name."
+    "--keep-undecodable", is_flag=True, help="Also write data that is not an image, instead of listing it as failed."
 )
 REBUILD_INDEX = click.option(
-    "--rebuild-index", is_flag=True, help="Do without train.idx: find the records by walking the file."
+    "--rebuild-index",
+    is_flag=True,
+    help="Record sets: ignore train.idx and find the records by reading the file.",
 )
 LAYOUT = click.option(
     "--layout",
     type=click.Choice(["glint360k", "imagefolder", "source"]),
-    help="Folders: id_<label>/ as the script of Glint360K has it; labels padded with zeros, for torchvision's "
-    "ImageFolder; or the paths that the images have in the source.  [default: glint360k]",
+    help="Folder: id_<label>/, as the script of Glint360K names them; labels padded with zeros, for torchvision's "
+    "ImageFolder; or the paths of the images in the source.  [default: glint360k]",
 )
 DATUM = click.option(
     "--datum",
     type=click.Choice(["caffe", "minimal", "raw"]),
-    help="LMDB: the layout of the values. caffe is what the loaders of FFC and LFS read; minimal holds the image alone "
-    "in field 1; raw is the image itself.  [default: caffe]",
+    help="LMDB: the layout of the values. caffe is read by the loaders of FFC and LFS; minimal has only the image, in "
+    "field 1; raw is the image itself.  [default: caffe]",
 )
 KEYS = click.option(
     "--keys",
     type=click.Choice(["generated", "path", "source"]),
-    help="LMDB: <name>_<label>_<n>, the relative path of the image, or whatever its key is in the source.  "
-    "[default: generated]",
+    help="LMDB: <name>_<label>_<n>, the relative path of the image, or its key in the source.  [default: generated]",
 )
 KV = click.option(
     "--kv", type=click.Path(dir_okay=False), help="LMDB: the key-label file to write.  [default: <output>_kv.txt]"
@@ -150,39 +152,39 @@ KV = click.option(
 LANDMARK_COLUMN = click.option(
     "--landmark-column",
     is_flag=True,
-    help="Parquet: a column for landmarks, where the first samples do not show that it is needed.",
+    help="Parquet: add a column for landmarks even if the first samples have none.",
 )
-SINGLE_FILE = click.option("--single-file", is_flag=True, help="LMDB: one file instead of a folder with data.mdb.")
+SINGLE_FILE = click.option("--single-file", is_flag=True, help="LMDB: write one file, not a folder with data.mdb.")
 BUILD_DIR = click.option(
     "--build-dir",
     type=click.Path(file_okay=False),
-    help="LMDB: build in this folder, on a local disk, and move the result: network file systems break databases.",
+    help="LMDB: build the database in this folder on a local disk, then move it; network file systems can corrupt it.",
 )
 STYLE = click.option(
     "--style",
     type=click.Choice(["insightface", "plain"]),
-    help="Records: with meta and identity records, grouped by label; or images alone, as im2rec writes them and NVIDIA "
+    help="Record sets: with meta and identity records, grouped by label; or only images, as im2rec writes and NVIDIA "
     "DALI reads them.  [default: insightface]",
 )
-LIST = click.option("--list", "list_file", is_flag=True, help="Records: also write train.lst, as im2rec has it.")
-SHUFFLE = click.option("--shuffle", is_flag=True, help="Write the samples in a random order that --seed decides.")
+LIST = click.option("--list", "list_file", is_flag=True, help="Record sets: also write train.lst, as im2rec does.")
+SHUFFLE = click.option("--shuffle", is_flag=True, help="Write the samples in a random order, set by --seed.")
 SEED = click.option(
-    "--seed", type=click.IntRange(0, (1 << 32) - 1), default=0, show_default=True, help="For --shuffle."
+    "--seed", type=click.IntRange(0, (1 << 32) - 1), default=0, show_default=True, help="Seed of --shuffle."
 )
 SHARD_SIZE = click.option(
     "--shard-size",
     type=SizeType(),
     metavar="SIZE",
-    help="WebDataset, Parquet: about how large each file may get, as 1GB or 64MiB.  [default: 1GB, 500MB]",
+    help="WebDataset, Parquet: about the largest size of a file, as 1GB or 64MiB.  [default: 1GB, 500MB]",
 )
 SHARD_SAMPLES = click.option(
-    "--shard-samples", type=click.IntRange(1), metavar="N", help="WebDataset, Parquet: how many samples to a file."
+    "--shard-samples", type=click.IntRange(1), metavar="N", help="WebDataset, Parquet: samples in each file."
 )
 CATALOGUE = click.option(
     "--catalogue",
     multiple=True,
     type=click.Path(dir_okay=False),
-    help="A file of datasets and mirrors of your own; may be given several times.  "
+    help="A file with your own datasets and mirrors; may be given several times.  "
     "[also read: ~/.config/facedata/catalogue.toml]",
 )
 DEVICE = click.option(
@@ -190,29 +192,29 @@ DEVICE = click.option(
     type=click.Choice(["cpu", "cuda"]),
     default="cpu",
     show_default=True,
-    help="Where to compute; cuda needs a GPU, and libraries that are built for it.",
+    help="Where to compute; cuda needs a GPU and libraries built for it.",
 )
 DIM = click.option(
     "--dim",
     type=click.IntRange(1, 1 << 20),
-    help="Values in a row of a .bin.  [default: told by its size and the lines of its labels]",
+    help="Values in each row of a .bin.  [default: its size divided by the number of labels]",
 )
 ROOT = click.option(
-    "--root", type=click.Path(file_okay=False), default=".", show_default=True, help="The folder that the files lie in."
+    "--root", type=click.Path(file_okay=False), default=".", show_default=True, help="The folder with the files."
 )
-DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done; write nothing.")
-OVERWRITE = click.option("--overwrite", is_flag=True, help="Start afresh, and replace what is there.")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Report what would be done; write nothing.")
+OVERWRITE = click.option("--overwrite", is_flag=True, help="Start again, and replace the existing output.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object on stdout.")
-QUIET = click.option("--quiet", is_flag=True, help="No progress and no log lines, only warnings and errors.")
+QUIET = click.option("--quiet", is_flag=True, help="Show only warnings and errors, no progress.")
 SALVAGE = click.option(
     "--salvage",
     is_flag=True,
-    help="Take what can be read of a damaged file, walking through it; the rest fails by name.",
+    help="Record sets: read through a damaged file and use what can be read; the rest is listed as failed.",
 )
 
 
 def together(*several: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
-    """Several options as one decorator, in this order."""
+    """Combine several options into one decorator, in this order."""
 
     def decorate(function: _Command) -> _Command:
         for option in reversed(several):
@@ -223,7 +225,7 @@ def together(*several: Callable[[_Command], _Command]) -> Callable[[_Command], _
 
 
 def command_line() -> str:
-    """The command that goes on with the whole job: as typed, but for ``--overwrite`` and ``--shard``."""
+    """The command that resumes the whole job: as typed, without ``--overwrite`` and ``--shard``."""
     words: list[str] = []
     for word in sys.argv[1:]:
         if words and words[-1] == "--shard":
@@ -234,7 +236,7 @@ def command_line() -> str:
 
 
 def print_json(value: Mapping[str, Any]) -> None:
-    """One JSON object, on one line of stdout; a file name that is not UTF-8 has escapes in it."""
+    """Print one JSON object on one line of stdout; a file name that is not UTF-8 is escaped."""
     text = json.dumps(value, ensure_ascii=False)
     click.echo(text.encode(errors="backslashreplace").decode())
 
@@ -250,7 +252,7 @@ def start_logging(*, quiet: bool) -> None:
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg, unused-ignore]
-    """Writes to stderr; where a bar stands there, above it."""
+    """Writes to stderr, above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm = sys.modules.get("tqdm")
@@ -261,7 +263,7 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg, unused-ignore]
 
 
 class _Formatter(logging.Formatter):
-    """``facedata: message`` on a terminal; with time and level in logs that somebody reads tomorrow."""
+    """``facedata: message`` on a terminal; in log files with the time."""
 
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
@@ -271,7 +273,7 @@ class _Formatter(logging.Formatter):
 
 
 def runs_library(function: _Command) -> _Command:
-    """Turn the library's errors into one line on stderr and the exit status that belongs to them."""
+    """Turn the library's errors into one line on stderr and an exit status."""
 
     @functools.wraps(function)
     def wrapper(*arguments: Any, **options: Any) -> Any:
@@ -286,7 +288,7 @@ def runs_library(function: _Command) -> _Command:
             click.echo(f"facedata: error: {error}", err=True)
             return 1
         except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output has gone, say
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # stdout may be a broken pipe
             if not isinstance(error, BrokenPipeError):
                 click.echo(f"facedata: error: {error.strerror or error}", err=True)
             return 1

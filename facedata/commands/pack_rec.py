@@ -21,13 +21,12 @@ from facedata.commands.conversion import JOB, SELECTION, run_conversion
 def command(sources: tuple[str, ...], output: str, **given: Any) -> int:
     """Write the images of one or more datasets, byte for byte, as OUTPUT/train.rec, train.idx and property.
 
-    A SOURCE is a path (a folder of class folders, a record set, a list, ...), its format found from its content, or
-    FORMAT:PATH; `facedata convert --help` names them all. The insightface style groups the images by label and ends at
-    16,777,216 records, beyond which its own counts, kept in float32, are wrong; the plain style has no such end, and is
-    the one that NVIDIA DALI reads.
+    A SOURCE is a path (a folder of class folders, a record set, a list, ...), whose format is found from its content,
+    or FORMAT:PATH; `facedata convert --help` lists the formats. The insightface style groups the images by label. It
+    holds at most 16,777,216 records, because its counts are float32. The plain style has no such limit; NVIDIA DALI
+    reads it.
 
-    The files are built at a side path and appear when they are complete. Interrupted, killed or out of disk: the same
-    command goes on where it was.
+    The files appear when they are complete. After an interruption, a kill or a full disk, the same command resumes.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Showing progress: a bar on a terminal, a log line now and then elsewhere, nothing when quiet."""
+"""Showing progress: a bar on a terminal, a log line every 30 seconds elsewhere, nothing if quiet."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ if TYPE_CHECKING:
     from facedata.jobs.status import Observer, Progress
 
 __all__ = [
-    "counted",
     "human_bytes",
     "human_seconds",
     "output_name",
     "show_bytes",
-    "show_count",
     "show_progress",
     "shown_path",
 ]
@@ -34,7 +32,7 @@ def show_progress(unit: str, *, quiet: bool) -> Iterator[Observer | None]:
     """An observer for a job that counts `unit`."""
     if quiet:
         yield None
-    elif _room_for_a_bar():
+    elif _shows_bars():
         with _Bar(unit=f" {unit}") as bar:
             yield lambda progress: bar.show(
                 progress.done,
@@ -47,37 +45,27 @@ def show_progress(unit: str, *, quiet: bool) -> Iterator[Observer | None]:
 
 
 @contextmanager
-def show_count(what: str, *, quiet: bool, **bar_options: Any) -> Iterator[Callable[[int, int], None] | None]:
-    """A callable for ``(done, in all)``, or None where there is nobody to see a bar."""
-    if quiet or not _room_for_a_bar():
-        yield None
-        return
-    with _Bar(desc=what, **bar_options) as bar:
-        yield bar.show
-
-
-@contextmanager
 def show_bytes(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A callable for ``(bytes done, bytes in all)``: a bar on a terminal, a log line now and then elsewhere.
+    """A callable for ``(bytes done, bytes in total)``; the total is 0 if it is unknown.
 
-    What its first call finds done counts as done before, and not into the rate. In all is 0 where nobody knows.
+    What is done at its first call does not count for the rate.
     """
     if quiet:
         yield None
-    elif _room_for_a_bar():
+    elif _shows_bars():
         with _Bar(desc=what, unit="B", unit_scale=True) as bar:
             yield lambda done, total: bar.show(done, total, initial=done)
     else:
         yield _ByteLines(what)
 
 
-def _room_for_a_bar() -> bool:
-    """Whether stderr is a terminal, and not one without a width."""
+def _shows_bars() -> bool:
+    """Whether stderr is a terminal that is wide enough."""
     return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > _NARROWEST
 
 
 class _Bar:
-    """A bar on the terminal that appears with the first thing there is to show, and goes when it is closed."""
+    """A bar on the terminal that appears at the first call of `show`, and is removed when it is closed."""
 
     def __init__(self, **options: Any) -> None:
         self._options = options
@@ -96,7 +84,7 @@ class _Bar:
         if self._bar is None:
             from tqdm import tqdm
 
-            tqdm.monitor_interval = 0  # its thread would make forking workers unsafe
+            tqdm.monitor_interval = 0  # with its thread, forking workers would be unsafe
             options = {"dynamic_ncols": True, "leave": False, **self._options}
             self._bar = tqdm(file=sys.stderr, total=total or None, initial=initial, **options)
         self._bar.set_postfix_str(postfix, refresh=False)
@@ -151,14 +139,14 @@ class _ByteLines:
 
 
 def output_name(root: str) -> str:
-    """An output as the user named it: the journal of a single file lies in a folder beside it."""
+    """The output as the user named it: the journal of a single file is in a folder beside it."""
     from facedata.jobs.journal import BESIDE
 
     return root.removesuffix(BESIDE)
 
 
 def shown_path(path: str) -> str:
-    """A path as a user would type it: relative, where it lies below the current folder."""
+    """A path as a user would type it: relative if it lies below the current folder."""
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else relative
 
@@ -182,8 +170,3 @@ def human_bytes(size: float) -> str:
         if size < 1000:
             return f"{size:.1f} {unit}"
     return f"{size / 1000:.1f} TB"
-
-
-def counted(number: int, singular: str, plural: str | None = None) -> str:
-    """``1 image``, ``17,091,657 images``."""
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

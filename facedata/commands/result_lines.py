@@ -42,7 +42,8 @@ def sum_facts(root: str, done: Verification, results: list[Result]) -> dict[str,
 
 def log_sum(done: Verification, *, good: bool) -> None:
     """Log the sum, and what to do if something is wrong."""
-    from facedata.commands.progress import counted, human_bytes, human_seconds
+    from facedata.commands.progress import human_bytes, human_seconds
+    from facedata.text import counted
 
     verdicts = ", ".join(
         f"{done.verdicts[verdict]:,} {verdict}"

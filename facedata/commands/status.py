@@ -8,20 +8,21 @@ import click
 
 from facedata.cli import INTERRUPTED
 from facedata.commands import options
-from facedata.commands.progress import counted, human_bytes, output_name
+from facedata.commands.progress import human_bytes, output_name
+from facedata.text import counted
 
 if TYPE_CHECKING:
     from facedata.jobs.status import JobStatus
 
 
-@click.command("status", short_help="Say what of a job is done, missing and failed.")
+@click.command("status", short_help="Show what of a job is done, missing and failed.")
 @click.argument("output", type=click.Path())
 @options.JSON
 @options.runs_library
 def command(output: str, as_json: bool) -> int:
-    """Say what of the job that writes OUTPUT is done, missing and failed, from its journal alone.
+    """Show what is done, missing and failed of the job that writes OUTPUT. Only its journal is read.
 
-    Exit status: 0 finished and all good, 1 something failed, 75 not finished yet.
+    Exit status: 0 finished without failures, 1 something failed, 75 not finished yet.
 
     \b
     Example:
@@ -54,4 +55,4 @@ def _show(status: JobStatus) -> None:
         shown = ", ".join(status.parts_missing[:20]) + (" ..." if len(status.parts_missing) > 20 else "")
         click.echo(f"  elements of the job array to run again: --shard {shown}")
     if not status.finished:
-        click.echo(f"  go on with: {status.command_line}")
+        click.echo(f"  resume with: {status.command_line}")

@@ -9,7 +9,7 @@ import click
 
 from facedata.commands import options
 from facedata.commands.conversion import JOB, run_conversion
-from facedata.commands.progress import show_count
+from facedata.commands.progress import show_bytes
 
 
 @click.command("unpack-rec", short_help="Unpack MXNet record sets into folders of images.")
@@ -56,9 +56,9 @@ def command(
 ) -> int:
     """Unpack MXNet record sets into OUTPUT/id_<label>/<label>_<n>.jpg, byte for byte as they are stored.
 
-    All dialects of record sets are read, and recognised by their content. If the command is interrupted, killed or
-    runs out of disk, the same command resumes it. Images that cannot be read are named in OUTPUT/failures.jsonl, and
-    the exit status is 1.
+    The dialect of a record set is recognised by its content. Images that cannot be read are listed in
+    OUTPUT/failures.jsonl, and the exit status is 1. After an interruption, a kill or a full disk, the same command
+    resumes.
 
     \b
     Examples:
@@ -73,7 +73,7 @@ def command(
     if not paths:
         raise click.UsageError("--include: names no record set")
     sink = FolderSink(output, layout, list_file, keep_undecodable)
-    with show_count("index", quiet=quiet, unit="B", unit_scale=True) as progress:
+    with show_bytes("index", quiet=quiet) as progress:
         opening = {"backend": backend, "cache_folder": output, "progress": progress}
         sets = [f"rec:{path}" for path in paths]
         return run_conversion("unpack-rec", sets, sink, opening=opening, quiet=quiet, **given)

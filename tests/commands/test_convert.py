@@ -1,4 +1,4 @@
-"""What a user of ``facedata convert``, ``build-lmdb`` and ``pack-rec`` sees."""
+"""What a user of ``facedata convert``, ``build-lmdb``, ``pack-rec`` and ``unpack-rec`` sees."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from support import Ran, RecordSetMaker, Running, big_set, jpeg, tree
+from support import FACEDATA, Ran, RecordSetMaker, Running, big_set, jpeg, tree
 
 from facedata.dataset import open_dataset
 from facedata.jobs.journal import Journal
@@ -21,23 +21,47 @@ MakeSet = Callable[[str], RecordSetMaker]
 Facedata = Callable[..., Ran]
 
 TARGETS = {
-    "build-lmdb": ("build-lmdb", "big", "--keep-undecodable", "--output", "{}/a.lmdb"),
-    "build-lmdb --single-file": ("build-lmdb", "big", "--keep-undecodable", "--single-file", "--output", "{}/a.lmdb"),
-    "pack-rec": ("pack-rec", "big", "--list", "--output", "{}/packed"),
-    "webdataset": ("convert", "big", "webdataset:{}/tars/a-%04d.tar", "--shard-size", "1MB"),
-    "parquet": ("convert", "big", "parquet:{}/parquet", "--shard-size", "1MB"),
+    "build-lmdb": "build-lmdb {big} --keep-undecodable --output {out}/a.lmdb",
+    "build-lmdb --single-file": "build-lmdb {big} --keep-undecodable --single-file --output {out}/a.lmdb",
+    "pack-rec": "pack-rec {big} --list --output {out}/packed",
+    "webdataset": "convert {big} webdataset:{out}/tars/a-%04d.tar --shard-size 1MB",
+    "parquet": "convert {big} parquet:{out}/parquet --shard-size 1MB",
+    "unpack-rec": "unpack-rec --include {big} --output {out}/images --list {out}/list.txt",
 }
-each_target = pytest.mark.parametrize("target", TARGETS)
+ROOTS = {
+    "build-lmdb": "a.lmdb",
+    "build-lmdb --single-file": "a.lmdb.facedata",
+    "pack-rec": "packed",
+    "webdataset": "tars",
+    "parquet": "parquet",
+    "unpack-rec": "images",
+}
+"""The folder with the journal."""
 
 
-def command(target: str, folder: str, *more: str) -> list[str]:
-    return [*(word.format(folder) for word in TARGETS[target]), *more]
+class Big:
+    """A large record set, and what an undisturbed run of each command makes of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.records = big_set(RecordSetMaker(folder / "big"))
+        self._trees: dict[str, dict[str, bytes]] = {}
+
+    def command(self, target: str, out: Path | str, *more: str) -> list[str]:
+        return [*TARGETS[target].format(big=self.records, out=out).split(), *more]
+
+    def undisturbed(self, target: str) -> dict[str, bytes]:
+        if target not in self._trees:
+            out = self.folder / f"undisturbed-{len(self._trees)}"
+            out.mkdir()
+            subprocess.run([*FACEDATA, *self.command(target, out)], check=True, capture_output=True, timeout=120)
+            self._trees[target] = tree(out)
+        return self._trees[target]
 
 
-def root(target: str, folder: Path) -> Path:
-    """Where the journal of the target is."""
-    names = {"build-lmdb": "a.lmdb", "build-lmdb --single-file": "a.lmdb.facedata", "pack-rec": "packed"}
-    return folder / names.get(target, {"webdataset": "tars"}.get(target, target))
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> Big:
+    return Big(tmp_path_factory.mktemp("big"))
 
 
 def begun_and_done(folder: Path, runs: int, shards: int) -> bool:
@@ -46,50 +70,56 @@ def begun_and_done(folder: Path, runs: int, shards: int) -> bool:
     return plan is not None and len(journal.runs()) > runs and sum(journal.load(plan).done) >= shards
 
 
-@each_target
-@pytest.mark.parametrize("stop", ["kill -9", "TERM", "INT to the group"])
-def test_a_run_that_is_stopped_goes_on_and_ends_in_the_same_bytes(
-    record_set: MakeSet, facedata: Facedata, tmp_path: Path, target: str, stop: str
+@pytest.mark.parametrize(
+    ("target", "stop"),
+    [
+        ("build-lmdb", "kill -9"),
+        ("pack-rec", "kill -9"),
+        ("parquet", "kill -9"),
+        ("unpack-rec", "kill -9"),
+        ("build-lmdb --single-file", "TERM"),
+        ("pack-rec", "INT to the group"),
+        ("webdataset", "INT to the group"),
+        ("unpack-rec", "TERM to the group"),
+    ],
+)
+def test_a_run_that_is_stopped_resumes_and_ends_in_the_same_bytes(
+    big: Big, facedata: Facedata, tmp_path: Path, target: str, stop: str
 ) -> None:
-    big_set(record_set("big"), 40_000, 100)
-    for folder in ("whole", "out"):
-        (tmp_path / folder).mkdir()
-    assert facedata(*command(target, "whole")).status == 0
-    stopped = 0
+    where, stopped = tmp_path / ROOTS[target], 0
     for shards in (0, 2):
-        where = root(target, tmp_path / "out")
-        running = Running(tmp_path, *command(target, "out", "--workers", "2"))
+        running = Running(tmp_path, *big.command(target, tmp_path, "--workers", "2"))
         running.wait_for(partial(begun_and_done, where, len(Journal(where).runs()) if where.exists() else 0, shards))
         if stop == "kill -9":
             running.process.kill()
         elif stop == "TERM":
             running.process.terminate()
         else:
-            with suppress(ProcessLookupError):
-                os.killpg(running.process.pid, signal.SIGINT)
+            with suppress(ProcessLookupError):  # it may just have finished
+                os.killpg(running.process.pid, signal.SIGINT if stop.startswith("INT") else signal.SIGTERM)
         errors = running.end()
         if running.process.returncode != 0:
             stopped += 1
+            assert not (tmp_path / "list.txt").exists()
             assert facedata("status", where).status in (75, 0)
             if stop != "kill -9":
                 assert running.process.returncode == 75
                 assert "run the same command again" in errors
-    assert facedata(*command(target, "out")).status == 0
+    assert facedata(*big.command(target, tmp_path)).status == 0
     assert stopped > 0
-    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
-    hidden = {path.name for path in (tmp_path / "out").rglob(".facedata-*")}
+    assert tree(tmp_path) == big.undisturbed(target)
+    hidden = {path.name for path in tmp_path.rglob(".facedata-*")}
     assert hidden == {f".facedata-{name}" for name in ("plan.json", "journal.jsonl", "lock", "summary.json")}
 
 
-@each_target
+@pytest.mark.parametrize("target", ["build-lmdb", "pack-rec", "unpack-rec"])
 def test_two_runs_at_once_into_one_output_one_says_so(
-    record_set: MakeSet, facedata: Facedata, tmp_path: Path, target: str
+    big: Big, facedata: Facedata, tmp_path: Path, target: str
 ) -> None:
-    big_set(record_set("big"))
-    first = Running(tmp_path, *command(target, ".", "--workers", "1"))
-    first.wait_for(lambda: (root(target, tmp_path) / ".facedata-journal.jsonl").exists())
+    first = Running(tmp_path, *big.command(target, ".", "--workers", "1"))
+    first.wait_for(lambda: (tmp_path / ROOTS[target] / ".facedata-journal.jsonl").exists())
     os.killpg(first.process.pid, signal.SIGSTOP)
-    second = facedata(*command(target, "."))
+    second = facedata(*big.command(target, "."))
     os.killpg(first.process.pid, signal.SIGCONT)
     first.end()
     assert first.process.returncode == 0
@@ -97,26 +127,23 @@ def test_two_runs_at_once_into_one_output_one_says_so(
     assert "another run is writing here" in second.stderr
 
 
-@each_target
-def test_a_full_disk_is_said_and_the_next_run_goes_on(
-    record_set: MakeSet, facedata: Facedata, tmp_path: Path, small_disk: Path, target: str
+@pytest.mark.parametrize("target", ["build-lmdb", "build-lmdb --single-file", "pack-rec", "webdataset", "unpack-rec"])
+def test_a_full_disk_is_reported_and_the_next_run_resumes(
+    big: Big, facedata: Facedata, small_disk: Path, target: str
 ) -> None:
-    big_set(record_set("big"), 9000, 1500)
-    ran = facedata(*command(target, str(small_disk)))
+    ran = facedata(*big.command(target, small_disk))
     assert ran.status == 1, ran.stderr
     assert "no space left on device" in ran.stderr
     assert "run the same command again" in ran.stderr
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
-    assert facedata(*command(target, str(small_disk))).status == 0
-    (tmp_path / "whole").mkdir()
-    facedata(*command(target, "whole"))
-    assert tree(small_disk) == tree(tmp_path / "whole")
+    assert facedata(*big.command(target, small_disk)).status == 0
+    assert tree(small_disk) == big.undisturbed(target)
 
 
-def test_what_was_done_is_said_in_words_and_as_json(record_set: MakeSet, facedata: Facedata, tmp_path: Path) -> None:
+def test_the_summary_in_words_and_as_json(record_set: MakeSet, inline_facedata: Facedata, tmp_path: Path) -> None:
     record_set("a").insightface([2, 1])
     record_set("b").plain([0, 3])
-    ran = facedata("convert", "a", "rec:b", "folder:out", "--json")
+    ran = inline_facedata("convert", "a", "rec:b", "folder:out", "--json")
     assert ran.stdout.count("\n") == 1
     summary = json.loads(ran.stdout)
     assert (summary["images"], summary["identities"], summary["finished"], summary["failures"]) == (5, 4, True, 0)
@@ -124,29 +151,29 @@ def test_what_was_done_is_said_in_words_and_as_json(record_set: MakeSet, facedat
         ("a", "rec", 0),
         ("b", "rec", 2),
     ]
-    assert "all done before" in facedata("convert", "a", "rec:b", "folder:out").stdout
-    ran = facedata("convert", "out", "webdataset:tars/%03d.tar")
+    assert "all done before" in inline_facedata("convert", "a", "rec:b", "folder:out").stdout
+    ran = inline_facedata("convert", "out", "webdataset:tars/%03d.tar")
     assert ran.stdout.startswith("tars: 5 images in 1 tar, ")
     assert "  out: folder, 5 images, labels 0 to 5\n" in ran.stdout
     assert sorted(os.listdir(tmp_path / "tars"))[-2:] == ["000.tar", "classes.txt"]
-    ran = facedata("build-lmdb", "out", "--output", "x.lmdb", "--single-file", "--keep-undecodable", "--quiet")
+    ran = inline_facedata("build-lmdb", "out", "--output", "x.lmdb", "--single-file", "--keep-undecodable", "--quiet")
     assert ran.stdout.startswith("x.lmdb: 5 images of 4 classes, ")
     assert "keys and labels: " in ran.stdout
     assert ran.stderr.count("\n") == 1, "gaps in the labels are a warning"
-    assert facedata("status", "x.lmdb").stdout.startswith("x.lmdb: finished")
+    assert inline_facedata("status", "x.lmdb").stdout.startswith("x.lmdb: finished")
 
 
-def test_a_dry_run_writes_nothing(record_set: MakeSet, facedata: Facedata, tmp_path: Path) -> None:
+def test_a_dry_run_writes_nothing(record_set: MakeSet, inline_facedata: Facedata, tmp_path: Path) -> None:
     record_set("a").plain([0, 1])
     for line in (
         ["build-lmdb", "a", "--output", "x.lmdb"],
         ["pack-rec", "a", "--output", "p"],
         ["convert", "a", "folder:o"],
     ):
-        ran = facedata(*line, "--dry-run")
+        ran = inline_facedata(*line, "--dry-run")
         assert ran.status == 0
         assert ran.stdout.startswith("would write 2 images in 1 shard into ")
-        assert json.loads(facedata(*line, "--dry-run", "--json").stdout)["images"] == 2
+        assert json.loads(inline_facedata(*line, "--dry-run", "--json").stdout)["images"] == 2
     assert os.listdir(tmp_path) == ["a"]
 
 
@@ -175,7 +202,7 @@ def test_a_dry_run_writes_nothing(record_set: MakeSet, facedata: Facedata, tmp_p
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
-    record_set: MakeSet, facedata: Facedata, tmp_path: Path, line: str, status: int, said: str
+    record_set: MakeSet, inline_facedata: Facedata, tmp_path: Path, line: str, status: int, said: str
 ) -> None:
     record_set("a").plain([0, 1])
     for folder in ("empty", "mine.lmdb"):
@@ -183,14 +210,14 @@ def test_what_is_wrong_is_said_in_one_line(
     for path in ("mine.lmdb/precious", "precious"):
         (tmp_path / path).write_text("precious")
     before = tree(tmp_path)
-    ran = facedata(*line.split())
+    ran = inline_facedata(*line.split())
     assert (ran.status, ran.stdout) == (status, "")
     assert said in ran.stderr
     assert tree(tmp_path) == before
 
 
 def test_overwrite_replaces_the_whole_output_and_nothing_else(
-    record_set: MakeSet, facedata: Facedata, tmp_path: Path
+    record_set: MakeSet, inline_facedata: Facedata, tmp_path: Path
 ) -> None:
     record_set("a").plain([0, 1])
     record_set("b").plain([0, 0, 0])
@@ -199,21 +226,21 @@ def test_overwrite_replaces_the_whole_output_and_nothing_else(
         ("build-lmdb", "{}", "--keep-undecodable", "--output", "x.lmdb"),
         ("pack-rec", "{}", "--output", "p"),
     ):
-        assert facedata(*(word.format("a") for word in target)).status == 0
-        refused = facedata(*(word.format("b") for word in target))
+        assert inline_facedata(*(word.format("a") for word in target)).status == 0
+        refused = inline_facedata(*(word.format("b") for word in target))
         assert refused.status == 1
         assert "belongs to a job that differs" in refused.stderr
-        assert facedata(*(word.format("b") for word in target), "--overwrite").status == 0
+        assert inline_facedata(*(word.format("b") for word in target), "--overwrite").status == 0
     assert len(open_dataset(f"lmdb:{tmp_path}/x.lmdb")) == len(open_dataset(f"{tmp_path}/p")) == 3
     assert (tmp_path / "other_kv.txt").read_text() == "mine"
 
 
-def test_what_fails_is_named_and_the_status_says_so(record_set: MakeSet, facedata: Facedata, tmp_path: Path) -> None:
+def test_what_fails_is_named(record_set: MakeSet, inline_facedata: Facedata, tmp_path: Path) -> None:
     maker = record_set("a")
     for key, image in enumerate([jpeg(0), b"not one", jpeg(2)]):
         maker.add(key, 0.0, image)
     maker.write()
-    ran = facedata("convert", "a", "parquet:out")
+    ran = inline_facedata("convert", "a", "parquet:out")
     assert ran.status == 1
     assert f"1 image failed: {os.path.join('out', 'failures.jsonl')}" in ran.stdout
     failure = json.loads((tmp_path / "out" / "failures.jsonl").read_text())
