@@ -215,7 +215,7 @@ class AlignedOutput(Sink):
         return [*self.sink.named_files(), *self._beside()]
 
     def files(self, shards: int) -> Iterable[str]:
-        """The files of the sink, and the landmarks; a preview may be deleted after somebody looked at it."""
+        """The files of the sink, and the landmarks; a preview may be deleted after it was looked at."""
         yield from self.sink.files(shards)
         if self.found is not None:
             yield self.found.path

@@ -17,7 +17,7 @@ from facedata.inspection.contact_sheet import write_contact_sheet
 __all__ = ["MOST_FACES", "PreviewFace", "write_preview"]
 
 MOST_FACES = 24
-"""Nobody looks at more."""
+"""The most faces of a preview."""
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float64]

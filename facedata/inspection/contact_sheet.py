@@ -18,7 +18,7 @@ __all__ = ["MAX_CELLS", "contact_sheet", "sheet_extension", "write_contact_sheet
 Image = NDArray[np.uint8]
 
 MAX_CELLS = 4096
-"""The most cells, empty ones included, that a sheet may have: nobody can look at more."""
+"""The most cells, empty ones included, that a sheet may have."""
 
 _MAX_PIXELS = 1 << 26  # 200 MB of image
 _BACKGROUND = 236

@@ -24,6 +24,7 @@ from facedata.errors import (
 
 HEADER = "key," + ",".join(f"x{i},y{i}" for i in range(1, 6))
 ROW = "1,2,30,4,5,6,7,8,9,10"
+CVLFACE = "idx," + ",".join(f"ldmk_{i}" for i in range(10)) + "\n"
 JSON_ROW = '"landmarks": [[1, 2], [30, 4], [5, 6], [7, 8], [9, 10]]'
 
 
@@ -116,6 +117,10 @@ def test_facexzoo_lines_with_other_counts(count: int) -> None:
         ("key," + ",".join(f"x{i},y{i}" for i in range(1, 106)) + "\n", "line 1: found 105 points"),
         ('{"key": "a", "landmarks": [[1, 2]]}\n', "line 1: found 1 points"),
         ("idx," + ",".join(f"ldmk_{i}" for i in range(12)) + "\n", "line 1: found 6 points"),
+        ("idx,ldmk_0,ldmk_2\n", "line 1: expected the columns idx, ldmk_0, ldmk_1, ldmk_2 and so on"),
+        (CVLFACE + f"0,{ROW}\nx,{ROW}\n", "line 3: expected the position of an image, counted from 0, found 'x'"),
+        (CVLFACE + f"0,{ROW}\n1\n", "line 3: expected the image and 10 numbers, with commas"),
+        (CVLFACE + "0,1,2\n", "line 2: expected 10 numbers, found 2"),
         ("x1,y1,x2,y2,x3,y3,x4,y4,x5,y5\n", "line 1: has no column 'key'"),
         (HEADER.replace("y3", "z3") + "\n", "line 1: has no column 'y3'"),
         (HEADER + ",left,top,bottom\n", "line 1: has no column 'right'"),
