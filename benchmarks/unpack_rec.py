@@ -17,6 +17,8 @@ import time
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+from sets import write_set
+
 IDENTITIES, IMAGES = 1500, 40
 OURS, MXNET, BARE = "facedata unpack-rec", "MXNet loop", "bare loop"
 
@@ -24,14 +26,11 @@ OURS, MXNET, BARE = "facedata unpack-rec", "MXNet loop", "bare loop"
 def make_set(folder: Path) -> None:
     import numpy as np
 
-    from facedata.converters.rec.writer import InsightFaceWriter
+    def make(place: int) -> tuple[int, bytes]:
+        generator = np.random.default_rng(place)
+        return place // IMAGES, b"\xff\xd8\xff\xe0" + generator.bytes(int(generator.integers(3396, 5396)))
 
-    folder.mkdir()
-    generator = np.random.default_rng(0)
-    with InsightFaceWriter(folder, (112, 112)) as writer:
-        for label in range(IDENTITIES):
-            for _ in range(IMAGES):
-                writer.write(label, b"\xff\xd8\xff\xe0" + generator.bytes(int(generator.integers(3396, 5396))))
+    write_set(folder, IDENTITIES * IMAGES, make)
 
 
 def mxnet_loop(records: str, output: str) -> None:

@@ -72,12 +72,22 @@ class RecordSetMaker:
             for _ in range(count):
                 self.add(key, float(label), jpeg(f"label {label} key {key}"))
                 key += 1
-        people = key
-        for first, count in zip(firsts, counts, strict=True):
-            self.add(key, (float(first), float(first + count)), b"")
-            key += 1
-        self.add(0, (float(people), float(key)), b"")
+        self.close_insightface(firsts, key)
         return self.write(**options)  # type: ignore[arg-type]
+
+    def close_insightface(self, firsts: Sequence[int], end: int) -> None:
+        """Append a record for each identity, whose first image has the key ``firsts[label]``, and the meta record."""
+        for place, (first, after) in enumerate(zip(firsts, [*firsts[1:], end], strict=True)):
+            self.add(end + place, (float(first), float(after)), b"")
+        self.add(0, (float(end), float(end + len(firsts))), b"")
+
+    def insightface_of(self, samples: Sequence[Sample]) -> Path:
+        """A set of the InsightFace dialect of samples that are grouped by label, from 0 without a gap."""
+        firsts = [key for key, sample in enumerate(samples, 1) if key == 1 or sample.label != samples[key - 2].label]
+        for key, sample in enumerate(samples, 1):
+            self.add(key, float(sample.label), sample.image)
+        self.close_insightface(firsts, len(samples) + 1)
+        return self.write(num_classes=len(firsts))
 
     def plain(self, labels: Sequence[int], first_key: int = 0, **options: object) -> Path:
         """Images alone, one for each label, as im2rec writes them."""

@@ -28,7 +28,7 @@ def command(path: str, salvage: bool, overwrite: bool, dry_run: bool, as_json: b
     Example:
       facedata index-rec glint360k
     """
-    from facedata.converters.rec.indexing import index_records
+    from facedata.converters.rec.record_set import index_records
 
     options.start_logging(quiet=quiet)
     with show_bytes("records", quiet=quiet) as progress:

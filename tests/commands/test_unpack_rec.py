@@ -267,4 +267,4 @@ def test_a_pipe_in_the_place_of_a_file_is_refused_not_waited_for(
     os.mkfifo(folder / name)
     ran = inline_facedata("unpack-rec", "--include", "in", "--output", "out")
     assert ran.status == 1
-    assert f"in/{name}: is" in ran.stderr
+    assert f"in/{name}: is a named pipe, not a file" in ran.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support import MemorySource, RecordSetMaker
 
-from facedata.converters.rec import open_record_set
+from facedata.converters.convert import convert, plan_conversion
+from facedata.converters.rec import create_sink, open_record_set
 from facedata.converters.rec.index import read_index
 from facedata.converters.rec.mxnet_backend import import_mxnet_recordio
 from facedata.converters.rec.recordio import (
@@ -23,9 +26,9 @@ from facedata.converters.rec.recordio import (
     pack_image_record,
     unpack_image_record,
 )
-from facedata.converters.rec.writer import InsightFaceWriter, RecordWriter
 from facedata.dataset import Sample
 from facedata.errors import FormatError, MissingExtraError
+from facedata.jobs.job import JobOptions
 
 try:
     recordio = import_mxnet_recordio()
@@ -54,10 +57,19 @@ def written_by_mxnet(folder: Path, records: Records) -> tuple[bytes, bytes]:
 
 
 def written_by_facedata(folder: Path, records: Records) -> tuple[bytes, bytes]:
-    with RecordWriter(folder / "train.rec") as writer:
-        for key, payload in records:
-            writer.write(key, payload)
+    maker = RecordSetMaker(folder)
+    for key, payload in records:
+        maker.add_payload(key, payload)
+    maker.write()
     return (folder / "train.rec").read_bytes(), (folder / "train.idx").read_bytes()
+
+
+def pack(folder: Path, samples: Sequence[Sample]) -> None:
+    """Pack in threads of this process: it has MXNet's own threads, and must not be forked."""
+    source = MemorySource(samples)
+    sink, ends = create_sink(str(folder), keep_undecodable=True).fit(source)
+    plan = plan_conversion("test", source, sink, size=1, ends=ends)
+    assert convert(plan, source, sink, JobOptions(workers=1, executor_factory=ThreadPoolExecutor)).good
 
 
 def read_by_mxnet(folder: Path, keys: Sequence[int]) -> list[bytes]:
@@ -162,10 +174,8 @@ def test_insightface_set_is_written_as_the_builder_writes_it(
 ) -> None:
     folder, samples = record_set
     ours = tmp_path / "ours"
-    ours.mkdir()
 
-    with InsightFaceWriter(ours, (112, 112)) as writer:
-        assert [writer.write(sample.label, sample.image) for sample in samples] == list(range(1, len(samples) + 1))
+    pack(ours, samples)
 
     for name in ("train.rec", "train.idx"):
         assert (ours / name).read_bytes() == (folder / name).read_bytes()
@@ -173,9 +183,8 @@ def test_insightface_set_is_written_as_the_builder_writes_it(
 
 
 def test_mxnet_finds_its_way_through_an_insightface_set_of_ours(tmp_path: Path) -> None:
-    with InsightFaceWriter(tmp_path, (112, 112)) as writer:
-        for label, image in [(0, b"a"), (0, MAGIC_BYTES), (1, b"b" * 9), (2, b"c"), (2, b"d")]:
-            writer.write(label, image)
+    pairs = [(0, b"a"), (0, MAGIC_BYTES), (1, b"b" * 9), (2, b"c"), (2, b"d")]
+    pack(tmp_path, [Sample(str(place), label, image) for place, (label, image) in enumerate(pairs)])
 
     def unpacked(key: int) -> tuple[list[float], int, bytes]:
         header, image = recordio.unpack(read_by_mxnet(tmp_path, [key])[0])

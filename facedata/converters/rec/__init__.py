@@ -1,4 +1,4 @@
-"""The format ``rec``: MXNet record sets, in every dialect met in the wild."""
+"""The format ``rec``: MXNet record sets, in every dialect in use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from facedata.converters.rec.record_set import INSIGHTFACE, OpenOptions, RebuiltSource, RecordSet, open_record_set
+from facedata.converters.rec.dialect import INSIGHTFACE
+from facedata.converters.rec.record_set import OpenOptions, RebuiltSource, RecordSet, open_record_set
 from facedata.converters.rec.recordio import ImageRecord, RecordReader, encode_record
 from facedata.converters.rec.sink import RecSink
 from facedata.converters.rec.source import RecSource
@@ -49,7 +50,7 @@ def open_source(
         ``"native"``, or ``"mxnet"`` to read the records through MXNet itself.
     """
     if backend not in ("native", "mxnet"):
-        raise OptionError(f"backend {backend}: there are 'native' and 'mxnet'")
+        raise OptionError(f"backend {backend}: expected 'native' or 'mxnet'")
     if backend == "mxnet":
         from facedata.converters.rec.mxnet_backend import MXNetRecSource, check_mxnet
 

@@ -24,7 +24,7 @@ class MXNetRecSource(WrappedSource):
     Parameters
     ----------
     source : RecSource
-        Says which records there are; its own reader is not used.
+        It gives the keys and offsets; its own reader is not used.
     """
 
     _source: RecSource
@@ -42,17 +42,17 @@ class MXNetRecSource(WrappedSource):
         Raises
         ------
         MissingExtraError
-            Where MXNet, or the old NumPy that it needs, is not installed.
+            If MXNet, or the old NumPy that it needs, is not installed.
         """
         recordio = import_mxnet_recordio()
         index = self._source.index
-        # an empty index spares MXNet's own, which takes 2 GB for 17 million lines
+        # an empty index instead of MXNet's own, which takes 2 GB for 17 million lines
         reader = recordio.MXIndexedRecordIO(os.devnull, self._source.path, "r")
         try:
             reader.idx = dict(zip(map(int, index.keys), index.offsets.tolist(), strict=True))
             for place, (key, offset) in enumerate(reader.idx.items()):
-                spoilt = self._source.spoilt(place)
-                yield spoilt if spoilt is not None else self._read_one(recordio, reader, key, offset)
+                damage = self._source.known_damage(place)
+                yield damage if damage is not None else self._read_one(recordio, reader, key, offset)
         finally:
             reader.close()
 
@@ -67,14 +67,14 @@ class MXNetRecSource(WrappedSource):
             labels = (float(header.label),) if header.flag == 0 else tuple(map(float, header.label))
             record = ImageRecord(header.flag, labels, header.id, header.id2, image)
             return Sample(str(key), class_of(record), bytes(image))
-        except Exception as error:  # MXNet and struct raise whatever they like; each is about this record
+        except Exception as error:  # MXNet and struct raise many kinds of errors, each about this record
             # the first lines of MXNet's message are a traceback; some errors have no message
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             return SampleError(self._source.path, str(key), reason, offset)
 
 
 def check_mxnet() -> None:
-    """Raise where MXNet cannot be loaded, without loading it: its threads would make forking workers unsafe.
+    """Check that MXNet can be loaded, without loading it: its threads would make forking workers unsafe.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def check_mxnet() -> None:
 
 
 def import_mxnet_recordio() -> Any:
-    """MXNet's own module.
+    """Import MXNet's ``recordio``.
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """MXNet RecordIO: the chunks of a ``.rec`` file and the image header inside them.
 
 A chunk is a magic word, a word with 3 bits of `cflag` above 29 bits of length, the payload, and zeros up to a multiple
-of 4. A payload that holds the magic word at a multiple of 4 is split there, the magic left out: `cflag` is 1 for the
-first part, 2 for those between and 3 for the last; 0 is a record in one piece. Source: dmlc-core's ``recordio.h``
+of 4. A payload that holds the magic word at a multiple of 4 is split there, without the magic: `cflag` is 1 for the
+first part, 2 for parts between and 3 for the last; 0 is a record in one piece. Source: dmlc-core's ``recordio.h``
 as described in docs/reference/formats.md; compared with MXNet 1.9.1 byte for byte in tests/compat.
 """
 
@@ -38,7 +38,7 @@ CHUNK_HEADER_SIZE = 8
 IMAGE_HEADER_SIZE = 24
 MAXIMUM_LENGTH = (1 << 29) - 1
 LARGEST_LABEL = 1 << 24
-"""Above this, float32 no longer holds every whole number, so a label there may be another one, rounded."""
+"""Above this, float32 does not hold every integer: a label may be rounded to another one."""
 
 _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)
 _chunk_header = struct.Struct("<II")
@@ -51,12 +51,12 @@ def padded(length: int) -> int:
 
 
 def encode_record(payload: bytes) -> bytes:
-    """The chunk, or the chunks of a split record, that hold `payload`.
+    """Encode a payload as a chunk, or as the chunks of a split record.
 
     Raises
     ------
     FormatError
-        Where it is longer than the 2**29 - 1 bytes that the format can say (MXNet refuses it too).
+        If it is longer than 2**29 - 1 bytes, the limit of the format (MXNet refuses it too).
     """
     if len(payload) > MAXIMUM_LENGTH:
         raise FormatError(f"a record of {len(payload)} bytes: RecordIO holds at most {MAXIMUM_LENGTH}")
@@ -84,16 +84,16 @@ def _split_at_magic(payload: bytes) -> list[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class ImageRecord:
-    """The payload of an image record, taken apart.
+    """The payload of an image record, decoded.
 
     Attributes
     ----------
     flag : int
-        The number of values in the label array; 0 where the label is a single number.
+        The number of values in the label array; 0 if the label is a single number.
     labels : tuple of float
         The label array, or the single label; float32 values.
     id, id2 : int
-        The two numbers that the writer gave, usually the record's key and 0.
+        Two numbers chosen by the writer, usually the record's key and 0.
     image : bytes
         The encoded image; empty in meta and identity records.
     """
@@ -106,22 +106,22 @@ class ImageRecord:
 
 
 def pack_image_record(record: ImageRecord) -> bytes:
-    """The payload for `record`: its 24 byte header, the label array where `flag` > 0, the image."""
+    """Encode an image record: its 24 byte header, the label array if `flag` > 0, the image."""
     if record.flag == 0:
         return _image_header.pack(0, record.labels[0], record.id, record.id2) + record.image
     if record.flag != len(record.labels):
-        raise ValueError(f"flag {record.flag} announces as many labels, but there are {len(record.labels)}")
+        raise ValueError(f"flag {record.flag} declares as many labels, but there are {len(record.labels)}")
     header = _image_header.pack(record.flag, 0.0, record.id, record.id2)
     return header + struct.pack(f"<{record.flag}f", *record.labels) + record.image
 
 
 def unpack_image_record(payload: bytes) -> ImageRecord:
-    """Take the payload of an image record apart.
+    """Decode the payload of an image record.
 
     Raises
     ------
     FormatError
-        Where the payload is shorter than its header says.
+        If the payload is shorter than its header says.
     """
     if len(payload) < IMAGE_HEADER_SIZE:
         raise FormatError(
@@ -132,7 +132,7 @@ def unpack_image_record(payload: bytes) -> ImageRecord:
         return ImageRecord(0, (label,), identifier, identifier2, payload[IMAGE_HEADER_SIZE:])
     end = IMAGE_HEADER_SIZE + 4 * flag
     if end > len(payload):
-        raise FormatError(f"the header announces {flag} labels, but the record has {len(payload)} bytes")
+        raise FormatError(f"the header declares {flag} labels, but the record has {len(payload)} bytes")
     labels = struct.unpack_from(f"<{flag}f", payload, IMAGE_HEADER_SIZE)
     return ImageRecord(flag, labels, identifier, identifier2, payload[end:])
 
@@ -143,13 +143,13 @@ def class_of(record: ImageRecord) -> int:
     Raises
     ------
     FormatError
-        Where that is not a whole number from 0 to 2**24.
+        If that is not an integer from 0 to 2**24.
     """
     label = record.labels[0]
     if not math.isfinite(label) or label != int(label) or label < 0:
-        raise FormatError(f"label {label:g} is not a whole number from 0")
+        raise FormatError(f"label {label:g} is not an integer from 0")
     if label > LARGEST_LABEL:
-        raise FormatError(f"label {label:.0f} is above {LARGEST_LABEL}, where the format's float32 labels are rounded")
+        raise FormatError(f"label {label:.0f} is above {LARGEST_LABEL}, above which float32 labels are rounded")
     return int(label)
 
 
@@ -162,7 +162,7 @@ class RecordReader:
     ----------
     path : str or path
     descriptor : int, optional
-        An open file descriptor to read from, which stays the caller's; opened and owned otherwise.
+        An open file descriptor, which the caller closes; by default the reader opens the file itself.
     """
 
     def __init__(self, path: str | os.PathLike[str], descriptor: int | None = None) -> None:
@@ -179,22 +179,22 @@ class RecordReader:
             os.close(self._descriptor)
 
     def read(self, offset: int) -> tuple[bytes, int]:
-        """The payload of the record at `offset`, and the offset behind it.
+        """The payload of the record at `offset`, and the offset after it.
 
         Raises
         ------
         FormatError
-            Where there is no whole record.
+            If there is no complete record.
         OSError
-            Where the file cannot be read.
+            If the file cannot be read.
         """
         flag, length = self.chunk(offset)
         if flag not in (_WHOLE, _FIRST):
-            raise FormatError(f"part {flag} of a split record stands here, not the beginning of a record")
+            raise FormatError(f"here is part {flag} of a split record, not the beginning of a record")
         payload, end = self._payload(offset, length), offset + CHUNK_HEADER_SIZE + padded(length)
         if flag == _WHOLE:
             return payload, end
-        joined = bytearray(payload)  # not a list of parts, which may be empty, so that each took more than it holds
+        joined = bytearray(payload)  # not a list: empty parts would take more memory than they hold
         while flag != _LAST:
             flag, length = self.chunk(end)
             if flag not in (_MIDDLE, _LAST):
@@ -220,11 +220,11 @@ class RecordReader:
             )
         flag, length = word >> 29, word & MAXIMUM_LENGTH
         if flag > _LAST:
-            raise FormatError(f"cflag {flag} at byte {offset} is none of 0 to 3")
+            raise FormatError(f"cflag {flag} at byte {offset} is not one of 0 to 3")
         if offset + CHUNK_HEADER_SIZE + length > self.size:
             raise FormatError(
-                f"the record at byte {offset} claims {length} bytes, but the file ends {self.size - offset - 8} bytes "
-                "after its header: the file was cut or the length is wrong"
+                f"the record at byte {offset} has {length} bytes, but the file ends {self.size - offset - 8} bytes "
+                "after its header: the file is truncated or the length is wrong"
             )
         return flag, length
 
@@ -235,9 +235,9 @@ class RecordReader:
         inside = payload.find(MAGIC_BYTES)
         while inside > 0 and inside % 4:
             inside = payload.find(MAGIC_BYTES, inside + 1)
-        if inside >= 0:  # its writer would have split it there
+        if inside >= 0:  # a writer would have split the record there
             raise FormatError(
-                f"the record at byte {offset} claims {length} bytes, but another begins at byte "
+                f"the record at byte {offset} has {length} bytes, but another begins at byte "
                 f"{offset + CHUNK_HEADER_SIZE + inside}: the length is wrong, or bytes are missing"
             )
         return payload

@@ -13,10 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.rec.completion import CLASSES, check_count, complete_set, count_people
-from facedata.converters.rec.packing import BUILDING, BlockWriter, BuildFiles, RecordEncoder
-from facedata.converters.rec.record_set import INSIGHTFACE, PLAIN
+from facedata.converters.class_names import CLASSES
+from facedata.converters.rec.dialect import INSIGHTFACE, PLAIN
+from facedata.converters.rec.encoder import RecordEncoder
 from facedata.converters.rec.recordio import MAGIC
+from facedata.converters.rec.writer import (
+    BUILDING,
+    BlockWriter,
+    BuildFiles,
+    check_count,
+    complete_set,
+    count_people,
+)
 from facedata.dataset import OrderedOutput, OrderedWriter, Sink, Source
 from facedata.errors import (
     EmptyDatasetError,
@@ -30,7 +38,7 @@ from facedata.jobs.buffers import ProcessAddress, this_process
 __all__ = ["RecSink"]
 
 _PUBLISHED = ("train.rec", "train.idx", "property", "train.lst", CLASSES)
-"""In the order in which they appear: without an index records are still whole, an index without records is nothing."""
+"""In the order in which they appear: records are usable without an index, an index without records is not."""
 
 _log = logging.getLogger(__name__)
 
@@ -44,16 +52,16 @@ class RecSink(Sink, OrderedOutput):
     root : str
         The folder.
     style : str
-        ``"insightface"``: images from key 1, grouped by label, a record for each identity behind them and the meta
-        record 0 last; or ``"plain"``: images alone, from key 0, in any order.
+        ``"insightface"``: images from key 1, grouped by label, then a record for each identity and the meta record 0;
+        or ``"plain"``: images alone, from key 0, in any order.
     list_file : bool
         Also write ``train.lst`` as im2rec has it: ``key<TAB>label<TAB>key of the source``.
     keep_undecodable : bool
-        Also write what does not begin like an image.
+        Also write bytes that do not begin like an image.
     names : mapping of int to str, optional
-        What the classes are called, for ``classes.txt``; `fit` learns it of the source.
+        The names of the classes, for ``classes.txt``; `fit` reads them from the source.
     receiver : ProcessAddress, optional
-        Where the writer is, in a sink that was sent to a worker.
+        The process of the writer, in a sink that was sent to a worker.
     """
 
     root: str
@@ -70,7 +78,7 @@ class RecSink(Sink, OrderedOutput):
             raise OptionError(f"{self.root}: name a folder; the record file is written in it, as train.rec")
 
     def __getstate__(self) -> dict[str, Any]:
-        # a worker, sent a sink with each shard, has no use for the names
+        # a sink is sent with each shard, and workers do not need the names
         return {**self.__dict__, "names": None, "receiver": this_process()}
 
     @property
@@ -88,25 +96,25 @@ class RecSink(Sink, OrderedOutput):
         }
 
     def fit(self, source: Source) -> tuple[RecSink, None]:
-        """Learn the names of the classes; see whether the style can hold the source.
+        """Read the names of the classes; check that the style can hold the source.
 
         Raises
         ------
         OptionError
-            Where there are more records than the style can count, or it wants other labels first.
+            If there are more records than the style can count, or the labels are not in its order.
         EmptyDatasetError
-            Where there is nothing to write.
+            If there is nothing to write.
         """
         if len(source) == 0:
             raise EmptyDatasetError(f"{self.root}: there is no image to write")
-        if len(source) > MAGIC:  # a key that is the magic word would have to be split off its own record
+        if len(source) > MAGIC:  # a key equal to the magic word would split its own record
             raise OptionError(f"{self.root}: {len(source):,} images are more than one record set can number")
         if self.style == INSIGHTFACE:
             _check_insightface(source, self.root)
         return replace(self, names=source.class_names()), None
 
     def owns(self, name: str) -> bool:
-        """Whether an entry of the root is named as what this sink writes."""
+        """Whether an entry of the root is named like a file of this sink."""
         return name in _PUBLISHED or name == BUILDING
 
     def files(self, shards: int) -> Iterable[str]:
@@ -114,29 +122,29 @@ class RecSink(Sink, OrderedOutput):
         return map(self._final, ("train.rec", "train.idx", "property"))
 
     def prepare(self) -> None:
-        """Make the folder in which the set is built."""
+        """Make the folder of the build."""
         os.makedirs(self._files.folder, exist_ok=True)
 
     @contextmanager
     def open_shard(self, shard: int) -> Iterator[RecordEncoder]:
-        """What makes the records of a shard ready."""
+        """The encoder of a shard."""
         yield RecordEncoder(listed=self.list_file, keep_undecodable=self.keep_undecodable, receiver=self.receiver)
 
     def open_writer(self, ends: Mapping[int, Mapping[str, Any]]) -> OrderedWriter:
-        """The writer of the record file, which goes on behind the last shard that is done."""
+        """The writer of the record file, which continues after the last shard that is done."""
         files = self._files
         if ends and os.path.exists(self._final("train.rec")) and not os.path.exists(files.records):
             return _NothingToWrite(self.root, len(ends))
         return BlockWriter(files, ends, first_key=self._first_key, listed=self.list_file)
 
     def finish(self, shards: int) -> Mapping[str, Any]:
-        """Complete the set and let its files appear; a call that was cut off is made good by the next."""
+        """Complete the set and publish its files; the next call completes one that was interrupted."""
         files = self._files
         try:
             if not os.path.exists(files.labels) or os.path.getsize(files.labels) == 0:
-                raise EmptyDatasetError(f"{self.root}: no image could be written; failures.jsonl says why of each")
+                raise EmptyDatasetError(f"{self.root}: no image could be written; see failures.jsonl")
             labels: NDArray[np.int32] = np.memmap(files.labels, np.int32, "r")
-            if os.path.exists(files.records):  # until the first file has appeared
+            if os.path.exists(files.records):  # else publishing has begun
                 complete_set(files, labels, style=self.style, listed=self.list_file, names=self.names)
             for name in _PUBLISHED:
                 with suppress(FileNotFoundError):
@@ -148,7 +156,7 @@ class RecSink(Sink, OrderedOutput):
         return {"identities": count_people(labels), "style": self.style}
 
     def clean_up(self) -> None:
-        """Remove the folder in which the set was built."""
+        """Remove the folder of the build."""
         with suppress(FileNotFoundError):
             shutil.rmtree(self._files.folder)
 
@@ -165,7 +173,7 @@ class RecSink(Sink, OrderedOutput):
 
 
 def _check_insightface(source: Source, root: str) -> None:
-    """Labels in order, and no more records than float32 can count; goes over the labels once."""
+    """Check that labels ascend and that float32 can count the records."""
     images = people = seen = 0
     last = -1
     for block in source.labels():
@@ -180,28 +188,27 @@ def _check_insightface(source: Source, root: str) -> None:
         check_count(root, images, people)
     if people <= last:
         _log.warning(
-            "%s: labels reach %d, but only %d of them have images; --relabel closes the gaps", root, last, people
+            "%s: the largest label is %d, but only %d labels have images; --relabel closes the gaps", root, last, people
         )
 
 
 def _refuse_order(source: Source, root: str, position: int, label: int, before: int) -> None:
     key = next(source[position : position + 1].keys())
     raise OptionError(
-        f"{root}: the insightface style wants images grouped by label, labels ascending, but label {label} (image "
+        f"{root}: the insightface style needs images grouped by label, labels ascending, but label {label} (image "
         f"{position}, '{key}') comes after {before}; facedata pack-rec groups them, --style plain takes any order"
     )
 
 
 class _NothingToWrite(OrderedWriter):
-    """The writer of a set whose records have appeared already: all that is left is to finish."""
+    """The writer of a set whose records are published: it only remains to finish."""
 
     def __init__(self, root: str, done: int) -> None:
         self._root, self.done = root, done
-        self.unrecorded: tuple[Mapping[str, Any], ...] = ()
 
     def write(self, shard: int, block: Any) -> Mapping[str, Any]:
         raise OutputMismatchError(
-            f"{self._root}: its records are complete, but its journal lacks shard {shard}; --overwrite starts afresh"
+            f"{self._root}: its records are complete, but its journal lacks shard {shard}; --overwrite starts again"
         )
 
     def commit(self, entry: Mapping[str, Any]) -> None: ...

@@ -1,17 +1,18 @@
-"""`RecSource`: the images of one record file, read in large blocks, or one by one where they are wanted in disorder."""
+"""`RecSource`: the images of one record file, read in large blocks, or one by one in any order."""
 
 from __future__ import annotations
 
 import os
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.rec.index import RecordIndex, spoilt_mark
+from facedata.converters.rec.index import RecordIndex, damage_mark
 from facedata.converters.rec.recordio import (
     CHUNK_HEADER_SIZE,
     IMAGE_HEADER_SIZE,
@@ -24,14 +25,15 @@ from facedata.converters.rec.recordio import (
     unpack_image_record,
 )
 from facedata.dataset import Sample, Source
-from facedata.errors import FormatError, SampleError, input_error
+from facedata.errors import FormatError, SampleError
+from facedata.files import opened_regular
 
 __all__ = ["RecSource"]
 
 _BLOCK = 1 << 22
-_LARGEST_GAP = 1 << 18  # records further apart are not read at once: what lies between would be read for nothing
-_SHORTEST_RUN = 8  # fewer neighbours are read one by one: taking a block apart costs as much as some records
-_WINDOW = 1 << 16  # records whose order is looked at together
+_LARGEST_GAP = 1 << 18  # records further apart are not read at once
+_SHORTEST_RUN = 8  # fewer neighbours are read one by one: parsing a block costs as much as some records
+_WINDOW = 1 << 16  # records whose order is examined together
 _LARGEST_OFFSET = int(np.iinfo(np.int64).max)
 _SLACK = 64  # vectorised header reads may look this far past the last record
 _HEADERS = CHUNK_HEADER_SIZE + IMAGE_HEADER_SIZE
@@ -53,9 +55,9 @@ class RecSource(Source):
     file_identity : mapping
         Size and sampled digest of the record file, for fingerprints.
     options : mapping
-        What else decides which samples there are: the dialect, say.
+        Other facts that decide which samples there are, such as the dialect.
     classes : int, optional
-        How many classes the set declares.
+        The number of classes that the set declares.
     index_file : str, optional
         The file that the index was read from, unless it was rebuilt.
     """
@@ -78,13 +80,13 @@ class RecSource(Source):
         return replace(self, index=self.index.take(positions))
 
     def identity(self) -> Mapping[str, Any]:
-        """Size and sampled digest of the record file, its dialect, how many records it has."""
+        """Size and sampled digest of the record file, its dialect and number of records."""
         return {"record file": dict(self.file_identity), **self.options}
 
     def locate(self, position: int) -> tuple[str, int | None]:
         """The record file, and the offset of the record."""
         offset = self.index.offsets[position]
-        return self.path, int(spoilt_mark(offset) if offset < 0 else offset)
+        return self.path, int(damage_mark(offset) if offset < 0 else offset)
 
     def places(self) -> Mapping[str, bool]:
         """The record file, and the files that belong to it."""
@@ -96,31 +98,31 @@ class RecSource(Source):
         return map(str, self.index.keys)
 
     def size(self) -> int:
-        """The part of the file that these records are."""
+        """The share of these records in the file."""
         return int(self.file_identity["size"]) * len(self) // max(int(self.options.get("records", len(self))), 1)
 
     def sizes(self) -> NDArray[np.int32]:
-        """The distance from each record to the next one in the file: its header is counted with its image."""
-        offsets = np.where(self.index.offsets < 0, spoilt_mark(self.index.offsets), self.index.offsets)
+        """The distance from each record to the next one in the file, headers included."""
+        offsets = np.where(self.index.offsets < 0, damage_mark(self.index.offsets), self.index.offsets)
         order = np.argsort(offsets, kind="stable")
         sizes = np.empty(len(offsets), np.int32)
         sizes[order] = np.minimum(np.diff(offsets[order], append=int(self.file_identity["size"])), MAXIMUM_LENGTH)
         return sizes
 
     def declared_classes(self) -> int | None:
-        """As the property file or the meta record says."""
+        """The number in the property file or the meta record."""
         return self.classes
 
     def describe(self) -> Mapping[str, Any]:
         """The dialect, and the index file or ``"rebuilt"``."""
         return {"dialect": self.options.get("dialect"), "index": self.index_file or "rebuilt"}
 
-    def spoilt(self, position: int) -> SampleError | None:
-        """The error of a record that a walk has shown to be spoilt; None where nothing is known against it."""
+    def known_damage(self, position: int) -> SampleError | None:
+        """The error of a record that a walk has shown to be corrupt; None if there is none known."""
         if self.index.offsets[position] >= 0:
             return None
         dataset, offset = self.locate(position)
-        reason = "the record is not whole: its length is wrong, or bytes are missing"
+        reason = "the record is incomplete: its length is wrong, or bytes are missing"
         return SampleError(dataset, str(self.index.keys[position]), reason, offset)
 
     def read(self) -> Iterator[Sample | SampleError]:
@@ -129,10 +131,9 @@ class RecSource(Source):
         Raises
         ------
         InputError
-            Where the file itself cannot be opened.
+            If the file itself cannot be opened.
         """
-        with self._open() as (descriptor, reader):
-            blocks = _Blocks(descriptor, self.index, self._typical_size())
+        with self._open() as (blocks, reader):
             for run, neighbours in _runs(self.index.offsets):
                 if neighbours:
                     for first, block in blocks.read(run):
@@ -141,9 +142,8 @@ class RecSource(Source):
                     yield from self._lone_samples(run, blocks, reader)
 
     def labels(self) -> Iterator[NDArray[np.int64]]:
-        """The labels of the images, block by block, -1 for each that cannot be told; images are not copied."""
-        with self._open() as (descriptor, reader):
-            blocks = _Blocks(descriptor, self.index, self._typical_size())
+        """The labels of the images in blocks, -1 for each that cannot be read; images are not copied."""
+        with self._open() as (blocks, reader):
             for run, neighbours in _runs(self.index.offsets):
                 if neighbours:
                     for first, block in blocks.read(run):
@@ -158,12 +158,12 @@ class RecSource(Source):
             labels[place] = _label_of(self._read_one(first + place, reader))
         return labels
 
-    def _open(self) -> _Opened:
-        return _Opened(self.path)
-
-    def _typical_size(self) -> int:
+    @contextmanager
+    def _open(self) -> Iterator[tuple[_Blocks, RecordReader]]:
         records = max(int(self.options.get("records", len(self))), 1)
-        return int(self.file_identity["size"]) // records
+        with opened_regular(self.path) as descriptor:
+            typical_size = int(self.file_identity["size"]) // records
+            yield _Blocks(descriptor, self.index, typical_size), RecordReader(self.path, descriptor)
 
     def _samples(self, first: int, block: _Block, reader: RecordReader) -> Iterator[Sample | SampleError]:
         keys = self.index.keys[first : first + len(block.good)]
@@ -183,10 +183,10 @@ class RecSource(Source):
             yield self._read_one(position, reader) if found is None else Sample(str(key), *found)
 
     def _read_one(self, position: int, reader: RecordReader) -> Sample | SampleError:
-        """The record read by itself, with every check and an exact reason where it fails."""
+        """Read one record, with every check and an exact reason if it fails."""
         key, offset = int(self.index.keys[position]), int(self.index.offsets[position])
-        if (spoilt := self.spoilt(position)) is not None:
-            return spoilt
+        if (error := self.known_damage(position)) is not None:
+            return error
         try:
             record = unpack_image_record(reader.read(offset)[0])
             if not record.image:
@@ -202,29 +202,12 @@ def _label_of(item: Sample | SampleError) -> int:
     return item.label if isinstance(item, Sample) else -1
 
 
-class _Opened:
-    """The record file opened in this process, with a reader over the same descriptor."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __enter__(self) -> tuple[int, RecordReader]:
-        try:
-            self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise input_error(error, self._path) from error
-        return self._descriptor, RecordReader(self._path, self._descriptor)
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
-
-
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Records that lie behind each other, read at once; all arrays of shape (records,).
+    """Neighbouring records, read at once; all arrays have the shape (records,).
 
-    `good` tells which are simple: whole, in one piece, with an image and a proper label. Only for these are `labels`,
-    `starts` and `stops` (bytes in `view`) right; the others are read one by one.
+    `good` marks the simple ones: complete, in one piece, with an image and a valid label. `labels`, `starts` and
+    `stops` (bytes in `view`) are right only for these; the others are read one by one.
     """
 
     view: memoryview
@@ -235,8 +218,8 @@ class _Block:
 
 
 def _runs(offsets: NDArray[np.int64]) -> Iterator[tuple[range, bool]]:
-    """Cut positions into runs of records that lie close behind each other, and stretches of all others between them."""
-    for first in range(0, len(offsets), _WINDOW):  # 8 bytes a record for as many as there are would be too much
+    """Cut positions into runs of neighbouring records, and the stretches of other records between them."""
+    for first in range(0, len(offsets), _WINDOW):  # to keep memory bounded
         window = offsets[first : first + _WINDOW]
         steps = np.diff(window)
         ends = np.append(np.flatnonzero((steps <= 0) | (steps > _LARGEST_GAP)) + 1, len(window))
@@ -250,11 +233,11 @@ def _runs(offsets: NDArray[np.int64]) -> Iterator[tuple[range, bool]]:
 
 
 class _Blocks:
-    """Reads the records of an index: neighbours at once, or one alone."""
+    """Reads records: neighbours at once, or one alone."""
 
     def __init__(self, descriptor: int, index: RecordIndex, typical_size: int) -> None:
         self._descriptor, self._offsets = descriptor, index.offsets
-        # one read mostly holds a lone record; a longer one is read again by itself
+        # one read holds most lone records; a longer one is read again
         self._guess = (min(max(2 * typical_size, 1 << 12), _BLOCK) + _HEADERS) & ~3
         self._buffer = bytearray(_BLOCK + _LARGEST_GAP + self._guess + _SLACK)
 
@@ -268,7 +251,7 @@ class _Blocks:
             begin = stop
 
     def read_lone(self, offset: int) -> tuple[int, bytes] | None:
-        """Label and image of a record that is simple, as in `_Block`; None where it is not."""
+        """Label and image of a record that is simple, as in `_Block`; None if it is not."""
         try:
             data = os.pread(self._descriptor, self._guess, offset) if offset >= 0 else b""
         except OSError:
@@ -283,8 +266,8 @@ class _Blocks:
             label = _label.unpack_from(data, _HEADERS)[0]
         if not 0 <= label <= LARGEST_LABEL or label != int(label):
             return None
-        swallows_another = data.find(MAGIC_BYTES, CHUNK_HEADER_SIZE, stop) >= 0
-        return None if swallows_another else (int(label), data[start:stop])
+        contains_magic = data.find(MAGIC_BYTES, CHUNK_HEADER_SIZE, stop) >= 0
+        return None if contains_magic else (int(label), data[start:stop])
 
     def _read(self, offsets: NDArray[np.int64], next_offset: int | None) -> _Block:
         base = int(offsets[0])
@@ -295,19 +278,11 @@ class _Blocks:
             try:
                 got = os.preadv(self._descriptor, [view[: end - base]], base)
             except OSError:
-                got = 0  # each record is then read by itself, so that only those on the bad spot fail
-        return _take_apart(self._buffer, got, offsets - base)
+                got = 0  # each record is then read alone, so only those on the bad spot fail
+        return _parse_block(self._buffer, got, offsets - base)
 
 
-def _swallows_another(words: NDArray[np.uint32], at: NDArray[np.int64], stops: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether there is a magic word inside: a writer splits such a record, so its length must be wrong."""
-    magic = np.flatnonzero(words == MAGIC)
-    inside = np.searchsorted(magic, (stops + 3) >> 2) - np.searchsorted(magic, at + 1)
-    swallows: NDArray[np.bool_] = inside > 0
-    return swallows
-
-
-def _take_apart(buffer: bytearray, got: int, places: NDArray[np.int64]) -> _Block:
+def _parse_block(buffer: bytearray, got: int, places: NDArray[np.int64]) -> _Block:
     """Read the headers of the records at `places` (bytes, shape (N,)) in the first `got` bytes of `buffer`."""
     words = np.frombuffer(buffer, "<u4")
     floats = words.view("<f4")
@@ -323,5 +298,7 @@ def _take_apart(buffer: bytearray, got: int, places: NDArray[np.int64]) -> _Bloc
     good: NDArray[np.bool_] = (
         reachable & (words[at] == MAGIC) & (word >> 29 == 0) & (starts < stops) & (stops <= got) & proper
     )
-    good &= ~_swallows_another(words[: got >> 2], places >> 2, stops)
+    # a magic word inside a record means that its length is wrong, since a writer splits such a record
+    magic = np.flatnonzero(words[: got >> 2] == MAGIC)
+    good &= np.searchsorted(magic, (stops + 3) >> 2) == np.searchsorted(magic, (places >> 2) + 1)
     return _Block(memoryview(buffer), good, labels, starts, stops)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.rec.index import RecordIndex, in_key_order, spoilt_mark
+from facedata.converters.rec.index import RecordIndex, damage_mark, in_key_order
 from facedata.converters.rec.recordio import (
     CHUNK_HEADER_SIZE,
     IMAGE_HEADER_SIZE,
@@ -22,14 +22,14 @@ from facedata.converters.rec.recordio import (
     padded,
     unpack_image_record,
 )
-from facedata.errors import FormatError, input_error
-from facedata.files import read_exactly
+from facedata.errors import FormatError
+from facedata.files import opened_regular, read_exactly
 
 __all__ = ["WalkedRecords", "walk_records"]
 
 _BLOCK = 1 << 22
 _NEEDED = CHUNK_HEADER_SIZE + IMAGE_HEADER_SIZE
-_LARGEST_ID = 1 << 62  # far above any; what is larger is damage, and leaves room to count on
+_LARGEST_ID = 1 << 62  # far above any real one: a larger id is damage
 _chunk_header = struct.Struct("<II")
 _record_id = struct.Struct("<Q")
 
@@ -39,24 +39,24 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class WalkedRecords:
-    """What a walk found, in file order.
+    """The records that a walk found, in file order.
 
     Attributes
     ----------
     offsets : array of int64
-        Where each record begins.
+        The offset of each record.
     identifiers : array of int64
-        The `id` in each record's image header, -1 where there is none.
+        The `id` in each record's image header, -1 if there is none.
     damaged : int
-        How many damaged places were passed over. Each stands in `offsets` too, so that reading it fails by name.
-    spoilt : array of int64
-        Those of `offsets` whose record could be read, though the walk has shown that it is not whole.
+        The number of damaged places that were skipped. Each is in `offsets` too, so that reading it fails by name.
+    corrupt : array of int64
+        Those of `offsets` whose record can be read, although the walk has shown that it is incomplete.
     """
 
     offsets: array[int] = field(default_factory=lambda: array("q"))
     identifiers: array[int] = field(default_factory=lambda: array("q"))
     damaged: int = 0
-    spoilt: array[int] = field(default_factory=lambda: array("q"))
+    corrupt: array[int] = field(default_factory=lambda: array("q"))
 
     def add(self, offset: int, identifier: int = -1) -> None:
         """Note a record."""
@@ -64,11 +64,15 @@ class WalkedRecords:
         self.identifiers.append(identifier)
 
     def index(self, path: str) -> RecordIndex:
-        """The index in key order: the keys are the records' own ids where these can be the keys they were written with.
+        """The index in key order; the keys are the ids in the records if these can be the original keys.
 
-        Otherwise the keys count the records in file order, the meta record being key 0 wherever it stands.
+        Otherwise the keys count the records in file order, with key 0 for the meta record wherever it is.
         """
-        offsets = self._marked()
+        offsets: NDArray[np.int64] = np.frombuffer(self.offsets, np.int64)
+        if self.corrupt:
+            offsets = offsets.copy()
+            places = np.searchsorted(offsets, np.frombuffer(self.corrupt, np.int64))
+            offsets[places] = damage_mark(offsets[places])
         ids: NDArray[np.int64] = np.frombuffer(self.identifiers, np.int64)
         if len(ids) and ids.min() < 0:
             ids = _with_gaps_filled(ids)
@@ -79,19 +83,9 @@ class WalkedRecords:
             offsets = np.concatenate([offsets[place : place + 1], offsets[:place], offsets[place + 1 :]])
         return RecordIndex(range(len(offsets)), offsets)
 
-    def _marked(self) -> NDArray[np.int64]:
-        """The offsets, with the marks that make reading a spoilt record fail."""
-        offsets: NDArray[np.int64] = np.frombuffer(self.offsets, np.int64)
-        if not self.spoilt:
-            return offsets
-        offsets = offsets.copy()
-        places = np.searchsorted(offsets, np.frombuffer(self.spoilt, np.int64))
-        offsets[places] = spoilt_mark(offsets[places])
-        return offsets
-
 
 def _with_gaps_filled(identifiers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """A damaged place gets the id behind that of the record before it, or one behind all; others keep theirs."""
+    """Give a damaged place the id after that of the record before it, or one after all; others keep theirs."""
     ids, known = identifiers.copy(), np.sort(identifiers)
     largest, last = int(known[-1]) if len(known) else -1, -1
     for place in np.flatnonzero(ids < 0).tolist():
@@ -104,10 +98,10 @@ def _with_gaps_filled(identifiers: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _are_keys(ids: NDArray[np.int64], end: float | None) -> bool:
-    """Whether the ids in the records can be the keys that these were written with.
+    """Whether the ids in the records can be the original keys.
 
-    InsightFace's dataset_clean.py and shuffle_rec.py count the keys anew and leave the old ones in the records: in the
-    first, ids reach beyond the keys that the meta record counts; in the second they are 1..N in random order.
+    InsightFace's dataset_clean.py and shuffle_rec.py number the keys again and leave the old ones in the records: in
+    the first, ids exceed the keys that the meta record counts; in the second they are 1..N in random order.
     """
     ordered = np.sort(ids)
     if len(ids) == 0 or bool((ordered[1:] == ordered[:-1]).any()):
@@ -119,7 +113,7 @@ def _are_keys(ids: NDArray[np.int64], end: float | None) -> bool:
 
 
 def _find_meta(path: str, ids: NDArray[np.int64], offsets: NDArray[np.int64]) -> tuple[int | None, float | None]:
-    """Where the meta record stands, which has the id 0 or is the last, and how many records it counts."""
+    """The place of the meta record, which has the id 0 or is the last, and the number of records that it counts."""
     zeros = np.flatnonzero(ids == 0)[:2].tolist()
     with RecordReader(path) as reader:
         for place in [*(zeros if len(zeros) == 1 else []), len(offsets) - 1]:
@@ -137,13 +131,13 @@ def walk_records(
 ) -> WalkedRecords:
     """Find every record of a ``.rec`` file.
 
-    The file is read once, from front to back, in blocks of 4 MiB; records longer than that are jumped over.
+    The file is read once, in order, in blocks of 4 MiB; records longer than that are skipped.
 
     Parameters
     ----------
     path : str or path
     salvage : bool
-        Pass over damage, to the next place where a record begins, instead of raising.
+        Skip damage, to the next place where a record begins, instead of raising.
     progress : callable, optional
 
     Raises
@@ -151,17 +145,14 @@ def walk_records(
     FormatError
         At the first damage, with its place, unless `salvage`.
     InputError
-        Where the file cannot be read.
+        If the file cannot be read.
     """
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return _Walk(file.fileno(), os.fspath(path), salvage, progress).run()
-    except OSError as error:
-        raise input_error(error, path) from error
+    with opened_regular(path) as descriptor:
+        return _Walk(descriptor, os.fspath(path), salvage, progress).run()
 
 
 class _Walk:
-    """One walk. `_block` is the piece of the file that is in memory, `_base` where it begins."""
+    """One walk. `_block` is the part of the file in memory, `_base` its offset."""
 
     def __init__(self, descriptor: int, path: str, salvage: bool, progress: Progress | None) -> None:
         self._descriptor, self._path, self._salvage, self._progress = descriptor, path, salvage, progress
@@ -182,16 +173,16 @@ class _Walk:
         return self._found
 
     def _load(self, offset: int, length: int) -> None:
-        """Have `length` bytes from `offset` in memory, or all that the file has there."""
+        """Load `length` bytes from `offset`, or all that the file has there."""
         end = self._base + len(self._block)
         if self._base <= offset and (offset + length <= end or end == self._size):
             return
         self._base, self._block = offset, read_exactly(self._descriptor, max(_BLOCK, length), offset)
         if len(self._block) < min(_BLOCK, self._size - offset):
-            raise FormatError(f"{self._path}: the file became shorter while it was read")
+            raise FormatError(f"{self._path}: the file became shorter while it was being read")
 
     def _walk_block(self, begin: int) -> int:
-        """Walk the records from `begin` that lie in the block; returns where to go on."""
+        """Walk the records from `begin` that lie in the block; return where to continue."""
         unpack, add, size = _chunk_header.unpack_from, self._found.add, self._size
         block, base = self._block, self._base
         limit = len(block) if base + len(block) >= size else len(block) - _NEEDED + 1
@@ -223,17 +214,17 @@ class _Walk:
         return identifier if identifier < _LARGEST_ID else -1
 
     def _resume(self, offset: int) -> int:
-        """Note the damage at `offset`; returns the next place at which a record may begin."""
-        self._note_damage(offset, "no whole record begins or goes on here: the file was cut or damaged")
+        """Note the damage at `offset`; return the next place at which a record may begin."""
+        self._note_damage(offset, "no complete record begins or continues here: the file is truncated or damaged")
         if not self._in_record:
             self._found.add(offset)
-        # the record that is cut short here is listed already, and a whole one may begin at this very place
+        # the record that ends here is listed already, and a complete one may begin at this place
         found = self._record_in(offset, self._size, skip=0 if self._in_record else 1)
         self._in_record = False
         return self._size if found is None else found
 
     def _record_inside(self, offset: int, end: int) -> int | None:
-        """Where another record begins inside the chunk at `offset`, whose length is then wrong; notes the damage."""
+        """Find another record that begins inside the chunk at `offset`, whose length is then wrong; note the damage."""
         in_memory = self._base <= offset and end + 3 <= self._base + len(self._block)
         if in_memory and self._block.find(MAGIC_BYTES, offset + 4 - self._base, end + 3 - self._base) < 0:
             return None
@@ -243,8 +234,8 @@ class _Walk:
         return inside
 
     def _resume_inside(self, inside: int) -> int:
-        """Note that the last record listed is not whole; returns the next place at which a record may begin."""
-        self._found.spoilt.append(self._found.offsets[-1])
+        """Note that the last record listed is incomplete; return the next place at which a record may begin."""
+        self._found.corrupt.append(self._found.offsets[-1])
         self._in_record = False
         found = self._record_in(inside, self._size)
         return self._size if found is None else found
@@ -254,14 +245,14 @@ class _Walk:
         if not self._salvage:
             raise FormatError(
                 f"{self._path}: byte {offset} of {self._size}: {what}; the {len(self._found.offsets)} records before "
-                "it are whole. Fetch the file again, or give --salvage to take what can be read"
+                "it are complete. Fetch the file again, or give --salvage to read what can be read"
             )
 
     def _record_in(self, begin: int, end: int, *, skip: int = 0, inside_record: bool = False) -> int | None:
         """The first place from `begin` (`skip` bytes more) to `end` where a record begins, or inside one may begin.
 
-        Inside a record a magic word at a multiple of 4 bytes cannot be: the writer would have split it there. At other
-        places it can, and is taken for a record's only if another record, or the end of the file, follows it.
+        Inside a record there is no magic word at a multiple of 4 bytes: the writer would have split it there. At other
+        places there may be one, which counts as a record only if another record, or the end of the file, follows.
         """
         offset = begin + skip
         while offset < end:
@@ -271,7 +262,7 @@ class _Walk:
             while at >= 0 and base + at < end:
                 whole_words = (base + at - begin) % 4 == 0
                 if inside_record and (whole_words or not self._salvage):
-                    likely = whole_words  # elsewhere an image may hold anything, and its record is as it should be
+                    likely = whole_words  # elsewhere an image may hold any bytes, and its record is intact
                 else:
                     likely = self._begins_record(base + at, whole_words=whole_words)
                 if likely:

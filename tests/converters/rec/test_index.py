@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import file_of
 
-from facedata.converters.rec import index as index_module
 from facedata.converters.rec.index import RecordIndex, read_index, write_index
 from facedata.errors import FormatError, InputError, InputNotFoundError, OutputError
 
 LARGEST = (1 << 63) - 1
-MENDED_BY = "--rebuild-index does without it, facedata index-rec --overwrite mends it"
+MENDED_BY = "give --rebuild-index to read without it, or rebuild it with facedata index-rec --overwrite"
 
 ENTRIES = st.dictionaries(
     st.integers(0, 30) | st.integers(0, 1 << 40), st.integers(0, 1 << 62) | st.integers(0, 1 << 20), max_size=30
@@ -30,9 +28,9 @@ def read_text(text: str) -> RecordIndex:
         return read_index(path)
 
 
-@given(ENTRIES, st.integers(16, 80))
-def test_keys_and_offsets_in_any_order_come_back_in_key_order(entries: dict[int, int], block: int) -> None:
-    with file_of(b"", "train.idx") as path, patch.object(index_module, "_CHUNK", block):
+@given(ENTRIES)
+def test_keys_and_offsets_in_any_order_come_back_in_key_order(entries: dict[int, int]) -> None:
+    with file_of(b"", "train.idx") as path:
         write_index(path, list(entries), np.array(list(entries.values()), np.int64))
         index = read_index(path)
     assert list(index.keys) == sorted(entries)
@@ -40,13 +38,12 @@ def test_keys_and_offsets_in_any_order_come_back_in_key_order(entries: dict[int,
     assert isinstance(index.keys, range) == (bool(entries) and max(entries) - min(entries) == len(entries) - 1)
 
 
-@given(ENTRIES, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.integers(16, 80))
+@given(ENTRIES, st.sampled_from(["\n", "\r\n"]), st.booleans())
 def test_line_ends_of_any_kind_and_none_at_the_end_are_read(
-    entries: dict[int, int], line_end: str, end_missing: bool, block: int
+    entries: dict[int, int], line_end: str, end_missing: bool
 ) -> None:
     text = "".join(f"{key}\t{offset}{line_end}" for key, offset in entries.items())
-    with patch.object(index_module, "_CHUNK", block):
-        index = read_text(text.removesuffix(line_end) if end_missing else text)
+    index = read_text(text.removesuffix(line_end) if end_missing else text)
     assert dict(zip(index.keys, index.offsets.tolist(), strict=True)) == entries
 
 
@@ -100,12 +97,8 @@ BAD_LINES = {
 }
 
 
-@pytest.mark.parametrize("block", [16, 1 << 24], ids=["small blocks", "one block"])
 @pytest.mark.parametrize(("text", "line", "shown"), BAD_LINES.values(), ids=BAD_LINES)
-def test_a_bad_line_is_refused_by_file_number_and_text(
-    text: str, line: int, shown: str, block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(index_module, "_CHUNK", block)
+def test_a_bad_line_is_refused_by_file_number_and_text(text: str, line: int, shown: str) -> None:
     with pytest.raises(FormatError) as caught:
         read_text(text)
     message = str(caught.value).replace(r"\t", "\t")  # a tab may be shown as itself or escaped
@@ -119,26 +112,15 @@ def test_control_characters_of_a_bad_line_do_not_reach_the_terminal() -> None:
     assert str(caught.value).isprintable()
 
 
-def test_letters_behind_the_last_offset_are_noticed_where_numpy_only_stops_there(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def as_before_numpy_2_4(block: bytes) -> np.ndarray:
-        return np.array([int(number) for number in re.findall(rb"\d+", block)], np.int64)
-
-    monkeypatch.setattr(index_module, "_numbers", as_before_numpy_2_4)
-    with pytest.raises(FormatError, match="line 2 is"):
-        read_text("1\t0\n2\t40x\n")
-
-
 @pytest.mark.parametrize("text", ["1\t0\n2\t40\n1\t80\n", "2\t0\n1\t40\n1\t80\n", "5\t0\n1\t40\n2\t80\n1\t120\n"])
 def test_a_key_that_stands_twice_is_refused_by_name(text: str) -> None:
-    with pytest.raises(FormatError, match=r"train\.idx: key 1 stands twice.*" + MENDED_BY):
+    with pytest.raises(FormatError, match=r"train\.idx: key 1 occurs twice.*" + MENDED_BY):
         read_text(text)
 
 
 @pytest.mark.parametrize("offset", [(1 << 64) - 1, LARGEST, 1 << 80])
 def test_an_offset_that_a_failed_write_left_is_refused_by_line_and_key(offset: int) -> None:
-    message = rf"train\.idx: line 2, key 7: offset {offset} is what a failed write leaves.*{MENDED_BY}"
+    message = rf"train\.idx: line 2, key 7: invalid offset {offset} .left by a failed write..*{MENDED_BY}"
     with pytest.raises(FormatError, match=message):
         read_text(f"1\t0\n7\t{offset}\n")
 
@@ -162,7 +144,7 @@ def test_an_empty_file_is_an_index_without_records() -> None:
 def test_an_index_that_cannot_be_read_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputNotFoundError, match=r"train\.idx: no such file"):
         read_index(tmp_path / "train.idx")
-    with pytest.raises(InputError, match=re.escape(f"{tmp_path}: cannot be read")):
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path}: is a folder, not a file")):
         read_index(tmp_path)
 
 

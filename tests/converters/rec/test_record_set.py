@@ -19,12 +19,10 @@ from hypothesis import strategies as st
 from support import RecordSetMaker, chunk, jpeg, raised_without_root
 
 from facedata.converters.rec import record_set as record_set_module
+from facedata.converters.rec.dialect import INSIGHTFACE, PLAIN, SetChecker, float32_error
 from facedata.converters.rec.index import RecordIndex
 from facedata.converters.rec.record_set import (
-    INSIGHTFACE,
-    PLAIN,
     OpenOptions,
-    RecordFiles,
     RecordSet,
     find_record_files,
     open_record_set,
@@ -35,7 +33,7 @@ from facedata.errors import EmptyDatasetError, FormatError, InputError, InputNot
 
 MakeSet = Callable[..., RecordSetMaker]
 SALVAGE, REBUILD = OpenOptions(salvage=True), OpenOptions(rebuild_index=True)
-MENDED_BY = "--rebuild-index does without it, facedata index-rec --overwrite mends it"
+MENDED_BY = "give --rebuild-index to read without it, or rebuild it with facedata index-rec --overwrite"
 NOT_A_HEADER = struct.pack("<IfQQ", 2, 0.0, 0, 0)
 """A payload that announces two labels and ends: the chunk is whole, the image record is not."""
 
@@ -183,11 +181,11 @@ def test_a_file_that_is_no_record_file_is_refused(tmp_path: Path) -> None:
 
 def test_folders_in_the_place_of_files_are_refused(record_set: MakeSet, tmp_path: Path) -> None:
     (tmp_path / "records" / "train.rec").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"train\.rec: is no regular file"):
+    with pytest.raises(InputError, match=r"train\.rec: is a folder, not a file"):
         open_record_set(tmp_path / "records")
     folder = record_set().plain([0], index=False)
     (folder / "train.idx").mkdir()
-    with pytest.raises(InputError, match=r"train\.idx: is no regular file"):
+    with pytest.raises(InputError, match=r"train\.idx: is a folder, not a file"):
         open_record_set(folder)
 
 
@@ -235,7 +233,7 @@ def test_a_record_file_cut_in_its_last_record_is_refused_with_the_record(record_
     maker = record_set()
     folder = maker.plain([0, 1, 2])
     os.truncate(folder / "train.rec", len(maker.data) - 3 - missing)  # 3 bytes are padding
-    message = rf"its last record \(key 2, byte {maker.offsets[2]}\) is not whole.*--salvage"
+    message = rf"its last record \(key 2, byte {maker.offsets[2]}\) is incomplete.*--salvage"
     with pytest.raises(FormatError, match=message):
         open_record_set(folder)
     assert delivered(open_record_set(folder, SALVAGE)) == ["0", "1"]
@@ -246,7 +244,9 @@ def test_records_without_an_index_that_were_cut_are_refused_with_the_place(recor
     maker = record_set()
     folder = maker.plain([0, 1, 2], index=False)
     os.truncate(folder / "train.rec", len(maker.data) - 9)
-    with pytest.raises(FormatError, match=rf"train\.rec: byte {maker.offsets[2]} of .*2 records before it are whole"):
+    with pytest.raises(
+        FormatError, match=rf"train\.rec: byte {maker.offsets[2]} of .*2 records before it are complete"
+    ):
         open_record_set(folder)
     opened = open_record_set(folder, SALVAGE)
     assert (delivered(opened), failed(opened)) == (["0", "1"], ["2"])
@@ -312,7 +312,7 @@ def test_a_key_in_place_of_another_is_said_by_the_one_that_is_missing(record_set
     maker = record_set()
     maker.insightface([3, 3])
     maker.keys[2] = 99
-    message = rf"train\.idx: key 3 is missing, though the meta record counts it; {MENDED_BY}"
+    message = rf"train\.idx: key 3 is missing, although the meta record counts it; {MENDED_BY}"
     with pytest.raises(FormatError, match=message):
         open_record_set(maker.write())
 
@@ -352,7 +352,7 @@ ABSURD = {
 @pytest.mark.parametrize("announced", ABSURD.values(), ids=ABSURD)
 def test_a_meta_record_that_cannot_be_is_refused(record_set: MakeSet, announced: tuple[float, float]) -> None:
     folder = set_with_meta(record_set(), announced)
-    with pytest.raises(FormatError, match=r"train\.rec: key 0 is a meta record that says .*, which cannot be"):
+    with pytest.raises(FormatError, match=r"train\.rec: key 0 is a meta record that says .*, which is impossible"):
         open_record_set(folder)
 
 
@@ -391,7 +391,7 @@ def test_without_a_readable_meta_record_the_people_are_found_by_search(
         opened = open_record_set(maker.write(), options)
     assert (opened.dialect, opened.classes) == (INSIGHTFACE, 2)
     assert keys_and_labels(opened) == [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1)]
-    assert re.search(r"train\.idx: .*key 0.* missing or damaged", caplog.text)
+    assert re.search(r"train\.idx: .*key 0.* missing or corrupt", caplog.text)
 
 
 @pytest.mark.parametrize("damaged", range(9))
@@ -506,7 +506,7 @@ def test_a_property_file_of_garbage_is_not_used_and_said(
     (folder / "property").write_bytes(content)
     with caplog.at_level(logging.WARNING, logger="facedata"):
         assert open_record_set(folder).classes == 2  # by the identity records
-    assert "property: its first line is not num_classes,height,width; it is not used" in caplog.text
+    assert "property: its first line is not num_classes,height,width; the file is ignored" in caplog.text
 
 
 def test_without_property_and_identity_records_no_classes_are_declared(record_set: MakeSet) -> None:
@@ -578,7 +578,7 @@ def test_a_kept_index_that_is_damaged_is_refused_with_what_to_do(
 ) -> None:
     folder, kept, options = kept_index(record_set, tmp_path)
     kept.write_bytes(content)
-    message = re.escape(str(kept)) + ": this rebuilt index of an earlier run is damaged; remove it"
+    message = re.escape(str(kept)) + ": this rebuilt index of an earlier run is corrupt; remove it"
     with pytest.raises(FormatError, match=message):
         open_record_set(folder, options)
 
@@ -598,9 +598,8 @@ def one_of_each(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, int]
         maker.write(index=False)
         offsets = np.repeat(np.array([meta, image, person], np.uint8), [1, images, people])
         index = RecordIndex(range(len(offsets)), offsets)  # type: ignore[arg-type]
-        files = RecordFiles(str(folder), str(folder / "train.rec"), str(folder / "train.idx"), None)
-        with RecordReader(files.records) as reader:
-            return record_set_module._Checks(files, index, reader, salvage=False).dialect()
+        with RecordReader(folder / "train.rec") as reader:
+            return SetChecker(reader, index, "train.idx", salvage=False).dialect()
 
     return opened
 
@@ -635,7 +634,7 @@ def test_a_single_identity_record_is_found_where_the_meta_record_is_rounded(
 @given(st.integers(1, 1 << 40))
 def test_the_rounding_allowed_is_what_float32_does_and_little_more(number: int) -> None:
     error = abs(int(np.float32(number)) - number)
-    allowed = record_set_module._rounding(int(np.float32(number)))
+    allowed = float32_error(int(np.float32(number)))
     assert error <= allowed <= max(number >> 23, 1)
     assert allowed == 0 or number >= LIMIT - 1
 
@@ -658,5 +657,5 @@ def test_a_length_that_the_index_contradicts_is_no_reason_to_read_too_much(recor
     maker.offsets.append(len(maker.data))
     maker.keys.append(1)
     maker.data += chunk(0, bytes(40), length=(1 << 29) - 1)
-    with pytest.raises(FormatError, match="claims 536870911 bytes, but the file ends 40 bytes after its header"):
+    with pytest.raises(FormatError, match="has 536870911 bytes, but the file ends 40 bytes after its header"):
         open_record_set(maker.write())

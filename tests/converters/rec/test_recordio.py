@@ -125,7 +125,7 @@ def test_the_image_header_has_the_layout_of_irheader() -> None:
 @pytest.mark.parametrize("flag", [3, (1 << 32) - 1])
 def test_a_header_that_announces_more_labels_than_there_are_is_refused(flag: int) -> None:
     payload = struct.pack("<IfQQ", flag, 0.0, 0, 0) + bytes(11)
-    with pytest.raises(FormatError, match=f"announces {flag} labels, but the record has 35 bytes"):
+    with pytest.raises(FormatError, match=f"declares {flag} labels, but the record has 35 bytes"):
         unpack_image_record(payload)
 
 
@@ -151,29 +151,29 @@ def test_the_class_is_the_label_or_the_first_of_the_array(labels: tuple[float, .
 @pytest.mark.parametrize("label", [float("nan"), float("inf"), float("-inf"), -1.0, 0.5, 1e-30])
 @pytest.mark.parametrize("flag", [0, 2])
 def test_a_label_that_is_not_a_whole_number_from_0_is_refused(label: float, flag: int) -> None:
-    with pytest.raises(FormatError, match=re.escape(f"label {label:g} is not a whole number from 0")):
+    with pytest.raises(FormatError, match=re.escape(f"label {label:g} is not an integer from 0")):
         class_of(ImageRecord(flag, (label, 1.0), 0, 0, b""))
 
 
 @pytest.mark.parametrize("label", [float(LARGEST_LABEL + 2), 3.0e38])
 def test_a_label_that_float32_may_have_rounded_is_refused(label: float) -> None:
-    with pytest.raises(FormatError, match=f"above {LARGEST_LABEL}, where the format's float32 labels are rounded"):
+    with pytest.raises(FormatError, match=f"above {LARGEST_LABEL}, above which float32 labels are rounded"):
         class_of(ImageRecord(0, (label,), 0, 0, b""))
 
 
 DAMAGED = {
     "wrong magic": (chunk(0, b"abcd", magic=0x0BADCAFE), "no record begins at byte 0: found 0x0badcafe, expected"),
-    "cflag 4": (chunk(4, b"abcd"), "cflag 4 at byte 0 is none of 0 to 3"),
-    "cflag 7": (chunk(7, b"abcd"), "cflag 7 at byte 0 is none of 0 to 3"),
-    "begins with part 2": (chunk(2, b"abcd"), "part 2 of a split record stands here"),
-    "begins with part 3": (chunk(3, b"abcd"), "part 3 of a split record stands here"),
+    "cflag 4": (chunk(4, b"abcd"), "cflag 4 at byte 0 is not one of 0 to 3"),
+    "cflag 7": (chunk(7, b"abcd"), "cflag 7 at byte 0 is not one of 0 to 3"),
+    "begins with part 2": (chunk(2, b"abcd"), "here is part 2 of a split record"),
+    "begins with part 3": (chunk(3, b"abcd"), "here is part 3 of a split record"),
     "split, then a whole record": (chunk(1, b"ab") + chunk(0, b"cd"), "not continued at byte 12: a new record"),
     "split, then another split": (chunk(1, b"ab") + chunk(1, b"cd"), "not continued at byte 12: a new record"),
     "split, then the end": (chunk(1, b"abcd"), "offset 12 lies past the end of the file"),
     "split, then garbage": (chunk(1, b"abcd") + bytes(16), "no record begins at byte 12"),
-    "longer than the file": (chunk(0, b"abcd", length=5), "claims 5 bytes, but the file ends 4 bytes after its header"),
-    "as long as can be": (chunk(0, b"abcd", length=MAXIMUM_LENGTH), f"claims {MAXIMUM_LENGTH} bytes, but the file"),
-    "part longer than the file": (chunk(1, b"abcd") + chunk(3, b"", length=1), "byte 12 claims 1 bytes, but the file"),
+    "longer than the file": (chunk(0, b"abcd", length=5), "has 5 bytes, but the file ends 4 bytes after its header"),
+    "as long as can be": (chunk(0, b"abcd", length=MAXIMUM_LENGTH), f"has {MAXIMUM_LENGTH} bytes, but the file"),
+    "part longer than the file": (chunk(1, b"abcd") + chunk(3, b"", length=1), "byte 12 has 1 bytes, but the file"),
     "header cut": (chunk(0, b"")[:7], "offset 0 lies past the end of the file"),
     "empty file": (b"", "offset 0 lies past the end of the file"),
 }

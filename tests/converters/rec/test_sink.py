@@ -24,13 +24,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import MemorySource, jpeg, peak_bytes, tree
+from support import MemorySource, RecordSetMaker, jpeg, peak_bytes, tree
 
 from facedata.converters.convert import convert, plan_conversion
-from facedata.converters.rec import completion, create_sink
-from facedata.converters.rec.record_set import INSIGHTFACE, PLAIN, open_record_set
-from facedata.converters.rec.recordio import LARGEST_LABEL, MAGIC_BYTES, ImageRecord, pack_image_record
-from facedata.converters.rec.writer import InsightFaceWriter, RecordWriter
+from facedata.converters.rec import create_sink
+from facedata.converters.rec import writer as writer_module
+from facedata.converters.rec.dialect import INSIGHTFACE, PLAIN
+from facedata.converters.rec.record_set import open_record_set
+from facedata.converters.rec.recordio import LARGEST_LABEL, MAGIC_BYTES, ImageRecord
 from facedata.dataset import OrderedOutput, Sample, create_dataset
 from facedata.errors import (
     DiskFullError,
@@ -91,11 +92,11 @@ def items_of(drawn: list[tuple[int, bytes]]) -> list[Sample | SampleError]:
 
 
 def written_one_by_one(folder: str, samples: Sequence[Sample]) -> dict[str, bytes]:
-    """What a plain loop over the record writer writes."""
-    with RecordWriter(Path(folder, "train.rec")) as writer:
-        for key, sample in enumerate(samples):
-            writer.write(key, pack_image_record(ImageRecord(0, (float(sample.label),), key, 0, sample.image)))
-    return tree(Path(folder))
+    """What a plain loop writes."""
+    maker = RecordSetMaker(Path(folder))
+    for key, sample in enumerate(samples):
+        maker.add(key, float(sample.label), sample.image)
+    return tree(maker.write())
 
 
 @settings(max_examples=40)  # each forces some files to the disk
@@ -133,10 +134,8 @@ def test_what_is_packed_for_insightface_is_read_back(drawn: list[tuple[int, byte
         assert opened.dialect == INSIGHTFACE
         assert list(opened.source) == [Sample(str(key), s.label, s.image) for key, s in enumerate(good, 1)]
         assert read_as_insightface(folder) == [(label, [s.image for s in good if s.label == label]) for label in labels]
-        if labels == list(range(len(labels))):  # the other writer knows no gaps
-            with InsightFaceWriter(other, (112, 112)) as writer:
-                for sample in good:
-                    writer.write(sample.label, sample.image)
+        if labels == list(range(len(labels))):
+            RecordSetMaker(Path(other)).insightface_of(good)
             assert tree(Path(folder)) | {"failures.jsonl": b""} == tree(Path(other)) | {"failures.jsonl": b""}
 
 
@@ -268,17 +267,17 @@ def test_gaps_in_the_labels_are_told_with_the_way_out(tmp_path: Path, caplog: py
     pack(tmp_path / "one", MemorySource(samples_of([0, 1, 2])))
     assert not caplog.records
     pack(tmp_path / "two", MemorySource(samples_of([1, 5])))
-    assert "labels reach 5, but only 2 of them have images; --relabel closes the gaps" in caplog.text
+    assert "the largest label is 5, but only 2 labels have images; --relabel closes the gaps" in caplog.text
     opened = open_record_set(tmp_path / "two")
     assert (opened.classes, [sample.label for sample in opened.source]) == (6, [1, 5])
 
 
 def test_more_records_than_float32_counts_are_refused_before_any_work_with_the_way_out(tmp_path: Path) -> None:
     source = MemorySource(samples_of([0, 0, 1, 2]))
-    with patch.object(completion, "LARGEST_INSIGHTFACE_SET", 4 + 3 + 1):
+    with patch.object(writer_module, "LARGEST_INSIGHTFACE_SET", 4 + 3 + 1):
         pack(tmp_path / "fits", source)
     with (
-        patch.object(completion, "LARGEST_INSIGHTFACE_SET", 4 + 3),
+        patch.object(writer_module, "LARGEST_INSIGHTFACE_SET", 4 + 3),
         pytest.raises(OptionError, match=r"in float32, which is exact only up to 7, .*--style plain has no such limit"),
     ):
         pack(tmp_path / "too-many", source)
@@ -508,7 +507,7 @@ def test_a_build_file_that_was_cut_is_told(tmp_path: Path, name: str) -> None:
     source = MemorySource(samples_of(LABELS))
     path = stopped_halfway(tmp_path / "set", source) / name
     os.truncate(path, path.stat().st_size // 8)
-    with pytest.raises(OutputMismatchError, match=rf"{name}: has \d+ bytes, but \d+ were written by earlier runs"):
+    with pytest.raises(OutputMismatchError, match=rf"{name}: has \d+ bytes, but earlier runs of this job wrote \d+"):
         pack(tmp_path / "set", source, shards=6)
     sink, _ = create_sink(str(tmp_path / "set")).fit(source)
     plan = plan_conversion("test", source, sink, size=6 * BLOCK)
@@ -529,7 +528,7 @@ def test_a_build_file_that_was_overwritten_is_told(tmp_path: Path) -> None:
     building = stopped_halfway(tmp_path / "set", source)
     with open(building / "train.rec", "r+b") as file:
         file.write(bytes(100))
-    with pytest.raises(OutputMismatchError, match=r"train\.rec: was damaged: .*--overwrite starts afresh"):
+    with pytest.raises(OutputMismatchError, match=r"train\.rec: is corrupt: .*--overwrite starts again"):
         pack(tmp_path / "set", source, shards=6)
 
 
@@ -540,9 +539,6 @@ def test_a_set_of_many_people_ends_as_the_other_writer_ends_it(
     people = (1 << 16) + 5  # more than are written at once
     source = MemorySource([Sample(str(n), n, jpeg(n)) for n in range(people)])
     pack(tmp_path / "set", source)
-    with InsightFaceWriter(tmp_path, (112, 112)) as writer:
-        for sample in source.items:
-            assert isinstance(sample, Sample)
-            writer.write(sample.label, sample.image)
+    RecordSetMaker(tmp_path).insightface_of([item for item in source.items if isinstance(item, Sample)])
     for name in ("train.rec", "train.idx", "property"):
         assert (tmp_path / "set" / name).read_bytes() == (tmp_path / name).read_bytes()

@@ -158,7 +158,7 @@ def test_a_label_that_is_a_signalling_nan_fails_without_a_warning(record_set: Ma
     maker.add(1, 1.0, jpeg(1))
     items = list(open_record_set(maker.write()).source.read())
     assert [isinstance(item, SampleError) for item in items] == [True, False]
-    assert "label nan is not a whole number" in str(items[0])
+    assert "label nan is not an integer" in str(items[0])
 
 
 def test_records_larger_than_a_block_and_far_apart_are_delivered(record_set: MakeSet) -> None:
@@ -238,10 +238,10 @@ def test_a_damaged_record_fails_alone_with_key_offset_and_reason(record_set: Mak
         (str(key), offset) for key, offset in zip(maker.keys[1:8], maker.offsets[1:8], strict=True)
     ]
     assert [error.reason for error in errors] == [
-        "the header announces 9 labels, but the record has 44 bytes",
-        "label 1.5 is not a whole number from 0",
-        "label nan is not a whole number from 0",
-        "label -1 is not a whole number from 0",
+        "the header declares 9 labels, but the record has 44 bytes",
+        "label 1.5 is not an integer from 0",
+        "label nan is not an integer from 0",
+        "label -1 is not an integer from 0",
         "the record holds no image",
         "a record of 5 bytes is too short for the 24 byte image header",
         f"no record begins at byte {maker.offsets[7]}: found 0xced7230b, expected the magic 0xced7230a",
@@ -278,7 +278,7 @@ def test_a_file_that_became_shorter_fails_for_what_is_gone(record_set: MakeSet) 
     items = list(source.read())
     assert [item.key for item in items if isinstance(item, Sample)] == ["0", "1", "2"]
     reasons = [item.reason for item in items if isinstance(item, SampleError)]
-    assert re.match(rf"the record at byte {maker.offsets[3]} claims \d+ bytes, but the file ends 12 bytes", reasons[0])
+    assert re.match(rf"the record at byte {maker.offsets[3]} has \d+ bytes, but the file ends 12 bytes", reasons[0])
     assert all("past the end of the file" in reason for reason in reasons[1:])
 
 

@@ -79,7 +79,7 @@ def salvaged(data: bytes, block: int = 1 << 22) -> tuple[list[bytes], int]:
             except FormatError:
                 failed += 1
                 continue
-            if offset in walked.spoilt:
+            if offset in walked.corrupt:
                 failed += 1
             else:
                 whole.append(encode_record(payload))
@@ -345,12 +345,12 @@ def test_a_file_that_becomes_shorter_is_a_format_error(tmp_path: Path, monkeypat
     monkeypatch.setattr(walk_module, "_BLOCK", 64)
     path = tmp_path / "train.rec"
     path.write_bytes(A * 9)
-    with pytest.raises(FormatError, match=re.escape(f"{path}: the file became shorter while it was read")):
+    with pytest.raises(FormatError, match=re.escape(f"{path}: the file became shorter while it was being read")):
         walk_records(path, salvage=True, progress=lambda done, _: os.truncate(path, done + 8))
 
 
 def test_a_file_that_cannot_be_read_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputNotFoundError, match=r"train\.rec: no such file"):
         walk_records(tmp_path / "train.rec")
-    with pytest.raises(InputError, match=re.escape(f"{tmp_path}: cannot be read")):
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path}: is a folder, not a file")):
         walk_records(tmp_path)
