@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 from support import MemorySource
 
-from facedata.converters.convert import convert, plan_conversion
+from facedata.converters.convert import Conversion, plan_conversion, run_conversion
 from facedata.converters.lmdb import create_sink
 from facedata.converters.lmdb.sink import LmdbSink
 from facedata.converters.lmdb.writer import BuildFiles, LmdbWriter
 from facedata.dataset import Sample, Source
 from facedata.jobs.job import JobOptions, JobSummary
 from facedata.jobs.journal import Journal, JournalWriter
-from facedata.jobs.plan import Plan
 
 HEADER = b"\xff\xd8\xff\xc0\x00\x11\x08\x00\x02\x00\x03\x03\x01\x11\x00\x02\x11\x01\x03\x11\x01"
 """Of a JPEG of 2 x 3 pixels and three channels."""
@@ -87,10 +86,9 @@ def samples(count: int, *, people: int = 7) -> MemorySource:
     return MemorySource(items)
 
 
-def plan_of(source: Source, sink: LmdbSink, shards: int) -> tuple[Plan, LmdbSink]:
-    """The plan with so many shards, and the sink made ready."""
-    fitted, ends = sink.fit(source)
-    return plan_conversion("test", source, fitted, size=shards * SHARD, ends=ends), fitted
+def planned(source: Source, sink: LmdbSink, shards: int) -> Conversion:
+    """A conversion in so many shards."""
+    return plan_conversion("test", source, sink, size=shards * SHARD)
 
 
 def build(
@@ -98,8 +96,7 @@ def build(
 ) -> JobSummary:
     """Build a database as the engine does."""
     sink = replace(create_sink(str(path), **options), map_size=map_size)
-    plan, fitted = plan_of(source, sink, shards)
-    return convert(plan, source, fitted, JobOptions(workers=workers, **(job or {})))
+    return run_conversion(planned(source, sink, shards), JobOptions(workers=workers, **(job or {})))
 
 
 def built(path: Path) -> tuple[bytes, str]:

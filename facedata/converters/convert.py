@@ -231,9 +231,6 @@ def plan_dataset(sources: Sequence[str], target: str | Sink, options: Conversion
     if options.change is not None:
         change, sink = options.change(selected, sink)
         change = change.part(0, len(source))
-    sink, ends = sink.fit(source)
-    for item in inputs:  # the change and the source may have added files to write
-        refuse_overlap(item.source.places(), sink.root, sink.named_files())
     facts = [
         {
             "set": path,
@@ -246,17 +243,18 @@ def plan_dataset(sources: Sequence[str], target: str | Sink, options: Conversion
         }
         for (name, path, opened), (shift, classes) in zip(inputs, labels, strict=True)
     ]
-    plan = plan_conversion(
+    conversion = plan_conversion(
         options.command,
         source,
         sink,
-        size=source.size(),
-        ends=ends,
         options={"labels": options.labels, "limit": options.limit, **selection.options()},
         facts={"sets": facts, "command_line": options.command_line},
         change=change,
     )
-    return Conversion(plan, source, sink, change, inputs)
+    sink = conversion.sink
+    for item in inputs:  # the change and `Sink.fit` may have added files to write
+        refuse_overlap(item.source.places(), sink.root, sink.named_files())
+    return replace(conversion, inputs=inputs)
 
 
 def plan_conversion(
@@ -264,23 +262,23 @@ def plan_conversion(
     source: Source,
     sink: Sink,
     *,
-    size: int,
+    size: int | None = None,
     ends: tuple[int, ...] | None = None,
     options: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
     change: Change | None = None,
-) -> Plan:
-    """The plan of moving all of `source` to `sink`, which `Sink.fit` has made ready for it.
+) -> Conversion:
+    """Plan to write all samples of a source to a sink; writes nothing.
 
     Parameters
     ----------
     command : str
         The name of the command that runs the job.
     source, sink
-    size : int
-        About how many bytes the input has; decides only the number of shards.
+    size : int, optional
+        About how many bytes the input has, if that is not the size of the source; decides only the number of shards.
     ends : tuple of int, optional
-        Where the sink wants the shards to end.
+        Where the shards end, if not where the sink wants them to.
     options : mapping, optional
         Further options that decide what is written.
     facts : mapping, optional
@@ -288,17 +286,24 @@ def plan_conversion(
     change : Change, optional
         The change of the samples on their way.
     """
-    most = None if change is None else change.samples_per_shard
-    limit = _BYTES_PER_BLOCK if isinstance(sink, OrderedOutput) else _BYTES_PER_SHARD
-    return Plan(
+    sink, wanted_ends = sink.fit(source)
+    ends = wanted_ends if ends is None else ends
+    if ends is None:
+        most = None if change is None else change.samples_per_shard
+        limit = _BYTES_PER_BLOCK if isinstance(sink, OrderedOutput) else _BYTES_PER_SHARD
+        shards = shard_count(len(source), source.size() if size is None else size, limit, most)
+    else:
+        shards = len(ends)
+    plan = Plan(
         command,
         source.identity(),
         {**sink.identity(), **(change.identity() if change else {}), **(options or {})},
         len(source),
-        shard_count(len(source), size, limit, most) if ends is None else len(ends),
+        shards,
         {**(facts or {}), "named_files": [os.path.abspath(name) for name in sink.named_files()]},
         ends,
     )
+    return Conversion(plan, source, sink, change)
 
 
 def check_conversion(conversion: Conversion, *, overwrite: bool) -> None:
@@ -322,10 +327,10 @@ def run_conversion(conversion: Conversion, job: JobOptions | None = None) -> Job
 
 
 def convert(
-    plan: Plan, source: Source, sink: Sink, options: JobOptions | None = None, change: Change | None = None
+    conversion: Conversion, source: Source, sink: Sink, job: JobOptions | None = None, change: Change | None = None
 ) -> JobSummary:
-    """Run the plan of moving `source` to `sink`; for tests that have not changed to `run_conversion` yet."""
-    return run_conversion(Conversion(plan, source, sink, change), options)
+    """Removed soon: `run_conversion`."""
+    return run_conversion(conversion, job)
 
 
 def _with_last_label(facts: Mapping[str, Any], state: JobState) -> Mapping[str, Any]:

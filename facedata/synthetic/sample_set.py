@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.convert import convert, plan_conversion
+from facedata.converters.convert import Conversion, check_conversion, plan_conversion, run_conversion
 from facedata.converters.rec import RecSink
 from facedata.dataset import Sample, Source
 from facedata.errors import OptionError, output_error
 from facedata.files import atomic_writer
 from facedata.images import import_opencv, opencv_in_one_thread
 from facedata.jobs.job import JobOptions
-from facedata.jobs.output import check_output
-from facedata.jobs.plan import Plan
 from facedata.synthetic.faces import (
     DrawnFace,
     Identity,
@@ -222,10 +220,11 @@ def make_sample(
         After SIGINT or SIGTERM; the same call resumes.
     """
     options = options or SampleOptions()
-    plan, source, sink = _plan(folder, options, preview, command_line)
+    conversion = _plan(folder, options, preview, command_line)
     with opencv_in_one_thread():  # in the process that forks the workers too
-        summary = convert(plan, source, sink, job)
-    return SampleSummary(os.fspath(folder), options.identities, len(source), summary.bytes, sink.preview)
+        summary = run_conversion(conversion, job)
+    shown = None if preview is None else os.fspath(preview)
+    return SampleSummary(os.fspath(folder), options.identities, len(conversion.source), summary.bytes, shown)
 
 
 def check_sample(
@@ -236,8 +235,7 @@ def check_sample(
     overwrite: bool = False,
 ) -> None:
     """Raise what `make_sample` would raise before it writes anything; for a dry run."""
-    plan, _, sink = _plan(folder, options, preview, "")
-    check_output(plan, sink, overwrite=overwrite)
+    check_conversion(_plan(folder, options, preview, ""), overwrite=overwrite)
 
 
 def _plan(
@@ -245,21 +243,17 @@ def _plan(
     options: SampleOptions,
     preview: str | os.PathLike[str] | None,
     command_line: str,
-) -> tuple[Plan, DrawnFaces, _SampleSink]:
+) -> Conversion:
     if preview is not None:
         from facedata.inspection.contact_sheet import sheet_extension
 
         preview = os.fspath(preview)
         sheet_extension(preview)
     source = DrawnFaces(options)
-    sink = _SampleSink(os.fspath(folder), sample=options, preview=preview)
-    sink.fit(source)
-    plan = plan_conversion(
+    return plan_conversion(
         "make-sample",
         source,
-        sink,
-        size=source.size(),
+        _SampleSink(os.fspath(folder), sample=options, preview=preview),
         ends=(*range(_SHARD, len(source), _SHARD), len(source)),
         facts={"command_line": command_line},
     )
-    return plan, source, sink

@@ -115,12 +115,11 @@ def test_every_source_gives_the_same_faces(
 def test_landmarks_that_travel_with_the_source_are_used(tmp_path: Path, photos: list[Photo], source: str) -> None:
     from support import MemorySource
 
-    from facedata.converters.convert import convert, plan_conversion
+    from facedata.converters.convert import plan_conversion, run_conversion
 
     spec = source.format(tmp_path)
     memory = MemorySource([Sample(photo.key, 0, photo.data, photo.landmarks.astype(np.float32)) for photo in photos])
-    sink, ends = create_dataset(spec).fit(memory)
-    convert(plan_conversion("test", memory, sink, size=1, ends=ends), memory, sink, JobOptions(1))
+    run_conversion(plan_conversion("test", memory, create_dataset(spec)), JobOptions(1))
     assert run(spec, tmp_path / "out", encoding=PNG).good
     for photo, sample in zip(photos, open_dataset(str(tmp_path / "out")), strict=True):
         assert np.abs(decoded(sample.image) - norm_crop(photo)).max() <= 1

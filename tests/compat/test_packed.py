@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import MemorySource, jpeg
 
-from facedata.converters.convert import convert, plan_conversion
+from facedata.converters.convert import plan_conversion, run_conversion
 from facedata.converters.rec import create_sink, open_record_set
 from facedata.converters.rec.mxnet_backend import import_mxnet_recordio
 from facedata.converters.rec.recordio import MAGIC_BYTES
@@ -43,9 +43,8 @@ SETS = st.lists(st.tuples(st.integers(0, 3) | st.just(1 << 24), IMAGES), min_siz
 
 def pack(folder: Path, source: Source, style: str) -> Path:
     """Pack in threads of this process: it has MXNet's own threads, and is not to be forked."""
-    sink, ends = create_sink(str(folder), style=style).fit(source)
-    plan = plan_conversion("test", source, sink, size=3 << 24, ends=ends)
-    assert convert(plan, source, sink, JobOptions(workers=2, executor_factory=ThreadPoolExecutor)).good
+    conversion = plan_conversion("test", source, create_sink(str(folder), style=style), size=3 << 24)
+    assert run_conversion(conversion, JobOptions(workers=2, executor_factory=ThreadPoolExecutor)).good
     return folder
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from support import MemorySource, tree
 
-from facedata.converters.convert import ChangeItems, Refused, convert, plan_conversion
+from facedata.converters.convert import ChangeItems, Refused, plan_conversion, run_conversion
 from facedata.dataset import Sample, create_dataset, open_dataset
 from facedata.errors import FaceError, SampleError
 from facedata.jobs.job import JobOptions, JobSummary
@@ -62,10 +62,8 @@ ITEMS: list[Sample | SampleError] = [
 def run(target: str, workers: int = 1) -> JobSummary:
     source = MemorySource(ITEMS)
     style = {"style": "plain"} if target.startswith("rec") else {}
-    sink, ends = create_dataset(target, **style).fit(source)
-    change = Repeat()
-    plan = plan_conversion("test", source, sink, size=1, ends=ends, change=change)
-    return convert(plan, source, sink, JobOptions(workers), change=change)
+    conversion = plan_conversion("test", source, create_dataset(target, **style), change=Repeat())
+    return run_conversion(conversion, JobOptions(workers))
 
 
 @pytest.mark.parametrize(
@@ -99,8 +97,8 @@ def test_names_do_not_depend_on_the_workers_and_say_which_face_it_is(tmp_path: P
 
 def test_what_the_change_says_of_itself_decides_the_job(tmp_path: Path) -> None:
     source = MemorySource(ITEMS)
-    sink, ends = create_dataset(f"null:{tmp_path}").fit(source)
-    plain = plan_conversion("test", source, sink, size=1, ends=ends)
-    changed = plan_conversion("test", source, sink, size=1, ends=ends, change=Repeat())
+    sink = create_dataset(f"null:{tmp_path}")
+    plain = plan_conversion("test", source, sink).plan
+    changed = plan_conversion("test", source, sink, change=Repeat()).plan
     assert plain.fingerprint != changed.fingerprint
     assert (plain.shards, changed.shards) == (1, 3)

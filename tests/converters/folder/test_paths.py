@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import MemorySource, jpeg, tree
 
-from facedata.converters.convert import ConversionOptions, convert, convert_dataset, plan_conversion
+from facedata.converters.convert import ConversionOptions, convert_dataset, plan_conversion, run_conversion
 from facedata.converters.folder import FolderSink, create_sink
 from facedata.converters.folder.paths import path_of_key
 from facedata.dataset import Sample
@@ -20,8 +20,7 @@ from facedata.jobs.job import JobOptions, JobSummary
 
 def write(root: Path, keys: Sequence[str], **source: object) -> JobSummary:
     samples = MemorySource([Sample(key, n, jpeg(key)) for n, key in enumerate(keys)], **source)  # type: ignore[arg-type]
-    sink, ends = create_sink(str(root), layout="source").fit(samples)
-    return convert(plan_conversion("convert", samples, sink, size=1, ends=ends), samples, sink, JobOptions(1))
+    return run_conversion(plan_conversion("convert", samples, create_sink(str(root), layout="source")), JobOptions(1))
 
 
 def test_paths_are_those_of_the_source(tmp_path: Path) -> None:
@@ -84,10 +83,9 @@ def test_keys_that_are_no_paths_are_refused_before_anything_is_written(tmp_path:
 def test_overwrite_does_not_mix_with_what_an_earlier_job_kept_the_names_of(tmp_path: Path) -> None:
     write(tmp_path / "out", ["Ada/1.jpg", "Bob/1.jpg"])
     samples = MemorySource([Sample("Ada/1.jpg", 0, jpeg("new"))])
-    sink, _ = create_sink(str(tmp_path / "out"), layout="source").fit(samples)
-    plan = plan_conversion("convert", samples, sink, size=1)
+    conversion = plan_conversion("convert", samples, create_sink(str(tmp_path / "out"), layout="source"))
     with pytest.raises(OutputExistsError, match="holds 'Bob', which --overwrite does not delete"):
-        convert(plan, samples, sink, JobOptions(1, overwrite=True))
+        run_conversion(conversion, JobOptions(1, overwrite=True))
     assert (tmp_path / "out" / "Bob" / "1.jpg").exists()
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lmdb_support import COUNT, PHASES, build, built, killed_build, plan_of, samples
+from lmdb_support import COUNT, PHASES, build, built, killed_build, planned, samples
 
-from facedata.converters.convert import convert
+from facedata.converters.convert import run_conversion
 from facedata.converters.lmdb import create_sink, open_source
 from facedata.errors import InterruptedJobError, OutputMismatchError
 from facedata.jobs.job import JobOptions
@@ -64,9 +64,8 @@ def test_killed_again_and_again_it_ends_in_the_same_bytes(tmp_path: Path, option
 def test_what_was_committed_is_not_read_again(tmp_path: Path) -> None:
     killed_build(tmp_path / "a.lmdb", "committed", 3)
     begins = []
-    source = samples(COUNT)
-    plan, sink = plan_of(source, create_sink(str(tmp_path / "a.lmdb")), 5)
-    convert(plan, source, sink, JobOptions(workers=1, observer=lambda progress: begins.append(progress.before)))
+    conversion = planned(samples(COUNT), create_sink(str(tmp_path / "a.lmdb")), 5)
+    run_conversion(conversion, JobOptions(workers=1, observer=lambda progress: begins.append(progress.before)))
     assert begins[0] == COUNT * 3 // 5
 
 

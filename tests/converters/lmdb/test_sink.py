@@ -17,11 +17,11 @@ import lmdb
 import lmdb_support
 import numpy as np
 import pytest
-from lmdb_support import build, built, datum_class, plan_of, read_as_ffc, samples
+from lmdb_support import build, built, datum_class, planned, read_as_ffc, samples
 from support import MemorySource, jpeg
 
 from facedata.converters.class_names import read_class_names
-from facedata.converters.convert import convert
+from facedata.converters.convert import run_conversion
 from facedata.converters.lmdb import create_sink, open_source
 from facedata.converters.lmdb.datum import LAYOUTS
 from facedata.dataset import OrderedOutput, Sample, Sink, Source, create_dataset
@@ -425,7 +425,6 @@ def test_a_full_disk_when_it_is_moved(tmp_path: Path, small_disk: Path) -> None:
 
 
 def test_what_cannot_be_mapped_is_told(tmp_path: Path) -> None:
-    source = samples(9)
-    plan, sink = plan_of(source, replace(create_sink(str(tmp_path / "a.lmdb")), map_size=1 << 60), 1)
+    conversion = planned(samples(9), replace(create_sink(str(tmp_path / "a.lmdb")), map_size=1 << 60), 1)
     with pytest.raises(FacedataError, match="LMDB cannot map"):
-        convert(plan, source, sink, JobOptions(workers=1))
+        run_conversion(conversion, JobOptions(workers=1))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from support import MemorySource
 
-from facedata.converters.convert import convert, plan_conversion
+from facedata.converters.convert import plan_conversion, run_conversion
 from facedata.dataset import Sample, create_dataset, open_dataset
 from facedata.errors import SampleError
 from facedata.jobs.job import JobOptions
@@ -81,8 +81,8 @@ def test_the_library_shows_images_and_labels(tmp_path: Path, landmarks: bool) ->
         names={n: f"person {n}" for n in range(5)},
     )
     folder = tmp_path / "test"  # a name that the library looks for, to tell splits
-    sink, ends = create_dataset(f"parquet:{folder}", shard_samples=6).fit(source)
-    convert(plan_conversion("test", source, sink, size=1, ends=ends), source, sink, JobOptions(workers=1))
+    sink = create_dataset(f"parquet:{folder}", shard_samples=6)
+    run_conversion(plan_conversion("test", source, sink), JobOptions(workers=1))
     files = [f"train-{n:05d}-of-00004.parquet" for n in range(4)]
     beside = ["classes.txt", "failures.jsonl"]  # neither must be taken for data
     assert sorted(path.name for path in folder.iterdir() if path.name[0] != ".") == [*beside, *files]
@@ -120,8 +120,8 @@ print(json.dumps(None))
 
 def test_what_the_library_writes_is_read(tmp_path: Path) -> None:
     source = MemorySource(samples(20))
-    sink, ends = create_dataset(f"parquet:{tmp_path / 'ours'}").fit(source)
-    convert(plan_conversion("test", source, sink, size=1, ends=ends), source, sink, JobOptions(workers=1))
+    sink = create_dataset(f"parquet:{tmp_path / 'ours'}")
+    run_conversion(plan_conversion("test", source, sink), JobOptions(workers=1))
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     hugging_face(tmp_path, WRITE, tmp_path / "ours", theirs)

@@ -23,7 +23,7 @@ from hypothesis.extra import numpy as from_numpy
 from numpy.typing import NDArray
 from support import FACEDATA, MemorySource, Ran, RecordSetMaker, jpeg, tree
 
-from facedata.converters.convert import convert, plan_conversion
+from facedata.converters.convert import plan_conversion, run_conversion
 from facedata.converters.parquet import ParquetSink
 from facedata.converters.parquet import sink as sink_module
 from facedata.dataset import Sample, Sink, Source, create_dataset, open_dataset
@@ -43,9 +43,8 @@ LANDMARKS = np.arange(10, dtype=np.float32).reshape(5, 2)
 def write(
     source: Source, folder: Path, *, workers: int = 1, job: Mapping[str, Any] | None = None, **options: Any
 ) -> JobSummary:
-    sink, ends = create_dataset(f"parquet:{folder}", **options).fit(source)
-    plan = plan_conversion("test", source, sink, size=source.size(), ends=ends)
-    return convert(plan, source, sink, JobOptions(workers=workers, **(job or {})))
+    conversion = plan_conversion("test", source, create_dataset(f"parquet:{folder}", **options))
+    return run_conversion(conversion, JobOptions(workers=workers, **(job or {})))
 
 
 def write_shard(sink: Sink, shard: int, items: Sequence[Sample]) -> None:

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import MemorySource, jpeg, tree
 
-from facedata.converters.convert import convert, plan_conversion
+from facedata.converters.convert import plan_conversion, run_conversion
 from facedata.converters.webdataset import WebDatasetSink, create_sink, open_source
 from facedata.converters.webdataset import sink as sink_module
 from facedata.dataset import Sample, Source, create_dataset
@@ -47,8 +47,7 @@ LANDMARKS = np.array(
 
 def write(source: Source, path: Path | str, job: JobOptions = HERE, **options: Any) -> JobSummary:
     """Convert as the engine does."""
-    sink, ends = create_sink(str(path), **options).fit(source)
-    return convert(plan_conversion("test", source, sink, size=source.size(), ends=ends), source, sink, job)
+    return run_conversion(plan_conversion("test", source, create_sink(str(path), **options)), job)
 
 
 def numbered(count: int, size: int = 100) -> MemorySource:
