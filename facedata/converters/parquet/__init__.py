@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from facedata.converters.parquet.footers import recognises
+from facedata.converters.parquet.row_groups import recognises
 from facedata.converters.parquet.sink import ParquetSink, create_sink
 from facedata.converters.parquet.source import ParquetSource, open_source
 from facedata.dataset import Format

@@ -1,84 +1,217 @@
-"""The way to pyarrow, which only the extra ``parquet`` installs; and what of it takes care with hostile files."""
+"""Access to Parquet files through pyarrow: loading it, opening files, and finding the columns of a sample."""
 
 from __future__ import annotations
 
-import os
-import stat
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
-from facedata.errors import FormatError, InputError, MissingExtraError, input_error
+from facedata.errors import FormatError, MissingExtraError, input_error
+from facedata.files import opened_regular
 
-__all__ = ["first_line", "import_pyarrow", "open_parquet"]
+__all__ = [
+    "FACEDATA_METADATA",
+    "HUGGINGFACE_METADATA",
+    "LANDMARK_COLUMN",
+    "Columns",
+    "Leaf",
+    "class_names_of",
+    "facedata_metadata",
+    "find_columns",
+    "first_line",
+    "import_pyarrow",
+    "open_parquet",
+]
 
+LANDMARK_COLUMN = "landmarks"
+"""The column of landmarks: lists of ten numbers."""
+
+HUGGINGFACE_METADATA, FACEDATA_METADATA = b"huggingface", b"facedata"
+"""Keys of the metadata of a schema, whose values are JSON."""
+
+_IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "image_bytes")
+_LABEL_COLUMNS = ("label", "labels", "cls", "class", "target", "identity")
+_KEY_COLUMNS = ("path", "key", "__key__", "file_name", "filename")
+_BINARY, _STRING = {"binary", "large_binary", "binary_view"}, {"string", "large_string", "string_view"}
+_FLOAT = {"halffloat", "float", "double"}
+_INTEGER = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 _READ_BUFFER = 1 << 20
 
 
 def import_pyarrow() -> Any:
-    """pyarrow, with its Parquet module; loaded where it is needed, for it takes a quarter of a second.
+    """Import pyarrow with its Parquet module, which takes a quarter of a second.
 
-    Loading it starts one thread, of its memory allocator, which copes with forking. What would start pools of
-    threads, which do not, is never used here.
+    The import starts one thread, of pyarrow's memory allocator, which survives a fork. The functions of pyarrow that
+    start thread pools, which do not, are never used here.
 
     Raises
     ------
     MissingExtraError
-        Where it is missing or does not load; says what mends it.
+        If it is not installed or cannot be loaded; the message says how to install it.
     """
     try:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError as error:
         raise MissingExtraError("the format parquet", "parquet") from error
-    except Exception as error:  # one that was built for another NumPy fails as it likes
+    except Exception as error:  # a build for another release of NumPy may raise anything
         raise MissingExtraError("the format parquet", "parquet", first_line(error)) from error
     return pyarrow
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error of pyarrow; the others are for its developers."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 @contextmanager
 def open_parquet(path: str) -> Iterator[Any]:
-    """A ``pyarrow.parquet.ParquetFile``, read page by page through a small buffer, checksums verified where there are.
+    """Open a ``pyarrow.parquet.ParquetFile``, which reads page by page and verifies the checksums of pages.
 
-    Not mapped into memory: a file cut short meanwhile would kill the process.
+    The file is not mapped into memory: if it were truncated while it is read, the process would be killed.
 
     Raises
     ------
     InputError
-        Where the file cannot be opened.
+        If the file cannot be opened.
     FormatError
-        Where it is no Parquet file, or its footer is damaged.
+        If it is not a Parquet file, or its footer is damaged.
     """
     pyarrow = import_pyarrow()
-    _check_regular(path)
-    try:
-        handle = pyarrow.OSFile(path)
-    except OSError as error:
-        raise input_error(error, path) from error
+    with opened_regular(path):
+        handle = pyarrow.OSFile(path)  # which would wait for ever at a named pipe
     with handle:
         try:
             file = pyarrow.parquet.ParquetFile(
                 handle, pre_buffer=False, buffer_size=_READ_BUFFER, page_checksum_verification=True
             )
             _ = file.schema_arrow, file.metadata
-        except Exception as error:  # pyarrow raises whatever it likes; each is about this file
+        except Exception as error:  # pyarrow raises many kinds of errors; all of them are about this file
             if isinstance(error, OSError) and error.errno is not None:
                 raise input_error(error, path) from error
             raise FormatError(
-                f"{path}: is no whole Parquet file: {first_line(error)}; copy or download it again"
+                f"{path}: is not a complete Parquet file: {first_line(error)}; copy or download it again"
             ) from error
         yield file
 
 
-def _check_regular(path: str) -> None:
+class Leaf(NamedTuple):
+    """A column, or a member of a column that is a struct."""
+
+    column: str
+    member: str | None = None
+
+    @property
+    def path(self) -> str:
+        """Its path in the Parquet schema."""
+        return self.column if self.member is None else f"{self.column}.{self.member}"
+
+    def values(self, batch: Any) -> Any:
+        """Its array in a record batch."""
+        array = batch.column(batch.schema.get_field_index(self.column))
+        if self.member is None:
+            return array
+        return array.flatten()[array.type.get_field_index(self.member)]  # null wherever the struct is null
+
+
+class Columns(NamedTuple):
+    """The columns of a Parquet file that make up a sample.
+
+    Attributes
+    ----------
+    image, label : Leaf
+    key : Leaf or None
+        None if the number of the row is the key.
+    landmarks : Leaf or None
+    has_extensions : bool
+        Whether facedata wrote the file and appended a file extension to each key.
+    """
+
+    image: Leaf
+    label: Leaf
+    key: Leaf | None
+    landmarks: Leaf | None
+    has_extensions: bool
+
+
+def find_columns(schema: Any, path: str) -> Columns:
+    """Find the columns of a sample in the Arrow schema of the file at `path`.
+
+    The image is a column with a usual name (``image``, ``jpg``) that is binary, or a struct with a binary member
+    ``bytes`` like the image feature of Hugging Face; or else the only such struct. The label is an integer column with
+    a usual name. The key is the member ``path`` of the image's struct, or a string column with a usual name.
+
+    Raises
+    ------
+    FormatError
+        If there is no image or no label column; the message lists the columns of the file.
+    """
+    types = {field.name: field.type for field in schema if len(schema.get_all_field_indices(field.name)) == 1}
+
+    images = {name: leaf for name, kind in types.items() if (leaf := _image_leaf(name, kind)) is not None}
+    structs = [leaf for leaf in images.values() if leaf.member is not None]
+    image = next((images[name] for name in _IMAGE_COLUMNS if name in images), structs[0] if len(structs) == 1 else None)
+    label = _named_column(types, _LABEL_COLUMNS, _INTEGER)
+    if image is None or label is None:
+        what, names = ("image", _IMAGE_COLUMNS) if image is None else ("label", _LABEL_COLUMNS)
+        kind = "a binary column, or a struct with a binary member 'bytes'," if image is None else "an integer column"
+        found = ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"
+        raise FormatError(
+            f"{path}: has no {what} column; expected {kind} named {', '.join(names[:-1])} or {names[-1]}; "
+            f"columns found: {found}"
+        )
+
+    key = _named_column(types, _KEY_COLUMNS, _STRING)
+    if _member_type(types[image.column], "path") in _STRING:
+        key = Leaf(image.column, "path")
+    landmarks = Leaf(LANDMARK_COLUMN) if _is_list_of_floats(types.get(LANDMARK_COLUMN)) else None
+    return Columns(image, label, key, landmarks, facedata_metadata(schema).get("extensions") is True)
+
+
+def _image_leaf(name: str, kind: Any) -> Leaf | None:
+    if _type_name(kind) in _BINARY:
+        return Leaf(name)
+    return Leaf(name, "bytes") if _member_type(kind, "bytes") in _BINARY else None
+
+
+def _named_column(types: Mapping[str, Any], names: tuple[str, ...], kinds: set[str]) -> Leaf | None:
+    return next((Leaf(name) for name in names if name in types and _type_name(types[name]) in kinds), None)
+
+
+def _type_name(kind: Any) -> str:
+    """The name of an Arrow type; for a dictionary, of the type of its values."""
+    return str(kind.value_type) if str(kind).startswith("dictionary<") else str(kind)
+
+
+def _member_type(kind: Any, name: str) -> str | None:
+    """The name of the type of a member; None if `kind` is not a struct or has no such member."""
+    index = kind.get_field_index(name) if str(kind).startswith("struct<") else -1
+    return None if index < 0 else _type_name(kind.field(index).type)
+
+
+def _is_list_of_floats(kind: Any) -> bool:
+    """Whether a type is a list of floats, or a list of such lists."""
+    value = getattr(kind, "value_type", None)
+    return value is not None and (str(value) in _FLOAT or _is_list_of_floats(value))
+
+
+def facedata_metadata(schema: Any) -> Mapping[str, Any]:
+    """What `ParquetSink` wrote about the file; empty if another program wrote it."""
+    return _metadata(schema, FACEDATA_METADATA)
+
+
+def class_names_of(schema: Any, label: Leaf) -> list[str] | None:
+    """The names of the classes, if the label column is a ``ClassLabel`` of the Hugging Face library."""
+    value: Any = _metadata(schema, HUGGINGFACE_METADATA)
+    for name in ("info", "features", label.column, "names"):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, list) and value and all(isinstance(name, str) for name in value) else None
+
+
+def _metadata(schema: Any, name: bytes) -> Mapping[str, Any]:
     try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in a name
-        raise input_error(error if isinstance(error, OSError) else OSError(str(error)), path) from error
-    if not stat.S_ISREG(mode):
-        raise InputError(f"{path}: is no regular file")
-
-
-def first_line(error: BaseException) -> str:
-    """What an error of pyarrow says, without the lines that only its developers need."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        value = json.loads((schema.metadata or {}).get(name, b"{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
