@@ -93,7 +93,7 @@ def test_slices_are_sources_of_their_own(three_files: Path, part: slice) -> None
     assert as_tuples(sliced[1:3]) == expected(wanted[1:3])
 
 
-def test_samples_are_taken_where_their_positions_ascend(three_files: Path) -> None:
+def test_ascending_positions_are_taken(three_files: Path) -> None:
     source = opened(three_files)
     positions = np.array([0, 3, 3, 9, 10, 30, 39])
     taken = source.take(positions)
@@ -118,7 +118,7 @@ def test_a_slice_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
     assert len(pickle.dumps(opened(tmp_path)[5000:5100])) < 3000
 
 
-def test_sizes_are_those_of_the_footers(tmp_path: Path) -> None:
+def test_sizes_come_from_the_footers(tmp_path: Path) -> None:
     pq.write_table(wide_table(300), tmp_path / "a.parquet", row_group_size=70, compression="zstd")
     source = opened(tmp_path)
     total = sum(len(sample.image) for sample in source)
@@ -127,7 +127,7 @@ def test_sizes_are_those_of_the_footers(tmp_path: Path) -> None:
     assert source[:20].size() == pytest.approx(total * 20 / 300, rel=0.05)
 
 
-def test_the_identity_follows_the_content_and_not_the_place(three_files: Path, tmp_path: Path) -> None:
+def test_the_identity_depends_on_the_content_not_the_path(three_files: Path, tmp_path: Path) -> None:
     before = opened(three_files).identity()
     assert json.loads(json.dumps(before)) == before
     moved = three_files.rename(tmp_path / "elsewhere")
@@ -136,7 +136,7 @@ def test_the_identity_follows_the_content_and_not_the_place(three_files: Path, t
     assert opened(moved).identity() != before
 
 
-# --- what other programs write
+# Files of other programs
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_the_identity_follows_the_content_and_not_the_place(three_files: Path, t
         {"store_schema": False},
     ],
 )
-def test_any_way_to_write_parquet_is_read(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_files_of_other_writers_are_read(tmp_path: Path, options: dict[str, Any]) -> None:
     pq.write_table(table(range(50)), tmp_path / "a.parquet", **options)
     assert as_tuples(opened(tmp_path)) == expected(range(50))
 
@@ -202,7 +202,7 @@ def test_a_key_column_of_its_own_names_the_samples(tmp_path: Path) -> None:
         ({"a": [{"bytes": b"x"}], "b": [{"bytes": b"x"}], "label": [1]}, "no image column"),
     ],
 )
-def test_a_column_that_is_missing_is_said_with_those_that_are_there(
+def test_a_missing_column_is_reported_with_the_columns_found(
     tmp_path: Path, written: dict[str, list[Any]], message: str
 ) -> None:
     pq.write_table(pa.table(written), tmp_path / "a.parquet")
@@ -210,7 +210,7 @@ def test_a_column_that_is_missing_is_said_with_those_that_are_there(
         opened(tmp_path)
 
 
-def test_a_sample_that_lacks_something_fails_alone_and_by_name(tmp_path: Path) -> None:
+def test_a_row_that_lacks_something_fails_alone(tmp_path: Path) -> None:
     rows = [
         ({"bytes": jpeg(0), "path": "good"}, 0),
         (None, 1),
@@ -237,7 +237,7 @@ def test_a_sample_that_lacks_something_fails_alone_and_by_name(tmp_path: Path) -
     assert np.concatenate(list(source.labels())).tolist() == [0, 1, 2, 3, -1, -1, -1, 7]
 
 
-def test_text_that_is_not_utf8_costs_only_its_letters(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_are_replaced(tmp_path: Path) -> None:
     binary = pa.array([b"fine", b"caf\xe9", None], pa.binary())
     paths = pa.StringArray.from_buffers(3, *binary.buffers()[1:], binary.buffers()[0])
     image = pa.StructArray.from_arrays([pa.array([jpeg(n) for n in range(3)]), paths], ["bytes", "path"])
@@ -249,7 +249,7 @@ def test_text_that_is_not_utf8_costs_only_its_letters(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "metadata", [b"{}", b"not json", b'{"info": 3}', b"[" * 100_000, b'{"info": {"features": []}}']
 )
-def test_metadata_that_is_nonsense_is_no_metadata(tmp_path: Path, metadata: bytes) -> None:
+def test_invalid_metadata_is_ignored(tmp_path: Path, metadata: bytes) -> None:
     written = table(range(3)).replace_schema_metadata({b"huggingface": metadata, b"facedata": metadata})
     pq.write_table(written, tmp_path / "a.parquet")
     (tmp_path / "classes.txt").write_text("anna\nbert\n")  # not ours
@@ -290,7 +290,7 @@ def test_landmarks_are_ten_numbers(tmp_path: Path, value: Any, kind: pa.DataType
             assert sample.landmarks is None
 
 
-def test_memory_is_that_of_a_batch_however_large_the_row_group(tmp_path: Path) -> None:
+def test_memory_is_bounded_by_a_batch(tmp_path: Path) -> None:
     image = os.urandom(100_000)
     rows = [{"bytes": jpeg(image), "path": None}] * 500  # 50 MB
     pq.write_table(
@@ -314,10 +314,10 @@ def test_memory_is_that_of_a_batch_however_large_the_row_group(tmp_path: Path) -
     assert highest < 24 << 20  # what Arrow holds, a batch and a page or two
 
 
-# --- what is damaged, or an attack
+# Damaged and crafted files
 
 
-def test_a_path_where_nothing_is(tmp_path: Path) -> None:
+def test_a_path_without_files(tmp_path: Path) -> None:
     for path in (tmp_path / "none.parquet", tmp_path / "*.parquet", tmp_path):
         with pytest.raises(
             InputNotFoundError, match=r"no such file|no file matches this pattern|contains no \*\.parquet file"
@@ -342,7 +342,7 @@ def test_a_file_cut_short_is_refused_by_name(tmp_path: Path, keep: int) -> None:
         opened(tmp_path)
 
 
-def test_a_file_that_is_gone_or_cut_meanwhile_is_an_error_too(three_files: Path) -> None:
+def test_a_file_removed_or_truncated_after_opening_is_an_error(three_files: Path) -> None:
     source = opened(three_files)
     (three_files / "part-10.parquet").write_bytes(b"")
     with pytest.raises(FormatError, match=r"part-10\.parquet: is not a complete"):
@@ -353,7 +353,7 @@ def test_a_file_that_is_gone_or_cut_meanwhile_is_an_error_too(three_files: Path)
 
 
 @pytest.mark.parametrize("compression", ["none", "zstd"])
-def test_a_damaged_page_costs_the_rest_of_its_row_group_and_no_more(tmp_path: Path, compression: str) -> None:
+def test_a_damaged_page_fails_the_rest_of_its_row_group_only(tmp_path: Path, compression: str) -> None:
     path, written = tmp_path / "a.parquet", wide_table(600)
     pq.write_table(
         written, path, row_group_size=200, compression=compression, use_dictionary=False, write_page_checksum=True
@@ -380,8 +380,8 @@ def test_a_damaged_page_costs_the_rest_of_its_row_group_and_no_more(tmp_path: Pa
     assert len(list(source.keys())) == 600
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_bits_that_flip_anywhere_raise_nothing_but_what_is_said(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("seed", range(8))
+def test_flipped_bits_raise_only_documented_errors(tmp_path: Path, seed: int) -> None:
     generator = random.Random(seed)
     path = tmp_path / "a.parquet"
     pq.write_table(
@@ -402,8 +402,8 @@ def test_bits_that_flip_anywhere_raise_nothing_but_what_is_said(tmp_path: Path, 
         read_in_every_way(path)
 
 
-def test_damage_in_what_the_footer_says_of_a_column_costs_its_row_group(tmp_path: Path) -> None:
-    """pyarrow ends the process when it is asked for a column whose statistics of definition levels are too few."""
+def test_damaged_column_metadata_fails_its_row_group(tmp_path: Path) -> None:
+    """pyarrow ends the process if the statistics of definition levels of a column are too short."""
     path = tmp_path / "a.parquet"
     pq.write_table(table(range(300)), path, row_group_size=100)
     data = path.read_bytes()
@@ -422,7 +422,7 @@ def test_damage_in_what_the_footer_says_of_a_column_costs_its_row_group(tmp_path
 
 
 def read_in_every_way(path: Path) -> None:
-    """Raises where there is not one item for each position, or an error that is not an `InputError`."""
+    """Fails if an item is missing, or at an error that is not an `InputError`."""
     with suppress(InputError):
         source = opened(path)
         assert len(list(source.read())) == len(source)
@@ -440,7 +440,7 @@ def _varint(value: int) -> bytes:
 
 
 @pytest.mark.parametrize("rows", [1 << 40, 5000])
-def test_rows_that_are_made_up_are_not_believed(tmp_path: Path, rows: int) -> None:
+def test_an_invented_number_of_rows_is_refused(tmp_path: Path, rows: int) -> None:
     """Every 8191 in the footer, which counts rows and values, is set to another number."""
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table([[{"bytes": b"x"}] * 8191, [0] * 8191], schema=SCHEMA), path)
@@ -458,7 +458,7 @@ def test_rows_that_are_made_up_are_not_believed(tmp_path: Path, rows: int) -> No
         assert len(list(opened(path).read())) == 5000
 
 
-def test_rows_that_the_footer_promises_and_the_row_group_lacks_fail_by_name(three_files: Path) -> None:
+def test_rows_missing_from_a_row_group_fail(three_files: Path) -> None:
     source = opened(three_files)
     pq.write_table(table(range(10, 12)), three_files / "part-10.parquet")
     items = list(source.read())
@@ -471,27 +471,8 @@ def test_rows_that_the_footer_promises_and_the_row_group_lacks_fail_by_name(thre
     assert "row group 2 of the file cannot be read" in reasons[-1]
 
 
-# --- the library behind it
-
-
 def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pq.write_table(table(range(3)), tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"the format parquet needs the extra 'parquet'.*facedata\[parquet\]"):
         open_dataset(str(tmp_path))  # recognised without it
-
-
-def test_reading_starts_no_threads_which_forked_workers_would_miss(tmp_path: Path) -> None:
-    pq.write_table(table(range(3000)), tmp_path / "a.parquet")
-    script = """
-import os, sys
-from facedata.converters.parquet.library import import_pyarrow
-from facedata.dataset import open_dataset
-import_pyarrow()
-before = len(os.listdir("/proc/self/task"))
-source = open_dataset(sys.argv[1])
-assert len(list(source.read())) == len(list(source.keys())) == sum(map(len, source.labels())) == 3000
-assert len(os.listdir("/proc/self/task")) == before
-assert "pandas" not in sys.modules  # half a second, for nothing
-"""
-    subprocess.run([sys.executable, "-c", script, tmp_path], check=True, timeout=60)
