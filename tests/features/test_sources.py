@@ -423,7 +423,7 @@ class TestParquet:
         path = self.write(tmp_path / "a.parquet", a=some_rows.tolist())
         whole = path.read_bytes()
         path.write_bytes(whole[:-20])
-        with pytest.raises(FormatError, match="is no whole Parquet file"):
+        with pytest.raises(FormatError, match="is not a complete Parquet file"):
             open_features(path)
         path.write_bytes(whole[:20] + bytes(200) + whole[220:])
         with pytest.raises(FormatError, match=re.escape(str(path))):
