@@ -28,6 +28,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n auto
 
 lint: $(READY)
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/ruff format --check $(CHECKED)
 

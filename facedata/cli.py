@@ -11,6 +11,7 @@ import sys
 import click
 
 from facedata._version import __version__
+from facedata.commands import INTERRUPTED
 from facedata.jobs.signals import interrupt
 
 COMMANDS = {
@@ -33,7 +34,6 @@ COMMANDS = {
 }
 """The name of each command and its short help; the module is ``facedata.commands.<name>``, with _ for -."""
 
-INTERRUPTED = 75
 
 
 class _LazyGroup(click.Group):

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import click
 
-from facedata.cli import INTERRUPTED
+from facedata.commands import INTERRUPTED
 from facedata.errors import FacedataError, InterruptedJobError, OptionError
 
 __all__ = [
