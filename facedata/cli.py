@@ -35,7 +35,6 @@ COMMANDS = {
 """The name of each command and its short help; the module is ``facedata.commands.<name>``, with _ for -."""
 
 
-
 class _LazyGroup(click.Group):
     def list_commands(self, context: click.Context) -> list[str]:
         return sorted(COMMANDS)

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from facedata.commands import INTERRUPTED
-from facedata.commands import options
+from facedata.commands import INTERRUPTED, options
 from facedata.commands.progress import human_bytes, output_name
 from facedata.text import counted
 
