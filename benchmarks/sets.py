@@ -68,10 +68,9 @@ def make_set(folder: Path, identities: int = IDENTITIES, images: int = IMAGES) -
 
 def write_set(folder: Path, count: int, make: Callable[[int], tuple[int, bytes]]) -> None:
     """Write a record set of `count` images, of which `make` gives label and bytes."""
-    from facedata.converters.convert import convert, plan_conversion
+    from facedata.converters.convert import plan_conversion, run_conversion
     from facedata.dataset import create_dataset
 
     source = MadeSource(np.arange(count), make)
-    sink, ends = create_dataset(f"rec:{folder}").fit(source)
-    plan = plan_conversion("make-set", source, sink, size=1, ends=ends)
-    convert(plan, source, sink, JobOptions(workers=1, executor_factory=ThreadPoolExecutor))
+    conversion = plan_conversion("make-set", source, create_dataset(f"rec:{folder}"))
+    run_conversion(conversion, JobOptions(workers=1, executor_factory=ThreadPoolExecutor))

@@ -326,13 +326,6 @@ def run_conversion(conversion: Conversion, job: JobOptions | None = None) -> Job
     return run_job(plan, make_task, sink, job, None if plan.options.get("relabel") else _with_last_label)
 
 
-def convert(
-    conversion: Conversion, source: Source, sink: Sink, job: JobOptions | None = None, change: Change | None = None
-) -> JobSummary:
-    """Removed soon: `run_conversion`."""
-    return run_conversion(conversion, job)
-
-
 def _with_last_label(facts: Mapping[str, Any], state: JobState) -> Mapping[str, Any]:
     """The facts with the largest label that was written, which belongs to the last set if labels were shifted."""
     *others, last = facts.get("sets") or [{}]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.converters.convert import Conversion, check_conversion, plan_conversion, run_conversion
-from facedata.converters.rec import RecSink
+from facedata.converters.rec.sink import RecSink
 from facedata.dataset import Sample, Source
 from facedata.errors import OptionError, output_error
 from facedata.files import atomic_writer

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import MemorySource, RecordSetMaker
 
-from facedata.converters.convert import convert, plan_conversion
+from facedata.converters.convert import plan_conversion, run_conversion
 from facedata.converters.rec import create_sink, open_record_set
 from facedata.converters.rec.index import read_index
 from facedata.converters.rec.mxnet_backend import import_mxnet_recordio
@@ -66,10 +66,8 @@ def written_by_facedata(folder: Path, records: Records) -> tuple[bytes, bytes]:
 
 def pack(folder: Path, samples: Sequence[Sample]) -> None:
     """Pack in threads of this process: it has MXNet's own threads, and must not be forked."""
-    source = MemorySource(samples)
-    sink, ends = create_sink(str(folder), keep_undecodable=True).fit(source)
-    plan = plan_conversion("test", source, sink, size=1, ends=ends)
-    assert convert(plan, source, sink, JobOptions(workers=1, executor_factory=ThreadPoolExecutor)).good
+    conversion = plan_conversion("test", MemorySource(samples), create_sink(str(folder), keep_undecodable=True))
+    assert run_conversion(conversion, JobOptions(workers=1, executor_factory=ThreadPoolExecutor)).good
 
 
 def read_by_mxnet(folder: Path, keys: Sequence[int]) -> list[bytes]:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from facedata.converters.rec.dialect import INSIGHTFACE
 from facedata.converters.rec.record_set import OpenOptions, RebuiltSource, RecordSet, open_record_set
 from facedata.converters.rec.recordio import ImageRecord, RecordReader, encode_record
-from facedata.converters.rec.sink import RecSink
 from facedata.converters.rec.source import RecSource
 from facedata.dataset import Format, Source
 from facedata.errors import OptionError
+
+if TYPE_CHECKING:
+    from facedata.converters.rec.sink import RecSink
 
 __all__ = [
     "FORMAT",
     "ImageRecord",
     "OpenOptions",
-    "RecSink",
     "RecSource",
     "RecordReader",
     "RecordSet",
@@ -72,6 +74,8 @@ def create_sink(
     path: str, *, style: str = INSIGHTFACE, list_file: bool = False, keep_undecodable: bool = False
 ) -> RecSink:
     """A sink that writes the folder `path`; see `RecSink`."""
+    from facedata.converters.rec.sink import RecSink  # most jobs only read this format
+
     return RecSink(path, style, list_file, keep_undecodable)
 
 

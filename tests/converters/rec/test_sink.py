@@ -26,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import MemorySource, RecordSetMaker, jpeg, peak_bytes, tree
 
-from facedata.converters.convert import convert, plan_conversion
+from facedata.converters.convert import plan_conversion, run_conversion
 from facedata.converters.rec import create_sink
 from facedata.converters.rec import writer as writer_module
 from facedata.converters.rec.dialect import INSIGHTFACE, PLAIN
@@ -67,9 +67,8 @@ def here(workers: int) -> Executor:
 def pack(
     folder: Path, source: Any, *, shards: int = 3, workers: int = 1, executor: Any = here, **options: Any
 ) -> JobSummary:
-    sink, ends = create_sink(str(folder), **options).fit(source)
-    plan = plan_conversion("test", source, sink, size=shards * BLOCK, ends=ends)
-    return convert(plan, source, sink, JobOptions(workers=workers, executor_factory=executor))
+    conversion = plan_conversion("test", source, create_sink(str(folder), **options), size=shards * BLOCK)
+    return run_conversion(conversion, JobOptions(workers=workers, executor_factory=executor))
 
 
 def samples_of(labels: Sequence[int], size: int = 40) -> list[Sample]:
@@ -331,10 +330,8 @@ def test_a_foreign_set_is_not_touched_unless_it_is_to_be_replaced(tmp_path: Path
     (tmp_path / "train.rec").write_bytes(b"mine")
     with pytest.raises(OutputExistsError, match=r"is not empty \(it holds 'train\.rec'\)"):
         pack(tmp_path, MemorySource(samples_of([0])))
-    sink, _ = create_sink(str(tmp_path)).fit(MemorySource(samples_of([0])))
-    source = MemorySource(samples_of([0]))
-    plan = plan_conversion("test", source, sink, size=1)
-    assert convert(plan, source, sink, JobOptions(overwrite=True, executor_factory=here)).finished
+    conversion = plan_conversion("test", MemorySource(samples_of([0])), create_sink(str(tmp_path)))
+    assert run_conversion(conversion, JobOptions(overwrite=True, executor_factory=here)).finished
     assert len(open_record_set(tmp_path).source) == 1
 
 
@@ -509,9 +506,8 @@ def test_a_build_file_that_was_cut_is_told(tmp_path: Path, name: str) -> None:
     os.truncate(path, path.stat().st_size // 8)
     with pytest.raises(OutputMismatchError, match=rf"{name}: has \d+ bytes, but earlier runs of this job wrote \d+"):
         pack(tmp_path / "set", source, shards=6)
-    sink, _ = create_sink(str(tmp_path / "set")).fit(source)
-    plan = plan_conversion("test", source, sink, size=6 * BLOCK)
-    assert convert(plan, source, sink, JobOptions(overwrite=True, executor_factory=here)).finished
+    conversion = plan_conversion("test", source, create_sink(str(tmp_path / "set")), size=6 * BLOCK)
+    assert run_conversion(conversion, JobOptions(overwrite=True, executor_factory=here)).finished
 
 
 def test_a_building_folder_that_is_gone_is_told(tmp_path: Path) -> None:
