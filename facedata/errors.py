@@ -1,36 +1,36 @@
-"""Every error that facedata raises on purpose.
+"""The exceptions that facedata raises.
 
-The tree (the builtin that each leaf also is, in brackets)::
+The tree (in brackets the builtin exception that a class also derives from)::
 
     FacedataError
-    ├── OptionError [ValueError]                 wrong use: exit status 2
+    ├── OptionError [ValueError]                 wrong usage: exit status 2
     ├── InputError
     │   ├── InputNotFoundError [FileNotFoundError]
     │   ├── InputPermissionError [PermissionError]
-    │   ├── InputUnfinishedError [ValueError]    the output of a job that has not ended
+    │   ├── InputUnfinishedError [ValueError]    the output of an unfinished job
     │   ├── EmptyDatasetError [ValueError]
-    │   ├── FormatError [ValueError]             a file that is not what its format says
-    │   │   ├── ArchiveError                     an archive that is cut short or damaged
-    │   │   ├── UnsafeArchiveError               an archive made to do harm, or that looks it
-    │   │   ├── CatalogueError                   a catalogue of datasets that breaks its own rules
+    │   ├── FormatError [ValueError]             a file that violates its format
+    │   │   ├── ArchiveError                     a truncated or damaged archive
+    │   │   ├── UnsafeArchiveError               an archive that may do harm
+    │   │   ├── CatalogueError                   an invalid catalogue of datasets
     │   │   └── ModelError                       a model file that cannot be used
-    │   ├── ChecksumError [ValueError]           a file that is not the one that was published
-    │   └── SampleError [ValueError]             one sample; the others are fine
-    ├── RefusedSampleError [ValueError]          a sample that the output does not take
+    │   ├── ChecksumError [ValueError]           a file that differs from the published one
+    │   └── SampleError [ValueError]             a single sample; the others are fine
+    ├── RefusedSampleError [ValueError]          a sample that the output does not accept
     │   └── FaceError                            a face that cannot be aligned
-    ├── TransferError [ConnectionError]          a server that did not give the file
-    │   └── WebPageError                         it gave a web page instead
+    ├── TransferError [ConnectionError]          a failed download
+    │   └── WebPageError                         a web page instead of the file
     ├── WorkerStartError [OSError]
     ├── OutputError [OSError]
     │   ├── OutputExistsError [FileExistsError]
-    │   ├── OutputMismatchError [ValueError]     another job's output
-    │   ├── OutputLockedError [BlockingIOError]  another run is writing there
+    │   ├── OutputMismatchError [ValueError]     the output of another job
+    │   ├── OutputLockedError [BlockingIOError]  another run is writing it
     │   └── DiskFullError [OSError]
     ├── MissingLibraryError [ImportError]
-    │   └── MissingExtraError                    only an extra of facedata installs it
-    └── InterruptedJobError [RuntimeError]       exit status 75: run again to go on
+    │   └── MissingExtraError                    an extra of facedata is not installed
+    └── InterruptedJobError [RuntimeError]       exit status 75: run the same command to resume
 
-A message says which file and record, what was expected, what was found, and what to do now.
+A message names the file and the record, and says what was expected, what was found, and what to do now.
 """
 
 from __future__ import annotations
@@ -73,70 +73,70 @@ __all__ = [
 
 
 class FacedataError(Exception):
-    """The root: anything wrong that facedata noticed itself."""
+    """The base class of all exceptions of facedata."""
 
 
 class OptionError(FacedataError, ValueError):
-    """Options that contradict each other or cannot be met."""
+    """An option is invalid, or contradicts another one."""
 
 
 class InputError(FacedataError):
-    """Something is wrong with what was to be read."""
+    """An input cannot be read."""
 
 
 class InputNotFoundError(InputError, FileNotFoundError):
-    """A file or folder to be read is not there."""
+    """An input file or folder does not exist."""
 
 
 class InputPermissionError(InputError, PermissionError):
-    """A file or folder to be read may not be read."""
+    """There is no permission to read an input file or folder."""
 
 
 class InputUnfinishedError(InputError, ValueError):
-    """The input is the output of a facedata job that has not ended."""
+    """The input is the output of an unfinished facedata job."""
 
 
 class EmptyDatasetError(InputError, ValueError):
-    """A dataset without a single sample."""
+    """A dataset has no samples."""
 
 
 class FormatError(InputError, ValueError):
-    """A file that breaks the rules of its own format."""
+    """A file violates its format."""
 
 
 class ArchiveError(FormatError):
-    """An archive that is cut short or damaged."""
+    """An archive is truncated or damaged."""
 
 
 class UnsafeArchiveError(FormatError):
-    """An archive that would leave its folder, or fill the disk out of nearly nothing."""
+    """An archive would write outside its folder, or expand from a few bytes until the disk is full."""
 
 
 class CatalogueError(FormatError):
-    """A catalogue of datasets with a wrong key, type or value."""
+    """A catalogue of datasets has an invalid key, type or value."""
 
 
 class ModelError(FormatError):
-    """A model file that is no ONNX model, or not one that the detector can use."""
+    """A model file is not an ONNX model, or not one that can be used here."""
 
 
 class ChecksumError(InputError, ValueError):
-    """A file that is whole but not the one that was published."""
+    """A complete file differs from the one that was published."""
 
 
 class SampleError(InputError, ValueError):
-    """One sample that cannot be delivered; all others are unaffected.
+    """A single sample cannot be read; the others are not affected.
 
     Parameters
     ----------
     dataset : str
         The file or folder that the sample is in.
     key : str
-        The sample's key there.
+        The sample's key in it.
     reason : str
         What was expected and what was found.
     offset : int, optional
-        Byte offset in `dataset`, where the format has one.
+        Byte offset in `dataset`, if the format has offsets.
     """
 
     def __init__(self, dataset: str, key: str, reason: str, offset: int | None = None) -> None:
@@ -149,16 +149,16 @@ class SampleError(InputError, ValueError):
 
 
 class RefusedSampleError(FacedataError, ValueError):
-    """A sample that a writer does not take; whoever drives the writer knows where it came from."""
+    """A writer does not accept a sample; the caller adds where the sample came from."""
 
 
 class FaceError(RefusedSampleError):
-    """A face, or an image with it, that cannot be aligned.
+    """A face, or the image of a face, cannot be aligned.
 
     Parameters
     ----------
     cause : str
-        One of a few, for counting: ``"no face"``, ``"too small"``.
+        A short category, for counting: ``"no face"``, ``"too small"``.
     detail : str
         What was expected and what was found.
     """
@@ -172,23 +172,23 @@ class FaceError(RefusedSampleError):
 
 
 class TransferError(FacedataError, ConnectionError):
-    """A server did not give the file, however often it was asked."""
+    """A download failed, also after retries."""
 
 
 class WebPageError(TransferError):
-    """A server gave a web page where a file was asked for: a quota, a login, a preview."""
+    """A server sent a web page (about a quota, a login) instead of the file."""
 
 
 class WorkerStartError(FacedataError, OSError):
-    """The system did not let the workers start."""
+    """The operating system refused to start worker processes."""
 
 
 class OutputError(FacedataError, OSError):
-    """Something is wrong with where the result was to be written."""
+    """An output cannot be written."""
 
 
 class OutputExistsError(OutputError, FileExistsError):
-    """The output is there already and is not this job's own."""
+    """The output exists already and is not that of this job."""
 
 
 class OutputMismatchError(OutputError, ValueError):
@@ -200,15 +200,25 @@ class OutputLockedError(OutputError, BlockingIOError):
 
 
 class DiskFullError(OutputError):
-    """The disk, or the user's share of it, is full."""
+    """The disk, or the user's quota on it, is full."""
 
 
 class MissingLibraryError(FacedataError, ImportError):
-    """A library that facedata depends on cannot be loaded."""
+    """A library that facedata depends on cannot be imported."""
 
 
 class MissingExtraError(MissingLibraryError):
-    """A library is needed that only an extra of facedata installs."""
+    """A library is missing that an extra of facedata installs.
+
+    Parameters
+    ----------
+    what : str
+        What needs it: the subject of the message.
+    extra : str
+        The name of the extra.
+    why : str
+        Why the library cannot be imported, if it is installed.
+    """
 
     def __init__(self, what: str, extra: str, why: str = "") -> None:
         detail = f" ({why})" if why else ""
@@ -220,11 +230,11 @@ class MissingExtraError(MissingLibraryError):
 
 
 class InterruptedJobError(FacedataError, RuntimeError):
-    """The job was asked to stop and has stopped; the same command goes on."""
+    """A job was interrupted; the same command resumes it."""
 
 
 def input_error(error: OSError, path: str | os.PathLike[str]) -> InputError:
-    """Turn an OSError met while reading `path` into the fitting `InputError`."""
+    """The `InputError` for an OSError that occurred while `path` was read."""
     path = os.fspath(path)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return InputNotFoundError(f"{path}: no such file or folder")
@@ -234,15 +244,15 @@ def input_error(error: OSError, path: str | os.PathLike[str]) -> InputError:
 
 
 def output_error(error: OSError, path: str | os.PathLike[str]) -> OutputError:
-    """Turn an OSError met while writing `path` into the fitting `OutputError`."""
+    """The `OutputError` for an OSError that occurred while `path` was written."""
     path = os.fspath(path)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFullError(
             f"{path}: {(error.strerror or 'disk full').lower()}; what is finished is kept: "
-            "free some space and run the same command again, it goes on from there"
+            "free some space and run the same command again to resume"
         )
     if error.errno == errno.EROFS:
         return OutputError(f"{path}: is on a read-only file system; choose another output")
     if isinstance(error, PermissionError):
-        return OutputError(f"{path}: no permission to write there; check the folder's mode and owner")
+        return OutputError(f"{path}: no permission to write it; check the folder's mode and owner")
     return OutputError(f"{path}: cannot be written: {error.strerror or error}")

@@ -1,4 +1,4 @@
-"""What kind of image some encoded bytes are, and how large, told from their headers alone; and the way to OpenCV."""
+"""The kind and the size of encoded images, read from their headers alone; and the import of OpenCV."""
 
 from __future__ import annotations
 
@@ -20,52 +20,52 @@ __all__ = [
 ]
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "bmp", "webp"})
-"""Endings of the names of image files, in lower case."""
+"""Extensions of image files, in lower case."""
 
 LARGEST_IMAGE = 1 << 28
-"""Bytes; what is larger than 256 MiB is taken for damage or an attack, not for a face."""
+"""The most bytes of an image: 256 MiB; anything larger is damaged or an attack."""
 
-_MOST_SEGMENTS = 1024  # of a JPEG before its frame header; a colour profile may take 255
-_FRAMES = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}  # the others there are tables, or reserved
+_MOST_SEGMENTS = 1024  # before the frame header of a JPEG; a colour profile may take 255
+_FRAMES = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}  # these three are tables, or reserved
 _SEGMENTS = frozenset([0xFFC4, 0xFFC8, 0xFFCC, *range(0xFFDB, 0xFFFF)])
-_BARE = frozenset([0xFF01, *range(0xFFD0, 0xFFD9)])  # markers that no length follows
+_BARE = frozenset([0xFF01, *range(0xFFD0, 0xFFD9)])  # markers without a length
 _SEGMENT = struct.Struct(">HH")
 _JPEG_FRAME = struct.Struct(">HHB")
 _PNG_HEADER = struct.Struct(">IIBB")
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 4, 6: 4}
 _LARGEST_SIDE = (1 << 31) - 1
 _TIFF_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
-_TIFF_TYPES = {3: "H", 4: "I"}  # a size is of one of these
-_TIFF_TAGS = {256: "width", 257: "height", 262: "colours", 277: "samples", 322: "across", 323: "down"}
-_TIFF_TAGS |= {273: "places", 279: "lengths", 324: "places", 325: "lengths"}  # of strips, of tiles
+_TIFF_TYPES = {3: "H", 4: "I"}
+_TIFF_TAGS = {256: "width", 257: "height", 262: "colours", 277: "samples", 322: "tile width", 323: "tile height"}
+_TIFF_TAGS |= {273: "offsets", 279: "lengths", 324: "offsets", 325: "lengths"}  # of strips, of tiles
 _TIFF_PALETTE = 3
-_MOST_STRIPS = 1 << 16  # that are looked at
-_LARGEST_TILE = 1 << 24  # pixels; tiles may be larger than their image, and a decoder takes memory for a whole one
+_MOST_STRIPS = 1 << 16  # that are checked
+_LARGEST_TILE = 1 << 24  # pixels; a tile may be larger than the image, and a decoder allocates all of it
 
 
 def import_opencv() -> Any:
-    """OpenCV's module, loaded where it is needed: it takes a quarter of a second.
+    """Import OpenCV, which takes a quarter of a second.
 
     Raises
     ------
     MissingLibraryError
-        Where it is missing or cannot load a library of the system; says what mends it.
+        If it is not installed, or needs a system library that is missing; the message says what to install.
     """
     try:
         import cv2
     except ImportError as error:
         raise MissingLibraryError(
-            f"OpenCV cannot be loaded ({error}). On a server without a display, opencv-python-headless takes the place "
-            "of opencv-python: pip uninstall opencv-python && pip install opencv-python-headless"
+            f"OpenCV cannot be imported ({error}); on a server without a display, replace opencv-python by "
+            "opencv-python-headless: pip uninstall opencv-python && pip install opencv-python-headless"
         ) from error
     return cv2
 
 
 @contextmanager
 def opencv_in_one_thread() -> Iterator[None]:
-    """Let OpenCV do without threads of its own for a while: in a process that forks workers, and in the workers.
+    """Run OpenCV without threads of its own, in a process that forks workers and in the workers.
 
-    A forked process believes that it has the threads of its parent, and waits for them for ever.
+    A forked process assumes that it has the threads of its parent, and would wait for them for ever.
     """
     cv2 = import_opencv()
     threads = cv2.getNumThreads()
@@ -77,20 +77,13 @@ def opencv_in_one_thread() -> Iterator[None]:
 
 
 def image_extension(data: bytes) -> str | None:
-    """The file extension that fits an encoded image.
-
-    Only the signature is read; nothing is decoded.
-
-    Parameters
-    ----------
-    data : bytes
-        An encoded image.
+    """The file extension for an encoded image, from its signature.
 
     Returns
     -------
     str or None
-        ``"jpg"``, ``"png"``, ``"bmp"``, ``"webp"``, ``"gif"`` or ``"tif"``, or None where the bytes start like
-        none of them.
+        ``"jpg"``, ``"png"``, ``"bmp"``, ``"webp"``, ``"gif"`` or ``"tif"``; None if the bytes begin like none of
+        them.
     """
     if data[:3] == b"\xff\xd8\xff":
         return "jpg"
@@ -98,22 +91,20 @@ def image_extension(data: bytes) -> str | None:
         return "png"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
-    if data[:2] == b"BM" and len(data) >= 26:  # a file header of 14 bytes and at least the core header of 12
+    if data[:2] == b"BM" and len(data) >= 26:  # a file header of 14 bytes and at least a core header of 12
         return "bmp"
     if data[:6] in (b"GIF87a", b"GIF89a"):
         return "gif"
-    if data[:4] in (b"II*\x00", b"MM\x00*"):
-        return "tif"
-    return None
+    return "tif" if data[:4] in _TIFF_ORDERS else None
 
 
 def known_extension(data: bytes) -> str:
-    """The file extension that fits an encoded image, as `image_extension` tells it.
+    """The file extension for an encoded image, as for `image_extension`.
 
     Raises
     ------
     RefusedSampleError
-        Where the bytes begin like no image.
+        If the bytes do not begin like an image.
     """
     extension = image_extension(data)
     if extension is None:
@@ -122,26 +113,24 @@ def known_extension(data: bytes) -> str:
 
 
 def image_size(data: bytes) -> tuple[int, int, int] | None:
-    """Height, width and channels of an encoded image, read from its header.
-
-    Nothing is decoded: that a header is right says nothing about the pixels behind it.
+    """Height, width and channels of an encoded image, from its header; the pixels are not decoded.
 
     Parameters
     ----------
     data : bytes
-        A JPEG, PNG, BMP, WebP, GIF or TIFF (of a BigTIFF nothing is known), the whole of it.
+        A complete JPEG, PNG, BMP, WebP, GIF or TIFF (but not a BigTIFF).
 
     Returns
     -------
     tuple of int or None
-        Height and width in pixels, and the channels that OpenCV delivers where it is to change nothing: 1 of grey, 3
-        of colour (of CMYK and of palettes too), 4 of what has an alpha channel. None of any other format, and where
-        the header is not whole or makes no sense. Of a TIFF, also where the pixels do not lie within `data`.
+        Height and width in pixels, and the channels that OpenCV returns with IMREAD_UNCHANGED: 1 for grey, 3 for
+        colour (CMYK and palettes too), 4 with an alpha channel. None for any other format, if the header is
+        incomplete or invalid, and for a TIFF whose pixels are not within `data`.
     """
-    reader = _HEADERS.get(data[:2])
+    reader = _READERS.get(data[:2])
     try:
         size = reader(data) if reader is not None else None
-    except (struct.error, IndexError):  # the header is cut off
+    except (struct.error, IndexError):  # the header is truncated
         return None
     if size is None or not (0 < size[0] <= _LARGEST_SIDE and 0 < size[1] <= _LARGEST_SIDE):
         return None
@@ -149,19 +138,19 @@ def image_size(data: bytes) -> tuple[int, int, int] | None:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int, int] | None:
-    place = 2
+    offset = 2
     for _ in range(_MOST_SEGMENTS):
-        marker, length = _SEGMENT.unpack_from(data, place)
+        marker, length = _SEGMENT.unpack_from(data, offset)
         if marker in _SEGMENTS:
-            place += 2 + length
+            offset += 2 + length
         elif marker in _FRAMES:
-            height, width, components = _JPEG_FRAME.unpack_from(data, place + 5)
+            height, width, components = _JPEG_FRAME.unpack_from(data, offset + 5)
             return (height, width, 1 if components == 1 else 3) if 1 <= components <= 4 else None
         elif marker == 0xFFFF:  # markers may be padded
-            place += 1
+            offset += 1
         elif marker in _BARE:
-            place += 2
-        else:  # no marker, or the image data, without a frame before it
+            offset += 2
+        else:  # not a marker, or image data before the frame header
             return None
     return None
 
@@ -188,12 +177,12 @@ def _bmp_size(data: bytes) -> tuple[int, int, int] | None:
     else:
         alpha = bits == 32 and compression == 3 and header >= 56 and any(data[66:70])
         channels = 4 if alpha else 3
-    return abs(height), width, channels  # a negative height says that the rows go from top to bottom
+    return abs(height), width, channels  # a negative height means that rows go from top to bottom
 
 
-def _is_grey(data: bytes, place: int, size: int, step: int) -> bool:
-    """Whether the palette of `size` bytes at `place` has nothing but greys."""
-    palette = data[place : place + size]
+def _is_grey(data: bytes, offset: int, size: int, step: int) -> bool:
+    """Whether the palette of `size` bytes at `offset` contains only greys."""
+    palette = data[offset : offset + size]
     return palette[0::step] == palette[1::step] == palette[2::step]
 
 
@@ -202,7 +191,7 @@ def _webp_size(data: bytes) -> tuple[int, int, int] | None:
         return None
     kind = data[12:16]
     if kind == b"VP8X":
-        (width, height) = (int.from_bytes(data[place : place + 3], "little") + 1 for place in (24, 27))
+        (width, height) = (int.from_bytes(data[offset : offset + 3], "little") + 1 for offset in (24, 27))
         return (height, width, 4 if data[20] & 0x10 else 3) if len(data) >= 30 else None
     if kind == b"VP8L" and data[20] == 0x2F:
         (bits,) = struct.unpack_from("<I", data, 21)
@@ -224,33 +213,30 @@ def _tiff_size(data: bytes) -> tuple[int, int, int] | None:
     order = _TIFF_ORDERS.get(data[:4])
     if order is None:
         return None
-    entries = _tiff_entries(data, order)
-    width, height = (entries.get(name, (0,))[0] for name in ("width", "height"))
-    samples, across, down, colours = (entries.get(name, (1,))[0] for name in ("samples", "across", "down", "colours"))
-    ends = map(sum, zip(entries.get("places", ()), entries.get("lengths", ()), strict=False))
-    if not 1 <= samples <= 4 or across * down > max(_LARGEST_TILE, width * height) or max(ends, default=0) > len(data):
-        return None
-    return height, width, 3 if colours == _TIFF_PALETTE else samples
-
-
-def _tiff_entries(data: bytes, order: str) -> dict[str, tuple[int, ...]]:
-    """What the first directory says of the size, and of where the strips or tiles of pixels lie."""
+    # the entries of the first directory that say how large the image is, and where its pixels are
     (directory,) = struct.unpack_from(f"{order}I", data, 4)
     (count,) = struct.unpack_from(f"{order}H", data, directory)
     entries: dict[str, tuple[int, ...]] = {}
-    for place in range(directory + 2, directory + 2 + 12 * count, 12):
-        tag, kind, length = struct.unpack_from(f"{order}HHI", data, place)
+    for offset in range(directory + 2, directory + 2 + 12 * count, 12):
+        tag, kind, length = struct.unpack_from(f"{order}HHI", data, offset)
         name = _TIFF_TAGS.get(tag)
         if name is None or kind not in _TIFF_TYPES or name in entries or not length:
             continue
         values = f"{order}{min(length, _MOST_STRIPS)}{_TIFF_TYPES[kind]}"
         inline = length * struct.calcsize(_TIFF_TYPES[kind]) <= 4
-        (start,) = (place + 8,) if inline else struct.unpack_from(f"{order}I", data, place + 8)
+        (start,) = (offset + 8,) if inline else struct.unpack_from(f"{order}I", data, offset + 8)
         entries[name] = struct.unpack_from(values, data, start)
-    return entries
+
+    width, height = (entries.get(name, (0,))[0] for name in ("width", "height"))
+    samples, colours = (entries.get(name, (1,))[0] for name in ("samples", "colours"))
+    tile = entries.get("tile width", (1,))[0] * entries.get("tile height", (1,))[0]
+    ends = map(sum, zip(entries.get("offsets", ()), entries.get("lengths", ()), strict=False))
+    if not 1 <= samples <= 4 or tile > max(_LARGEST_TILE, width * height) or max(ends, default=0) > len(data):
+        return None
+    return height, width, 3 if colours == _TIFF_PALETTE else samples
 
 
-_HEADERS: dict[bytes, Callable[[bytes], tuple[int, int, int] | None]] = {
+_READERS: dict[bytes, Callable[[bytes], tuple[int, int, int] | None]] = {
     b"\xff\xd8": _jpeg_size,
     b"\x89P": _png_size,
     b"BM": _bmp_size,

@@ -1,4 +1,4 @@
-"""Telling images and their sizes from their headers: nothing is decoded, nothing short or strange goes wrong."""
+"""Kinds and sizes of images from their headers, also of truncated, unusual and crafted ones."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ SIGNED = {
 }
 UNSIGNED = {
     "nothing": b"",
-    "half a JPEG signature": b"\xff\xd8",
-    "PNG spoilt by a text transfer": b"\x89PNG\n\x1a\n",
+    "truncated JPEG signature": b"\xff\xd8",
+    "PNG corrupted by a text transfer": b"\x89PNG\n\x1a\n",
     "sound in RIFF": b"RIFF\x24\0\0\0WAVE",
-    "cut in RIFF": b"RIFF\x24\0\0\0WEB",
+    "truncated RIFF": b"RIFF\x24\0\0\0WEB",
     "words that begin with BM": b"BMW is a car",
-    "GIF of no year": b"GIF88a",
+    "GIF with a wrong year": b"GIF88a",
     "web page": b"<!DOCTYPE html>",
     "zeros": bytes(64),
-    "a signature that does not stand first": b" \xff\xd8\xff",
+    "a signature that is not first": b" \xff\xd8\xff",
 }
 
 
 @pytest.mark.parametrize(("data", "extension"), SIGNED.values(), ids=SIGNED)
-def test_an_image_is_told_by_its_first_bytes(data: bytes, extension: str) -> None:
+def test_the_first_bytes_decide_the_extension(data: bytes, extension: str) -> None:
     assert image_extension(data) == extension
     assert image_extension(data + b"anything") == extension
 
 
 @pytest.mark.parametrize("data", UNSIGNED.values(), ids=UNSIGNED)
-def test_what_begins_like_no_image_has_no_extension(data: bytes) -> None:
+def test_other_bytes_have_no_extension(data: bytes) -> None:
     assert image_extension(data) is None
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=40) | st.sampled_from([data[:end] for data, _ in SIGNED.values() for end in range(30)]))
-def test_any_bytes_are_an_image_or_not(data: bytes) -> None:
+def test_any_bytes_are_accepted(data: bytes) -> None:
     extension = image_extension(data)
     assert extension in {None, "jpg", "png", "webp", "bmp", "gif", "tif"}
     assert image_extension(data + bytes(8)) == extension or extension is None
@@ -87,17 +87,17 @@ def test_the_size_in_the_header_is_that_of_the_decoded_image(
 
 
 @pytest.mark.parametrize("options", ["PROGRESSIVE", "RST_INTERVAL", "OPTIMIZE"])
-def test_any_kind_of_jpeg_has_its_size(options: str) -> None:
+def test_progressive_and_other_jpegs(options: str) -> None:
     data = encoded(17, 33, 3, "jpg", (getattr(import_opencv(), f"IMWRITE_JPEG_{options}"), 1))
     assert image_size(data) == (17, 33, 3)
 
 
 @pytest.mark.parametrize("quality", [80, 101], ids=["lossy", "lossless"])
-def test_both_kinds_of_webp_have_their_size(quality: int) -> None:
+def test_lossy_and_lossless_webp(quality: int) -> None:
     assert image_size(encoded(300, 7, 3, "webp", (import_opencv().IMWRITE_WEBP_QUALITY, quality))) == (300, 7, 3)
 
 
-def test_webp_of_the_extended_kind_has_the_size_of_its_canvas() -> None:
+def test_an_extended_webp_has_the_size_of_its_canvas() -> None:
     def canvas(flags: int) -> bytes:
         return b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0" + struct.pack("<IHBHB", flags, 111, 0, 69, 1)
 
@@ -125,7 +125,7 @@ FRAME = segment(0xC2, struct.pack(">BHHB", 8, 112, 96, 3) + bytes(9))
     ],
     ids=["thumbnail", "colour profile", "empty comment", "padding", "bare marker", "tables first"],
 )
-def test_whatever_stands_before_the_frame_of_a_jpeg_is_passed_over(before: bytes) -> None:
+def test_segments_before_the_frame_of_a_jpeg_are_skipped(before: bytes) -> None:
     assert image_size(b"\xff\xd8" + before + FRAME) == (112, 96, 3)
 
 
@@ -144,11 +144,11 @@ def test_whatever_stands_before_the_frame_of_a_jpeg_is_passed_over(before: bytes
         b"\xff\xd8" + segment(0xC0, struct.pack(">BHHB", 8, 9, 96, 0)),
     ],
     ids=[
-        "nothing more", "cut frame", "length behind the end", "end before the frame", "scan before the frame",
-        "no marker", "no 0xff", "thousands of segments", "no height", "no components",
+        "nothing more", "truncated frame", "length beyond the end", "end before the frame", "scan before the frame",
+        "unknown marker", "no 0xff", "thousands of segments", "no height", "no components",
     ],
 )  # fmt: skip
-def test_a_spoilt_jpeg_has_no_size(data: bytes) -> None:
+def test_a_damaged_jpeg_has_no_size(data: bytes) -> None:
     assert image_size(data) is None
 
 
@@ -194,12 +194,12 @@ def test_a_bmp_with_a_palette_of_greys_is_grey(bits: int, palette: bytes) -> Non
 
 
 @pytest.mark.parametrize("bits", [16, 24])
-def test_a_bmp_without_a_palette_is_coloured_and_may_stand_on_its_head(bits: int) -> None:
+def test_a_bmp_without_a_palette_is_coloured_also_upside_down(bits: int) -> None:
     for height in (3, -3):
         assert image_size(bmp(bits, height=height)) == decoded_size(bmp(bits, height=height)) == (3, 5, 3)
 
 
-def test_a_bmp_of_the_oldest_kind() -> None:
+def test_a_bmp_with_a_core_header() -> None:
     header = b"BM" + bytes(12) + struct.pack("<IHHHH", 12, 5, 3, 1, 24)
     assert image_size(header) == (3, 5, 3)
     assert image_size(header[:-1]) is None
@@ -219,7 +219,7 @@ def tiff(
     strips: int = 3,
     **entries: tuple[int, ...],
 ) -> bytes:
-    """5 x 3 pixels, a row to a strip or all in one; the directory before the pixels or behind them."""
+    """5 x 3 pixels, a row to a strip or all in one; the directory before the pixels or after them."""
     pixels = bytes(range(15 * samples))
     rows = 3 // strips
     names = {"width": 256, "height": 257, "bits": 258, "packing": 259, "colours": 262, "places": 273, "samples": 277}
@@ -228,7 +228,7 @@ def tiff(
     values |= {"colours": (2 if samples > 2 else 1,), "rows": (rows,), "lengths": (5 * samples * rows,) * strips}
     values |= {"places": (0,) * strips, **entries}
     size = 2 + 12 * len(values) + 4
-    lists = sum(struct.calcsize("HI"[kind == 4]) * len(one) for one in values.values() if len(one) > 1)
+    lists = sum(struct.calcsize("HI"[kind == 4]) * len(value) for value in values.values() if len(value) > 1)
     directory = 8 if first else 8 + len(pixels) + len(pixels) % 2
     start = 8 + size + lists if first else 8
     values["places"] = tuple(start + index * 5 * samples * rows for index in range(strips))
@@ -258,19 +258,19 @@ def test_a_tiff_with_a_palette_is_coloured() -> None:
     assert image_size(data) == decoded_size(data) == (3, 5, 3)
 
 
-def test_other_writers_tiffs_have_their_size() -> None:
+def test_tiffs_of_opencv() -> None:
     for channels in (1, 3, 4):
         data = encoded(31, 17, channels, "tif")
         assert image_size(data) == decoded_size(data) == (31, 17, channels)
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_cut_tiff_has_no_size(first: bool) -> None:
+def test_a_truncated_tiff_has_no_size(first: bool) -> None:
     data = tiff(first=first, kind=3)
     assert [image_size(data[:end]) for end in range(len(data) - 1)] == [None] * (len(data) - 1)
 
 
-def test_a_tiff_that_would_take_memory_for_nothing_has_no_size() -> None:
+def test_a_tiff_with_tiles_or_strips_out_of_proportion_has_no_size() -> None:
     assert image_size(tiff(across=(1 << 20,), down=(1 << 20,))) is None
     assert image_size(tiff(across=(256,), down=(256,))) == (3, 5, 3)
     assert image_size(tiff(samples=1, width=(0,))) is None
@@ -278,7 +278,7 @@ def test_a_tiff_that_would_take_memory_for_nothing_has_no_size() -> None:
     assert image_size(data.replace(struct.pack("<HHI", 279, 4, 3), struct.pack("<HHI", 279, 4, (1 << 32) - 1))) is None
 
 
-def test_a_tiff_of_65_535_equal_entries_is_read_in_no_time() -> None:
+def test_a_tiff_of_65_535_equal_entries_is_read_quickly() -> None:
     entry = struct.pack("<HHII", 273, 4, 60_000, 8)
     begin = time.process_time()
     assert image_size(b"II*\0" + struct.pack("<IH", 8, 65_535) + entry * 65_535) is None
@@ -296,7 +296,7 @@ BEGINNINGS = [data[:2] for data, _ in SIGNED.values()] + [encoded(9, 9, 3, kind)
     st.binary(max_size=40),
     st.data(),
 )
-def test_any_bytes_have_a_size_or_none(beginning: bytes, rest: bytes, data: st.DataObject) -> None:
+def test_any_bytes_have_a_plausible_size_or_none(beginning: bytes, rest: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(beginning)), min_size=2, max_size=2)))
     for first, end in pairwise([0, *cuts]):
         size = image_size(beginning[first:end] + rest)

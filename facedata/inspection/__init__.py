@@ -1,1 +1,1 @@
-"""Looking at datasets: statistics, validation, comparison and pictures."""
+"""Pictures of datasets."""

@@ -1,8 +1,9 @@
-"""Contact sheets: one row of small images per identity, to see many samples at a glance."""
+"""Contact sheets: a picture with a row of small images for each identity."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,13 +19,13 @@ __all__ = ["MAX_CELLS", "contact_sheet", "sheet_extension", "write_contact_sheet
 Image = NDArray[np.uint8]
 
 MAX_CELLS = 4096
-"""The most cells, empty ones included, that a sheet may have."""
+"""The most cells that a sheet may have, empty ones included."""
 
-_MAX_PIXELS = 1 << 26  # 200 MB of image
+_MAX_PIXELS = 1 << 26  # 200 MB in memory
 _BACKGROUND = 236
 _EMPTY = 222
 _INK = (64, 60, 58)
-_LABEL_LENGTH = 24  # a longer label would push the images off the screen
+_LABEL_LENGTH = 24  # characters; longer labels would leave no room for the images
 _EXTENSIONS = (".png", ".jpg", ".jpeg")
 
 
@@ -42,9 +43,9 @@ def contact_sheet(
     rows : sequence of sequences of ndarray, uint8
         Images of shape (H, W, 3), BGR, or (H, W), grey. Rows may differ in length.
     labels : sequence of str, optional
-        One text per row, written at its left; characters outside ASCII become ``?``.
+        A text for each row, written at its left, shortened to 24 characters; characters outside ASCII become ``?``.
     cell : int
-        Side in pixels of the square that an image is fitted into, its aspect ratio kept.
+        Side in pixels of the square that an image is scaled into; its aspect ratio is kept.
     margin : int
         Pixels around and between the cells.
 
@@ -56,27 +57,30 @@ def contact_sheet(
     Raises
     ------
     OptionError
-        If there is no image, an image is not as described, there is not one label per row, or the sheet
-        would have more than `MAX_CELLS` cells or 67 million pixels.
+        If there is no image, an image is not as described, the labels are not as many as the rows, or the sheet would
+        have more than `MAX_CELLS` cells or 67 million pixels.
     """
     cv2 = import_opencv()
 
     columns = max((len(row) for row in rows), default=0)
-    texts = [""] * len(rows) if labels is None else [_shortened(label) for label in labels]
+    texts = [""] * len(rows) if labels is None else [re.sub("[^ -~]", "?", label) for label in labels]
+    texts = [text if len(text) <= _LABEL_LENGTH else f"{text[: _LABEL_LENGTH - 3]}..." for text in texts]
     if not columns:
         raise OptionError("contact sheet: expected at least one image, found none")
     if len(rows) * columns > MAX_CELLS:
-        raise OptionError(f"contact sheet: {len(rows)} x {columns} cells: expected at most {MAX_CELLS}")
+        raise OptionError(f"contact sheet: expected at most {MAX_CELLS} cells, found {len(rows)} x {columns}")
     if len(texts) != len(rows):
-        raise OptionError(f"contact sheet: expected {len(rows)} labels, one per row, found {len(texts)}")
+        raise OptionError(f"contact sheet: expected {len(rows)} labels, one for each row, found {len(texts)}")
     if cell < 1 or margin < 0:
-        raise OptionError(f"contact sheet: cell {cell}, margin {margin}: expected 1 and 0 or more")
+        raise OptionError(
+            f"contact sheet: expected a cell of at least 1 and a margin of at least 0, found {cell} and {margin}"
+        )
     font, scale = cv2.FONT_HERSHEY_SIMPLEX, min(0.5, max(0.3, cell / 224.0))
     widths = [cv2.getTextSize(text, font, scale, 1)[0][0] for text in texts if text]
     left = margin + (max(widths) + max(margin, 4) if widths else 0)
     height, width = margin + len(rows) * (cell + margin), left + columns * (cell + margin)
     if height * width > _MAX_PIXELS:
-        raise OptionError(f"contact sheet of {height} x {width} pixels: choose a smaller cell")
+        raise OptionError(f"contact sheet: {height} x {width} pixels are too many; choose a smaller cell")
     sheet = np.full((height, width, 3), _BACKGROUND, np.uint8)
     for index, (row, text) in enumerate(zip(rows, texts, strict=True)):
         top = margin + index * (cell + margin)
@@ -92,13 +96,8 @@ def contact_sheet(
     return sheet
 
 
-def _shortened(label: str) -> str:
-    plain = "".join(letter if " " <= letter <= "~" else "?" for letter in label[: _LABEL_LENGTH + 1])
-    return plain if len(plain) <= _LABEL_LENGTH else plain[: _LABEL_LENGTH - 3] + "..."
-
-
 def _place(space: Image, image: NDArray[Any], place: str) -> None:
-    """Fit an image into the middle of `space`, in place."""
+    """Scale an image and draw it in the middle of `space`, a square part of the sheet."""
     cv2 = import_opencv()
 
     shaped = image.ndim == 2 or image.shape[2:] == (3,)
@@ -126,7 +125,7 @@ def write_contact_sheet(
     margin: int = 6,
     overwrite: bool = False,
 ) -> None:
-    """Write a contact sheet as PNG or JPEG, according to its name; it appears whole or not at all.
+    """Write a contact sheet as PNG or JPEG, depending on its name; the file appears complete or not at all.
 
     Parameters
     ----------
@@ -140,7 +139,7 @@ def write_contact_sheet(
     Raises
     ------
     OptionError
-        As for `contact_sheet`, or if the name ends otherwise.
+        As for `contact_sheet`, or if the name has another extension.
     OutputExistsError
         If the file exists and `overwrite` is false.
     OutputError
@@ -149,7 +148,7 @@ def write_contact_sheet(
     name = os.fspath(path)
     extension = sheet_extension(name)
     if os.path.lexists(name) and not overwrite:
-        raise OutputExistsError(f"{name}: exists already; choose another name or allow overwriting")
+        raise OutputExistsError(f"{name}: exists already; choose another name, or overwrite it")
     sheet = contact_sheet(rows, labels=labels, cell=cell, margin=margin)
     _, encoded = import_opencv().imencode(extension, sheet)
     try:
@@ -160,12 +159,12 @@ def write_contact_sheet(
 
 
 def sheet_extension(name: str) -> str:
-    """The file extension of a contact sheet, which decides how it is encoded.
+    """The file extension of a contact sheet, which decides its encoding.
 
     Raises
     ------
     OptionError
-        If the name ends otherwise.
+        If the name has another extension.
     """
     extension = os.path.splitext(name)[1].lower()
     if extension not in _EXTENSIONS:

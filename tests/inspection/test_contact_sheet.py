@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 
 from facedata.errors import OptionError, OutputError, OutputExistsError
-from facedata.inspection import contact_sheet as module
 from facedata.inspection.contact_sheet import MAX_CELLS, contact_sheet, write_contact_sheet
 
 RED = (0, 0, 255)
@@ -64,7 +63,7 @@ def test_labels_are_written_at_the_left_of_their_rows() -> None:
     assert abs(dark[:, 0].mean() - 98) < 6
 
 
-def test_long_and_foreign_labels_do_not_widen_without_end() -> None:
+def test_long_labels_are_shortened_and_others_than_ascii_replaced() -> None:
     rows = [[image(30, 30)]]
     long = contact_sheet(rows, labels=["x" * 10_000])
     assert long.shape[1] < 500
@@ -72,25 +71,25 @@ def test_long_and_foreign_labels_do_not_widen_without_end() -> None:
     np.testing.assert_array_equal(foreign, marks)
 
 
-def test_inputs_are_left_alone() -> None:
+def test_inputs_are_not_changed() -> None:
     original = image(30, 50)
     contact_sheet([[original]], labels=["a"], cell=50)
     assert (original == RED).all()
 
 
 @pytest.mark.parametrize("rows", [[], [[]], [[], []]])
-def test_no_image_is_refused(rows: list[list[NDArray[np.uint8]]]) -> None:
+def test_a_sheet_without_images_is_refused(rows: list[list[NDArray[np.uint8]]]) -> None:
     with pytest.raises(OptionError, match="at least one image"):
         contact_sheet(rows)
 
 
 def test_too_many_cells_are_refused() -> None:
-    one = image(1, 1)
-    assert contact_sheet([[one] * 64] * (MAX_CELLS // 64), cell=1, margin=0).shape == (64, 64, 3)
+    pixel = image(1, 1)
+    assert contact_sheet([[pixel] * 64] * (MAX_CELLS // 64), cell=1, margin=0).shape == (64, 64, 3)
     with pytest.raises(ValueError, match=str(MAX_CELLS)):
-        contact_sheet([[one] * (MAX_CELLS + 1)], cell=1)
+        contact_sheet([[pixel] * (MAX_CELLS + 1)], cell=1)
     with pytest.raises(ValueError, match=str(MAX_CELLS)):  # one long row makes many empty cells
-        contact_sheet([[one] * 1000, [one], [one], [one], [one]], cell=1)
+        contact_sheet([[pixel] * 1000, [pixel], [pixel], [pixel], [pixel]], cell=1)
 
 
 def test_too_many_pixels_are_refused() -> None:
@@ -101,10 +100,10 @@ def test_too_many_pixels_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"labels": []}, "labels"),
-        ({"labels": ["a", "b"]}, "labels"),
-        ({"cell": 0}, "cell"),
-        ({"margin": -1}, "margin"),
+        ({"labels": []}, "expected 1 labels, one for each row, found 0"),
+        ({"labels": ["a", "b"]}, "found 2"),
+        ({"cell": 0}, "cell of at least 1"),
+        ({"margin": -1}, "margin of at least 0"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
@@ -123,7 +122,7 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> Non
         np.zeros((2, 4, 3, 3), np.uint8),
     ],
 )
-def test_what_is_no_image_is_refused_by_its_place(wrong: NDArray[Any]) -> None:
+def test_a_wrong_array_is_reported_with_its_place(wrong: NDArray[Any]) -> None:
     with pytest.raises(OptionError, match=r"row 1, column 0.*found"):
         contact_sheet([[image(4, 4)], [wrong]])
 
@@ -142,7 +141,7 @@ def test_jpeg_is_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["sheet.jpg"]
 
 
-def test_an_existing_file_is_kept_unless_told(tmp_path: Path) -> None:
+def test_an_existing_file_is_kept_unless_overwrite(tmp_path: Path) -> None:
     path = tmp_path / "sheet.png"
     path.write_bytes(b"mine")
     with pytest.raises(OutputExistsError, match=r"sheet\.png"):
@@ -152,10 +151,7 @@ def test_an_existing_file_is_kept_unless_told(tmp_path: Path) -> None:
     assert path.read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_failed_write_leaves_only_the_old_file(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_failed_write_leaves_only_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "sheet.png"
     path.write_bytes(b"mine")
 
@@ -164,7 +160,7 @@ def test_a_failed_write_leaves_only_the_old_file(
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(OutputError, match=r"sheet\.png"):
-        module.write_contact_sheet(path, [[image(4, 4)]], overwrite=True)
+        write_contact_sheet(path, [[image(4, 4)]], overwrite=True)
     assert path.read_bytes() == b"mine"
     assert [entry.name for entry in tmp_path.iterdir()] == ["sheet.png"]
 
