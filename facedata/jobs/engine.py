@@ -183,7 +183,20 @@ class ShardRunner:
         has_dead_worker = getattr(executor, "has_dead_worker", bool)
         ticks_with_dead_worker = 0
         while (self._waiting or self._suspects or self._running) and not stop:
-            self._submit(executor)
+            # submit as many shards as may run; suspects run alone
+            queue, most = (self._suspects, 1) if self._suspects else (self._waiting, self._workers + 1)
+            while queue and len(self._running) < most and not (self._running and not self._recorder.has_room(queue[0])):
+                task = _PicklableTask(self._make_task(queue[0]))
+                try:
+                    future = executor.submit(task)
+                except BrokenExecutor:
+                    break
+                except OSError as error:
+                    raise WorkerStartError(
+                        f"{self._workers} workers cannot be started: {error.strerror}; give fewer --workers, or ask "
+                        "for a larger limit (ulimit -u, ulimit -n)"
+                    ) from error
+                self._running[future] = queue.popleft()
             if not self._running:
                 _kill(executor)
                 return True
@@ -198,25 +211,6 @@ class ShardRunner:
         if stop:
             self._drain(executor, stop)
         return False
-
-    def _submit(self, executor: Executor) -> None:
-        """Submit as many shards as may run; suspects run alone."""
-        alone = bool(self._suspects)
-        queue = self._suspects if alone else self._waiting
-        while queue and len(self._running) < (1 if alone else self._workers + 1):
-            if self._running and not self._recorder.has_room(queue[0]):
-                return
-            task = _PicklableTask(self._make_task(queue[0]))
-            try:
-                future = executor.submit(task)
-            except BrokenExecutor:
-                return
-            except OSError as error:
-                raise WorkerStartError(
-                    f"{self._workers} workers cannot be started: {error.strerror}; give fewer --workers, or ask for a "
-                    "larger limit (ulimit -u, ulimit -n)"
-                ) from error
-            self._running[future] = queue.popleft()
 
     def _collect(self, done: Iterable[Future[ShardResult]]) -> None:
         for future in done:
