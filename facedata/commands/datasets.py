@@ -10,9 +10,7 @@ from facedata.commands import options
 from facedata.commands.progress import human_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from facedata.download.catalogue import Catalogue, CatalogueSet
+    from facedata.download.catalogue import CatalogueSet
 
 _HEADINGS = ("name", "what", "people", "images", "size", "status", "how")
 _RIGHT = (2, 3, 4)
@@ -37,39 +35,28 @@ def command(name: str | None, catalogue: tuple[str, ...], root: str, as_json: bo
     from facedata.download.catalogue import load_catalogue
 
     known = load_catalogue(catalogue)
-    if name is None:
-        _list(known, as_json=as_json)
-    else:
+    if name is not None:
         _show(known.find(name), root, as_json=as_json)
+    elif as_json:
+        options.print_json({"datasets": [_brief(entry) for entry in known]})
+    else:
+        rows = [_HEADINGS]
+        for entry in known:
+            numbers = (_number(entry.people), _number(entry.images), _size(entry, "~"))
+            rows.append((entry.name, entry.what, *numbers, ", ".join(entry.status), entry.access))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            cells = [
+                cell.rjust(width) if number in _RIGHT else cell.ljust(width)
+                for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            click.echo("  ".join(cells).rstrip())
     return 0
 
 
-def _list(known: Catalogue, *, as_json: bool) -> None:
-    if as_json:
-        options.print_json({"datasets": [_brief(entry) for entry in known]})
-        return
-    rows = [_HEADINGS, *(_row(entry) for entry in known)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
-    for row in rows:
-        cells = [
-            cell.rjust(width) if number in _RIGHT else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        click.echo("  ".join(cells).rstrip())
-
-
-def _row(entry: CatalogueSet) -> tuple[str, ...]:
+def _size(entry: CatalogueSet, about: str) -> str:
     size, exact = entry.bytes
-    shown = ("" if exact else "~") + human_bytes(size) if size else ""
-    return (
-        entry.name,
-        entry.what,
-        _number(entry.people),
-        _number(entry.images),
-        shown,
-        ", ".join(entry.status),
-        entry.access,
-    )
+    return ("" if exact else about) + human_bytes(size) if size else ""
 
 
 def _number(value: int | str | None) -> str:
@@ -102,7 +89,6 @@ def _show(entry: CatalogueSet, root: str, *, as_json: bool) -> None:
         options.print_json({**asdict(entry), **_brief(entry), "sources": shown, "terms": entry.terms, "next": commands})
         return
     click.echo(f"{entry.name}: {entry.title}")
-    size, exact = entry.bytes
     facts = (
         ("what", entry.what),
         ("family", entry.family),
@@ -110,26 +96,24 @@ def _show(entry: CatalogueSet, root: str, *, as_json: bool) -> None:
         ("people", _number(entry.people)),
         ("images", _number(entry.images)),
         ("classes", _number(entry.classes)),
-        ("size", f"{'' if exact else 'about '}{human_bytes(size)}" if size else ""),
+        ("size", _size(entry, "about ")),
         ("homepage", entry.homepage),
         ("how", entry.access),
     )
     for heading, fact in facts:
         if fact:
             click.echo(f"  {heading + ':':13s}{fact}")
-    _section("terms", entry.terms)
-    _section("sources, in this order", entry.places)
-    _section("downloads", [_checked(download.name, download.digest, download.size) for download in entry.downloads])
-    _section("files in their final places", [_checked(file.path, file.digest, file.size) for file in entry.files])
-    _section("notes", entry.notes)
-    _section("next", commands)
-
-
-def _section(heading: str, lines: Sequence[str]) -> None:
-    if lines:
-        click.echo(f"{heading}:")
-    for line in lines:
-        click.echo(f"  {line}")
+    sections = {
+        "terms": entry.terms,
+        "sources, in this order": entry.places,
+        "downloads": [_checked(download.name, download.digest, download.size) for download in entry.downloads],
+        "files in their final places": [_checked(file.path, file.digest, file.size) for file in entry.files],
+        "notes": entry.notes,
+        "next": commands,
+    }
+    for heading, lines in sections.items():
+        if lines:
+            click.echo("\n  ".join([f"{heading}:", *lines]))
 
 
 def _checked(name: str, digest: object, size: int | None) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +14,15 @@ import click
 
 from facedata.commands import options
 from facedata.commands.progress import human_bytes, show_bytes, shown_path
-from facedata.commands.result_lines import result_line
 from facedata.text import counted
 
 if TYPE_CHECKING:
-    from facedata.download.acquire import Acquired, AcquireOptions, Plan
+    from facedata.download.acquire import Acquired, Plan, Watch
     from facedata.download.catalogue import CatalogueSet
-    from facedata.download.provenance import Accept
+    from facedata.features.checks.report import Observer
+    from facedata.jobs.signals import StopRequest
+
+_log = logging.getLogger("facedata")
 
 
 @click.command("download", short_help="Fetch a dataset by its name: checked, unpacked, in its final layout.")
@@ -86,6 +92,7 @@ def command(
     from facedata.download.acquire import AcquireOptions, acquire, plan_acquisition
     from facedata.download.catalogue import load_catalogue
     from facedata.download.transfer import TransferOptions
+    from facedata.errors import OptionError
     from facedata.jobs.signals import stop_on_signals
 
     options.start_logging(quiet=quiet)
@@ -98,59 +105,96 @@ def command(
         workers=workers,
         transfer=TransferOptions(connections=connections, timeout=timeout, overwrite=overwrite),
     )
-    with stop_on_signals() as stop:
-        if dry_run:
-            plan = plan_acquisition(entry, Path(root), how, watch=lambda what: show_bytes(what, quiet=quiet), stop=stop)
-            _show_plan(entry, Path(root), how, plan, as_json=as_json)
-            return 0
-        done = acquire(
-            entry,
-            Path(root),
-            how,
-            _acceptance(flag=accept_terms),
-            watch=lambda what: show_bytes(what, quiet=quiet),
-            stop=stop,
-        )
-    _show(done, as_json=as_json)
-    return 0 if done.good else 1
 
-
-def _acceptance(*, flag: bool) -> Accept:
-    """A function that shows the terms and accepts them by the option, or asks on the terminal."""
+    def watch(what: str) -> Any:
+        return show_bytes(what, quiet=quiet)
 
     def accept(entry: CatalogueSet) -> str:
-        from facedata.errors import OptionError
-
-        click.echo(f"{entry.title}:", err=True)
-        for line in entry.terms:
-            click.echo(f"  {line}", err=True)
-        if flag:
+        click.echo("\n  ".join([f"{entry.title}:", *entry.terms]), err=True)
+        if accept_terms:
             return "--accept-terms"
         if not sys.stdin.isatty():
             raise OptionError(
                 f"{entry.name}: these terms must be accepted first: add --accept-terms; nothing was fetched"
             )
-        if not _answered_yes():
-            raise OptionError(f"{entry.name}: not accepted; nothing was fetched")
+        # no work is in progress while this waits, so that Ctrl-C ends the program at once
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            if not click.confirm("Do you accept this?", err=True):
+                raise OptionError(f"{entry.name}: not accepted; nothing was fetched")
+        finally:
+            signal.signal(signal.SIGINT, before)
         return "answered on the terminal"
 
-    return accept
+    with stop_on_signals() as stop:
+        if dry_run:
+            plan = plan_acquisition(entry, Path(root), how, watch=watch, stop=stop)
+            _show_plan(entry, Path(root), plan, as_json=as_json)
+            return 0
+        done = acquire(entry, Path(root), how, accept, watch=watch, stop=stop)
+        if done.good and not done.already and entry.layout == "learn-to-cluster":
+            _check_feature_sets(done, watch, stop)
+    _show(done, as_json=as_json)
+    return 0 if done.good else 1
 
 
-def _answered_yes() -> bool:
-    """Ask on the terminal; Ctrl-C ends the program at once, because no work is in progress."""
-    import signal
+def _check_feature_sets(done: Acquired, watch: Watch, stop: StopRequest) -> None:
+    """Log what `check_feature_set` finds in the feature sets of a download, without a search for neighbours.
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return click.confirm("Do you accept this?", err=True)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    A finding is not a failure: checksums and sizes have shown that these are the published files, and another
+    download would give the same ones.
+    """
+    from facedata.download.walk import check_stop
+    from facedata.errors import InputError, OptionError
+    from facedata.features.check import CheckOptions, check_feature_set
+
+    @contextmanager
+    def watched(what: str) -> Iterator[Observer]:
+        with watch(f"{name}: {what}") as observer:
+
+            def note(done: int, total: int) -> None:
+                check_stop(stop)
+                if observer is not None:
+                    observer(done, total)
+
+            yield note
+
+    names = set()
+    for path in (*done.placed, *(result.found_at or result.path for result in done.results)):
+        folder, _, rest = path.partition("/")
+        if folder == "features" and rest.endswith(".bin") and "/" not in rest:
+            names.add(rest.removesuffix(".bin"))
+        elif folder == "knns" and rest.count("/") == 1:
+            names.add(rest.partition("/")[0])
+    for name in sorted(names):
+        files = (done.root / "features" / f"{name}.bin", done.root / "labels" / f"{name}.meta")
+        if not all(file.is_file() for file in files):
+            continue
+        try:
+            report = check_feature_set(done.root, name, CheckOptions(sample=0), watch=watched)
+        except (InputError, OptionError) as error:
+            _log.warning("%s", error)
+            continue
+        size = f"{report.rows:,} rows of {report.dimensions:,} values" if report.rows and report.dimensions else "?"
+        classes = f", {report.classes.classes:,} classes" if report.classes else ""
+        _log.info("%s: %s%s: %s", name, size, classes, "good" if report.good else "has faults as published")
+        for finding in report.findings:
+            level = logging.WARNING if finding.wrong else logging.INFO
+            _log.log(level, "%s: %s", finding.path, finding.message)
 
 
 def _show(done: Acquired, *, as_json: bool) -> None:
     if as_json:
-        options.print_json(_facts(done))
+        fetched = [
+            {"path": str(file.path), "bytes": file.size, "fetched_bytes": file.fetched_bytes, "from": file.final_url}
+            for file in done.fetched
+        ]
+        files = [
+            {"path": result.path, "verdict": result.verdict, "how": result.how, "detail": result.detail}
+            for result in done.results
+        ]
+        facts = {key: getattr(done, key) for key in ("name", "already", "good", "used", "placed", "refused", "next")}
+        options.print_json({**facts, "root": str(done.root), "fetched": fetched, "files": files})
         return
     root = shown_path(str(done.root))
     if done.already:
@@ -163,7 +207,7 @@ def _show(done: Acquired, *, as_json: bool) -> None:
     else:
         click.echo(f"{done.name}: in {root}, but some files are wrong")
     for result in done.results:
-        click.echo(b"  " + result_line(result), nl=False)
+        click.echo(b"  " + result.line, nl=False)
     for member, reason in list(done.refused.items())[:20]:
         click.echo(f"  {member}: not unpacked: {reason}")
     if done.good and done.next:
@@ -174,28 +218,7 @@ def _show(done: Acquired, *, as_json: bool) -> None:
         click.echo("add --overwrite to fetch and unpack everything again", err=True)
 
 
-def _facts(done: Acquired) -> dict[str, Any]:
-    return {
-        "name": done.name,
-        "root": str(done.root),
-        "already": done.already,
-        "good": done.good,
-        "fetched": [
-            {"path": str(file.path), "bytes": file.size, "fetched_bytes": file.fetched_bytes, "from": file.final_url}
-            for file in done.fetched
-        ],
-        "used": done.used,
-        "placed": done.placed,
-        "refused": done.refused,
-        "files": [
-            {"path": result.path, "verdict": result.verdict, "how": result.how, "detail": result.detail}
-            for result in done.results
-        ],
-        "next": done.next,
-    }
-
-
-def _show_plan(entry: CatalogueSet, root: Path, how: AcquireOptions, plan: Plan, *, as_json: bool) -> None:
+def _show_plan(entry: CatalogueSet, root: Path, plan: Plan, *, as_json: bool) -> None:
     from facedata.download.available import steps_by_hand
     from facedata.download.transfer.pages import shown_url
 

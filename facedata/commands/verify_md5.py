@@ -8,20 +8,20 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from facedata.commands import options
-from facedata.commands.result_lines import log_sum, result_line, sum_facts
 from facedata.errors import OptionError
 
 if TYPE_CHECKING:
-    from facedata.download.catalogue import CatalogueSet
-    from facedata.download.verify import Result
+    from facedata.download.verify import Result, Verification
 
 _ALGORITHMS = ("md5", "sha1", "sha256", "sha512")
+_VERDICTS = ("OK", "FAILED", "MISSING", "EXTRA")
 _MOST_LISTED = 10_000
 _BAR_AFTER = 0.5
 _log = logging.getLogger(__name__)
@@ -81,24 +81,28 @@ def command(
     Example:
       facedata verify-md5 --manifest MD5SUMS --root data/
     """
-    _refuse_contradictions(
-        {
-            "NAME": (name, {"--algorithm": algorithm}),
-            "--manifest": (manifest, {"--catalogue": catalogue}),
-            "--create": (
-                create,
-                {
-                    "--root": root,
-                    "--catalogue": catalogue,
-                    "--strict": strict,
-                    "--only-wrong": only_wrong,
-                    "--no-extra": no_extra,
-                    "--no-cache": no_cache,
-                    "--json": as_json,
-                },
-            ),
-        }
-    )
+    ways = {"NAME": name, "--manifest": manifest, "--create": create}
+    chosen = [way for way, value in ways.items() if value is not None]
+    if len(chosen) > 1:
+        raise OptionError(f"{' and '.join(chosen)} were given; give one of {', '.join(ways)}")
+    if not chosen:
+        raise OptionError("give the NAME of a dataset, or --manifest with a list of checksums, or --create FOLDER")
+    others: dict[str, dict[str, object]] = {
+        "NAME": {"--algorithm": algorithm},
+        "--manifest": {"--catalogue": catalogue},
+        "--create": {
+            "--root": root,
+            "--catalogue": catalogue,
+            "--strict": strict,
+            "--only-wrong": only_wrong,
+            "--no-extra": no_extra,
+            "--no-cache": no_cache,
+            "--json": as_json,
+        },
+    }
+    for option, value in others[chosen[0]].items():
+        if value:
+            raise OptionError(f"{option} does not apply to {chosen[0]}: leave it out")
     options.start_logging(quiet=quiet)
     if create is not None:
         return _create(create, algorithm or "md5", workers, quiet=quiet)
@@ -111,9 +115,15 @@ def command(
 
             listed = stack.enter_context(ManifestFile(None if manifest == "-" else manifest, algorithm))
         else:
+            from facedata.download.catalogue import load_catalogue
             from facedata.download.expectations import verify_set
 
-            entry = _find(name or "", catalogue)
+            try:
+                entry = load_catalogue(catalogue).find(name or "")
+            except OptionError as error:
+                if os.path.isfile(name or ""):
+                    raise OptionError(f"{name} is a file; a list of checksums is given with --manifest") from error
+                raise
         screen = stack.enter_context(_Screen("checked", quiet=quiet))
 
         def report(result: Result) -> None:
@@ -122,7 +132,7 @@ def command(
                 if not is_plain and len(shown) < _MOST_LISTED:
                     shown.append(result)
             elif not (only_wrong and result.verdict == "OK"):
-                screen.write(result_line(result))
+                screen.write(result.line)
 
         how: dict[str, Any] = {
             "workers": workers,
@@ -140,32 +150,38 @@ def command(
             done = verify_set(entry, Path(root), **how)
     good = done.good and not (strict and done.verdicts["EXTRA"])
     if as_json:
-        options.print_json(sum_facts(root, done, shown))
-    log_sum(done, good=good)
+        summary = {
+            "root": root,
+            "files": sum(done.verdicts.values()),
+            "verdicts": {verdict: done.verdicts[verdict] for verdict in _VERDICTS},
+            "checked_by": dict(done.hows),
+            "from_cache": done.from_cache,
+            "bytes_read": done.bytes_read,
+            "seconds": round(done.seconds, 3),
+            "not_plainly_ok": [asdict(result) for result in shown],
+        }
+        options.print_json(summary)
+    _log_sum(done, good=good)
     return 0 if good else 1
 
 
-def _refuse_contradictions(ways: dict[str, tuple[object, dict[str, object]]]) -> None:
-    """Exactly one way may be chosen; each has options that do not apply to it."""
-    chosen = [way for way, (value, _) in ways.items() if value is not None]
-    if len(chosen) > 1:
-        raise OptionError(f"{' and '.join(chosen)} were given; give one of {', '.join(ways)}")
-    if not chosen:
-        raise OptionError("give the NAME of a dataset, or --manifest with a list of checksums, or --create FOLDER")
-    for option, value in ways[chosen[0]][1].items():
-        if value:
-            raise OptionError(f"{option} does not apply to {chosen[0]}: leave it out")
+def _log_sum(done: Verification, *, good: bool) -> None:
+    """Log the sum, and what to do if something is wrong."""
+    from facedata.commands.progress import human_bytes, human_seconds
+    from facedata.text import counted
 
-
-def _find(name: str, catalogue: tuple[str, ...]) -> CatalogueSet:
-    from facedata.download.catalogue import load_catalogue
-
-    try:
-        return load_catalogue(catalogue).find(name)
-    except OptionError as error:
-        if os.path.isfile(name):
-            raise OptionError(f"{name} is a file; a list of checksums is given with --manifest") from error
-        raise
+    verdicts = [f"{done.verdicts[verdict]:,} {verdict}" for verdict in _VERDICTS if done.verdicts[verdict]]
+    weaker = [f"{number:,} by {how}" for how, number in done.hows.items() if how != "checksum"]
+    notes = [f"{', '.join(weaker)}, because no checksum is published"] if weaker else []
+    notes += [f"{done.from_cache:,} unchanged since they were read before"] if done.from_cache else []
+    notes += [f"{human_bytes(done.bytes_read)} read in {human_seconds(done.seconds)}"]
+    files = counted(sum(done.verdicts.values()), "file")
+    text = f"{files}: {', '.join(verdicts) or 'nothing to check'} ({'; '.join(notes)})"
+    _log.log(logging.INFO if good else logging.WARNING, "%s", text)
+    if done.verdicts["FAILED"]:
+        _log.warning("a FAILED file is damaged or is not the published one: fetch it again")
+    if done.verdicts["MISSING"]:
+        _log.warning("a MISSING file was searched for by name in the whole folder; is --root the right folder?")
 
 
 def _create(folder: str, algorithm: str, workers: int | None, *, quiet: bool) -> int:

@@ -26,8 +26,8 @@ from facedata.download.available import (
 )
 from facedata.download.catalogue import CatalogueSet, Download
 from facedata.download.checksums import hash_file, remember
-from facedata.download.expectations import check_feature_sets, file_expectations
-from facedata.download.layout import is_unpacked, place_unpacked, unpack
+from facedata.download.expectations import file_expectations
+from facedata.download.layout import forget_unpacked, is_unpacked, place_unpacked, unpack
 from facedata.download.provenance import (
     Accept,
     accept_terms,
@@ -55,16 +55,18 @@ Watch = Callable[[str], AbstractContextManager[Callable[[int, int], None] | None
 _log = logging.getLogger(__name__)
 
 
+def _unwatched(_: str) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 @dataclass(frozen=True)
 class AcquireOptions:
     """How a set is acquired.
 
     Attributes
     ----------
-    from_dir : path, optional
-        A folder with files that were fetched by hand.
-    from_files : tuple of path
-        Such files, one by one.
+    from_dir, from_files : path, optional
+        A folder with files that were fetched by hand, and such files one by one.
     overwrite : bool
         Do everything again, and replace existing files.
     remove_archives : bool
@@ -88,8 +90,6 @@ class Acquired:
 
     Attributes
     ----------
-    name : str
-    root : path
     already : bool
         True if everything was done before.
     fetched : tuple of Fetched
@@ -131,12 +131,11 @@ class Plan:
     already : bool
         True if everything was done before.
     found : dict of str to AvailableFile
+        Downloads that are available, by name.
     wrong : dict of str to str
         Files that have the name of a download but are not right, and why.
-    fetch : list of Download
-        To be fetched by facedata.
-    by_hand : list of Download
-        To be fetched by a person.
+    fetch, by_hand : list of Download
+        To be fetched by facedata, and by a person.
     """
 
     already: bool = False
@@ -151,7 +150,7 @@ def plan_acquisition(
     root: Path,
     options: AcquireOptions,
     *,
-    watch: Watch | None = None,
+    watch: Watch = _unwatched,
     stop: StopRequest | None = None,
 ) -> Plan:
     """Find out which files of a set are available, which a program can fetch, and which a person has to.
@@ -166,7 +165,10 @@ def plan_acquisition(
         If `stop` is set.
     """
     require_downloads(entry)
-    return _Acquisition(entry, root, options, watch or _unwatched, stop).plan(again=options.overwrite)
+    given_files(options.from_dir, options.from_files)
+    if not options.overwrite and is_finished(read_provenance(root, entry.name), root):
+        return Plan(already=True)
+    return _Acquisition(entry, root, options, watch, stop).plan(again=options.overwrite)
 
 
 def acquire(
@@ -175,7 +177,7 @@ def acquire(
     options: AcquireOptions,
     accept: Accept,
     *,
-    watch: Watch | None = None,
+    watch: Watch = _unwatched,
     stop: StopRequest | None = None,
 ) -> Acquired:
     """Fetch, check, unpack and place a set; resumes where an earlier call was interrupted.
@@ -202,10 +204,13 @@ def acquire(
     InterruptedJobError
         If `stop` is set; the same call resumes.
     """
-    acquisition = _Acquisition(entry, root, options, watch or _unwatched, stop)
+    acquisition = _Acquisition(entry, root, options, watch, stop)
     record = read_provenance(root, entry.name)
     if not options.overwrite and is_finished(record, root):
-        acquisition.tidy()
+        # what an earlier call was killed before removing, or was not asked to remove
+        if acquisition.work.exists() or (options.remove_archives and any(map(Path.exists, acquisition.archives))):
+            with acquisition.working(restart=False):
+                acquisition.clear()
         return Acquired(entry.name, root, already=True, next=entry.next_commands(root))
     require_downloads(entry)
     given_files(options.from_dir, options.from_files)  # a path that does not exist is an error before any question
@@ -229,13 +234,18 @@ class _Acquisition:
         """The hidden folder, which exists until the set is finished."""
         return self.root / f".facedata-download-{self.entry.name}"
 
+    @property
+    def archives(self) -> list[Path]:
+        """Where the set's archives are or will be."""
+        return [download.path(self.root) for download in self.entry.downloads if self.entry.is_archive(download)]
+
     def run(self) -> Acquired:
         entry, root = self.entry, self.root
         used: dict[str, Path] = {}
         fetched: list[Fetched] = []
         placed: list[str] = []
         refused: dict[str, str] = {}
-        with self._working(restart=self.options.overwrite) as overwrite:
+        with self.working(restart=self.options.overwrite) as overwrite:
             if "finished" in read_provenance(root, entry.name):
                 record_restart(entry, root)  # files were lost; what this run records may be used by the next one
             if not is_unpacked(self.work) and (overwrite or not self._is_placed_by_hand()):
@@ -260,25 +270,13 @@ class _Acquisition:
                 next=entry.next_commands(root),
             )
             if done.good:
-                if entry.layout == "learn-to-cluster":
-                    files = {*placed, *(result.found_at or result.path for result in done.results)}
-                    check_feature_sets(root, files, watch=self.watch, stop=self.stop)
                 record_finish(entry, root, done.placed, done.results)
-                self._clear()
+                self.clear()
         return done
-
-    def tidy(self) -> None:
-        """Remove what an earlier call was killed before removing, or was not asked to remove."""
-        archives = self.options.remove_archives and any(path.exists() for path in self._archives())
-        if archives or self.work.exists():
-            with self._working(restart=False):
-                self._clear()
 
     def plan(self, *, again: bool, fresh: Collection[str] = ()) -> Plan:
         """What there is to do; with `again`, downloads without a checksum are not trusted, unless they are `fresh`."""
         given = given_files(self.options.from_dir, self.options.from_files)
-        if not again and is_finished(read_provenance(self.root, self.entry.name), self.root):
-            return Plan(already=True)
         unproven = {download.name for download in self.entry.downloads if again and download.digest is None}
         with self.watch("checking what is there") as observer:
             found, wrong = find_downloads(
@@ -327,7 +325,16 @@ class _Acquisition:
         return paths, self._fetch(plan.fetch, overwrite=overwrite) if plan.fetch else []
 
     def _fetch(self, downloads: Sequence[Download], *, overwrite: bool) -> list[Fetched]:
-        self._check_room(downloads)
+        # refuse a disk that is too small before the first byte; archives need their size again when unpacked
+        to_fetch = 0
+        for download in downloads:
+            path = download.path(self.root)
+            partial = _bytes_on_disk(path.with_name(f"{path.name}.part"))
+            to_fetch += max((download.size or download.about or 0) - partial, 0)
+        unpacked = 0 if self.entry.layout == "files" else self.entry.bytes[0]
+        to_unpack = max(unpacked - _bytes_on_disk(self.work), 0)
+        what = f"{self.entry.name} ({to_fetch:,} bytes to download, {to_unpack:,} to unpack)"
+        check_room(self.root, to_fetch + to_unpack, what, "or choose another --root; nothing was fetched")
         names = {download.path(self.root): download.name for download in downloads}
 
         def note(fetched: Fetched) -> None:
@@ -352,33 +359,19 @@ class _Acquisition:
 
     def _is_placed_by_hand(self) -> bool:
         """Whether the files are right and in their final places, unpacked by hand for example."""
-        needed = [file for file in self.entry.files if not file.optional]
-        exist = bool(needed) and all((self.root / file.path).is_file() for file in needed)
+        needed = [self.root / file.path for file in self.entry.files if not file.optional]
+        exist = bool(needed) and all(path.is_file() for path in needed)
         return exist and all(result.good for result in self._verify([]))
 
-    def _check_room(self, downloads: Sequence[Download]) -> None:
-        """Raise `DiskFullError` before the first byte; archives of images need their size again when unpacked."""
-        to_fetch = 0
-        for download in downloads:
-            path = download.path(self.root)
-            partial = _bytes_on_disk(path.with_name(f"{path.name}.part"))
-            to_fetch += max((download.size or download.about or 0) - partial, 0)
-        unpacked = 0 if self.entry.layout == "files" else self.entry.bytes[0]
-        to_unpack = max(unpacked - _bytes_on_disk(self.work), 0)
-        what = f"{self.entry.name} ({to_fetch:,} bytes to download, {to_unpack:,} to unpack)"
-        check_room(self.root, to_fetch + to_unpack, what, "or choose another --root; nothing was fetched")
-
-    def _archives(self) -> list[Path]:
-        return [download.path(self.root) for download in self.entry.downloads if self.entry.is_archive(download)]
-
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Remove the hidden folder and, if that is asked for, the archives."""
         if self.options.remove_archives:
-            for path in self._archives():
+            for path in self.archives:
                 path.unlink(missing_ok=True)
         shutil.rmtree(self.work)
 
     @contextmanager
-    def _working(self, *, restart: bool) -> Iterator[bool]:
+    def working(self, *, restart: bool) -> Iterator[bool]:
         """Lock the hidden folder; whether this call, or the one that it resumes, replaces existing files."""
         mark = self.work / "overwrite"
         try:
@@ -389,8 +382,7 @@ class _Acquisition:
                 is_finished_set = "finished" in read_provenance(self.root, self.entry.name)
                 if is_finished_set or (restart and not mark.exists()):
                     mark.unlink(missing_ok=True)
-                    (self.work / "placing.json").unlink(missing_ok=True)
-                    shutil.rmtree(self.work / "unpacked", ignore_errors=True)
+                    forget_unpacked(self.work)
                 if restart and not mark.exists():
                     record_restart(self.entry, self.root)
                     mark.touch()
@@ -401,10 +393,6 @@ class _Acquisition:
             raise
         except OSError as error:
             raise output_error(error, self.work) from error
-
-
-def _unwatched(_: str) -> AbstractContextManager[None]:
-    return nullcontext()
 
 
 def _bytes_on_disk(path: Path) -> int:

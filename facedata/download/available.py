@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from facedata.download.catalogue import CatalogueSet, Download
-from facedata.download.checksums import remember
-from facedata.download.digest import Digest
+from facedata.download.checksums import Digest, remember
 from facedata.download.provenance import read_all_provenance
 from facedata.download.transfer import web_page_title
 from facedata.download.verify import Expectation, verify
 from facedata.download.walk import check_stop
 from facedata.errors import InputError, InputNotFoundError, input_error, output_error
-from facedata.files import atomic_writer, temporary_name
+from facedata.files import atomic_writer, opened_regular, temporary_name
 from facedata.jobs.signals import StopRequest
 
 __all__ = [
@@ -47,7 +46,6 @@ class AvailableFile:
 
     Attributes
     ----------
-    path : path
     digest : Digest, optional
         Its published checksum, which it has; None if none is published.
     given : bool
@@ -97,10 +95,8 @@ def find_downloads(
     ----------
     entry : CatalogueSet
     root : path
-    given : sequence of path
-        The files that the user points to.
-    named : sequence of path
-        Those of them that were named individually, with ``--from-file``.
+    given, named : sequence of path
+        The files that the user points to, and those of them that were named individually, with ``--from-file``.
     distrusted : collection of str
         Downloads of which the root may have an old one: they are searched for among the files given only.
     workers, observer, stop
@@ -140,11 +136,10 @@ def find_downloads(
             else:
                 found[download.name] = AvailableFile(path, download.digest, is_given)
 
-    in_root = {download.place or download.name: download for download in entry.downloads}
     in_root = {
-        path: download
-        for path, download in in_root.items()
-        if download.name not in distrusted and (root / path).is_file()
+        download.place or download.name: download
+        for download in entry.downloads
+        if download.name not in distrusted and download.path(root).is_file()
     }
     if in_root:
         check(root, in_root, is_given=False)
@@ -197,11 +192,8 @@ def _candidates(download: Download, given: Sequence[Path], named: Sequence[Path]
 
 
 def _web_page(path: Path) -> str | None:
-    try:
-        with open(path, "rb") as file:
-            return web_page_title(file.read(_HEAD))
-    except OSError as error:
-        raise input_error(error, path) from error
+    with opened_regular(path) as descriptor:
+        return web_page_title(os.read(descriptor, _HEAD))
 
 
 def set_aside(path: Path) -> Path:
@@ -223,12 +215,7 @@ def put_in_root(
     """Give a file that was fetched by hand a second name in the root.
 
     On another disk an archive is used where it is, because a copy would only cost time and space; a file that is not
-    unpacked is copied.
-
-    Returns
-    -------
-    path
-        Where to read the download.
+    unpacked is copied. Returns where to read the download.
 
     Raises
     ------
@@ -253,11 +240,7 @@ def put_in_root(
                     check_stop(stop)
                     copy.write(block)
         else:
-            try:
-                os.replace(temporary, final)
-            except OSError:
-                os.unlink(temporary)
-                raise
+            os.replace(temporary, final)
     except OSError as error:
         raise output_error(error, final) from error
     if download.digest:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from facedata.download.digest import ALGORITHMS, Digest
+from facedata.download.checksums import ALGORITHMS, Digest
 from facedata.download.schema import BY_PROGRAM, STATUSES, check_set, read_catalogue
 from facedata.download.transfer import Link
 from facedata.download.transfer.pages import shown_url

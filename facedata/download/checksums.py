@@ -1,26 +1,30 @@
-"""Compute checksums of files, and remember them so that an unchanged file need not be read again."""
+"""Checksums of files, computed, and remembered so that an unchanged file need not be read again."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from facedata.download.digest import Digest, new_hasher
 from facedata.errors import OptionError
 from facedata.files import cache_folder, opened_regular
 
 if TYPE_CHECKING:
     import sqlite3
 
-__all__ = ["Hashed", "VerifiedFiles", "hash_file", "remember"]
+__all__ = ["ALGORITHMS", "Digest", "Hashed", "VerifiedFiles", "hash_file", "new_hasher", "remember"]
+
+ALGORITHMS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
+"""The algorithms that files are checked with, and the number of hexadecimal digits of each."""
 
 _BLOCK = 1 << 20
 _BLOCK_AHEAD = 4 << 20  # longer than two threads need to hand each other the interpreter's lock
@@ -42,6 +46,44 @@ _FIND = (
     "WHERE path = ? AND algorithm = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ? AND inode = ?"
 )
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Digest:
+    """The checksum of a file.
+
+    Attributes
+    ----------
+    algorithm : str
+        A key of `ALGORITHMS`.
+    value : str
+        Hexadecimal digits, in lower case.
+
+    Raises
+    ------
+    OptionError
+        If the algorithm is not known, or the value does not have its number of digits.
+    """
+
+    algorithm: str
+    value: str
+
+    def __post_init__(self) -> None:
+        if self.algorithm not in ALGORITHMS:
+            raise OptionError(f"'{self.algorithm}' is not one of the checksums {', '.join(ALGORITHMS)}")
+        if not re.fullmatch(f"[0-9a-f]{{{ALGORITHMS[self.algorithm]}}}", self.value):
+            raise OptionError(
+                f"'{self.value}' is not a checksum of {self.algorithm}: "
+                f"expected {ALGORITHMS[self.algorithm]} digits of 0-9 and a-f"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.algorithm} {self.value}"
+
+
+def new_hasher(algorithm: str) -> Any:
+    """A `hashlib` object; it finds damage, not forgery, so that OpenSSL builds for FIPS allow MD5 too."""
+    return hashlib.new(algorithm, usedforsecurity=False)
 
 
 class Hashed(NamedTuple):

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from facedata.columns import count_labels
+from facedata.converters.rec.index import read_index
+from facedata.converters.rec.recordio import CHUNK_HEADER_SIZE, RecordReader, padded
 from facedata.download.catalogue import CatalogueSet, KnownFile
 from facedata.download.provenance import read_provenance
 from facedata.download.verify import Expectation, Finding, Structure, Verification, verify
-from facedata.download.walk import check_stop
-from facedata.errors import FormatError, InputError, OptionError
+from facedata.errors import FormatError
 from facedata.files import opened_regular
-from facedata.jobs.signals import StopRequest
+from facedata.matrix_size import size_problem
 
 __all__ = [
     "FeatureMatrix",
@@ -29,7 +29,6 @@ __all__ = [
     "LabelLines",
     "RecordFile",
     "TextLines",
-    "check_feature_sets",
     "file_expectations",
     "set_expectations",
     "verify_set",
@@ -43,12 +42,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TextLines:
-    """Check that a text file has so many lines, the last one with or without a newline.
-
-    Parameters
-    ----------
-    lines : int
-    """
+    """Check that a text file has so many lines, the last one with or without a newline."""
 
     lines: int
 
@@ -66,18 +60,13 @@ class TextLines:
 class IndexLines:
     """Check a ``train.idx``: each line is a key and an offset, and no key occurs twice.
 
-    Parameters
-    ----------
-    lines : int, optional
-        The expected number of lines: images + people + 1 in a complete InsightFace set.
+    A complete InsightFace set has images + people + 1 lines.
     """
 
     lines: int | None = None
 
     def check(self, path: str) -> Finding:
         """Count the lines."""
-        from facedata.converters.rec.index import read_index
-
         with opened_regular(path):
             return _compare(len(read_index(path)), self.lines, "lines")
 
@@ -99,9 +88,6 @@ class RecordFile:
 
     def check(self, path: str) -> Finding:
         """Look at the last record and at a few dozen others."""
-        from facedata.converters.rec.index import read_index
-        from facedata.converters.rec.recordio import CHUNK_HEADER_SIZE, RecordReader, padded
-
         index = os.path.join(os.path.dirname(path), self.index)
         with opened_regular(index):
             offsets = read_index(index).offsets
@@ -123,23 +109,15 @@ class RecordFile:
                     end += CHUNK_HEADER_SIZE + padded(length)
             except FormatError as error:
                 return Finding(False, f"is cut short or does not fit {self.index}: {error}")
-        if end > reader.size:
-            return Finding(False, f"cut short: its last record ends at byte {end:,}, the file at {reader.size:,}")
-        if end < reader.size:
-            return Finding(False, f"its last record by {self.index} ends at byte {end:,}, the file at {reader.size:,}")
-        return Finding(True, f"its size fits {self.index}")
+        if end == reader.size:
+            return Finding(True, f"its size fits {self.index}")
+        cut = "cut short: " if end > reader.size else ""
+        return Finding(False, f"{cut}its last record by {self.index} ends at byte {end:,}, the file at {reader.size:,}")
 
 
 @dataclass(frozen=True)
 class LabelLines:
-    """Check a ``.meta``: one integer a line, -1 for unlabelled.
-
-    Parameters
-    ----------
-    lines : int, optional
-    classes : int, optional
-        The expected number of different labels other than -1.
-    """
+    """Check a ``.meta``: one integer a line, and so many different ones, not counting -1 for unlabelled."""
 
     lines: int | None = None
     classes: int | None = None
@@ -153,7 +131,7 @@ class LabelLines:
         if self.classes is None:  # all may be unlabelled
             return Finding(True, f"{counted.text}, {classes:,} classes")
         found = _compare(classes, self.classes, "classes")
-        return Finding(found.good, f"{counted.text}, {found.text}" if found.good else found.text)
+        return Finding(True, f"{counted.text}, {found.text}") if found.good else found
 
 
 @dataclass(frozen=True)
@@ -167,8 +145,7 @@ class FeatureMatrix:
     rows : int, optional
         By default as many as the labels have lines.
     labels : str, optional
-        The label file that gives the number of rows, relative to the folder of the matrix:
-        ``../labels/part1_test.meta``.
+        The label file, relative to the folder of the matrix: ``../labels/part1_test.meta``.
     """
 
     dimensions: int
@@ -177,15 +154,13 @@ class FeatureMatrix:
 
     def check(self, path: str) -> Finding:
         """Compare the size with rows * dimensions * 4 bytes; if it is another, guess why."""
-        from facedata.features.feature_set import what_is_wrong
-
         with opened_regular(path) as descriptor:
             size, head = os.fstat(descriptor).st_size, os.pread(descriptor, 16, 0)
         rows, source = self.rows, ""
         if rows is None and self.labels is not None:
             labels = os.path.normpath(os.path.join(os.path.dirname(path), self.labels))
             rows, source = count_labels(labels)[0], f", as many as {os.path.basename(labels)} has lines"
-        if wrong := what_is_wrong(size, self.dimensions, rows, head):
+        if wrong := size_problem(size, self.dimensions, rows, head):
             return Finding(False, wrong + source)
         shape = f"rows of {self.dimensions:,} float32"
         return Finding(
@@ -204,44 +179,30 @@ def _compare(found: int, expected: int | None, what: str) -> Finding:
 def file_expectations(entry: CatalogueSet, placed: Iterable[str] = ()) -> list[Expectation]:
     """What the set's files in their final places must be.
 
-    Parameters
-    ----------
-    entry : CatalogueSet
-    placed : iterable of str
-        Files that a download placed, relative to the root. In a learn-to-cluster set, features and labels that the
-        catalogue does not name are checked against each other.
+    In a learn-to-cluster set, those files among `placed`, relative to the root, that the catalogue does not name are
+    expected too, features and labels checked against each other.
     """
     counts = {file.path: file.lines for file in entry.files}
     plain = {place: download for download in entry.downloads if (place := entry.place_of(download))}
-    files = [file for file in entry.files if file.digest or file.path not in plain or not plain[file.path].digest]
-    known = [
-        Expectation(
-            path=file.path,
-            digest=file.digest,
-            size=file.size,
-            structure=None if file.digest else _structure(file, counts),
-            optional=file.optional,
-        )
-        for file in files
-    ]
-    known += [
-        Expectation(path=place, digest=download.digest, size=download.size, known=download.superseded)
-        for place, download in plain.items()
-        if place not in {file.path for file in files}
-    ]
+    expected = {}
+    for file in entry.files:
+        if file.digest or file.path not in plain or not plain[file.path].digest:
+            structure = None if file.digest else _structure(file, counts)
+            expected[file.path] = Expectation(file.path, file.digest, file.size, structure, optional=file.optional)
+    for place, download in plain.items():
+        expected.setdefault(place, Expectation(place, download.digest, download.size, known=download.superseded))
     if entry.layout == "learn-to-cluster":
-        names = {expectation.path for expectation in known}
-        paths = sorted(path for path in placed if path not in names)
-        labels = {PurePosixPath(path).stem: path for path in paths if path.startswith("labels/")}
-        for path in map(PurePosixPath, paths):
-            structure: Structure | None = None
+        unknown = sorted(set(placed) - expected.keys())
+        labels = {PurePosixPath(path).stem: path for path in unknown if path.startswith("labels/")}
+        for path in map(PurePosixPath, unknown):
+            structure = None
             if path.parts[0] == "features" and path.suffix == ".bin":
                 beside = labels.get(path.stem)
                 structure = FeatureMatrix(_DIMENSIONS, labels=os.path.relpath(beside, path.parent) if beside else None)
             elif path.parts[0] == "labels" and path.suffix == ".meta":
                 structure = LabelLines()
-            known.append(Expectation(path=str(path), structure=structure))
-    return known
+            expected[str(path)] = Expectation(str(path), structure=structure)
+    return list(expected.values())
 
 
 def _structure(file: KnownFile, counts: Mapping[str, int | None]) -> Structure | None:
@@ -260,12 +221,7 @@ def _structure(file: KnownFile, counts: Mapping[str, int | None]) -> Structure |
 def set_expectations(entry: CatalogueSet, root: Path, record: Mapping[str, Any]) -> list[Expectation]:
     """What ``verify-md5 NAME`` checks: the files in their final places or, before they are unpacked, the downloads.
 
-    Parameters
-    ----------
-    entry : CatalogueSet
-    root : path
-    record : mapping
-        What `read_provenance` returns for the set.
+    The `record` of the set is what `read_provenance` returns.
     """
     files = file_expectations(entry, placed=record.get("files", {}))
     unpacked = any((root / file.path).exists() for file in files) or "finished" in record
@@ -303,65 +259,3 @@ def verify_set(entry: CatalogueSet, root: Path, *, extra: bool = True, **options
     expectations = set_expectations(entry, root, read_provenance(root, entry.name))
     folders = [entry.folder] if extra and entry.complete and (root / entry.folder).is_dir() else []
     return verify(root, expectations, extra_in=folders, **options)
-
-
-def check_feature_sets(
-    root: Path,
-    paths: Iterable[str],
-    *,
-    watch: Callable[[str], AbstractContextManager[Callable[[int, int], None] | None]] | None = None,
-    stop: StopRequest | None = None,
-) -> None:
-    """Log what `check_feature_set` finds in the feature sets among some files, without a search for neighbours.
-
-    A finding is not a failure: checksums and sizes have shown that these are the published files, and another
-    download would give the same ones.
-
-    Parameters
-    ----------
-    root : path
-    paths : iterable of str
-        Files below the root, ``/`` between names.
-    watch : callable, optional
-        Gives observers of the progress in bytes.
-    stop : StopRequest, optional
-
-    Raises
-    ------
-    InterruptedJobError
-        If `stop` is set.
-    """
-
-    @contextmanager
-    def watched(what: str) -> Iterator[Callable[[int, int], None]]:
-        with watch(f"{name}: {what}") if watch else nullcontext() as observer:
-
-            def report(done: int, total: int) -> None:
-                check_stop(stop)
-                if observer is not None:
-                    observer(done, total)
-
-            yield report
-
-    names = set()
-    for path in map(PurePosixPath, paths):
-        if len(path.parts) == 2 and path.parts[0] == "features" and path.suffix == ".bin":
-            names.add(path.stem)
-        elif len(path.parts) == 3 and path.parts[0] == "knns":
-            names.add(path.parts[1])
-    for name in sorted(names):
-        if not ((root / "features" / f"{name}.bin").is_file() and (root / "labels" / f"{name}.meta").is_file()):
-            continue
-        from facedata.features.check import CheckOptions, check_feature_set  # loads NumPy
-
-        try:
-            report = check_feature_set(root, name, CheckOptions(sample=0), watch=watched)
-        except (InputError, OptionError) as error:
-            _log.warning("%s", error)
-            continue
-        size = f"{report.rows:,} rows of {report.dimensions:,} values" if report.rows and report.dimensions else "?"
-        classes = f", {report.classes.classes:,} classes" if report.classes else ""
-        _log.info("%s: %s%s: %s", name, size, classes, "good" if report.good else "has faults as published")
-        for finding in report.findings:
-            level = logging.WARNING if finding.wrong else logging.INFO
-            _log.log(level, "%s: %s", finding.path, finding.message)

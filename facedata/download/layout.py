@@ -8,21 +8,20 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from facedata.download.archives import extract_archive, group_archives
 from facedata.download.catalogue import CatalogueSet
-from facedata.download.checksums import remember
-from facedata.download.digest import Digest
-from facedata.download.walk import check_stop
+from facedata.download.checksums import Digest, remember
+from facedata.download.walk import check_stop, shared_end
 from facedata.errors import FormatError, OutputExistsError, input_error, output_error
 from facedata.files import atomic_writer
 from facedata.jobs.signals import StopRequest
 
-__all__ = ["Move", "is_unpacked", "place", "place_unpacked", "plan_moves", "unpack"]
+__all__ = ["Move", "forget_unpacked", "is_unpacked", "place", "place_unpacked", "plan_moves", "unpack"]
 
 _PLAN, _UNPACKED = "placing.json", "unpacked"
 _CLUSTERING = ("features", "labels", "knns", "pretrained_models")
@@ -42,6 +41,12 @@ class Move(NamedTuple):
 def is_unpacked(work: Path) -> bool:
     """Whether an earlier call of `unpack` finished in the hidden folder `work`."""
     return (work / _PLAN).exists()
+
+
+def forget_unpacked(work: Path) -> None:
+    """Remove what an earlier call of `unpack` left in the hidden folder `work`."""
+    (work / _PLAN).unlink(missing_ok=True)
+    shutil.rmtree(work / _UNPACKED, ignore_errors=True)
 
 
 def unpack(
@@ -65,11 +70,8 @@ def unpack(
     """
     unpacked = work / _UNPACKED
 
-    def algorithm(member: str) -> str | None:
-        """How to hash a member while it is written: as the catalogue's file with its name."""
-        end = f"/{PurePosixPath(member).name}"
-        known = (file.digest.algorithm for file in entry.files if file.digest and file.path.endswith(end))
-        return next(known, None)
+    # members are hashed while they are written, as the catalogue's file with their name
+    algorithms = {PurePosixPath(file.path).name: file.digest.algorithm for file in entry.files if file.digest}
 
     total, before = sum(os.path.getsize(path) for path in archives), 0
     digests: dict[str, str] = {}
@@ -81,18 +83,21 @@ def unpack(
             if observer is not None:
                 observer(before + done, total)
 
-        done = extract_archive(archive, unpacked, digests=algorithm, observer=report, stop=stop)
+        done = extract_archive(
+            archive,
+            unpacked,
+            digests=lambda member: algorithms.get(PurePosixPath(member).name),
+            observer=report,
+            stop=stop,
+        )
         before += sum(os.path.getsize(path) for path in archive.parts)
         digests |= {name: str(digest) for name, digest in done.digests.items()}
         refused |= dict(done.refused)
         if done.refused_count > len(done.refused):
             refused["and more"] = f"{done.refused_count:,} in all: see {done.refused_list}"
-    moves = plan_moves(entry, unpacked) if unpacked.is_dir() else []
-    plan = {
-        "moves": [[os.fspath(move.source.relative_to(unpacked)), move.target] for move in moves],
-        "digests": digests,
-        "refused": refused,
-    }
+    planned = plan_moves(entry, unpacked) if unpacked.is_dir() else []
+    moves = [[os.fspath(move.source.relative_to(unpacked)), move.target] for move in planned]
+    plan = {"moves": moves, "digests": digests, "refused": refused}
     with atomic_writer(work / _PLAN) as file:
         file.write(json.dumps(plan).encode(errors="surrogateescape"))
 
@@ -132,15 +137,10 @@ def place_unpacked(
 
 
 def plan_moves(entry: CatalogueSet, unpacked: Path) -> list[Move]:
-    """Where everything in `unpacked` belongs.
+    """Where everything in the folder `unpacked` belongs, by the layout of the set.
 
-    Parameters
-    ----------
-    entry : CatalogueSet
-        Its layout decides: ``files`` leaves every path as it is; ``folder`` makes the folder that has the file or
-        folder named ``holding`` the set's own; ``learn-to-cluster`` sorts files into features, labels and knns.
-    unpacked : path
-        The folder that the set's archives were unpacked to.
+    ``files`` leaves every path as it is; ``folder`` makes the folder that has the file or folder named ``holding`` the
+    set's own; ``learn-to-cluster`` sorts files into features, labels and knns.
     """
     if entry.layout == "learn-to-cluster":
         return list(_clustering_moves(entry, unpacked))
@@ -166,11 +166,11 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _clustering_moves(entry: CatalogueSet, unpacked: Path) -> Iterator[Move]:
-    known = [PurePosixPath(file.path) for file in entry.files]
+    known = [file.path for file in entry.files]
     taken: set[str] = set()
     for path in _files(unpacked):
         inside = PurePosixPath(path.relative_to(unpacked).as_posix())
-        target = _known_place(inside, known) or _usual_place(inside) or f"{entry.name}/{inside}"
+        target = _known_place(str(inside), known) or _usual_place(inside) or f"{entry.name}/{inside}"
         if target in taken:
             target = f"{entry.name}/{inside}"
             _log.warning("%s: the archive has two files for the same place; this one goes to %s", inside, target)
@@ -178,18 +178,11 @@ def _clustering_moves(entry: CatalogueSet, unpacked: Path) -> Iterator[Move]:
         yield Move(path, target)
 
 
-def _known_place(inside: PurePosixPath, known: Sequence[PurePosixPath]) -> str:
+def _known_place(inside: str, known: Sequence[str]) -> str:
     """Where the catalogue has a file of that name; among several, the one that shares most of the path."""
-
-    def shared_end(path: PurePosixPath) -> int:
-        pairs = zip(reversed(path.parts), reversed(inside.parts), strict=False)
-        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-    same = [path for path in known if path.name == inside.name]
-    best = max(same, key=shared_end, default=None)
-    if best is None or (len(same) > 1 and shared_end(best) < 2):
-        return ""
-    return str(best)
+    shared = {path: shared_end(path, inside) for path in known if path.rpartition("/")[2] == inside.rpartition("/")[2]}
+    best = max(shared, key=shared.__getitem__, default="")
+    return best if len(shared) == 1 or shared.get(best, 0) >= 2 else ""
 
 
 def _usual_place(inside: PurePosixPath) -> str:
@@ -232,7 +225,7 @@ def _outside(folder: Path, own: Path) -> Iterator[Path]:
 
 
 def place(moves: Iterable[Move], root: Path, *, overwrite: bool, stop: StopRequest | None = None) -> None:
-    """Rename everything to where it belongs. May be interrupted and called again with the moves that are left.
+    """Rename everything to where it belongs; may be interrupted and called again with the moves that are left.
 
     Raises
     ------
@@ -253,13 +246,12 @@ def place(moves: Iterable[Move], root: Path, *, overwrite: bool, stop: StopReque
             raise output_error(error, root / move.target) from error
 
 
-def _is_folder_pair(source: Path, target: Path) -> bool:
-    """Whether the content of one folder joins that of another."""
+def _are_folders(source: Path, target: Path) -> bool:
     return source.is_dir() and target.is_dir() and not target.is_symlink()
 
 
 def _refuse_existing(source: Path, target: Path, stop: StopRequest | None) -> None:
-    if _is_folder_pair(source, target):
+    if _are_folders(source, target):
         for path in _entries(source):
             _refuse_existing(path, target / path.name, stop)
     elif os.path.lexists(target) and not _same_content(source, target, stop):
@@ -286,7 +278,7 @@ def _same_content(source: Path, target: Path, stop: StopRequest | None) -> bool:
 
 
 def _move(source: Path, target: Path) -> None:
-    if _is_folder_pair(source, target):
+    if _are_folders(source, target):
         for path in _entries(source):
             _move(path, target / path.name)
         return

@@ -12,8 +12,7 @@ from contextlib import closing
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
-from facedata.download.checksums import hash_file
-from facedata.download.digest import ALGORITHMS, Digest
+from facedata.download.checksums import ALGORITHMS, Digest, hash_file
 from facedata.download.verify import Expectation, Verification, verify
 from facedata.download.walk import LeftOut, Meter, Task, run_in_order, walk
 from facedata.errors import EmptyDatasetError, FormatError, InputError, InterruptedJobError, input_error
@@ -25,7 +24,6 @@ __all__ = [
     "BadLine",
     "Listed",
     "ManifestFile",
-    "escaped",
     "list_checksums",
     "manifest_line",
     "read_manifest",
@@ -313,10 +311,3 @@ def manifest_line(name: str, digest: Digest) -> bytes:
     raw = os.fsencode(name)
     safe = raw.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
     return (b"\\" if safe != raw else b"") + digest.value.encode() + b"  " + safe + b"\n"
-
-
-def escaped(name: str) -> str:
-    """A name on one line, as ``md5sum -c`` prints it: escaped only if it has a newline in it."""
-    if "\n" not in name:
-        return name
-    return "\\" + name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")

@@ -13,13 +13,13 @@ from typing import Any
 
 from facedata._version import __version__
 from facedata.download.catalogue import CatalogueSet
-from facedata.download.digest import Digest
+from facedata.download.checksums import Digest
 from facedata.download.schema import PROVENANCE
 from facedata.download.transfer import Fetched
 from facedata.download.transfer.pages import shown_url
 from facedata.download.verify import Result
-from facedata.errors import FormatError, input_error, output_error
-from facedata.files import atomic_writer, open_locked
+from facedata.errors import FormatError, output_error
+from facedata.files import atomic_writer, open_locked, read_small
 
 __all__ = [
     "PROVENANCE",
@@ -41,11 +41,15 @@ Accept = Callable[[CatalogueSet], str]
 
 _LOCK = ".facedata-provenance-lock"
 _LARGEST = 64 << 20
-_TABLES = ("downloads", "files")
 
 
 def read_provenance(root: Path, name: str) -> dict[str, Any]:
-    """The record of the set with that name in `root`; empty if there is none.
+    """The record of the set with that name in `root`, empty if there is none; raises as `read_all_provenance`."""
+    return read_all_provenance(root).get(name, {})
+
+
+def read_all_provenance(root: Path) -> dict[str, dict[str, Any]]:
+    """The records of all sets in `root`, by name.
 
     Raises
     ------
@@ -54,13 +58,20 @@ def read_provenance(root: Path, name: str) -> dict[str, Any]:
     InputError
         If it cannot be read.
     """
-    return read_all_provenance(root).get(name, {})
-
-
-def read_all_provenance(root: Path) -> dict[str, dict[str, Any]]:
-    """The records of all sets in `root`, by name; raises as `read_provenance` does."""
-    sets: dict[str, dict[str, Any]] = _read(root / PROVENANCE)["sets"]
-    return sets
+    path = root / PROVENANCE
+    if not os.path.lexists(path):
+        return {}
+    try:
+        whole = json.loads(read_small(path, _LARGEST))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: is not a record of downloads: {error}; move it away") from error
+    sets: Any = whole.get("sets") if isinstance(whole, dict) else None
+    records = sets.values() if isinstance(sets, dict) else [None]
+    for record in records:
+        tables = (record.get("downloads", {}), record.get("files", {})) if isinstance(record, dict) else (None,)
+        if not all(isinstance(table, dict) for table in tables):
+            raise FormatError(f"{path}: is not a record of downloads: its 'sets' are invalid; move it away")
+    return dict(sets)
 
 
 @contextmanager
@@ -74,34 +85,15 @@ def change_provenance(root: Path, name: str) -> Iterator[dict[str, Any]]:
         root.mkdir(parents=True, exist_ok=True)
         lock = open_locked(root / _LOCK, wait=True)
         try:
-            whole = _read(path)
-            yield whole["sets"].setdefault(name, {})
-            whole["facedata"] = __version__
+            sets = read_all_provenance(root)
+            yield sets.setdefault(name, {})
+            text = json.dumps({"sets": sets, "facedata": __version__}, indent=2, ensure_ascii=False)
             with atomic_writer(path) as file:
-                file.write(json.dumps(whole, indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
+                file.write(text.encode(errors="backslashreplace") + b"\n")
         finally:
             os.close(lock)
     except OSError as error:
         raise output_error(error, path) from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if not os.path.lexists(path):
-            return {"sets": {}}
-        if not path.is_file() or path.stat().st_size > _LARGEST:
-            raise FormatError(f"{path}: is not a record of downloads; move it away")
-        whole = json.loads(path.read_bytes())
-    except OSError as error:
-        raise input_error(error, path) from error
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: is not a record of downloads: {error}; move it away") from error
-    if not isinstance(whole, dict) or not isinstance(whole.get("sets"), dict):
-        raise FormatError(f"{path}: is not a record of downloads: it has no 'sets'; move it away")
-    for name, record in whole["sets"].items():
-        if not isinstance(record, dict) or not all(isinstance(record.get(key, {}), dict) for key in _TABLES):
-            raise FormatError(f"{path}: is not a record of downloads: the entry {name!a} is invalid; move it away")
-    return whole
 
 
 def _now() -> str:
@@ -116,13 +108,7 @@ def is_accepted(entry: CatalogueSet, record: Mapping[str, Any]) -> bool:
 
 
 def accept_terms(entry: CatalogueSet, root: Path, accept: Accept) -> None:
-    """Ask for the terms to be accepted, and record what was accepted and when.
-
-    Raises
-    ------
-    OptionError
-        If they are not accepted.
-    """
+    """Ask for the terms to be accepted, and record what was accepted and when; `OptionError` if they are not."""
     how = accept(entry)
     with change_provenance(root, entry.name) as record:
         record["accepted"] = {

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from facedata.download.digest import ALGORITHMS
+from facedata.download.checksums import ALGORITHMS
 from facedata.download.transfer.pages import plain_line
 from facedata.errors import CatalogueError
 

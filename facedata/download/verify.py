@@ -13,8 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, Protocol
 
-from facedata.download.checksums import VerifiedFiles, hash_file
-from facedata.download.digest import Digest
+from facedata.download.checksums import Digest, VerifiedFiles, hash_file
 from facedata.download.walk import HashedNames, Meter, NameIndex, Task, run_in_order, shared_end, walk_files
 from facedata.errors import InputError, InputNotFoundError, InterruptedJobError, input_error
 from facedata.files import kind_name
@@ -108,6 +107,22 @@ class Result:
     def good(self) -> bool:
         """Whether the file did not fail and is not missing."""
         return self.verdict in ("OK", "EXTRA")
+
+    @property
+    def line(self) -> bytes:
+        """``NAME: OK``, in the format of ``md5sum -c``, with details in brackets, and a newline."""
+        structure = "structure: " if self.how == "structure" and self.detail else ""
+        notes = [f"{structure}{self.detail}"] if self.detail else []
+        notes += [f"found at {_escaped(self.found_at)}"] if self.found_at is not None else []
+        bracket = f" ({'; '.join(notes)})" if notes else ""
+        return os.fsencode(f"{_escaped(self.path)}: {self.verdict}{bracket}\n")
+
+
+def _escaped(name: str) -> str:
+    """A name as ``md5sum -c`` prints it, on one line."""
+    if "\n" not in name:
+        return name
+    return "\\" + name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
 
 
 @dataclass(slots=True)

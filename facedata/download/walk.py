@@ -17,7 +17,18 @@ from facedata.errors import InterruptedJobError
 from facedata.files import kind_name
 from facedata.jobs.signals import StopRequest
 
-__all__ = ["HashedNames", "LeftOut", "Meter", "NameIndex", "Task", "check_stop", "run_in_order", "walk", "walk_files"]
+__all__ = [
+    "HashedNames",
+    "LeftOut",
+    "Meter",
+    "NameIndex",
+    "Task",
+    "check_stop",
+    "run_in_order",
+    "shared_end",
+    "walk",
+    "walk_files",
+]
 
 _HIDDEN, _PARTIAL = ".facedata", ".part"
 _FEW = 1 << 17

@@ -34,9 +34,9 @@ from facedata.features.feature_set import (
     open_matrix,
     other_kind,
     size_and_head,
-    what_is_wrong,
 )
 from facedata.files import opened_regular
+from facedata.matrix_size import size_problem
 
 __all__ = ["CheckOptions", "check_feature_set", "check_matrix", "set_names"]
 
@@ -247,7 +247,7 @@ def _open_matrix(report: SetReport, dimensions: int | None, rows: int | None, co
             dimensions = min(whole, key=lambda d: abs(size / (d * VALUE_BYTES) - rows))
     row = dimensions * VALUE_BYTES
     is_whole = size > 0 and size % row == 0 and not npy
-    wrong = what_is_wrong(size, dimensions, rows, head)
+    wrong = size_problem(size, dimensions, rows, head)
     if wrong is not None:
         advice = _WRITE_AGAIN if size else "write it again"
         if is_whole and rows is not None and size not in (2 * rows * row, rows * row // 2):

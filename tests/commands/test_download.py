@@ -128,6 +128,7 @@ class TestFetching:
         assert (tmp_path / "data/features/f.bin").read_bytes() == FEATURES
         assert (tmp_path / "data/labels/f.meta").read_bytes() == LABELS
         assert "small: ready in data; 1 file fetched" in ran.stdout
+        assert "f: 50 rows of 256 values, 7 classes: " in ran.stderr
         assert "features/f.bin: OK" in ran.stdout
         assert "labels/f.meta: OK (structure: 50 lines, 7 classes)" in ran.stdout
         assert ran.stdout.endswith("next:\n  facedata verify-md5 small --root data\n")

@@ -9,7 +9,7 @@ import pytest
 
 from facedata.cli import facedata as group
 from facedata.download.catalogue import Catalogue, load_catalogue, user_catalogue
-from facedata.download.digest import Digest
+from facedata.download.checksums import Digest
 from facedata.download.schema import STATUSES
 from facedata.errors import CatalogueError, InputNotFoundError, OptionError
 

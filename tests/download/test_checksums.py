@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from facedata.download.checksums import Hashed, VerifiedFiles, hash_file, remember
-from facedata.download.digest import ALGORITHMS, Digest
+from facedata.download.checksums import ALGORITHMS, Digest, Hashed, VerifiedFiles, hash_file, remember
 from facedata.errors import InputError, InputNotFoundError
 
 DIGEST = Digest("md5", "d41d8cd98f00b204e9800998ecf8427e")
@@ -179,7 +178,7 @@ class TestMemory:
     def test_several_processes_remember_at_once(self, root: Path) -> None:
         code = (
             "import sys; from facedata.download.checksums import remember\n"
-            "from facedata.download.digest import Digest\n"
+            "from facedata.download.checksums import Digest\n"
             f"for n in range(20): remember({os.fspath(root)!r}, f'{{sys.argv[1]}}-{{n}}', Digest('md5', '0' * 32))"
         )
         for writer in range(3):

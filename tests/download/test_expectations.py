@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import logging
 import os
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,15 +17,12 @@ from facedata.download.expectations import (
     LabelLines,
     RecordFile,
     TextLines,
-    check_feature_sets,
     file_expectations,
     set_expectations,
     verify_set,
 )
 from facedata.download.verify import Finding
-from facedata.errors import FormatError, InputError, InputNotFoundError, InterruptedJobError
-from facedata.features.checks.report import Observer
-from facedata.jobs.signals import StopRequest
+from facedata.errors import FormatError, InputError, InputNotFoundError
 
 KNOWN = load_catalogue()
 
@@ -238,56 +232,3 @@ def test_an_empty_file_is_never_good(tmp_path: Path, name: str, check: IndexLine
     assert check.check(str(tmp_path / name)) == Finding(False, "has no lines")
     (tmp_path / name).write_bytes(b"0\t0\n" if name == "train.idx" else b"-1\n")
     assert check.check(str(tmp_path / name)).good
-
-
-PLACED = ["features/a.bin", "labels/a.meta"]
-
-
-@pytest.fixture
-def clustering(tmp_path: Path) -> Path:
-    for folder in ("features", "labels"):
-        (tmp_path / folder).mkdir()
-    np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32).tofile(tmp_path / "features/a.bin")
-    (tmp_path / "labels/a.meta").write_text("".join(f"{row % 4}\n" for row in range(20)))
-    return tmp_path
-
-
-@pytest.mark.parametrize("placed", [PLACED, ["knns/a/faiss_k_80.npz"]])
-def test_what_is_in_a_set_is_logged(clustering: Path, caplog: pytest.LogCaptureFixture, placed: list[str]) -> None:
-    with caplog.at_level(logging.INFO):
-        check_feature_sets(clustering, [*placed, "pretrained_models/x.pth", "features/lists/b.bin"])
-    assert [each.message for each in caplog.records] == ["a: 20 rows of 8 values, 4 classes: good"]
-
-
-def test_what_is_wrong_is_a_warning(clustering: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rows = np.fromfile(clustering / "features/a.bin", np.float32).reshape(20, 8)
-    rows[3] = np.nan
-    rows.tofile(clustering / "features/a.bin")
-    check_feature_sets(clustering, PLACED)
-    (warning,) = [each for each in caplog.records if each.levelno == logging.WARNING]
-    assert warning.message.endswith("features/a.bin: expected finite values, found NaN in 1: row 3")
-
-
-def test_a_set_without_labels_or_with_wrong_ones_stops_nothing(
-    clustering: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (clustering / "labels/a.meta").write_text("Anna\n")
-    check_feature_sets(clustering, PLACED)
-    assert "'Anna'" in caplog.text
-    (clustering / "labels/a.meta").unlink()
-    check_feature_sets(clustering, PLACED[:1])
-
-
-def test_progress_and_a_stop(clustering: Path) -> None:
-    seen: list[tuple[str, int, int]] = []
-
-    @contextmanager
-    def watch(what: str) -> Iterator[Observer]:
-        yield lambda done, total: seen.append((what, done, total))
-
-    stop = StopRequest()
-    check_feature_sets(clustering, PLACED, watch=watch, stop=stop)
-    assert seen == [("a: reading rows", 640, 640)]
-    stop.count = 1
-    with pytest.raises(InterruptedJobError):
-        check_feature_sets(clustering, PLACED, stop=stop)

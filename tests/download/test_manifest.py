@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facedata.download.digest import ALGORITHMS, Digest
+from facedata.download.checksums import ALGORITHMS, Digest
 from facedata.download.manifest import (
     BadLine,
     Listed,
     ManifestFile,
-    escaped,
     list_checksums,
     manifest_line,
     read_manifest,
     verify_manifest,
 )
+from facedata.download.verify import Result
 from facedata.download.walk import LeftOut
 from facedata.errors import EmptyDatasetError, FormatError, InterruptedJobError, OptionError
 from facedata.jobs.signals import StopRequest
@@ -165,7 +165,8 @@ def test_a_huge_file_without_a_line_end_is_refused_at_once(tmp_path: Path) -> No
 
 
 def test_names_are_shown_on_one_line() -> None:
-    assert [escaped(name) for name in ("a b", "a\\b", "a\nb\\")] == ["a b", "a\\b", "\\a\\nb\\\\"]
+    names = {"a b": b"a b", "a\\b": b"a\\b", "a\nb\\": b"\\a\\nb\\\\"}
+    assert all(Result(name, "OK", "checksum").line == shown + b": OK\n" for name, shown in names.items())
     assert manifest_line("a\nb", Digest("md5", EMPTY["md5"])) == f"\\{EMPTY['md5']}  a\\nb\n".encode()
 
 

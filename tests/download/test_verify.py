@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support import raised_without_root
 
-from facedata.download.digest import Digest
+from facedata.download.checksums import Digest
 from facedata.download.expectations import IndexLines, RecordFile
 from facedata.download.verify import Expectation, Result, Verification, verify
 from facedata.errors import InputError, InputNotFoundError, InterruptedJobError

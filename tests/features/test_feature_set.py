@@ -20,8 +20,8 @@ from facedata.features.feature_set import (
     check_rows,
     open_feature_set,
     open_matrix,
-    what_is_wrong,
 )
+from facedata.matrix_size import size_problem
 
 Array = NDArray[Any]
 
@@ -73,7 +73,7 @@ def test_a_file_of_np_save_is_known_by_its_header_or_its_length(tmp_path: Path) 
     np.save(tmp_path / "a.npy", np.ones((10, 8), np.float32))
     with pytest.raises(FormatError, match=r"saved by np\.save"):
         open_matrix(tmp_path / "a.npy", 8, 10)
-    assert "128 bytes too long: was it saved by np.save?" in str(what_is_wrong(448, 8, 10))
+    assert "128 bytes too long: was it saved by np.save?" in str(size_problem(448, 8, 10))
 
 
 def test_labels_and_matrix_must_fit(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from facedata.align.detectors.registry import DETECTORS, Detector, DetectorFamily, DetectorOptions, ModelFile
 from facedata.align.detectors.sessions import Device, one_line, read_model, sha256_of
 from facedata.align.faces import Face
-from facedata.download.digest import Digest
+from facedata.download.checksums import Digest
 from facedata.download.transfer import FileRequest, Link, TransferOptions, fetch_files
 from facedata.errors import (
     ChecksumError,

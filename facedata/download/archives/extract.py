@@ -27,7 +27,7 @@ from facedata.download.archives.members import (
 )
 from facedata.download.archives.parts import Archive
 from facedata.download.archives.staging import Extraction, Progress, Staging, publish
-from facedata.download.digest import new_hasher
+from facedata.download.checksums import new_hasher
 from facedata.errors import (
     ArchiveError,
     FacedataError,

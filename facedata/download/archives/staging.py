@@ -28,7 +28,7 @@ from typing import Any
 
 from facedata.download.archives.members import OWN_PREFIX
 from facedata.download.archives.parts import Archive
-from facedata.download.digest import Digest
+from facedata.download.checksums import Digest
 from facedata.errors import OutputExistsError, output_error
 from facedata.files import atomic_writer, boot_id, combined_identity, file_identity
 

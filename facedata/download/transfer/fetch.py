@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from facedata.download.digest import Digest
+from facedata.download.checksums import Digest
 from facedata.download.transfer.options import Fetched, FileRequest, Link, TransferOptions
 from facedata.download.transfer.pages import shown_url
 from facedata.download.transfer.partial import PartialFile

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from facedata.download.digest import Digest
+from facedata.download.checksums import Digest
 
 __all__ = ["Fetched", "FileRequest", "Link", "TransferOptions"]
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from facedata.download.digest import Digest, new_hasher
+from facedata.download.checksums import Digest, new_hasher
 from facedata.download.transfer.retry import CancelledError
 from facedata.errors import FacedataError, OutputError, OutputExistsError, output_error
 from facedata.files import atomic_writer, boot_id, open_locked, read_exactly, read_small, sync_folder, write_fully

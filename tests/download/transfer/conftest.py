@@ -12,7 +12,7 @@ import pytest
 import trustme
 from http_server import Server, Tunnel
 
-from facedata.download.digest import Digest
+from facedata.download.checksums import Digest
 from facedata.download.transfer import Fetched, FileRequest, Link, TransferOptions, fetch_files
 
 Fetch = Callable[..., Fetched]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from http_server import Server
 
-from facedata.download.digest import Digest
+from facedata.download.checksums import Digest
 from facedata.download.transfer import Fetched, FileRequest, Link, TransferOptions, fetch_files
 from facedata.errors import ChecksumError, InterruptedJobError, OptionError, OutputExistsError, TransferError
 from facedata.jobs.signals import StopRequest

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from http_server import Server
 
-from facedata.download.digest import Digest
+from facedata.download.checksums import Digest
 from facedata.download.transfer import FileRequest, Link, fetch_files
 from facedata.download.transfer.partial import PartialFile, State
 from facedata.download.transfer.retry import CancelledError

@@ -207,7 +207,7 @@ def test_a_complete_file_that_was_not_renamed_needs_no_server(
 SCRIPT = """
 import sys, logging
 from pathlib import Path
-from facedata.download.digest import Digest
+from facedata.download.checksums import Digest
 from facedata.download.transfer import Link
 from facedata.download.transfer import FileRequest, fetch_files
 from facedata.jobs.signals import stop_on_signals
