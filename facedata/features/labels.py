@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import UNLABELLED, read_label_lines, read_labels
-from facedata.dataset import open_dataset, split_spec
+from facedata.converters.convert import open_inputs
+from facedata.dataset import split_spec
 from facedata.errors import FormatError
 from facedata.features.feature_set import NPY_MAGIC
 from facedata.features.sources.npy import open_npy
@@ -120,7 +121,7 @@ def open_labels(where: str | os.PathLike[str]) -> Labels:
 
 
 def _labels_of_dataset(spec: str) -> Labels:
-    source = open_dataset(spec)
+    source = open_inputs([spec])[0].source
 
     def read() -> Iterator[Integers]:
         first = 0

@@ -103,3 +103,11 @@ def test_unlabelled_lines_are_a_meta(tmp_path: Path) -> None:
         blocks = list(read_labels(tmp_path / "a.meta"))
         assert sum(map(len, blocks)) == rows
         assert all((block == -1).all() for block in blocks)
+
+
+def test_the_output_of_an_unfinished_job_has_no_labels(tmp_path: Path) -> None:
+    (tmp_path / "id_0").mkdir()
+    (tmp_path / "id_0" / "1.jpg").touch()
+    (tmp_path / ".facedata-plan.json").write_text("{}")
+    with pytest.raises(InputError, match=r"plan\.json|has not finished"):
+        open_labels(tmp_path)
