@@ -79,7 +79,9 @@ def test_a_clone_from_the_hub_has_its_files_in_data(three_files: Path, tmp_path:
     assert as_tuples(open_dataset(str(hub))) == expected(range(40))
 
 
-@pytest.mark.parametrize("part", [slice(0, 0), slice(3, 9), slice(8, 12), slice(24, 40), slice(39, 100), slice(50, 60)])
+@pytest.mark.parametrize(
+    "part", [slice(0, 0), slice(3, 9), slice(8, 12), slice(24, 40), slice(39, 100), slice(50, 60), slice(3, 30, 4)]
+)
 def test_slices_are_sources_of_their_own(three_files: Path, part: slice) -> None:
     source = opened(three_files)
     wanted = range(40)[part]
