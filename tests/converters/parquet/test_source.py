@@ -19,7 +19,7 @@ from support import jpeg, peak_bytes
 
 from facedata.converters.parquet import ParquetSource
 from facedata.dataset import Sample, Source, open_dataset
-from facedata.errors import FormatError, InputError, InputNotFoundError, MissingExtraError, OptionError, SampleError
+from facedata.errors import FormatError, InputError, InputNotFoundError, OptionError, SampleError
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SCHEMA = pa.schema([("image", IMAGE), ("label", pa.int64())])
@@ -471,10 +471,3 @@ def test_rows_missing_from_a_row_group_fail(three_files: Path) -> None:
         reasons[0] == "row group 0 of the file cannot be read from this row on: it has fewer rows than the footer says"
     )
     assert "row group 2 of the file cannot be read" in reasons[-1]
-
-
-def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pq.write_table(table(range(3)), tmp_path / "a.parquet")
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingExtraError, match=r"the format parquet needs the extra 'parquet'.*facedata\[parquet\]"):
-        open_dataset(str(tmp_path))  # recognised without it
