@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facedata.commands import options
-from facedata.commands.progress import human_bytes, human_seconds, output_name, show_progress, shown_path
+from facedata.commands.conversion import time_taken
+from facedata.commands.progress import human_bytes, output_name, show_progress, shown_path
 from facedata.text import counted
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _show_summary(summary: JobSummary, *, as_json: bool) -> None:
         value = summary.to_json()
         options.print_json({"rows": value.pop("samples"), **value})
         return
-    state = "all done before" if summary.nothing_to_do else f"{human_seconds(summary.seconds)}, {summary.rate:,.0f}/s"
+    state = time_taken(summary)
     if not summary.finished:
         output = output_name(summary.output)
         click.echo(f"{output}: {summary.shards_done} of {summary.shards} shards are done; {state}")

@@ -70,7 +70,7 @@ def command(
       facedata check-features data/ --name part1_test --dim 256 --k 80 --plot part1.png
       facedata check-features features.bin --dim 512
     """
-    from facedata.features.check import CheckOptions, check_feature_set, check_matrix, set_names
+    from facedata.features.checks import CheckOptions, check_feature_set, check_matrix, set_names
 
     options.start_logging(quiet=quiet)
     alone = os.path.exists(path) and not os.path.isdir(path)

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
     from facedata.dataset import Sink
     from facedata.jobs.job import JobSummary
 
-__all__ = ["JOB", "SELECTION", "TARGET", "run_conversion", "show_conversion_plan", "show_summary"]
+__all__ = [
+    "JOB",
+    "SELECTION",
+    "TARGET",
+    "run_conversion",
+    "show_conversion_plan",
+    "show_outcome",
+    "show_summary",
+    "time_taken",
+]
 
 SELECTION = options.together(
     options.LABELS,
@@ -153,16 +162,30 @@ def show_summary(summary: JobSummary, *, as_json: bool) -> None:
     inside = next(
         (f" {how} {counted(facts[name], *words)}" for name, (how, *words) in _COUNTS.items() if name in facts), ""
     )
-    state = "all done before" if summary.nothing_to_do else f"{human_seconds(summary.seconds)}, {summary.rate:,.0f}/s"
+    size = human_bytes(summary.bytes)
     output = output_name(summary.output)
-    click.echo(f"{output}: {counted(summary.samples, 'image')}{inside}, {human_bytes(summary.bytes)}; {state}")
+    click.echo(f"{output}: {counted(summary.samples, 'image')}{inside}, {size}; {time_taken(summary)}")
     _show_sets(facts["sets"])
     if "kv" in facts:
         click.echo(f"  keys and labels: {shown_path(facts['kv'])}")
+    show_outcome(summary)
+
+
+def time_taken(summary: JobSummary) -> str:
+    """How long a job took, and how fast it was."""
+    if summary.nothing_to_do:
+        return "all done before"
+    return f"{human_seconds(summary.seconds)}, {summary.rate:,.{0 if summary.rate >= 10 else 1}f}/s"
+
+
+def show_outcome(summary: JobSummary, failed_images: str = "") -> None:
+    """Report on stdout what a job has not done: shards left, images that failed and what became of them."""
     if not summary.finished:
+        output = output_name(summary.output)
         click.echo(f"  {summary.shards_done} of {summary.shards} shards are done; facedata status {output}")
     if summary.failures:
-        click.echo(f"  {counted(summary.failures, 'image')} failed: {os.path.join(summary.output, 'failures.jsonl')}")
+        log = os.path.join(summary.output, "failures.jsonl")
+        click.echo(f"  {counted(summary.failures, 'image')} failed{failed_images}: {log}")
     if summary.failed_shards:
         click.echo(f"  {counted(summary.failed_shards, 'shard')} failed; the same command tries them again")
 

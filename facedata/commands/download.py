@@ -146,7 +146,7 @@ def _check_feature_sets(done: Acquired, watch: Watch, stop: StopRequest) -> None
     """
     from facedata.download.walk import check_stop
     from facedata.errors import InputError, OptionError
-    from facedata.features.check import CheckOptions, check_feature_set
+    from facedata.features.checks import CheckOptions, check_feature_set
 
     @contextmanager
     def watched(what: str) -> Iterator[Observer]:

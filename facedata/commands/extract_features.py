@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facedata.commands import options
-from facedata.commands.conversion import JOB
-from facedata.commands.progress import human_bytes, human_seconds, output_name, show_progress
+from facedata.commands.conversion import JOB, show_outcome, time_taken
+from facedata.commands.progress import human_bytes, output_name, show_progress
 from facedata.text import counted
 
 if TYPE_CHECKING:
-    from facedata.features.extraction import Extraction, ExtractionOptions
+    from facedata.features.extraction.job import Extraction
     from facedata.jobs.job import JobSummary
 
 
@@ -140,14 +140,30 @@ def command(source: str, output: str, **given: Any) -> int:
       facedata extract-features aligned/ --model net.onnx --output data/ --name mine --flip --normalize
       facedata extract-features faces.lmdb --model w600k_r50.onnx --output data/ --name mine --on-error skip
     """
-    from facedata.features.extraction import check_extraction, plan_extraction, run_extraction
+    from facedata.features.extraction.inputs import ModelOptions, Preprocessing
+    from facedata.features.extraction.job import ExtractionOptions, check_extraction, plan_extraction, run_extraction
     from facedata.jobs.job import JobOptions
     from facedata.jobs.plan import Part
 
     options.start_logging(quiet=given["quiet"])
     part = Part(*given["shard"])
     job = JobOptions(given["workers"], part, given["overwrite"])
-    planned = plan_extraction(source, output, given["name"], _extraction_options(given))
+    model = ModelOptions(
+        path=given["model"],
+        device=given["device"],
+        batch_size=given["batch_size"],
+        input_size=given["input_size"],
+        layout=given["input_layout"],
+        output_name=given["output_name"],
+    )
+    chosen = ExtractionOptions(
+        model=model,
+        preprocessing=Preprocessing(given["mean"], given["scale"], given["color"], given["resize"]),
+        **{name: given[name] for name in ("flip", "normalize", "on_error", "unlabeled", "limit")},
+        opening={name: True for name in ("salvage", "rebuild_index") if given[name]},
+        command_line=options.command_line(),
+    )
+    planned = plan_extraction(source, output, given["name"], chosen)
     if given["dry_run"]:
         check_extraction(planned, overwrite=given["overwrite"])
         _show_plan(planned, part, as_json=given["as_json"])
@@ -156,29 +172,6 @@ def command(source: str, output: str, **given: Any) -> int:
         summary = run_extraction(planned, replace(job, observer=observer))
     _show_summary(summary, as_json=given["as_json"])
     return 0 if summary.good else 1
-
-
-def _extraction_options(given: dict[str, Any]) -> ExtractionOptions:
-    from facedata.features.extraction import ExtractionOptions, ModelOptions, Preprocessing
-
-    return ExtractionOptions(
-        model=ModelOptions(
-            path=given["model"],
-            device=given["device"],
-            batch_size=given["batch_size"],
-            input_size=given["input_size"],
-            layout=given["input_layout"],
-            output_name=given["output_name"],
-        ),
-        preprocessing=Preprocessing(given["mean"], given["scale"], given["color"], given["resize"]),
-        flip=given["flip"],
-        normalize=given["normalize"],
-        on_error=given["on_error"],
-        unlabeled=given["unlabeled"],
-        limit=given["limit"],
-        opening={name: True for name in ("salvage", "rebuild_index") if given[name]},
-        command_line=options.command_line(),
-    )
 
 
 def _show_plan(planned: Extraction, part: Any, *, as_json: bool) -> None:
@@ -203,16 +196,10 @@ def _show_summary(summary: JobSummary, *, as_json: bool) -> None:
         value = summary.to_json()
         options.print_json({"images": value.pop("samples"), **value, "output": name})
         return
-    state = "all done before" if summary.nothing_to_do else f"{human_seconds(summary.seconds)}, {summary.rate:,.1f}/s"
     if summary.finished:
         size = human_bytes(4 * facts["rows"] * facts["dimensions"])
         rows = f"{counted(facts['rows'], 'row')} of {facts['dimensions']:,} float32, {size}"
-        click.echo(f"{name}: {rows}, {counted(facts['classes'], 'class', 'classes')}; {state}")
+        click.echo(f"{name}: {rows}, {counted(facts['classes'], 'class', 'classes')}; {time_taken(summary)}")
     else:
-        click.echo(f"{name}: not finished: {counted(summary.samples, 'image')} done; {state}")
-        click.echo(f"  {summary.shards_done} of {summary.shards} shards are done; facedata status {name}")
-    if summary.failures:
-        what = {"skip": ", rows left out", "nan": ", rows of NaN"}.get(facts.get("on_error", ""), "")
-        click.echo(f"  {counted(summary.failures, 'image')} failed{what}: {summary.output}/failures.jsonl")
-    if summary.failed_shards:
-        click.echo(f"  {counted(summary.failed_shards, 'shard')} failed; the same command tries them again")
+        click.echo(f"{name}: not finished: {counted(summary.samples, 'image')} done; {time_taken(summary)}")
+    show_outcome(summary, {"skip": ", rows left out", "nan": ", rows of NaN"}.get(facts.get("on_error", ""), ""))

@@ -14,7 +14,6 @@ from facedata.errors import OptionError
 from facedata.text import counted
 
 _FILES = (".npy", ".bin")
-_FLOAT_BYTES = 4
 
 
 @click.command("pack-features", short_help="Write arrays of features as a set for clustering, or a set as an array.")
@@ -70,7 +69,7 @@ def command(
     _refuse_contradictions(output, name, labels, given)
     from facedata.features.feature_set import FeatureSet
     from facedata.features.labels import open_labels
-    from facedata.features.pack import NO_LABELS, UNLABELLED_ROWS, Allowed, pack_features, save_features
+    from facedata.features.pack import NO_LABELS, UNLABELLED_ROWS, PackOptions, pack_features, save_features
     from facedata.features.sources import open_features
     from facedata.jobs.signals import stop_on_signals
 
@@ -78,21 +77,16 @@ def command(
     source = open_features(
         features, dimensions=given["dim"], dtype=given["dtype"], array=given["array"], column=given["column"]
     )
-    with show_bytes("packed", quiet=quiet or dry_run) as observer:
-        how: dict[str, Any] = {
-            "allowed": Allowed(given["allow_zero"], given["allow_nan"]),
-            "limit": given["limit"],
-            "overwrite": given["overwrite"],
-            "dry_run": dry_run,
-            "observer": observer,
-        }
-        no_labels = UNLABELLED_ROWS if given["unlabeled"] else NO_LABELS
-        opened = no_labels if labels is None else open_labels(labels)  # a folder takes its time: not under the signals
-        with stop_on_signals() as stop:
-            if name is None:
-                packed = save_features(source, output, stop=stop, **how)
-            else:
-                packed = pack_features(source, FeatureSet(output, name), opened, stop=stop, **how)
+    no_labels = UNLABELLED_ROWS if given["unlabeled"] else NO_LABELS
+    opened = no_labels if labels is None else open_labels(labels)  # a folder takes its time: not under the signals
+    with show_bytes("packed", quiet=quiet or dry_run) as observer, stop_on_signals() as stop:
+        chosen = PackOptions(
+            given["allow_zero"], given["allow_nan"], given["limit"], given["overwrite"], dry_run, observer, stop
+        )
+        if name is None:
+            packed = save_features(source, output, chosen)
+        else:
+            packed = pack_features(source, FeatureSet(output, name), opened, chosen)
     if given["as_json"]:
         options.print_json({"dry_run": dry_run, **asdict(packed)})
         return 0
@@ -100,7 +94,7 @@ def command(
     rows, size = "all rows", ""
     if packed.rows is not None:
         rows = counted(packed.rows, "row")
-        size = f" ({human_bytes(packed.rows * packed.dimensions * _FLOAT_BYTES)})"
+        size = f" ({human_bytes(4 * packed.rows * packed.dimensions)})"
     click.echo(f"{packed.features}: {verb} {rows} of {packed.dimensions:,} float32{size}")
     if packed.labels is not None:
         classes = counted(packed.classes, "class", "classes") if packed.classes else "-1 for every row"

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import read_labels
 from facedata.errors import FormatError, InputNotFoundError, OptionError
-from facedata.files import file_identity, opened_regular, read_exactly
+from facedata.files import StrPath, file_identity, opened_regular, read_exactly
 from facedata.jobs.journal import refuse_unfinished
 from facedata.matrix_size import NPY_MAGIC, VALUE_BYTES, size_problem
 
@@ -31,7 +31,7 @@ __all__ = [
     "OpenedSet",
     "bad_rows",
     "check_rows",
-    "dimensions_by_rows",
+    "labelled_rows",
     "open_feature_set",
     "open_matrix",
     "other_kind",
@@ -54,21 +54,10 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """The paths of the files of a set.
-
-    Attributes
-    ----------
-    root : str
-        The folder that contains ``features/`` and ``labels/``.
-    name : str
-
-    Raises
-    ------
-    OptionError
-        If the name cannot be that of a file.
-    """
+    """The paths of the files of a set; raises `OptionError` if the name cannot be that of a file."""
 
     root: str
+    """The folder that contains ``features/`` and ``labels/``."""
     name: str
 
     def __post_init__(self) -> None:
@@ -97,13 +86,7 @@ class FeatureSet:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix on disk whose size is right; picklable, opened again for each reading.
-
-    Attributes
-    ----------
-    path : str
-    rows, dimensions : int
-    """
+    """A matrix on disk whose size is right; picklable, opened again for each reading."""
 
     path: str
     rows: int
@@ -143,15 +126,8 @@ class Matrix:
         return block
 
 
-@dataclass(frozen=True)
-class OpenedSet:
-    """A set whose matrix and labels fit each other.
-
-    Attributes
-    ----------
-    files : FeatureSet
-    matrix : Matrix
-    """
+class OpenedSet(NamedTuple):
+    """A set whose matrix and labels fit each other."""
 
     files: FeatureSet
     matrix: Matrix
@@ -185,70 +161,49 @@ def size_and_head(path: str) -> tuple[int, bytes]:
         return os.fstat(descriptor).st_size, read_exactly(descriptor, 16, 0)
 
 
-def open_feature_set(root: str | os.PathLike[str], name: str, dimensions: int | None = None) -> OpenedSet:
-    """Open a set, and check that its files fit each other.
-
-    Parameters
-    ----------
-    root : path
-    name : str
-    dimensions : int, optional
-        Values in a row; by default the size of the matrix divided by the lines of the labels.
+def open_feature_set(root: StrPath, name: str, dimensions: int | None = None) -> OpenedSet:
+    """Open the set `name` in the folder `root`, and check that its files fit each other.
 
     Raises
     ------
-    InputError
-        If a file does not exist, cannot be read, or belongs to a job that has not finished.
-    FormatError
-        If a line of the labels is not a label, or the size of the matrix does not fit; the message guesses why.
-    OptionError
-        If there are no labels to infer the dimensions from, and none are given.
+    InputError, FormatError, OptionError
+        As `open_matrix` and `labelled_rows`; also if the matrix belongs to a job that has not finished.
     """
     files = FeatureSet(os.fspath(root), name)
     if not os.path.lexists(files.features):
         raise InputNotFoundError(f"{files.features}: no such file; a set has features/NAME.bin and labels/NAME.meta")
     refuse_unfinished(files.features)
-    rows = sum(map(len, read_labels(files.labels))) if os.path.lexists(files.labels) else None
-    if rows == 0:
-        raise FormatError(f"{files.labels}: is empty; expected a label for each row of {files.features}")
-    if dimensions is None:
-        if rows is None:
-            raise OptionError(f"{files.features}: its dimensions are unknown without {files.labels}: give --dim")
-        dimensions = dimensions_by_rows(files.features, rows, files.labels)
+    rows = labelled_rows(files.labels, files.features) if os.path.lexists(files.labels) else None
     return OpenedSet(files, open_matrix(files.features, dimensions, rows, counted_in=files.labels))
 
 
-def dimensions_by_rows(path: str, rows: int, counted_in: str) -> int:
-    """The values in a row of a matrix that has this many rows, from its size.
+def labelled_rows(labels: str, path: str) -> int:
+    """How many rows the matrix at `path` must have: the lines of its labels.
 
     Raises
     ------
+    InputError
+        If they cannot be read.
     FormatError
-        If the size is not a multiple.
+        If there is none, or a line is not a label.
     """
-    size, _ = size_and_head(path)
-    dimensions, rest = divmod(size, rows * VALUE_BYTES)
-    if rest or not dimensions:
-        raise FormatError(
-            f"{path}: {size:,} bytes are not a whole number of float32 values for each of the {rows:,} lines of "
-            f"{counted_in}; give --dim, and the error will say what is wrong"
-        )
-    return dimensions
+    rows = sum(map(len, read_labels(labels)))
+    if not rows:
+        raise FormatError(f"{labels}: is empty; expected a label for each row of {path}")
+    return rows
 
 
-def open_matrix(
-    path: str | os.PathLike[str], dimensions: int, rows: int | None = None, *, counted_in: str | None = None
-) -> Matrix:
+def open_matrix(path: StrPath, dimensions: int | None, rows: int | None = None, *, counted_in: str = "") -> Matrix:
     """Open a matrix, and check its size.
 
     Parameters
     ----------
     path : path
-    dimensions : int
-        Values in a row.
+    dimensions : int, optional
+        Values in a row; by default the size of the matrix divided by `rows`.
     rows : int, optional
         How many there must be; by default as many as there are.
-    counted_in : str, optional
+    counted_in : str
         The file in which the rows were counted, for messages.
 
     Raises
@@ -257,26 +212,30 @@ def open_matrix(
         If it cannot be read.
     FormatError
         If its size is not rows * dimensions * 4 bytes; the message guesses why.
+    OptionError
+        If neither dimensions nor rows are given.
     """
     path = os.fspath(path)
+    size, head = size_and_head(path)
+    if dimensions is None:
+        if rows is None:
+            raise OptionError(f"{path}: has no header, and there is no .meta to count its rows by: give --dim")
+        dimensions, rest = divmod(size, rows * VALUE_BYTES)
+        if rest or not dimensions:
+            raise FormatError(
+                f"{path}: {size:,} bytes are not a whole number of float32 values for each of the {rows:,} lines of "
+                f"{counted_in}; give --dim, and the error will say what is wrong"
+            )
     if not 1 <= dimensions <= LARGEST_DIMENSIONS:
         raise FormatError(f"{path}: expected 1 to {LARGEST_DIMENSIONS:,} dimensions, found {dimensions:,}")
-    size, head = size_and_head(path)
     wrong = size_problem(size, dimensions, rows, head)
     if wrong is not None:
-        counted = "" if rows is None or counted_in is None else f" ({rows:,} lines in {counted_in})"
-        raise FormatError(f"{path}: {wrong}{counted}")
+        raise FormatError(f"{path}: {wrong}" + (f" ({rows:,} lines in {counted_in})" if counted_in and rows else ""))
     return Matrix(path, size // (dimensions * VALUE_BYTES), dimensions)
 
 
 def other_kind(matrix: Matrix) -> str | None:
-    """The type that the first values of a matrix look like, if they do not look like float32; else None.
-
-    Raises
-    ------
-    InputError, FormatError
-        If they cannot be read.
-    """
+    """The type that the first values of a matrix look like, if they do not look like float32; else None."""
     block = matrix.block(0, min(max(_VALUES_EXAMINED // matrix.dimensions, 1), matrix.rows))
     if _sensible_share(block) >= _LIKELY:
         return None
@@ -306,22 +265,9 @@ def bad_rows(block: Floats, *, zero: bool = True) -> NDArray[np.bool_]:
 
 
 def check_rows(block: Floats, first: int, path: str, *, zero: bool = True) -> None:
-    """Refuse rows that are not finite, or that are all zero.
+    """Raise a `FormatError` that names the rows of a block that are not finite or, unless `zero` is false, all zero.
 
-    Parameters
-    ----------
-    block : ndarray of shape (M, D)
-    first : int
-        The number of its first row, from 0.
-    path : str
-        For messages.
-    zero : bool
-        Whether rows of zeros are refused too.
-
-    Raises
-    ------
-    FormatError
-        Names the first bad rows, and what they contain.
+    `first` is the number of the first row of the block, of shape (M, D).
     """
     bad = np.flatnonzero(bad_rows(block, zero=zero))
     if not len(bad):

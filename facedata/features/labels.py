@@ -15,10 +15,10 @@ from facedata.converters.convert import open_inputs
 from facedata.dataset import split_spec
 from facedata.errors import FormatError
 from facedata.features.feature_set import NPY_MAGIC
-from facedata.features.sources.npy import open_npy
-from facedata.files import opened_regular, read_exactly
+from facedata.features.sources.arrays import open_npy
+from facedata.files import StrPath, opened_regular, read_exactly
 
-__all__ = ["LabelCount", "Labels", "meta_lines", "open_labels", "unlabelled_lines"]
+__all__ = ["Labels", "meta_lines", "open_labels", "unlabelled_lines"]
 
 _BLOCK = 1 << 20  # labels
 _FIRST_LINE = 1 << 12
@@ -28,27 +28,13 @@ Integers = NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
-class LabelCount:
-    """How many labels there are, and how many different ones other than -1."""
-
-    rows: int
-    classes: int
-
-
-@dataclass(frozen=True)
 class Labels:
-    """Labels in order, read again each time.
-
-    Attributes
-    ----------
-    title : str
-        The file or dataset.
-    read : callable
-        Yields the labels block by block, shape (M,).
-    """
+    """Labels in order, read again each time."""
 
     title: str
+    """The file or dataset."""
     read: Callable[[], Iterator[Integers]]
+    """Yields the labels block by block, shape (M,)."""
 
     def blocks(self) -> Iterator[NDArray[np.int64]]:
         """All labels in order, block by block, each from -1 to the largest that a ``.meta`` may contain.
@@ -73,24 +59,21 @@ class Labels:
             first += len(block)
             yield block.astype(np.int64, copy=False)
 
-    def count(self, limit: int | None = None) -> LabelCount:
-        """Count all labels, and the classes of the first `limit` rows; raises as `blocks`."""
+    def count(self, limit: int | None = None) -> tuple[int, int]:
+        """How many labels there are, and how many classes the first `limit` rows have; raises as `blocks`."""
         rows, classes = 0, np.empty(0, np.int64)
         for block in self.blocks():
             classes = np.union1d(classes, block if limit is None else block[: max(limit - rows, 0)])
             rows += len(block)
-        return LabelCount(rows, int((classes != UNLABELLED).sum()))
+        return rows, int((classes != UNLABELLED).sum())
 
 
-def open_labels(where: str | os.PathLike[str]) -> Labels:
+def open_labels(where: StrPath) -> Labels:
     """Open labels for the rows of a matrix, in the order of the rows.
 
-    Parameters
-    ----------
-    where : str or path
-        Text with an integer a line, as a ``.meta``; a list of ``path label`` lines; an ``.npy`` of integers, shape
-        (N,); a folder of class folders, in the order and with the labels of ``open_dataset("folder:...")``; or any
-        other dataset as ``format:path``.
+    They are text with an integer a line, as a ``.meta``; a list of ``path label`` lines; an ``.npy`` of integers, shape
+    (N,); a folder of class folders, in the order and with the labels of ``open_dataset("folder:...")``; or any other
+    dataset as ``format:path``.
 
     Raises
     ------
@@ -137,13 +120,7 @@ def _labels_of_dataset(spec: str) -> Labels:
 
 
 def meta_lines(labels: Labels, rows: int) -> Iterator[bytes]:
-    """The first `rows` labels as the lines of a ``.meta``, many at a time.
-
-    Raises
-    ------
-    FormatError
-        If there are fewer; the input has changed.
-    """
+    """The first `rows` labels as the lines of a ``.meta``, many at a time; raises `FormatError` if there are fewer."""
     left = rows
     for block in labels.blocks():
         for begin in range(0, min(len(block), left), _BLOCK):

@@ -27,11 +27,11 @@ from facedata.errors import (
 from facedata.features.feature_set import VALUE_BYTES, FeatureSet, check_rows
 from facedata.features.labels import Labels, meta_lines, unlabelled_lines
 from facedata.features.sources import FeatureSource
-from facedata.features.staging import make_folders
-from facedata.files import atomic_writer, check_room, open_regular, remove_stale_temporaries
+from facedata.features.staging import new_folders, output_errors
+from facedata.files import StrPath, atomic_writer, check_room, open_regular, remove_stale_temporaries
 from facedata.jobs.signals import StopRequest
 
-__all__ = ["NO_LABELS", "UNLABELLED_ROWS", "Allowed", "Packed", "pack_features", "save_features"]
+__all__ = ["NO_LABELS", "UNLABELLED_ROWS", "PackOptions", "Packed", "pack_features", "save_features"]
 
 UNLABELLED_ROWS = "unlabelled"
 """Instead of labels: -1 for every row."""
@@ -41,23 +41,35 @@ NO_LABELS = "none"
 _EXTENSIONS = (".npy", ".bin")
 _log = logging.getLogger(__name__)
 
-Observer = Callable[[int, int], None]
-
 
 @dataclass(frozen=True)
-class Allowed:
-    """Rows that are accepted although some readers fail on them.
+class PackOptions:
+    """How a matrix is written.
 
     Attributes
     ----------
-    zero : bool
-        Rows of zeros, which have no direction: normalised, they become NaN.
-    nan : bool
-        Rows with NaN or infinity, such as ``extract-features --on-error nan`` writes.
+    allow_zero : bool
+        Accept rows of zeros, which have no direction: normalised, they become NaN.
+    allow_nan : bool
+        Accept rows with NaN or infinity, such as ``extract-features --on-error nan`` writes.
+    limit : int, optional
+        Only the first rows.
+    overwrite : bool
+        Replace what exists.
+    dry_run : bool
+        Only check: all labels, and the header of the matrix; write nothing.
+    observer : callable, optional
+        Called with the bytes written and the total (0 if it is unknown).
+    stop : StopRequest, optional
     """
 
-    zero: bool = False
-    nan: bool = False
+    allow_zero: bool = False
+    allow_nan: bool = False
+    limit: int | None = None
+    overwrite: bool = False
+    dry_run: bool = False
+    observer: Callable[[int, int], None] | None = None
+    stop: StopRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -66,10 +78,8 @@ class Packed:
 
     Attributes
     ----------
-    features : str
-        The file of the matrix.
-    labels : str, optional
-        The ``.meta``.
+    features, labels : str
+        The file of the matrix, and the ``.meta`` if there is one.
     rows : int, optional
         None if only reading the source shows it, and it was not read.
     dimensions : int
@@ -88,16 +98,7 @@ class Packed:
 
 
 def pack_features(
-    source: FeatureSource,
-    output: FeatureSet,
-    labels: Labels | str,
-    *,
-    allowed: Allowed = Allowed(),
-    limit: int | None = None,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    observer: Observer | None = None,
-    stop: StopRequest | None = None,
+    source: FeatureSource, output: FeatureSet, labels: Labels | str, options: PackOptions = PackOptions()
 ) -> Packed:
     """Write a matrix as a feature set: ``features/NAME.bin`` and ``labels/NAME.meta``.
 
@@ -110,16 +111,7 @@ def pack_features(
     output : FeatureSet
     labels : Labels or str
         A label for each row of the source; or `UNLABELLED_ROWS`, or `NO_LABELS`.
-    allowed : Allowed
-    limit : int, optional
-        Only the first rows.
-    overwrite : bool
-        Replace an existing set.
-    dry_run : bool
-        Only check: all labels, and the header of the matrix; write nothing.
-    observer : callable, optional
-        Called with the bytes written and the total (0 if it is unknown).
-    stop : StopRequest, optional
+    options : PackOptions
 
     Raises
     ------
@@ -132,26 +124,28 @@ def pack_features(
     InterruptedJobError
         If it was stopped; no partial file remains.
     """
-    if isinstance(labels, Labels) and stop is not None:
-        labels = _stoppable(labels, stop)
+    limit, overwrite = options.limit, options.overwrite
+    if isinstance(labels, Labels) and options.stop is not None:
+        labels = _stoppable(labels, options.stop)
     # refuse what can be refused before the matrix is read
-    _refuse_input(output.features, source.path)
-    _check_replaceable(output.features, overwrite=overwrite)
+    _check_replaceable(output.features, source.path, overwrite=overwrite)
     rows = _limited(source.rows, limit)
     if rows is not None:
         _check_label_count(source, labels, rows, limit)
         _check_labels_replaceable(output, labels, rows, overwrite=overwrite)
     meta = None if labels == NO_LABELS else output.labels
-    classes = labels.count(limit).classes if isinstance(labels, Labels) else None if meta is None else 0
+    classes = labels.count(limit)[1] if isinstance(labels, Labels) else None if meta is None else 0
     packed = Packed(output.features, meta, rows, source.dimensions, source.dtype, classes)
-    if dry_run:
+    if options.dry_run:
         _check_room(packed)
         return packed
-    _report_conversion(source)
-    with _made_folders(output, with_labels=meta is not None), ExitStack() as stack:
+    folders = [os.path.dirname(path) for path in (output.features, meta) if path]
+    with new_folders(output.root, *folders), ExitStack() as stack:
+        for folder in folders:
+            remove_stale_temporaries(folder)
         _check_room(packed)
         features = stack.enter_context(_written(packed.features))
-        rows = _write_rows(features, packed.features, source, allowed, limit, observer, stop)
+        rows = _write_rows(features, packed.features, source, options)
         if packed.rows is None:  # only now it is known
             _check_label_count(source, labels, rows, limit)
         files = [features]
@@ -162,70 +156,53 @@ def pack_features(
             file.flush()
             os.fsync(file.fileno())
         # something may have appeared in the meantime
-        _check_replaceable(output.features, overwrite=overwrite)
+        _check_replaceable(output.features, source.path, overwrite=overwrite)
         _check_labels_replaceable(output, labels, rows, overwrite=overwrite)
         if overwrite:  # at no moment may a reader find a matrix with the labels of another
-            _remove(output.features)
+            with output_errors(output.features), suppress(FileNotFoundError):
+                os.unlink(output.features)
         if meta is None and os.path.lexists(output.labels):
             _log.warning("%s: removed; these were the labels of the previous features", output.labels)
-            _remove(output.labels)
+            with output_errors(output.labels):
+                os.unlink(output.labels)
     for path in (os.path.dirname(output.neighbours("any", 1)), output.keys):
         if os.path.lexists(path):
             _log.warning("%s: belongs to the previous features of this name; remove it, or create it again", path)
     return replace(packed, rows=rows)
 
 
-def save_features(
-    source: FeatureSource,
-    path: str | os.PathLike[str],
-    *,
-    allowed: Allowed = Allowed(),
-    limit: int | None = None,
-    overwrite: bool = False,
-    dry_run: bool = False,
-    observer: Observer | None = None,
-    stop: StopRequest | None = None,
-) -> Packed:
+def save_features(source: FeatureSource, path: StrPath, options: PackOptions = PackOptions()) -> Packed:
     """Write a matrix as one file: ``.npy`` as ``np.save`` writes it, or ``.bin`` without a header.
-
-    Parameters
-    ----------
-    source : FeatureSource
-    path : path
-    allowed, limit, overwrite, dry_run, observer, stop
-        As for `pack_features`.
 
     Raises
     ------
     OptionError
         If the name has neither extension.
     InputError, FormatError, OutputError, InterruptedJobError
-        As for `pack_features`.
+        As `pack_features`.
     """
     path = os.fspath(path)
     if not path.endswith(_EXTENSIONS):
         raise OptionError(f"{path}: expected a name that ends in {' or '.join(_EXTENSIONS)}")
-    _refuse_input(path, source.path)
-    _check_replaceable(path, overwrite=overwrite)
+    _check_replaceable(path, source.path, overwrite=options.overwrite)
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise OutputError(f"{path}: the folder {folder} does not exist")
-    packed = Packed(path, None, _limited(source.rows, limit), source.dimensions, source.dtype)
-    if dry_run:
-        _check_room(packed)
-        return packed
-    _report_conversion(source)
-    with suppress(OSError):
-        remove_stale_temporaries(folder)
+    packed = Packed(path, None, _limited(source.rows, options.limit), source.dimensions, source.dtype)
+    if not options.dry_run:
+        with suppress(OSError):
+            remove_stale_temporaries(folder)
     _check_room(packed)
+    if options.dry_run:
+        return packed
     with _written(path) as file:
         if path.endswith(".npy"):
             _write_npy_header(file, 0, source.dimensions)
-        rows = _write_rows(file, path, source, allowed, limit, observer, stop)
+        rows = _write_rows(file, path, source, options)
         if path.endswith(".npy"):
             file.seek(0)
             _write_npy_header(file, rows, source.dimensions)
-        _check_replaceable(path, overwrite=overwrite)
+        _check_replaceable(path, source.path, overwrite=options.overwrite)
     return replace(packed, rows=rows)
 
 
@@ -241,13 +218,14 @@ def _stoppable(labels: Labels, stop: StopRequest) -> Labels:
     def read() -> Iterator[NDArray[np.integer]]:
         for block in labels.read():
             if stop:
-                raise InterruptedJobError(
-                    f"{labels.title}: stopped while reading labels; nothing is kept: run the same command to start "
-                    "again"
-                )
+                raise _stopped(labels.title, "while reading labels")
             yield block
 
     return replace(labels, read=read)
+
+
+def _stopped(path: str, when: str) -> InterruptedJobError:
+    return InterruptedJobError(f"{path}: stopped {when}; nothing is kept: run the same command to start again")
 
 
 def _limited(rows: int | None, limit: int | None) -> int | None:
@@ -257,7 +235,7 @@ def _limited(rows: int | None, limit: int | None) -> int | None:
 def _check_label_count(source: FeatureSource, labels: Labels | str, rows: int, limit: int | None) -> None:
     """Check that each row of the source has a label; `rows` are those that are written."""
     if isinstance(labels, Labels):
-        count, expected = labels.count().rows, source.rows if source.rows is not None else rows
+        count, expected = labels.count()[0], source.rows if source.rows is not None else rows
         unknown_rest = source.rows is None and rows == limit  # the rows after the limit were not counted
         if count < expected or (count > expected and not unknown_rest):
             raise FormatError(
@@ -281,24 +259,21 @@ def _check_labels_replaceable(output: FeatureSet, labels: Labels | str, rows: in
                 "name, or --overwrite to remove it"
             )
     elif not _same_bytes(output.labels, _label_lines(labels, rows)):
-        _check_replaceable(output.labels, overwrite=overwrite)
-        if isinstance(labels, Labels):
-            _refuse_input(output.labels, labels.title)
+        source = labels.title if isinstance(labels, Labels) else ""
+        _check_replaceable(output.labels, source, overwrite=overwrite)
 
 
-def _check_replaceable(path: str, *, overwrite: bool) -> None:
+def _check_replaceable(path: str, source: str, *, overwrite: bool) -> None:
+    """Refuse an output that is the input, a folder or, without `overwrite`, an existing file."""
+    is_input = False
+    with suppress(OSError):
+        is_input = os.path.samefile(path, source)
+    if is_input:
+        raise OutputError(f"{path}: is the input itself; choose another output")
     if os.path.isdir(path):
         raise OutputExistsError(f"{path}: is a folder; expected no file or a file there")
     if os.path.lexists(path) and not overwrite:
         raise OutputExistsError(f"{path}: already exists; choose another name, or --overwrite to replace it")
-
-
-def _refuse_input(path: str, source: str) -> None:
-    same = False
-    with suppress(OSError):
-        same = os.path.samefile(path, source)
-    if same:
-        raise OutputError(f"{path}: is the input itself; choose another output")
 
 
 def _same_bytes(path: str, parts: Iterable[bytes]) -> bool:
@@ -314,30 +289,6 @@ def _check_room(packed: Packed) -> None:
         check_room(packed.features, size, "the matrix", "or choose another output; nothing was written")
 
 
-def _report_conversion(source: FeatureSource) -> None:
-    if source.dtype in ("float16", "float64"):
-        _log.info("%s: %s becomes float32", source.title, source.dtype)
-
-
-@contextmanager
-def _made_folders(output: FeatureSet, *, with_labels: bool) -> Iterator[None]:
-    """Make the folders of a set, and clean up after killed runs; after an error, remove the folders that are new."""
-    folders = [os.path.dirname(path) for path in (output.features, output.labels)][: 1 + with_labels]
-    missing = [path for path in (output.root, *folders) if not os.path.lexists(path)]
-    try:
-        for path in folders:
-            if os.path.lexists(path) and not os.path.isdir(path):
-                raise OutputExistsError(f"{path}: already exists and is not a folder")
-            make_folders(path)
-            remove_stale_temporaries(path)
-        yield
-    except BaseException:
-        for path in reversed(missing):
-            with suppress(OSError):
-                os.rmdir(path)
-        raise
-
-
 @contextmanager
 def _written(path: str) -> Iterator[BinaryIO]:
     """An `atomic_writer` whose errors say how much was written."""
@@ -349,9 +300,9 @@ def _written(path: str) -> Iterator[BinaryIO]:
             finally:
                 with suppress(OSError):
                     size = os.fstat(file.fileno()).st_size
+    except FacedataError:
+        raise
     except OSError as error:
-        if isinstance(error, FacedataError):
-            raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(
                 f"{path}: {(error.strerror or 'disk full').lower()} after {size:,} bytes; nothing is kept: free some "
@@ -360,32 +311,15 @@ def _written(path: str) -> Iterator[BinaryIO]:
         raise output_error(error, path) from error
 
 
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise output_error(error, path) from error
-
-
-def _write_rows(
-    file: BinaryIO,
-    path: str,
-    source: FeatureSource,
-    allowed: Allowed,
-    limit: int | None,
-    observer: Observer | None,
-    stop: StopRequest | None,
-) -> int:
+def _write_rows(file: BinaryIO, path: str, source: FeatureSource, options: PackOptions) -> int:
     """Write the rows of a source as float32, each of them checked; returns how many there were."""
-    done, row = 0, source.dimensions * VALUE_BYTES
+    if source.dtype in ("float16", "float64"):
+        _log.info("%s: %s becomes float32", source.title, source.dtype)
+    done, row, limit = 0, source.dimensions * VALUE_BYTES, options.limit
     total = (_limited(source.rows, limit) or 0) * row
     for block in source.blocks():
-        if stop:
-            raise InterruptedJobError(
-                f"{path}: stopped after {done:,} rows; nothing is kept: run the same command to start again"
-            )
+        if options.stop:
+            raise _stopped(path, f"after {done:,} rows")
         if limit is not None:
             block = block[: limit - done]
         with np.errstate(all="ignore"):
@@ -401,12 +335,12 @@ def _write_rows(
                     f"{source.title}: row {done + int(too_large[0]):,} has {largest:.3g}, which is too large for "
                     "float32 (3.4e38); rows count from 0"
                 )
-            looked_at = np.where(np.isfinite(rows), rows, np.float32(1)) if allowed.nan else rows
-            check_rows(looked_at, done, source.title, zero=not allowed.zero)
+            looked_at = np.where(np.isfinite(rows), rows, np.float32(1)) if options.allow_nan else rows
+            check_rows(looked_at, done, source.title, zero=not options.allow_zero)
         file.write(rows.data)
         done += len(rows)
-        if observer:
-            observer(done * row, total)
+        if options.observer:
+            options.observer(done * row, total)
         if done == limit:
             break
     return done

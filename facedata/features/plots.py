@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from facedata.errors import MissingExtraError, OptionError, OutputExistsError, output_error
-from facedata.files import atomic_writer
+from facedata.files import StrPath, atomic_writer
 from facedata.text import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from facedata.features.checks.report import Drawable, Pairs, SetReport
+    from facedata.features.checks.report import SetReport
 
 __all__ = ["check_plot_name", "plot_report"]
 
@@ -39,7 +39,7 @@ _STYLE = {
 }
 
 
-def check_plot_name(path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+def check_plot_name(path: StrPath, *, overwrite: bool = False) -> None:
     """Refuse a plot that could not be written, before the work that it shows is done.
 
     Raises
@@ -67,33 +67,15 @@ def check_plot_name(path: str | os.PathLike[str], *, overwrite: bool = False) ->
         raise MissingExtraError("--plot", "report", "it draws with matplotlib") from error
 
 
-def plot_report(path: str | os.PathLike[str], report: SetReport, *, overwrite: bool = False) -> bool:
+def plot_report(path: StrPath, report: SetReport, *, overwrite: bool = False) -> bool:
     """Draw a set as PNG, PDF or SVG, according to the name; the same set gives the same bytes.
 
-    Parameters
-    ----------
-    path : path
-    report : SetReport
-    overwrite : bool
-        Whether an existing file may be replaced.
-
-    Returns
-    -------
-    bool
-        Whether there was something to draw; if not, nothing is written.
-
-    Raises
-    ------
-    OptionError, OutputExistsError, MissingExtraError, OutputError
-        As `check_plot_name`.
+    Returns whether there was something to draw; if not, nothing is written. Raises as `check_plot_name`.
     """
     check_plot_name(path, overwrite=overwrite)
-    drawable = report.drawable
-    if drawable is None:
-        return False
-    pairs = drawable.pairs if drawable.pairs and len(drawable.pairs.same) + len(drawable.pairs.other) else None
-    panels = [len(drawable.norms) > 0, len(drawable.class_sizes) > 0, pairs is not None]
-    if not any(panels):
+    has_pairs = len(report.same_cosines) + len(report.other_cosines) > 0
+    panels = [len(report.row_norms) > 0, len(report.class_sizes) > 0, has_pairs]
+    if report.duplicates is None or not any(panels):  # without duplicates, the rows were not read
         return False
     from matplotlib import style
     from matplotlib.figure import Figure  # without pyplot, figures are drawn in memory, with no window
@@ -104,11 +86,11 @@ def plot_report(path: str | os.PathLike[str], report: SetReport, *, overwrite: b
         figure = Figure(figsize=(4.4 * sum(panels), 3.8), dpi=120, layout="constrained")
         axes = iter(figure.subplots(1, sum(panels), squeeze=False)[0])
         if panels[0]:
-            _draw_norms(next(axes), report, drawable)
+            _draw_norms(next(axes), report)
         if panels[1]:
-            _draw_class_sizes(next(axes), drawable)
-        if pairs is not None:
-            _draw_similarity(next(axes), pairs)
+            _draw_class_sizes(next(axes), report)
+        if panels[2]:
+            _draw_similarity(next(axes), report)
         title = "".join(letter if " " <= letter <= "~" else "?" for letter in report.name[:60])  # fonts lack many
         title += f": {counted(report.rows or 0, 'row')} of {report.dimensions or 0:,} values"
         if (share := report.same_label) is not None:
@@ -125,8 +107,8 @@ def plot_report(path: str | os.PathLike[str], report: SetReport, *, overwrite: b
     return True
 
 
-def _draw_norms(axes: Axes, report: SetReport, drawable: Drawable) -> None:
-    norms = drawable.norms
+def _draw_norms(axes: Axes, report: SetReport) -> None:
+    norms = report.row_norms
     low, high = float(norms.min()), float(norms.max())
     if high - low < _NARROWEST * high:
         middle = (low + high) / 2
@@ -136,8 +118,8 @@ def _draw_norms(axes: Axes, report: SetReport, drawable: Drawable) -> None:
     _finish(axes, "Norms", "" if report.norms is None else f"{100 * report.norms.unit:.1f} % of unit length")
 
 
-def _draw_class_sizes(axes: Axes, drawable: Drawable) -> None:
-    sizes = drawable.class_sizes
+def _draw_class_sizes(axes: Axes, report: SetReport) -> None:
+    sizes = report.class_sizes
     largest = int(sizes.max())
     wide = largest > 20
     edges = np.unique(np.round(np.geomspace(1, largest + 1, _CLASS_BINS))) if wide else np.arange(1, largest + 2)
@@ -153,9 +135,10 @@ def _draw_class_sizes(axes: Axes, drawable: Drawable) -> None:
     _finish(axes, "Class sizes", words)
 
 
-def _draw_similarity(axes: Axes, pairs: Pairs) -> None:
-    low = min(float(np.concatenate([pairs.same, pairs.other]).min()), 0.0)
-    for label, cosines, colour in (("same label", pairs.same, _SAME), ("other labels", pairs.other, _OTHER)):
+def _draw_similarity(axes: Axes, report: SetReport) -> None:
+    same, other = report.same_cosines, report.other_cosines
+    low = min(float(np.concatenate([same, other]).min()), 0.0)
+    for label, cosines, colour in (("same label", same, _SAME), ("other labels", other, _OTHER)):
         if len(cosines):
             weights = np.full(len(cosines), 100 / len(cosines))
             drawn: dict[str, Any] = {"bins": _BINS, "range": (low, 1.0), "weights": weights, "color": colour}
@@ -163,7 +146,7 @@ def _draw_similarity(axes: Axes, pairs: Pairs) -> None:
             axes.hist(cosines, histtype="step", linewidth=1.3, **drawn)
     axes.set(xlabel="cosine", ylabel="% of pairs")
     axes.legend(frameon=False, loc="best")
-    _finish(axes, "Similarity of pairs", f"{counted(len(pairs.same), 'pair')} and {len(pairs.other):,}")
+    _finish(axes, "Similarity of pairs", f"{counted(len(same), 'pair')} and {len(other):,}")
 
 
 def _finish(axes: Axes, title: str, words: str) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from facedata.dataset import Output
-from facedata.errors import OutputMismatchError, input_error, output_error
+from facedata.errors import FacedataError, OutputMismatchError, input_error, output_error
 from facedata.files import StrPath, remove_stale_temporaries
 from facedata.jobs.journal import BESIDE, PREFIX
 
-__all__ = ["StagedOutput", "make_folders"]
+__all__ = ["StagedOutput", "make_folders", "new_folders", "output_errors"]
 
 _STAGING = f"{PREFIX}building"
 
@@ -25,9 +27,9 @@ class StagedOutput(Output):
     """
 
     @property
+    @abstractmethod
     def path(self) -> str:
         """The main file, which is published last."""
-        raise NotImplementedError
 
     @property
     def root(self) -> str:
@@ -44,43 +46,24 @@ class StagedOutput(Output):
         return name == _STAGING
 
     def prepare(self) -> None:
-        """Make the folder of the parts.
-
-        Raises
-        ------
-        OutputError
-            If that is not possible.
-        """
+        """Make the folder of the parts; raises `OutputError` if that is not possible."""
         make_folders(self.staging)
 
+    def part_path(self, shard: int) -> str:
+        """The file with the part of a shard."""
+        return os.path.join(self.staging, f"{shard:06d}")
+
     def write_part(self, shard: int, *data: bytes | memoryview) -> None:
-        """Write the part of a shard.
+        """Write the part of a shard, or raise an `OutputError`.
 
         A part is only read after the journal lists its shard as done, so it need not appear by rename.
-
-        Raises
-        ------
-        OutputError
-            If it cannot be written.
         """
         path = self.part_path(shard)
-        try:
-            with open(path, "wb") as file:
-                for piece in data:
-                    file.write(piece)
-        except OSError as error:
-            raise output_error(error, path) from error
+        with output_errors(path), open(path, "wb") as file:
+            file.writelines(data)
 
     def read_part(self, shard: int) -> bytes:
-        """Read the part of a shard.
-
-        Raises
-        ------
-        OutputMismatchError
-            If it does not exist any more.
-        InputError
-            If it cannot be read.
-        """
+        """Read the part of a shard; raises `OutputMismatchError` if it does not exist any more."""
         path = self.part_path(shard)
         try:
             with open(path, "rb") as file:
@@ -92,10 +75,6 @@ class StagedOutput(Output):
         except OSError as error:
             raise input_error(error, path) from error
 
-    def part_path(self, shard: int) -> str:
-        """The file with the part of a shard."""
-        return os.path.join(self.staging, f"{shard:06d}")
-
     def clean_up(self) -> None:
         """Remove the parts, and the temporary files that killed runs left."""
         shutil.rmtree(self.staging, ignore_errors=True)
@@ -104,16 +83,33 @@ class StagedOutput(Output):
                 remove_stale_temporaries(folder)
 
 
-def make_folders(*folders: StrPath) -> None:
-    """Make folders and their parents.
+@contextmanager
+def output_errors(path: StrPath) -> Iterator[None]:
+    """Turn errors of the operating system into an `OutputError` about `path`."""
+    try:
+        yield
+    except FacedataError:  # some are OSErrors too
+        raise
+    except OSError as error:
+        raise output_error(error, path) from error
 
-    Raises
-    ------
-    OutputError
-        If that is not possible.
-    """
+
+def make_folders(*folders: StrPath) -> None:
+    """Make folders and their parents; raises `OutputError` if that is not possible."""
     for folder in folders:
-        try:
+        with output_errors(folder):
             os.makedirs(folder, exist_ok=True)
-        except OSError as error:
-            raise output_error(error, folder) from error
+
+
+@contextmanager
+def new_folders(*folders: str) -> Iterator[None]:
+    """Make folders, outer ones first; after an error, those that are new and empty are removed."""
+    missing = [path for path in folders if not os.path.lexists(path)]
+    try:
+        make_folders(*folders)
+        yield
+    except BaseException:
+        for path in reversed(missing):
+            with suppress(OSError):
+                os.rmdir(path)
+        raise

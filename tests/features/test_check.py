@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from support import peak_bytes
 
 from facedata.errors import InputError, InputNotFoundError, OptionError
-from facedata.features.check import CheckOptions, check_feature_set, check_matrix, set_names
+from facedata.features.checks import CheckOptions, check_feature_set, check_matrix, set_names
 from facedata.features.checks.report import Observer, SetReport
 
 Array = NDArray[Any]

@@ -14,7 +14,7 @@ from support import file_of, jpeg
 from facedata.columns import read_labels
 from facedata.dataset import open_dataset
 from facedata.errors import FacedataError, FormatError, InputError
-from facedata.features.labels import LabelCount, Labels, meta_lines, open_labels, unlabelled_lines
+from facedata.features.labels import Labels, meta_lines, open_labels, unlabelled_lines
 
 
 def read(labels: Labels) -> list[int]:
@@ -32,7 +32,7 @@ def test_labels_come_back_and_are_written_as_integers_a_line(expected: list[int]
     with file_of(data, "labels") as path:
         labels = open_labels(path)
         assert read(labels) == expected
-        assert labels.count() == LabelCount(len(expected), len(set(expected) - {-1}))
+        assert labels.count() == (len(expected), len(set(expected) - {-1}))
         assert b"".join(meta_lines(labels, len(expected))) == "".join(f"{label}\n" for label in expected).encode()
 
 

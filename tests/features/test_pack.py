@@ -30,7 +30,7 @@ from facedata.errors import (
 )
 from facedata.features.feature_set import FeatureSet
 from facedata.features.labels import Labels, open_labels
-from facedata.features.pack import NO_LABELS, UNLABELLED_ROWS, Allowed, Packed, pack_features, save_features
+from facedata.features.pack import NO_LABELS, UNLABELLED_ROWS, Packed, PackOptions, pack_features, save_features
 from facedata.features.sources import FeatureSource, open_features
 from facedata.files import temporary_name
 from facedata.jobs.signals import StopRequest
@@ -81,7 +81,7 @@ def assert_set(root: Path, features: Array, labels: Iterable[int]) -> None:
 
 
 def pack(root: Path, array: Array, labels: Labels | str = UNLABELLED_ROWS, *, known: bool = True, **how: Any) -> Packed:
-    return pack_features(in_memory(array, known=known), FeatureSet(str(root), "a"), labels, **how)
+    return pack_features(in_memory(array, known=known), FeatureSet(str(root), "a"), labels, PackOptions(**how))
 
 
 either_way = pytest.mark.parametrize("known", [True, False])
@@ -125,11 +125,11 @@ def test_exactly_the_rows_on_which_readers_fail_are_refused(rows: list[list[floa
     bad = [not np.isfinite(row).all() or (not row.any() and not zero) for row in single]
     with TemporaryDirectory() as folder:
         if not any(bad):
-            pack(Path(folder), array, allowed=Allowed(zero=zero))
+            pack(Path(folder), array, allow_zero=zero)
             assert_set(Path(folder), single, [-1] * len(rows))
             return
         with pytest.raises(FormatError, match=r"memory: row \d .*rows count from 0") as refused:
-            pack(Path(folder), array, allowed=Allowed(zero=zero))
+            pack(Path(folder), array, allow_zero=zero)
         row = int(str(refused.value).split()[2].rstrip(","))
         assert bad[row]
         assert bad.index(True) // 4 == row // 4
@@ -203,9 +203,9 @@ def test_labels_that_are_in_their_place_already_are_accepted(tmp_path: Path) -> 
         pack(tmp_path, some_rows(), open_labels(meta), overwrite=True, limit=5)
     source = open_features(tmp_path / "features" / "a.bin")
     with pytest.raises(OutputError, match="is the input itself"):
-        pack_features(source, FeatureSet(str(tmp_path), "a"), UNLABELLED_ROWS, overwrite=True)
+        pack_features(source, FeatureSet(str(tmp_path), "a"), UNLABELLED_ROWS, PackOptions(overwrite=True))
     with pytest.raises(OutputError, match="is the input itself"):
-        save_features(source, source.path, overwrite=True)
+        save_features(source, source.path, PackOptions(overwrite=True))
     assert tree(tmp_path) == before
 
 
@@ -318,7 +318,9 @@ def test_a_full_disk_is_reported_and_no_files_are_left(small_disk: Path) -> None
 
 def test_a_dry_run_looks_at_labels_and_output_and_writes_nothing(tmp_path: Path) -> None:
     source = in_memory(some_rows())
-    packed = pack_features(source, FeatureSet(str(tmp_path / "x"), "a"), labels_of(*range(10)), dry_run=True)
+    packed = pack_features(
+        source, FeatureSet(str(tmp_path / "x"), "a"), labels_of(*range(10)), PackOptions(dry_run=True)
+    )
     assert (packed.rows, packed.classes, source.seen) == (10, 10, [])
     with pytest.raises(FormatError, match="has 3 labels"):
         pack(tmp_path, some_rows(), labels_of(1, 2, 3), dry_run=True)
@@ -327,7 +329,7 @@ def test_a_dry_run_looks_at_labels_and_output_and_writes_nothing(tmp_path: Path)
 
 def test_places_that_cannot_be_written_are_reported(tmp_path: Path) -> None:
     (tmp_path / "features").write_bytes(b"")
-    with pytest.raises(OutputExistsError, match="features: already exists and is not a folder"):
+    with pytest.raises(OutputError, match="features: cannot be written: File exists"):
         pack(tmp_path, some_rows())
     (tmp_path / "b" / "features" / "a.bin").mkdir(parents=True)
     with pytest.raises(OutputExistsError, match="is a folder"):
@@ -365,19 +367,19 @@ def test_the_way_back_is_checked_and_overwrites_nothing(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"row 3 \(NaN\)"):
         save_features(in_memory(array), path)
     assert not list(tmp_path.iterdir())
-    save_features(in_memory(array), path, allowed=Allowed(nan=True))
+    save_features(in_memory(array), path, PackOptions(allow_nan=True))
     np.testing.assert_array_equal(np.load(path), array)
     with pytest.raises(OutputExistsError, match="already exists"):
         save_features(in_memory(some_rows()), path)
-    save_features(in_memory(some_rows()), path, overwrite=True, limit=2)
+    save_features(in_memory(some_rows()), path, PackOptions(overwrite=True, limit=2))
     np.testing.assert_array_equal(np.load(path), some_rows()[:2])
     array[5] = 0
     with pytest.raises(FormatError, match=r"row 5 \(all zero\)"):
-        save_features(in_memory(array), path, allowed=Allowed(nan=True), overwrite=True)
-    save_features(in_memory(array), path, allowed=Allowed(nan=True, zero=True), overwrite=True)
+        save_features(in_memory(array), path, PackOptions(allow_nan=True, overwrite=True))
+    save_features(in_memory(array), path, PackOptions(allow_nan=True, allow_zero=True, overwrite=True))
     with pytest.raises(OptionError, match=r"ends in \.npy or \.bin"):
         save_features(in_memory(some_rows()), tmp_path / "a.csv")
     with pytest.raises(OutputError, match=r"folder .* does not exist"):
         save_features(in_memory(some_rows()), tmp_path / "b" / "a.npy")
-    assert save_features(in_memory(some_rows()), tmp_path / "c.npy", dry_run=True).rows == 10
+    assert save_features(in_memory(some_rows()), tmp_path / "c.npy", PackOptions(dry_run=True)).rows == 10
     assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from facedata.errors import DiskFullError, MissingExtraError, OptionError, OutputError, OutputExistsError
-from facedata.features.check import CheckOptions, check_feature_set, check_matrix
+from facedata.features.checks import CheckOptions, check_feature_set, check_matrix
 from facedata.features.checks.report import SetReport
 from facedata.features.plots import check_plot_name, plot_report
 

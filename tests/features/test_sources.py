@@ -224,7 +224,7 @@ def test_the_dimensions_of_a_bin_are_given_or_follow_from_its_meta(tmp_path: Pat
     path.parent.mkdir()
     rows = some_rows.astype(np.float32)
     rows.tofile(path)
-    with pytest.raises(OptionError, match=r"no \.meta beside it .*give --dim"):
+    with pytest.raises(OptionError, match=r"no \.meta to count its rows by: give --dim"):
         open_features(path)
     np.testing.assert_array_equal(read(open_features(path, dimensions=5)), rows)
     with pytest.raises(FormatError, match="460 bytes are not a whole number of rows of 7 float32"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -16,8 +15,7 @@ from facedata.features.checks.quality import SameLabelCount
 from facedata.features.checks.report import Finding, NeighbourFile, NotedRows, Observer
 from facedata.features.checks.rows import unit_rows
 from facedata.features.feature_set import BLOCK_BYTES, Matrix
-from facedata.features.sources.npy import StoredArray, open_npy
-from facedata.features.sources.npz import open_arrays
+from facedata.features.sources.arrays import StoredArray, open_arrays, open_npy
 
 __all__ = ["check_neighbours", "neighbour_files"]
 
@@ -53,7 +51,7 @@ def neighbour_files(folder: str, k: int | None = None) -> list[str]:
 
 def _open_neighbours(path: str) -> tuple[NeighbourFile, list[StoredArray]]:
     """Open a file of neighbours, or the two files of ids and distances, and recognise the layout."""
-    arrays: Mapping[str, StoredArray] = open_arrays(path)
+    arrays = open_arrays(path)
     beside = path.removesuffix(_IDS) + _DISTANCES
     if path.endswith(_IDS) and os.path.lexists(beside):
         arrays = {"ids": open_npy(path), "distances": open_npy(beside)}
@@ -78,38 +76,13 @@ def _open_neighbours(path: str) -> tuple[NeighbourFile, list[StoredArray]]:
     raise FormatError(f"{path}: {_EXPECTED}; found {found}")
 
 
-def _blocks(
-    file: NeighbourFile, arrays: list[StoredArray]
-) -> Iterator[tuple[int, NDArray[np.generic], NDArray[np.generic] | None]]:
-    """The number of the first row, ids (M, k), and distances (M, k) if there are any."""
-    first = 0
-    for parts in zip(*(array.blocks(max(BLOCK_BYTES // (file.k * 16), 1)) for array in arrays), strict=True):
-        if file.layout == _LEARN_TO_CLUSTER:
-            yield first, parts[0][:, 0], parts[0][:, 1]
-        else:
-            yield first, parts[0], parts[1] if len(parts) > 1 else None
-        first += len(parts[0])
-
-
 def check_neighbours(
     path: str, rows: int, labels: Integers | None = None, matrix: Matrix | None = None, observer: Observer | None = None
 ) -> tuple[NeighbourFile, list[Finding]]:
-    """Check a file of neighbours, some thousand rows at a time.
+    """Check a file of neighbours of a matrix with `rows` rows, some thousand rows at a time.
 
-    Parameters
-    ----------
-    path : str
-    rows : int
-        Of the matrix to which it belongs.
-    labels : ndarray of shape (N,), int64, optional
-    matrix : Matrix, optional
-        To compute the distances of some rows again.
-    observer : callable, optional
-
-    Raises
-    ------
-    InputError
-        If it cannot be read.
+    `labels`, of shape (N,), are there to count neighbours with the label of their row, and `matrix` to compute the
+    distances of some rows again. Raises `InputError` if the file cannot be read.
     """
     try:
         file, arrays = _open_neighbours(path)
@@ -162,14 +135,19 @@ class _NeighbourCheck:
     def run(self, observer: Observer | None) -> tuple[NeighbourFile, list[Finding]]:
         """Read the file once; returns its figures and what is wrong."""
         file, row_bytes = self._file, sum(array.row_bytes for array in self._arrays)
-        for first, ids, distances in _blocks(file, self._arrays):
-            integers = self._check_ids(first, ids)
-            if distances is not None:
-                self._check_distances(first, integers, distances.astype(np.float64))
+        first, step = 0, max(BLOCK_BYTES // (file.k * 16), 1)
+        for parts in zip(*(array.blocks(step) for array in self._arrays), strict=True):
+            if file.layout == _LEARN_TO_CLUSTER:
+                parts = (parts[0][:, 0], parts[0][:, 1])
+            integers = self._check_ids(first, parts[0])
+            if len(parts) > 1:
+                self._check_distances(first, integers, parts[1].astype(np.float64))
+            end = first + len(integers)
             if self._counts is not None:
-                self._counts.add(np.arange(first, first + len(integers)), integers)
+                self._counts.add(np.arange(first, end), integers)
             if observer is not None:
-                observer((first + len(integers)) * row_bytes, file.rows * row_bytes)
+                observer(end * row_bytes, file.rows * row_bytes)
+            first = end
         findings = self._findings()
         if self._counts is not None and not any(finding.wrong for finding in findings):
             share = self._counts.share(np.arange(file.rows), file.k - 1, file.path)
@@ -187,32 +165,33 @@ class _NeighbourCheck:
         own = np.arange(first, first + len(ids), dtype=np.int64)[:, None]
         with np.errstate(invalid="ignore"):
             integers: Integers = np.where(bad | filled, own, ids.astype(np.int64))
-        self._note("ids", _any(bad), first)
+        self._note("ids", np.any(bad, axis=1), first)
         if self._file.layout != _CDP:
-            twice = _any(np.diff(np.sort(integers, axis=1), axis=1) == 0)
+            twice = np.any(np.diff(np.sort(integers, axis=1), axis=1) == 0, axis=1)
             itself = integers == own
-            self._note("ids twice", ~_any(bad) & twice, first)
-            self._note("row itself", ~_any(itself), first)
+            self._note("ids twice", ~np.any(bad, axis=1) & twice, first)
+            self._note("row itself", ~np.any(itself, axis=1), first)
             if self._file.layout == _GCN:
-                self._note("order", _any(itself) & ~itself[:, 0], first)
+                self._note("order", np.any(itself, axis=1) & ~itself[:, 0], first)
         return integers
 
     def _check_distances(self, first: int, ids: Integers, distances: NDArray[np.float64]) -> None:
-        not_finite = _any(~np.isfinite(distances))
+        not_finite = np.any(~np.isfinite(distances), axis=1)
         self._note("NaN", not_finite, first)
         if self._file.layout == _CDP:  # it has other distances, and -1 if there is none
             return
         distances = np.where(not_finite[:, None], 0.0, distances)
-        self._note("descending", _any(np.diff(distances, axis=1) < -TOLERANCE), first)
+        self._note("descending", np.any(np.diff(distances, axis=1) < -TOLERANCE, axis=1), first)
         itself = ids == np.arange(first, first + len(ids))[:, None]
-        there, later = _any(itself), _any(itself) & ~itself[:, 0]
+        there = np.any(itself, axis=1)
+        later = there & ~itself[:, 0]
         to_itself = distances[np.arange(len(ids)), itself.argmax(axis=1)]
         far = there & (to_itself > _DISTANCE_TOLERANCE)
         tied = to_itself <= distances[:, 0] + TOLERANCE
         self._note("distance to itself", far, first)
         self._note("order", later & ~tied & ~far, first)
         self._note("tied", later & tied, first)
-        self._note("range", _any((distances < -TOLERANCE) | (distances > 1 + TOLERANCE)), first)
+        self._note("range", np.any((distances < -TOLERANCE) | (distances > 1 + TOLERANCE), axis=1), first)
         if self._matrix is None:
             return
         # are these the distances of these features?
@@ -220,7 +199,7 @@ class _NeighbourCheck:
         for row in self._compared[begin:end].tolist():
             unit = unit_rows(self._matrix.rows_at(np.array([row, *ids[row - first].tolist()])))
             computed = 1 - unit[1:] @ unit[0]
-            known = _any(unit[1:] != 0) & (ids[row - first] != row) & bool(unit[0].any())
+            known = np.any(unit[1:], axis=1) & (ids[row - first] != row) & bool(unit[0].any())
             difference = np.abs(np.clip(distances[row - first], 0, 1) - np.clip(computed, 0, 1))
             if (difference[known] > _DISTANCE_TOLERANCE).any():
                 self._note("distances", np.ones(1, np.bool_), row)
@@ -251,9 +230,3 @@ class _NeighbourCheck:
             message = f"the row itself comes after others at the same distance in {tied.count:,}: {tied}"
             findings.append(_finding(path, "order", message, wrong=False))
         return findings
-
-
-def _any(which: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """In which rows at least one value is true, shape (M,)."""
-    rows: NDArray[np.bool_] = np.any(which, axis=1)
-    return rows

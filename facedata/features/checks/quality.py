@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import UNLABELLED
-from facedata.features.checks.report import Observer, Pairs, Share, Similarity
+from facedata.features.checks.report import Observer, Share, Similarity
 from facedata.features.checks.rows import unit_rows
 from facedata.features.feature_set import VALUE_BYTES, Floats, Matrix
 
@@ -25,14 +25,10 @@ Integers = NDArray[np.int64]
 
 @dataclass
 class SameLabelCount:
-    """Counts neighbours with the label of their row, some rows at a time.
-
-    Attributes
-    ----------
-    labels : ndarray of shape (N,), int64
-    """
+    """Counts neighbours with the label of their row, some rows at a time."""
 
     labels: Integers
+    """Shape (N,)."""
     rows: int = 0
     pairs: int = 0
     same: int = 0
@@ -40,14 +36,9 @@ class SameLabelCount:
     nearest_same: int = 0
 
     def add(self, rows: Integers, ids: Integers) -> None:
-        """Count the neighbours of some rows.
+        """Count the neighbours `ids`, shape (M, k), nearest first, of the rows with these numbers, shape (M,).
 
-        Parameters
-        ----------
-        rows : ndarray of shape (M,)
-            Their numbers.
-        ids : ndarray of shape (M, k)
-            Their neighbours, nearest first; the rows themselves may be among them.
+        The rows themselves may be among their neighbours.
         """
         own, others = self.labels[rows][:, None], self.labels[ids]
         counts = (ids != rows[:, None]) & (others > UNLABELLED) & (own > UNLABELLED)
@@ -82,7 +73,6 @@ def sampled_share(
 
     Parameters
     ----------
-    matrix : Matrix
     labels : ndarray of shape (N,), int64
     usable : ndarray of shape (N,), bool
         Rows that are finite and not zero; others are not neighbours of any row.
@@ -90,7 +80,6 @@ def sampled_share(
         Of each row; at most as many as there are.
     sample : int
         How many rows, of those with a label.
-    observer : callable, optional
 
     Returns
     -------
@@ -110,72 +99,48 @@ def sampled_share(
 
 
 def _nearest(
-    matrix: Matrix, chosen: Integers, usable: NDArray[np.bool_], neighbours: int, observer: Observer | None
+    matrix: Matrix, chosen: Integers, usable: NDArray[np.bool_], wanted: int, observer: Observer | None
 ) -> Integers:
-    """The nearest others of the chosen rows, nearest first, shape (M, neighbours)."""
-    queries, best = unit_rows(matrix.rows_at(chosen)), _BestSoFar(len(chosen), neighbours)
+    """The nearest others of the chosen rows, nearest first, shape (M, wanted)."""
+    vectors, count = unit_rows(matrix.rows_at(chosen)), len(chosen)
     row = matrix.dimensions * VALUE_BYTES
+    # candidates are collected, and sorted only now and then: below the limits, a row is not among the nearest
+    limits = np.full(count, -np.inf, np.float32)
+    found: list[tuple[Integers, Integers, Floats]] = []
+    unsorted = 0
     for first, block in matrix.blocks(min(_ROWS_AT_ONCE * row, _MOST_BYTES)):
-        scores = queries @ unit_rows(block).T
-        scores[:, ~usable[first : first + len(block)]] = -np.inf
-        begin, end = np.searchsorted(chosen, [first, first + len(block)])
-        scores[np.arange(begin, end), chosen[begin:end] - first] = -np.inf  # not the row itself
-        best.add(scores, first)
+        end = first + len(block)
+        scores = vectors @ unit_rows(block).T
+        scores[:, ~usable[first:end]] = -np.inf
+        begin, after = np.searchsorted(chosen, [first, end])
+        scores[np.arange(begin, after), chosen[begin:after] - first] = -np.inf  # not the row itself
+        better = scores > limits[:, None]
+        if np.count_nonzero(better) > count * wanted and len(block) > wanted:
+            best = np.zeros_like(better)
+            columns = np.argpartition(-scores, wanted - 1, axis=1)[:, :wanted]
+            np.put_along_axis(best, columns, values=True, axis=1)
+            better &= best
+        queries, columns = np.nonzero(better)
+        found.append((queries, columns + first, scores[queries, columns]))
+        unsorted += len(queries)
+        if unsorted >= count * wanted or end == matrix.rows:
+            queries, ids, cosines = (np.concatenate(parts) for parts in zip(*found, strict=True))
+            order = np.lexsort((ids, -cosines, queries))
+            queries, ids, cosines = queries[order], ids[order], cosines[order]
+            rank = np.arange(len(queries)) - np.searchsorted(queries, np.arange(count))[queries]
+            last, kept = rank == wanted - 1, rank < wanted
+            limits[queries[last]] = cosines[last]
+            found, unsorted = [(queries[kept], ids[kept], cosines[kept])], 0
         if observer is not None:
-            observer((first + len(block)) * row, matrix.rows * row)
-    return best.ids()
+            observer(end * row, matrix.rows * row)
+    return found[0][1].reshape(count, wanted)
 
 
-class _BestSoFar:
-    """The best `wanted` rows of each query; candidates are collected, and sorted only now and then."""
+def sample_pairs(matrix: Matrix, labels: Integers, usable: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """The cosines of sampled pairs of rows with the same label, and with different labels, each of shape (M,).
 
-    def __init__(self, queries: int, wanted: int) -> None:
-        self._wanted, self._queries = wanted, queries
-        self._limits = np.full(queries, -np.inf, np.float32)
-        self._candidates: list[tuple[Integers, Integers, Floats]] = []
-        self._unsorted = 0
-
-    def add(self, scores: Floats, first: int) -> None:
-        """Add scores of shape (queries, M) for the rows from `first` on."""
-        beats = scores > self._limits[:, None]
-        if np.count_nonzero(beats) > self._queries * self._wanted and scores.shape[1] > self._wanted:
-            columns = np.argpartition(-scores, self._wanted - 1, axis=1)[:, : self._wanted]
-            beats = np.zeros_like(beats)
-            np.put_along_axis(beats, columns, values=True, axis=1)
-            beats &= scores > self._limits[:, None]
-        queries, columns = np.nonzero(beats)
-        self._candidates.append((queries, columns + first, scores[queries, columns]))
-        self._unsorted += len(queries)
-        if self._unsorted >= self._queries * self._wanted:
-            self._sort()
-
-    def ids(self) -> Integers:
-        """The rows, best first, shape (queries, wanted)."""
-        self._sort()
-        return self._candidates[0][1].reshape(self._queries, self._wanted)
-
-    def _sort(self) -> None:
-        queries, ids, scores = (np.concatenate(parts) for parts in zip(*self._candidates, strict=True))
-        order = np.lexsort((ids, -scores, queries))
-        queries, ids, scores = queries[order], ids[order], scores[order]
-        rank = np.arange(len(queries)) - np.searchsorted(queries, np.arange(self._queries))[queries]
-        kept = rank < self._wanted
-        self._candidates, self._unsorted = [(queries[kept], ids[kept], scores[kept])], 0
-        last = rank == self._wanted - 1
-        self._limits[queries[last]] = scores[last]
-
-
-def sample_pairs(matrix: Matrix, labels: Integers, usable: NDArray[np.bool_]) -> Pairs:
-    """Sample pairs of rows with the same label and with different labels; the same set gives the same pairs.
-
-    Each row of a class of two or more is equally likely to be in a pair of the same label.
-
-    Parameters
-    ----------
-    matrix : Matrix
-    labels : ndarray of shape (N,), int64
-    usable : ndarray of shape (N,), bool
-        Rows that are finite and not zero; others are in no pair.
+    Each row of a class of two or more is equally likely to be in a pair of the same label. Rows that are not `usable`
+    or have no label are in no pair. The same set gives the same pairs.
     """
     random = np.random.default_rng(_SEED)
     rows = np.flatnonzero(usable & (labels > UNLABELLED))
@@ -190,7 +155,7 @@ def sample_pairs(matrix: Matrix, labels: Integers, usable: NDArray[np.bool_]) ->
     for begin in range(0, len(cosines), _PAIRS_AT_ONCE):  # in parts: pairs take no more memory than the rows themselves
         part = places.reshape(-1, 2)[begin : begin + _PAIRS_AT_ONCE]
         cosines[begin : begin + len(part)] = np.einsum("ij,ij->i", unit[part[:, 0]], unit[part[:, 1]])
-    return Pairs(cosines[: len(same)], cosines[len(same) :])
+    return cosines[: len(same)], cosines[len(same) :]
 
 
 def _places_of_one_class(labels: Integers, count: int, random: np.random.Generator) -> Integers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,12 @@ from facedata.features.feature_set import Floats
 
 __all__ = [
     "Classes",
-    "Drawable",
     "Duplicates",
     "Finding",
     "NeighbourFile",
     "Norms",
     "NotedRows",
     "Observer",
-    "Pairs",
     "SetReport",
     "Share",
     "Similarity",
@@ -45,27 +43,15 @@ def unwatched(_: str) -> AbstractContextManager[Observer | None]:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a check found.
-
-    Attributes
-    ----------
-    path : str
-        The file.
-    check : str
-        A word or two for the kind, for scripts: ``"size"``, ``"zero rows"``.
-    message : str
-        What was expected and what was found.
-    advice : str
-        What to do.
-    wrong : bool
-        Whether it is an error; else it is a note.
-    """
+    """Something that a check found in a file: what was expected, what was found, and what to do."""
 
     path: str
     check: str
+    """A word or two for the kind, for scripts: ``"size"``, ``"zero rows"``."""
     message: str
     advice: str
     wrong: bool = True
+    """Whether it is an error; else it is a note."""
 
     def line(self) -> str:
         """The finding as one line of text."""
@@ -102,39 +88,19 @@ class Norms:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Rows that have the same bytes as an earlier one.
+    """Rows that have the same bytes as an earlier one, and groups of such rows."""
 
-    Attributes
-    ----------
-    rows : int
-        How many could be removed without a loss.
-    groups : int
-    other_labels : int
-        Groups whose rows have different labels.
-    examples : list of list of int
-        Some groups, the first rows of each.
-    """
-
-    rows: int
-    groups: int
-    other_labels: int
-    examples: list[list[int]]
+    rows: int = 0
+    groups: int = 0
+    other_labels: int = 0
+    """Groups whose rows have different labels."""
+    examples: list[list[int]] = field(default_factory=list)
+    """The first rows of some groups."""
 
 
 @dataclass(frozen=True)
 class Classes:
-    """How rows are spread over classes.
-
-    Attributes
-    ----------
-    classes : int
-    unlabelled : int
-        Rows with -1.
-    smallest, median, largest : int, float, int
-        Rows of a class; 0 if there is none.
-    singletons : int
-        Classes of one row.
-    """
+    """How rows are spread over classes: their sizes, those of one row, and rows without a class."""
 
     classes: int
     unlabelled: int
@@ -146,54 +112,32 @@ class Classes:
 
 @dataclass(frozen=True)
 class Share:
-    """The share of nearest neighbours with the label of their row; the row itself does not count, nor does -1.
-
-    Attributes
-    ----------
-    all : float
-        Of all neighbours.
-    nearest : float
-        Of the nearest neighbour of each row.
-    possible : float
-        The largest value that `all` can have with classes of these sizes.
-    neighbours : int
-        Of each row.
-    rows : int
-        Whose neighbours were counted.
-    source : str
-        A file of neighbours, or ``"exact neighbours of N rows"``.
-    """
+    """The share of nearest neighbours with the label of their row; the row itself does not count, nor does -1."""
 
     all: float
     nearest: float
+    """The share among the nearest neighbour of each row."""
     possible: float
+    """The largest value that `all` can have with classes of these sizes."""
     neighbours: int
+    """Neighbours of each row."""
     rows: int
     source: str
+    """A file of neighbours, or ``"exact neighbours of N rows"``."""
 
 
 @dataclass(frozen=True)
 class NeighbourFile:
-    """The content of a file of neighbours.
-
-    Attributes
-    ----------
-    path : str
-    layout : str
-        ``"learn-to-cluster"``, ``"cdp"``, ``"gcn"`` or ``"npy"``; empty if it is none of them.
-    rows, k : int
-        `k` counts the row itself.
-    dtype : str
-    same_label : Share, optional
-        None without labels, and if something is wrong with the file.
-    """
+    """The content of a file of neighbours; `k` counts the row itself."""
 
     path: str
     layout: str = ""
+    """``"learn-to-cluster"``, ``"cdp"``, ``"gcn"`` or ``"npy"``; empty if it is none of them."""
     rows: int = 0
     k: int = 0
     dtype: str = ""
     same_label: Share | None = None
+    """None without labels, and if something is wrong with the file."""
 
 
 @dataclass(frozen=True)
@@ -206,29 +150,8 @@ class Similarity:
     high: float
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """The cosines of sampled pairs, each of shape (M,); empty if there are no such pairs."""
-
-    same: Floats
-    other: Floats
-
-
-@dataclass(frozen=True)
-class Drawable:
-    """The distributions that a plot shows.
-
-    Attributes
-    ----------
-    norms : ndarray of shape (M,), float32
-        Of the rows that are finite and not zero.
-    class_sizes : ndarray of shape (C,), int64
-    pairs : Pairs, optional
-    """
-
-    norms: Floats
-    class_sizes: Integers
-    pairs: Pairs | None = None
+def _no_floats() -> Floats:
+    return np.empty(0, np.float32)
 
 
 @dataclass
@@ -255,7 +178,8 @@ class SetReport:
     same, other : Similarity, optional
         Of pairs with the same label, and with different labels.
     findings : list of Finding
-    drawable : Drawable, optional
+    row_norms, class_sizes, same_cosines, other_cosines : ndarray of shape (M,)
+        What a plot shows: the norms of the rows that are finite and not zero, and the cosines of the pairs.
     """
 
     name: str
@@ -273,7 +197,10 @@ class SetReport:
     same: Similarity | None = None
     other: Similarity | None = None
     findings: list[Finding] = field(default_factory=list)
-    drawable: Drawable | None = None
+    row_norms: Floats = field(default_factory=_no_floats)
+    class_sizes: Integers = field(default_factory=lambda: np.empty(0, np.int64))
+    same_cosines: Floats = field(default_factory=_no_floats)
+    other_cosines: Floats = field(default_factory=_no_floats)
 
     @property
     def good(self) -> bool:
@@ -282,6 +209,5 @@ class SetReport:
 
     def facts(self) -> dict[str, Any]:
         """All figures and findings, as JSON values."""
-        facts = asdict(replace(self, drawable=None))
-        del facts["drawable"]
+        facts = {name: value for name, value in asdict(self).items() if not isinstance(value, np.ndarray)}
         return {"good": self.good, **facts}

@@ -27,25 +27,17 @@ Integers = NDArray[np.int64]
 
 @dataclass
 class RowCheck:
-    """The result of one pass over a matrix.
-
-    Attributes
-    ----------
-    norms : ndarray of shape (N,), float32
-        NaN if the row is not finite.
-    hashes : ndarray of shape (N,), uint64
-        Equal for equal rows.
-    not_a_number, infinite, zero : NotedRows
-    extreme : NotedRows
-        So long or so short that float32 cannot hold the squares.
-    """
+    """The result of one pass over a matrix of N rows."""
 
     norms: Floats
+    """Shape (N,); NaN if the row is not finite."""
     hashes: NDArray[np.uint64]
-    not_a_number: NotedRows = field(default_factory=NotedRows)
+    """Shape (N,); equal for equal rows."""
+    nan: NotedRows = field(default_factory=NotedRows)
     infinite: NotedRows = field(default_factory=NotedRows)
     zero: NotedRows = field(default_factory=NotedRows)
     extreme: NotedRows = field(default_factory=NotedRows)
+    """So long or so short that float32 cannot hold the squares."""
 
     @property
     def usable(self) -> NDArray[np.bool_]:
@@ -67,35 +59,19 @@ class RowCheck:
     def findings(self, path: str) -> list[Finding]:
         """What is wrong with the rows."""
         again = "extract them again, or remove them together with their labels"
-        findings = [
-            Finding(path, kind, f"expected finite values, found {kind} in {noted.count:,}: {noted}", again)
-            for kind, noted in (("NaN", self.not_a_number), ("infinite values", self.infinite))
+        zeros = f"they become NaN when a reader normalises; {again}"
+        extremes = "they become zero or infinite when a reader normalises in float32; normalise them in float64"
+        kinds = (
+            ("NaN", self.nan, "finite values, found NaN in", again),
+            ("infinite values", self.infinite, "finite values, found infinite values in", again),
+            ("zero rows", self.zero, "no row of zeros, found", zeros),
+            ("extreme rows", self.extreme, "norms that float32 can square, found others in", extremes),
+        )
+        return [
+            Finding(path, kind, f"expected {message} {noted.count:,}: {noted}", advice, wrong=kind != "extreme rows")
+            for kind, noted, message, advice in kinds
             if noted.count
         ]
-        if self.zero.count:
-            found = f"expected no row of zeros, found {self.zero.count:,}: {self.zero}"
-            findings.append(Finding(path, "zero rows", found, f"they become NaN when a reader normalises; {again}"))
-        if self.extreme.count:
-            found = f"expected norms that float32 can square, found others in {self.extreme.count:,}: {self.extreme}"
-            advice = "they become zero or infinite when a reader normalises in float32; normalise them in float64"
-            findings.append(Finding(path, "extreme rows", found, advice, wrong=False))
-        return findings
-
-    def _classify(self, block: Floats, first: int, norms: Floats) -> None:
-        """Note the rows of a block that are not plain, and correct their norms."""
-        odd = np.flatnonzero(~((norms > _SQUARABLE[0]) & (norms < _SQUARABLE[1])))
-        if not len(odd):
-            return
-        rows = block[odd]
-        nan, finite = np.isnan(rows).any(axis=1), np.isfinite(rows).all(axis=1)
-        zero = finite & (rows == 0).all(axis=1)
-        self.not_a_number.add(odd[nan] + first)
-        self.infinite.add(odd[~nan & ~finite] + first)
-        self.zero.add(odd[zero] + first)
-        self.extreme.add(odd[finite & ~zero] + first)
-        norms[odd[~finite]] = np.nan
-        with np.errstate(over="ignore"):  # finite values whose norm float32 cannot hold
-            norms[odd[finite & ~zero]] = np.clip(norms[odd[finite & ~zero]], 1e-45, np.finfo(np.float32).max)
 
 
 def check_all_rows(matrix: Matrix, observer: Observer | None = None) -> RowCheck:
@@ -113,9 +89,20 @@ def check_all_rows(matrix: Matrix, observer: Observer | None = None) -> RowCheck
         end = first + len(block)
         # 32-bit words times odd 64-bit factors, modulo 2**64 (multiply-shift hashing, Dietzfelbinger 1996)
         check.hashes[first:end] = np.einsum("ij,j->i", block.view(np.uint32), factors)
-        norms = _norms(block)
-        check._classify(block, first, norms)
-        check.norms[first:end] = norms
+        norms = check.norms[first:end] = _norms(block)
+        odd = np.flatnonzero(~((norms > _SQUARABLE[0]) & (norms < _SQUARABLE[1])))
+        if len(odd):
+            rows = block[odd]
+            nan, finite = np.isnan(rows).any(axis=1), np.isfinite(rows).all(axis=1)
+            zero = finite & (rows == 0).all(axis=1)
+            check.nan.add(odd[nan] + first)
+            check.infinite.add(odd[~nan & ~finite] + first)
+            check.zero.add(odd[zero] + first)
+            extreme = odd[finite & ~zero]
+            check.extreme.add(extreme + first)
+            check.norms[first + odd[~finite]] = np.nan
+            # finite values whose norm float32 cannot hold
+            check.norms[first + extreme] = np.clip(norms[extreme], 1e-45, np.finfo(np.float32).max)
         if observer is not None:
             observer(end * row, matrix.rows * row)
     return check
@@ -143,13 +130,7 @@ def unit_rows(rows: Floats) -> Floats:
 def find_duplicates(matrix: Matrix, check: RowCheck, labels: Integers | None) -> tuple[Duplicates, list[Finding]]:
     """Find rows with the same bytes; rows with equal 64-bit hashes are read again and compared by 128-bit digests.
 
-    Parameters
-    ----------
-    matrix : Matrix
-    check : RowCheck
-        Of this matrix.
-    labels : ndarray of shape (N,), int64, optional
-        To count groups with several labels.
+    `labels`, of shape (N,), are there to count groups with several labels.
     """
     # the usable rows whose hash another row has
     order = np.argsort(check.hashes, kind="stable")
@@ -158,7 +139,7 @@ def find_duplicates(matrix: Matrix, check: RowCheck, labels: Integers | None) ->
     candidates = np.sort(order[shared])
     candidates = candidates[check.usable[candidates]]
     if not len(candidates):
-        return Duplicates(0, 0, 0, []), []
+        return Duplicates(), []
     # group them by digest, some MiB of rows at a time
     step = max(BLOCK_BYTES // (matrix.dimensions * VALUE_BYTES), 1)
     joined = bytearray()
@@ -172,7 +153,7 @@ def find_duplicates(matrix: Matrix, check: RowCheck, labels: Integers | None) ->
     ends = np.append(starts[1:], len(rows))
     groups = np.flatnonzero(ends - starts > 1)
     if not len(groups):
-        return Duplicates(0, 0, 0, []), []
+        return Duplicates(), []
     starts, ends = starts[groups], ends[groups]
     other_labels = 0
     if labels is not None:

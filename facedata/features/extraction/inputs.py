@@ -33,29 +33,18 @@ _HALF_RANGE = 127.5
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """A model file, and what the user says about it.
-
-    Attributes
-    ----------
-    path : str
-        An ONNX file.
-    device : {'cpu', 'cuda'}
-    batch_size : int, optional
-        Images at once; by default as many as the model fixes, or 32 (128 on a GPU).
-    input_size : tuple of int, optional
-        Height and width, if the model takes any size.
-    layout : {'nchw', 'nhwc'}, optional
-        Where the channels are, if the model does not fix it.
-    output_name : str, optional
-        Which output is the embedding, if there are several.
-    """
+    """An ONNX file, and what the user says about it."""
 
     path: str
     device: Device = "cpu"
     batch_size: int | None = None
+    """Images at once; by default as many as the model fixes, or 32 (128 on a GPU)."""
     input_size: tuple[int, int] | None = None
+    """Height and width, if the model takes any size."""
     layout: str | None = None
+    """``"nchw"`` or ``"nhwc"``, if the model does not fix where the channels are."""
     output_name: str | None = None
+    """Which output is the embedding, if there are several."""
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda"):
@@ -70,21 +59,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class InputShape:
-    """What a model takes.
-
-    Attributes
-    ----------
-    name : str
-        The name of the input.
-    layout : {'nchw', 'nhwc'}
-    height, width : int
-    batch : int
-        Images at once.
-    fixed : bool
-        Whether each batch must have exactly so many.
-    half : bool
-        Whether it takes float16.
-    """
+    """What the input of a model takes."""
 
     name: str
     layout: Layout
@@ -92,7 +67,9 @@ class InputShape:
     width: int
     batch: int
     fixed: bool
+    """Whether each batch must have exactly so many images."""
     half: bool
+    """Whether it takes float16."""
 
     def shape(self, images: int) -> tuple[int, int, int, int]:
         """The shape of an input of so many images."""
@@ -146,12 +123,10 @@ def input_shape(inputs: Sequence[Any], options: ModelOptions) -> InputShape:
 
 def _layout(found: Any, options: ModelOptions) -> Layout:
     """Which dimension of the input is that of the three channels."""
-    places: tuple[tuple[Layout, int], ...] = ((NCHW, 1), (NHWC, 3))
-    sure = [layout for layout, place in places if found.shape[place] == _CHANNELS]
-    possible = [layout for layout, place in places if not _is_fixed(found.shape[place])]
-    fitting = sure
-    if options.layout is not None:
-        fitting = [layout for layout in (*sure, *possible) if layout == options.layout]
+    places: dict[Layout, Any] = {NCHW: found.shape[1], NHWC: found.shape[3]}
+    sure = [layout for layout, side in places.items() if side == _CHANNELS]
+    possible = [layout for layout, side in places.items() if not _is_fixed(side)]
+    fitting = [layout for layout in (*sure, *possible) if layout == options.layout] if options.layout else sure
     if len(fitting) == 1:
         return fitting[0]
     shown = _described(found)
@@ -211,27 +186,15 @@ class Preprocessing:
     """How pixels become the network's input: ``(x - mean) / scale``, with x from 0 to 255.
 
     The defaults are those of InsightFace, which most published ONNX models expect.
-
-    Attributes
-    ----------
-    mean, scale : tuple of float
-        One number, or one for each channel in the order that the network takes them.
-    color : {'rgb', 'bgr'}
-        That order.
-    resize : bool
-        Whether images of another size are scaled or refused. Sides are scaled independently: by area if both shrink,
-        bilinearly otherwise.
-
-    Raises
-    ------
-    OptionError
-        If a number or a name is not valid.
     """
 
     mean: tuple[float, ...] = (_HALF_RANGE,)
     scale: tuple[float, ...] = (_HALF_RANGE,)
+    """One number, or one for each channel in the order that the network takes them."""
     color: str = "rgb"
+    """That order: ``"rgb"`` or ``"bgr"``."""
     resize: bool = False
+    """Whether images of another size are scaled (by area if both sides shrink, bilinearly otherwise) or refused."""
 
     def __post_init__(self) -> None:
         for option, values in (("mean", self.mean), ("scale", self.scale)):
@@ -271,9 +234,8 @@ class Preprocessing:
             )
         cv2 = import_opencv()
         shrinks = image.shape[0] >= height and image.shape[1] >= width
-        scaled: NDArray[np.uint8] = cv2.resize(
-            image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        )
+        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        scaled: NDArray[np.uint8] = cv2.resize(image, (width, height), interpolation=how)
         return scaled
 
     def fill(self, image: NDArray[np.uint8], layout: Layout, into: Floats) -> None:

@@ -18,18 +18,17 @@ from facedata.converters.convert import open_inputs
 from facedata.dataset import Sample, Source, peek
 from facedata.errors import (
     EmptyDatasetError,
-    FacedataError,
     OptionError,
     OutputMismatchError,
     RefusedSampleError,
     SampleError,
-    output_error,
 )
 from facedata.features.extraction.inputs import ModelOptions, Preprocessing
 from facedata.features.extraction.model import EmbeddingModel, prepare_model
 from facedata.features.extraction.output import FAIL, FeatureOutput
 from facedata.features.feature_set import FeatureSet, Floats, bad_rows
-from facedata.features.staging import make_folders
+from facedata.features.staging import make_folders, output_errors
+from facedata.files import StrPath
 from facedata.images import image_size, opencv_in_one_thread
 from facedata.jobs.executors import available_cpus
 from facedata.jobs.job import JobOptions, JobSummary, run_job
@@ -38,14 +37,7 @@ from facedata.jobs.output import check_output, refuse_overlap
 from facedata.jobs.plan import Plan
 from facedata.jobs.signals import stop_on_signals
 
-__all__ = [
-    "Extraction",
-    "ExtractionOptions",
-    "check_extraction",
-    "extract_features",
-    "plan_extraction",
-    "run_extraction",
-]
+__all__ = ["Extraction", "ExtractionOptions", "check_extraction", "plan_extraction", "run_extraction"]
 
 _LEAST_SHARDS = 64  # of a small dataset, so that many workers have something to do
 _MOST_SHARDS = 1 << 16  # of a large one: each has a file with labels and keys until the job is finished
@@ -78,7 +70,7 @@ class ExtractionOptions:
     opening : mapping
         Options of the source's format.
     command_line : str
-        The command as the user typed it, for messages that say how to resume.
+        The command that resumes the job, for messages.
     """
 
     model: ModelOptions
@@ -103,16 +95,11 @@ class Extraction:
     output: FeatureOutput
 
 
-def extract_features(
-    spec: str,
-    root: str | os.PathLike[str],
-    name: str,
-    options: ExtractionOptions,
-    job: JobOptions | None = None,
-) -> JobSummary:
-    """Write the embeddings of a dataset's images as the feature set `name` in the folder `root`.
+def plan_extraction(spec: str, root: StrPath, name: str, options: ExtractionOptions) -> Extraction:
+    """Plan to write the embeddings of a dataset's images as the feature set `name` in the folder `root`.
 
-    Row i, line i of the labels and line i of the keys belong to the same image, in the order of the source.
+    Row i, line i of the labels and line i of the keys belong to the same image, in the order of the source. Opens the
+    dataset and tries the model, but writes nothing.
 
     Parameters
     ----------
@@ -121,24 +108,18 @@ def extract_features(
     root : path
     name : str
     options : ExtractionOptions
-    job : JobOptions, optional
 
     Raises
     ------
     InputError
-        If the dataset or the model cannot be read or used, or images failed and `on_error` is ``"fail"``.
-    OutputError
-        If the set cannot be written, exists already, or belongs to another job.
+        If the dataset or the model cannot be read or used.
     OptionError
         If the options contradict each other, the model or the images.
+    OutputError
+        If the set would be written over the input.
     InterruptedJobError
-        After SIGINT or SIGTERM; the same call resumes the job.
+        If SIGINT or SIGTERM ends the trial of the model.
     """
-    return run_extraction(plan_extraction(spec, root, name, options), job)
-
-
-def plan_extraction(spec: str, root: str | os.PathLike[str], name: str, options: ExtractionOptions) -> Extraction:
-    """Open the dataset, try the model and plan the job; writes nothing. Raises as `extract_features`."""
     output = FeatureOutput(FeatureSet(os.fspath(root), name), 0, 0, options.on_error)
     ((format_name, _, source),) = open_inputs([spec], options.opening)
     refuse_overlap(source.places(), output.root, output.named_files())
@@ -150,8 +131,16 @@ def plan_extraction(spec: str, root: str | os.PathLike[str], name: str, options:
     with stop_on_signals() as stop:
         model = prepare_model(options.model, stop)
     refuse_overlap([model.path], output.root, output.named_files())
-    if not options.preprocessing.resize:
-        _check_sizes(source, model)
+    if not options.preprocessing.resize:  # refuse a dataset if none of a few of its images has the right size
+        items = [item for item in peek(source) if isinstance(item, Sample)]
+        sizes = {(image_size(item.image) or (0, 0))[:2] for item in items} - {(0, 0)}
+        wanted = (model.input.height, model.input.width)
+        if sizes and not sizes & {wanted, wanted[::-1]}:  # EXIF may turn an image
+            height, width = min(sizes)
+            raise OptionError(
+                f"the images do not have the size that {model.path} takes: expected {wanted[1]} x {wanted[0]} pixels, "
+                f"found {width} x {height}. Align the faces first (facedata align --size); --resize scales whole images"
+            )
 
     output = replace(output, rows=len(source), dimensions=model.dimensions)
     facts = {
@@ -160,7 +149,12 @@ def plan_extraction(spec: str, root: str | os.PathLike[str], name: str, options:
         "command_line": options.command_line,
         "named_files": [os.path.abspath(path) for path in output.named_files()],
     }
-    ends = _shard_ends(len(source), model)
+    # shards end after whole batches, so that the same images are in a batch whatever the workers
+    count, batch = len(source), model.input.batch
+    most = _MOST_SAMPLES_ON_CUDA if model.device == "cuda" else min(_MOST_SAMPLES, _SAMPLES_TIMES_BYTES // model.size)
+    wanted_samples = max(min(most, -(-count // _LEAST_SHARDS)), -(-count // _MOST_SHARDS))
+    step = max(wanted_samples // batch, 1) * batch
+    ends = (*range(step, count, step), count)
     deciding = {
         "model": model.identity(),
         "preprocessing": options.preprocessing.identity(),
@@ -174,29 +168,18 @@ def plan_extraction(spec: str, root: str | os.PathLike[str], name: str, options:
     return Extraction(plan, source, model, options, output)
 
 
-def _check_sizes(source: Source, model: EmbeddingModel) -> None:
-    """Refuse a dataset if none of a few of its images has the size that the model takes."""
-    items = [item for item in peek(source) if isinstance(item, Sample)]
-    sizes = {(image_size(item.image) or (0, 0))[:2] for item in items} - {(0, 0)}
-    wanted = (model.input.height, model.input.width)
-    if sizes and not sizes & {wanted, wanted[::-1]}:  # EXIF may turn an image
-        height, width = min(sizes)
-        raise OptionError(
-            f"the images do not have the size that {model.path} takes: expected {wanted[1]} x {wanted[0]} pixels, "
-            f"found {width} x {height}. Align the faces first (facedata align --size); --resize scales whole images"
-        )
-
-
-def _shard_ends(count: int, model: EmbeddingModel) -> tuple[int, ...]:
-    """Where the shards end: after whole batches, so that the same images are in a batch whatever the workers."""
-    most = _MOST_SAMPLES_ON_CUDA if model.device == "cuda" else min(_MOST_SAMPLES, _SAMPLES_TIMES_BYTES // model.size)
-    wanted = max(min(most, -(-count // _LEAST_SHARDS)), -(-count // _MOST_SHARDS))
-    step = max(wanted // model.input.batch, 1) * model.input.batch
-    return (*range(step, count, step), count)
-
-
 def run_extraction(extraction: Extraction, job: JobOptions | None = None) -> JobSummary:
-    """Run or resume a planned extraction; raises as `extract_features`."""
+    """Run or resume a planned extraction.
+
+    Raises
+    ------
+    InputError
+        If the dataset or the model cannot be read, or images failed and `on_error` is ``"fail"``.
+    OutputError
+        If the set cannot be written, exists already, or belongs to another job.
+    InterruptedJobError
+        After SIGINT or SIGTERM; the same call resumes the job.
+    """
     plan, output, job = extraction.plan, extraction.output, job or JobOptions()
     if job.workers is None and extraction.model.device == "cuda":
         job = replace(job, workers=min(_CUDA_WORKERS, available_cpus()))
@@ -251,26 +234,16 @@ class _Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class ExtractShard:
-    """The task of one shard, sent to the worker that does it.
-
-    Attributes
-    ----------
-    source : Source
-        The shard's part of the source.
-    model : EmbeddingModel
-    options : ExtractionOptions
-    output : FeatureOutput
-    shard : int
-    first : int
-        The number of its first image in the job.
-    """
+    """The task of one shard, sent to the worker that does it."""
 
     source: Source
+    """The shard's part of the source."""
     model: EmbeddingModel
     options: ExtractionOptions
     output: FeatureOutput
     shard: int
     first: int
+    """The number of its first image in the job."""
 
     def __call__(self) -> ShardResult:
         """Extract and write the rows, labels and keys of the shard."""
@@ -280,35 +253,31 @@ class ExtractShard:
         failed: list[int] = []
         failures: list[Mapping[str, Any]] = []
         size = digest = 0
-        try:
-            with (
-                opencv_in_one_thread(),
-                self.output.open_rows() as write_rows,
-                closing(_one_ahead(self._batches())) as batches,
-            ):
-                for images, entries in batches:
-                    rows, first = self._embed(images), len(labels)
-                    for row, entry, bad in zip(rows, entries, bad_rows(rows).tolist(), strict=True):
-                        failure = entry.failure
-                        if failure is None and bad:
-                            failure = self._failure(
-                                len(labels), entry.key, f"unusable embedding: the model returned {_kind(row)}"
-                            )
-                        if failure is None:
-                            size += entry.size
-                            digest = crc32(row.tobytes(), crc32(b"%d\n" % entry.label, digest))
-                        else:
-                            row[:] = np.nan
-                            failed.append(len(labels))
-                            failures.append(failure)
-                        labels.append(entry.label)
-                        keys.append(entry.key)
-                    write_rows(self.first + first, rows)
+        with (
+            output_errors(self.output.path),
+            opencv_in_one_thread(),
+            self.output.open_rows() as write_rows,
+            closing(_one_ahead(self._batches())) as batches,
+        ):
+            for images, entries in batches:
+                rows, first = self._embed(images), len(labels)
+                for row, entry, bad in zip(rows, entries, bad_rows(rows).tolist(), strict=True):
+                    failure = entry.failure
+                    if failure is None and bad:
+                        kind = "NaN" if np.isnan(row).any() else "infinity" if row.any() else "nothing but zeros"
+                        reason = f"unusable embedding: the model returned {kind}"
+                        failure = self._failure(len(labels), entry.key, reason)
+                    if failure is None:
+                        size += entry.size
+                        digest = crc32(row.tobytes(), crc32(b"%d\n" % entry.label, digest))
+                    else:
+                        row[:] = np.nan
+                        failed.append(len(labels))
+                        failures.append(failure)
+                    labels.append(entry.label)
+                    keys.append(entry.key)
+                write_rows(self.first + first, rows)
             self.output.write_lines(self.shard, labels, keys, failed)
-        except FacedataError:
-            raise
-        except OSError as error:
-            raise output_error(error, self.output.path) from error
         for row in reversed(failed):
             del labels[row]
         extent = (min(labels), max(labels)) if labels else None
@@ -351,12 +320,6 @@ class ExtractShard:
     def _failure(self, place: int, key: str, reason: str, error: SampleError | None = None) -> dict[str, Any]:
         dataset, offset = self.source.locate(place) if error is None else (error.dataset, error.offset)
         return {"set": dataset, "key": key, "index": self.first + place, "offset": offset, "reason": reason}
-
-
-def _kind(row: Floats) -> str:
-    if np.isnan(row).any():
-        return "NaN"
-    return "infinity" if not np.isfinite(row).all() else "nothing but zeros"
 
 
 def _one_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:

@@ -6,7 +6,8 @@ import importlib.util
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -29,32 +30,20 @@ _SAME = 0.05  # the most that other images of a batch may change an embedding, r
 
 @dataclass(frozen=True)
 class EmbeddingModel:
-    """A model that was tried; small, and can be sent to other processes.
-
-    Attributes
-    ----------
-    path : str
-    sha256 : str
-    size : int
-        Bytes of the file.
-    device : {'cpu', 'cuda'}
-    input : InputShape
-    output : str
-        The name of the output.
-    dimensions : int
-        Values in an embedding.
-    versions : tuple of (str, str)
-        The libraries that decide the numbers, and their versions.
-    """
+    """A model that was tried; small, and can be sent to other processes."""
 
     path: str
     sha256: str
     size: int
+    """Bytes of the file."""
     device: Device
     input: InputShape
     output: str
+    """The name of the output."""
     dimensions: int
-    versions: tuple[tuple[str, str], ...] = field(default=())
+    """Values in an embedding."""
+    versions: tuple[tuple[str, str], ...] = ()
+    """The libraries that decide the numbers, and their versions."""
 
     def identity(self) -> dict[str, Any]:
         """What decides the embeddings, as JSON values; independent of where the file lies."""
@@ -132,13 +121,7 @@ def _run_network(session: Any, model: EmbeddingModel, images: Floats) -> Floats:
 
 
 def prepare_model(options: ModelOptions, stop: StopRequest | None = None) -> EmbeddingModel:
-    """Read a model and try it once in a subprocess, so that any process can load it.
-
-    Parameters
-    ----------
-    options : ModelOptions
-    stop : StopRequest, optional
-        Ends the trial.
+    """Read a model and try it once in a subprocess, so that any process can load it; `stop` ends the trial.
 
     Raises
     ------
@@ -158,9 +141,15 @@ def prepare_model(options: ModelOptions, stop: StopRequest | None = None) -> Emb
     data = read_model(options.path)
     question = {**asdict(options), "sha256": sha256_of(data)}
     memory = _MOST_MEMORY if options.device == "cpu" else None  # CUDA reserves any amount of addresses
-    stop = StopRequest() if stop is None else stop  # without a request it is false
     try:
-        found = run_isolated(try_model, question, path=options.path, seconds=_SECONDS, memory=memory, stop=stop)
+        found = run_isolated(
+            try_model,
+            question,
+            path=options.path,
+            seconds=_SECONDS,
+            memory=memory,
+            stop=StopRequest() if stop is None else stop,
+        )
     except ImportError as error:
         raise MissingExtraError("extract-features", "features", str(error)) from error
     return EmbeddingModel(
@@ -178,15 +167,8 @@ def prepare_model(options: ModelOptions, stop: StopRequest | None = None) -> Emb
 def try_model(question: Mapping[str, Any]) -> dict[str, Any]:
     """Load a model and run it on noise; called in a subprocess.
 
-    Parameters
-    ----------
-    question : mapping
-        The fields of a `ModelOptions`, and ``sha256``.
-
-    Returns
-    -------
-    dict
-        ``input``, ``output``, ``dimensions`` and ``versions`` of an `EmbeddingModel`, as JSON values.
+    `question` has the fields of a `ModelOptions`, and ``sha256``; the answer has ``input``, ``output``, ``dimensions``
+    and ``versions`` of an `EmbeddingModel`; both are JSON values.
     """
     import onnxruntime
 
@@ -207,8 +189,10 @@ def try_model(question: Mapping[str, Any]) -> dict[str, Any]:
     try:
         row = _run_network(session, model, images)[0]
     except ModelError as error:
-        if not shape.fixed and shape.batch > 1 and _works(session, model, images[:1]):
-            raise OptionError(f"{error}; one image at a time works: --batch-size 1") from error
+        if not shape.fixed and count > 1:
+            with suppress(ModelError):
+                _run_network(session, model, images[:1])
+                raise OptionError(f"{error}; one image at a time works: --batch-size 1") from error
         raise
     again = _run_network(session, model, others)[-1]
     largest = float(np.abs(row).max())
@@ -219,11 +203,3 @@ def try_model(question: Mapping[str, Any]) -> dict[str, Any]:
         )
     versions = {"ONNX Runtime": onnxruntime.__version__}
     return {"input": asdict(shape), "output": output, "dimensions": len(row), "versions": versions}
-
-
-def _works(session: Any, model: EmbeddingModel, images: Floats) -> bool:
-    try:
-        _run_network(session, model, images)
-    except ModelError:
-        return False
-    return True

@@ -21,15 +21,13 @@ from numpy.typing import NDArray
 from facedata.columns import count_labels
 from facedata.errors import (
     EmptyDatasetError,
-    FacedataError,
     FormatError,
     InputError,
     OptionError,
     OutputMismatchError,
-    output_error,
 )
 from facedata.features.feature_set import VALUE_BYTES, FeatureSet, Matrix
-from facedata.features.staging import StagedOutput
+from facedata.features.staging import StagedOutput, output_errors
 from facedata.files import atomic_writer, check_room, write_fully
 from facedata.jobs.journal import FAILURES
 
@@ -53,28 +51,15 @@ def encoded_key(key: str) -> bytes:
 
 @dataclass(frozen=True)
 class FeatureOutput(StagedOutput):
-    """The output of an extraction; picklable.
-
-    Attributes
-    ----------
-    target : FeatureSet
-        The set that is published.
-    rows : int
-        Images in all, including those that fail.
-    dimensions : int
-    on_error : {'fail', 'skip', 'nan'}
-        What to do with the rows of images that failed. All three use the same work.
-
-    Raises
-    ------
-    OptionError
-        If `on_error` is something else.
-    """
+    """The output of an extraction; picklable."""
 
     target: FeatureSet
+    """The set that is published."""
     rows: int
+    """Images in all, including those that fail."""
     dimensions: int
     on_error: str = FAIL
+    """What to do with the rows of images that failed: one of `ON_ERROR`. All three use the same work."""
 
     def __post_init__(self) -> None:
         if self.on_error not in ON_ERROR:
@@ -90,7 +75,7 @@ class FeatureOutput(StagedOutput):
         return os.path.join(self.staging, "matrix")
 
     @property
-    def _size(self) -> int:
+    def _matrix_bytes(self) -> int:
         return self.rows * self.dimensions * VALUE_BYTES
 
     def named_files(self) -> list[str]:
@@ -108,7 +93,7 @@ class FeatureOutput(StagedOutput):
             If it cannot be written, or rows of it were written and it no longer exists.
         """
         super().prepare()
-        try:
+        with output_errors(self.staging):
             if not os.path.exists(self._matrix) and os.listdir(self.staging):
                 raise OutputMismatchError(
                     f"{self._matrix}: this job wrote the file, but it no longer exists; --overwrite starts the job over"
@@ -116,12 +101,8 @@ class FeatureOutput(StagedOutput):
             with open(self._matrix, "ab") as file:
                 there = os.fstat(file.fileno()).st_blocks * 512
                 what = f"the matrix of {self.rows:,} rows of {self.dimensions:,} float32"
-                check_room(self._matrix, self._size - there, what, "what is finished is kept")
-                file.truncate(self._size)
-        except FacedataError:
-            raise
-        except OSError as error:
-            raise output_error(error, self.staging) from error
+                check_room(self._matrix, self._matrix_bytes - there, what, "what is finished is kept")
+                file.truncate(self._matrix_bytes)
 
     @contextmanager
     def open_rows(self) -> Iterator[Callable[[int, NDArray[np.float32]], None]]:
@@ -162,14 +143,19 @@ class FeatureOutput(StagedOutput):
         OutputError
             If a file cannot be written, or a part was lost.
         """
-        try:
-            return self._publish(shards)
-        except FacedataError:
-            raise
-        except OSError as error:
-            raise output_error(error, self.path) from error
+        with output_errors(self.path):
+            good = self._choose_rows(shards)
+            self._publish(shards, good)
+            rows, classes = count_labels(self.target.labels)
+        if classes == 1 and rows > 1:
+            _log.warning(
+                "%s: all rows have the same label; for a dataset without labels, --unlabeled writes -1",
+                self.target.labels,
+            )
+        return {"rows": rows, "dimensions": self.dimensions, "on_error": self.on_error, "classes": classes}
 
-    def _publish(self, shards: int) -> dict[str, Any]:
+    def _choose_rows(self, shards: int) -> NDArray[np.bool_]:
+        """Which rows are published, shape (N,); takes back what a killed run has published."""
         good, first = np.ones(self.rows, np.bool_), 0
         for labels, _, failed in self._read_lines(shards):
             good[[first + row for row in failed]] = False
@@ -178,7 +164,7 @@ class FeatureOutput(StagedOutput):
         # A run that was killed may have published the matrix: it must never lie beside the labels of another answer.
         is_staged = os.path.exists(self._matrix)
         matrix = self._matrix if is_staged else self.path
-        if first != self.rows or not os.path.exists(matrix) or os.path.getsize(matrix) != self._size:
+        if first != self.rows or not os.path.exists(matrix) or os.path.getsize(matrix) != self._matrix_bytes:
             raise OutputMismatchError(f"{matrix}: rows that were written are lost; --overwrite starts the job over")
         if not is_staged:
             os.replace(self.path, self._matrix)
@@ -198,9 +184,9 @@ class FeatureOutput(StagedOutput):
             _log.warning(
                 "%s: %d rows are NaN because their images failed; clustering cannot use them", self.path, failures
             )
-        if self.on_error != SKIP:
-            good[:] = True
+        return good if self.on_error == SKIP else np.ones_like(good)
 
+    def _publish(self, shards: int, good: NDArray[np.bool_]) -> None:
         first = 0
         with atomic_writer(self.target.keys) as key_file, atomic_writer(self.target.labels) as label_file:
             for labels, keys, _ in self._read_lines(shards):
@@ -216,11 +202,3 @@ class FeatureOutput(StagedOutput):
             with atomic_writer(self.path) as target:
                 for first, block in Matrix(self._matrix, self.rows, self.dimensions).blocks():
                     target.write(block[good[first : first + len(block)]].tobytes())
-
-        rows, classes = count_labels(self.target.labels)
-        if classes == 1 and rows > 1:
-            _log.warning(
-                "%s: all rows have the same label; for a dataset without labels, --unlabeled writes -1",
-                self.target.labels,
-            )
-        return {"rows": rows, "dimensions": self.dimensions, "on_error": self.on_error, "classes": classes}

@@ -6,14 +6,15 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.errors import FacedataError, OutputMismatchError, output_error
-from facedata.features.staging import StagedOutput
+from facedata.errors import OutputMismatchError
+from facedata.features.staging import StagedOutput, output_errors
 from facedata.files import atomic_writer
 
 __all__ = [
@@ -40,17 +41,11 @@ _RECALL = "recall.json"
 
 
 class Neighbours(NamedTuple):
-    """The neighbours of consecutive rows, nearest first.
-
-    Attributes
-    ----------
-    ids : ndarray of shape (M, k), int32
-    distances : ndarray of shape (M, k), float32
-        1 - cosine.
-    """
+    """The neighbours of consecutive rows, nearest first: arrays of shape (M, k)."""
 
     ids: NDArray[np.int32]
     distances: NDArray[np.float32]
+    """1 - cosine."""
 
 
 ReadBlocks = Callable[[], Iterator[Neighbours]]
@@ -58,21 +53,15 @@ ReadBlocks = Callable[[], Iterator[Neighbours]]
 
 
 def with_itself_first(ids: NDArray[np.int64], cosines: NDArray[np.float32], rows: NDArray[np.int64]) -> Neighbours:
-    """Put each row first among its own neighbours, at distance 0, and turn cosines into distances.
+    """Put each row first among its own neighbours, at distance 0, and turn cosines into distances in [`NEAREST`, 1].
 
     Parameters
     ----------
-    ids : ndarray of shape (M, k)
+    ids, cosines : ndarray of shape (M, k)
         Nearest first. A row may be at any place among its neighbours, or, after k duplicates, at none: then it
         replaces the last.
-    cosines : ndarray of shape (M, k)
     rows : ndarray of shape (M,)
         The numbers of the rows.
-
-    Returns
-    -------
-    Neighbours
-        With distances of 1 - cosine, clipped to [`NEAREST`, 1].
     """
     itself = ids == rows[:, None]
     place = np.where(itself.any(axis=1), itself.argmax(axis=1), ids.shape[1] - 1)
@@ -90,16 +79,7 @@ def with_itself_first(ids: NDArray[np.int64], cosines: NDArray[np.float32], rows
 
 
 def what_is_wrong_with(block: Neighbours, first: int, rows: int) -> str | None:
-    """Say which rule the neighbours of consecutive rows break; None if they keep all of them.
-
-    Parameters
-    ----------
-    block : Neighbours
-    first : int
-        The number of the first row of the block.
-    rows : int
-        Rows in the whole set.
-    """
+    """Which rule the neighbours of the rows from `first` on break, of `rows` in the set; None if they keep them all."""
     ids, distances = block
     if not (ids[:, 0] == np.arange(first, first + len(ids))).all():
         return "a row is not the first of its own neighbours"
@@ -117,21 +97,14 @@ def what_is_wrong_with(block: Neighbours, first: int, rows: int) -> str | None:
 
 @dataclass(frozen=True)
 class NeighbourFormat:
-    """A file format of nearest neighbours.
-
-    Attributes
-    ----------
-    ending : str
-        The end of the file's name.
-    arrays : tuple of str
-        The names of its arrays: ``data``, or one of ids (``idx``, ``ids``) and one of distances.
-    more : int
-        How many neighbours it holds beyond k.
-    """
+    """A file format of nearest neighbours."""
 
     ending: str
+    """The end of the file's name."""
     arrays: tuple[str, ...]
+    """The names of its arrays: ``data``, or one of ids (``idx``, ``ids``) and one of distances."""
     more: int = 0
+    """How many neighbours it holds beyond k."""
 
     def files(self, path: str) -> list[str]:
         """The files that are written for `path`: itself, or one ``.npy`` for each array beside it."""
@@ -143,15 +116,7 @@ class NeighbourFormat:
         """Write the file or files, block by block; each appears when it is complete, the first of them last.
 
         Members of an ``.npz`` are stored, not compressed: ids and distances would shrink by a fifth only, in fifty
-        times the time.
-
-        Parameters
-        ----------
-        path : str
-        read_blocks : callable
-        rows : int
-        k : int
-            Neighbours of each row in the blocks.
+        times the time. The blocks have `k` neighbours of each row.
         """
         if self.ending.endswith(".npz"):
             with atomic_writer(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -203,17 +168,9 @@ def _write_array(file: IO[bytes], name: str, read_blocks: ReadBlocks, rows: int,
 
 
 class NeighbourOutput(StagedOutput):
-    """The output of a search: a part for each shard (ids, then distances), then the file.
+    """The output of a search: a part for each shard (ids, then distances), then the file with `k` neighbours a row.
 
-    Parameters
-    ----------
-    path : str
-    file_format : NeighbourFormat
-    rows : int
-    k : int
-        Neighbours of each row in the file.
-    prepare_search : callable
-        Called before the first search of a run.
+    `prepare_search` is called before the first search of a run.
     """
 
     def __init__(
@@ -237,13 +194,7 @@ class NeighbourOutput(StagedOutput):
         self._prepare_search()
 
     def read_blocks(self, shards: int) -> Iterator[Neighbours]:
-        """Read and check the neighbours of all rows, shard by shard.
-
-        Raises
-        ------
-        OutputMismatchError
-            If a part is not what was written.
-        """
+        """Read the neighbours of all rows, shard by shard; raises `OutputMismatchError` if a part has changed."""
         first = 0
         for shard in range(shards):
             data = self.read_part(shard)
@@ -269,24 +220,16 @@ class NeighbourOutput(StagedOutput):
 
     def finish(self, shards: int) -> Mapping[str, Any]:
         """Check all parts and write the file from them."""
-        try:
+        with output_errors(self._path):
             self._format.write(self._path, lambda: self.read_blocks(shards), self._rows, self._k)
             files = [os.path.abspath(name) for name in self.named_files()]
             size = sum(map(os.path.getsize, files))
-        except FacedataError:
-            raise
-        except OSError as error:
-            raise output_error(error, self._path) from error
-        return {"files": files, "file_bytes": size, "recall": self._read_recall()}
+        recall = None
+        with suppress(OSError, ValueError, TypeError), open(os.path.join(self.staging, _RECALL), "rb") as file:
+            recall = float(json.load(file))
+        return {"files": files, "file_bytes": size, "recall": recall}
 
     def write_recall(self, recall: float) -> None:
         """Keep the recall until the summary is written, which another run may do."""
         with atomic_writer(os.path.join(self.staging, _RECALL)) as file:
             file.write(json.dumps(recall).encode())
-
-    def _read_recall(self) -> float | None:
-        try:
-            with open(os.path.join(self.staging, _RECALL), "rb") as file:
-                return float(json.load(file))
-        except (OSError, ValueError, TypeError):
-            return None

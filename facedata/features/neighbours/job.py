@@ -16,14 +16,7 @@ import numpy as np
 from facedata.errors import OptionError
 from facedata.features.feature_set import Floats, OpenedSet
 from facedata.features.neighbours.files import FORMATS, NeighbourOutput, with_itself_first
-from facedata.features.neighbours.method import (
-    CUDA,
-    Method,
-    available_memory,
-    cut_search,
-    fit_into_memory,
-    import_faiss,
-)
+from facedata.features.neighbours.method import CUDA, Method, cut_search, fit_into_memory, import_faiss
 from facedata.features.neighbours.search import (
     IndexSearch,
     Nearest,
@@ -33,13 +26,13 @@ from facedata.features.neighbours.search import (
     use_one_core,
 )
 from facedata.features.staging import make_folders
-from facedata.jobs.executors import available_cpus
+from facedata.jobs.executors import available_cpus, available_memory
 from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import ShardResult
 from facedata.jobs.output import check_output, refuse_overlap
 from facedata.jobs.plan import Plan
 
-__all__ = ["NeighbourJob", "NeighbourOptions", "SearchThreads", "build_neighbours"]
+__all__ = ["NeighbourJob", "NeighbourOptions", "SearchThreads"]
 
 _MOST_ROWS = (1 << 31) - 1
 _LOW_RECALL = 0.95
@@ -77,14 +70,7 @@ class NeighbourOptions:
 
 
 class SearchThreads(ThreadPoolExecutor):
-    """Threads that search with one core each and can be stopped.
-
-    Parameters
-    ----------
-    threads : int
-    stopped : Event
-        Set to stop them.
-    """
+    """Threads that search with one core each and are stopped by `stopped`."""
 
     def __init__(self, threads: int, stopped: threading.Event) -> None:
         super().__init__(threads, "search", initializer=use_one_core)
@@ -96,18 +82,7 @@ class SearchThreads(ThreadPoolExecutor):
 
 
 class NeighbourJob:
-    """A planned search for the nearest neighbours of all rows of a set; planning writes nothing.
-
-    Parameters
-    ----------
-    opened : OpenedSet
-    options : NeighbourOptions, optional
-
-    Attributes
-    ----------
-    plan : Plan
-    output : NeighbourOutput
-    memory : MemoryPlan
+    """A planned search for the k nearest neighbours, by the cosine, of all rows of a set; planning writes nothing.
 
     Raises
     ------
@@ -127,9 +102,7 @@ class NeighbourJob:
         self._parameters = self._method.parameters(matrix.rows, self._k)
         self._threads = 1 if self._method.device == CUDA else options.threads or available_cpus()
         self._threads = min(self._threads, self._cut.shards)
-        index_bytes = None
-        if self._method.needs_index:
-            index_bytes = self._method.index_bytes(matrix.rows, matrix.dimensions, self._parameters)
+        index_bytes = self._method.index_bytes(matrix.rows, matrix.dimensions, self._parameters)
         limit = options.memory or available_memory() // 2
         self.memory = fit_into_memory(matrix.rows, matrix.dimensions, self._k, self._threads, limit, index_bytes)
 
@@ -163,7 +136,20 @@ class NeighbourJob:
             check_output(self.plan, self.output, overwrite=overwrite)
 
     def run(self, job: JobOptions) -> JobSummary:
-        """Search for what has not been found yet, and write the file; see `build_neighbours`."""
+        """Search for what has not been found yet, and write the file.
+
+        The workers and the executor of `job` are ignored: `NeighbourOptions.threads` counts. The facts of the summary
+        hold the parameters of the search, its ``recall`` (None if it is exact), the ``files`` and ``file_bytes``.
+
+        Raises
+        ------
+        FormatError
+            If a row is not finite or all zero; names it.
+        OutputError
+            If the output cannot be written, or belongs to another job.
+        InterruptedJobError
+            After SIGINT or SIGTERM; the same call resumes the job.
+        """
         if self._options.output is None:
             make_folders(os.path.dirname(self.output.path))
         self.check(overwrite=job.overwrite)
@@ -240,36 +226,3 @@ def _output_path(opened: OpenedSet, options: NeighbourOptions) -> str:
             f"--output {options.output}: expected a name that ends in {suffix} for --format {options.format}"
         )
     return options.output
-
-
-def build_neighbours(
-    opened: OpenedSet, options: NeighbourOptions | None = None, job: JobOptions | None = None
-) -> JobSummary:
-    """Find the k nearest neighbours of each row by the cosine, and write them as their readers open them.
-
-    Parameters
-    ----------
-    opened : OpenedSet
-        As `open_feature_set` returned it.
-    options : NeighbourOptions, optional
-    job : JobOptions, optional
-        Its workers and executor are ignored: `NeighbourOptions.threads` counts.
-
-    Returns
-    -------
-    JobSummary
-        Its facts hold the parameters of the search, its ``recall`` (None if it is exact), the ``files`` and their size,
-        ``file_bytes``.
-
-    Raises
-    ------
-    OptionError, MissingExtraError
-        As `NeighbourJob`.
-    FormatError
-        If a row is not finite or all zero; names it.
-    OutputError
-        If the output cannot be written, or belongs to another job.
-    InterruptedJobError
-        After SIGINT or SIGTERM; the same call resumes the job.
-    """
-    return NeighbourJob(opened, options).run(job or JobOptions())

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from facedata.errors import MissingExtraError, OptionError
 from facedata.features.feature_set import VALUE_BYTES
@@ -22,7 +19,6 @@ __all__ = [
     "Cut",
     "MemoryPlan",
     "Method",
-    "available_memory",
     "cut_search",
     "fit_into_memory",
     "import_faiss",
@@ -68,13 +64,7 @@ _WORKING = 1 << 23
 
 
 def import_faiss() -> Any:
-    """Import faiss; untyped, because its own hints fit some of its versions only.
-
-    Raises
-    ------
-    MissingExtraError
-        If it is not installed.
-    """
+    """Import faiss, or raise a `MissingExtraError`; untyped, because its own hints fit some of its versions only."""
     try:
         import faiss
     except ImportError as error:
@@ -147,13 +137,7 @@ class Method:
             raise OptionError("--device cuda: faiss finds no GPU on this machine; use --device cpu")
 
     def parameters(self, rows: int, k: int) -> dict[str, int]:
-        """The parameters of the search, which decide its result.
-
-        Raises
-        ------
-        OptionError
-            If there are more lists than rows.
-        """
+        """The parameters of the search, which decide its result; raises `OptionError` if there are too many lists."""
         if self.name == HNSW:
             ef = max(self.ef or max(2 * k, _LEAST_EF), k)
             return {"links": _LINKS, "ef construction": _EF_CONSTRUCTION, "ef": ef}
@@ -165,9 +149,11 @@ class Method:
         nlist = self.nlist or fitting
         return {"nlist": nlist, "nprobe": min(self.nprobe or _NPROBE, nlist)}
 
-    def index_bytes(self, rows: int, dimensions: int, parameters: Mapping[str, int]) -> int:
-        """About how much memory of the host it takes to build and hold the index."""
+    def index_bytes(self, rows: int, dimensions: int, parameters: Mapping[str, int]) -> int | None:
+        """About how much memory of the host it takes to build and hold the index; None without one."""
         row = dimensions * VALUE_BYTES
+        if not self.needs_index:
+            return None
         if self.device == CUDA:
             return 0
         if self.name == IVF:
@@ -175,23 +161,15 @@ class Method:
         return rows * (row + 10 * _LINKS + 16)
 
 
-@dataclass(frozen=True)
-class Cut:
-    """How many rows are taken at a time, decided by the matrix and k alone.
-
-    Attributes
-    ----------
-    at_once : int
-        Rows whose neighbours faiss is asked for in one call.
-    chunk : int
-        Rows that they are compared with in one call.
-    shards : int
-        Shards of the job, of about equal size; several calls each, so that a chunk is read once for all of them.
-    """
+class Cut(NamedTuple):
+    """How many rows are taken at a time, decided by the matrix and k alone."""
 
     at_once: int
+    """Rows whose neighbours faiss is asked for in one call."""
     chunk: int
+    """Rows that they are compared with in one call."""
     shards: int
+    """Shards of the job, of about equal size; several calls each, so that a chunk is read once for all of them."""
 
 
 def cut_search(rows: int, dimensions: int, k: int) -> Cut:
@@ -203,34 +181,14 @@ def cut_search(rows: int, dimensions: int, k: int) -> Cut:
     return Cut(at_once, chunk, -(-rows // (at_once * pieces)))
 
 
-@dataclass(frozen=True)
-class MemoryPlan:
-    """How a search fits into memory.
-
-    Attributes
-    ----------
-    threads : int
-    resident : bool
-        Whether all rows are kept in memory, or read again for each shard.
-    bytes : int
-        About how much memory that takes.
-    """
+class MemoryPlan(NamedTuple):
+    """How a search fits into memory."""
 
     threads: int
     resident: bool
+    """Whether all rows are kept in memory, or read again for each shard."""
     bytes: int
-
-
-def available_memory() -> int:
-    """Bytes that this process may still take: of the machine, or of its cgroup if that has less."""
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    with suppress(OSError, ValueError, IndexError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    group = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):
-        free = min(free, int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    return max(free, 0)
+    """About how much memory that takes."""
 
 
 def fit_into_memory(
@@ -238,19 +196,8 @@ def fit_into_memory(
 ) -> MemoryPlan:
     """Choose the number of threads, and whether all rows are kept, so that a search takes at most `limit` bytes.
 
-    Parameters
-    ----------
-    rows, dimensions, k : int
-    threads : int
-        The most threads to use.
-    limit : int
-    index_bytes : int, optional
-        What the index takes; None for a search without one.
-
-    Raises
-    ------
-    OptionError
-        If even one thread takes more; the message says how much is needed.
+    `threads` is the most threads to use; `index_bytes` is what the index takes, None for a search without one. Raises
+    an `OptionError` that says how much is needed if even one thread takes more.
     """
     cut, row = cut_search(rows, dimensions, k), dimensions * VALUE_BYTES
     shard, chunk = -(-rows // cut.shards), min(cut.chunk, rows) * row

@@ -47,20 +47,9 @@ def _one_core() -> Iterator[None]:
 
 
 def to_unit_length(block: Floats, first: int, path: str) -> Floats:
-    """Divide each row by its length, in place; the result for a row does not depend on the other rows.
+    """Divide each row of a block, shape (M, D), by its length, in place; a result does not depend on the other rows.
 
-    Parameters
-    ----------
-    block : ndarray of shape (M, D)
-    first : int
-        The number of its first row, for messages.
-    path : str
-        The file of the matrix, for messages.
-
-    Raises
-    ------
-    FormatError
-        If a row is not finite or all zero; names it.
+    Raises a `FormatError` if a row is not finite or all zero: it names the file and the row, counted from `first`.
     """
     step = max(_NORMALISED_VALUES // block.shape[1], 1)
     for begin in range(0, len(block), step):
@@ -74,15 +63,9 @@ def to_unit_length(block: Floats, first: int, path: str) -> Floats:
 
 
 class UnitRows:
-    """The rows of a matrix at unit length: all kept in memory, or read again each time.
+    """The rows of a matrix at unit length: if they are resident, all kept in memory by `load`; else read each time.
 
-    Parameters
-    ----------
-    matrix : Matrix
-    chunk : int
-        Rows that `chunks` gives at a time.
-    resident : bool
-        Whether `load` keeps all rows in memory.
+    `chunk` is the number of rows that `chunks` gives at a time.
     """
 
     def __init__(self, matrix: Matrix, chunk: int, *, resident: bool) -> None:
@@ -90,13 +73,7 @@ class UnitRows:
         self._kept: Floats | None = None
 
     def load(self) -> None:
-        """Read and check all rows; keep them if they are to be resident.
-
-        Raises
-        ------
-        FormatError
-            If a row is not finite or all zero; names it.
-        """
+        """Read and check all rows, as `to_unit_length` does; keep them if they are to be resident."""
         if self._kept is not None:
             return
         kept = np.empty((self.matrix.rows, self.matrix.dimensions), np.float32) if self.resident else None
@@ -131,13 +108,7 @@ class UnitRows:
 
 
 class Nearest(NamedTuple):
-    """The nearest rows that were found for some queries, nearest first.
-
-    Attributes
-    ----------
-    ids : ndarray of shape (M, k), int64
-    cosines : ndarray of shape (M, k), float32
-    """
+    """The nearest rows that were found for some queries, nearest first: arrays of shape (M, k)."""
 
     ids: NDArray[np.int64]
     cosines: NDArray[np.float32]
@@ -159,14 +130,7 @@ def exact_nearest(
     at_once : int
         See `Cut`.
     stopped : Event, optional
-        Set to stop the search.
-
-    Raises
-    ------
-    InputError
-        If the matrix cannot be read, or a row is not finite or all zero.
-    InterruptedJobError
-        If the search was stopped.
+        Set to stop the search with an `InterruptedJobError`.
     """
     faiss = import_faiss()
     pieces = [queries[begin : begin + at_once] for begin in range(0, len(queries), at_once)]
@@ -197,24 +161,9 @@ def _joined(pieces: list[Nearest]) -> Nearest:
 
 
 class IndexSearch:
-    """A search through a faiss index, which is built from all rows at once.
+    """A search through a faiss index, which is built from all rows at once; parameters are those of the method.
 
-    Parameters
-    ----------
-    base : UnitRows
-    method : Method
-    parameters : mapping
-        As `Method.parameters` returned them.
-    k : int
-    at_once : int
-        See `Cut`.
-    stopped : Event
-        Set to stop searches.
-
-    Raises
-    ------
-    OptionError
-        If the GPU cannot be used, or its memory is too small.
+    Raises `OptionError` if the GPU cannot be used, or its memory is too small. `stopped` is set to stop searches.
     """
 
     def __init__(

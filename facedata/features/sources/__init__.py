@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 import numpy as np
 
-from facedata.columns import read_labels
 from facedata.errors import EmptyDatasetError, FormatError, OptionError
-from facedata.features.feature_set import NPY_MAGIC, dimensions_by_rows, open_matrix, other_kind, size_and_head
+from facedata.features.feature_set import NPY_MAGIC, labelled_rows, open_matrix, other_kind, size_and_head
+from facedata.features.sources.arrays import ArrayInFile, Header, check_matrix, is_torch_archive, open_npy, open_npz
 from facedata.features.sources.base import FLOATS, FeatureSource, Rows, check_shape
-from facedata.features.sources.npy import ArrayInFile, Header, check_matrix, open_npy
-from facedata.features.sources.npz import is_torch_archive, open_npz
-from facedata.features.sources.parquet import open_parquet_column
-from facedata.features.sources.text import open_text
+from facedata.features.sources.tables import open_parquet_column, open_text
+from facedata.files import StrPath
 from facedata.jobs.journal import refuse_unfinished
 
 __all__ = ["FLOATS", "FeatureSource", "Rows", "open_features"]
@@ -36,7 +33,7 @@ _OPTION_OF = {"--dim": "bin", "--dtype": "bin", "--array": "npz", "--column": "p
 
 
 def open_features(
-    path: str | os.PathLike[str],
+    path: StrPath,
     *,
     dimensions: int | None = None,
     dtype: str | None = None,
@@ -77,14 +74,17 @@ def open_features(
             raise OptionError(
                 f"{option} applies to .{_OPTION_OF[option]} files, but {path} is read as .{kind}: leave it out"
             )
-    openers: dict[str, Callable[[], FeatureSource]] = {
-        "npy": lambda: _open_npy_matrix(path),
-        "npz": lambda: open_npz(path, array),
-        "bin": lambda: _open_bin(path, dimensions, dtype),
-        "parquet": lambda: open_parquet_column(path, column),
-        "csv": lambda: open_text(path),
-    }
-    return openers[kind]()
+    if kind == "npz":
+        return open_npz(path, array)
+    if kind == "bin":
+        return _open_bin(path, dimensions, dtype)
+    if kind == "parquet":
+        return open_parquet_column(path, column)
+    if kind == "csv":
+        return open_text(path)
+    opened = open_npy(path)
+    check_matrix(opened)
+    return opened
 
 
 def _kind_of(path: str) -> str:
@@ -116,12 +116,6 @@ def _pickle_error(path: str, *, torch: bool) -> FormatError:
     )
 
 
-def _open_npy_matrix(path: str) -> ArrayInFile:
-    array = open_npy(path)
-    check_matrix(array)
-    return array
-
-
 def _open_bin(path: str, dimensions: int | None, dtype: str | None) -> ArrayInFile:
     """Open a matrix without a header, whose shape the options or the labels of its set must give."""
     refuse_unfinished(path)
@@ -129,17 +123,9 @@ def _open_bin(path: str, dimensions: int | None, dtype: str | None) -> ArrayInFi
     if not size:
         raise EmptyDatasetError(f"{path}: is empty")
     labels = _labels_of(path)
-    rows = sum(map(len, read_labels(labels))) if labels else None
-    if rows == 0:
-        raise FormatError(f"{labels}: is empty; expected a label for each row of {path}")
+    rows = labelled_rows(labels, path) if labels else None
     if dtype in (None, "float32"):
-        if dimensions is None:
-            if rows is None or labels is None:
-                raise OptionError(
-                    f"{path}: has no header, and there is no .meta beside it to count the rows by: give --dim"
-                )
-            dimensions = dimensions_by_rows(path, rows, labels)
-        matrix = open_matrix(path, dimensions, rows, counted_in=labels)
+        matrix = open_matrix(path, dimensions, rows, counted_in=labels or "")
         # float64 of half as many rows has the same size
         if dtype is None and (kind := other_kind(matrix)) is not None:
             way = f"give --dtype {kind}, with the --dim of such rows"
@@ -150,7 +136,7 @@ def _open_bin(path: str, dimensions: int | None, dtype: str | None) -> ArrayInFi
                 f"{path}: expected float32, found bytes that make sense only as {kind}: {way}; or --dtype float32, to "
                 "accept them as they are"
             )
-        return _bin(path, matrix.rows, dimensions, "float32")
+        return _bin(path, matrix.rows, matrix.dimensions, "float32")
     assert dtype is not None
     if dimensions is None:
         raise OptionError(f"{path}: --dtype needs --dim too")

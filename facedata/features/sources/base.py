@@ -25,26 +25,16 @@ Rows = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSource:
-    """A matrix of features in a file of any kind, read in blocks of rows; the file is opened again for each reading.
-
-    Attributes
-    ----------
-    path : str
-    title : str
-        The file, and which part of it, for messages.
-    rows : int, optional
-        None if only reading the rows shows how many there are.
-    dimensions : int
-        Values in a row.
-    dtype : str
-        The stored type: one of `FLOATS`, or ``text``.
-    """
+    """A matrix of features in a file of any kind, read in blocks of rows; the file is opened again for each reading."""
 
     path: str
     title: str
+    """The file, and which part of it, for messages."""
     rows: int | None
+    """None if only reading the rows shows how many there are."""
     dimensions: int
     dtype: str
+    """The stored type: one of `FLOATS`, or ``text``."""
 
     def blocks(self) -> Iterator[Rows]:
         """All rows in order, in blocks of shape (M, dimensions), in the type and byte order of the file.
@@ -67,13 +57,7 @@ def rows_at_once(row_bytes: int, most: int = BLOCK_BYTES) -> int:
 
 
 def check_shape(title: str, rows: int | None, dimensions: int) -> None:
-    """Refuse an array that has no rows, or rows of an impossible length.
-
-    Raises
-    ------
-    EmptyDatasetError
-    FormatError
-    """
+    """Raise an `EmptyDatasetError` if an array has no rows, a `FormatError` if they have an impossible length."""
     if rows == 0:
         raise EmptyDatasetError(f"{title}: has no rows")
     if not 1 <= dimensions <= LARGEST_DIMENSIONS:

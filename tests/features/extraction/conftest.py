@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from facedata.align.detectors.sessions import read_model, sha256_of
-from facedata.features.extraction import ExtractionOptions, ModelOptions, Preprocessing, extract_features
 from facedata.features.extraction import job as job_module
-from facedata.features.extraction.inputs import NCHW, InputShape
+from facedata.features.extraction.inputs import NCHW, InputShape, ModelOptions, Preprocessing
+from facedata.features.extraction.job import ExtractionOptions, plan_extraction, run_extraction
 from facedata.features.extraction.model import EmbeddingModel, try_model
 from facedata.images import import_opencv
 from facedata.jobs.job import JobOptions, JobSummary
@@ -208,4 +208,5 @@ def extract(
     of_model = {key: options.pop(key) for key in list(options) if key in ModelOptions.__dataclass_fields__}
     of_pixels = {key: options.pop(key) for key in list(options) if key in Preprocessing.__dataclass_fields__}
     chosen = ExtractionOptions(ModelOptions(str(model), **of_model), Preprocessing(**of_pixels), **options)
-    return extract_features(str(source), root, name, chosen, JobOptions(workers, part or Part(), overwrite))
+    planned = plan_extraction(str(source), root, name, chosen)
+    return run_extraction(planned, JobOptions(workers, part or Part(), overwrite))

@@ -40,12 +40,8 @@ from facedata.errors import (
     OutputExistsError,
     OutputMismatchError,
 )
-from facedata.features.extraction import (
-    ExtractionOptions,
-    ModelOptions,
-    plan_extraction,
-    run_extraction,
-)
+from facedata.features.extraction.inputs import ModelOptions
+from facedata.features.extraction.job import ExtractionOptions, plan_extraction, run_extraction
 from facedata.features.extraction.output import FeatureOutput, encoded_key
 from facedata.features.feature_set import FeatureSet, open_feature_set
 from facedata.jobs.job import JobOptions
@@ -414,9 +410,10 @@ def test_samples_without_a_label_or_an_image_keep_their_row(
 def test_the_parent_never_loads_onnx_runtime(images: Images, tmp_path: Path, net: Path) -> None:
     program = (
         "import sys\n"
-        "from facedata.features.extraction import *\n"
+        "from facedata.features.extraction.inputs import ModelOptions\n"
+        "from facedata.features.extraction.job import *\n"
         f"options = ExtractionOptions(ModelOptions({str(net)!r}))\n"
-        f"extract_features({str(images.folder)!r}, {str(tmp_path)!r}, 'a', options)\n"
+        f"run_extraction(plan_extraction({str(images.folder)!r}, {str(tmp_path)!r}, 'a', options))\n"
         "assert 'onnxruntime' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

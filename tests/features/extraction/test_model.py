@@ -26,7 +26,7 @@ from features.extraction.conftest import (
 from onnx import TensorProto, helper
 
 from facedata.errors import FacedataError, InputError, InterruptedJobError, MissingExtraError, ModelError, OptionError
-from facedata.features.extraction import ModelOptions
+from facedata.features.extraction.inputs import ModelOptions
 from facedata.features.extraction.model import prepare_model
 from facedata.jobs.signals import StopRequest
 

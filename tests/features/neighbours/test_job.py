@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from facedata.errors import FormatError, OptionError, OutputError, OutputExistsError, OutputMismatchError
 from facedata.features.feature_set import OpenedSet, open_feature_set
-from facedata.features.neighbours.job import NeighbourJob, NeighbourOptions, build_neighbours
+from facedata.features.neighbours.job import NeighbourJob, NeighbourOptions
 from facedata.features.neighbours.method import Method, fit_into_memory
 from facedata.features.neighbours.search import (
     IndexSearch,
@@ -78,6 +78,12 @@ def assert_same_but_for_ties(found: tuple[Array, Array], expected: tuple[Array, 
     near[:, -1] = True  # what ties with it may lie behind it
     assert not (different & ~near).any()
     assert different.mean() < 1e-3
+
+
+def build_neighbours(
+    opened: OpenedSet, options: NeighbourOptions | None = None, job: JobOptions | None = None
+) -> JobSummary:
+    return NeighbourJob(opened, options).run(job or JobOptions())
 
 
 def search(opened: OpenedSet, tmp_path: Path, name: str = "out.npz", **options: Any) -> JobSummary:
