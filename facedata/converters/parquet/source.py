@@ -182,7 +182,8 @@ class ParquetSource(Source):
             leaves = [columns.image, columns.label, columns.key, columns.landmarks]
         else:
             batch_rows = _BATCH_ROWS_WITHOUT_IMAGES
-            leaves = [columns.label if only == "label" else columns.key or columns.label]  # a row without key counts
+            # without a column of keys, the label counts the rows
+            leaves = [columns.label if only == "label" else columns.key or columns.label]
         number, rows = int(self.groups["number"][group]), self._rows_in(group)
         batches = file.iter_batches(
             max(batch_rows, 1),

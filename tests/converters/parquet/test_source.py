@@ -59,7 +59,7 @@ def three_files(tmp_path: Path) -> Path:
     folder.mkdir()
     for name, rows in (("part-2", range(10)), ("part-10", range(10, 25)), ("part-100", range(25, 40))):
         pq.write_table(table(rows), folder / f"{name}.parquet", row_group_size=7)
-    (folder / ".facedata-temporary.parquet").write_bytes(b"half written")
+    (folder / ".facedata-temporary.parquet").write_bytes(b"incomplete")
     return folder
 
 
