@@ -81,7 +81,7 @@ def facexzoo(folder: Path, output: Path) -> float:
 
 def bare(folder: Path, output: Path) -> float:
     """Seconds of what cannot be left out."""
-    from facedata.align.encoding import Encoding
+    from facedata.align.codec import Encoding
     from facedata.align.similarity import similarity_transforms
     from facedata.images import import_opencv
 

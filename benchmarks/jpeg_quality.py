@@ -1,4 +1,4 @@
-"""What each encoding of 112 x 112 crops loses, weighs and costs: behind the defaults of `facedata.align.encoding`.
+"""What each encoding of 112 x 112 crops loses, weighs and costs: behind the defaults of `facedata.align.codec`.
 
 python benchmarks/jpeg_quality.py [--quick]
 

@@ -74,12 +74,13 @@ def whole_lines(path: str | os.PathLike[str], longest: int = _LONGEST_LINE) -> I
     first, offset, rest = 1, 0, b""
     with opened_regular(path) as descriptor:
         while data := os.read(descriptor, _BLOCK):
-            lines, newline, rest = (rest + data).rpartition(b"\n")
+            data = rest + data
+            end = data.rfind(b"\n") + 1
+            block, rest = data[:end], data[end:]
             if len(rest) > longest:
-                number = first + lines.count(b"\n") + len(newline)
+                number = first + block.count(b"\n")
                 raise FormatError(f"{path}: line {number:,} is longer than {longest:,} bytes; is this a text file?")
-            if newline:
-                block = lines + newline
+            if block:
                 yield Lines(first, offset, block)
                 first += block.count(b"\n")
                 offset += len(block)

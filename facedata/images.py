@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ __all__ = [
     "import_opencv",
     "known_extension",
     "opencv_in_one_thread",
+    "stem_of_key",
 ]
 
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "bmp", "webp"})
@@ -41,6 +42,12 @@ _TIFF_TAGS |= {273: "offsets", 279: "lengths", 324: "offsets", 325: "lengths"}  
 _TIFF_PALETTE = 3
 _MOST_STRIPS = 1 << 16  # that are checked
 _LARGEST_TILE = 1 << 24  # pixels; a tile may be larger than the image, and a decoder allocates all of it
+
+
+def stem_of_key(key: str, extensions: Container[str] = IMAGE_EXTENSIONS) -> str:
+    """A key without the file extension of an image."""
+    stem, _, extension = key.rpartition(".")
+    return stem if stem and extension.lower() in extensions else key
 
 
 def import_opencv() -> Any:

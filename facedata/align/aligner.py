@@ -6,7 +6,7 @@ The way of a face: landmarks (of a file, of the sample or of a detector), transf
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.align.decoding import MAX_PIXELS, decode_image
-from facedata.align.encoding import Encoding
+from facedata.align.codec import MAX_PIXELS, Encoding, decode_image
 from facedata.align.faces import FACE_RULES, Face, check_inside, choose_faces, crop_face, five_points, upper_rows
 from facedata.align.landmark_files import in_pixels
 from facedata.align.similarity import apply_transforms, crop_sides, defect_error, similarity_transforms
 from facedata.converters.convert import ChangeItems, Refused
-from facedata.converters.folder.paths import stem_of_key
 from facedata.dataset import Sample
 from facedata.errors import FaceError, OptionError, SampleError
-from facedata.images import image_extension, image_size, import_opencv, opencv_in_one_thread
+from facedata.images import image_extension, image_size, import_opencv, opencv_in_one_thread, stem_of_key
 
 if TYPE_CHECKING:
     from facedata.align.detectors import Detector, DetectorOptions, PreparedDetector
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     from facedata.align.outputs import FoundLandmarks
     from facedata.align.templates import Template
 
-__all__ = ["AlignOptions", "AlignedFace", "Aligner", "ShardAligner", "aligned_key"]
+__all__ = ["AlignOptions", "Aligner", "FoundFace", "ShardAligner", "aligned_key"]
 
 _TOGETHER = 256  # samples whose transforms are computed at once
 _BYTES_TOGETHER = 1 << 24
@@ -49,8 +47,8 @@ def aligned_key(key: str, extension: str, face: int = 0) -> str:
     return f"{stem}{number}.{extension}" if stem != key else f"{key}{number}"
 
 
-class AlignedFace(NamedTuple):
-    """A face that was cut out.
+class FoundFace(NamedTuple):
+    """A face with its transform, or with what is wrong with it.
 
     Attributes
     ----------
@@ -62,19 +60,8 @@ class AlignedFace(NamedTuple):
         From image to crop.
     pose : int
         The pose of the template that fits best.
-    crop : ndarray of shape (rows, size, 3), uint8
-        BGR.
+    error : FaceError, optional
     """
-
-    face: Face
-    landmarks: NDArray[np.float64]
-    matrix: NDArray[np.float64]
-    pose: int
-    crop: Image
-
-
-class _Candidate(NamedTuple):
-    """A face with its transform, or with what is wrong with it."""
 
     face: Face
     landmarks: NDArray[np.float64]
@@ -93,14 +80,12 @@ class AlignOptions:
         A landmark file, or a folder of them.
     detector : DetectorOptions, optional
         Finds the faces in images without landmarks in the file; without a file, in all.
-    template : str
-        ``"arcface"``, ``"facexzoo-5pose"``, or a file.
-    size : int
-        Side of the crop in pixels.
+    template, size
+        As in `load_template`: where the points of a face go, and the side of the crop in pixels.
     crop : str
         ``"full"``, or ``"upper"``: the first 60 of 112 rows.
     faces : str
-        Which of several: ``"largest"``, ``"central"``, ``"all"``, ``"one"``.
+        Which of several, as in `choose_faces`: ``"largest"``, ``"central"``, ``"all"``, ``"one"``.
     min_size : float
         The smallest side of the square in the image that the crop covers, in pixels.
     min_score : float, optional
@@ -112,10 +97,8 @@ class AlignOptions:
         Copy images that have the size of the output and no landmarks, byte for byte.
     keep_landmarks : bool
         Keep the landmarks, moved into the crop, with each sample.
-    write_landmarks : str, optional
-        Write the landmarks of all faces to this file.
-    preview : str, optional
-        Draw some faces on this contact sheet.
+    write_landmarks, preview : str, optional
+        Files for the landmarks of all faces, and for a contact sheet of some of them.
     limit : int, optional
         Only the first so many images.
     writing : mapping
@@ -161,15 +144,11 @@ class Aligner:
     ----------
     options : AlignOptions
     template : Template
-        At the size of the output.
     min_score : float
-        Faces with a lower score are left out.
-    landmarks : MatchedLandmarks, optional
-        Of the samples, from a file.
-    landmark_file : mapping, optional
-        What distinguishes that file from another.
+        That of the options, or the detector's.
+    landmarks, landmark_file : MatchedLandmarks and mapping, optional
+        Of the samples, from a file; and what distinguishes that file from another.
     detector : PreparedDetector, optional
-        For images without landmarks in the file.
     found : FoundLandmarks, optional
         Writes the landmarks of all faces to a file.
     """
@@ -213,12 +192,9 @@ class Aligner:
     @contextmanager
     def open_shard(self, shard: int) -> Iterator[ChangeItems]:
         """What aligns the samples of a shard."""
-        with opencv_in_one_thread():  # there is a worker for each core
-            if self.found is None:
-                yield ShardAligner(self).align
-                return
-            with self.found.open_shard(shard) as write:
-                yield ShardAligner(self, write).align
+        landmarks = nullcontext() if self.found is None else self.found.open_shard(shard)
+        with opencv_in_one_thread(), landmarks as write:  # there is a worker for each core
+            yield ShardAligner(self, write).align
 
 
 class ShardAligner:
@@ -246,16 +222,16 @@ class ShardAligner:
             else:
                 yield self._align_sample(item, known)
 
-    def look(self, item: Item) -> tuple[Image, list[AlignedFace]] | None:
-        """The image and the faces cut out of it, for a preview; None if there are none."""
+    def look(self, item: Item) -> tuple[Image, FoundFace, Image] | None:
+        """The image, its first face and the crop, for a preview; None if there is none."""
         for sample, known in self._with_known_faces([item]):
             if isinstance(sample, Sample) and not isinstance(known, FaceError):
                 with suppress(FaceError):
-                    image, chosen = self._choose(sample, known)
-                    return image, [self._cut(image, candidate) for candidate in chosen]
+                    image, (first, *_) = self._choose(sample, known)
+                    return image, first, self._cut(image, first)
         return None
 
-    def _with_known_faces(self, items: Iterable[Item]) -> Iterator[tuple[Item, list[_Candidate] | FaceError]]:
+    def _with_known_faces(self, items: Iterable[Item]) -> Iterator[tuple[Item, list[FoundFace] | FaceError]]:
         """Each sample with the faces that are known in it; the transforms of some hundred are computed at once."""
         landmarks = self._aligner.landmarks
         own = landmarks is None and self._aligner.detector is None  # the landmarks that the samples bring are used
@@ -278,28 +254,23 @@ class ShardAligner:
             for item, faces in batch:
                 yield item, faces if isinstance(faces, FaceError) else list(islice(candidates, len(faces)))
 
-    def _transform(self, faces: Sequence[Face]) -> list[_Candidate]:
+    def _transform(self, faces: Sequence[Face]) -> list[FoundFace]:
         """Each face with its transform."""
         if not faces:
             return []
-        errors: list[FaceError | None] = [None] * len(faces)
         try:  # nearly always all have one layout; face by face takes ten times as long
             landmarks = five_points(np.stack([face.landmarks for face in faces]))
-        except (FaceError, ValueError):
-            landmarks = np.full((len(faces), 5, 2), np.nan)
-            for place, face in enumerate(faces):
-                try:
-                    landmarks[place] = five_points(face.landmarks)
-                except FaceError as error:
-                    errors[place] = error
+        except ValueError:
+            landmarks = np.stack([five_points(face.landmarks) for face in faces])
         transforms = similarity_transforms(landmarks, self._aligner.template.points)
+        errors: list[FaceError | None] = [None] * len(faces)
         for place in np.flatnonzero(transforms.defects).tolist():
-            errors[place] = errors[place] or defect_error(transforms.defects[place], landmarks[place])
-        return list(map(_Candidate, faces, landmarks, transforms.matrices, transforms.poses.tolist(), errors))
+            errors[place] = defect_error(transforms.defects[place], landmarks[place])
+        return list(map(FoundFace, faces, landmarks, transforms.matrices, transforms.poses.tolist(), errors))
 
-    def _align_sample(self, sample: Sample, known: list[_Candidate]) -> Sequence[Item | Refused]:
+    def _align_sample(self, sample: Sample, known: list[FoundFace]) -> Sequence[Item | Refused]:
         options = self._aligner.options
-        rows, wide, encoding = options.rows, options.size, options.encoding
+        rows, wide = options.rows, options.size
         size = None if known else image_size(sample.image)
         if size is not None and size[:2] in ((rows, wide), (wide, wide)):  # the output, or what it would be a part of
             whole = size[0] == rows
@@ -316,20 +287,20 @@ class ShardAligner:
             return (Refused(sample.key, error),)
         made: list[Item | Refused] = []
         for number, candidate in enumerate(chosen):
-            key = aligned_key(sample.key, encoding.extension, number)
+            key = aligned_key(sample.key, options.encoding.format, number)
             try:
-                aligned = self._cut(image, candidate)
+                crop = self._cut(image, candidate)
             except FaceError as error:
                 made.append(Refused(key if number else sample.key, error))
                 continue
             landmarks = None
             if options.keep_landmarks:
-                landmarks = apply_transforms(aligned.matrix[None], aligned.landmarks[None])[0].astype(np.float32)
-            made.append(Sample(key, sample.label, encoding.encode(aligned.crop), landmarks))
+                landmarks = apply_transforms(candidate.matrix[None], candidate.landmarks[None])[0].astype(np.float32)
+            made.append(Sample(key, sample.label, options.encoding.encode(crop), landmarks))
         return made
 
-    def _choose(self, sample: Sample, known: list[_Candidate]) -> tuple[Image, list[_Candidate]]:
-        """The decoded image, and those of its faces that are wanted."""
+    def _choose(self, sample: Sample, known: list[FoundFace]) -> tuple[Image, list[FoundFace]]:
+        """The decoded image, and those of its faces that are wanted, at least one."""
         aligner = self._aligner
         if not known and aligner.detector is None:
             raise FaceError("no landmarks", "its face is not known; --detector finds it")
@@ -341,29 +312,20 @@ class ShardAligner:
             assert aligner.detector is not None
             self._detector = self._detector or aligner.detector.load()
             known = self._transform(self._detector.detect(image))
-        scores = [candidate.face.score for candidate in known]
-        candidates = [
-            candidate
-            for candidate, score in zip(known, scores, strict=True)
-            if score is None or score >= aligner.min_score
-        ]
+        lowest = aligner.min_score
+        candidates = [found for found in known if found.face.score is None or found.face.score >= lowest]
         if known and not candidates:
-            best = max(score or 0.0 for score in scores)
-            raise FaceError("low score", f"the best face has {best:.3f}; --min-score {aligner.min_score:g}")
+            best = max(found.face.score or 0.0 for found in known)
+            raise FaceError("low score", f"the best face has {best:.3f}; --min-score {lowest:g}")
         if self._write_found is not None:
-            self._write_found(
-                sample.key, [candidate.face._replace(landmarks=candidate.landmarks) for candidate in candidates]
-            )
-        if aligner.options.faces in (
-            "largest",
-            "central",
-        ):  # an impossible face must not be preferred to a possible one
-            candidates = [candidate for candidate in candidates if candidate.error is None] or candidates
-        chosen = choose_faces([candidate.face for candidate in candidates], aligner.options.faces, image.shape[:2])
-        wanted = set(map(id, chosen))
-        return image, [candidate for candidate in candidates if id(candidate.face) in wanted]
+            self._write_found(sample.key, [found.face._replace(landmarks=found.landmarks) for found in candidates])
+        rule = aligner.options.faces
+        if rule in ("largest", "central"):  # an impossible face must not be preferred to a possible one
+            candidates = [found for found in candidates if found.error is None] or candidates
+        chosen = set(map(id, choose_faces([found.face for found in candidates], rule, image.shape[:2])))
+        return image, [found for found in candidates if id(found.face) in chosen]
 
-    def _cut(self, image: Image, candidate: _Candidate) -> AlignedFace:
+    def _cut(self, image: Image, candidate: FoundFace) -> Image:
         if candidate.error is not None:
             raise candidate.error
         options = self._aligner.options
@@ -373,5 +335,4 @@ class ShardAligner:
             if side < options.min_size:
                 detail = f"the crop covers {side:.1f} x {side:.1f} pixels of the image; --min-size {options.min_size:g}"
                 raise FaceError("too small", detail)
-        crop = crop_face(image, candidate.matrix, options.size, options.rows)
-        return AlignedFace(candidate.face, candidate.landmarks, candidate.matrix, candidate.pose, crop)
+        return crop_face(image, candidate.matrix, options.size, options.rows)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.errors import FaceError, OptionError
+from facedata.errors import FaceError
 from facedata.images import import_opencv
 
 __all__ = [
@@ -90,11 +90,9 @@ def five_points(landmarks: NDArray[Any]) -> NDArray[np.float64]:
     Raises
     ------
     FaceError
-        "bad landmarks", if the shape is another.
+        "bad landmarks", if the layout is not known.
     """
     points = np.asarray(landmarks, np.float64)
-    if points.ndim not in (2, 3) or points.shape[-1] != 2:
-        raise FaceError("bad landmarks", f"expected x and y of each point, found an array of shape {points.shape}")
     groups = _FIVE.get(points.shape[-2])
     if groups is None:
         known = ", ".join(map(str, LAYOUTS))
@@ -113,7 +111,7 @@ def five_points(landmarks: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def choose_faces(faces: Sequence[Face], rule: str, image_size: tuple[int, int]) -> list[Face]:
-    """Choose among the faces of one image.
+    """Choose among the faces of one image, at least one.
 
     Parameters
     ----------
@@ -126,20 +124,11 @@ def choose_faces(faces: Sequence[Face], rule: str, image_size: tuple[int, int]) 
     image_size : (int, int)
         Height and width in pixels.
 
-    Returns
-    -------
-    list of Face
-        At least one.
-
     Raises
     ------
     FaceError
         "no face" if there is none, "several faces" if `rule` is ``"one"`` and there are more.
-    OptionError
-        If there is no such rule.
     """
-    if rule not in FACE_RULES:
-        raise OptionError(f"faces: expected one of {', '.join(FACE_RULES)}, found {rule!r}")
     if not faces:
         raise FaceError("no face")
     if rule == "one" and len(faces) > 1:
@@ -160,13 +149,9 @@ def choose_faces(faces: Sequence[Face], rule: str, image_size: tuple[int, int]) 
 
 
 def face_box(face: Face) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of a face.
+    """Left, top, right and bottom of a face: its box or, without one, the bounding box of its landmarks.
 
-    Returns
-    -------
-    tuple of float
-        Its box; without one, the bounding box of its landmarks, whatever their layout. That of five points covers
-        about a third of the area of a detector's box: enough to compare faces without boxes.
+    That of five points covers about a third of the area of a detector's box: enough to compare faces without boxes.
     """
     if face.box is not None:
         left, top, right, bottom = np.asarray(face.box, np.float64).tolist()
@@ -183,13 +168,6 @@ def check_inside(landmarks: NDArray[Any], height: int, width: int) -> None:
     The image reaches half a pixel beyond the centres of its outermost pixels. A face that is cut off by the border
     still counts with three of eyes, nose and mouth corners; with fewer, the crop would be mostly black. A point that is
     not a number is outside: look at `facedata.align.similarity.Transforms.defects` first.
-
-    Parameters
-    ----------
-    landmarks : array of shape (5, 2)
-        Pixels, x then y.
-    height, width : int
-        Of the image, in pixels.
 
     Raises
     ------
@@ -212,13 +190,7 @@ def check_inside(landmarks: NDArray[Any], height: int, width: int) -> None:
 
 
 def upper_rows(size: int) -> int:
-    """The rows of the upper part of a crop: 60 of 112, as FaceX-Zoo's model of masked faces takes, and in proportion.
-
-    Parameters
-    ----------
-    size : int
-        Side of the whole crop, in pixels.
-    """
+    """The rows of the upper part of a crop: 60 of 112, as for FaceX-Zoo's model of masked faces, or in proportion."""
     return max(1, round(_UPPER_ROWS * size / _TEMPLATE_SIZE))
 
 
@@ -253,7 +225,6 @@ def crop_face(
         than OpenCV can warp: 32,767 pixels a side.
     """
     cv2 = import_opencv()
-
     a, b, x, c, d, y = matrix.ravel().tolist()
     determinant = a * d - b * c
     if determinant == 0 or not math.isfinite(determinant + x + y):

@@ -6,7 +6,6 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING
@@ -20,10 +19,9 @@ from facedata.align.outputs import ExpectedSource, FoundLandmarks, aligned_outpu
 from facedata.align.similarity import fits_mirrored
 from facedata.align.templates import TEMPLATES, Template, load_template
 from facedata.converters.convert import Conversion, ConversionOptions, plan_dataset, run_conversion
-from facedata.converters.folder.paths import stem_of_key
 from facedata.dataset import Sample, Sink, Source, peek, target_spec
-from facedata.errors import FaceError, OptionError
-from facedata.images import image_size, opencv_in_one_thread
+from facedata.errors import OptionError
+from facedata.images import image_size, opencv_in_one_thread, stem_of_key
 from facedata.inspection.contact_sheet import sheet_extension
 from facedata.jobs.job import JobOptions, JobSummary
 from facedata.jobs.output import refuse_overlap
@@ -31,7 +29,6 @@ from facedata.jobs.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from facedata.align.landmark_files import LandmarkFile, MatchedLandmarks
-    from facedata.align.preview import PreviewFace
 
 __all__ = ["AlignOptions", "align_dataset", "plan_alignment", "run_alignment"]
 
@@ -54,8 +51,7 @@ def align_dataset(
         A spec.
     target : str
         ``format:path``, or a folder.
-    options : AlignOptions, optional
-    job : JobOptions, optional
+    options, job : optional
 
     Raises
     ------
@@ -114,17 +110,15 @@ def _make_aligner(source: Source, sink: Sink, options: AlignOptions, template: T
     if min_score is None:
         min_score = 0.0 if detector is None else detector.min_score
     found = None if options.write_landmarks is None else FoundLandmarks(options.write_landmarks, sink.root)
-    aligner = Aligner(
-        options, template, min_score, matched, None if listed is None else listed.identity(), detector, found
-    )
-    preview = _Preview(source[: options.limit], aligner.part(0, options.limit or len(source)))
+    landmark_file = None if listed is None else listed.identity()
+    aligner = Aligner(options, template, min_score, matched, landmark_file, detector, found)
     output = aligned_output(
         sink,
         expected=partial(_expected, aligner=aligner),
         found=found,
         unused=None if listed is None or matched is None else partial(listed.unused, matched),
         preview=options.preview,
-        draw=preview.draw,
+        draw=partial(_draw_preview, source[: options.limit], aligner),
     )
     own_template = None if options.template in TEMPLATES else options.template
     model = None if options.detector is None else options.detector.model
@@ -153,13 +147,8 @@ def _match_landmarks(
                 "align into a folder first, or write with --style plain"
             )
     # If left and right are the person's, not the image's, every face would be turned upside down.
-    points = []
-    for faces in matched[:_FIRST_LANDMARKS].read():
-        for face in faces if isinstance(faces, list) else ():
-            try:
-                points.append(five_points(face.landmarks))
-            except FaceError:
-                continue
+    faces = chain.from_iterable(faces for faces in matched[:_FIRST_LANDMARKS].read() if isinstance(faces, list))
+    points = [five_points(face.landmarks) for face in faces]
     if points and fits_mirrored(np.stack(points), template.points).mean() > 0.5:
         _log.warning(
             "%s: the points fit the mirror image of a face better: is the first the eye on the image's left?",
@@ -184,11 +173,9 @@ def _check_first_images(source: Source, matched: MatchedLandmarks | None, option
     sizes = {(image_size(sample.image) or (0, 0))[:2] for sample in samples}
     if sizes in ({(options.size, options.size)}, {(options.rows, options.size)}):
         ((height, width),) = sizes
-        way_out = (
-            "--assume-aligned copies them as they are"
-            if height == options.rows
-            else "--crop upper needs the photos from which they were cut"
-        )
+        way_out = "--assume-aligned copies them as they are"
+        if height != options.rows:
+            way_out = "--crop upper needs the photos from which they were cut"
         raise OptionError(
             f"the images look aligned already ({width} x {height}, no landmarks), and aligning twice degrades "
             f"recognition. {way_out}"
@@ -230,41 +217,30 @@ def _hashes(names: Iterable[str]) -> NDArray[np.int64]:
 def _expected(source: Source, aligner: Aligner) -> ExpectedSource:
     options = aligner.options
     size = int(options.rows * options.size * options.encoding.expected_bytes_per_pixel) + 1
-    rename = partial(aligned_key, extension=options.encoding.extension)
+    rename = partial(aligned_key, extension=options.encoding.format)
     return ExpectedSource(source, rename, size, with_landmarks=options.keep_landmarks)
 
 
-@dataclass(frozen=True)
-class _Preview:
-    """Draws some of the faces, from all over the source."""
+def _draw_preview(source: Source, aligner: Aligner, path: str) -> bool:
+    """Draw the first faces of images from all over the source; return whether there was one to draw."""
+    from facedata.align.preview import PreviewFace, write_preview
 
-    source: Source
-    aligner: Aligner
+    last = len(source) - 1
+    places = dict.fromkeys(chain(*(np.linspace(0, last, count).astype(int).tolist() for count in (_SHOWN, _TRIED))))
 
-    def draw(self, path: str) -> bool:
-        """Write the contact sheet to `path`; return whether there was a face to draw."""
-        from facedata.align.preview import write_preview
+    def faces() -> Iterator[PreviewFace]:
+        for place in places:
+            shard = ShardAligner(aligner.part(place, place + 1))
+            for item in source[place : place + 1].read():
+                if (looked := shard.look(item)) is not None:
+                    image, (face, _, _, pose, _), crop = looked
+                    points = aligner.template.points[pose]
+                    yield PreviewFace(image, face.landmarks, face.box, crop, os.path.basename(item.key), points)
 
-        faces = islice(self._faces(), _SHOWN)
-        first = next(faces, None)
-        if first is None:
-            _log.warning("%s: not drawn, since no face could be aligned in the images examined for it", path)
-            return False
-        write_preview(path, chain([first], faces), overwrite=True)
-        return True
-
-    def _faces(self) -> Iterator[PreviewFace]:
-        """The first face of some images, then of others between them."""
-        from facedata.align.preview import PreviewFace
-
-        last = len(self.source) - 1
-        places = [np.linspace(0, last, count).astype(int).tolist() for count in (_SHOWN, _TRIED)]
-        for place in dict.fromkeys(chain.from_iterable(places)):
-            shard = ShardAligner(replace(self.aligner.part(place, place + 1), found=None))
-            for item in self.source[place : place + 1].read():
-                looked = shard.look(item)
-                if looked is not None:
-                    image, (aligned, *_) = looked
-                    template = self.aligner.template.points[aligned.pose]
-                    label = os.path.basename(item.key)
-                    yield PreviewFace(image, aligned.face.landmarks, aligned.face.box, aligned.crop, label, template)
+    shown = islice(faces(), _SHOWN)
+    first = next(shown, None)
+    if first is None:
+        _log.warning("%s: not drawn, since no face could be aligned in the images examined for it", path)
+        return False
+    write_preview(path, chain([first], shown), overwrite=True)
+    return True

@@ -28,7 +28,6 @@ UNUSED = "unused-landmarks.txt"
 
 _FRAGMENTS = ".facedata-landmarks"
 _BUFFER = 1 << 20
-_LANDMARKS = np.zeros((5, 2), np.float32)
 _CAUSES = frozenset(
     {
         "no face",
@@ -58,9 +57,8 @@ class ExpectedSource(WrappedSource):
     rename : callable
         From the key of an image to that of the face in it.
     size : int
-        Bytes of an aligned face, about.
+        About how many bytes an aligned face takes.
     with_landmarks : bool
-        Whether the faces will have landmarks.
     """
 
     def __init__(self, source: Source, rename: Callable[[str], str], size: int, *, with_landmarks: bool) -> None:
@@ -69,13 +67,12 @@ class ExpectedSource(WrappedSource):
 
     def take(self, positions: NDArray[np.int64]) -> ExpectedSource:
         """The faces at `positions`."""
-        return ExpectedSource(
-            self._source.take(positions), self._rename, self._size, with_landmarks=self._with_landmarks
-        )
+        taken = self._source.take(positions)
+        return ExpectedSource(taken, self._rename, self._size, with_landmarks=self._with_landmarks)
 
     def read(self) -> Iterator[Sample | SampleError]:
         """The images as they are, under other keys."""
-        landmarks = _LANDMARKS if self._with_landmarks else None
+        landmarks = np.zeros((5, 2), np.float32) if self._with_landmarks else None
         for item in self._source.read():
             if isinstance(item, Sample):
                 yield item._replace(key=self._rename(item.key), landmarks=landmarks)
@@ -110,12 +107,13 @@ class FoundLandmarks:
     path: str
     root: str
 
-    def _fragment(self, shard: int | None = None) -> str:
-        return os.path.join(self.root, _FRAGMENTS, "" if shard is None else f"{shard:08d}")
+    @property
+    def folder(self) -> str:
+        """The folder of the fragments."""
+        return os.path.join(self.root, _FRAGMENTS)
 
-    def prepare(self) -> None:
-        """Create the folder for the fragments."""
-        os.makedirs(self._fragment(), exist_ok=True)
+    def _fragment(self, shard: int) -> str:
+        return os.path.join(self.folder, f"{shard:08d}")
 
     @contextmanager
     def open_shard(self, shard: int) -> Iterator[Callable[[str, Sequence[Face]], None]]:
@@ -123,14 +121,13 @@ class FoundLandmarks:
         with open(self._fragment(shard), "wb", _BUFFER) as file:
 
             def write(key: str, faces: Sequence[Face]) -> None:
-                for face in faces:
-                    file.write(landmark_line(self.path, key, face))
+                file.writelines(landmark_line(self.path, key, face) for face in faces)
 
             yield write
 
     def join(self, shards: int) -> None:
         """Write the file, unless an earlier run has done so and was interrupted afterwards."""
-        if not os.path.isdir(self._fragment()):
+        if not os.path.isdir(self.folder):
             return
         try:
             with atomic_writer(self.path) as file:
@@ -140,11 +137,6 @@ class FoundLandmarks:
                         shutil.copyfileobj(fragment, file, _BUFFER)
         except OSError as error:
             raise output_error(error, self.path) from error
-
-    def clean_up(self) -> None:
-        """Remove the fragments."""
-        with suppress(FileNotFoundError):
-            shutil.rmtree(self._fragment())
 
 
 @dataclass(frozen=True)
@@ -157,7 +149,6 @@ class AlignedOutput(Sink):
     expected : callable
         From the source to what the sink has to expect.
     found : FoundLandmarks, optional
-        The file for the landmarks of all faces.
     unused : callable, optional
         Gives the keys of the entries of the landmark file that belong to no image.
     preview : str, optional
@@ -224,7 +215,7 @@ class AlignedOutput(Sink):
         """Prepare the sink and the landmarks."""
         self.sink.prepare()
         if self.found is not None:
-            self.found.prepare()
+            os.makedirs(self.found.folder, exist_ok=True)
 
     def open_shard(self, shard: int) -> AbstractContextManager[SampleWriter]:
         """The writer of the sink."""
@@ -237,29 +228,17 @@ class AlignedOutput(Sink):
         if self.found is not None:
             self.found.join(shards)
         if self.unused is not None:
-            facts["unused_landmarks"] = self._write_unused(self.unused())
+            facts["unused_landmarks"] = _write_unused(os.path.join(self.root, UNUSED), self.unused())
         if self.preview is not None and self.draw is not None and self.draw(self.preview):
             facts["preview"] = self.preview
         return {**facts, "causes": _count_causes(os.path.join(self.root, FAILURES))}
-
-    def _write_unused(self, keys: Iterable[str]) -> int:
-        path, count = os.path.join(self.root, UNUSED), 0
-        try:
-            with atomic_writer(path) as file:
-                for key in keys:
-                    file.write(os.fsencode(key) + b"\n")
-                    count += 1
-            if count == 0:
-                os.unlink(path)
-        except OSError as error:
-            raise output_error(error, path) from error
-        return count
 
     def clean_up(self) -> None:
         """Remove what only the unfinished job needed."""
         self.sink.clean_up()
         if self.found is not None:
-            self.found.clean_up()
+            with suppress(FileNotFoundError):
+                shutil.rmtree(self.found.folder)
 
 
 class _OrderedAlignedOutput(AlignedOutput, OrderedOutput):
@@ -271,21 +250,26 @@ class _OrderedAlignedOutput(AlignedOutput, OrderedOutput):
         return writer
 
 
-def aligned_output(
-    sink: Sink,
-    expected: Callable[[Source], Source],
-    found: FoundLandmarks | None = None,
-    unused: Callable[[], Iterable[str]] | None = None,
-    preview: str | None = None,
-    draw: Callable[[str], bool] | None = None,
-) -> AlignedOutput:
-    """The `AlignedOutput` of a sink, which is an `OrderedOutput` if the sink is one; see there for the parameters."""
-    kind = _OrderedAlignedOutput if isinstance(sink, OrderedOutput) else AlignedOutput
-    return kind(sink, expected, found, unused, preview, draw)
+def aligned_output(sink: Sink, **parameters: Any) -> AlignedOutput:
+    """The `AlignedOutput` of a sink with those parameters, which is an `OrderedOutput` if the sink is one."""
+    return (_OrderedAlignedOutput if isinstance(sink, OrderedOutput) else AlignedOutput)(sink, **parameters)
 
 
 def _unchanged(sink: Sink) -> Sink:
     return sink
+
+
+def _write_unused(path: str, keys: Iterable[str]) -> int:
+    count = 0
+    try:
+        with atomic_writer(path) as file:
+            for count, key in enumerate(keys, 1):  # noqa: B007
+                file.write(os.fsencode(key) + b"\n")
+        if count == 0:
+            os.unlink(path)
+    except OSError as error:
+        raise output_error(error, path) from error
+    return count
 
 
 def _count_causes(path: str) -> dict[str, int]:

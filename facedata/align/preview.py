@@ -70,7 +70,7 @@ def write_preview(path: str | os.PathLike[str], faces: Iterable[PreviewFace], *,
 
     Parameters
     ----------
-    path : path
+    path
         A name that ends in ``.png``, ``.jpg`` or ``.jpeg``.
     faces : iterable of PreviewFace
         From 1 to `MOST_FACES`. Only small pictures of each are kept, so that an iterator holds one source at a time.
@@ -86,7 +86,11 @@ def write_preview(path: str | os.PathLike[str], faces: Iterable[PreviewFace], *,
     OutputError
         If it cannot be written.
     """
-    pairs = [_pair(number, face) for number, face in enumerate(faces, 1)]
+    pairs = []
+    for number, face in enumerate(faces, 1):
+        source = _tile(_source_picture(face), f"{number}  {face.label}", _BETWEEN, _INK)
+        height, width = face.crop.shape[:2]
+        pairs.append((source, _tile(_crop_picture(face), f"{width} x {height}", _GAP, _FAINT)))
     if len(pairs) > MOST_FACES:
         raise OptionError(f"preview: expected at most {MOST_FACES} faces, found {len(pairs)}")
     across = math.ceil(math.sqrt(len(pairs) / 1.5)) or 1  # about as wide as high
@@ -97,12 +101,6 @@ def write_preview(path: str | os.PathLike[str], faces: Iterable[PreviewFace], *,
     write_contact_sheet(path, rows, cell=_TILE, margin=0, overwrite=overwrite)
 
 
-def _pair(number: int, face: PreviewFace) -> tuple[Image, Image]:
-    height, width = face.crop.shape[:2]
-    source = _tile(_source_picture(face), f"{number}  {face.label}", _BETWEEN, _INK)
-    return source, _tile(_crop_picture(face), f"{width} x {height}", _GAP, _FAINT)
-
-
 def _blank_tile() -> Image:
     return np.full((_TILE, _TILE, 3), _BACKGROUND, np.uint8)
 
@@ -110,7 +108,6 @@ def _blank_tile() -> Image:
 def _tile(picture: Image, caption: str, left: int, colour: tuple[int, ...]) -> Image:
     """A tile with a picture in the middle of its square, and below it one line, shortened in the middle if too long."""
     cv2: Any = import_opencv()
-
     tile = _blank_tile()
     height, width = picture.shape[:2]
     top, start = _BETWEEN // 2 + (_SIDE - height) // 2, left + (_SIDE - width) // 2
@@ -127,12 +124,23 @@ def _tile(picture: Image, caption: str, left: int, colour: tuple[int, ...]) -> I
 
 def _source_picture(face: PreviewFace) -> Image:
     """The source or the part around the face, scaled and then drawn on."""
+    cv2 = import_opencv()
     left, top, right, bottom = _window(face)
     picture, scale = _fitted(face.image[top:bottom, left:right])
     corner = np.array([left, top], np.float64)
     if face.box is not None and np.isfinite(face.box).all():
-        _draw_box(picture, _to_picture(face.box.reshape(2, 2) - corner, scale))
-    _draw_points(picture, _to_picture(face.landmarks - corner, scale))
+        corners = _to_picture(face.box.reshape(2, 2) - corner, scale)
+        limit = 4.0 * _SIDE  # a side outside the picture stays outside
+        first, last = np.rint(np.clip(corners, -limit, limit)).astype(int).tolist()
+        cv2.rectangle(picture, first, last, (0, 0, 0), 3, cv2.LINE_AA)
+        cv2.rectangle(picture, first, last, _BOX, 1, cv2.LINE_AA)
+    points = _to_picture(face.landmarks - corner, scale)
+    colours, radius = (_COLOURS, 3.0) if len(points) == len(_COLOURS) else ((_MANY,) * len(points), 1.6)
+    for point, colour in zip(points, colours, strict=True):
+        if _is_in(picture, point):
+            for size, ink in ((radius + 1, (0, 0, 0)), (radius, colour)):
+                x, y, fine = (round(value * (1 << _SUBPIXELS)) for value in (*point.tolist(), size))
+                cv2.circle(picture, (x, y), fine, ink, cv2.FILLED, cv2.LINE_AA, _SUBPIXELS)
     return picture
 
 
@@ -159,7 +167,6 @@ def _window(face: PreviewFace) -> tuple[int, int, int, int]:
 
 def _crop_picture(face: PreviewFace) -> Image:
     cv2 = import_opencv()
-
     picture, scale = _fitted(face.crop)
     template = np.empty((0, 2)) if face.template is None else face.template
     for point, colour in zip(_to_picture(template, scale), _COLOURS, strict=False):
@@ -173,7 +180,6 @@ def _crop_picture(face: PreviewFace) -> Image:
 def _fitted(part: Image) -> tuple[Image, float]:
     """A copy of the part with `_SIDE` pixels on its longer side, and its scale."""
     cv2 = import_opencv()
-
     scale = _SIDE / max(part.shape[:2])
     height, width = (max(1, round(length * scale)) for length in part.shape[:2])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
@@ -189,24 +195,3 @@ def _to_picture(points: Floats, scale: float) -> Floats:
 def _is_in(picture: Image, point: Floats) -> bool:
     height, width = picture.shape[:2]
     return bool(np.isfinite(point).all() and -1 <= point[0] <= width and -1 <= point[1] <= height)
-
-
-def _draw_points(picture: Image, points: Floats) -> None:
-    cv2 = import_opencv()
-
-    five = len(points) == len(_COLOURS)
-    for point, colour in zip(points, _COLOURS if five else (_MANY,) * len(points), strict=True):
-        if _is_in(picture, point):
-            radius = 3.0 if five else 1.6
-            for size, ink in ((radius + 1, (0, 0, 0)), (radius, colour)):
-                x, y, fine = (round(value * (1 << _SUBPIXELS)) for value in (*point.tolist(), size))
-                cv2.circle(picture, (x, y), fine, ink, cv2.FILLED, cv2.LINE_AA, _SUBPIXELS)
-
-
-def _draw_box(picture: Image, corners: Floats) -> None:
-    cv2 = import_opencv()
-
-    limit = 4.0 * _SIDE  # a side outside the picture stays outside
-    first, last = np.rint(np.clip(corners, -limit, limit)).astype(int).tolist()
-    cv2.rectangle(picture, first, last, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.rectangle(picture, first, last, _BOX, 1, cv2.LINE_AA)

@@ -36,16 +36,12 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 
-FINE = 0
-"""There is a transform."""
-NOT_FINITE = 1
-"""A coordinate is not a number, infinite, or beyond `LARGEST_COORDINATE`."""
-ALL_EQUAL = 2
-"""All five points are at one place."""
-COLLINEAR = 3
-"""All five points are on a line, or nearly: see `FLATTEST`."""
-UNMATCHED = 4
-"""The best transform shrinks them to nothing: no rotation fits the template better than another."""
+FINE, NOT_FINITE, ALL_EQUAL, COLLINEAR, UNMATCHED = range(5)
+"""There is a transform, or why there is none.
+
+A coordinate is not a number, infinite, or beyond `LARGEST_COORDINATE`; all five points are at one place; all are on a
+line, or nearly: see `FLATTEST`; no rotation fits the template better than another.
+"""
 
 FLATTEST = 0.1
 """The smallest spread across their main axis that landmarks may have, as a share of the spread along it.
@@ -104,18 +100,14 @@ def similarity_transforms(landmarks: NDArray[Any], template: NDArray[Any]) -> Tr
     template : array of shape (5, 2) or (T, 5, 2)
         Crop pixels. Of several poses the one with the smallest sum of the five distances is taken, FaceX-Zoo's rule.
 
-    Returns
-    -------
-    Transforms
-
     Raises
     ------
     OptionError
         If a shape is another.
     """
-    targets = _checked_template(template)
+    points, targets = _checked_shapes(landmarks, template)
     with np.errstate(all="ignore"):  # values that are not finite end in a defect
-        faces = _centre(_checked_points(landmarks, 5))
+        faces = _centre(points)
         best = _fit(faces, targets[0])
         poses = np.zeros(best.shape[1], np.int64)
         for pose in range(1, len(targets)):
@@ -156,6 +148,15 @@ def _centre(landmarks: Floats) -> _Centred:
     defects[apart <= np.maximum(_SAME_PLACE, _SAME_SHARE * largest)] = ALL_EQUAL
     defects[wild] = NOT_FINITE
     return _Centred(_with_rotated(points), _with_rotated(first + middle), spread, defects)
+
+
+def _checked_shapes(landmarks: NDArray[Any], template: NDArray[Any]) -> tuple[Floats, Floats]:
+    points, targets = np.asarray(landmarks, np.float64), np.asarray(template, np.float64)
+    targets = targets[None] if targets.ndim == 2 else targets
+    for name, array in (("landmarks", points), ("template", targets)):
+        if array.ndim != 3 or array.shape[1:] != (5, 2) or (array is targets and not len(targets)):
+            raise OptionError(f"{name}: expected shape (N, 5, 2), found {array.shape}")
+    return points, targets
 
 
 def _with_rotated(points: Floats) -> Floats:
@@ -202,25 +203,19 @@ def fits_mirrored(landmarks: NDArray[Any], template: NDArray[Any]) -> NDArray[np
 
     Parameters
     ----------
-    landmarks : array of shape (N, 5, 2)
-        Image pixels.
-    template : array of shape (5, 2) or (T, 5, 2)
-        Crop pixels.
+    landmarks, template
+        As in `similarity_transforms`.
 
     Returns
     -------
     ndarray of shape (N,), bool
         False if the landmarks have a defect.
-
-    Raises
-    ------
-    OptionError
-        If a shape is another.
     """
+    points, targets = _checked_shapes(landmarks, template)
     residuals = []  # the summed squared distances that the best transforms without and with a reflection leave
     with np.errstate(all="ignore"):
-        faces = _centre(_checked_points(landmarks, 5))
-        for target in _checked_template(template):
+        faces = _centre(points)
+        for target in targets:
             products, _, offsets = _products(faces, target)
             plain, mirrored = products[:, 0] + products[:, 1], products[:, 0] - products[:, 1]
             reached = np.stack([(plain * plain).sum(axis=0), (mirrored * mirrored).sum(axis=0)])
@@ -231,50 +226,16 @@ def fits_mirrored(landmarks: NDArray[Any], template: NDArray[Any]) -> NDArray[np
 
 
 def apply_transforms(matrices: NDArray[Any], points: NDArray[Any]) -> Floats:
-    """Move points, each face's by its own transform.
-
-    Parameters
-    ----------
-    matrices : array of shape (N, 2, 3)
-    points : array of shape (N, P, 2)
-        x then y.
-
-    Returns
-    -------
-    ndarray of shape (N, P, 2), float64
-        NaN where the matrix is.
-
-    Raises
-    ------
-    OptionError
-        If a shape is another.
-    """
-    points, matrices = _checked_points(points), np.asarray(matrices, np.float64)
-    if matrices.shape != (len(points), 2, 3):
-        raise OptionError(f"matrices: expected shape ({len(points)}, 2, 3), found {matrices.shape}")
-    x, y = points[:, :, 0], points[:, :, 1]
-    moved = np.empty(points.shape)
+    """Move points of shape (N, P, 2), x then y, by matrices of shape (N, 2, 3); NaN if the matrix is."""
+    matrices, points = np.asarray(matrices, np.float64), np.asarray(points, np.float64)
     with np.errstate(all="ignore"):
-        for row in range(2):
-            across, down, shift = matrices[:, row, :, None].transpose(1, 0, 2)
-            moved[:, :, row] = across * x + down * y + shift
-    return moved
+        x, y, shift = points[:, :, :1], points[:, :, 1:], matrices[:, None, :, 2]
+        moved: Floats = matrices[:, None, :, 0] * x + matrices[:, None, :, 1] * y + shift
+        return moved
 
 
 def crop_sides(matrices: NDArray[Any], size: int) -> Floats:
-    """The side, in image pixels, of the square of the image that each transform covers.
-
-    Parameters
-    ----------
-    matrices : array of shape (N, 2, 3)
-    size : int
-        The side of the crop, in its own pixels.
-
-    Returns
-    -------
-    ndarray of shape (N,), float64
-        `size` divided by the scale; NaN where the matrix is.
-    """
+    """The side, in image pixels, of the square that each of N crops of `size` covers in its image."""
     matrices = np.asarray(matrices, np.float64)
     with np.errstate(all="ignore"):
         sides: Floats = size / np.hypot(matrices[:, 0, 0], matrices[:, 1, 0])
@@ -282,15 +243,7 @@ def crop_sides(matrices: NDArray[Any], size: int) -> Floats:
 
 
 def defect_error(defect: int, landmarks: NDArray[Any]) -> FaceError:
-    """The error "degenerate landmarks" for a face that has no transform, to be raised.
-
-    Parameters
-    ----------
-    defect : int
-        One of `Transforms.defects`, other than `FINE`.
-    landmarks : array of shape (5, 2)
-        The landmarks in which it was found, for the message.
-    """
+    """The error "degenerate landmarks" for a face whose landmarks have one of `Transforms.defects`, to be raised."""
     points = [f"({x:.6g}, {y:.6g})" for x, y in np.asarray(landmarks, np.float64).tolist()]
     found = "the points are " + ", ".join(points)
     details = {
@@ -300,18 +253,3 @@ def defect_error(defect: int, landmarks: NDArray[Any]) -> FaceError:
         UNMATCHED: f"no rotation brings the five points nearer to the template than another: {found}",
     }
     return FaceError("degenerate landmarks", details[int(defect)])
-
-
-def _checked_points(points: NDArray[Any], count: int | None = None) -> Floats:
-    checked = np.asarray(points, np.float64)
-    if checked.ndim != 3 or checked.shape[2] != 2 or count not in (None, checked.shape[1]):
-        raise OptionError(f"landmarks: expected shape (N, {count or 'P'}, 2), found {checked.shape}")
-    return checked
-
-
-def _checked_template(template: NDArray[Any]) -> Floats:
-    targets = np.asarray(template, np.float64)
-    targets = targets[None] if targets.ndim == 2 else targets
-    if targets.ndim != 3 or targets.shape[1:] != (5, 2) or not len(targets):
-        raise OptionError(f"template: expected shape (5, 2) or (T, 5, 2), found {np.shape(template)}")
-    return targets

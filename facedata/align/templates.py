@@ -22,7 +22,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ _FIVE_POSES = (
 
 @dataclass(frozen=True, eq=False)
 class Template:
-    """The places of the five points in a crop of `size`.
+    """The places of the five points in a crop.
 
     Attributes
     ----------
@@ -85,23 +85,12 @@ class Template:
         return {"name": self.name, "size": self.size, "points": self.points.tolist()}
 
 
-def _arcface(size: int) -> Floats:
-    """InsightFace's rule: multiples of 112, or of 128 with 8 pixels more on either side."""
-    points = np.array(_ARCFACE)
-    if size % 112 == 0:
-        return points * (size / 112)
-    return points * (size / 128) + [8.0 * size / 128, 0.0]
-
-
-def _five_pose(size: int) -> Floats:
-    return np.array(_FIVE_POSES) * (size / 112)
-
-
-_BUILT_IN: Mapping[str, tuple[Callable[[int], Floats], tuple[int, ...]]] = {
-    "arcface": (_arcface, (112, 128)),
-    "facexzoo-5pose": (_five_pose, (112,)),
+# The points at 112 pixels, and the numbers of which a size has to be a multiple. At multiples of 128 InsightFace keeps
+# the points of 112 and adds 8 pixels on either side.
+_BUILT_IN: Mapping[str, tuple[Any, tuple[int, ...]]] = {
+    "arcface": (_ARCFACE, (112, 128)),
+    "facexzoo-5pose": (_FIVE_POSES, (112,)),
 }
-"""The points of each template at a size, and the numbers of which the size has to be a multiple."""
 
 TEMPLATES = tuple(_BUILT_IN)
 """The names of the templates that are built in."""
@@ -112,7 +101,7 @@ def load_template(name_or_path: str | os.PathLike[str], size: int) -> Template:
 
     Parameters
     ----------
-    name_or_path : str or path
+    name_or_path
         One of `TEMPLATES`, or a file as the module describes it. A name has precedence over a file of that name:
         write ``./arcface`` for the file.
     size : int
@@ -138,12 +127,14 @@ def load_template(name_or_path: str | os.PathLike[str], size: int) -> Template:
             "template %s: using the built-in one, not the file of that name; for the file, write ./%s", name, name
         )
     points, steps = _BUILT_IN[name]
-    if all(size % step for step in steps):
+    step = next((step for step in steps if size % step == 0), None)
+    if step is None:
         nearest = max(size // step * step for step in steps), min((size // step + 1) * step for step in steps)
         listed = " and ".join(str(near) for near in nearest if 0 < near <= LARGEST_SIZE)
         multiples = " or ".join(map(str, steps))
         raise OptionError(f"size {size}: the template {name} takes multiples of {multiples}; the nearest: {listed}")
-    return Template(name, points(size), size)
+    scale = size / step
+    return Template(name, np.array(points) * scale + [(step - _USUAL_SIZE) / 2 * scale, 0.0], size)
 
 
 def _from_file(path: str, size: int) -> Template:
@@ -161,11 +152,11 @@ def _from_file(path: str, size: int) -> Template:
     if len(poses) > MOST_POSES:
         raise FormatError(f"{path}: expected at most {MOST_POSES} poses, found {len(poses)}")
     arcface = np.array(_ARCFACE)
-    for number, defect in enumerate(similarity_transforms(poses, arcface).defects, 1):
-        if defect != FINE:
-            raise FormatError(
-                f"{path}: pose {number} of {len(poses)}: its points are equal, on a line or unlike a face"
-            )
+    bad = np.flatnonzero(similarity_transforms(poses, arcface).defects != FINE)
+    if len(bad):
+        raise FormatError(
+            f"{path}: pose {bad[0] + 1} of {len(poses)}: its points are equal, on a line or unlike a face"
+        )
     if fits_mirrored(poses, arcface).any():
         _log.warning("%s: looks mirrored; the first point is the eye on the image's left, the person's right", path)
     if poses.min() < -0.5 or poses.max() > own_size - 0.5:
@@ -193,7 +184,6 @@ def _parse_text(path: str, text: str) -> tuple[float, Floats]:
 
 
 def _number(text: str) -> float | None:
-    """The number that a text is, if it is finite and not too large."""
     try:
         value = float(text) if text.isascii() and "_" not in text else None
     except ValueError:

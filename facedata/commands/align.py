@@ -151,7 +151,7 @@ def command(source: str, output: str, **given: Any) -> int:
       facedata align rec:raw --detector mtcnn --output webdataset:aligned/%06d.tar
       facedata align raw/ --landmarks points.csv --output big/ --size 224 --preview preview.jpg
     """
-    from facedata.align.encoding import Encoding
+    from facedata.align.codec import Encoding
     from facedata.align.job import AlignOptions, plan_alignment, run_alignment
     from facedata.converters.convert import check_conversion
     from facedata.jobs.job import JobOptions

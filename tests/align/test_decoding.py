@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from facedata.align.decoding import decode_image
+from facedata.align.codec import decode_image
 from facedata.errors import FaceError
 from facedata.synthetic.faces import draw_face, identity_from_seed
 
@@ -370,7 +370,7 @@ def test_threads_and_children_hear_only_their_own_decoder() -> None:
 
 CHILDREN = """
 import os, sys
-from facedata.align.decoding import decode_image
+from facedata.align.codec import decode_image
 from facedata.errors import FaceError
 good, bad = open(sys.argv[1], "rb").read(), open(sys.argv[2], "rb").read()
 decode_image(good)
@@ -401,7 +401,7 @@ def test_a_forked_child_does_not_disturb_its_parent(tmp_path: Path) -> None:
 
 def test_without_a_standard_error_images_decode_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "image").write_bytes(JPEG)
-    code = "import os\nos.close(2)\nfrom facedata.align.decoding import decode_image\n"
+    code = "import os\nos.close(2)\nfrom facedata.align.codec import decode_image\n"
     code += "print(decode_image(open('image', 'rb').read()).shape)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from facedata.align.encoding import FORMATS, Encoding
+from facedata.align.codec import FORMATS, Encoding
 from facedata.errors import OptionError
 from facedata.images import image_extension
 from facedata.synthetic.faces import draw_face, identity_from_seed
@@ -32,7 +32,7 @@ def worst_error(encoding: Encoding) -> int:
 def test_each_format_writes_what_it_is_called(name: str) -> None:
     encoding = Encoding(name)
     data = encoding.encode(FACE)
-    assert image_extension(data) == encoding.extension == name
+    assert image_extension(data) == encoding.format == name
     assert decoded(data).shape == FACE.shape
     assert data == Encoding(name).encode(FACE.copy())
 

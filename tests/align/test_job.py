@@ -16,7 +16,7 @@ from align_support import Photo, decoded, draw_photo, draw_photos, norm_crop, wr
 from support import tree
 
 from facedata.align.aligner import Aligner
-from facedata.align.encoding import Encoding
+from facedata.align.codec import Encoding
 from facedata.align.job import AlignOptions, align_dataset
 from facedata.converters.convert import ConversionOptions, convert_dataset
 from facedata.dataset import Sample, create_dataset, open_dataset

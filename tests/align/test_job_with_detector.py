@@ -12,8 +12,8 @@ from align_support import cv2
 from skimage.data import astronaut
 from support import tree
 
+from facedata.align.codec import Encoding
 from facedata.align.detectors import DetectorOptions
-from facedata.align.encoding import Encoding
 from facedata.align.job import AlignOptions, align_dataset
 from facedata.errors import OptionError, OutputMismatchError
 from facedata.jobs.job import JobOptions

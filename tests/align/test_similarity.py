@@ -284,11 +284,6 @@ def test_points_are_moved_as_scikit_image_moves_them() -> None:
         assert np.abs(moved[face] - expected).max() < 1e-8
 
 
-def test_one_matrix_for_each_face_is_needed() -> None:
-    with pytest.raises(OptionError, match=r"matrices: expected shape \(2, 2, 3\)"):
-        apply_transforms(np.zeros((1, 2, 3)), np.zeros((2, 5, 2)))
-
-
 @settings(deadline=None, max_examples=30)
 @given(angles, scales)
 def test_the_side_of_the_crop_in_the_image(degrees: float, scale: float) -> None:

@@ -1,9 +1,9 @@
 """The dialects of landmark files: how each project writes the landmarks of a face in one line of text.
 
 To add a dialect, write a function that parses one line, like `parse_image_info`, and add a `Dialect` to `DIALECTS`:
-its name, an example of a line, a pattern that only the first line of such a file matches, and the function. Nothing
-else in facedata knows the dialects by name. If the meaning of a line depends on a header, `Dialect.adapt` reads it, as
-`adapt_csv` does.
+its name, an example of a line, a pattern that only the first line of such a file matches, and the function. If the
+meaning of a line depends on a header, `Dialect.adapt` reads it, as `adapt_csv` does. facedata itself writes two
+dialects, CSV and JSON lines.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -24,17 +25,19 @@ from numpy.typing import NDArray
 
 from facedata.align.faces import LAYOUTS, Face
 from facedata.align.landmark_files.keys import bytes_of_key
+from facedata.errors import FaceError
 
 __all__ = [
-    "BOX",
     "DIALECTS",
     "LONGEST_LINE",
-    "SCORE",
     "Dialect",
+    "Entry",
     "LineError",
-    "coordinate_names",
     "find_dialect",
+    "landmark_header",
+    "landmark_line",
     "mostly_fractions",
+    "parse_plain_numbers",
 ]
 
 LONGEST_LINE = 1 << 16
@@ -47,6 +50,7 @@ Entry = tuple[bytes | None, Callable[[], Face | None]]
 The key is None, or the face, if the line has no landmarks. Both raise `LineError`.
 """
 
+_NUMBER = rb"[-+]?(?:\d+(?:\.\d*)?|\.\d+|inf|infinity|nan)(?:e[-+]?\d+)?"
 _SHOWN = 60
 _log = logging.getLogger(__name__)
 
@@ -61,10 +65,8 @@ class Dialect:
 
     Attributes
     ----------
-    name : str
-        What such a file is called.
-    example : str
-        The beginning of a line, for messages.
+    name, example : str
+        What such a file is called, and the beginning of a line, for messages.
     first_line : pattern
         What the first line of such a file matches, without white space at its end, and that of no other dialect.
     parse : callable
@@ -73,8 +75,12 @@ class Dialect:
         From the dialect and the first lines of a file to the dialect of this very file; raises `LineError`.
     header : int
         How many lines come before the first entry.
-    keyed, numbered, relative : bool
-        As in `facedata.align.landmark_files.file.EntryStore`.
+    keyed : bool
+        Whether entries say which image they belong to.
+    numbered : bool
+        Whether images are identified by their position in the dataset.
+    relative : bool
+        Whether coordinates are fractions of the image's width and height.
     """
 
     name: str
@@ -114,20 +120,13 @@ def _numbers(fields: Sequence[bytes]) -> Floats:
     """Decimal numbers; ``nan`` and ``inf`` too, which are refused when a face is aligned."""
     try:
         numbers = np.fromiter(map(float, fields), np.float64, len(fields))
-        wrong = next((field for field in fields if b"_" in field), None) if b"_" in b"".join(fields) else None
     except ValueError:
-        wrong = next(field for field in fields if not _is_number(field))
-    if wrong is not None:  # Python accepts underscores in numbers, and no other reader of such files does
-        raise LineError(f"expected numbers, found {_shown(wrong)}")
-    return numbers
-
-
-def _is_number(field: bytes) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True
+        pass
+    else:  # Python accepts underscores in numbers, and no other reader of such files does
+        if b"_" not in b"".join(fields):
+            return numbers
+    wrong = next(field for field in fields if not re.fullmatch(rb"(?i)\s*" + _NUMBER + rb"\s*", field))
+    raise LineError(f"expected numbers, found {_shown(wrong)}")
 
 
 def _points(numbers: Sequence[float] | Floats) -> Floats:
@@ -206,8 +205,8 @@ def parse_cvlface(line: bytes, columns: int, numbered: bool) -> Entry:
     """CVLFace's ``ldmk_5points.csv``, written beside a record set by ``predict_landmark.py``.
 
     The first column is the position of an image in the record set, counted from 0 (not the key of the record, which
-    begins at 1 in InsightFace's sets), or a path, as others write it. x and y of five points follow, as fractions of
-    the image's width and height. CVLFace's reader also takes 15 columns, with a third number for each point.
+    begins at 1), or a path, as others write it. x and y of five points follow, as fractions of the image's width and
+    height. CVLFace's reader also takes 15 columns, with a third number for each point.
     """
     key, comma, rest = line.partition(b",")
     if not comma or not key:
@@ -236,15 +235,19 @@ def adapt_cvlface(dialect: Dialect, lines: Sequence[bytes]) -> Dialect:
         _points([0.0] * columns)
     rows = [line.rstrip().split(b",") for line in lines[1:]]
     numbered = bool(rows) and rows[0][0].strip().isdigit()
-    relative = mostly_fractions(_numbers(row[1:]) for row in rows if all(map(_is_number, row[1:])))
+    faces = []
+    for row in rows:
+        with suppress(LineError):
+            faces.append(_numbers(row[1:]))
+    relative = mostly_fractions(faces)
     parse = partial(parse_cvlface, columns=columns, numbered=numbered)
     return replace(dialect, parse=parse, numbered=numbered, relative=relative)
 
 
 # Our CSV
 
-BOX = ("left", "top", "right", "bottom")
-SCORE = "score"
+_BOX = ("left", "top", "right", "bottom")
+_SCORE = "score"
 
 
 class CsvColumns(NamedTuple):
@@ -262,7 +265,7 @@ def parse_csv(line: bytes, columns: CsvColumns) -> Entry:
     if columns.key == 0 and b'"' not in line:
         key, comma, _ = line.partition(b",")
     else:
-        key, comma = _csv_row(line, columns)[columns.key], b","
+        key = comma = _csv_row(line, columns)[columns.key]
     if not key or not comma:
         raise LineError(f"expected a key and {columns.width - 1} more fields, with commas, found {_shown(line)}")
     return key, partial(_csv_face, line, columns)
@@ -296,23 +299,22 @@ def adapt_csv(dialect: Dialect, lines: Sequence[bytes]) -> Dialect:
     if key is None:
         raise LineError("has no column 'key'")
     points = next(point for point in range(1, len(names) + 1) if f"x{point + 1}" not in known)
-    coordinates = coordinate_names(points)
+    coordinates = _coordinate_names(points)
     _points([0.0] * len(coordinates))
-    box = BOX if known.intersection(BOX) else ()
+    box = _BOX if known.intersection(_BOX) else ()
     missing = [name for name in (*coordinates, *box) if name not in known]
     if missing:
         raise LineError(f"has no column '{missing[0]}'")
-    ignored = [name for name in names if name not in {key, SCORE, *box, *coordinates}]
+    ignored = [name for name in names if name not in {key, _SCORE, *box, *coordinates}]
     if ignored:
         _log.info("ignored the columns %s of the landmarks", ", ".join(map(repr, ignored)))
-    score = (SCORE,) if SCORE in known else ()
+    score = (_SCORE,) if _SCORE in known else ()
     groups = (tuple(map(names.index, group)) for group in (coordinates, box, score))
     columns = CsvColumns(len(names), names.index(key), *groups)
     return replace(dialect, parse=partial(parse_csv, columns=columns))
 
 
-def coordinate_names(points: int) -> list[str]:
-    """The names of the columns of so many points: x1, y1, x2, y2, ..."""
+def _coordinate_names(points: int) -> list[str]:
     return [f"{axis}{point}" for point in range(1, points + 1) for axis in "xy"]
 
 
@@ -350,24 +352,24 @@ def _json_face(value: dict[str, Any]) -> Face | None:
     if points is None:
         return None
     try:
-        pairs, numbers = set(map(len, points)) <= {2}, list(chain.from_iterable(points))
+        pairs = set(map(len, points)) <= {2}
     except TypeError:
-        pairs, numbers = False, []
-    if not pairs:
-        numbers = [None]
-    landmarks = _points(_json_numbers(numbers, "landmarks as a list of [x, y]"))
+        pairs = False
+    landmarks = _points(
+        _json_numbers(list(chain.from_iterable(points)) if pairs else None, "landmarks as a list of [x, y]")
+    )
     box, score = value.get("box"), value.get("score")
     if box is not None:
         box = _json_numbers(
-            box if isinstance(box, list) and len(box) == 4 else [None], "a box [left, top, right, bottom]"
+            box if isinstance(box, list) and len(box) == 4 else None, "a box [left, top, right, bottom]"
         )
     if score is not None:
         score = float(_json_numbers([score], "a number as the score")[0])
     return Face(landmarks, box, score)
 
 
-def _json_numbers(values: Sequence[Any], expected: str) -> Floats:
-    if not set(map(type, values)) <= {int, float}:
+def _json_numbers(values: list[Any] | None, expected: str) -> Floats:
+    if values is None or not set(map(type, values)) <= {int, float}:
         raise LineError(f"expected {expected}, found something else")
     try:
         return np.fromiter(map(float, values), np.float64, len(values))
@@ -397,9 +399,67 @@ def _json_object(line: bytes) -> dict[str, Any]:
     return value
 
 
-# The list of all dialects
+# Writing our CSV and JSON lines
 
-_NUMBER = rb"[-+]?(?:\d+(?:\.\d*)?|\.\d+|inf|infinity|nan)(?:e[-+]?\d+)?"
+
+def landmark_header(name: str, points: int = 5) -> bytes:
+    """What comes before the first line of a landmark file: the names of the columns, or nothing.
+
+    Parameters
+    ----------
+    name : str
+        Of the file, which is a CSV if the name ends in ``.csv``, and JSON lines otherwise.
+    points : int
+        Landmarks of each face.
+    """
+    if not name.lower().endswith(".csv"):
+        return b""
+    return ",".join(["key", *_coordinate_names(points), *_BOX, _SCORE]).encode() + b"\n"
+
+
+def landmark_line(name: str, key: str, face: Face, points: int = 5) -> bytes:
+    """The line of a face in a landmark file, which `open_landmarks` reads back to the last bit.
+
+    Parameters
+    ----------
+    name, points
+        As in `landmark_header`.
+    key : str
+        Of the image.
+    face : Face
+
+    Raises
+    ------
+    FaceError
+        "bad landmarks", if the format cannot hold the key, or so many landmarks.
+    """
+    parts = (face.landmarks, face.box, face.score)
+    landmarks, box, score = (None if part is None else np.asarray(part, np.float64) for part in parts)
+    assert landmarks is not None
+    if not name.lower().endswith(".csv"):
+        value: dict[str, Any] = {"key": key, "landmarks": landmarks.tolist()}
+        value |= {} if box is None else {"box": box.tolist()}
+        value |= {} if score is None else {"score": score.tolist()}
+        line = json.dumps(value).encode() + b"\n"
+    else:
+        if len(landmarks) != points:
+            found = f"found {len(landmarks)} points, but the file has columns for {points}; write JSON lines instead"
+            raise FaceError("bad landmarks", found)
+        encoded = bytes_of_key(key)
+        if b"\n" in encoded or b"\r" in encoded:
+            raise FaceError("bad landmarks", "a CSV cannot hold a line break in a key; write JSON lines instead")
+        if b'"' in encoded or b"," in encoded:
+            encoded = b'"' + encoded.replace(b'"', b'""') + b'"'
+        fields: list[str] = []
+        for values, count in ((landmarks, 2 * points), (box, 4), (score, 1)):
+            fields.extend([""] * count if values is None else map(repr, values.ravel().tolist()))
+        line = encoded + b"," + ",".join(fields).encode() + b"\n"
+    if not key or len(line) > LONGEST_LINE:
+        raise FaceError("bad landmarks", f"a landmark file cannot hold this key, which has {len(key)} characters")
+    return line
+
+
+# The list of all dialects
 
 DIALECTS: tuple[Dialect, ...] = (
     Dialect(

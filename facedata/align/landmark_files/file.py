@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
 from typing import Any
@@ -26,7 +27,7 @@ from facedata.align.landmark_files.dialects import (
     mostly_fractions,
     parse_plain_numbers,
 )
-from facedata.align.landmark_files.keys import plain_key, text_of_key
+from facedata.align.landmark_files.keys import plain_keys, text_of_key
 from facedata.columns import whole_lines
 from facedata.errors import EmptyDatasetError, FormatError, InputError, input_error
 from facedata.files import combined_identity, file_identity, opened_regular, read_small
@@ -45,27 +46,12 @@ _NAMES_TOGETHER = 1 << 16
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
 class EntryStore(ABC):
-    """The entries of a landmark file, each known by a reference; picklable.
-
-    Attributes
-    ----------
-    path : str
-    format : str
-        What such a file is called.
-    keyed : bool
-        Whether entries say which image they belong to.
-    numbered : bool
-        Whether they do so by the position of the image in its dataset.
-    relative : bool
-        Whether coordinates are fractions of the image's width and height.
-    """
+    """The entries of a landmark file, each known by a reference; picklable."""
 
     path: str
-    format: str
-    keyed: bool
-    numbered: bool
-    relative: bool
+    dialect: Dialect
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -93,16 +79,7 @@ class EntryStore(ABC):
 
 
 def _check_first_faces(path: str, faces: Iterable[tuple[str, Callable[[], Face | None]]], relative: bool) -> None:
-    """Refuse a file if each of its first entries is wrong, or if most seem to have fractions in place of pixels.
-
-    Parameters
-    ----------
-    path : str
-    faces : iterable of (str, callable)
-        The place of each entry, and what reads its face.
-    relative : bool
-        Whether fractions are right.
-    """
+    """Refuse a file if all of its first entries, given with their places, are wrong, or if most have fractions."""
     found, errors = [], []
     for place, read_face in faces:
         try:
@@ -145,18 +122,9 @@ class _LineReader:
 
 @dataclass(frozen=True)
 class _TextFile(EntryStore):
-    """The lines of a file; the reference of an entry is its byte offset.
+    """The lines of a file; the reference of an entry is its byte offset."""
 
-    `stamp` is the size and the time of modification of the file when it was opened.
-    """
-
-    path: str
-    dialect: Dialect
-    stamp: tuple[int, int]
-    format: str
-    keyed: bool
-    numbered: bool
-    relative: bool
+    stamp: tuple[int, int]  # when it was opened
 
     def identity(self) -> dict[str, Any]:
         return file_identity(self.path)
@@ -180,13 +148,12 @@ class _TextFile(EntryStore):
                     key = parse(line)[0]
                 except LineError as error:
                     reason = error if line.strip() else "is blank"
-                    raise FormatError(
-                        f"{self.path}: line {first + place}: {reason}; the file is read as: {self.format}"
-                    ) from None
+                    where = f"{self.path}: line {first + place}"
+                    raise FormatError(f"{where}: {reason}; the file is read as: {self.dialect.name}") from None
                 if key is not None:
-                    keys.append(plain_key(key) if keyed else b"%d" % (first + place - 1 - header))
+                    keys.append(key if keyed else b"%d" % (first + place - 1 - header))
                     kept.append(place)
-            yield keys, begins[np.array(kept, np.int64)]
+            yield plain_keys(keys), begins[np.array(kept, np.int64)]
 
     @contextmanager
     def opened(self) -> Iterator[ReadEntry]:
@@ -215,36 +182,30 @@ def _read_lines(path: str) -> Iterator[tuple[int, NDArray[np.int64], list[bytes]
     """
     blank = 0  # the first of the blank lines that no other line has followed yet
     for first, offset, block in whole_lines(path, LONGEST_LINE):
-        mark = len(_BYTE_ORDER_MARK) if first == 1 and block.startswith(_BYTE_ORDER_MARK) else 0
-        ends = np.flatnonzero(np.frombuffer(block, np.uint8) == 10)
-        begins = np.concatenate([[mark], ends[:-1] + 1])
-        longest = int(np.argmax(ends - begins))
-        if ends[longest] - begins[longest] > LONGEST_LINE:
+        lines = block.split(b"\n")[:-1]
+        lengths = np.fromiter(map(len, lines), np.int64, len(lines))
+        if lengths.max() > LONGEST_LINE:
+            number = first + int(lengths.argmax())
             raise FormatError(
-                f"{path}: line {first + longest:,} is longer than {LONGEST_LINE:,} bytes; is this a landmark file?"
+                f"{path}: line {number:,} is longer than {LONGEST_LINE:,} bytes; is this a landmark file?"
             )
-        lines = block[mark:].replace(b"\r\n", b"\n").split(b"\n")[:-1]
+        begins = offset + np.cumsum(lengths + 1) - (lengths + 1)
+        if first == 1 and block.startswith(_BYTE_ORDER_MARK):
+            lines[0] = lines[0].removeprefix(_BYTE_ORDER_MARK)
+            begins[0] += len(_BYTE_ORDER_MARK)
+        if b"\r" in block:
+            lines = [line.removesuffix(b"\r") for line in lines]
         while lines and (not lines[-1] or lines[-1].isspace()):
             lines.pop()
         if lines and blank:
             raise FormatError(f"{path}: line {blank}: is blank")
-        if len(lines) < len(ends):
+        if len(lines) < len(begins):
             blank = blank or first + len(lines)
-        yield first, begins[: len(lines)] + offset, lines
+        yield first, begins[: len(lines)], lines
 
 
 def open_text_file(path: str) -> EntryStore:
-    """Find the dialect of a landmark file and examine its first lines.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read.
-    FormatError
-        If it is of no known dialect, or none of its first 100 lines can be used.
-    EmptyDatasetError
-        If it is empty.
-    """
+    """Find the dialect of a landmark file and examine its first lines; raises as `open_landmarks`."""
     with opened_regular(path) as descriptor:
         stamp = _stamp(descriptor)
         cut = stamp[0] > 0 and os.pread(descriptor, 1, stamp[0] - 1) != b"\n"
@@ -260,7 +221,7 @@ def open_text_file(path: str) -> EntryStore:
     _check_first_faces(path, faces, dialect.relative)
     if cut and dialect.keyed:
         _log.warning("%s: its last line does not end in a newline; was the file cut?", path)
-    return _TextFile(path, dialect, stamp, dialect.name, dialect.keyed, dialect.numbered, dialect.relative)
+    return _TextFile(path, dialect, stamp)
 
 
 def _face_of_line(dialect: Dialect, line: bytes) -> Face | None:
@@ -269,74 +230,60 @@ def _face_of_line(dialect: Dialect, line: bytes) -> Face | None:
 
 # A folder
 
-
-@dataclass(frozen=True)
-class _FileNames:
-    """Many file names joined in one text: each takes its length and 8 bytes."""
-
-    joined: bytes
-    ends: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, place: int) -> bytes:
-        return self.joined[self.ends[place - 1] if place else 0 : self.ends[place]]
-
-
-def _joined_names(names: Iterable[bytes]) -> _FileNames:
-    joined, ends = bytearray(), []
-    for name in names:
-        joined += name
-        ends.append(len(joined))
-    return _FileNames(bytes(joined), np.array(ends, np.int64))
+_FOLDER = Dialect("folder of FaceX-Zoo landmark files", "x1 y1 x2 y2 ...", re.compile(b""), parse_plain_numbers)
 
 
 @dataclass(frozen=True)
 class _Folder(EntryStore):
-    """FaceX-Zoo landmark files, one an image, in a folder; the reference of an entry counts the names in order."""
+    """FaceX-Zoo landmark files, one an image; the reference of an entry is the position of its file's name."""
 
-    path: str
-    files: _FileNames = field(repr=False)
-    format: str = "folder of FaceX-Zoo landmark files"
-    keyed: bool = True
-    numbered: bool = False
-    relative: bool = False
+    names_together: bytes = field(repr=False)  # in one text each name takes its length and 8 bytes
+    ends: NDArray[np.int64] = field(repr=False)
+
+    def with_files(self, names: Iterable[bytes]) -> _Folder:
+        """The folder with these files, relative to it, and no others."""
+        joined, ends = bytearray(), []
+        for name in names:
+            joined += name
+            ends.append(len(joined))
+        return replace(self, names_together=bytes(joined), ends=np.array(ends, np.int64))
+
+    def _name(self, file: int) -> bytes:
+        return self.names_together[self.ends[file - 1] if file else 0 : self.ends[file]]
 
     def identity(self) -> dict[str, Any]:
-        names = hashlib.blake2b(self.files.joined, digest_size=16)
-        names.update(self.files.ends.data)
-        examined = np.unique(np.linspace(0, len(self.files) - 1, _IDENTIFIED_FILES).astype(np.int64)).tolist()
-        contents = [(self.place(file), self._identity_of(self.place(file))) for file in examined]
-        content = combined_identity((os.path.relpath(path, self.path), identity) for path, identity in contents)
-        return {"files": len(self.files), "names": names.hexdigest(), "content": content}
-
-    def _identity_of(self, path: str) -> dict[str, Any] | None:
-        return file_identity(path) if os.path.isfile(path) else None
+        names = hashlib.blake2b(self.names_together, digest_size=16)
+        names.update(self.ends.data)
+        examined = np.unique(np.linspace(0, len(self.ends) - 1, _IDENTIFIED_FILES).astype(np.int64)).tolist()
+        files = [(text_of_key(self._name(file)), self.place(file)) for file in examined]
+        content = combined_identity(
+            (name, file_identity(path) if os.path.isfile(path) else None) for name, path in files
+        )
+        return {"files": len(self.ends), "names": names.hexdigest(), "content": content}
 
     def blocks(self) -> Iterator[tuple[Sequence[bytes], NDArray[np.int64]]]:
-        for begin in range(0, len(self.files), _NAMES_TOGETHER):
-            references = np.arange(begin, min(begin + _NAMES_TOGETHER, len(self.files)))
-            yield [plain_key(self._entry(file)[0] or b"") for file in references.tolist()], references
+        for begin in range(0, len(self.ends), _NAMES_TOGETHER):
+            references = np.arange(begin, min(begin + _NAMES_TOGETHER, len(self.ends)))
+            yield plain_keys([self._name(file)[: -len(_EXTENSION)] for file in references.tolist()]), references
 
     @contextmanager
     def opened(self) -> Iterator[ReadEntry]:
         yield self._entry
 
     def _entry(self, reference: int) -> Entry:
-        return self.files[reference][: -len(_EXTENSION)], partial(_face_of_file, self.place(reference))
+        return self._name(reference)[: -len(_EXTENSION)], partial(_face_of_file, self.place(reference))
 
     def names(self, references: Iterable[int]) -> Iterator[str]:
-        return (text_of_key(self.files[reference]) for reference in references)
+        return (text_of_key(self._name(reference)) for reference in references)
 
     def place(self, reference: int) -> str:
-        return os.path.join(self.path, text_of_key(self.files[reference]))
+        return os.path.join(self.path, text_of_key(self._name(reference)))
 
     def part(self, references: NDArray[np.int64]) -> tuple[EntryStore, NDArray[np.int64]]:
         kept, numbers = np.unique(references[references >= 0], return_inverse=True)
         renumbered = np.full(len(references), -1, np.int64)
         renumbered[references >= 0] = numbers
-        return _Folder(self.path, _joined_names(self.files[file] for file in kept.tolist())), renumbered
+        return self.with_files(map(self._name, kept.tolist())), renumbered
 
 
 def _face_of_file(path: str) -> Face | None:
@@ -348,17 +295,7 @@ def _face_of_file(path: str) -> Face | None:
 
 
 def open_folder(path: str) -> EntryStore:
-    """List a folder of landmark files and the folders in it, and examine the first files.
-
-    Raises
-    ------
-    InputError
-        If a folder cannot be listed.
-    EmptyDatasetError
-        If no file ends in ``.txt``.
-    FormatError
-        If none of the first 100 files can be used.
-    """
+    """List a folder of landmark files and the folders in it, and examine the first; raises as `open_landmarks`."""
     others = 0
 
     def landmark_files() -> Iterator[bytes]:
@@ -369,12 +306,12 @@ def open_folder(path: str) -> EntryStore:
             else:
                 others += 1
 
-    folder = _Folder(path, _joined_names(landmark_files()))
+    folder = _Folder(path, _FOLDER, b"", np.empty(0, np.int64)).with_files(landmark_files())
     if others:
         _log.info("%s: skipped %d files that do not end in %s", path, others, _EXTENSION)
-    if not len(folder.files):
+    if not len(folder.ends):
         raise EmptyDatasetError(f"{path}: contains no file that ends in {_EXTENSION}; expected one for each image")
-    first = map(folder.place, range(min(len(folder.files), _EXAMINED)))
+    first = map(folder.place, range(min(len(folder.ends), _EXAMINED)))
     _check_first_faces(path, ((os.path.relpath(file, path), partial(_face_of_file, file)) for file in first), False)
     return folder
 

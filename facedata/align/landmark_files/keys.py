@@ -17,6 +17,7 @@ __all__ = [
     "bytes_of_key",
     "hash_keys",
     "plain_key",
+    "plain_keys",
     "ranges",
     "text_of_key",
     "without_extension",
@@ -29,7 +30,7 @@ _EXTENSIONS = frozenset(extension.encode() for extension in IMAGE_EXTENSIONS | {
 
 
 def bytes_of_key(key: str) -> bytes:
-    """A key as bytes, whatever characters it has."""
+    """A key as bytes, whatever characters it has; `text_of_key` is the inverse."""
     try:
         return key.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # a lone surrogate that no file name gives, from JSON's \ud800
@@ -49,13 +50,19 @@ def plain_key(key: bytes | str) -> bytes:
     return key
 
 
+def plain_keys(keys: Sequence[bytes]) -> Sequence[bytes]:
+    """Every key as `plain_key` gives it; nearly always all are plain, which is found out quickly."""
+    joined = b"\n".join([b"", *keys])
+    return list(map(plain_key, keys)) if any(part in joined for part in (b"\\", b"//", b"\n/", b"\n./")) else keys
+
+
 def text_of_key(key: bytes) -> str:
-    """A key as text; bytes that are not UTF-8 become what Python makes of them in file names."""
+    """A key as text; bytes that are not UTF-8 become surrogates, as in file names."""
     return key.decode("utf-8", "surrogateescape")
 
 
 def without_extension(key: bytes) -> bytes:
-    """A key without the extension of an image file; any other ending stays."""
+    """A key without the extension of an image file; see `facedata.images.stem_of_key`, which has fewer extensions."""
     stem, _, extension = key.rpartition(b".")
     return stem if stem and extension.lower() in _EXTENSIONS else key
 
@@ -83,13 +90,11 @@ class KeyForm(NamedTuple):
 
     def of_file(self, key: bytes) -> bytes:
         """A key of the landmark file in this form."""
-        key = without_folders(key, self.file_folders) if self.file_folders else key
-        return without_extension(key) if self.stems else key
+        return _shortened(key, self.file_folders, self.stems)
 
     def of_source(self, key: bytes) -> bytes:
         """The key of an image in this form."""
-        key = without_folders(key, self.source_folders) if self.source_folders else key
-        return without_extension(key) if self.stems else key
+        return _shortened(key, self.source_folders, self.stems)
 
     def __str__(self) -> str:
         removed = []
@@ -97,6 +102,11 @@ class KeyForm(NamedTuple):
             if count:
                 removed.append(f"the first {'folder' if count == 1 else f'{count} folders'} of {whose} paths")
         return " and ".join(removed + ["the file extensions"] * self.stems) or "any change"
+
+
+def _shortened(key: bytes, folders: int, stem: bool) -> bytes:
+    key = without_folders(key, folders) if folders else key
+    return without_extension(key) if stem else key
 
 
 EXACT = KeyForm()

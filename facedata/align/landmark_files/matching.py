@@ -21,7 +21,9 @@ from facedata.align.landmark_files.keys import (
     EXACT,
     KeyForm,
     KeyTable,
+    bytes_of_key,
     plain_key,
+    plain_keys,
     ranges,
     text_of_key,
     without_extension,
@@ -29,7 +31,7 @@ from facedata.align.landmark_files.keys import (
 )
 from facedata.errors import EmptyDatasetError, FaceError, FormatError
 
-__all__ = ["LandmarkFile", "MatchedLandmarks", "UnusedEntries", "in_pixels"]
+__all__ = ["LandmarkFile", "MatchedLandmarks", "in_pixels"]
 
 Integers = NDArray[np.int64]
 
@@ -94,19 +96,7 @@ def _count_hits(store: EntryStore, head: Sequence[bytes]) -> Counter[KeyForm]:
 
 
 class LandmarkFile:
-    """The landmarks of many images, found by the keys of the images; 16 bytes an entry.
-
-    Parameters
-    ----------
-    store : EntryStore
-
-    Raises
-    ------
-    EmptyDatasetError
-        If there is no entry.
-    FormatError
-        If an entry does not name an image.
-    """
+    """The landmarks of many images, found by the keys of the images; 16 bytes an entry."""
 
     def __init__(self, store: EntryStore) -> None:
         self._store, self._table = store, KeyTable(store.blocks())
@@ -120,12 +110,12 @@ class LandmarkFile:
     @property
     def format(self) -> str:
         """What such a file is called."""
-        return self._store.format
+        return self._store.dialect.name
 
     @property
     def numbered(self) -> bool:
         """Whether its entries identify images by their position in the dataset."""
-        return self._store.numbered
+        return self._store.dialect.numbered
 
     def identity(self) -> dict[str, Any]:
         """What distinguishes this input from another, as JSON values; independent of where it is."""
@@ -152,7 +142,7 @@ class LandmarkFile:
         """
         if self._table.form != EXACT:
             self._table = KeyTable(self._store.blocks())
-        return self._match_positions(keys, count) if self._store.numbered else self._match_keys(keys, count)
+        return self._match_positions(keys, count) if self.numbered else self._match_keys(keys, count)
 
     def _match_keys(self, keys: Iterable[str], count: int) -> MatchedLandmarks:
         keys = iter(keys)
@@ -163,12 +153,13 @@ class LandmarkFile:
             del self._table  # two tables at once would take twice the memory
             self._table = KeyTable(self._store.blocks(), form)
             if self._table.different_keys() != different:
-                self._refuse_merged_entries()
+                self._refuse_merged_entries(form)
         matched, backslashes = self._look_up(chain(head, keys), count)
         if head and matched.missing == count:
-            image, entry = text_of_key(plain_key(head[0])), self._name(int(self._table.references.min()))
-            different_form = is_normalized("NFC", image) != is_normalized("NFC", entry)
-            accents = "; their accents are encoded differently, as Unicode's NFC and NFD" if different_form else ""
+            image, (entry,) = text_of_key(plain_key(head[0])), self._store.names([int(self._table.references.min())])
+            accents = ""
+            if is_normalized("NFC", image) != is_normalized("NFC", entry):
+                accents = "; their accents are encoded differently, as Unicode's NFC and NFD"
             raise FormatError(
                 f"{self._store.path}: has none of the images. The first image is '{image}', the first entry "
                 f"'{entry}'; these must be equal, except for leading folders and the file extension{accents}"
@@ -178,29 +169,26 @@ class LandmarkFile:
             shared = np.flatnonzero(used[1:] == used[:-1])
             if len(shared):
                 how = "after replacing backslashes with slashes" if form == EXACT else f"without {form}"
+                (entry,) = self._store.names([int(used[shared[0]])])
                 raise FormatError(
-                    f"{self._store.path}: ambiguous: it matches the images only {how}, and then "
-                    f"'{self._name(int(used[shared[0]]))}' matches several images; write the keys of the images into "
-                    "the file"
+                    f"{self._store.path}: ambiguous: it matches the images only {how}, and then '{entry}' matches "
+                    "several images; write the keys of the images into the file"
                 )
         return matched
 
-    def _refuse_merged_entries(self) -> None:
-        """Refuse a file of which different keys are equal in the form of the table."""
+    def _refuse_merged_entries(self, form: KeyForm) -> None:
+        """Refuse a file of which different keys are equal in a form."""
         for pair in self._table.neighbours():
-            first, second = map(self._name, pair)
+            first, second = self._store.names(pair)
             if plain_key(first) != plain_key(second):
                 raise FormatError(
-                    f"{self._store.path}: ambiguous: it matches the images only without {self._table.form}, and then "
-                    f"'{first}' and '{second}' are the same; write the keys of the images into the file, or keep the "
-                    "lines of these images only"
+                    f"{self._store.path}: ambiguous: it matches the images only without {form}, and then '{first}' and "
+                    f"'{second}' are the same; write the keys of the images into the file, or keep the lines of these "
+                    "images only"
                 )
 
-    def _name(self, reference: int) -> str:
-        return next(self._store.names([reference]))
-
     def _match_positions(self, keys: Iterable[str], count: int) -> MatchedLandmarks:
-        path, keyed = self._store.path, self._store.keyed
+        path, keyed = self._store.path, self._store.dialect.keyed
         if not keyed and len(self) != count:
             raise FormatError(
                 f"{path}: has {len(self):,} lines without image names, but the dataset has {count:,} images; does it "
@@ -228,13 +216,15 @@ class LandmarkFile:
 
     def _look_up(self, keys: Iterable[str], count: int) -> tuple[MatchedLandmarks, bool]:
         """Look up every image, and find out whether a key of an image contains a backslash."""
-        form, store = self._table.form, self._store
+        form = self._table.form
         first, checks = np.full(count, -1, np.int64), np.zeros(count, np.uint32)
         again, further = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         keys, done, backslashes = iter(keys), 0, False
         while block := list(islice(keys, _KEYS_TOGETHER)):
             backslashes = backslashes or any("\\" in key for key in block)
-            comparable = [form.of_source(plain_key(key)) for key in block]
+            comparable: Sequence[bytes] = plain_keys(list(map(bytes_of_key, block)))
+            if form != EXACT:
+                comparable = list(map(form.of_source, comparable))
             end = done + len(block)
             first[done:end], more, references = self._table.find(comparable)
             checks[done:end] = np.fromiter(map(crc32, comparable), np.uint32, len(block))
@@ -243,33 +233,15 @@ class LandmarkFile:
             done = end
         if done != count:
             raise ValueError(f"expected {count} keys, found {done}")
-        return MatchedLandmarks(store, form, first, checks, np.concatenate(again), np.concatenate(further)), backslashes
+        entries = first, checks, np.concatenate(again), np.concatenate(further)
+        return MatchedLandmarks(self._store, form, *entries), backslashes
 
-    def unused(self, matched: MatchedLandmarks) -> UnusedEntries:
-        """The entries that belong to none of the images.
-
-        Parameters
-        ----------
-        matched : MatchedLandmarks
-            What `match` returned last: whole, not a slice of it.
-        """
+    def unused(self, matched: MatchedLandmarks) -> Iterator[str]:
+        """The keys of the entries that belong to no image, in the order of the file; `matched` must be whole."""
         used = np.sort(np.concatenate([[-1], matched.first[matched.first >= 0], matched.further]))
         references = np.sort(self._table.references)
         places = np.minimum(np.searchsorted(used, references), len(used) - 1)
-        return UnusedEntries(self._store, references[used[places] != references])
-
-
-class UnusedEntries:
-    """Entries that belong to no image: sized, and iterated as their keys, in the order of the file."""
-
-    def __init__(self, store: EntryStore, references: Integers) -> None:
-        self._store, self._references = store, references
-
-    def __len__(self) -> int:
-        return len(self._references)
-
-    def __iter__(self) -> Iterator[str]:
-        return self._store.names(self._references.tolist())
+        return self._store.names(references[used[places] != references].tolist())
 
 
 @dataclass(frozen=True)
@@ -279,7 +251,6 @@ class MatchedLandmarks:
     Attributes
     ----------
     store : EntryStore
-        Reads the entries.
     form : KeyForm
         In which the keys match.
     first : ndarray of shape (N,), int64
@@ -306,9 +277,8 @@ class MatchedLandmarks:
             raise ValueError(f"landmarks are sliced in steps of 1, not {step}")
         stop = max(start, stop)
         low, high = np.searchsorted(self.again, [start, stop]).tolist()
-        return self._part(
-            self.first[start:stop], self.checks[start:stop], self.again[low:high] - start, self.further[low:high]
-        )
+        again, further = self.again[low:high] - start, self.further[low:high]
+        return self._part(self.first[start:stop], self.checks[start:stop], again, further)
 
     def take(self, positions: Integers) -> MatchedLandmarks:
         """The landmarks of the images at `positions`, in that order."""
@@ -332,7 +302,7 @@ class MatchedLandmarks:
     @property
     def relative(self) -> bool:
         """Whether coordinates are fractions of the image's width and height; see `in_pixels`."""
-        return self.store.relative
+        return self.store.dialect.relative
 
     def read(self) -> Iterator[list[Face] | FaceError]:
         """Read the faces of each image, in the order of the file; an empty list if it has none.
@@ -361,7 +331,7 @@ class MatchedLandmarks:
         for reference in references:
             try:
                 key, read_face = read_entry(reference)
-                if self.store.keyed and (key is None or crc32(self.form.of_file(plain_key(key))) != check):
+                if self.store.dialect.keyed and (key is None or crc32(self.form.of_file(plain_key(key))) != check):
                     continue  # another key with the same hash
                 face = read_face()
             except LineError as error:

@@ -11,20 +11,14 @@ from numpy.typing import NDArray
 
 from facedata.dataset import Source
 from facedata.errors import OptionError, RefusedSampleError
-from facedata.images import IMAGE_EXTENSIONS
+from facedata.images import IMAGE_EXTENSIONS, stem_of_key
 from facedata.text import listed
 
-__all__ = ["check_paths", "folders_of", "path_of_key", "stem_of_key"]
+__all__ = ["check_paths", "folders_of", "path_of_key"]
 
 _LONGEST_NAME = 255  # bytes, on all usual file systems
 _BYTES_PER_LETTER = 4  # at most
 _WRITTEN_EXTENSIONS = IMAGE_EXTENSIONS | {"tif", "gif", "bin"}
-
-
-def stem_of_key(key: str) -> str:
-    """The key without the file extension of an image."""
-    stem, dot, extension = key.rpartition(".")
-    return stem if dot and stem and extension.lower() in IMAGE_EXTENSIONS else key
 
 
 def path_of_key(key: str, extension: str) -> tuple[str, str]:
@@ -102,8 +96,7 @@ def _colliding_keys(source: Source) -> list[str]:
 
 def _stem(key: str) -> str:
     """The key without any file extension that a sink may give an image."""
-    stem, _, extension = key.rpartition(".")
-    return stem if stem and extension.lower() in _WRITTEN_EXTENSIONS else key
+    return stem_of_key(key, _WRITTEN_EXTENSIONS)
 
 
 def _hashes(keys: Iterable[str]) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.align.decoding import decode_image
+from facedata.align.codec import decode_image
 from facedata.align.detectors.sessions import Device
 from facedata.errors import ModelError, OptionError, RefusedSampleError
 from facedata.features.feature_set import Floats

@@ -1,4 +1,7 @@
-"""Encoded images to pixels: what `cv2.imread` would give, or a failure with its reason; never part of a picture.
+"""Encoded images to pixels and back.
+
+Encoding fixes every setting that decides the bytes; docs/explanation/choices.md has the measurements behind the
+defaults. Decoding gives what `cv2.imread` would give, or an error, and never part of a picture.
 
 OpenCV returns damaged pictures. Measured with OpenCV 4.8.0, 4.11.0, 4.14.0 and 5.0.0, ``cv2.imdecode``:
 
@@ -27,18 +30,32 @@ import re
 import struct
 import threading
 from contextlib import suppress
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.errors import FaceError
+from facedata.errors import FaceError, OptionError
 from facedata.images import image_extension, image_size, import_opencv
 
-__all__ = ["MAX_PIXELS", "decode_image"]
+__all__ = ["DEFAULT_QUALITY", "FORMATS", "MAX_PIXELS", "Encoding", "decode_image"]
 
 MAX_PIXELS = 100_000_000
 """Pixels; decoded they are 300 MB, and OpenCV takes two or three times that for a while."""
+
+FORMATS: Final = ("jpg", "png", "webp")
+DEFAULT_QUALITY: Final = {"jpg": 95, "webp": 95}
+"""The quality if none is given; PNG has none."""
+
+_LOSSLESS: Final = 100  # OpenCV takes WebP qualities above 100 for lossless; at 100 itself it would err by 55 levels
+# Bytes per pixel of the 112 x 112 crops of a photographed face, by quality
+_BYTES: Final = {
+    "jpg": ((1, 50, 75, 90, 95, 98, 100), (0.09, 0.21, 0.29, 0.47, 0.66, 1.0, 1.6)),
+    "webp": ((1, 50, 75, 90, 95, 99, 100), (0.04, 0.12, 0.16, 0.31, 0.44, 0.57, 1.44)),
+}
+_PNG_BYTES: Final = 1.9
 
 _END = b"\xff\xd9"
 _SCAN, _BASELINE = 0xDA, frozenset([0xC0, 0xC1])
@@ -72,7 +89,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
     data : bytes
         A whole JPEG, PNG, WebP, BMP, GIF or TIFF.
     max_pixels : int
-        The most pixels, height times width, that are decoded. The header has them, so no memory is taken first.
+        The most pixels, height times width, that are decoded; they are read from the header.
 
     Returns
     -------
@@ -114,19 +131,17 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
             raise FaceError("undecodable", "cut short: the WebP ends in zeros")
     image, output = _decode(whole)
     problem = _damage(whole, output, end_added=len(whole) > len(data))
-    if image is None and not problem:
-        problem = _reason(output)
-    if image is None and not problem and kind == "gif":
-        problem = f"cut short, damaged, or this OpenCV ({import_opencv().__version__}) was built without GIF"
-    if image is None or problem:
-        raise FaceError("undecodable", problem or f"cut short or damaged: OpenCV cannot decode this {kind}")
+    if image is None:
+        unknown = f"cut short or damaged: OpenCV cannot decode this {kind}"
+        if kind == "gif":
+            unknown = f"cut short, damaged, or this OpenCV ({import_opencv().__version__}) was built without GIF"
+        problem = problem or _reason(output) or unknown
+    if problem:
+        raise FaceError("undecodable", problem)
     if image.shape[:2] not in ((height, width), (width, height)):
         found = f"{image.shape[1]} x {image.shape[0]}"
         raise FaceError("undecodable", f"its header says {width} x {height} pixels, but it has {found}")
     return np.ascontiguousarray(image)
-
-
-# Before decoding
 
 
 def _without_animation(data: bytes) -> bytes:
@@ -179,9 +194,6 @@ def _with_end_marker(data: bytes) -> bytes:
     return data + _END
 
 
-# Decoding, and what the decoders write meanwhile
-
-
 class _ErrorOutput:
     """Captures what C libraries write to file descriptor 2; costs 3 microseconds a time."""
 
@@ -232,7 +244,6 @@ os.register_at_fork(after_in_child=_renew_after_fork)
 def _decode(data: bytes) -> tuple[Any, str]:
     """The picture or None, and what the decoder wrote or raised."""
     cv2 = import_opencv()
-
     image, thrown = None, ""
     with _error_output.lock:
         _error_output.begin()
@@ -266,3 +277,87 @@ def _reason(output: str) -> str:
     lines = [line for line in output.splitlines() if line.strip()]
     line = next((line for line in lines if not _WARNING.match(line)), lines[0] if lines else "")
     return _LOG_PREFIX.sub("", line).strip()[:_LONGEST_REASON]
+
+
+# Encoding
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """An image format and its quality.
+
+    Attributes
+    ----------
+    format : str
+        ``"jpg"``, ``"png"`` or ``"webp"``, the file extension too.
+    quality : int, optional
+        From 1 to 100, for JPEG and WebP; `DEFAULT_QUALITY` if None. A WebP of 100 is lossless. PNG, which is always
+        lossless, has no quality.
+
+    Raises
+    ------
+    OptionError
+        For another format, a quality outside that range, or a PNG with a quality.
+    """
+
+    format: str = "jpg"
+    quality: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise OptionError(f"format {self.format!r}: expected one of {', '.join(FORMATS)}")
+        if self.format == "png" and self.quality is not None:
+            raise OptionError(f"quality {self.quality}: PNG is lossless and has no quality; omit it or choose jpg")
+        if self.quality is None:
+            object.__setattr__(self, "quality", DEFAULT_QUALITY.get(self.format))
+        elif not 1 <= self.quality <= 100:
+            raise OptionError(f"quality {self.quality}: expected 1 to 100")
+
+    @property
+    def expected_bytes_per_pixel(self) -> float:
+        """About the size of a 112 x 112 crop of a photograph; larger crops are smoother and take less."""
+        if self.quality is None:
+            return _PNG_BYTES
+        qualities, sizes = _BYTES[self.format]
+        return float(np.interp(self.quality, qualities, sizes))
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the bytes, except OpenCV's version, as JSON values."""
+        if self.format == "jpg":
+            settings = {"chroma_subsampling": "4:4:4", "optimized": False, "progressive": False}
+        elif self.format == "png":
+            settings = {"compression": 1, "strategy": "rle"}
+        else:
+            settings = {"lossless": self.quality == _LOSSLESS}
+        return {"format": self.format, "quality": self.quality, **settings}
+
+    def encode(self, image: NDArray[np.uint8]) -> bytes:
+        """Encode an image of shape (H, W, 3), uint8, BGR.
+
+        Raises
+        ------
+        OptionError
+            If the format cannot hold an image of that size: a WebP has at most 16,383 pixels a side, a JPEG 65,500.
+        """
+        cv2 = import_opencv()
+        try:
+            done, encoded = cv2.imencode(f".{self.format}", image, self._options)
+        except cv2.error:
+            done = False
+        if not done:
+            height, width = image.shape[:2]
+            raise OptionError(f"{width} x {height} pixels: too large for {self.format}; choose png or a smaller size")
+        data: bytes = encoded.tobytes()
+        return data
+
+    @cached_property
+    def _options(self) -> tuple[int, ...]:
+        cv2 = import_opencv()
+        quality = self.quality or 0
+        if self.format == "jpg":
+            sampling = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
+            plain = (cv2.IMWRITE_JPEG_OPTIMIZE, 0, cv2.IMWRITE_JPEG_PROGRESSIVE, 0)
+            return (cv2.IMWRITE_JPEG_QUALITY, quality, *sampling, *plain)
+        if self.format == "png":  # the strategy comes last: setting the level resets it
+            return (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
+        return (cv2.IMWRITE_WEBP_QUALITY, quality if quality != _LOSSLESS else _LOSSLESS + 1)
