@@ -16,12 +16,11 @@ __all__ = [
     "LANDMARK_COLUMN",
     "Columns",
     "Leaf",
-    "class_names_of",
-    "facedata_metadata",
     "find_columns",
     "first_line",
     "import_pyarrow",
     "open_parquet",
+    "read_metadata",
 ]
 
 LANDMARK_COLUMN = "landmarks"
@@ -166,7 +165,8 @@ def find_columns(schema: Any, path: str) -> Columns:
     if _member_type(types[image.column], "path") in _STRING:
         key = Leaf(image.column, "path")
     landmarks = Leaf(LANDMARK_COLUMN) if _is_list_of_floats(types.get(LANDMARK_COLUMN)) else None
-    return Columns(image, label, key, landmarks, facedata_metadata(schema).get("extensions") is True)
+    has_extensions = read_metadata(schema, FACEDATA_METADATA).get("extensions") is True
+    return Columns(image, label, key, landmarks, has_extensions)
 
 
 def _image_leaf(name: str, kind: Any) -> Leaf | None:
@@ -196,20 +196,8 @@ def _is_list_of_floats(kind: Any) -> bool:
     return value is not None and (str(value) in _FLOAT or _is_list_of_floats(value))
 
 
-def facedata_metadata(schema: Any) -> Mapping[str, Any]:
-    """What `ParquetSink` wrote about the file; empty if another program wrote it."""
-    return _metadata(schema, FACEDATA_METADATA)
-
-
-def class_names_of(schema: Any, label: Leaf) -> list[str] | None:
-    """The names of the classes, if the label column is a ``ClassLabel`` of the Hugging Face library."""
-    value: Any = _metadata(schema, HUGGINGFACE_METADATA)
-    for name in ("info", "features", label.column, "names"):
-        value = value.get(name) if isinstance(value, dict) else None
-    return value if isinstance(value, list) and value and all(isinstance(name, str) for name in value) else None
-
-
-def _metadata(schema: Any, name: bytes) -> Mapping[str, Any]:
+def read_metadata(schema: Any, name: bytes) -> Mapping[str, Any]:
+    """The JSON object in the metadata of an Arrow schema; empty if there is none, or it is not valid."""
     try:
         value = json.loads((schema.metadata or {}).get(name, b"{}"))
     except (ValueError, RecursionError):

@@ -96,38 +96,30 @@ def read_row_groups(paths: Sequence[str]) -> NDArray[np.void]:
     """
     tables = [np.empty(0, ROW_GROUP)]
     for index, path in enumerate(paths):
-        footer = _read_footer(path)
-        table = np.empty(len(footer), ROW_GROUP)
-        table["file"], table["number"] = index, np.arange(len(footer))
-        table["begin"], table["end"], table["size"] = 0, footer[:, 0], footer[:, 1]
-        tables.append(table[table["end"] > 0])
-    groups = np.concatenate(tables)
-    groups["end"] = groups["end"].cumsum()
-    groups["begin"][1:] = groups["end"][:-1]
-    return groups
-
-
-def _read_footer(path: str) -> NDArray[np.int64]:
-    """The rows and bytes of each row group of a file, shape (G, 2), int64.
-
-    The metadata of single columns is not read: if it is damaged, pyarrow ends the process.
-    """
-    with open_parquet(path) as file:
-        find_columns(file.schema_arrow, path)
-        try:
+        with open_parquet(path) as file:
+            find_columns(file.schema_arrow, path)
             metadata = file.metadata
-            groups = map(metadata.row_group, range(metadata.num_row_groups))
-            table = np.array([(group.num_rows, group.total_byte_size) for group in groups], np.int64).reshape(-1, 2)
-            rows = int(metadata.num_rows)
-        except Exception as error:  # pyarrow raises many kinds of errors; all of them are about this footer
-            raise FormatError(f"{path}: its footer is damaged: {first_line(error)}") from error
-    # rows take memory in many places, so an invented number of rows is refused
-    size = os.path.getsize(path)
-    counted = sum(table[:, 0].tolist())  # Python's integers do not overflow
-    if (table < 0).any() or counted != rows:
-        raise FormatError(f"{path}: its footer is damaged: it says {rows} rows, but its row groups have {counted}")
-    if rows > max(size, _PLAUSIBLE_ROWS):
-        raise FormatError(f"{path}: its footer is damaged: it says {rows} rows, but the file has only {size} bytes")
-    if not table[:, 1].any():  # some writers leave the bytes out
-        table[:, 1] = table[:, 0] * (size // max(rows, 1))
-    return table
+            try:  # the metadata of single columns is not read: if it is damaged, pyarrow ends the process
+                groups = enumerate(map(metadata.row_group, range(metadata.num_row_groups)))
+                # "end" holds the number of rows until all are known
+                values = [(index, number, 0, group.num_rows, group.total_byte_size) for number, group in groups]
+                table = np.array(values, ROW_GROUP)
+                rows = int(metadata.num_rows)
+            except Exception as error:  # pyarrow raises many kinds of errors; all of them are about this footer
+                raise FormatError(f"{path}: its footer is damaged: {first_line(error)}") from error
+
+        # rows take memory in many places, so an invented number of rows is refused
+        size = os.path.getsize(path)
+        counted = sum(table["end"].tolist())  # Python's integers do not overflow
+        if (table["end"] < 0).any() or (table["size"] < 0).any() or counted != rows:
+            raise FormatError(f"{path}: its footer is damaged: it says {rows} rows, but its row groups have {counted}")
+        if rows > max(size, _PLAUSIBLE_ROWS):
+            raise FormatError(f"{path}: its footer is damaged: it says {rows} rows, but the file has only {size} bytes")
+        if not table["size"].any():  # some writers leave it out
+            table["size"] = table["end"] * (size // max(rows, 1))
+        tables.append(table[table["end"] > 0])
+
+    joined = np.concatenate(tables)
+    joined["end"] = joined["end"].cumsum()
+    joined["begin"][1:] = joined["end"][:-1]
+    return joined

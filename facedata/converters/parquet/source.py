@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from facedata.columns import LARGEST_LABEL, UNLABELLED
 from facedata.converters.class_names import read_class_names_in
 from facedata.converters.parquet.library import (
+    FACEDATA_METADATA,
+    HUGGINGFACE_METADATA,
     Columns,
-    class_names_of,
-    facedata_metadata,
     find_columns,
     first_line,
     open_parquet,
+    read_metadata,
 )
 from facedata.converters.parquet.row_groups import find_files, read_row_groups
 from facedata.dataset import Sample, Source
@@ -61,11 +62,18 @@ class _Batch(NamedTuple):
     record_batch: Any
     reason: str = ""
 
+    def positions(self) -> slice | NDArray[np.int64]:
+        """Where the wanted rows are in the record batch."""
+        if isinstance(self.rows, range):
+            return slice(self.rows.start - self.begin, self.rows.stop - self.begin)
+        return self.rows - self.begin
+
     def values(self, array: Any) -> list[Any]:
         """The values of an array of the record batch in the wanted rows, as Python objects."""
-        if isinstance(self.rows, range):
-            return list(array.slice(self.rows.start - self.begin, len(self.rows)).to_pylist())
-        return [array[row - self.begin].as_py() for row in self.rows.tolist()]
+        positions = self.positions()
+        if isinstance(positions, slice):
+            return list(array[positions].to_pylist())
+        return [array[position].as_py() for position in positions.tolist()]
 
 
 @dataclass(frozen=True)
@@ -224,7 +232,7 @@ class ParquetSource(Source):
     def class_names(self) -> Mapping[int, str] | None:
         """The Hugging Face class labels of the first file, or the names in ``classes.txt`` if facedata wrote it."""
         names, own = self._class_metadata()
-        if names is not None:
+        if names:
             return dict(enumerate(names))
         return read_class_names_in(os.path.dirname(self.files[0])) if "extensions" in own else None
 
@@ -232,17 +240,19 @@ class ParquetSource(Source):
         """The number of classes that the source of facedata's own file declared, or that Hugging Face names."""
         names, own = self._class_metadata()
         declared = own.get("classes")
-        if type(declared) is int and 0 < declared <= LARGEST_LABEL + 1:
-            return declared
-        return None if names is None else len(names)
+        return declared if type(declared) is int and 0 < declared <= LARGEST_LABEL + 1 else len(names) or None
 
-    def _class_metadata(self) -> tuple[list[str] | None, Mapping[str, Any]]:
-        """The Hugging Face class names in the first file, and what facedata wrote about it."""
-        for path in self.files[:1]:
-            with open_parquet(path) as file:
-                schema = file.schema_arrow
-                return class_names_of(schema, find_columns(schema, path).label), facedata_metadata(schema)
-        return None, {}
+    def _class_metadata(self) -> tuple[list[str], Mapping[str, Any]]:
+        """The names of a Hugging Face ``ClassLabel`` in the first file, and what facedata wrote about the file."""
+        if not self.files:
+            return [], {}
+        with open_parquet(self.files[0]) as file:
+            schema = file.schema_arrow
+        value: Any = read_metadata(schema, HUGGINGFACE_METADATA)
+        for name in ("info", "features", find_columns(schema, self.files[0]).label.column, "names"):
+            value = value.get(name) if isinstance(value, dict) else None
+        names = value if isinstance(value, list) and all(isinstance(name, str) for name in value) else []
+        return names, read_metadata(schema, FACEDATA_METADATA)
 
 
 def _rows_between(rows: Rows, begin: int, end: int) -> Rows:
@@ -318,9 +328,8 @@ def _labels(batch: _Batch) -> NDArray[np.int64]:
     valid = (values >= 0) & (values <= LARGEST_LABEL)
     if validity is not None:
         valid &= np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")[used].astype(bool)
-    labels = np.where(valid, values.astype(np.int64), np.int64(UNLABELLED))
-    wanted: NDArray[np.int64] = labels[np.asarray(batch.rows) - batch.begin]
-    return wanted
+    labels: NDArray[np.int64] = np.where(valid, values.astype(np.int64), np.int64(UNLABELLED))
+    return labels[batch.positions()]
 
 
 def _decoded(array: Any) -> Any:
