@@ -25,6 +25,7 @@ from facedata.errors import (
     OutputError,
     OutputLockedError,
     input_error,
+    output_error,
 )
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "open_locked",
     "open_regular",
     "opened_regular",
+    "output_errors",
     "read_exactly",
     "read_small",
     "remove_stale_temporaries",
@@ -113,6 +115,17 @@ def opened_regular(path: StrPath) -> Iterator[int]:
         raise error if isinstance(error, FacedataError) else input_error(error, path) from error
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def output_errors(path: StrPath) -> Iterator[None]:
+    """Turn an OSError inside the block into the `OutputError` that says that `path` cannot be written."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise output_error(error, path) from error
 
 
 def kind_name(mode: int) -> str:

@@ -220,7 +220,7 @@ def _show(done: Acquired, *, as_json: bool) -> None:
 
 def _show_plan(entry: CatalogueSet, root: Path, plan: Plan, *, as_json: bool) -> None:
     from facedata.download.available import steps_by_hand
-    from facedata.download.transfer.pages import shown_url
+    from facedata.download.pages import shown_url
 
     if as_json:
         options.print_json(

@@ -28,6 +28,7 @@ from facedata.download.catalogue import CatalogueSet, Download
 from facedata.download.checksums import hash_file, remember
 from facedata.download.expectations import file_expectations
 from facedata.download.layout import forget_unpacked, is_unpacked, place_unpacked, unpack
+from facedata.download.pages import shown_url
 from facedata.download.provenance import (
     Accept,
     accept_terms,
@@ -40,7 +41,6 @@ from facedata.download.provenance import (
     record_restart,
 )
 from facedata.download.transfer import Fetched, FileRequest, TransferOptions, fetch_files
-from facedata.download.transfer.pages import shown_url
 from facedata.download.verify import Result, verify
 from facedata.download.walk import check_stop
 from facedata.errors import FacedataError, output_error

@@ -14,9 +14,9 @@ from typing import Any
 from facedata._version import __version__
 from facedata.download.catalogue import CatalogueSet
 from facedata.download.checksums import Digest
+from facedata.download.pages import shown_url
 from facedata.download.schema import PROVENANCE
 from facedata.download.transfer import Fetched
-from facedata.download.transfer.pages import shown_url
 from facedata.download.verify import Result
 from facedata.errors import FormatError, output_error
 from facedata.files import atomic_writer, open_locked, read_small

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from facedata.download.checksums import ALGORITHMS
-from facedata.download.transfer.pages import plain_line
+from facedata.download.pages import plain_line
 from facedata.errors import CatalogueError
 
 __all__ = ["BY_PROGRAM", "PROVENANCE", "SCHEMA", "SOURCES", "STATUSES", "check_set", "read_catalogue"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from facedata.download.transfer.pages import web_page_title
+from facedata.download.pages import web_page_title
 from facedata.errors import ArchiveError, InputNotFoundError, OptionError, input_error
 from facedata.files import opened_regular
 from facedata.tar_format import BLOCK

@@ -2,6 +2,5 @@
 
 from facedata.download.transfer.fetch import fetch_files
 from facedata.download.transfer.options import Fetched, FileRequest, Link, TransferOptions
-from facedata.download.transfer.pages import web_page_title
 
-__all__ = ["Fetched", "FileRequest", "Link", "TransferOptions", "fetch_files", "web_page_title"]
+__all__ = ["Fetched", "FileRequest", "Link", "TransferOptions", "fetch_files"]

@@ -1,28 +1,23 @@
-"""HTTP requests: redirects, time limits, cancellation, and what each error means."""
+"""HTTP requests: redirects, time limits, and what each error means."""
 
 from __future__ import annotations
 
-import io
+import email.utils
 import re
-import ssl
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from http.client import HTTPException, IncompleteRead
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
-from requests.adapters import HTTPAdapter
-from urllib3.util import wait_for_read
 
 from facedata import __version__
-from facedata.download.transfer.options import TransferOptions
-from facedata.download.transfer.pages import plain_line, shown_url
-from facedata.download.transfer.retry import CancelledError, LinkError, TransientError, retry_after
+from facedata.download.pages import plain_line, shown_url
+from facedata.download.transfer.options import CancelledError, LinkError, TransferOptions, TransientError
 
 __all__ = ["Response", "Session"]
 
@@ -30,7 +25,6 @@ _TRANSIENT = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524)
 _REDIRECTS = (301, 302, 303, 307, 308)
 _MOST_REDIRECTS = 10
 _RETRIES_TO_CONNECT = 3
-_LONGEST_POLL = 0.1  # seconds until a read notices a cancellation
 _STATUS_NAMES = {
     401: "login required",
     403: "forbidden",
@@ -48,15 +42,13 @@ class Session(requests.Session):
     ----------
     options : TransferOptions
     cancel : threading.Event
-        Ends all waiting for responses and bodies with a `CancelledError`.
+        Ends the reading of bodies with a `CancelledError`, once the next bytes arrive.
     """
 
     def __init__(self, options: TransferOptions, cancel: threading.Event) -> None:
         super().__init__()
-        self._timeout = options.timeout
+        self._options, self._cancel = options, cancel
         self.headers.update({"User-Agent": f"facedata/{__version__}", "Accept": "*/*", "Accept-Encoding": "identity"})
-        for scheme in ("https://", "http://"):
-            self.mount(scheme, _Adapter(options, cancel))
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         """Always None: requests would read the body of a redirect, however long. `ask` follows redirects instead."""
@@ -73,32 +65,24 @@ class Session(requests.Session):
             If the URL or a redirect is invalid or not allowed.
         TransientError
             If there is no response.
-        CancelledError
         """
-        urls, headers = [url], dict(headers or {})
+        urls, headers, timeout = [url], dict(headers or {}), self._options.timeout
         while True:
             try:
                 response = self.request(
-                    method,
-                    urls[-1],
-                    headers=headers,
-                    json=json,
-                    stream=True,
-                    timeout=self._timeout,
-                    allow_redirects=False,
+                    method, urls[-1], headers=headers, json=json, stream=True, timeout=timeout, allow_redirects=False
                 )
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 raise _explain(error, urls[-1]) from error
             if response.status_code not in _REDIRECTS or "location" not in response.headers:
-                return Response(response)
+                return Response(response, self._options, self._cancel)
             response.close()
             urls.append(_redirect_target(urls, response.headers["location"]))
             if urlsplit(urls[-1]).netloc != urlsplit(urls[-2]).netloc:
                 headers.pop("Authorization", None)
 
 
-@dataclass(frozen=True)
-class ContentRange:
+class ContentRange(NamedTuple):
     """The bytes from `first` to `last` of `total`, which is None if the server does not know it."""
 
     first: int
@@ -109,8 +93,9 @@ class ContentRange:
 class Response:
     """A response whose headers are there and whose body can be read."""
 
-    def __init__(self, response: requests.Response) -> None:
-        self._response, self._pushed_back = response, b""
+    def __init__(self, response: requests.Response, options: TransferOptions, cancel: threading.Event) -> None:
+        self._response, self._options, self._cancel = response, options, cancel
+        self._pushed_back, self._has_begun, self._bytes, self._seconds = b"", False, 0, 0.0
         self.status, self.url = response.status_code, response.url
         header = response.headers.get
         self.etag, self.last_modified = _validator(header("etag")), _validator(header("last-modified"))
@@ -137,7 +122,7 @@ class Response:
         name = _STATUS_NAMES.get(self.status) or plain_line(self._response.reason or "")
         reason = f"the server answers {self.status} {name}".rstrip()
         if self.status in _TRANSIENT:
-            raise TransientError(reason, after=retry_after(self._response.headers.get("retry-after")))
+            raise TransientError(reason, after=_retry_after(self._response.headers.get("retry-after", "").strip()))
         raise LinkError(reason)
 
     def read(self, size: int) -> bytes:
@@ -152,10 +137,22 @@ class Response:
         if self._pushed_back:
             data, self._pushed_back = self._pushed_back[:size], self._pushed_back[size:]
             return data
+        if self._cancel.is_set():
+            raise CancelledError
+        begin = time.monotonic()
         try:
-            return self._response.raw.read1(size, decode_content=False) or b""
+            data = self._response.raw.read1(size, decode_content=False) or b""
         except (urllib3.exceptions.HTTPError, HTTPException, OSError, ValueError) as error:
             raise _explain(error, self.url) from error
+        if self._has_begun:  # the speed counts from the second block on, over one period after another
+            self._bytes += len(data)
+            self._seconds += time.monotonic() - begin
+            if self._seconds >= self._options.timeout:
+                if data and self._bytes < self._options.least_speed * self._seconds:
+                    raise TransientError(f"only {self._bytes:,} bytes arrived in {self._seconds:.1f} s")
+                self._bytes, self._seconds = 0, 0.0
+        self._has_begun = True
+        return data
 
     def read_all(self, most: int) -> bytes:
         """Read the body up to its end or to `most` bytes."""
@@ -167,92 +164,6 @@ class Response:
     def push_back(self, data: bytes) -> None:
         """Make `read` return these bytes again."""
         self._pushed_back = data + self._pushed_back
-
-
-class _Adapter(HTTPAdapter):
-    """Makes connections, direct or through proxies, whose responses are read by a `_LimitedReader`."""
-
-    def __init__(self, options: TransferOptions, cancel: threading.Event) -> None:
-        self._options, self._cancel = options, cancel
-        super().__init__()
-
-    def init_poolmanager(self, *arguments: Any, **keywords: Any) -> None:
-        super().init_poolmanager(*arguments, **keywords)
-        self._limit(self.poolmanager)
-
-    def proxy_manager_for(self, proxy: str, **keywords: Any) -> Any:
-        is_new = proxy not in self.proxy_manager
-        manager = super().proxy_manager_for(proxy, **keywords)
-        if is_new:
-            self._limit(manager)
-        return manager
-
-    def _limit(self, manager: Any) -> None:
-        options, cancel = self._options, self._cancel
-
-        def limited(pool: Any) -> Any:
-            class HTTPResponse(pool.ConnectionCls.response_class):  # type: ignore[misc]
-                def __init__(self, sock: Any, *arguments: Any, **keywords: Any) -> None:
-                    super().__init__(sock, *arguments, **keywords)
-                    raw: Any = self.fp.detach()  # type: ignore[has-type]
-                    self.fp = io.BufferedReader(_LimitedReader(raw, sock, options, cancel))
-
-            connection = type("Connection", (pool.ConnectionCls,), {"response_class": HTTPResponse})
-            return type("Pool", (pool,), {"ConnectionCls": connection})
-
-        pools = manager.pool_classes_by_scheme.items()
-        manager.pool_classes_by_scheme = {scheme: limited(pool) for scheme, pool in pools}
-
-
-class _LimitedReader(io.RawIOBase):
-    """Reads a response from its socket until it is cancelled, silent for too long, or too slow.
-
-    The timeout of a socket would start again with every byte, and no other thread can end a read that waits.
-    """
-
-    def __init__(self, raw: Any, sock: Any, options: TransferOptions, cancel: threading.Event) -> None:
-        self._raw, self._socket, self._options, self._cancel = raw, sock, options, cancel
-        self._has_begun, self._bytes, self._seconds = False, 0, 0.0
-
-    def readable(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-    def readinto(self, buffer: Any) -> int:
-        begin, timeout = time.monotonic(), self._socket.gettimeout()
-        self._socket.settimeout(0)
-        try:
-            while True:
-                if self._cancel.is_set():
-                    raise CancelledError
-                count: int | None = None
-                with suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                    count = self._raw.readinto(buffer)
-                waited = time.monotonic() - begin
-                if count is not None:
-                    self._check_speed(count, waited)
-                    return count
-                if waited > self._options.timeout:
-                    raise TransientError("the server does not answer in time")
-                wait_for_read(self._socket, _LONGEST_POLL)
-        finally:
-            with suppress(OSError):
-                self._socket.settimeout(timeout)
-
-    def _check_speed(self, count: int, waited: float) -> None:
-        """Measure the speed after the first byte, over one period after another, while waiting for the server."""
-        if not self._has_begun:
-            self._has_begun = True
-            return
-        self._bytes += count
-        self._seconds += waited
-        if self._seconds >= self._options.timeout:
-            if self._bytes < self._options.least_speed * self._seconds:
-                raise TransientError(f"only {self._bytes:,} bytes arrived in {self._seconds:.1f} s")
-            self._bytes, self._seconds = 0, 0.0
 
 
 def _redirect_target(urls: list[str], location: str) -> str:
@@ -301,6 +212,16 @@ def _explain(error: Exception, url: str) -> Exception:
     return TransientError(f"the connection broke ({reason})")
 
 
+def _retry_after(value: str) -> float | None:
+    """The seconds of a ``Retry-After`` header, which holds a number or a date; None if it is missing or invalid."""
+    if value.isdecimal():
+        return float(value[:9])
+    try:
+        return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+    except (ValueError, OverflowError):
+        return None
+
+
 def _number(value: str | None) -> int | None:
     return int(value) if value and re.fullmatch(r"\s*[0-9]{1,18}\s*", value) else None
 
@@ -313,7 +234,5 @@ def _content_range(value: str) -> ContentRange | None:
     match = re.fullmatch(r"\s*bytes\s+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)\s*", value)
     if not match:
         return None
-    total = None if match[3] == "*" else int(match[3])
-    if int(match[1]) > int(match[2]) or (total is not None and int(match[2]) >= total):
-        return None
-    return ContentRange(int(match[1]), int(match[2]), total)
+    first, last, total = int(match[1]), int(match[2]), None if match[3] == "*" else int(match[3])
+    return ContentRange(first, last, total) if first <= last and (total is None or last < total) else None

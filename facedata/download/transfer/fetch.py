@@ -11,11 +11,16 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from facedata.download.checksums import Digest
-from facedata.download.transfer.options import Fetched, FileRequest, Link, TransferOptions
-from facedata.download.transfer.pages import shown_url
+from facedata.download.pages import shown_url
+from facedata.download.transfer.options import (
+    Fetched,
+    FileRequest,
+    Link,
+    LinkError,
+    TransferOptions,
+    WrongChecksumError,
+)
 from facedata.download.transfer.partial import PartialFile
-from facedata.download.transfer.retry import LinkError, WrongChecksumError
 from facedata.errors import (
     ChecksumError,
     FacedataError,
@@ -112,7 +117,7 @@ def fetch_files(
     finally:
         cancel.set()
         deadline = time.monotonic() + _GRACE
-        for thread in threads:
+        for thread in threads:  # one that waits for a server is left behind
             thread.join(max(deadline - time.monotonic(), 0))
         while not results.empty():  # files that were completed just before a stop are reported too
             take_result(0)
@@ -149,8 +154,9 @@ def _start_threads(
     def force_to_disk() -> None:
         while not cancel.wait(_TICK):
             for download in downloads:
-                with suppress(OSError):
-                    download.checkpoint()
+                if download.partial is not None:
+                    with suppress(OSError):
+                        download.partial.checkpoint()
 
     targets = [*[work] * min(connections, len(downloads)), force_to_disk]
     threads = [threading.Thread(target=target, daemon=True) for target in targets]
@@ -188,29 +194,23 @@ class _FileDownload:
     ) -> None:
         self._request, self._options, self._cancel = request, options, cancel
         self._check_room_for_all = check_room_for_all
-        self._partial: PartialFile | None = None
+        self.partial: PartialFile | None = None
         self._is_over = False
-        self._errors: list[tuple[Link, LinkError]] = []
 
     def progress(self) -> tuple[int, int | None]:
         """Bytes done, and bytes in all if they are known."""
-        if self._partial is None:
+        if self.partial is None:
             return 0, self._request.size
-        total = self._partial.state.total
-        return self._partial.done, self._request.size if total is None else total
+        total = self.partial.state.total
+        return self.partial.done, self._request.size if total is None else total
 
     def bytes_left(self) -> int:
         """Bytes that the file still needs on the disk, as far as its size is known."""
         done, total = self.progress()
-        if self._partial is None:
+        if self.partial is None:
             with suppress(OSError):
                 done = self._request.path.with_name(f"{self._request.path.name}.part").lstat().st_size
         return 0 if self._is_over else max((total or 0) - done, 0)
-
-    def checkpoint(self) -> None:
-        """Force what is written to the disk, now and then."""
-        if self._partial is not None:
-            self._partial.checkpoint()
 
     def run(self) -> Fetched:
         """Download the file, check it, and give it its name.
@@ -224,19 +224,23 @@ class _FileDownload:
         CancelledError
         """
         request = self._request
-        partial = self._partial = PartialFile(
-            request.path, algorithm=request.algorithm, cancel=self._cancel, overwrite=self._options.overwrite
+        partial = self.partial = PartialFile(
+            request.path,
+            algorithm=request.digest.algorithm if request.digest else "sha256",
+            cancel=self._cancel,
+            overwrite=self._options.overwrite,
         )
+        errors: list[tuple[Link, LinkError]] = []
         try:
             for link in request.links:
                 for _ in range(2):  # a wrong checksum may come from damage on the way: try again once
                     try:
                         return self._fetch_from(link, partial)
                     except LinkError as error:
-                        self._errors.append((link, error))
+                        errors.append((link, error))
                         if not isinstance(error, WrongChecksumError) or error.is_known:
                             break
-            raise self._error(partial)
+            raise self._error(partial, errors)
         finally:
             self._is_over = True
             partial.close()
@@ -244,36 +248,32 @@ class _FileDownload:
     def _fetch_from(self, link: Link, partial: PartialFile) -> Fetched:
         from facedata.download.transfer.http import LinkDownload
 
-        download = LinkDownload(self._request, link, partial, self._options, self._cancel, self._check_room_for_all)
+        request = self._request
+        download = LinkDownload(request, link, partial, self._options, self._cancel, self._check_room_for_all)
         final_url = download.run()
         digest, modified = partial.digest(), None
-        self._check_digest(digest, link, partial)
+        known_as = request.known.get(digest.value)
+        if digest != request.digest and (request.digest or known_as):
+            aside = partial.set_aside(f"{request.path.name}.wrong-{digest.value[:8]}")
+            expected = f"expected {request.digest}, " if request.digest else ""
+            reason = f"wrong checksum: {expected}found {digest}{f', which is {known_as}' if known_as else ''}"
+            _log.warning("%s: %s; from %s, kept as %s", request.path, reason, shown_url(link.page), aside.name)
+            raise WrongChecksumError(reason, is_known=known_as is not None)
         with suppress(ValueError, OverflowError):
             modified = email.utils.parsedate_to_datetime(partial.state.last_modified or "").timestamp()
         partial.publish(modified)
         etag, last_modified = partial.state.etag, partial.state.last_modified
-        return Fetched(self._request.path, partial.done, digest, link, final_url, etag, last_modified, partial.received)
+        return Fetched(request.path, partial.done, digest, link, final_url, etag, last_modified, partial.received)
 
-    def _check_digest(self, digest: Digest, link: Link, partial: PartialFile) -> None:
-        request = self._request
-        known_as = request.known.get(digest.value)
-        if digest == request.digest or (request.digest is None and known_as is None):
-            return
-        aside = partial.set_aside(f"{request.path.name}.wrong-{digest.value[:8]}")
-        expected = f"expected {request.digest}, " if request.digest else ""
-        reason = f"wrong checksum: {expected}found {digest}{f', which is {known_as}' if known_as else ''}"
-        _log.warning("%s: %s; from %s, kept as %s", request.path, reason, shown_url(link.page), aside.name)
-        raise WrongChecksumError(reason, is_known=known_as is not None)
-
-    def _error(self, partial: PartialFile) -> FacedataError:
+    def _error(self, partial: PartialFile, all_errors: Sequence[tuple[Link, LinkError]]) -> FacedataError:
         """What went wrong with each link, and what the user can do."""
-        errors = [error for _, error in self._errors]
+        errors = [error for _, error in all_errors]
         kind: type[FacedataError] = TransferError
         if any(isinstance(error, WrongChecksumError) for error in errors):
             kind = ChecksumError
         elif errors and all(error.is_page for error in errors):
             kind = WebPageError
-        reasons = dict.fromkeys(f"{shown_url(link.page)}: {error}" for link, error in self._errors)
+        reasons = dict.fromkeys(f"{shown_url(link.page)}: {error}" for link, error in all_errors)
         pages = " or ".join(dict.fromkeys(shown_url(link.page) for link in self._request.links))
         can_resume = partial.done and partial.state.resumable
         resume = "run the same command again to resume (the partial file is kept); or " if can_resume else ""

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from facedata.download.pages import page_instead_of_file, shown_url
 from facedata.download.transfer.client import Response, Session
-from facedata.download.transfer.drive import drive_url, explain_drive_page
-from facedata.download.transfer.onedrive import onedrive_url
-from facedata.download.transfer.options import FileRequest, Link, TransferOptions
-from facedata.download.transfer.pages import page_instead_of_file, shown_url
+from facedata.download.transfer.options import (
+    CancelledError,
+    FileRequest,
+    Link,
+    LinkError,
+    RestartError,
+    TransferOptions,
+    TransientError,
+)
 from facedata.download.transfer.partial import PartialFile, State
-from facedata.download.transfer.retry import CancelledError, LinkError, RestartError, RetryPolicy, TransientError
+from facedata.download.transfer.shares import drive_url, onedrive_url, quota_error
 
 __all__ = ["LinkDownload"]
 
 _BLOCK = 1 << 19
 _HEAD = 1 << 12
 _PROGRESS = 1 << 10
+_LONGEST_WAIT, _LONGEST_RETRY_AFTER = 60.0, 3600.0
 _CHECK_ROOM_EVERY = 16 << 20
 _URL_LIFETIME = 600.0
 _GZIP, _GZIP_NAMES = b"\x1f\x8b", (".gz", ".tgz")
@@ -33,15 +41,8 @@ _log = logging.getLogger(__name__)
 class LinkDownload:
     """The download of one file from one link.
 
-    Attributes
-    ----------
-    request : FileRequest
-    link : Link
-    partial : PartialFile
-    options : TransferOptions
-    cancel : threading.Event
-    check_room : callable
-        Raises a `DiskFullError` if what all files still need does not fit on the disk, and so many further bytes.
+    `check_room` raises a `DiskFullError` if what all files still need does not fit on the disk, and so many further
+    bytes.
     """
 
     request: FileRequest
@@ -53,8 +54,8 @@ class LinkDownload:
 
     def __post_init__(self) -> None:
         self._link_name = shown_url(self.link.address)
-        self._policy = RetryPolicy(self.options.retries, self.options.first_wait)
         self._url, self._url_expires = self.link.address, 0.0
+        self._failures, self._furthest = 0, 0
 
     def run(self) -> str:
         """Download what is missing of the partial file; return the final URL, as it may be recorded.
@@ -76,7 +77,7 @@ class LinkDownload:
             while not partial.is_complete:
                 try:
                     final_url = self._request_rest(session)
-                except (TransientError, RestartError) as error:
+                except TransientError as error:
                     self._prepare_retry(error)
         if self.link.kind == "google-drive":
             return self.link.page
@@ -90,19 +91,27 @@ class LinkDownload:
             return True
         return state.resumable and bool(digest or (is_same_link and state.validator))
 
-    def _prepare_retry(self, error: TransientError | RestartError) -> None:
-        """Wait, and discard the partial file if it cannot be resumed."""
+    def _prepare_retry(self, error: TransientError) -> None:
+        """Wait, and discard the partial file if it cannot be resumed; give up after enough failures in a row."""
         partial = self.partial
-        if isinstance(error, TransientError) and partial.done and not partial.state.resumable:
+        if partial.done >= self._furthest + _PROGRESS:
+            self._furthest, self._failures = partial.done, 0
+        if not isinstance(error, RestartError) and partial.done and not partial.state.resumable:
             error = RestartError(f"{error}, and the server sends the file only from its beginning")
-        wait = self._policy.wait_after(error if isinstance(error, TransientError) else TransientError(str(error)))
-        if isinstance(error, RestartError):
-            if partial.done:
-                _log.warning("%s: %s; starting over", partial.path, error)
-            partial.restart()
+        retries = self.options.retries if error.retries is None else min(self.options.retries, error.retries)
+        if self._failures >= retries:
+            attempts = f" (after {self._failures + 1} attempts)" if self._failures else ""
+            raise LinkError(f"{error}{attempts}") from error
+        wait = min(self.options.first_wait * 2.0**self._failures, _LONGEST_WAIT) * random.uniform(0.5, 1)
+        wait = wait if error.after is None else min(max(error.after, wait), _LONGEST_RETRY_AFTER)
+        self._failures += 1
+        if isinstance(error, RestartError) and partial.done:
+            _log.warning("%s: %s; starting over in %.0f s", partial.path, error, wait)
         else:
             level = logging.INFO if wait >= 1 else logging.DEBUG
             _log.log(level, "%s: %s; trying again in %.0f s", partial.target.name, error, wait)
+        if isinstance(error, RestartError):
+            partial.restart()
         if self.cancel.wait(wait):
             raise CancelledError
 
@@ -135,7 +144,7 @@ class LinkDownload:
         for beginning in (head, unpacked):
             title = page_instead_of_file(name, response.content_type, beginning) if beginning else None
             if title is not None:
-                if self.link.kind == "google-drive" and (quota := explain_drive_page(title)):
+                if self.link.kind == "google-drive" and (quota := quota_error(title)):
                     raise quota
                 called = f', "{title}"' if title else ""
                 raise LinkError(f"the server sends a web page instead of the file{called}", is_page=True)
@@ -204,7 +213,7 @@ class LinkDownload:
 
     def _write_body(self, response: Response) -> None:
         """Write the body up to its end or the end of the file."""
-        partial, size, total, begin = self.partial, self.request.size, self.partial.state.total, self.partial.done
+        partial, size, total = self.partial, self.request.size, self.partial.state.total
         while total is None or partial.done < total:
             data = response.read(_BLOCK if total is None else min(_BLOCK, total - partial.done))
             if not data:
@@ -215,8 +224,6 @@ class LinkDownload:
             if total is None and size is None and done // _CHECK_ROOM_EVERY > partial.done // _CHECK_ROOM_EVERY:
                 self.check_room(_CHECK_ROOM_EVERY)  # without a size, the body may be endless
             partial.write(data)
-            if partial.done - begin >= _PROGRESS:
-                self._policy.progressed(partial.done)
         expected = size if total is None else total
         if expected is not None and partial.done < expected:
             raise TransientError(f"the response ends after {partial.done:,} of {expected:,} bytes")

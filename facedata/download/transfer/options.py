@@ -1,4 +1,4 @@
-"""What to download, how, and what was downloaded."""
+"""What to download, how, what was downloaded, and what can go wrong with one link."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from typing import Literal
 
 from facedata.download.checksums import Digest
 
-__all__ = ["Fetched", "FileRequest", "Link", "TransferOptions"]
+__all__ = [
+    "CancelledError",
+    "Fetched",
+    "FileRequest",
+    "Link",
+    "LinkError",
+    "RestartError",
+    "TransferOptions",
+    "TransientError",
+    "WrongChecksumError",
+]
 
 
 @dataclass(frozen=True)
 class Link:
-    """A place that a file can be downloaded from.
-
-    Attributes
-    ----------
-    kind : {'http', 'google-drive', 'onedrive'}
-    address : str
-        The URL; for Google Drive the id of the file.
-    """
+    """A place that a file can be downloaded from; `address` is a URL, or for Google Drive the id of the file."""
 
     kind: Literal["http", "google-drive", "onedrive"]
     address: str
@@ -57,11 +60,6 @@ class FileRequest:
     digest: Digest | None = None
     size: int | None = None
     known: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def algorithm(self) -> str:
-        """The algorithm of the published checksum; SHA-256 if none is published."""
-        return self.digest.algorithm if self.digest else "sha256"
 
 
 @dataclass(frozen=True)
@@ -121,3 +119,44 @@ class TransferOptions:
     overwrite: bool = False
     least_speed: int = 1000
     first_wait: float = 1.0
+
+
+class LinkError(Exception):
+    """A link does not give the file, and a retry would not help; `is_page` if it gives a web page instead."""
+
+    def __init__(self, reason: str, *, is_page: bool = False) -> None:
+        super().__init__(reason)
+        self.is_page = is_page
+
+
+class WrongChecksumError(LinkError):
+    """A link gave a complete file with another checksum; `is_known` if that file is known to be something else."""
+
+    def __init__(self, reason: str, *, is_known: bool = False) -> None:
+        super().__init__(reason)
+        self.is_known = is_known
+
+
+class TransientError(Exception):
+    """An error that may be gone at the next attempt.
+
+    Parameters
+    ----------
+    reason : str
+    after : float, optional
+        Seconds that the server asks to wait.
+    retries : int, optional
+        The most retries, if success is less likely than usual.
+    """
+
+    def __init__(self, reason: str, *, after: float | None = None, retries: int | None = None) -> None:
+        super().__init__(reason)
+        self.after, self.retries = after, retries
+
+
+class RestartError(TransientError):
+    """The partial file cannot be resumed: it does not belong to the file that the server has now."""
+
+
+class CancelledError(Exception):
+    """The whole download is to stop."""

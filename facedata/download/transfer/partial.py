@@ -9,16 +9,24 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections import deque
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from facedata.download.checksums import Digest, new_hasher
-from facedata.download.transfer.retry import CancelledError
-from facedata.errors import FacedataError, OutputError, OutputExistsError, output_error
-from facedata.files import atomic_writer, boot_id, open_locked, read_exactly, read_small, sync_folder, write_fully
+from facedata.download.transfer.options import CancelledError
+from facedata.errors import FacedataError, OutputError, OutputExistsError
+from facedata.files import (
+    atomic_writer,
+    boot_id,
+    open_locked,
+    output_errors,
+    read_exactly,
+    read_small,
+    sync_folder,
+    write_fully,
+)
 
 __all__ = ["PartialFile", "State"]
 
@@ -28,7 +36,6 @@ _LARGEST_FILE = 1 << 60
 _SYNC_EVERY = 64 << 20
 _MOST_SET_ASIDE = 2
 _HASH_BLOCK = 1 << 19
-_LARGEST_HASH_QUEUE = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -105,11 +112,9 @@ class PartialFile:
         self._algorithm, self._cancel, self._overwrite = algorithm, cancel, overwrite
         self._lock, self._is_open, self._restarts = threading.Lock(), True, 0
         self._sync_error: OSError | None = None
-        try:
+        with output_errors(self.path):
             target.parent.mkdir(parents=True, exist_ok=True)
             self._descriptor = open_locked(self.path)
-        except OSError as error:
-            raise error if isinstance(error, OutputError) else output_error(error, self.path) from error
         if not overwrite and os.path.lexists(target):
             self._remove_if_empty()
             os.close(self._descriptor)
@@ -132,13 +137,10 @@ class PartialFile:
     def restart(self, state: State = State()) -> None:
         """Discard what is written, and begin the file that `state` describes."""
         self._hasher.stop()
-        try:
-            with self._lock:
-                os.ftruncate(self._descriptor, 0)
-                self.done, self._sync_error = 0, None
-                self._restarts += 1
-        except OSError as error:
-            raise output_error(error, self.path) from error
+        with output_errors(self.path), self._lock:
+            os.ftruncate(self._descriptor, 0)
+            self.done, self._sync_error = 0, None
+            self._restarts += 1
         self._hasher = _Hasher(self._descriptor, self._algorithm, 0)
         with self._lock:
             self.state = replace(state, synced=0, boot=boot_id())
@@ -152,14 +154,12 @@ class PartialFile:
             self._save(sync=False)
 
     def write(self, data: bytes) -> None:
-        """Append `data`, and hand it to the thread that hashes; wait while that one is far behind."""
-        try:
+        """Append `data`, which is hashed by a thread."""
+        with output_errors(self.path):
             write_fully(self._descriptor, data, self.done)
-        except OSError as error:
-            raise output_error(error, self.path) from error
         self.done += len(data)
         self.received += len(data)
-        self._hasher.add(data)
+        self._hasher.add(len(data))
 
     def checkpoint(self) -> None:
         """Force the bytes to the disk and record that, if there are enough new ones; errors are kept for `publish`."""
@@ -183,11 +183,8 @@ class PartialFile:
                         self._save(sync=True)
 
     def _save(self, *, sync: bool) -> None:
-        try:
-            with atomic_writer(self._record, sync=sync) as file:
-                file.write(json.dumps({"version": _VERSION, **asdict(self.state)}).encode())
-        except OSError as error:
-            raise output_error(error, self._record) from error
+        with output_errors(self._record), atomic_writer(self._record, sync=sync) as file:
+            file.write(json.dumps({"version": _VERSION, **asdict(self.state)}).encode())
 
     def digest(self) -> Digest:
         """The digest of the file, once all of it is hashed.
@@ -198,10 +195,8 @@ class PartialFile:
             If the part that an earlier run wrote cannot be read.
         CancelledError
         """
-        try:
+        with output_errors(self.path):
             return Digest(self._algorithm, self._hasher.finish(self._cancel))
-        except OSError as error:
-            raise output_error(error, self.path) from error
 
     def publish(self, modified: float | None) -> None:
         """Give the file its final name, once its bytes are on the disk.
@@ -212,7 +207,7 @@ class PartialFile:
         OutputError
             If it is not complete, or cannot be written.
         """
-        try:
+        with output_errors(self.target):
             there = min(os.fstat(self._descriptor).st_size, self.done)
             total = self.done if self.state.total is None else self.state.total
             if there < total:
@@ -238,13 +233,11 @@ class PartialFile:
                 self._is_open = False
                 self._record.unlink(missing_ok=True)
             sync_folder(self.target.parent)
-        except OSError as error:
-            raise error if isinstance(error, OutputError) else output_error(error, self.target) from error
 
     def set_aside(self, name: str) -> Path:
         """Keep the file under another name, and begin again with an empty one; at most two such files are kept."""
         aside = self.target.with_name(name)
-        try:
+        with output_errors(self.path):
             prefix = f"{self.target.name}.wrong-"
             others = [each for each in aside.parent.iterdir() if each.name.startswith(prefix) and each != aside]
             for path in sorted(others, key=lambda each: each.lstat().st_mtime, reverse=True)[_MOST_SET_ASIDE - 1 :]:
@@ -255,8 +248,6 @@ class PartialFile:
                 descriptor = open_locked(self.path)
                 os.close(self._descriptor)
                 self._descriptor = descriptor
-        except OSError as error:
-            raise error if isinstance(error, OutputError) else output_error(error, self.path) from error
         self.restart()
         return aside
 
@@ -279,30 +270,23 @@ class PartialFile:
 class _Hasher:
     """A thread that hashes a growing file in order.
 
-    It takes new bytes from a queue. The `size` bytes that are there when it starts it reads from the file, and also
-    what is added until it has caught up: so an old partial file is checked like the rest without holding up the
-    download.
+    It reads the file, most of which is still in memory, instead of being handed the bytes: so it holds up no download,
+    neither with an old partial file, which is hashed from its beginning, nor if it is slower than the connection.
     """
 
     def __init__(self, descriptor: int, algorithm: str, size: int) -> None:
-        self._descriptor, self._hasher = descriptor, new_hasher(algorithm)
+        self._descriptor, self._algorithm = descriptor, algorithm
+        self._size, self._done = size, 0
         self._changed = threading.Condition()
-        self._queue, self._queued = deque[bytes](), 0
-        self._taken, self._size = 0, size  # bytes that are hashed or in the queue, bytes of the file
         self._is_finished, self._is_stopped = False, False
-        self._error: OSError | None = None
+        self._result: str | Exception = ""
         self._thread = threading.Thread(target=self._run, daemon=True, name="facedata-hash")
         self._thread.start()
 
-    def add(self, data: bytes) -> None:
-        """Hash the bytes that were just appended to the file; wait while the queue is full."""
+    def add(self, length: int) -> None:
+        """Hash as many further bytes of the file."""
         with self._changed:
-            if self._taken == self._size:
-                self._changed.wait_for(lambda: self._queued < _LARGEST_HASH_QUEUE or self._is_stopped)
-                self._queue.append(data)
-                self._queued += len(data)
-                self._taken += len(data)
-            self._size += len(data)
+            self._size += length
             self._changed.notify_all()
 
     def finish(self, cancel: threading.Event) -> str:
@@ -314,10 +298,9 @@ class _Hasher:
             self._thread.join(0.05)
             if cancel.is_set():
                 raise CancelledError
-        if self._error:
-            raise self._error
-        digest: str = self._hasher.hexdigest()
-        return digest
+        if isinstance(self._result, Exception):
+            raise self._result
+        return self._result
 
     def stop(self) -> None:
         """End the thread."""
@@ -327,33 +310,20 @@ class _Hasher:
         self._thread.join()
 
     def _run(self) -> None:
+        hasher = new_hasher(self._algorithm)
         try:
-            while (data := self._next()) is not None:
-                self._hasher.update(data)
-        except OSError as error:
-            self._error = error
-            with self._changed:
-                self._is_stopped = True
-                self._changed.notify_all()
+            while length := self._next_length():
+                hasher.update(read_exactly(self._descriptor, length, self._done))
+                self._done += length
+            self._result = hasher.hexdigest()
+        except Exception as error:  # it is raised by `finish`
+            self._result = error
 
-    def _next(self) -> bytes | None:
-        """The next bytes to hash; None at the end."""
+    def _next_length(self) -> int:
+        """Wait for bytes to hash; return their number, 0 at the end."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._queue or self._taken < self._size or self._is_finished or self._is_stopped
-            )
-            if self._is_stopped:
-                return None
-            if self._queue:
-                data = self._queue.popleft()
-                self._queued -= len(data)
-                self._changed.notify_all()
-                return data
-            if self._taken == self._size:
-                return None
-            begin, length = self._taken, min(self._size - self._taken, _HASH_BLOCK)
-            self._taken += length
-        return read_exactly(self._descriptor, length, begin)
+            self._changed.wait_for(lambda: self._done < self._size or self._is_finished or self._is_stopped)
+            return 0 if self._is_stopped else min(self._size - self._done, _HASH_BLOCK)
 
 
 def _read_state(path: Path) -> State | None:

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from hashlib import md5, sha256
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from http_server import Server
 
 from facedata.download.checksums import Digest
 from facedata.download.transfer import Fetched, FileRequest, Link, TransferOptions, fetch_files
-from facedata.errors import ChecksumError, InterruptedJobError, OptionError, OutputExistsError, TransferError
+from facedata.errors import ChecksumError, InterruptedJobError, OptionError, TransferError
 from facedata.jobs.signals import StopRequest
 
 DATA = os.urandom(300_000)
@@ -91,8 +92,10 @@ def test_files_that_were_complete_before_a_stop_are_reported(server: Server, tmp
         if (tmp_path / "quick").exists():
             stop.count = 1
 
+    begin = time.monotonic()
     with pytest.raises(InterruptedJobError):
         fetch_files(requests, observer=stop_at_the_first, on_fetched=reported.append, stop=stop)
+    assert time.monotonic() - begin < 20  # not the minute that it may wait for a server, also on a busy machine
     assert [each.path.name for each in reported] == ["quick"]
 
 
@@ -183,15 +186,6 @@ def test_a_file_known_to_be_another_is_named_and_not_requested_again(
     assert old.requests == 1
 
 
-def test_an_existing_file_is_not_touched(server: Server, fetch: Any, tmp_path: Path) -> None:
-    server.add("/a.bin", DATA)
-    (tmp_path / "a.bin").write_bytes(b"mine")
-    with pytest.raises(OutputExistsError, match="--overwrite"):
-        fetch(server.url("/a.bin"))
-    assert (tmp_path / "a.bin").read_bytes() == b"mine"
-    assert os.listdir(tmp_path) == ["a.bin"]
-
-
 def test_an_existing_file_is_replaced_only_on_request_and_by_the_right_one(
     server: Server, fetch: Any, tmp_path: Path
 ) -> None:
@@ -202,23 +196,6 @@ def test_an_existing_file_is_replaced_only_on_request_and_by_the_right_one(
     assert (tmp_path / "a.bin").read_bytes() == b"mine"
     fetch(server.url("/a.bin"), check=DATA, overwrite=True)
     assert (tmp_path / "a.bin").read_bytes() == DATA
-
-
-def test_a_file_of_another_size_is_refused_before_it_is_downloaded(server: Server, fetch: Any) -> None:
-    served = server.add("/a.bin", DATA, rate=50_000)
-    with pytest.raises(TransferError, match="has 300,000 bytes, not the 7 that were published"):
-        fetch(server.url("/a.bin"), size=7)
-    assert served.requests == 1
-
-
-@pytest.mark.parametrize("size", [299_999, 300_001])
-def test_the_published_size_also_counts_if_the_server_announces_none(
-    server: Server, fetch: Any, tmp_path: Path, size: int
-) -> None:
-    server.add("/a.bin", DATA, chunked=True)
-    with pytest.raises(TransferError, match=f"{size:,}"):
-        fetch(server.url("/a.bin"), size=size, retries=1)
-    assert not (tmp_path / "a.bin").exists()
 
 
 def test_an_unknown_size_gives_a_warning(server: Server, fetch: Any, caplog: pytest.LogCaptureFixture) -> None:
@@ -236,10 +213,11 @@ def test_wrong_use_is_refused(tmp_path: Path) -> None:
     assert fetch_files([]) == []
 
 
-@pytest.mark.parametrize("address", ["nonsense", "http://", "http://[bad", "ftp://example.org/a", "http://a b/"])
-def test_an_invalid_url_is_reported(fetch: Any, address: str) -> None:
-    with pytest.raises(TransferError, match="is not a URL that can be downloaded"):
-        fetch(address)
+def test_an_invalid_url_is_reported(fetch: Any) -> None:
+    addresses = ["nonsense", "http://", "http://[bad", "ftp://example.org/a", "http://a b/"]
+    with pytest.raises(TransferError) as caught:
+        fetch(*addresses)
+    assert str(caught.value).count("is not a URL that can be downloaded") == len(addresses)
 
 
 def test_a_refused_connection_is_given_up_soon(fetch: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -86,44 +85,16 @@ def test_a_file_that_changed_is_not_joined_to_the_old_partial(
     assert "starting over" in caplog.text
 
 
-def test_a_changed_file_of_a_server_that_ignores_if_range(
-    server: Server, fetch: Any, partial: Any, tmp_path: Path
+@pytest.mark.parametrize("check", [DATA, None])
+@pytest.mark.parametrize("path", ["/a.bin", "/mirror"])
+def test_without_a_validator_or_from_another_link_it_is_resumed_if_a_checksum_decides(
+    server: Server, fetch: Any, partial: Any, check: bytes | None, path: str
 ) -> None:
-    served = partial(last_modified=None)
-    served.etag, served.data = '"second"', DATA[::-1]
-    served.on_request = lambda asked: setattr(served, "etag", asked.if_range or '"second"')
-    served.headers["ETag"] = '"second"'  # the rest of another file
-    fetch(server.url("/a.bin"))
-    assert (tmp_path / "a.bin").read_bytes() == DATA[::-1]
-
-
-def test_without_a_validator_it_is_resumed_if_there_is_a_checksum(server: Server, fetch: Any, partial: Any) -> None:
-    served = partial(check=DATA, etag=None, last_modified=None)
-    fetch(server.url("/a.bin"), check=DATA)
-    assert served.bytes_served == 600_000
-
-
-def test_without_a_validator_and_a_checksum_it_starts_over(
-    server: Server, fetch: Any, partial: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    served = partial(etag=None, last_modified=None)
-    fetch(server.url("/a.bin"))
-    assert served.bytes_served == len(DATA)
-    assert "starting over" in caplog.text
-
-
-def test_another_link_resumes_if_a_checksum_decides(server: Server, fetch: Any, partial: Any) -> None:
-    partial(check=DATA)
-    mirror = server.add("/mirror", DATA, etag='"other"', last_modified=None)
-    fetched = fetch(server.url("/mirror"), check=DATA)
-    assert (mirror.bytes_served, fetched.etag) == (600_000, '"other"')
-
-
-def test_another_link_starts_over_without_a_checksum(server: Server, fetch: Any, partial: Any) -> None:
-    partial()
-    mirror = server.add("/mirror", DATA)
-    fetch(server.url("/mirror"))
-    assert mirror.bytes_served == len(DATA)
+    served = partial(check=check, **({} if path == "/mirror" else {"etag": None, "last_modified": None}))
+    if path == "/mirror":
+        served = server.add("/mirror", DATA, etag='"other"', last_modified=None)
+    fetched = fetch(server.url(path), check=check)
+    assert (served.bytes_served, fetched.etag) == (600_000 if check else len(DATA), served.etag)
 
 
 def test_a_rest_that_was_not_requested_is_refused(server: Server, fetch: Any, partial: Any, tmp_path: Path) -> None:
@@ -144,54 +115,32 @@ def test_a_damaged_partial_file_is_detected_and_downloaded_again(
     assert (tmp_path / "a.bin").read_bytes() == DATA
 
 
-def test_a_partial_file_without_a_record_is_not_used(server: Server, fetch: Any, partial: Any, tmp_path: Path) -> None:
-    for record in (
-        None,
-        "{",
-        "[]",
-        '{"version": 1, "total": -5}',
-        '{"version": 1}',
-        '{"version": 2, "synced": null}',
-        "[" * 100_000,
-    ):
-        served = partial(check=DATA)
-        if record is None:
-            (tmp_path / "a.bin.part.json").unlink()
-        else:
-            (tmp_path / "a.bin.part.json").write_text(record)
-        fetch(server.url("/a.bin"), check=DATA)
-        assert served.bytes_served == len(DATA)
-        (tmp_path / "a.bin").unlink()
-
-
-def test_after_a_power_cut_only_what_was_forced_to_the_disk_counts(
-    server: Server, fetch: Any, partial: Any, tmp_path: Path
-) -> None:
-    served = partial(check=DATA)
-    record = tmp_path / "a.bin.part.json"
-    record.write_text(json.dumps({**json.loads(record.read_text()), "boot": "another", "synced": 100_000}))
-    fetch(server.url("/a.bin"), check=DATA)
-    assert served.bytes_served == 900_000
-
-
-@pytest.mark.parametrize("digest", [True, False])
-def test_a_rest_without_a_validator_is_joined_only_if_a_checksum_decides(
-    server: Server, fetch: Any, partial: Any, tmp_path: Path, digest: bool, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("etag", "check", "message"),
+    [
+        ("", None, "does not say whether the rest belongs to the same version"),
+        ('"second"', None, 'its ETag was "first", and is "second"'),
+        ("", DATA, None),
+    ],
+)
+def test_a_rest_that_is_sent_in_spite_of_if_range_is_joined_only_if_a_checksum_decides(
+    server: Server,
+    fetch: Any,
+    partial: Any,
+    caplog: pytest.LogCaptureFixture,
+    etag: str,
+    check: bytes | None,
+    message: str | None,
 ) -> None:
     served = partial()
-    new = DATA if digest else DATA[::-1]
-    served.data, served.etag, served.last_modified = new, None, None
-
-    def ignore_if_range(asked: Any) -> None:
-        served.etag = asked.if_range  # so that the server sends 206, and no ETag with it
-        served.headers["ETag"] = ""
-
-    served.on_request = ignore_if_range
-    fetch(server.url("/a.bin"), check=DATA if digest else None)
-    assert (tmp_path / "a.bin").read_bytes() == new
-    if digest:
-        assert served.bytes_served == 600_000
-    assert ("does not say whether the rest belongs to the same version" in caplog.text) is not digest
+    served.data = check or DATA[::-1]
+    served.last_modified = None
+    served.headers["ETag"] = etag
+    served.on_request = lambda asked: setattr(served, "etag", asked.if_range)
+    fetched = fetch(server.url("/a.bin"), check=check)
+    assert fetched.path.read_bytes() == served.data
+    assert (served.bytes_served == 600_000) == (message is None)
+    assert (message or "") in caplog.text
 
 
 def test_a_complete_file_that_was_not_renamed_needs_no_server(
@@ -208,8 +157,7 @@ SCRIPT = """
 import sys, logging
 from pathlib import Path
 from facedata.download.checksums import Digest
-from facedata.download.transfer import Link
-from facedata.download.transfer import FileRequest, fetch_files
+from facedata.download.transfer import FileRequest, Link, fetch_files
 from facedata.jobs.signals import stop_on_signals
 from facedata.errors import FacedataError
 url, path, digest = sys.argv[1:]
@@ -238,7 +186,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20) -> None:
 
 def test_kill_9_in_the_middle_loses_next_to_nothing(server: Server, tmp_path: Path) -> None:
     data = os.urandom(4_000_000)
-    served = server.add("/a.bin", data, rate=2_000_000)
+    served = server.add("/a.bin", data, rate=4_000_000)
     process = start(server.url("/a.bin"), tmp_path / "a.bin", data)
     wait_for(lambda: served.bytes_served > 2_000_000)
     process.send_signal(signal.SIGKILL)
@@ -253,17 +201,12 @@ def test_kill_9_in_the_middle_loses_next_to_nothing(server: Server, tmp_path: Pa
     assert served.bytes_served - len(data) < 1_000_000  # what was in the buffers of the connection
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_download_and_the_same_call_resumes(
-    server: Server, tmp_path: Path, signal_number: int
-) -> None:
-    served = server.add("/a.bin", DATA, rate=500_000)
+def test_a_signal_ends_the_download_and_the_same_call_resumes(server: Server, tmp_path: Path) -> None:
+    served = server.add("/a.bin", DATA, rate=1_000_000)
     process = start(server.url("/a.bin"), tmp_path / "a.bin", DATA)
     wait_for(lambda: served.bytes_served > 300_000)
-    begin = time.monotonic()
-    process.send_signal(signal_number)
+    process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
-    assert time.monotonic() - begin < 20  # not the minute that it may wait for a server
     assert process.returncode == 75
     assert "run the same command again to resume" in errors
     assert "Traceback" not in errors
@@ -271,21 +214,19 @@ def test_a_signal_ends_the_download_and_the_same_call_resumes(
     assert there > 200_000
     server.wait_until_idle()
     served.rate, served.bytes_served = None, 0
-    assert start(server.url("/a.bin"), tmp_path / "a.bin", DATA).communicate(timeout=20)[1] == ""
+    assert start(server.url("/a.bin"), tmp_path / "a.bin", DATA).communicate(timeout=30)[1] == ""
     assert served.bytes_served == len(DATA) - there
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_signal_ends_the_download_if_the_server_hangs(tmp_path: Path, scheme: str) -> None:
+def test_a_signal_ends_the_download_if_the_server_hangs(tmp_path: Path) -> None:
     """In the middle of the TLS handshake, nothing can end the thread that waits."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        process = start(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}/a.bin", tmp_path / "a.bin", DATA)
-        listener.settimeout(20)
+        process = start(f"https://127.0.0.1:{listener.getsockname()[1]}/a.bin", tmp_path / "a.bin", DATA)
+        listener.settimeout(60)
         with listener.accept()[0] as connection:
             connection.recv(1)
             begin = time.monotonic()
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=30)
-    assert time.monotonic() - begin < 20  # not the minute that it may wait for a server
+            process.communicate(timeout=50)
+    assert time.monotonic() - begin < 40  # not the minute that it may wait for a server, also on a busy machine
     assert process.returncode == 75
-    assert not (tmp_path / "a.bin").exists()

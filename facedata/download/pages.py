@@ -1,4 +1,4 @@
-"""Recognise a web page that a server sends instead of the file, and show what a server sends safely."""
+"""Recognise a web page that was saved instead of a file, and show text of unknown origin safely."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 __all__ = ["page_instead_of_file", "plain_line", "shown_url", "web_page_title"]
 
 _LARGEST_HEAD = 1 << 16
-_PREAMBLE = re.compile(rb"(?:\s+|\xef\xbb\xbf|<!--.*?-->|<\?xml[^>]*\?>)+", re.DOTALL)
+_PREAMBLE = re.compile(rb"(?:\s+|\xef\xbb\xbf|<!--.*?-->|<\?xml[^>]*\?>)*", re.DOTALL)
 _OPENING = re.compile(rb"<(?:!doctype\s+html|html|head|title|meta|script|body)[\s>/]", re.IGNORECASE)
 _TITLE = re.compile(rb"<title[^>]{0,200}>(.*?)(?:</title|\Z)", re.IGNORECASE | re.DOTALL)
 _PAGE_NAMES = (".html", ".htm", ".xhtml")
@@ -26,7 +26,7 @@ def web_page_title(head: bytes) -> str | None:
     """
     head = head[:_LARGEST_HEAD]
     preamble = _PREAMBLE.match(head)
-    return _title(head) if _OPENING.match(head, preamble.end() if preamble else 0) else None
+    return _title(head) if preamble and _OPENING.match(head, preamble.end()) else None
 
 
 def page_instead_of_file(name: str, content_type: str, head: bytes) -> str | None:

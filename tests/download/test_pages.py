@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facedata.download.transfer import web_page_title
-from facedata.download.transfer.pages import page_instead_of_file, shown_url
+from facedata.download.pages import page_instead_of_file, shown_url, web_page_title
 
 
 @pytest.mark.parametrize(
