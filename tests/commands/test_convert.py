@@ -6,15 +6,19 @@ import json
 import os
 import signal
 import subprocess
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import FACEDATA, Ran, RecordSetMaker, Running, big_set, jpeg, tree
 
+import facedata as facedata_package
 from facedata.dataset import open_dataset
+from facedata.jobs.executors import LocalExecutor
 from facedata.jobs.journal import Journal
 
 MakeSet = Callable[[str], RecordSetMaker]
@@ -26,7 +30,7 @@ TARGETS = {
     "pack-rec": "pack-rec {big} --list --output {out}/packed",
     "webdataset": "convert {big} webdataset:{out}/tars/a-%04d.tar --shard-size 1MB",
     "parquet": "convert {big} parquet:{out}/parquet --shard-size 1MB",
-    "unpack-rec": "unpack-rec --include {big} --output {out}/images --list {out}/list.txt",
+    "unpack-rec": "unpack-rec --include {big} --limit 9000 --output {out}/images --list {out}/list.txt",
 }
 ROOTS = {
     "build-lmdb": "a.lmdb",
@@ -138,6 +142,22 @@ def test_a_full_disk_is_reported_and_the_next_run_resumes(
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
     assert facedata(*big.command(target, small_disk)).status == 0
     assert tree(small_disk) == big.undisturbed(target)
+
+
+def test_the_way_from_the_command_to_the_workers_is_short(
+    record_set: MakeSet, inline_facedata: Facedata, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_set("a").plain([0])
+    package, calls, submit = str(Path(facedata_package.__file__).parent), [], LocalExecutor.submit
+
+    def recorded(self: LocalExecutor, *arguments: Any, **keywords: Any) -> Any:
+        names = [frame.name for frame in traceback.extract_stack() if frame.filename.startswith(package)]
+        calls.append(names[names.index("command") + 1 :])
+        return submit(self, *arguments, **keywords)
+
+    monkeypatch.setattr(LocalExecutor, "submit", recorded)
+    assert inline_facedata("convert", "a", "null:out").status == 0
+    assert len(calls[0]) + 1 <= 6, calls[0]  # and the call of submit itself
 
 
 def test_the_summary_in_words_and_as_json(record_set: MakeSet, inline_facedata: Facedata, tmp_path: Path) -> None:
