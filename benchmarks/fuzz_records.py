@@ -21,7 +21,7 @@ import atheris
 
 with atheris.instrument_imports(include=["facedata"]):
     from facedata.converters.rec.index import read_index
-    from facedata.converters.rec.record_set import OpenOptions, open_record_set
+    from facedata.converters.rec.record_set import open_record_set
     from facedata.converters.rec.recordio import (
         MAGIC_BYTES,
         ImageRecord,
@@ -56,7 +56,7 @@ def read_everything(data: bytes) -> None:
     if options & _PROPERTY:
         (_FOLDER / "property").write_bytes(index[:32])
     _read_records(records)
-    _open(OpenOptions(salvage=bool(options & _SALVAGE), rebuild_index=bool(options & _REBUILD)))
+    _open(salvage=bool(options & _SALVAGE), rebuild_index=bool(options & _REBUILD))
 
 
 def _read_index() -> None:
@@ -78,9 +78,9 @@ def _read_records(records: bytes) -> None:
                 assert len(payload) < end - offset <= len(records) + 3
 
 
-def _open(options: OpenOptions) -> None:
+def _open(*, salvage: bool, rebuild_index: bool) -> None:
     with suppress(FacedataError):
-        source = open_record_set(_FOLDER, options).source
+        source = open_record_set(_FOLDER, salvage=salvage, rebuild_index=rebuild_index)
         items = list(source.read())
         assert len(items) == len(source)
         for item in items:

@@ -91,7 +91,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Source:
     """Drawn faces, as JPEGs: 5 people with 4 images each."""
     folder = tmp_path_factory.mktemp("faces")
     make_sample(folder, SampleOptions(identities=5, images=4))
-    return open_record_set(folder).source
+    return open_record_set(folder)
 
 
 @pytest.fixture(scope="module")

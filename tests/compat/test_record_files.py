@@ -152,9 +152,9 @@ def test_every_dialect_is_read(record_set: tuple[Path, list[Sample]]) -> None:
     opened = open_record_set(folder)
 
     assert opened.dialect == ("insightface" if folder.name in WITH_META else "plain")
-    assert list(opened.source) == samples
-    assert list(opened.source[3:9]) == samples[3:9]
-    assert np.concatenate(list(opened.source.labels())).tolist() == [sample.label for sample in samples]
+    assert list(opened) == samples
+    assert list(opened[3:9]) == samples[3:9]
+    assert np.concatenate(list(opened.labels())).tolist() == [sample.label for sample in samples]
 
 
 def test_every_dialect_is_read_without_its_index(unindexed: tuple[Path, list[Sample]]) -> None:
@@ -163,7 +163,7 @@ def test_every_dialect_is_read_without_its_index(unindexed: tuple[Path, list[Sam
     opened = open_record_set(folder)
 
     assert opened.dialect == ("insightface" if folder.name in WITH_META else "plain")
-    assert list(opened.source) == samples
+    assert list(opened) == samples
 
 
 @pytest.mark.parametrize("record_set", ["dataset_merge"], indirect=True)

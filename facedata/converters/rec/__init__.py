@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facedata.converters.rec.dialect import INSIGHTFACE
-from facedata.converters.rec.record_set import OpenOptions, RebuiltSource, RecordSet, open_record_set
+from facedata.converters.rec.record_set import open_record_set
 from facedata.converters.rec.recordio import ImageRecord, RecordReader, encode_record
 from facedata.converters.rec.source import RecSource
 from facedata.dataset import Format, Source
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMAT",
     "ImageRecord",
-    "OpenOptions",
     "RecSource",
     "RecordReader",
-    "RecordSet",
     "create_sink",
     "encode_record",
     "open_record_set",
@@ -41,16 +39,7 @@ def open_source(
     cache_folder: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Source:
-    """Open the record set at `path`.
-
-    Parameters
-    ----------
-    path : str
-    salvage, rebuild_index, cache_folder, progress
-        As for `OpenOptions`.
-    backend : str
-        ``"native"``, or ``"mxnet"`` to read the records through MXNet itself.
-    """
+    """Open a record set, as `open_record_set`; with the backend ``"mxnet"``, MXNet itself reads the records."""
     if backend not in ("native", "mxnet"):
         raise OptionError(f"backend {backend}: expected 'native' or 'mxnet'")
     if backend == "mxnet":
@@ -58,9 +47,8 @@ def open_source(
 
         check_mxnet()
     cache = None if cache_folder is None else Path(cache_folder)
-    record_set = open_record_set(path, OpenOptions(salvage, rebuild_index, cache, progress))
-    source: Source = record_set.source if backend == "native" else MXNetRecSource(record_set.source)
-    return source if record_set.rebuilt is None or cache is None else RebuiltSource(source, record_set, cache)
+    source = open_record_set(path, salvage=salvage, rebuild_index=rebuild_index, cache_folder=cache, progress=progress)
+    return source if backend == "native" else MXNetRecSource(source)
 
 
 def recognises(path: str) -> bool:
@@ -79,10 +67,4 @@ def create_sink(
     return RecSink(path, style, list_file, keep_undecodable)
 
 
-FORMAT = Format(
-    "rec",
-    open_source=open_source,
-    create_sink=create_sink,
-    recognises=recognises,
-    extensions=(".rec",),
-)
+FORMAT = Format("rec", open_source=open_source, create_sink=create_sink, recognises=recognises, extensions=(".rec",))

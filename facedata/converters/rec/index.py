@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from facedata.columns import integers, whole_lines
 from facedata.errors import FormatError, output_error
 from facedata.files import atomic_writer
 
-__all__ = ["IndexKeys", "RecordIndex", "damage_mark", "read_index", "write_index"]
+__all__ = ["ADVICE", "IndexKeys", "RecordIndex", "damage_mark", "in_key_order", "read_index", "write_index"]
 
 _LONGEST_LINE = 1 << 12
 _DIGITS = 40  # more than any number here has; int() refuses some thousands
@@ -97,7 +98,7 @@ def read_index(path: str | os.PathLike[str]) -> RecordIndex:
         even = len(separators) % 2 == 0 and bool((separators[::2] == 9).all() and (separators[1::2] == 10).all())
         numbers = integers(block) if even and text.max() <= ord("9") else np.empty(0, np.int64)
         if len(numbers) != len(separators) or numbers.max() == _LARGEST:
-            raise _line_error(os.fspath(path), lines.first, block)
+            raise FormatError(f"{os.fspath(path)}: {_wrong_line(lines.first, block)}; {ADVICE}")
         narrow = numbers[::2].max() <= np.iinfo(np.uint32).max  # half the memory, in all but rare cases
         keys.append(numbers[::2].astype(np.uint32) if narrow else numbers[::2].copy())
         offsets.append(numbers[1::2].copy())
@@ -123,24 +124,21 @@ def _ascending(values: NDArray[np.uint32] | NDArray[np.int64]) -> bool:
     return bool(np.all(values[1:] > values[:-1]))
 
 
-def _line_error(path: str, first: int, block: bytes) -> FormatError:
-    """The error of the line that is wrong."""
+def _wrong_line(first: int, block: bytes) -> str:
     for number, line in enumerate(block.removesuffix(b"\n").split(b"\n"), first):
         key, tab, offset = line.partition(b"\t")
         shown = "".join(chr(byte) if 32 <= byte < 127 or byte == 9 else f"\\x{byte:02x}" for byte in line[:60])
         if not (tab and key.isdigit() and offset.isdigit()):
-            return FormatError(f"{path}: line {number} is '{shown}', expected key<TAB>offset; truncated? {ADVICE}")
+            return f"line {number} is '{shown}', expected key<TAB>offset (truncated?)"
         if len(key) > _DIGITS or int(key) >= _LARGEST:
-            return FormatError(f"{path}: line {number}: key {key[:_DIGITS].decode()} is too large; {ADVICE}")
+            return f"line {number}: key {key[:_DIGITS].decode()} is too large"
         if len(offset) > _DIGITS or int(offset) >= _LARGEST:
-            return FormatError(
-                f"{path}: line {number}, key {key.decode()}: invalid offset {offset[:_DIGITS].decode()} (left by a "
-                f"failed write); {ADVICE}"
-            )
-    return FormatError(f"{path}: its lines are not key<TAB>offset; {ADVICE}")
+            shown = offset[:_DIGITS].decode()
+            return f"line {number}, key {key.decode()}: invalid offset {shown} (left by a failed write)"
+    return "its lines are not key<TAB>offset"
 
 
-def write_index(path: str | os.PathLike[str], keys: Sequence[int] | IndexKeys, offsets: NDArray[np.int64]) -> None:
+def write_index(path: str | os.PathLike[str], keys: Iterable[int], offsets: NDArray[np.int64]) -> None:
     """Write an index file as MXNet does, in the order given; it appears complete or not at all.
 
     Raises
@@ -148,11 +146,12 @@ def write_index(path: str | os.PathLike[str], keys: Sequence[int] | IndexKeys, o
     OutputError
         If it cannot be written.
     """
+    keys = iter(keys)
     try:
         with atomic_writer(path) as file:
             for begin in range(0, len(offsets), 1 << 16):
-                part = slice(begin, begin + (1 << 16))
-                pairs = zip(keys[part], offsets[part].tolist(), strict=True)
+                block = offsets[begin : begin + (1 << 16)].tolist()
+                pairs = zip(islice(keys, len(block)), block, strict=True)
                 file.write("".join([f"{key}\t{offset}\n" for key, offset in pairs]).encode())
     except OSError as error:
         raise output_error(error, path) from error

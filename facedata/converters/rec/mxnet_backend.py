@@ -36,6 +36,10 @@ class MXNetRecSource(WrappedSource):
         """The records at `positions`."""
         return MXNetRecSource(self._source.take(positions))
 
+    def save_cache(self) -> None:
+        """Save the rebuilt index of the wrapped source."""
+        self._source.save_cache()
+
     def read(self) -> Iterator[Sample | SampleError]:
         """Every sample in key order, or the error in its place.
 

@@ -1,4 +1,4 @@
-"""Opening a record set: finding its files, reading or rebuilding its index, checking both."""
+"""Opening record sets: finding the files, reading or rebuilding the index, checking both; writing a missing index."""
 
 from __future__ import annotations
 
@@ -10,35 +10,26 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
-from numpy.typing import NDArray
 
-from facedata.converters.rec.dialect import SetChecker
-from facedata.converters.rec.index import ADVICE, RecordIndex, damage_mark, read_index, write_index
+from facedata.converters.rec.dialect import check_offsets, find_dialect
+from facedata.converters.rec.index import ADVICE, RecordIndex, damage_mark, in_key_order, read_index, write_index
 from facedata.converters.rec.recordio import LARGEST_LABEL, RecordReader
 from facedata.converters.rec.source import RecSource
 from facedata.converters.rec.walk import walk_records
-from facedata.dataset import Source, WrappedSource
 from facedata.errors import (
     EmptyDatasetError,
     FormatError,
+    InputError,
     InputNotFoundError,
     InputPermissionError,
     OutputExistsError,
     input_error,
-    output_error,
 )
-from facedata.files import atomic_writer, file_identity, kind_name
+from facedata.files import file_identity, kind_name
 
-__all__ = [
-    "IndexSummary",
-    "OpenOptions",
-    "RebuiltSource",
-    "RecordFiles",
-    "RecordSet",
-    "find_record_files",
-    "index_records",
-    "open_record_set",
-]
+__all__ = ["IndexSummary", "RecordFiles", "find_record_files", "index_records", "open_record_set"]
+
+Progress = Callable[[int, int], None]
 
 _log = logging.getLogger(__name__)
 
@@ -47,99 +38,9 @@ _log = logging.getLogger(__name__)
 class RecordFiles:
     """The files of a record set; `index` and `property` are None if there is no such file."""
 
-    folder: str
     records: str
     index: str | None
     property: str | None
-
-
-@dataclass(frozen=True)
-class OpenOptions:
-    """How to open record sets.
-
-    Attributes
-    ----------
-    salvage : bool
-        Read what can be read of a damaged file, whatever its index says: walk through it from record to record; its
-        damaged places become samples that fail by name.
-    rebuild_index : bool
-        Walk through the records even if there is an index file.
-    cache_folder : path, optional
-        The folder that may hold rebuilt indexes of earlier runs.
-    progress : callable, optional
-        Called with bytes done and bytes in all while an index is rebuilt.
-    """
-
-    salvage: bool = False
-    rebuild_index: bool = False
-    cache_folder: Path | None = None
-    progress: Callable[[int, int], None] | None = None
-
-
-@dataclass(frozen=True)
-class RecordSet:
-    """One opened record set.
-
-    Attributes
-    ----------
-    files : RecordFiles
-    dialect : str
-        ``"insightface"`` (with meta and identity records) or ``"plain"``.
-    source : RecSource
-        Its images in key order.
-    classes : int or None
-        The number of classes in its ``property`` file or its meta record.
-    rebuilt : RecordIndex, optional
-        The index of all records, if it was rebuilt.
-    rebuilt_name : str
-        The name of the file in which a job saves it.
-    """
-
-    files: RecordFiles
-    dialect: str
-    source: RecSource
-    classes: int | None
-    rebuilt: RecordIndex | None
-    rebuilt_name: str
-
-    def save_rebuilt(self, folder: Path) -> None:
-        """Save a rebuilt index in `folder`, for later runs."""
-        if self.rebuilt is None:
-            return
-        path = folder / self.rebuilt_name
-        if not path.exists():
-            try:
-                with atomic_writer(path) as file:
-                    np.savez(file, keys=np.asarray(self.rebuilt.keys, np.int64), offsets=self.rebuilt.offsets)
-            except OSError as error:
-                raise output_error(error, path) from error
-
-
-class RebuiltSource(WrappedSource):
-    """The images of a record set whose index was rebuilt, which is saved for later runs.
-
-    Parameters
-    ----------
-    source : Source
-    record_set : RecordSet
-    folder : path
-        Where the index is saved.
-    """
-
-    def __init__(self, source: Source, record_set: RecordSet, folder: Path) -> None:
-        super().__init__(source)
-        self._record_set, self._folder = record_set, folder
-
-    def __getitem__(self, part: slice) -> Source:
-        return self._source[part]  # workers get no index of the whole set
-
-    def take(self, positions: NDArray[np.int64]) -> Source:
-        """The images at `positions`."""
-        return self._source.take(positions)
-
-    def save_cache(self) -> None:
-        """Save the index."""
-        self._record_set.save_rebuilt(self._folder)
 
 
 def find_record_files(path: str | os.PathLike[str]) -> RecordFiles:
@@ -150,48 +51,67 @@ def find_record_files(path: str | os.PathLike[str]) -> RecordFiles:
     InputError
         If there is no ``.rec``, more than one to choose from, or no permission to look.
     """
-    path = os.fspath(path)
+    records = os.fspath(path)
     try:
-        if not os.path.isdir(path):
-            os.stat(path)
-            return _files_beside(path)
-        names = sorted(name for name in os.listdir(path) if name.endswith(".rec"))
+        if os.path.isdir(records):
+            names = sorted(name for name in os.listdir(records) if name.endswith(".rec"))
+            if not names:
+                raise InputNotFoundError(
+                    f"{records}: no .rec file in this folder; expected train.rec, with train.idx beside it"
+                )
+            if len(names) > 1 and "train.rec" not in names:
+                raise InputNotFoundError(
+                    f"{records}: no train.rec, and {len(names)} other .rec files ({', '.join(names[:3])}): "
+                    "name the one you mean"
+                )
+            records = os.path.join(records, "train.rec" if "train.rec" in names else names[0])
+        index, declared = records.removesuffix(".rec") + ".idx", os.path.join(os.path.dirname(records), "property")
+        for file in (records, index):  # reading a pipe or a device could wait forever
+            if (file == records or os.path.lexists(file)) and not os.path.isfile(file):
+                raise FormatError(f"{file}: is {kind_name(os.stat(file).st_mode)}, not a file")
+    except InputError:
+        raise
     except OSError as error:
-        raise input_error(error, path) from error
-    if "train.rec" in names:
-        names = ["train.rec"]
-    if not names:
-        raise InputNotFoundError(f"{path}: no .rec file in this folder; expected train.rec, with train.idx beside it")
-    if len(names) > 1:
-        raise InputNotFoundError(
-            f"{path}: no train.rec, and {len(names)} other .rec files ({', '.join(names[:3])}): name the one you mean"
-        )
-    return _files_beside(os.path.join(path, names[0]))
-
-
-def _files_beside(records: str) -> RecordFiles:
+        raise input_error(error, error.filename or records) from error
     if not records.endswith(".rec"):
         raise FormatError(f"{records}: is neither a set folder nor a .rec file")
-    index, declared = records.removesuffix(".rec") + ".idx", os.path.join(os.path.dirname(records), "property")
-    for path in (records, index):  # reading a pipe or a device could wait forever
-        if (path == records or os.path.lexists(path)) and not os.path.isfile(path):
-            try:
-                mode = os.stat(path).st_mode
-            except OSError as error:
-                raise input_error(error, path) from error
-            raise FormatError(f"{path}: is {kind_name(mode)}, not a file")
     if not os.access(records, os.R_OK):
         raise InputPermissionError(f"{records}: no permission to read it; check its mode and owner")
     return RecordFiles(
-        os.path.dirname(records),
         records,
         index if os.path.lexists(index) else None,
         declared if os.path.isfile(declared) else None,
     )
 
 
-def open_record_set(path: str | os.PathLike[str], options: OpenOptions | None = None) -> RecordSet:
+def open_record_set(
+    path: str | os.PathLike[str],
+    *,
+    salvage: bool = False,
+    rebuild_index: bool = False,
+    cache_folder: Path | None = None,
+    progress: Progress | None = None,
+) -> RecSource:
     """Open the record set at `path`.
+
+    Parameters
+    ----------
+    path : str or path
+        A set folder or a ``.rec`` file.
+    salvage : bool
+        Read what can be read of a damaged file, whatever its index says: walk through it from record to record; its
+        damaged places become samples that fail by name.
+    rebuild_index : bool
+        Walk through the records even if there is an index file.
+    cache_folder : path, optional
+        The folder that may hold rebuilt indexes of earlier runs, and in which `RecSource.save_cache` saves this one.
+    progress : callable, optional
+        Called with bytes done and bytes in all while an index is rebuilt.
+
+    Returns
+    -------
+    RecSource
+        Its images in key order.
 
     Raises
     ------
@@ -202,39 +122,42 @@ def open_record_set(path: str | os.PathLike[str], options: OpenOptions | None = 
     FormatError
         If index and records contradict each other.
     """
-    options = options or OpenOptions()
     files = find_record_files(path)
     identity = file_identity(files.records)
     if identity["size"] == 0:
         raise EmptyDatasetError(f"{files.records}: is empty (0 bytes)")
-    rebuilt_name = f".facedata-index-{identity['digest']}{'-salvaged' if options.salvage else ''}.npz"
-    trusted = None if options.rebuild_index or options.salvage else files.index
-    index = _rebuilt_index(files, rebuilt_name, options) if trusted is None else read_index(trusted)
+    trusted = None if rebuild_index or salvage else files.index
+    cache = None
+    if trusted is not None:
+        index = read_index(trusted)
+    else:
+        if cache_folder is not None:
+            cache = cache_folder / f".facedata-index-{identity['digest']}{'-salvaged' if salvage else ''}.npz"
+        if cache is not None and cache.exists():
+            index = _load_cached(cache)
+        else:
+            _log.info("%s: finding the records by walking through the file", files.records)
+            walked = walk_records(files.records, salvage=salvage, progress=progress)
+            if walked.damaged:
+                _log.warning("%s: skipped %d damaged places", files.records, walked.damaged)
+            index = walked.index(files.records)
     if len(index) == 0:
         raise EmptyDatasetError(f"{files.index or files.records}: lists no record; {ADVICE}")
     with RecordReader(files.records) as reader:
-        checker = SetChecker(reader, index, files.index, salvage=options.salvage)
         if trusted is not None:
-            checker.check_offsets()
-        dialect, images, classes = checker.dialect()
+            check_offsets(reader, index, trusted)
+        dialect, images, classes = find_dialect(reader, index, files.index or files.records, salvage=salvage)
     if len(images) == 0:
         raise EmptyDatasetError(f"{files.records}: holds no image, only meta and identity records")
-    facts = {"dialect": dialect, "records": len(index), "index": images.digest()}
-    declared = _declared_classes(files) or classes
-    source = RecSource(files.records, images, identity, facts, declared, trusted)
-    return RecordSet(files, dialect, source, declared, index if trusted is None else None, rebuilt_name)
-
-
-def _rebuilt_index(files: RecordFiles, name: str, options: OpenOptions) -> RecordIndex:
-    if options.cache_folder is not None:
-        cached = options.cache_folder / name
-        if os.path.exists(cached):
-            return _load_cached(cached)
-    _log.info("%s: finding the records by walking through the file", files.records)
-    walked = walk_records(files.records, salvage=options.salvage, progress=options.progress)
-    if walked.damaged:
-        _log.warning("%s: skipped %d damaged places", files.records, walked.damaged)
-    return walked.index(files.records)
+    return RecSource(
+        files.records,
+        images,
+        identity,
+        {"dialect": dialect, "records": len(index), "index": images.digest()},
+        _declared_classes(files.property) or classes,
+        trusted,
+        None if cache is None else (cache, index),
+    )
 
 
 def _load_cached(path: Path) -> RecordIndex:
@@ -248,22 +171,20 @@ def _load_cached(path: Path) -> RecordIndex:
         raise FormatError(
             f"{path}: this rebuilt index of an earlier run is corrupt; remove it, and run the command again"
         )
-    if len(keys) and int(keys[-1]) - int(keys[0]) == len(keys) - 1:
-        return RecordIndex(range(int(keys[0]), int(keys[-1]) + 1), offsets)
-    return RecordIndex(keys, offsets)
+    return in_key_order(keys, offsets, str(path))
 
 
-def _declared_classes(files: RecordFiles) -> int | None:
+def _declared_classes(path: str | None) -> int | None:
     """The class count of the property file: ``num_classes,height,width`` on its first line."""
-    if files.property is None:
+    if path is None:
         return None
     try:
-        with open(files.property, "rb") as file:
+        with open(path, "rb") as file:
             first = file.readline(200).split(b",")[0].strip()
     except OSError as error:
-        raise input_error(error, files.property) from error
-    if not first.isdigit() or not 0 < int(first) <= LARGEST_LABEL:
-        _log.warning("%s: its first line is not num_classes,height,width; the file is ignored", files.property)
+        raise input_error(error, path) from error
+    if not first.isdigit() or not 0 < int(first) <= LARGEST_LABEL + 1:
+        _log.warning("%s: its first line is not num_classes,height,width; the file is ignored", path)
         return None
     return int(first)
 
@@ -276,10 +197,8 @@ class IndexSummary:
     ----------
     index : str
         The index file.
-    records : int
-        Its lines.
-    damaged : int
-        Damaged places that were skipped.
+    records, damaged : int
+        Its lines, and the damaged places that were skipped.
     replaced : bool
         Whether there was an index before.
     """
@@ -296,7 +215,7 @@ def index_records(
     overwrite: bool = False,
     salvage: bool = False,
     dry_run: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> IndexSummary:
     """Write the index beside a record file, in the order of the file.
 
@@ -331,7 +250,5 @@ def index_records(
     if not dry_run:
         offsets = np.where(index.offsets < 0, damage_mark(index.offsets), index.offsets)
         in_file_order = offsets.argsort(kind="stable")
-        first, keys = index.keys[0], index.keys
-        ordered = (in_file_order + first) if isinstance(keys, range) else keys[in_file_order]
-        write_index(target, ordered, offsets[in_file_order])
+        write_index(target, index.take(in_file_order).keys, offsets[in_file_order])
     return IndexSummary(target, len(index), walked.damaged, files.index is not None)

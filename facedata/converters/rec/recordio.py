@@ -60,26 +60,18 @@ def encode_record(payload: bytes) -> bytes:
     """
     if len(payload) > MAXIMUM_LENGTH:
         raise FormatError(f"a record of {len(payload)} bytes: RecordIO holds at most {MAXIMUM_LENGTH}")
-    parts = _split_at_magic(payload)
-    flags = [_WHOLE] if len(parts) == 1 else [_FIRST, *[_MIDDLE] * (len(parts) - 2), _LAST]
-    return b"".join(_encode_chunk(flag, part) for flag, part in zip(flags, parts, strict=True))
-
-
-def _encode_chunk(flag: int, part: bytes) -> bytes:
-    return _chunk_header.pack(MAGIC, flag << 29 | len(part)) + part + bytes(padded(len(part)) - len(part))
-
-
-def _split_at_magic(payload: bytes) -> list[bytes]:
     parts, begin, found = [], 0, payload.find(MAGIC_BYTES)
     while found >= 0:
         if found % 4 == 0:
             parts.append(payload[begin:found])
             begin = found + 4
-            found = payload.find(MAGIC_BYTES, begin)
-        else:
-            found = payload.find(MAGIC_BYTES, found + 1)
+        found = payload.find(MAGIC_BYTES, max(begin, found + 1))
     parts.append(payload[begin:])
-    return parts
+    flags = [_WHOLE] if len(parts) == 1 else [_FIRST, *[_MIDDLE] * (len(parts) - 2), _LAST]
+    return b"".join(
+        _chunk_header.pack(MAGIC, flag << 29 | len(part)) + part + bytes(padded(len(part)) - len(part))
+        for flag, part in zip(flags, parts, strict=True)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,24 +15,17 @@ from numpy.typing import NDArray
 
 from facedata.converters.class_names import CLASSES
 from facedata.converters.rec.dialect import INSIGHTFACE, PLAIN
-from facedata.converters.rec.encoder import RecordEncoder
 from facedata.converters.rec.recordio import MAGIC
 from facedata.converters.rec.writer import (
     BUILDING,
     BlockWriter,
-    BuildFiles,
+    RecordEncoder,
     check_count,
     complete_set,
     count_people,
 )
 from facedata.dataset import OrderedOutput, OrderedWriter, Sink, Source
-from facedata.errors import (
-    EmptyDatasetError,
-    FacedataError,
-    OptionError,
-    OutputMismatchError,
-    output_error,
-)
+from facedata.errors import EmptyDatasetError, FacedataError, OptionError, OutputMismatchError, output_error
 from facedata.jobs.buffers import ProcessAddress, this_process
 
 __all__ = ["RecSink"]
@@ -119,11 +112,11 @@ class RecSink(Sink, OrderedOutput):
 
     def files(self, shards: int) -> Iterable[str]:
         """The records and their index."""
-        return map(self._final, ("train.rec", "train.idx", "property"))
+        return map(self._path, ("train.rec", "train.idx", "property"))
 
     def prepare(self) -> None:
         """Make the folder of the build."""
-        os.makedirs(self._files.folder, exist_ok=True)
+        os.makedirs(self._path(BUILDING), exist_ok=True)
 
     @contextmanager
     def open_shard(self, shard: int) -> Iterator[RecordEncoder]:
@@ -132,23 +125,23 @@ class RecSink(Sink, OrderedOutput):
 
     def open_writer(self, ends: Mapping[int, Mapping[str, Any]]) -> OrderedWriter:
         """The writer of the record file, which continues after the last shard that is done."""
-        files = self._files
-        if ends and os.path.exists(self._final("train.rec")) and not os.path.exists(files.records):
+        if ends and os.path.exists(self._path("train.rec")) and not os.path.exists(self._path(BUILDING, "train.rec")):
             return _NothingToWrite(self.root, len(ends))
-        return BlockWriter(files, ends, first_key=self._first_key, listed=self.list_file)
+        first_key = 1 if self.style == INSIGHTFACE else 0
+        return BlockWriter(self._path(BUILDING), ends, first_key=first_key, listed=self.list_file)
 
     def finish(self, shards: int) -> Mapping[str, Any]:
         """Complete the set and publish its files; the next call completes one that was interrupted."""
-        files = self._files
+        path = self._path(BUILDING, "labels")
         try:
-            if not os.path.exists(files.labels) or os.path.getsize(files.labels) == 0:
+            if not os.path.exists(path) or os.path.getsize(path) == 0:
                 raise EmptyDatasetError(f"{self.root}: no image could be written; see failures.jsonl")
-            labels: NDArray[np.int32] = np.memmap(files.labels, np.int32, "r")
-            if os.path.exists(files.records):  # else publishing has begun
-                complete_set(files, labels, style=self.style, listed=self.list_file, names=self.names)
+            labels: NDArray[np.int32] = np.memmap(path, np.int32, "r")
+            if os.path.exists(self._path(BUILDING, "train.rec")):  # else publishing has begun
+                complete_set(self._path(BUILDING), labels, style=self.style, listed=self.list_file, names=self.names)
             for name in _PUBLISHED:
                 with suppress(FileNotFoundError):
-                    os.replace(files.path(name), self._final(name))
+                    os.replace(self._path(BUILDING, name), self._path(name))
         except FacedataError:
             raise
         except OSError as error:
@@ -158,18 +151,10 @@ class RecSink(Sink, OrderedOutput):
     def clean_up(self) -> None:
         """Remove the folder of the build."""
         with suppress(FileNotFoundError):
-            shutil.rmtree(self._files.folder)
+            shutil.rmtree(self._path(BUILDING))
 
-    @property
-    def _files(self) -> BuildFiles:
-        return BuildFiles(os.path.join(self.root, BUILDING))
-
-    @property
-    def _first_key(self) -> int:
-        return 1 if self.style == INSIGHTFACE else 0
-
-    def _final(self, name: str) -> str:
-        return os.path.join(self.root, name)
+    def _path(self, *names: str) -> str:
+        return os.path.join(self.root, *names)
 
 
 def _check_insightface(source: Source, root: str) -> None:
@@ -182,7 +167,12 @@ def _check_insightface(source: Source, root: str) -> None:
         if (steps < 0).any():
             place = int(np.flatnonzero(steps < 0)[0])
             position = seen + int(np.flatnonzero(block >= 0)[place])
-            _refuse_order(source, root, position, int(known[place]), int(known[place] - steps[place]))
+            key = next(source[position : position + 1].keys())
+            raise OptionError(
+                f"{root}: the insightface style needs images grouped by label, labels ascending, but label "
+                f"{known[place]} (image {position}, '{key}') comes after {known[place] - steps[place]}; facedata "
+                "pack-rec groups them, --style plain takes any order"
+            )
         people, images, seen = people + int((steps > 0).sum()), images + len(known), seen + len(block)
         last = int(known[-1]) if len(known) else last
         check_count(root, images, people)
@@ -190,14 +180,6 @@ def _check_insightface(source: Source, root: str) -> None:
         _log.warning(
             "%s: the largest label is %d, but only %d labels have images; --relabel closes the gaps", root, last, people
         )
-
-
-def _refuse_order(source: Source, root: str, position: int, label: int, before: int) -> None:
-    key = next(source[position : position + 1].keys())
-    raise OptionError(
-        f"{root}: the insightface style needs images grouped by label, labels ascending, but label {label} (image "
-        f"{position}, '{key}') comes after {before}; facedata pack-rec groups them, --style plain takes any order"
-    )
 
 
 class _NothingToWrite(OrderedWriter):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,8 @@ from facedata.converters.rec.recordio import (
     unpack_image_record,
 )
 from facedata.dataset import Sample, Source
-from facedata.errors import FormatError, SampleError
-from facedata.files import opened_regular
+from facedata.errors import FormatError, SampleError, output_error
+from facedata.files import atomic_writer, opened_regular
 
 __all__ = ["RecSource"]
 
@@ -53,35 +54,45 @@ class RecSource(Source):
     index : RecordIndex
         Keys and offsets of the image records alone.
     file_identity : mapping
-        Size and sampled digest of the record file, for fingerprints.
-    options : mapping
-        Other facts that decide which samples there are, such as the dialect.
+        Size and sampled digest of the record file.
+    facts : mapping
+        The other facts that decide which samples there are: ``dialect``, ``records`` (the number of all records) and
+        ``index`` (a digest).
     classes : int, optional
-        The number of classes that the set declares.
+        The number of classes that the property file or the meta record declares.
     index_file : str, optional
         The file that the index was read from, unless it was rebuilt.
+    rebuilt : (path, RecordIndex), optional
+        The rebuilt index of all records, and the file in which `save_cache` saves it; parts of the source do not
+        carry it.
     """
 
     path: str
     index: RecordIndex
     file_identity: Mapping[str, Any]
-    options: Mapping[str, Any]
+    facts: Mapping[str, Any]
     classes: int | None = None
     index_file: str | None = None
+    rebuilt: tuple[Path, RecordIndex] | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def __getitem__(self, part: slice) -> RecSource:
-        return replace(self, index=self.index[part])
+        return replace(self, index=self.index[part], rebuilt=None)
 
     def take(self, positions: NDArray[np.int64]) -> RecSource:
         """The records at `positions`."""
-        return replace(self, index=self.index.take(positions))
+        return replace(self, index=self.index.take(positions), rebuilt=None)
+
+    @property
+    def dialect(self) -> str:
+        """``"insightface"`` (with meta and identity records) or ``"plain"``."""
+        return str(self.facts["dialect"])
 
     def identity(self) -> Mapping[str, Any]:
         """Size and sampled digest of the record file, its dialect and number of records."""
-        return {"record file": dict(self.file_identity), **self.options}
+        return {"record file": dict(self.file_identity), **self.facts}
 
     def locate(self, position: int) -> tuple[str, int | None]:
         """The record file, and the offset of the record."""
@@ -99,7 +110,7 @@ class RecSource(Source):
 
     def size(self) -> int:
         """The share of these records in the file."""
-        return int(self.file_identity["size"]) * len(self) // max(int(self.options.get("records", len(self))), 1)
+        return int(self.file_identity["size"]) * len(self) // max(int(self.facts["records"]), 1)
 
     def sizes(self) -> NDArray[np.int32]:
         """The distance from each record to the next one in the file, headers included."""
@@ -115,7 +126,17 @@ class RecSource(Source):
 
     def describe(self) -> Mapping[str, Any]:
         """The dialect, and the index file or ``"rebuilt"``."""
-        return {"dialect": self.options.get("dialect"), "index": self.index_file or "rebuilt"}
+        return {"dialect": self.dialect, "index": self.index_file or "rebuilt"}
+
+    def save_cache(self) -> None:
+        """Save a rebuilt index for later runs."""
+        if self.rebuilt is not None and not self.rebuilt[0].exists():
+            path, index = self.rebuilt
+            try:
+                with atomic_writer(path) as file:
+                    np.savez(file, keys=np.asarray(index.keys, np.int64), offsets=index.offsets)
+            except OSError as error:
+                raise output_error(error, path) from error
 
     def known_damage(self, position: int) -> SampleError | None:
         """The error of a record that a walk has shown to be corrupt; None if there is none known."""
@@ -147,23 +168,19 @@ class RecSource(Source):
             for run, neighbours in _runs(self.index.offsets):
                 if neighbours:
                     for first, block in blocks.read(run):
-                        yield self._labels(first, block, reader)
+                        labels = np.where(block.good, block.labels, -1)
+                        for place in np.flatnonzero(~block.good).tolist():
+                            labels[place] = _label_of(self._read_one(first + place, reader))
+                        yield labels
                 else:
                     items = self._lone_samples(run, blocks, reader)
                     yield np.fromiter(map(_label_of, items), np.int64, len(run))
 
-    def _labels(self, first: int, block: _Block, reader: RecordReader) -> NDArray[np.int64]:
-        labels = np.where(block.good, block.labels, -1)
-        for place in np.flatnonzero(~block.good).tolist():
-            labels[place] = _label_of(self._read_one(first + place, reader))
-        return labels
-
     @contextmanager
     def _open(self) -> Iterator[tuple[_Blocks, RecordReader]]:
-        records = max(int(self.options.get("records", len(self))), 1)
+        typical_size = int(self.file_identity["size"]) // max(int(self.facts["records"]), 1)
         with opened_regular(self.path) as descriptor:
-            typical_size = int(self.file_identity["size"]) // records
-            yield _Blocks(descriptor, self.index, typical_size), RecordReader(self.path, descriptor)
+            yield _Blocks(descriptor, self.index.offsets, typical_size), RecordReader(self.path, descriptor)
 
     def _samples(self, first: int, block: _Block, reader: RecordReader) -> Iterator[Sample | SampleError]:
         keys = self.index.keys[first : first + len(block.good)]
@@ -204,7 +221,7 @@ def _label_of(item: Sample | SampleError) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Neighbouring records, read at once; all arrays have the shape (records,).
+    """Neighbouring records, read at once.
 
     `good` marks the simple ones: complete, in one piece, with an image and a valid label. `labels`, `starts` and
     `stops` (bytes in `view`) are right only for these; the others are read one by one.
@@ -235,8 +252,8 @@ def _runs(offsets: NDArray[np.int64]) -> Iterator[tuple[range, bool]]:
 class _Blocks:
     """Reads records: neighbours at once, or one alone."""
 
-    def __init__(self, descriptor: int, index: RecordIndex, typical_size: int) -> None:
-        self._descriptor, self._offsets = descriptor, index.offsets
+    def __init__(self, descriptor: int, offsets: NDArray[np.int64], typical_size: int) -> None:
+        self._descriptor, self._offsets = descriptor, offsets
         # one read holds most lone records; a longer one is read again
         self._guess = (min(max(2 * typical_size, 1 << 12), _BLOCK) + _HEADERS) & ~3
         self._buffer = bytearray(_BLOCK + _LARGEST_GAP + self._guess + _SLACK)
@@ -247,7 +264,12 @@ class _Blocks:
         while begin < end:
             limit = min(int(offsets[begin]) + _BLOCK, _LARGEST_OFFSET)
             stop = max(int(np.searchsorted(offsets[begin:end], limit)), 1) + begin
-            yield begin, self._read(offsets[begin:stop], int(offsets[stop]) if stop < end else None)
+            base, got = int(offsets[begin]), 0
+            length = (int(offsets[stop]) if stop < end else int(offsets[stop - 1]) + self._guess) - base
+            if base >= 0 and length <= len(self._buffer) - _SLACK:
+                with suppress(OSError):  # each record is then read alone, so only those on the bad spot fail
+                    got = os.preadv(self._descriptor, [memoryview(self._buffer)[:length]], base)
+            yield begin, _parse_block(self._buffer, got, offsets[begin:stop] - base)
             begin = stop
 
     def read_lone(self, offset: int) -> tuple[int, bytes] | None:
@@ -268,18 +290,6 @@ class _Blocks:
             return None
         contains_magic = data.find(MAGIC_BYTES, CHUNK_HEADER_SIZE, stop) >= 0
         return None if contains_magic else (int(label), data[start:stop])
-
-    def _read(self, offsets: NDArray[np.int64], next_offset: int | None) -> _Block:
-        base = int(offsets[0])
-        end = next_offset if next_offset is not None else int(offsets[-1]) + self._guess
-        got = 0
-        view = memoryview(self._buffer)
-        if base >= 0 and end - base <= len(self._buffer) - _SLACK:
-            try:
-                got = os.preadv(self._descriptor, [view[: end - base]], base)
-            except OSError:
-                got = 0  # each record is then read alone, so only those on the bad spot fail
-        return _parse_block(self._buffer, got, offsets - base)
 
 
 def _parse_block(buffer: bytearray, got: int, places: NDArray[np.int64]) -> _Block:

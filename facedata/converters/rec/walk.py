@@ -27,14 +27,11 @@ from facedata.files import opened_regular, read_exactly
 
 __all__ = ["WalkedRecords", "walk_records"]
 
-_BLOCK = 1 << 22
 _NEEDED = CHUNK_HEADER_SIZE + IMAGE_HEADER_SIZE
 _LARGEST_ID = 1 << 62  # far above any real one: a larger id is damage
 _chunk_header = struct.Struct("<II")
 _record_id = struct.Struct("<Q")
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes done and the bytes in all."""
+_ID = CHUNK_HEADER_SIZE + 8
 
 
 @dataclass
@@ -43,10 +40,8 @@ class WalkedRecords:
 
     Attributes
     ----------
-    offsets : array of int64
-        The offset of each record.
-    identifiers : array of int64
-        The `id` in each record's image header, -1 if there is none.
+    offsets, identifiers : array of int64
+        The offset of each record, and the `id` in its image header, -1 if there is none.
     damaged : int
         The number of damaged places that were skipped. Each is in `offsets` too, so that reading it fails by name.
     corrupt : array of int64
@@ -57,11 +52,6 @@ class WalkedRecords:
     identifiers: array[int] = field(default_factory=lambda: array("q"))
     damaged: int = 0
     corrupt: array[int] = field(default_factory=lambda: array("q"))
-
-    def add(self, offset: int, identifier: int = -1) -> None:
-        """Note a record."""
-        self.offsets.append(offset)
-        self.identifiers.append(identifier)
 
     def index(self, path: str) -> RecordIndex:
         """The index in key order; the keys are the ids in the records if these can be the original keys.
@@ -127,11 +117,13 @@ def _find_meta(path: str, ids: NDArray[np.int64], offsets: NDArray[np.int64]) ->
 
 
 def walk_records(
-    path: str | os.PathLike[str], *, salvage: bool = False, progress: Progress | None = None
+    path: str | os.PathLike[str],
+    *,
+    salvage: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    block_size: int = 1 << 22,
 ) -> WalkedRecords:
     """Find every record of a ``.rec`` file.
-
-    The file is read once, in order, in blocks of 4 MiB; records longer than that are skipped.
 
     Parameters
     ----------
@@ -139,6 +131,9 @@ def walk_records(
     salvage : bool
         Skip damage, to the next place where a record begins, instead of raising.
     progress : callable, optional
+        Called with the bytes done and the bytes in all.
+    block_size : int
+        The file is read once, in order, in blocks of this many bytes; records longer than that are skipped.
 
     Raises
     ------
@@ -148,42 +143,44 @@ def walk_records(
         If the file cannot be read.
     """
     with opened_regular(path) as descriptor:
-        return _Walk(descriptor, os.fspath(path), salvage, progress).run()
+        walk = _Walk(descriptor, os.fspath(path), salvage, block_size)
+        offset = 0
+        while offset < walk.size:
+            offset = walk.walk_block(offset)
+            if progress:
+                progress(min(offset, walk.size), walk.size)
+        walk.end()
+    return walk.found
 
 
 class _Walk:
     """One walk. `_block` is the part of the file in memory, `_base` its offset."""
 
-    def __init__(self, descriptor: int, path: str, salvage: bool, progress: Progress | None) -> None:
-        self._descriptor, self._path, self._salvage, self._progress = descriptor, path, salvage, progress
-        self._size = os.fstat(descriptor).st_size
-        self._found = WalkedRecords()
+    def __init__(self, descriptor: int, path: str, salvage: bool, block_size: int) -> None:
+        self._descriptor, self._path, self._salvage, self._block_size = descriptor, path, salvage, block_size
+        self.size = os.fstat(descriptor).st_size
+        self.found = WalkedRecords()
         self._in_record = False
         self._base, self._block = 0, b""
 
-    def run(self) -> WalkedRecords:
-        offset = 0
-        while offset < self._size:
-            self._load(offset, _NEEDED)
-            offset = self._walk_block(offset)
-            if self._progress:
-                self._progress(min(offset, self._size), self._size)
-        if self._in_record:
-            self._note_damage(self._size, "the file ends inside a split record")
-        return self._found
-
-    def _load(self, offset: int, length: int) -> None:
-        """Load `length` bytes from `offset`, or all that the file has there."""
+    def _load(self, offset: int) -> None:
+        """Load the headers at `offset`, and much after them."""
         end = self._base + len(self._block)
-        if self._base <= offset and (offset + length <= end or end == self._size):
+        if self._base <= offset and (offset + _NEEDED <= end or end == self.size):
             return
-        self._base, self._block = offset, read_exactly(self._descriptor, max(_BLOCK, length), offset)
-        if len(self._block) < min(_BLOCK, self._size - offset):
+        self._base, self._block = offset, read_exactly(self._descriptor, max(self._block_size, _NEEDED), offset)
+        if len(self._block) < min(self._block_size, self.size - offset):
             raise FormatError(f"{self._path}: the file became shorter while it was being read")
 
-    def _walk_block(self, begin: int) -> int:
+    def end(self) -> None:
+        """Check that the file does not end inside a record."""
+        if self._in_record:
+            self._note_damage(self.size, "the file ends inside a split record")
+
+    def walk_block(self, begin: int) -> int:
         """Walk the records from `begin` that lie in the block; return where to continue."""
-        unpack, add, size = _chunk_header.unpack_from, self._found.add, self._size
+        self._load(begin)
+        unpack, size, found = _chunk_header.unpack_from, self.size, self.found
         block, base = self._block, self._base
         limit = len(block) if base + len(block) >= size else len(block) - _NEEDED + 1
         at = begin - base
@@ -199,29 +196,28 @@ class _Walk:
             end = at + CHUNK_HEADER_SIZE + padded(length)
             inside = self._record_inside(base + at, base + end)
             if begins:
-                add(base + at, self._identifier(block, at, length))
+                identifier = _record_id.unpack_from(block, at + _ID)[0] if length >= IMAGE_HEADER_SIZE else _LARGEST_ID
+                found.offsets.append(base + at)
+                found.identifiers.append(identifier if identifier < _LARGEST_ID else -1)
             if inside is not None:
-                return self._resume_inside(inside)
+                found.corrupt.append(found.offsets[-1])
+                self._in_record = False
+                following = self._record_in(inside, size)
+                return size if following is None else following
             self._in_record = flag in (1, 2)
             at = end
         return base + at
-
-    @staticmethod
-    def _identifier(block: bytes, at: int, length: int) -> int:
-        if length < IMAGE_HEADER_SIZE:
-            return -1
-        identifier: int = _record_id.unpack_from(block, at + CHUNK_HEADER_SIZE + 8)[0]
-        return identifier if identifier < _LARGEST_ID else -1
 
     def _resume(self, offset: int) -> int:
         """Note the damage at `offset`; return the next place at which a record may begin."""
         self._note_damage(offset, "no complete record begins or continues here: the file is truncated or damaged")
         if not self._in_record:
-            self._found.add(offset)
+            self.found.offsets.append(offset)
+            self.found.identifiers.append(-1)
         # the record that ends here is listed already, and a complete one may begin at this place
-        found = self._record_in(offset, self._size, skip=0 if self._in_record else 1)
+        found = self._record_in(offset, self.size, skip=0 if self._in_record else 1)
         self._in_record = False
-        return self._size if found is None else found
+        return self.size if found is None else found
 
     def _record_inside(self, offset: int, end: int) -> int | None:
         """Find another record that begins inside the chunk at `offset`, whose length is then wrong; note the damage."""
@@ -233,18 +229,11 @@ class _Walk:
             self._note_damage(offset, f"the length is wrong, or bytes are missing: another begins at byte {inside}")
         return inside
 
-    def _resume_inside(self, inside: int) -> int:
-        """Note that the last record listed is incomplete; return the next place at which a record may begin."""
-        self._found.corrupt.append(self._found.offsets[-1])
-        self._in_record = False
-        found = self._record_in(inside, self._size)
-        return self._size if found is None else found
-
     def _note_damage(self, offset: int, what: str) -> None:
-        self._found.damaged += 1
+        self.found.damaged += 1
         if not self._salvage:
             raise FormatError(
-                f"{self._path}: byte {offset} of {self._size}: {what}; the {len(self._found.offsets)} records before "
+                f"{self._path}: byte {offset} of {self.size}: {what}; the {len(self.found.offsets)} records before "
                 "it are complete. Fetch the file again, or give --salvage to read what can be read"
             )
 
@@ -256,7 +245,7 @@ class _Walk:
         """
         offset = begin + skip
         while offset < end:
-            self._load(offset, _NEEDED)
+            self._load(offset)
             block, base = self._block, self._base
             at = block.find(MAGIC_BYTES, offset - base)
             while at >= 0 and base + at < end:
@@ -268,7 +257,7 @@ class _Walk:
                 if likely:
                     return base + at
                 at = block.find(MAGIC_BYTES, at + 1)
-            if base + len(block) >= self._size:
+            if base + len(block) >= self.size:
                 return None
             offset = max(base + len(block) - len(MAGIC_BYTES) + 1, offset + 1)
         return None
@@ -279,7 +268,7 @@ class _Walk:
             return False
         word = _chunk_header.unpack(header)[1]
         length = word & MAXIMUM_LENGTH
-        if word >> 29 > 1 or offset + CHUNK_HEADER_SIZE + length > self._size:
+        if word >> 29 > 1 or offset + CHUNK_HEADER_SIZE + length > self.size:
             return False
-        behind = offset + CHUNK_HEADER_SIZE + padded(length)
-        return whole_words or behind >= self._size or read_exactly(self._descriptor, 4, behind) == MAGIC_BYTES
+        after = offset + CHUNK_HEADER_SIZE + padded(length)
+        return whole_words or after >= self.size or read_exactly(self._descriptor, 4, after) == MAGIC_BYTES

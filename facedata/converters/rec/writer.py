@@ -1,16 +1,19 @@
-"""Writing a record set: the single writer appends blocks of records, and the set is completed after the last one.
+"""Writing a record set: workers encode records, one process appends them, and the set is completed after the last.
 
-The writer's files lie in the folder `BUILDING` until the set is complete: the records, and beside them the offsets and
-labels of all images (8 and 4 bytes an image), from which index, identity records and counts follow.
+The files lie in the folder `BUILDING` until the set is complete: the records, the lines of the list, and the offsets
+(int64, where each image record begins, and where the last one ends) and labels (int32) of all images, from which index,
+identity records and counts follow.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from types import TracebackType
 from typing import Any
 
@@ -19,25 +22,40 @@ from numpy.typing import NDArray
 
 from facedata.converters.class_names import CLASSES, write_class_names
 from facedata.converters.rec.dialect import INSIGHTFACE
-from facedata.converters.rec.encoder import RecordBlock
 from facedata.converters.rec.index import write_index
-from facedata.converters.rec.recordio import CHUNK_HEADER_SIZE, LARGEST_LABEL, MAGIC, RecordReader, unpack_image_record
-from facedata.dataset import OrderedWriter
-from facedata.errors import FormatError, InputError, OptionError, OutputMismatchError, output_error
+from facedata.converters.rec.recordio import (
+    CHUNK_HEADER_SIZE,
+    IMAGE_HEADER_SIZE,
+    LARGEST_LABEL,
+    MAGIC,
+    MAXIMUM_LENGTH,
+    RecordReader,
+    encode_record,
+    padded,
+    unpack_image_record,
+)
+from facedata.dataset import BlockEncoder, OrderedWriter, Sample
+from facedata.errors import FormatError, InputError, OptionError, OutputMismatchError, RefusedSampleError, output_error
 from facedata.files import atomic_writer, write_fully
-from facedata.images import image_size
+from facedata.images import image_size, known_extension
+from facedata.jobs.buffers import BlockBuffer, ProcessAddress, SharedBuffer
 
-__all__ = ["BUILDING", "BlockWriter", "BuildFiles", "check_count", "complete_set", "count_people"]
+__all__ = ["BUILDING", "BlockWriter", "RecordBlock", "RecordEncoder", "check_count", "complete_set", "count_people"]
 
 BUILDING = ".facedata-building"
 LARGEST_INSIGHTFACE_SET = LARGEST_LABEL
 """In records; above it the meta record, which counts in float32, would be wrong."""
 
+_HEADERS = CHUNK_HEADER_SIZE + IMAGE_HEADER_SIZE
+_LARGEST_IMAGE = MAXIMUM_LENGTH - IMAGE_HEADER_SIZE
+_WORDS_AT_ONCE = 1 << 16
+_headers = struct.Struct("<IIIf16x")
+_padding = struct.Struct("4x")
+_KEY_WORD = 4  # where in a record its key stands, in words of 4 bytes, the low half first
 _RANGE_RECORD = np.dtype(
     [("chunk", "<u4", 2), ("flag", "<u4"), ("label", "<f4"), ("id", "<u8"), ("id2", "<u8"), ("range", "<f4", 2)]
 )  # a whole record without an image, whose two labels are a range of keys: the first, and the one after the last
-_RANGES_AT_ONCE = 1 << 16
-_KEY_WORD = 4  # where in a record its key stands, in words of 4 bytes, the low half first
+_RANGES_AT_ONCE = 1 << 12
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _USUAL_SIZE = (112, 112)
 _SAMPLED_SIZES = 64
@@ -47,34 +65,107 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class BuildFiles:
-    """The files of a set while it is built in `folder`."""
+class RecordBlock:
+    """The records of a shard, still without keys: samples may fail, so a worker cannot know the keys.
 
-    folder: str
+    Attributes
+    ----------
+    data : SharedBuffer
+        The records.
+    ends : ndarray of shape (N,), int64
+        Where each ends in `data`.
+    labels : ndarray of shape (N,), int32
+    names : list of bytes
+        The text of each in the list; empty if there is no list.
+    """
 
-    def path(self, name: str) -> str:
-        """The file that will be published under `name`."""
-        return os.path.join(self.folder, name)
+    data: SharedBuffer
+    ends: NDArray[np.int64]
+    labels: NDArray[np.int32]
+    names: list[bytes]
 
-    @property
-    def records(self) -> str:
-        """The record file."""
-        return self.path("train.rec")
 
-    @property
-    def list(self) -> str:
-        """The lines of the list."""
-        return self.path("train.lst")
+class RecordEncoder(BlockEncoder):
+    """Encodes the records of a shard in a worker.
 
-    @property
-    def offsets(self) -> str:
-        """Where each image record begins, and where the last one ends; int64."""
-        return self.path("offsets")
+    Parameters
+    ----------
+    listed : bool
+        Whether there is a list.
+    keep_undecodable : bool
+        Accept bytes that do not begin like an image.
+    receiver : ProcessAddress, optional
+        The process of the writer.
+    """
 
-    @property
-    def labels(self) -> str:
-        """The label of each image; int32."""
-        return self.path("labels")
+    def __init__(self, *, listed: bool, keep_undecodable: bool, receiver: ProcessAddress | None = None) -> None:
+        self._listed, self._keep_undecodable, self._receiver = listed, keep_undecodable, receiver
+        self._buffer = BlockBuffer()
+        self._ends: list[int] = []
+        self._labels: list[int] = []
+        self._names: list[bytes] = []
+
+    def write(self, index: int, sample: Sample, face: int = 0) -> None:
+        """Encode a sample.
+
+        Raises
+        ------
+        RefusedSampleError
+            If it does not begin like an image, or its label, its size or, with a list, its key cannot be written.
+        """
+        label, image = sample.label, sample.image
+        if not self._keep_undecodable:
+            known_extension(image)
+        if not 0 <= label <= LARGEST_LABEL:
+            raise RefusedSampleError(
+                f"label {label}: records hold labels in float32, which is exact only from 0 to {LARGEST_LABEL:,}; "
+                "--relabel numbers them again, from 0"
+            )
+        if not 0 < len(image) <= _LARGEST_IMAGE:
+            raise RefusedSampleError(f"an image of {len(image)} bytes: a record holds 1 to {_LARGEST_IMAGE:,}")
+        if self._listed:
+            self._names.append(_list_name(sample.key))
+        length = IMAGE_HEADER_SIZE + len(image)
+        begin = self._buffer.extend(CHUNK_HEADER_SIZE + padded(length))
+        data, end = self._buffer.data, self._buffer.end
+        _padding.pack_into(data, end - 4)  # an earlier shard may have left bytes there
+        _headers.pack_into(data, begin, MAGIC, length, 0, label)
+        data[begin + _HEADERS : begin + CHUNK_HEADER_SIZE + length] = image
+        self._labels.append(label)
+        self._ends.append(end)
+
+    def block(self) -> RecordBlock:
+        """All records; a record that holds the magic word, which is rare, is split as it must be."""
+        ends, labels = np.array(self._ends, np.int64), np.array(self._labels, np.int32)
+        with memoryview(self._buffer.data)[: self._buffer.end] as view:
+            words = np.frombuffer(view, "<u4")  # only a magic word at a multiple of 4 bytes counts
+            parts = range(0, len(words), _WORDS_AT_ONCE)
+            found = [np.flatnonzero(words[begin : begin + _WORDS_AT_ONCE] == MAGIC) + begin for begin in parts]
+            magic = np.concatenate([np.empty(0, np.int64), *found]) * 4
+            del words
+            if len(magic) == len(ends):
+                records = None
+            else:
+                begins = np.append(0, ends)[:-1]
+                inside = np.diff(np.searchsorted(magic, np.append(begins, self._buffer.end))) > 1
+                records = [bytes(view[begin:end]) for begin, end in zip(begins.tolist(), self._ends, strict=True)]
+        if records is None:
+            return RecordBlock(self._buffer.share(self._receiver), ends, labels, self._names)
+        self._buffer.free()
+        for place in np.flatnonzero(inside).tolist():
+            length = _headers.unpack_from(records[place])[1]
+            records[place] = encode_record(records[place][CHUNK_HEADER_SIZE : CHUNK_HEADER_SIZE + length])
+        ends = np.cumsum([len(record) for record in records], dtype=np.int64)
+        return RecordBlock(SharedBuffer(memoryview(b"".join(records)), self._receiver), ends, labels, self._names)
+
+
+def _list_name(key: str) -> bytes:
+    if "\t" in key or "\n" in key or "\r" in key:
+        raise RefusedSampleError(f"key {key!r}: a list cannot hold a tab or a line break; leave out --list")
+    try:
+        return key.encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        raise RefusedSampleError(f"key {key!r}: cannot be written as text in a list; leave out --list") from error
 
 
 class BlockWriter(OrderedWriter):
@@ -82,7 +173,8 @@ class BlockWriter(OrderedWriter):
 
     Parameters
     ----------
-    files : BuildFiles
+    folder : str
+        Of the build.
     ends : mapping
         What `write` returned for each shard that is done; bytes after these are removed.
     first_key : int
@@ -98,18 +190,20 @@ class BlockWriter(OrderedWriter):
         If the files cannot be written.
     """
 
-    def __init__(
-        self, files: BuildFiles, ends: Mapping[int, Mapping[str, Any]], *, first_key: int, listed: bool
-    ) -> None:
+    def __init__(self, folder: str, ends: Mapping[int, Mapping[str, Any]], *, first_key: int, listed: bool) -> None:
         self.done = next(shard for shard in range(len(ends) + 1) if shard not in ends)
         end = ends[self.done - 1] if self.done else {"images": 0, "records": 0, "list": 0}
         self._images, self._first_key = int(end["images"]), first_key
         self._scratch = np.empty(0, "<u4")
         with ExitStack() as stack:
-            self._records = stack.enter_context(_GrowingFile(files.records, int(end["records"])))
-            self._offsets = stack.enter_context(_GrowingFile(files.offsets, 8 * (self._images + 1) if self.done else 0))
-            self._labels = stack.enter_context(_GrowingFile(files.labels, 4 * self._images))
-            self._list = stack.enter_context(_GrowingFile(files.list, int(end["list"]))) if listed else None
+
+            def opened(name: str, size: int) -> _GrowingFile:
+                return stack.enter_context(_GrowingFile(os.path.join(folder, name), size))
+
+            self._records = opened("train.rec", int(end["records"]))
+            self._offsets = opened("offsets", 8 * (self._images + 1) if self.done else 0)
+            self._labels = opened("labels", 4 * self._images)
+            self._list = opened("train.lst", int(end["list"])) if listed else None
             if not self.done:
                 self._offsets.append(bytes(8))
             self._stack = stack.pop_all()
@@ -118,9 +212,16 @@ class BlockWriter(OrderedWriter):
         """Append a block; return the ends of the files."""
         first_key = self._first_key + self._images
         keys = np.arange(first_key, first_key + len(block.ends))
-        base = self._records.end
-        self._records.append(self._with_keys(block, keys))
-        self._offsets.append((block.ends + base).tobytes())
+        # the records, with the key of each in its header
+        if self._scratch.nbytes < block.data.size:
+            self._scratch = np.empty(block.data.size // 4, "<u4")
+        words = self._scratch[: block.data.size // 4]
+        block.data.take(words.data.cast("B"))
+        places = np.concatenate([[0], block.ends[:-1] >> 2])[: len(keys)] + _KEY_WORD
+        words[places], words[places + 1] = keys & 0xFFFFFFFF, keys >> 32
+        offsets = block.ends + self._records.end
+        self._records.append(words.data.cast("B"))
+        self._offsets.append(offsets.tobytes())
         self._labels.append(block.labels.tobytes())
         if self._list is not None:
             lines = zip(keys.tolist(), block.labels.tolist(), block.names, strict=True)
@@ -128,16 +229,6 @@ class BlockWriter(OrderedWriter):
         self._images += len(block.ends)
         end = 0 if self._list is None else self._list.end
         return {"images": self._images, "records": self._records.end, "list": end}
-
-    def _with_keys(self, block: RecordBlock, keys: NDArray[np.int64]) -> memoryview:
-        """The bytes of the block with the key of each record in its header; valid until the next call."""
-        if self._scratch.nbytes < block.data.size:
-            self._scratch = np.empty(block.data.size // 4, "<u4")
-        words = self._scratch[: block.data.size // 4]
-        block.data.take(words.data.cast("B"))
-        places = np.concatenate([[0], block.ends[:-1] >> 2])[: len(keys)] + _KEY_WORD
-        words[places], words[places + 1] = keys & 0xFFFFFFFF, keys >> 32
-        return words.data.cast("B")
 
     def commit(self, entry: Mapping[str, Any]) -> None:
         """Nothing to do: the next writer removes what the journal does not list."""
@@ -199,14 +290,14 @@ def count_people(labels: NDArray[np.int32]) -> int:
 
 
 def complete_set(
-    files: BuildFiles, labels: NDArray[np.int32], *, style: str, listed: bool, names: Mapping[int, str] | None
+    folder: str, labels: NDArray[np.int32], *, style: str, listed: bool, names: Mapping[int, str] | None
 ) -> None:
     """Write everything that follows from the images beside them; files of an earlier try are written again.
 
     Parameters
     ----------
-    files : BuildFiles
-        With the records of the images, their offsets and labels.
+    folder : str
+        Of the build, with the records of the images, their offsets and labels.
     labels : ndarray of shape (N,), int32
     style : str
     listed : bool
@@ -221,65 +312,72 @@ def complete_set(
     OutputError
         If a file cannot be written.
     """
-    offsets: NDArray[np.int64] = np.memmap(files.offsets, np.int64, "r")
-    with atomic_writer(files.path("property")) as file:
-        file.write(b"%d,%d,%d\n" % (int(labels.max()) + 1, *_usual_size(files, offsets)))
+    records = os.path.join(folder, "train.rec")
+    offsets: NDArray[np.int64] = np.memmap(os.path.join(folder, "offsets"), np.int64, "r")
+    with atomic_writer(os.path.join(folder, "property")) as file:
+        file.write(b"%d,%d,%d\n" % (int(labels.max()) + 1, *_usual_size(records, offsets)))
+    images, end = len(labels), int(offsets[-1])
+    keys: Iterable[int] = range(images)
+    closing: Iterable[NDArray[Any]] = ()
     if style == INSIGHTFACE:
         steps = np.diff(labels)
         if (steps < 0).any():
-            raise FormatError(f"{files.folder}: the labels of the input changed while it was being read")
+            raise FormatError(f"{folder}: the labels of the input changed while it was being read")
         first_keys = np.append(0, np.flatnonzero(steps) + 1) + 1
-        images, people, end = len(labels), len(first_keys), int(offsets[-1])
-        check_count(files.folder, images, people)
-        _append(files.records, end, _closing_records(first_keys, images))
-        closing = end + _RANGE_RECORD.itemsize * np.arange(1, people + 1)
-        write_index(files.path("train.idx"), _MetaLast(images + people + 1), np.concatenate([offsets, closing]))
+        people = len(first_keys)
+        check_count(folder, images, people)
+        keys = chain(range(1, images + people + 1), [0])
+        closing = _closing_records(first_keys, images)
+        offsets = np.concatenate([offsets, end + _RANGE_RECORD.itemsize * np.arange(1, people + 1)])
     else:
-        _append(files.records, int(offsets[-1]), [])
-        write_index(files.path("train.idx"), range(len(labels)), offsets[:-1])
+        offsets = offsets[:-1]
+    with open(records, "r+b") as file:
+        file.truncate(end)
+        file.seek(end)
+        for part in closing:
+            file.write(part.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    write_index(os.path.join(folder, "train.idx"), keys, offsets)
     if listed:
-        with open(files.list, "r+b") as file:
+        with open(os.path.join(folder, "train.lst"), "r+b") as file:
             os.fsync(file.fileno())
     if names is not None:
-        write_class_names(files.path(CLASSES), names)
+        write_class_names(os.path.join(folder, CLASSES), names)
 
 
-def _usual_size(files: BuildFiles, offsets: NDArray[np.int64]) -> tuple[int, int]:
+def _usual_size(path: str, offsets: NDArray[np.int64]) -> tuple[int, int]:
     """Height and width of the first image that has a size; warns if those of some others differ."""
     places = np.unique(np.linspace(0, len(offsets) - 2, _SAMPLED_SIZES).astype(np.int64))
     sizes = []
-    with RecordReader(files.records) as reader:
+    with RecordReader(path) as reader:
         for offset in offsets[places].tolist():
             try:
                 size = image_size(unpack_image_record(reader.read(offset)[0]).image)
             except InputError as error:
-                raise OutputMismatchError(f"{reader.path}: is corrupt: {error}; --overwrite starts again") from error
+                raise OutputMismatchError(f"{path}: is corrupt: {error}; --overwrite starts again") from error
             if size is not None:
                 sizes.append((size[0], size[1]))
     if len(set(sizes)) > 1:
         shown = ", ".join(f"{height} x {width}" for height, width in sorted(set(sizes))[:3])
-        folder = os.path.dirname(files.folder)
+        folder = os.path.dirname(os.path.dirname(path))
         _log.warning("%s: the images have different sizes (%s); property has that of the first", folder, shown)
     return sizes[0] if sizes else _USUAL_SIZE
 
 
 def _closing_records(first_keys: NDArray[np.int64], images: int) -> Iterator[NDArray[Any]]:
-    """The records after the images in the InsightFace dialect, some at a time: one for each identity, and the meta.
+    """The records after the images, some at a time: the range of the keys of each identity, and that of the identities.
 
-    Parameters
-    ----------
-    first_keys : ndarray of shape (C,), int64
-        The key of the first image of each identity, ascending.
-    images : int
-        Their keys are 1 to `images`.
+    `first_keys` (shape (C,), ascending) are those of the first image of each identity; images have the keys 1 to
+    `images`.
     """
-    first = images + 1
-    ends = np.append(first_keys[1:], first)
+    end = images + 1
+    bounds = np.append(first_keys, end)
     for begin in range(0, len(first_keys), _RANGES_AT_ONCE):
-        part = slice(begin, begin + _RANGES_AT_ONCE)
-        ranges = np.stack([first_keys[part], ends[part]], axis=1)
-        yield _range_records(np.arange(len(ranges)) + first + begin, ranges)
-    yield _range_records(np.zeros(1, np.int64), np.array([[first, first + len(first_keys)]]))
+        part = bounds[begin : begin + _RANGES_AT_ONCE + 1]
+        ranges = np.stack([part[:-1], part[1:]], axis=1)
+        yield _range_records(np.arange(len(ranges)) + end + begin, ranges)
+    yield _range_records(np.zeros(1, np.int64), np.array([[end, end + len(first_keys)]]))
 
 
 def _range_records(keys: NDArray[np.int64], ranges: NDArray[np.int64]) -> NDArray[Any]:
@@ -287,28 +385,3 @@ def _range_records(keys: NDArray[np.int64], ranges: NDArray[np.int64]) -> NDArra
     records["chunk"] = MAGIC, _RANGE_RECORD.itemsize - CHUNK_HEADER_SIZE
     records["flag"], records["id"], records["range"] = 2, keys, ranges
     return records
-
-
-def _append(path: str, end: int, closing: Iterable[NDArray[Any]]) -> None:
-    """Write records from `end` on, and force the whole file to the disk."""
-    with open(path, "r+b") as file:
-        file.truncate(end)
-        file.seek(end)
-        for records in closing:
-            file.write(records.tobytes())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-class _MetaLast(Sequence[int]):
-    """The keys of an InsightFace set in file order, 1, 2, ..., and 0, without the 8 bytes each of an array."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, part: Any) -> Any:
-        keys = [*range(1, self._count)[part]]
-        return [*keys, 0] if part.stop >= self._count else keys

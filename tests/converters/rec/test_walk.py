@@ -7,10 +7,9 @@ import re
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from support import chunk, file_of, jpeg, peak_bytes
 
@@ -53,8 +52,8 @@ PARTS = (36, 48, 58)
 
 
 def walk(data: bytes, *, salvage: bool = False, block: int = 1 << 22) -> WalkedRecords:
-    with file_of(data) as path, patch.object(walk_module, "_BLOCK", block):
-        return walk_records(path, salvage=salvage)
+    with file_of(data) as path:
+        return walk_records(path, salvage=salvage, block_size=block)
 
 
 def places(records: Sequence[bytes]) -> list[int]:
@@ -69,8 +68,8 @@ def keys_by_offset(data: bytes, *, salvage: bool = False) -> dict[int, int]:
 
 def salvaged(data: bytes, block: int = 1 << 22) -> tuple[list[bytes], int]:
     """The encoded records that can be read after a walk with salvage, and how many of those listed fail."""
-    with file_of(data) as path, patch.object(walk_module, "_BLOCK", block), RecordReader(path) as reader:
-        walked = walk_records(path, salvage=True)
+    with file_of(data) as path, RecordReader(path) as reader:
+        walked = walk_records(path, salvage=True, block_size=block)
         assert list(walked.offsets) == sorted(set(walked.offsets))
         whole, failed = [], 0
         for offset in walked.offsets:
@@ -109,24 +108,45 @@ def test_a_long_record_is_jumped_over_not_read(tmp_path: Path) -> None:
         file.write(chunk(0, bytes(24), length=MAXIMUM_LENGTH))
         file.seek(8 + MAXIMUM_LENGTH + 1)  # a hole in the file: half a gigabyte that is not there
         file.write(image_record(1))
-    assert peak_bytes(lambda: walk_records(path)) < 1 << 24
-    assert list(walk_records(path).offsets) == [0, 8 + MAXIMUM_LENGTH + 1]
+    found: list[int] = []
+    assert peak_bytes(lambda: found.extend(walk_records(path, block_size=1 << 20).offsets)) < 1 << 22
+    assert found == [0, 8 + MAXIMUM_LENGTH + 1]
 
 
 IDS = st.integers(0, 1 << 40).filter(lambda number: number & 0xFFFFFFFF != MAGIC)  # or the header itself is split
 
 
+@settings(max_examples=30)
 @given(st.lists(IDS, unique=True, min_size=1, max_size=8))
-def test_keys_are_the_ids_of_the_records_where_these_differ(ids: list[int]) -> None:
+def test_keys_are_the_ids_of_the_records_if_these_differ(ids: list[int]) -> None:
     assume(sorted(ids) != list(range(1, len(ids) + 1)))  # see the next test
     records = [image_record(key, b"image") for key in ids]
     assert keys_by_offset(b"".join(records)) == dict(zip(places(records), ids, strict=True))
 
 
-@pytest.mark.parametrize("ids", [[0, 0, 0], [5, 7, 5], [3, 1, 2]], ids=["all 0", "one twice", "shuffled from 1"])
-def test_keys_count_the_records_where_ids_cannot_be_the_keys(ids: list[int]) -> None:
-    records = [image_record(key, b"image") for key in ids]
-    assert keys_by_offset(b"".join(records)) == dict(zip(places(records), range(3), strict=True))
+META = (3.0, 4.0)
+COUNTED: dict[str, tuple[list[bytes], list[int]]] = {
+    "all 0": ([image_record(0)] * 3, [0, 1, 2]),
+    "one twice": ([image_record(5), image_record(7), image_record(5)], [0, 1, 2]),
+    "shuffled from 1, as by shuffle_rec.py": ([image_record(3), image_record(1), image_record(2)], [0, 1, 2]),
+    "the meta record is the last": (
+        [image_record(7), image_record(7), image_record(7, b"", (1.0, 3.0)), image_record(7, b"", META)],
+        [1, 2, 3, 0],
+    ),
+    "more than meta counts, as left by dataset_clean.py": (
+        [image_record(3), image_record(9), image_record(3, b"", (1.0, 3.0)), image_record(0, b"", META)],
+        [1, 2, 3, 0],
+    ),
+    **{
+        f"meta counts {end}": ([image_record(1), image_record(2), image_record(0, b"", (3.0, end))], [1, 2, 0])
+        for end in (float("nan"), float("inf"), 3.4e38)
+    },
+}
+
+
+@pytest.mark.parametrize(("records", "keys"), COUNTED.values(), ids=COUNTED)
+def test_records_are_counted_if_the_ids_cannot_be_the_keys(records: list[bytes], keys: list[int]) -> None:
+    assert keys_by_offset(b"".join(records)) == dict(zip(places(records), keys, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -151,86 +171,54 @@ def test_ids_of_any_size_with_damage_between_give_each_record_a_key(ids: list[in
     assert min(keys.values()) >= 0
 
 
-def test_a_meta_record_that_stands_last_is_key_0_where_the_records_are_counted() -> None:
-    images, people = [image_record(7), image_record(7)], image_record(7, b"", (1.0, 3.0))
-    records = [*images, people, image_record(7, b"", (3.0, 4.0))]
-    assert keys_by_offset(b"".join(records)) == dict(zip(places(records), [1, 2, 3, 0], strict=True))
-
-
-def test_keys_that_a_cleaned_set_counted_anew_are_counted_anew() -> None:
-    """InsightFace's dataset_clean.py leaves the old ids in the images, which then reach beyond what meta counts."""
-    records = [image_record(3), image_record(9), image_record(3, b"", (1.0, 3.0)), image_record(0, b"", (3.0, 4.0))]
-    assert keys_by_offset(b"".join(records)) == dict(zip(places(records), [1, 2, 3, 0], strict=True))
-
-
-@pytest.mark.parametrize("end", [float("nan"), float("inf"), 3.4e38])
-def test_a_meta_record_with_an_absurd_count_is_no_help_and_no_harm(end: float) -> None:
-    records = [image_record(1), image_record(2), image_record(0, b"", (3.0, end))]
-    keys = keys_by_offset(b"".join(records))
-    assert keys == dict(zip(places(records), [1, 2, 0], strict=True))
-
-
-def test_progress_counts_up_to_the_size_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walk_module, "_BLOCK", 64)
+def test_progress_counts_up_to_the_size_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "train.rec").write_bytes(A * 9 + image_record(1, bytes(500)))
     seen: list[tuple[int, int]] = []
-    walk_records(tmp_path / "train.rec", progress=lambda done, total: seen.append((done, total)))
+    walk_records(tmp_path / "train.rec", progress=lambda done, total: seen.append((done, total)), block_size=64)
     size = (tmp_path / "train.rec").stat().st_size
     assert seen == sorted(seen)
     assert seen[-1] == (size, size)
     assert len(seen) > 5
 
 
-DAMAGED = {
-    "cut in a header": (A + B + C[:7], 2, len(A + B)),
-    "cut in the middle of a chunk": (A + B[:-9], 1, len(A)),
-    "cut to nothing but bytes": (b"abc", 0, 0),
-    "garbage between records": (A + bytes(8) + B, 1, len(A)),
-    "a few bytes at the end": (A + B + b"abc", 2, len(A + B)),
-    "magic flipped": (A + b"\0" + B[1:] + C, 1, len(A)),
-    "length too large": (A + chunk(0, B[8:], length=MAXIMUM_LENGTH) + C, 1, len(A)),
-    "length too small": (A + chunk(0, B[8:-4], length=20) + C, 2, len(A) + 28),
-    "cflag 5": (A + chunk(5, bytes(24)) + C, 1, len(A)),
-    "split record cut behind a part": (A + SPLIT[: PARTS[0]], 2, len(A) + PARTS[0]),
-    "split record cut in a part": (A + SPLIT[: PARTS[1] - 2], 2, len(A) + PARTS[0]),
-    "last part missing": (A + SPLIT[: PARTS[1]] + B, 2, len(A) + PARTS[1]),
-    "first part missing": (A + SPLIT[PARTS[0] :] + B, 1, len(A)),
+# the data, how many records lie before the damage, where it is, the complete records that --salvage finds, and how
+# many places are damaged
+DAMAGED: dict[str, tuple[bytes, int, int, list[bytes], int]] = {
+    "cut in a header": (A + B + C[:7], 2, len(A + B), [A, B], 1),
+    "cut in the middle of a chunk": (A + B[:-9], 1, len(A), [A], 1),
+    "cut to nothing but bytes": (b"abc", 0, 0, [], 1),
+    "nothing but garbage": (b"\xff" * 99, 0, 0, [], 1),
+    "garbage between records": (A + bytes(8) + B, 1, len(A), [A, B], 1),
+    "garbage twice": (A + bytes(8) + B + bytes(400) + C, 1, len(A), [A, B, C], 2),
+    "a few bytes at the end": (A + B + b"abc", 2, len(A + B), [A, B], 1),
+    "magic flipped": (A + b"\0" + B[1:] + C, 1, len(A), [A, C], 1),
+    "magic of the first flipped": (b"\0" + A[1:] + B, 0, 0, [B], 1),
+    "length larger than the file": (A + chunk(0, B[8:], length=MAXIMUM_LENGTH) + C, 1, len(A), [A, C], 1),
+    "length too small": (A + chunk(0, B[8:-4], length=20) + C, 2, len(A) + 28, [A, chunk(0, B[8:28]), C], 1),
+    "cflag 5": (A + chunk(5, bytes(24)) + C, 1, len(A), [A, C], 1),
+    "split record cut after a part": (A + SPLIT[: PARTS[0]], 2, len(A) + PARTS[0], [A], 1),
+    "split record cut in a part": (A + SPLIT[: PARTS[1] - 2], 2, len(A) + PARTS[0], [A], 1),
+    "last part missing": (A + SPLIT[: PARTS[1]] + B, 2, len(A) + PARTS[1], [A, B], 1),
+    "middle part missing, another split follows": (
+        A + SPLIT[: PARTS[0]] + SPLIT + B,
+        2,
+        len(A) + PARTS[0],
+        [A, SPLIT, B],
+        1,
+    ),
+    "first part missing": (A + SPLIT[PARTS[0] :] + B, 1, len(A), [A, B], 1),
 }
 
 
-@pytest.mark.parametrize("block", [36, 64, 1 << 22])
-@pytest.mark.parametrize(("data", "before", "place"), DAMAGED.values(), ids=DAMAGED)
-def test_damage_is_refused_with_its_place_and_a_way_out(data: bytes, before: int, place: int, block: int) -> None:
-    message = rf"train\.rec: byte {place} of {len(data)}: .* the {before} records before it .*Fetch the file again, or "
-    with pytest.raises(FormatError, match=message + "give --salvage"):
-        walk(data, block=block)
-
-
-SALVAGED = {
-    "cut in a header": (A + B + C[:7], [A, B], 1),
-    "cut in the middle of a chunk": (A + B[:-9], [A], 1),
-    "a few bytes at the end": (A + B + b"abc", [A, B], 1),
-    "nothing but garbage": (b"\xff" * 99, [], 1),
-    "garbage between records": (A + bytes(8) + B + C, [A, B, C], 1),
-    "garbage twice": (A + bytes(8) + B + bytes(400) + C, [A, B, C], 2),
-    "magic flipped": (A + b"\0" + B[1:] + C, [A, C], 1),
-    "magic of the first flipped": (b"\0" + A[1:] + B, [B], 1),
-    "length larger than the file": (A + chunk(0, B[8:], length=MAXIMUM_LENGTH) + C, [A, C], 1),
-    "cflag 5": (A + chunk(5, bytes(24)) + C, [A, C], 1),
-    "split record cut at the end": (A + SPLIT[: PARTS[0]], [A], 1),
-    "split record cut in a part": (A + SPLIT[: PARTS[1] - 2], [A], 1),
-    "last part missing": (A + SPLIT[: PARTS[1]] + B, [A, B], 1),
-    "middle part missing, another split follows": (A + SPLIT[: PARTS[0]] + SPLIT + B, [A, SPLIT, B], 1),
-    "first part missing": (A + SPLIT[PARTS[0] :] + B, [A, B], 1),
-}
-
-
-@pytest.mark.parametrize("block", [36, 64, 1 << 22])
-@pytest.mark.parametrize(("data", "whole", "damaged"), SALVAGED.values(), ids=SALVAGED)
-def test_with_salvage_every_whole_record_is_found_and_each_damage_once(
-    data: bytes, whole: list[bytes], damaged: int, block: int
+@pytest.mark.parametrize(("data", "before", "place", "complete", "damaged"), DAMAGED.values(), ids=DAMAGED)
+def test_damage_is_refused_with_its_place_and_skipped_with_salvage(
+    data: bytes, before: int, place: int, complete: list[bytes], damaged: int
 ) -> None:
-    assert salvaged(data, block) == (whole, damaged)
+    message = rf"train\.rec: byte {place} of {len(data)}: .* the {before} records before it .*Fetch the file again, or "
+    for block in (36, 64, 1 << 22):
+        with pytest.raises(FormatError, match=message + "give --salvage"):
+            walk(data, block=block)
+        assert salvaged(data, block) == (complete, damaged)
 
 
 def test_with_salvage_a_split_record_whose_first_part_is_too_long_fails_once() -> None:
@@ -248,14 +236,14 @@ def test_with_salvage_a_split_record_whose_first_part_is_too_long_fails_once() -
     ],
     ids=["length too large by a word", "length too large by a record", "end missing", "ends of two missing"],
 )
-def test_with_salvage_whole_records_behind_a_wrong_length_are_found(data: bytes) -> None:
+def test_with_salvage_whole_records_after_a_wrong_length_are_found(data: bytes) -> None:
     whole, damaged = salvaged(data)
     assert damaged == data.count(MAGIC_BYTES) - len(whole)
     assert whole == [A, C, A]
 
 
 @pytest.mark.parametrize("garbage", [b"abcde", b"\0", MAGIC_BYTES[:3]])
-def test_with_salvage_records_are_found_behind_garbage_of_any_length(garbage: bytes) -> None:
+def test_with_salvage_records_are_found_after_garbage_of_any_length(garbage: bytes) -> None:
     assert salvaged(A + garbage + B + SPLIT + C) == ([A, B, SPLIT, C], 1)
 
 
@@ -272,6 +260,7 @@ def _check_untouched(records: list[bytes], first: int, end: int, data: bytes, bl
         assert [record for record in whole if record in untouched] == untouched
 
 
+@settings(max_examples=50)
 @given(UNLIKE_RECORDS, BLOCKS, st.integers(1, 255) | st.sampled_from([4, 8, 16, 32, 64]), st.data())
 def test_with_salvage_a_flipped_byte_never_costs_a_whole_record(
     records: list[bytes], block: int, flip: int, data: st.DataObject
@@ -283,6 +272,7 @@ def test_with_salvage_a_flipped_byte_never_costs_a_whole_record(
     _check_untouched(records, place, place + 1, bytes(damaged), block)
 
 
+@settings(max_examples=50)
 @given(UNLIKE_RECORDS, BLOCKS, st.data())
 def test_with_salvage_missing_bytes_never_cost_a_whole_record(
     records: list[bytes], block: int, data: st.DataObject
@@ -293,6 +283,7 @@ def test_with_salvage_missing_bytes_never_cost_a_whole_record(
     _check_untouched(records, first, end, whole[:first] + whole[end:], block)
 
 
+@settings(max_examples=50)
 @given(RECORDS, BLOCKS, st.data())
 def test_with_salvage_a_file_cut_anywhere_gives_what_lies_before(
     records: list[bytes], block: int, data: st.DataObject
@@ -341,12 +332,11 @@ def test_damage_is_passed_over_without_believing_a_length() -> None:
         assert peak_bytes(lambda: walk_records(path, salvage=True)) < 1 << 24  # a few blocks; the length says 512 MiB
 
 
-def test_a_file_that_becomes_shorter_is_a_format_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walk_module, "_BLOCK", 64)
+def test_a_file_that_becomes_shorter_is_a_format_error(tmp_path: Path) -> None:
     path = tmp_path / "train.rec"
     path.write_bytes(A * 9)
     with pytest.raises(FormatError, match=re.escape(f"{path}: the file became shorter while it was being read")):
-        walk_records(path, salvage=True, progress=lambda done, _: os.truncate(path, done + 8))
+        walk_records(path, salvage=True, progress=lambda done, _: os.truncate(path, done + 8), block_size=64)
 
 
 def test_a_file_that_cannot_be_read_is_an_input_error(tmp_path: Path) -> None:
