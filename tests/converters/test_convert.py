@@ -278,7 +278,7 @@ def test_a_rebuilt_index_is_kept_in_the_output_and_used_again(tmp_path: Path, mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(record_set_module, "atomic_writer", full)
+        patch.setattr("facedata.converters.rec.source.atomic_writer", full)
         with pytest.raises(DiskFullError, match="free some space and run the same command again"):
             run([start], f"folder:{out}", opening=opening)
     summary = run([start], f"folder:{out}", opening=opening)
