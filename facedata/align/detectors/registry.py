@@ -2,53 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.align.detectors.sessions import Device
+from facedata.align.detectors.networks import Device
 from facedata.align.faces import Face
-from facedata.errors import ModelError
 
-__all__ = ["DETECTORS", "Detector", "DetectorFamily", "DetectorOptions", "ModelFile"]
+__all__ = ["DETECTORS", "DetectorFamily", "DetectorOptions", "FindFaces", "ModelFile"]
+
+FindFaces = Callable[[NDArray[np.uint8]], list[Face]]
+"""From a BGR image of shape (H, W, 3) to its faces, in pixels of the image."""
 
 Shapes = Callable[[int], tuple[tuple[int, ...], ...]]
 
 _STRIDES = (8, 16, 32)
-_MOST_SHAPES_SHOWN = 12
-
-
-class Detector(Protocol):
-    """Finds faces in images; not safe for several threads.
-
-    Attributes
-    ----------
-    size : int
-        The longer side, in pixels, that images have when the network sees them.
-    """
-
-    size: int
-
-    def detect(self, image: NDArray[np.uint8]) -> list[Face]:
-        """Find the faces in an image.
-
-        Parameters
-        ----------
-        image : ndarray of shape (H, W, 3), uint8
-            BGR.
-
-        Returns
-        -------
-        list of Face
-            With scores down to half of the lowest score that was asked for, so that an image without a face can be
-            told from one with a doubtful face. Each has 5 landmarks, in pixels of the image: the eye on the image's
-            left, the eye on its right, the nose tip, the mouth corner on its left, the one on its right, as seen
-            when the face is upright. They may lie outside of the image.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -78,18 +49,8 @@ class DetectorOptions:
     min_score: float | None = None
 
 
-@dataclass(frozen=True)
-class ModelFile:
-    """A published model.
-
-    Attributes
-    ----------
-    name : str
-        The name of the file.
-    urls : tuple of str
-        Where it is published, in order of preference.
-    sha256 : str
-    """
+class ModelFile(NamedTuple):
+    """A published model: the name of the file, where it is published, in order of preference, and its checksum."""
 
     name: str
     urls: tuple[str, ...]
@@ -103,23 +64,21 @@ class DetectorFamily:
     Attributes
     ----------
     runs_on : {'uniface', 'yunet', 'mtcnn'}
-        The module that runs it.
+        The program that runs it.
     libraries : tuple of str
         Modules of the extra ``detect`` that it needs.
     min_score : float
         Default for the lowest score.
-    size : int
-        Default for the longer side of its input, in pixels.
-    step : int
-        The size must be a multiple of this.
+    size, step : int
+        Default for the longer side of its input, in pixels, which must be a multiple of `step`.
     only_size : bool
         Whether it accepts no other size than its default.
     weights : ModelFile, optional
         The published model.
     shipped : tuple of (str, tuple of str), optional
         A package that ships the model files, and their names.
-    outputs : callable, optional
-        The shapes of the outputs for a size.
+    outputs : callable
+        From a size to the shapes of the outputs.
     contents : str
         What the outputs are, for messages.
     uniface_class : str
@@ -134,36 +93,9 @@ class DetectorFamily:
     only_size: bool = False
     weights: ModelFile | None = None
     shipped: tuple[str, tuple[str, ...]] | None = None
-    outputs: Shapes | None = None
+    outputs: Shapes = lambda size: ()
     contents: str = ""
     uniface_class: str = ""
-
-    def check_outputs(self, found: list[tuple[int, ...]], name: str, size: int) -> None:
-        """Compare the shapes of a model's outputs with the expected ones.
-
-        Parameters
-        ----------
-        found : list of tuple of int
-        name : str
-            The model file, for the message.
-        size : int
-            The side of the image that they are for.
-
-        Raises
-        ------
-        ModelError
-            If they differ.
-        """
-        expected = self.outputs(size) if self.outputs else ()
-        if tuple(found) != expected:
-            raise ModelError(
-                f"{name}: is not a model of this detector: for an image of {size} x {size} pixels, expected outputs "
-                f"of shape {_listed(expected)} ({self.contents}), found {_listed(found)}"
-            )
-
-
-def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
-    return ", ".join("x".join(map(str, shape)) or "a number" for shape in shapes[:_MOST_SHAPES_SHOWN]) or "none"
 
 
 def _by_uniface(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.align.codec import decode_image
-from facedata.align.detectors.sessions import Device
+from facedata.align.detectors.networks import Device
 from facedata.errors import ModelError, OptionError, RefusedSampleError
 from facedata.features.feature_set import Floats
 from facedata.images import import_opencv

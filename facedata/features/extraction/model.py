@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from facedata.align.detectors.sessions import Device, new_session, one_line, read_model, sha256_of
+from facedata.align.detectors.networks import Device, new_session, one_line, read_model, sha256_of
 from facedata.errors import MissingExtraError, ModelError, OptionError
 from facedata.features.extraction.inputs import NCHW, InputShape, ModelOptions, input_shape, output_name
 from facedata.features.feature_set import Floats

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from facedata.align.detectors import DETECTORS, PreparedDetector
-from facedata.align.detectors.sessions import read_model, sha256_of
+from facedata.align.detectors.networks import read_model, sha256_of
 
 CELL = 8
 GREY = 114  # uniface fills up what goes into the YOLO networks with it

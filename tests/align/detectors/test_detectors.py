@@ -14,7 +14,7 @@ from align.detectors.conftest import BOX, SPOTTERS, Model, expected_landmarks, u
 from numpy.typing import NDArray
 
 from facedata.align.detectors import DETECTORS, DetectorOptions, PreparedDetector, prepare_detector
-from facedata.align.detectors.sessions import sha256_of
+from facedata.align.detectors.networks import sha256_of
 
 NAMES = list(SPOTTERS)
 

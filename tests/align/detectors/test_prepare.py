@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 from facedata.align.detectors import DETECTORS, DetectorOptions, prepare_detector
 from facedata.align.detectors.prepare import download_model
 from facedata.align.detectors.registry import ModelFile
-from facedata.align.detectors.sessions import LARGEST_MODEL
+from facedata.align.detectors.networks import LARGEST_MODEL
 from facedata.errors import (
     ChecksumError,
     InputError,

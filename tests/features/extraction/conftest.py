@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from facedata.align.detectors.sessions import read_model, sha256_of
+from facedata.align.detectors.networks import read_model, sha256_of
 from facedata.features.extraction import job as job_module
 from facedata.features.extraction.inputs import NCHW, InputShape, ModelOptions, Preprocessing
 from facedata.features.extraction.job import ExtractionOptions, plan_extraction, run_extraction

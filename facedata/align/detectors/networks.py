@@ -1,4 +1,4 @@
-"""Reading ONNX model files, and ONNX Runtime sessions whose results do not depend on the number of threads."""
+"""ONNX model files, ONNX Runtime sessions, and images scaled to the size that a network takes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,23 @@ import hashlib
 import os
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from facedata.errors import ChecksumError, ModelError, OptionError
 from facedata.files import opened_regular, read_exactly
+from facedata.images import import_opencv
 
-__all__ = ["LARGEST_MODEL", "Device", "new_session", "one_line", "read_model", "sha256_of"]
+__all__ = [
+    "LARGEST_MODEL",
+    "Device",
+    "fit_image",
+    "new_session",
+    "one_line",
+    "read_model",
+    "sha256_of",
+    "to_original",
+]
 
 Device = Literal["cpu", "cuda"]
 
@@ -27,13 +40,7 @@ _CUDA_OPTIONS = {
 
 
 def read_model(path: str | os.PathLike[str], sha256: str | None = None) -> bytes:
-    """Read a model file.
-
-    Parameters
-    ----------
-    path : path
-    sha256 : str, optional
-        The checksum that it must have.
+    """Read a model file, which must have the checksum `sha256` if one is given.
 
     Raises
     ------
@@ -63,7 +70,7 @@ def sha256_of(data: bytes) -> str:
 
 
 def new_session(model: bytes, name: str, device: Device) -> Any:
-    """Open an ONNX model in ONNX Runtime, with one thread.
+    """Open an ONNX model in ONNX Runtime, with one thread, so that the results do not depend on their number.
 
     Parameters
     ----------
@@ -120,3 +127,50 @@ def one_line(error: Exception) -> str:
     """The message of a library's exception, shortened to a part of a message."""
     text = " ".join(str(error).split())
     return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]} ..."
+
+
+def fit_image(
+    image: NDArray[np.uint8], side: int, *, enlarge: bool = False, multiple: int = 1, square: bool = False
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Scale an image so that its longer side is at most `side` pixels.
+
+    Parameters
+    ----------
+    image : ndarray of shape (H, W, 3), uint8
+    side : int
+    enlarge : bool
+        Scale smaller images up, so that the longer side is always `side`.
+    multiple : int
+        Add black rows and columns at the bottom and the right until both sides are multiples of this.
+    square : bool
+        Add black ones until both sides are `side`.
+
+    Returns
+    -------
+    image : ndarray of shape (h, w, 3), uint8
+    scale : ndarray of shape (2,), float64
+        The factors of x and y. They differ by less than a pixel of the scaled image's shorter side.
+    """
+    height, width = image.shape[:2]
+    factor = side / max(height, width)
+    if factor >= 1.0 and not enlarge:
+        factor = 1.0
+    new_height, new_width = (max(1, round(length * factor)) for length in (height, width))
+    if (new_height, new_width) != (height, width):
+        cv2 = import_opencv()
+        interpolation = cv2.INTER_AREA if new_height * new_width < height * width else cv2.INTER_LINEAR
+        image = np.asarray(cv2.resize(image, (new_width, new_height), interpolation=interpolation), np.uint8)
+    bottom, right = ((side if square else -(-length // multiple) * multiple) for length in (new_height, new_width))
+    if (bottom, right) != (new_height, new_width):
+        padded = np.zeros((bottom, right, 3), np.uint8)
+        padded[:new_height, :new_width] = image
+        image = padded
+    return image, np.array([new_width / width, new_height / height])
+
+
+def to_original(points: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Turn pixel coordinates (x, y) of an image scaled by `fit_image` into those of the original one.
+
+    As in ``cv2.resize``, the outer edges of the images coincide; in both, the centre of the top left pixel is (0, 0).
+    """
+    return (points + 0.5) / scale - 0.5
