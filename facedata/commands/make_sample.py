@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import click
 
 from facedata.commands import options
@@ -44,17 +42,18 @@ def command(
     Example:
       facedata make-sample sample --identities 12 --images 6 --preview sample.png
     """
+    from facedata.converters.convert import check_conversion
     from facedata.jobs.job import JobOptions
-    from facedata.synthetic.sample_set import SampleOptions, check_sample, make_sample
+    from facedata.synthetic.sample_set import SampleOptions, make_sample, plan_sample
 
     options.start_logging(quiet=quiet)
     sample = SampleOptions(identities, images, size, seed)
     drawn = f"{counted(identities * images, 'image')} of {counted(identities, 'identity', 'identities')}"
+    counts = {"output": folder, "identities": identities, "images": identities * images}
     if dry_run:
-        check_sample(folder, sample, preview=preview, overwrite=overwrite)
+        check_conversion(plan_sample(folder, sample, preview=preview), overwrite=overwrite)
         if as_json:
-            value = {"dry_run": True, "output": folder, "identities": identities, "images": identities * images}
-            options.print_json(value)
+            options.print_json({"dry_run": True, **counts})
         else:
             click.echo(f"would draw {drawn} into {folder}")
         return 0
@@ -62,7 +61,7 @@ def command(
         job = JobOptions(overwrite=overwrite, observer=observer)
         summary = make_sample(folder, sample, preview=preview, job=job, command_line=options.command_line())
     if as_json:
-        options.print_json(asdict(summary))
+        options.print_json({**counts, "bytes": summary.bytes, "preview": preview})
     else:
         shown = f"; preview: {preview}" if preview else ""
         click.echo(f"{folder}: {drawn}, {human_bytes(summary.bytes)}{shown}")

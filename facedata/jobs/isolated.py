@@ -26,7 +26,7 @@ __all__ = ["run_isolated", "serve"]
 
 Function = Callable[[dict[str, Any]], dict[str, Any]]
 
-_ERRORS: Mapping[str, type[FacedataError]] = {kind.__name__: kind for kind in (ModelError, OptionError, InputError)}
+_ERRORS = {kind.__name__: kind for kind in (ModelError, OptionError, InputError)}
 _LONGEST_MESSAGE = 500  # characters of the last line that a crashed process wrote
 _POLL_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1
@@ -54,18 +54,16 @@ def run_isolated(
     seconds : float
         How long the call may take.
     memory : int, optional
-        Bytes of address space that the subprocess may use; None for no limit.
+        Bytes of address space that the subprocess may use.
     stop : StopRequest
         Ends the call early.
 
     Raises
     ------
     ModelError
-        If the subprocess crashes or takes too long, or if the function raises it.
-    OptionError, InputError
-        If the function raises one of them.
-    ImportError
-        If the function cannot import a library.
+        If the subprocess crashes or takes too long.
+    ModelError, OptionError, InputError, ImportError
+        If the function raises it.
     InterruptedJobError
         If a stop was requested.
     """
@@ -111,25 +109,17 @@ def run_isolated(
     with contextlib.suppress(ValueError, IndexError):
         answer = json.loads(stdout.splitlines()[-1])
     if process.returncode != 0 or not isinstance(answer, dict):
-        raise ModelError(f"{path}: cannot be used: the process that tried it {_ending(process.returncode, stderr)}")
+        ending = f"status {process.returncode}"
+        if process.returncode < 0:
+            ending = f"the signal {signal.Signals(-process.returncode).name}"
+        lines = stderr.decode(errors="replace").strip().splitlines()
+        said = f" ({lines[-1][:_LONGEST_MESSAGE]})" if lines else ""
+        raise ModelError(f"{path}: cannot be used: the process that tried it ended with {ending}{said}")
     if "missing" in answer:
         raise ImportError(str(answer["missing"])[:_LONGEST_MESSAGE])
     if "error" in answer:
-        raise _ERRORS.get(answer["error"], InputError)(str(answer["message"]))
+        raise _ERRORS[answer["error"]](answer["message"])
     return dict(answer["result"])
-
-
-def _ending(status: int, stderr: bytes) -> str:
-    """How a process ended, with the last line that it wrote to stderr."""
-    if status >= 0:
-        ending = f"ended with status {status}"
-    else:
-        try:
-            ending = f"ended with the signal {signal.Signals(-status).name}"
-        except ValueError:
-            ending = f"ended with the signal {-status}"
-    lines = stderr.decode(errors="replace").strip().splitlines()
-    return f"{ending} ({lines[-1][:_LONGEST_MESSAGE]})" if lines else ending
 
 
 def serve(function: Function) -> None:

@@ -11,24 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.convert import Conversion, check_conversion, plan_conversion, run_conversion
+from facedata.converters.convert import Conversion, plan_conversion, run_conversion
 from facedata.converters.rec.sink import RecSink
 from facedata.dataset import Sample, Source
 from facedata.errors import OptionError, output_error
 from facedata.files import atomic_writer
 from facedata.images import import_opencv, opencv_in_one_thread
 from facedata.jobs.job import JobOptions
-from facedata.synthetic.faces import (
-    DrawnFace,
-    Identity,
-    View,
-    draw_face,
-    face_landmarks,
-    identity_from_seed,
-    view_from_seed,
-)
+from facedata.jobs.status import JobSummary
+from facedata.synthetic.faces import Identity, View, draw_face, face_landmarks, identity_from_seed, view_from_seed
 
-__all__ = ["DrawnFaces", "SampleOptions", "SampleSummary", "check_sample", "make_sample"]
+__all__ = ["DrawnFaces", "SampleOptions", "make_sample", "plan_sample"]
 
 _LANDMARKS = "landmarks.jsonl"
 _JPEG_QUALITY = 95
@@ -74,20 +67,9 @@ class SampleOptions:
         label, image = divmod(position, self.images)
         return identity_from_seed(self.seed, label), view_from_seed(self.seed, label, image)
 
-    def draw(self, position: int) -> DrawnFace:
-        """The face at a position of the dataset."""
-        return draw_face(*self.person(position), self.size)
-
-
-@dataclass(frozen=True)
-class SampleSummary:
-    """What was written: the folder, numbers of identities and images, bytes of the images, and the preview."""
-
-    output: str
-    identities: int
-    images: int
-    bytes: int
-    preview: str | None
+    def draw(self, position: int) -> NDArray[np.uint8]:
+        """The image at a position of the dataset, BGR."""
+        return draw_face(*self.person(position), self.size).image
 
 
 class DrawnFaces(Source):
@@ -116,8 +98,9 @@ class DrawnFaces(Source):
         cv2 = import_opencv()
         with opencv_in_one_thread():
             for position in self._positions.tolist():
-                image = self._options.draw(position).image
-                _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+                _, encoded = cv2.imencode(
+                    ".jpg", self._options.draw(position), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+                )
                 yield Sample(str(position), position // self._options.images, encoded.tobytes())
 
     def labels(self) -> Iterator[NDArray[np.int64]]:
@@ -164,26 +147,20 @@ class _SampleSink(RecSink):
         try:
             with atomic_writer(os.path.join(self.root, _LANDMARKS)) as file:
                 for position in range(self.sample.identities * self.sample.images):
-                    file.write(_landmark_line(self.sample, position))
+                    line: dict[str, Any] = {"key": str(position + 1), "label": position // self.sample.images}
+                    for points in face_landmarks(*self.sample.person(position), self.sample.size):
+                        line[f"landmarks{len(points)}"] = [[round(x, 3), round(y, 3)] for x, y in points.tolist()]
+                    file.write(json.dumps(line).encode() + b"\n")
         except OSError as error:
             raise output_error(error, self.root) from error
         if self.preview is not None:
             from facedata.inspection.contact_sheet import write_contact_sheet
 
-            people = range(min(self.sample.identities, _PREVIEW_ROWS))
-            columns = range(min(self.sample.images, _PREVIEW_COLUMNS))
-            rows = [
-                [self.sample.draw(label * self.sample.images + image).image for image in columns] for label in people
-            ]
-            write_contact_sheet(self.preview, rows, labels=[f"id_{label}" for label in people], overwrite=True)
+            columns = min(self.sample.images, _PREVIEW_COLUMNS)
+            starts = range(0, self.sample.images * min(self.sample.identities, _PREVIEW_ROWS), self.sample.images)
+            rows = [[self.sample.draw(start + column) for column in range(columns)] for start in starts]
+            write_contact_sheet(self.preview, rows, labels=[f"id_{row}" for row in range(len(rows))], overwrite=True)
         return super().finish(shards)
-
-
-def _landmark_line(options: SampleOptions, position: int) -> bytes:
-    value: dict[str, Any] = {"key": str(position + 1), "label": position // options.images}
-    for points in face_landmarks(*options.person(position), options.size):
-        value[f"landmarks{len(points)}"] = [[round(float(x), 3), round(float(y), 3)] for x, y in points]
-    return json.dumps(value).encode() + b"\n"
 
 
 def make_sample(
@@ -193,7 +170,7 @@ def make_sample(
     preview: str | os.PathLike[str] | None = None,
     job: JobOptions | None = None,
     command_line: str = "the same command",
-) -> SampleSummary:
+) -> JobSummary:
     """Draw a small dataset and write it as a record set of the InsightFace dialect.
 
     Beside ``train.rec``, ``train.idx`` and ``property``, the folder gets ``landmarks.jsonl``: for each image an object
@@ -202,9 +179,9 @@ def make_sample(
 
     Parameters
     ----------
-    folder : str or path
+    folder : path
     options : SampleOptions, optional
-    preview : str or path, optional
+    preview : path, optional
         Also write a contact sheet of the first identities there (``.png`` or ``.jpg``).
     job : JobOptions, optional
     command_line : str
@@ -219,31 +196,20 @@ def make_sample(
     InterruptedJobError
         After SIGINT or SIGTERM; the same call resumes.
     """
-    options = options or SampleOptions()
-    conversion = _plan(folder, options, preview, command_line)
+    conversion = plan_sample(folder, options, preview=preview, command_line=command_line)
     with opencv_in_one_thread():  # in the process that forks the workers too
-        summary = run_conversion(conversion, job)
-    shown = None if preview is None else os.fspath(preview)
-    return SampleSummary(os.fspath(folder), options.identities, len(conversion.source), summary.bytes, shown)
+        return run_conversion(conversion, job)
 
 
-def check_sample(
+def plan_sample(
     folder: str | os.PathLike[str],
-    options: SampleOptions,
+    options: SampleOptions | None = None,
     *,
     preview: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Raise what `make_sample` would raise before it writes anything; for a dry run."""
-    check_conversion(_plan(folder, options, preview, ""), overwrite=overwrite)
-
-
-def _plan(
-    folder: str | os.PathLike[str],
-    options: SampleOptions,
-    preview: str | os.PathLike[str] | None,
-    command_line: str,
+    command_line: str = "the same command",
 ) -> Conversion:
+    """Plan what `make_sample` does, with the same parameters; writes nothing."""
+    options = options or SampleOptions()
     if preview is not None:
         from facedata.inspection.contact_sheet import sheet_extension
 
