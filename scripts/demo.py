@@ -9,8 +9,8 @@ from pathlib import Path
 
 from demo_model import write_model
 
+from facedata.contact_sheet import write_contact_sheet
 from facedata.images import import_opencv
-from facedata.inspection.contact_sheet import write_contact_sheet
 
 FOLDER = Path("demo")
 SAMPLE, OUTPUT, SHEET = FOLDER / "sample", FOLDER / "out", FOLDER / "contact-sheet.png"

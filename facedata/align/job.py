@@ -18,11 +18,11 @@ from facedata.align.faces import five_points
 from facedata.align.outputs import ExpectedSource, FoundLandmarks, aligned_output
 from facedata.align.similarity import fits_mirrored
 from facedata.align.templates import TEMPLATES, Template, load_template
+from facedata.contact_sheet import sheet_extension
 from facedata.converters.convert import Conversion, ConversionOptions, plan_dataset, run_conversion
 from facedata.dataset import Sample, Sink, Source, peek, target_spec
 from facedata.errors import OptionError
 from facedata.images import image_size, opencv_in_one_thread, stem_of_key
-from facedata.inspection.contact_sheet import sheet_extension
 from facedata.jobs.job import JobOptions, JobSummary
 from facedata.jobs.output import refuse_overlap
 from facedata.jobs.signals import stop_on_signals

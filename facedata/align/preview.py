@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from facedata.contact_sheet import write_contact_sheet
 from facedata.errors import OptionError
 from facedata.images import import_opencv
-from facedata.inspection.contact_sheet import write_contact_sheet
 
 __all__ = ["MOST_FACES", "PreviewFace", "write_preview"]
 

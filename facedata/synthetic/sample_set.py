@@ -154,7 +154,7 @@ class _SampleSink(RecSink):
         except OSError as error:
             raise output_error(error, self.root) from error
         if self.preview is not None:
-            from facedata.inspection.contact_sheet import write_contact_sheet
+            from facedata.contact_sheet import write_contact_sheet
 
             columns = min(self.sample.images, _PREVIEW_COLUMNS)
             starts = range(0, self.sample.images * min(self.sample.identities, _PREVIEW_ROWS), self.sample.images)
@@ -211,7 +211,7 @@ def plan_sample(
     """Plan what `make_sample` does, with the same parameters; writes nothing."""
     options = options or SampleOptions()
     if preview is not None:
-        from facedata.inspection.contact_sheet import sheet_extension
+        from facedata.contact_sheet import sheet_extension
 
         preview = os.fspath(preview)
         sheet_extension(preview)

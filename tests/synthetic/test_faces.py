@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from facedata.errors import OptionError
 from facedata.synthetic.faces import (
-    MAX_CANVAS,
     DrawnFace,
     Identity,
     View,
@@ -27,6 +26,7 @@ from facedata.synthetic.faces import (
     identity_from_seed,
     view_from_seed,
 )
+from facedata.synthetic.people import HAIR_STYLES
 
 ARCFACE_TEMPLATE = np.array(
     [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
@@ -56,77 +56,47 @@ def digest_of_a_few_faces() -> str:
     return digest.hexdigest()
 
 
-def test_shapes_and_types() -> None:
-    face = draw_face(PLAIN, canvas=(90, 130))
-    arrays = face.image, face.landmarks68, face.landmarks5
-    assert [array.shape for array in arrays] == [(90, 130, 3), (68, 2), (5, 2)]
-    assert [str(array.dtype) for array in arrays] == ["uint8", "float32", "float32"]
-
-
-def test_the_same_seed_gives_the_same_pixels_in_another_process() -> None:
+def test_the_same_seed_gives_the_same_pixels_in_another_process_and_another_order() -> None:
     code = "import runpy, sys; print(runpy.run_path(sys.argv[1])['digest_of_a_few_faces']())"
     command = [sys.executable, "-c", code, __file__]
     answer = subprocess.run(command, check=True, capture_output=True, text=True)
+    draw_face(identity_from_seed(5, 3), view_from_seed(5, 3, 2), 64)
     assert answer.stdout.strip() == digest_of_a_few_faces()
 
 
-def test_order_of_drawing_does_not_matter() -> None:
-    person, view = identity_from_seed(1, 2), view_from_seed(1, 2, 3)
-    first = draw_face(person, view).image
-    draw_face(identity_from_seed(9, 9), view_from_seed(9, 9, 9), 64)
-    np.testing.assert_array_equal(draw_face(person, view).image, first)
-
-
-def test_numbers_within_a_seed_and_seeds_give_other_people() -> None:
+def test_people_differ_and_so_do_their_views() -> None:
     people = [identity_from_seed(seed, number) for seed in range(3) for number in range(200)]
     assert len(set(people)) == len(people)
+    neighbours = [draw_face(person).image for person in people[:12]]
+    assert min(difference(a, b) for a, b in itertools.combinations(neighbours, 2)) > 4.0
+    views = [draw_face(people[0], view_from_seed(0, 0, image)).image for image in range(8)]
+    assert min(difference(a, b) for a, b in itertools.combinations(views, 2)) > 2.0
 
 
-def test_neighbours_look_different() -> None:
-    images = [draw_face(identity_from_seed(0, number)).image for number in range(12)]
-    assert min(difference(a, b) for a, b in itertools.combinations(images, 2)) > 4.0
-
-
-def test_views_of_one_person_differ() -> None:
-    person = identity_from_seed(0, 0)
-    images = [draw_face(person, view_from_seed(0, 0, image)).image for image in range(8)]
-    assert min(difference(a, b) for a, b in itertools.combinations(images, 2)) > 2.0
-
-
-def test_a_person_does_not_draw_what_one_of_its_views_draws() -> None:
-    # SeedSequence([1, 2]) and SeedSequence([1, 2, 0]) are the same but for a spawn key.
-    entropy = np.random.SeedSequence([1, 2, 0])
-    first_draw = np.random.default_rng(entropy).random()
-    assert identity_from_seed(1, 2).face_width != pytest.approx(0.91 + 0.17 * first_draw)
-
-
-@pytest.mark.parametrize("number", range(3))
-def test_five_points_are_the_reduction_of_the_68(number: int) -> None:
-    person, view = identity_from_seed(3, number), view_from_seed(3, number, 1)
+def test_landmarks() -> None:
+    person, view = identity_from_seed(1, 0), view_from_seed(1, 0, 1)
     face = draw_face(person, view, 160)
-    np.testing.assert_array_equal(face_landmarks(person, view, 160)[0], face.landmarks5)
-    np.testing.assert_array_equal(face_landmarks(person, view, 160)[1], face.landmarks68)
+    arrays = face.image, face.landmarks68, face.landmarks5
+    assert [array.shape for array in arrays] == [(160, 160, 3), (68, 2), (5, 2)]
+    assert [str(array.dtype) for array in arrays] == ["uint8", "float32", "float32"]
+    for points, same in zip(face_landmarks(person, view, 160), (face.landmarks5, face.landmarks68), strict=True):
+        np.testing.assert_array_equal(points, same)
     points = face.landmarks68.astype(np.float64)
     eyes = [points[36:42].mean(axis=0), points[42:48].mean(axis=0)]
     np.testing.assert_allclose(face.landmarks5, [*eyes, points[30], points[48], points[54]], 1e-5)
 
 
-def test_default_view_is_near_the_arcface_template_and_inside() -> None:
+def test_faces_are_roughly_aligned_crops() -> None:
     for number in range(60):
         landmarks5, landmarks68 = face_landmarks(identity_from_seed(7, number), View())
         assert np.abs(landmarks5 - ARCFACE_TEMPLATE).max() < 5.0
-        assert landmarks68.min() >= 0.0
-        assert landmarks68.max() <= 111.0
-
-
-def test_seeded_views_are_roughly_aligned_crops() -> None:
+        assert 0.0 <= landmarks68.min() <= landmarks68.max() <= 111.0
     faces = [face_landmarks(PLAIN, view_from_seed(7, 0, image)) for image in range(200)]
     offsets = [np.abs(landmarks5 - ARCFACE_TEMPLATE).max() for landmarks5, _ in faces]
     assert max(offsets) < 16.0
     assert np.mean(offsets) < 8.0
     inner = np.array([landmarks68[17:] for _, landmarks68 in faces])
-    assert inner.min() > 0.0
-    assert inner.max() < 111.0
+    assert 0.0 < inner.min() < inner.max() < 111.0
 
 
 def test_ibug_order() -> None:
@@ -142,21 +112,11 @@ def test_ibug_order() -> None:
     np.testing.assert_allclose(points[42:48, 0] + points[mirrored, 0], 112.0, atol=1e-3)
 
 
-@pytest.mark.parametrize("number", range(4))
-@pytest.mark.parametrize("size", [112, 448])
-def test_eye_centres_are_pupils(number: int, size: int) -> None:
-    person = dataclasses.replace(identity_from_seed(4, number), glasses="none", lashes=False)
-    face = draw_face(person, View(roll=8.0, yaw=10.0), size)
-    for eye in face.landmarks5[:2]:
-        assert pixel(face, eye).max() < 70
-
-
-@pytest.mark.parametrize("degrees", [0.0, 45.0, -60.0])
-@pytest.mark.parametrize("scale", [1.0, 2.5, 4.0])
+@pytest.mark.parametrize(("degrees", "scale"), [(0.0, 1.0), (45.0, 2.5), (-60.0, 4.0)])
 def test_eye_points_are_the_middles_of_the_irises(degrees: float, scale: float) -> None:
     person = dataclasses.replace(PLAIN, eye_colour=(255.0, 0.0, 0.0))
     matrix = similarity(degrees, scale, 250.3, 200.7)
-    wide_open = View(eyes_open=1.6, backdrop_colour=(200.0, 200.0, 200.0))
+    wide_open = View(eyes_open=1.6, backdrop=(200.0, 200.0, 200.0))
     face = draw_face(person, wide_open, matrix=matrix, canvas=(900, 900))
     blue = face.image[..., 0] > face.image[..., 1:].max(axis=2).astype(np.int64) + 60
     places = np.argwhere(blue)[:, ::-1]
@@ -167,8 +127,7 @@ def test_eye_points_are_the_middles_of_the_irises(degrees: float, scale: float) 
 
 @pytest.mark.parametrize("number", range(4))
 def test_mouth_corners_are_at_the_edge_of_the_mouth(number: int) -> None:
-    person = dataclasses.replace(identity_from_seed(4, number), beard="none")
-    face = draw_face(person, View(roll=-6.0), 448)
+    face = draw_face(identity_from_seed(4, number), View(roll=-6.0), 448)
     left, right = face.landmarks5[3:]
     for corner, other in ((left, right), (right, left)):
         inward = (other - corner) / np.linalg.norm(other - corner)
@@ -178,7 +137,7 @@ def test_mouth_corners_are_at_the_edge_of_the_mouth(number: int) -> None:
 
 
 def test_jaw_points_are_at_the_edge_of_the_skin() -> None:
-    view = View(light=(0.0, 0.0), backdrop_colour=(255.0, 0.0, 0.0))
+    view = View(light=(0.0, 0.0), backdrop=(255.0, 0.0, 0.0))
     face = draw_face(PLAIN, view, 448)
     middle = face.landmarks68[30]
     for point in face.landmarks68[3:6]:
@@ -187,18 +146,12 @@ def test_jaw_points_are_at_the_edge_of_the_skin() -> None:
         assert pixel(face, point - 4.0 * inward)[2] < 90
 
 
-def test_an_open_mouth_and_a_smile_move_the_mouth() -> None:
-    rest = draw_face(PLAIN, View(smile=0.0)).landmarks68
-    opened = draw_face(PLAIN, View(smile=0.0, mouth_open=1.0)).landmarks68
-    smiling = draw_face(PLAIN, View(smile=1.0)).landmarks68
+def test_the_view_moves_the_features() -> None:
+    views = View(smile=0.0), View(smile=0.0, mouth_open=1.0), View(smile=1.0), View(yaw=20.0), View(pitch=10.0)
+    rest, opened, smiling, right, up = (draw_face(PLAIN, view).landmarks68 for view in views)
     assert opened[66, 1] - opened[62, 1] > rest[66, 1] - rest[62, 1] + 5.0
     assert smiling[48, 1] < rest[48, 1] - 1.0
     assert smiling[54, 0] - smiling[48, 0] > rest[54, 0] - rest[48, 0]
-
-
-def test_turning_moves_the_nose_over_the_face() -> None:
-    views = View(), View(yaw=20.0), View(pitch=10.0)
-    rest, right, up = (draw_face(PLAIN, view).landmarks68 for view in views)
     assert right[30, 0] - right[27, 0] > rest[30, 0] - rest[27, 0] + 2.0
     assert up[30, 1] - up[27, 1] < rest[30, 1] - rest[27, 1]
 
@@ -229,7 +182,7 @@ def test_a_matrix_moves_landmarks_exactly(degrees: float, scale: float, x: float
 
 @pytest.mark.parametrize(
     "pose",
-    [(0, 1, 100, 80), (60, 2, 320, 60), (-60, 1.5, 60, 300), (25, 4, 150, -60), (10, 0.7, 40, 30)],
+    [(0, 1, 100, 80), (60, 2, 320, 60), (25, 4, 150, -60), (10, 0.7, 40, 30)],
 )
 def test_aligning_back_gives_the_canonical_face(pose: tuple[float, float, float, float]) -> None:
     matrix = similarity(*pose)
@@ -242,13 +195,6 @@ def test_aligning_back_gives_the_canonical_face(pose: tuple[float, float, float,
     moved = draw_face(PLAIN, dataclasses.replace(view, shift_x=1.0)).image
     assert here < 8.0
     assert here < difference(aligned[features], moved[features])
-
-
-@pytest.mark.parametrize("size", [1, 2, 16, 17, 448])
-def test_any_size_is_drawn(size: int) -> None:
-    face = draw_face(identity_from_seed(0, 3), view_from_seed(0, 3, 1), size)
-    assert face.image.shape == (size, size, 3)
-    assert np.isfinite(face.landmarks68).all()
 
 
 @pytest.mark.parametrize("size", [16, 48, 112])
@@ -266,39 +212,16 @@ def test_a_face_off_the_canvas_leaves_the_backdrop(far: float) -> None:
     assert np.abs(face.landmarks5).min() > 500.0
 
 
-@pytest.mark.parametrize("canvas", [(0, 10), (10, -1), (MAX_CANVAS + 1, 10), (10, 10**9)])
-def test_impossible_canvases_are_refused(canvas: tuple[int, int]) -> None:
-    with pytest.raises(OptionError, match="canvas of"):
-        draw_face(PLAIN, canvas=canvas)
-
-
-@pytest.mark.parametrize(
-    "matrix",
-    [
-        np.eye(3),
-        np.zeros((2, 3)),
-        np.full((2, 3), np.nan),
-        np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 0.0]]),  # a reflection
-        np.array([[1.0, 0.3, 0.0], [0.0, 1.0, 0.0]]),  # a shear
-    ],
-)
-def test_matrices_that_are_not_similarity_transforms_are_refused(matrix: NDArray[np.float64]) -> None:
-    with pytest.raises(OptionError, match="matrix"):
-        draw_face(PLAIN, matrix=matrix)
-
-
-def test_unknown_names_are_refused_with_the_known_ones() -> None:
+def test_unknown_looks_are_refused_with_the_known_ones() -> None:
     with pytest.raises(OptionError, match="hair_style 'mullet': expected one of side parting"):
         Identity(hair_style="mullet")
-    with pytest.raises(OptionError, match="backdrop"):
-        View(backdrop="jungle")
     with pytest.raises(OptionError, match="scale"):
         View(scale=0.0)
 
 
 def test_every_look_can_be_drawn() -> None:
-    people = [identity_from_seed(2, number) for number in range(60)]
-    for field in ("hair_style", "beard", "glasses", "lashes", "freckles", "earrings"):
-        assert len({getattr(person, field) for person in people}) > 1
-    for person, image in zip(people, range(60), strict=True):
-        assert draw_face(person, view_from_seed(2, 0, image), 48).image.std() > 10.0
+    people = [identity_from_seed(2, number) for number in range(len(HAIR_STYLES))]
+    assert {person.hair_style for person in people} == set(HAIR_STYLES)
+    for number, person in enumerate(people):
+        for image in range(3):
+            assert draw_face(person, view_from_seed(2, number, image), 48).image.std() > 10.0

@@ -20,9 +20,9 @@ from http_server import Server
 from onnx import TensorProto, helper
 
 from facedata.align.detectors import DETECTORS, DetectorOptions, prepare_detector
+from facedata.align.detectors.networks import LARGEST_MODEL
 from facedata.align.detectors.prepare import download_model
 from facedata.align.detectors.registry import ModelFile
-from facedata.align.detectors.networks import LARGEST_MODEL
 from facedata.errors import (
     ChecksumError,
     InputError,
