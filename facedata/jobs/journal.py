@@ -53,10 +53,8 @@ class ShardResult:
 
     Attributes
     ----------
-    samples : int
-        Samples delivered.
-    bytes : int
-        Their encoded images, in bytes.
+    samples, bytes : int
+        Delivered, and their encoded size.
     digest : str
         CRC-32 over label and bytes of each sample delivered, in order; 8 hexadecimal digits.
     labels : tuple of int, optional
@@ -210,7 +208,12 @@ class Journal:
                 file.write(_dump(plan.to_json(), indent=2))
                 file.flush()
                 os.fsync(file.fileno())
-            _link(draft, path)
+            try:
+                os.link(draft, path)
+            except FileExistsError:
+                pass
+            except PermissionError:  # a file system without hard links
+                os.replace(draft, path)
         finally:
             draft.unlink(missing_ok=True)
 
@@ -242,7 +245,14 @@ class Journal:
         lines = 0
         with atomic_writer(self.folder / FAILURES) as file:
             for shard in sorted(places):
-                for failure in _failures_of(plan, shard, _line_at(*places[shard])):
+                path, place = places[shard]
+                with open(path, "rb") as journal:
+                    journal.seek(place)
+                    entry = json.loads(journal.readline())
+                failures = entry.get("failures", ())
+                if "failed" in entry:
+                    failures = [{"shard": shard, "samples": list(plan.bounds(shard)), "reason": entry["failed"]}]
+                for failure in failures:
                     file.write(_dump(failure) + b"\n")
                     lines += 1
         if not lines:
@@ -415,29 +425,6 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if isinstance(value, dict):
                 yield offset, value
             offset += len(line)
-
-
-def _line_at(path: Path, place: int) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        file.seek(place)
-        value: dict[str, Any] = json.loads(file.readline())
-        return value
-
-
-def _link(draft: Path, path: Path) -> None:
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    except PermissionError:  # a file system without hard links
-        os.replace(draft, path)
-
-
-def _failures_of(plan: Plan, shard: int, entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    if "failed" in entry:
-        first, end = plan.bounds(shard)
-        return [{"shard": shard, "samples": [first, end], "reason": entry["failed"]}]
-    return list(entry["failures"])
 
 
 def _dump(value: Any, indent: int | None = None) -> bytes:
