@@ -96,6 +96,9 @@ class TestGoodSets:
         assert report.same is not None
         assert report.other is not None
         assert report.same.mean > report.other.mean + 0.3
+        facts = json.dumps(report.facts(), allow_nan=False)
+        assert facts == json.dumps(check_feature_set(tmp_path, "a").facts())
+        assert json.loads(facts)["same_label"]["neighbours"] == 4
 
     def test_the_sample_has_the_same_share_as_the_file(self, tmp_path: Path) -> None:
         write_set(tmp_path)
@@ -108,11 +111,6 @@ class TestGoodSets:
         assert by_sample.possible == by_file.possible
         assert by_sample.source == f"exact neighbours of {ROWS} rows"
 
-    def test_the_facts_are_json_and_the_same_each_time(self, tmp_path: Path) -> None:
-        first, second = (json.dumps(report_of(tmp_path).facts(), allow_nan=False) for _ in range(2))
-        assert first == second
-        assert json.loads(first)["same_label"]["neighbours"] == 79
-
     @pytest.mark.parametrize("meta", ["-1\n" * ROWS, None])
     def test_without_labels_all_but_the_quality_is_checked(self, tmp_path: Path, meta: str | None) -> None:
         write_neighbours(write_set(tmp_path, meta="-1\n" * ROWS), 5)
@@ -122,13 +120,6 @@ class TestGoodSets:
         assert report.good
         assert (report.same_label, report.same, len(report.neighbours)) == (None, None, 1)
         assert (report.classes is None) == (meta is None)
-
-    def test_a_matrix_alone(self, tmp_path: Path) -> None:
-        features().tofile(tmp_path / "x.bin")
-        report = check_matrix(tmp_path / "x.bin", CheckOptions(dimensions=DIMENSIONS))
-        assert (report.good, report.rows, report.classes) == (True, ROWS, None)
-        with pytest.raises(OptionError, match="give --dim"):
-            check_matrix(tmp_path / "x.bin")
 
     def test_the_smallest_sets_and_classes(self, tmp_path: Path) -> None:
         write_neighbours(tmp_path, 1, features(1))
@@ -190,28 +181,24 @@ class TestSizes:
         # the rows were read nevertheless
         assert (report.rows, report.dimensions, report.same_label) == (ROWS, 256, None)
 
-    @pytest.mark.parametrize("cut", [1, 4, 1023, 1024 * 60 + 2])
+    @pytest.mark.parametrize("cut", [1, 1024 * 60 + 2, 1024 * ROWS])
     def test_a_file_that_was_cut(self, tmp_path: Path, cut: int) -> None:
         path = write_set(tmp_path, features(dimensions=256)) / "features" / "a.bin"
         os.truncate(path, path.stat().st_size - cut)
         check, message = one_wrong(check_feature_set(tmp_path, "a", CheckOptions(dimensions=256)))
-        assert (check, "was it cut short?" in message) == ("size", True)
+        assert (check, "was it cut short?" in message) == ("size", cut < 1024 * ROWS)
         assert one_wrong(check_feature_set(tmp_path, "a"))[0] == "size"
-
-    def test_an_empty_file(self, tmp_path: Path) -> None:
-        assert one_wrong(report_of(tmp_path, features(0)))[0] == "size"
 
 
 class TestLabels:
     @pytest.mark.parametrize(
-        ("meta", "expected"),
+        ("meta", "expected", "dimensions"),
         [
-            ("0\n" * 60 + "\n" + "0\n" * 60, "line 61 is blank"),
-            ("0\n" * 60 + "Anna\n" + "0\n" * 59, "line 61 is 'Anna'"),
-            ("", "no line"),
+            ("0\n" * 60 + "\n" + "0\n" * 60, "line 61 is blank", DIMENSIONS),
+            ("a\n", "line 1", None),
+            ("", "no line", None),
         ],
     )
-    @pytest.mark.parametrize("dimensions", [None, DIMENSIONS])
     def test_a_line_that_is_not_a_label(self, tmp_path: Path, meta: str, expected: str, dimensions: int | None) -> None:
         report = report_of(tmp_path, meta=meta, dimensions=dimensions)
         check, message = one_wrong(report)
@@ -291,8 +278,8 @@ class TestFiles:
         write_set(tmp_path)
         with pytest.raises(InputNotFoundError, match=r"b\.bin: no such file"):
             check_feature_set(tmp_path, "b")
-        with pytest.raises(InputNotFoundError):
-            check_matrix(tmp_path / "b.bin", CheckOptions(dimensions=4))
+        with pytest.raises(OptionError, match="give --dim"):
+            check_matrix(tmp_path / "features" / "a.bin")
 
     @pytest.mark.parametrize("which", ["features/a.bin", "labels/a.meta", "features/a.keys.txt"])
     def test_pipes_and_folders_are_refused_without_waiting(self, tmp_path: Path, which: str) -> None:
@@ -302,8 +289,6 @@ class TestFiles:
             make(root / which)
             with pytest.raises(InputError, match="not a file"):
                 check_feature_set(root, "a")
-
-    def test_a_pipe_among_the_neighbours(self, tmp_path: Path) -> None:
         (write_set(tmp_path) / "knns" / "a").mkdir(parents=True)
         os.mkfifo(tmp_path / "knns" / "a" / "faiss_k_5.npz")
         assert "is a named pipe" in one_wrong(check_feature_set(tmp_path, "a"))[1]
@@ -321,7 +306,7 @@ class TestFiles:
         assert seen["reading faiss_k_5.npz"][-1] == (ROWS * 2 * 5 * 8,) * 2
 
     def test_memory_is_a_part_of_the_set(self, tmp_path: Path) -> None:
-        rows = np.random.default_rng(0).normal(size=(60_000, 256)).astype(np.float32)  # 61 MB
-        write_set(tmp_path, rows, np.arange(60_000) // 10)
+        rows = np.random.default_rng(0).normal(size=(40_000, 256)).astype(np.float32)  # 41 MB
+        write_set(tmp_path, rows, np.arange(40_000) // 10)
         del rows
-        assert peak_bytes(lambda: check_feature_set(tmp_path, "a", CheckOptions(sample=50))) < 45_000_000
+        assert peak_bytes(lambda: check_feature_set(tmp_path, "a", CheckOptions(sample=50))) < 35_000_000

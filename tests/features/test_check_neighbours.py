@@ -47,17 +47,14 @@ def check(folder: Path, rows: int = ROWS, **arrays: Array) -> tuple[NeighbourFil
 
 
 class TestLayouts:
-    @pytest.mark.parametrize("kind", ["<f4", "<f8", ">f8"])
-    @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+    @pytest.mark.parametrize(("kind", "save"), [("<f4", np.savez), (">f8", np.savez_compressed)])
     def test_learn_to_cluster(self, tmp_path: Path, kind: str, save: Any) -> None:
         path = tmp_path / "faiss_k_6.npz"
         save(path, data=good().astype(kind))
         features().tofile(tmp_path / "a.bin")
         labels = np.arange(ROWS) % 3
-        matrix = open_matrix(tmp_path / "a.bin", DIMENSIONS)
-        file, findings = check_neighbours(str(path), ROWS, labels, matrix)
-        assert findings == []
-        assert (file.layout, file.k, file.rows) == ("learn-to-cluster", K, ROWS)
+        file, findings = check_neighbours(str(path), ROWS, labels, open_matrix(tmp_path / "a.bin", DIMENSIONS))
+        assert (findings, file.layout, file.k, file.rows) == ([], "learn-to-cluster", K, ROWS)
         ids = good()[:, 0, 1:].astype(int)
         assert file.same_label is not None
         assert file.same_label.all == pytest.approx((labels[ids] == labels[:, None]).mean())
@@ -129,14 +126,9 @@ class TestWrong:
             (np.s_[5, 0, 3], 40, ["ids: expected row numbers from 0 to 39, found others"]),
             (np.s_[5, 0, 3], 2.5, ["ids: expected row numbers from 0 to 39, found others"]),
             (np.s_[5, 0, 3], np.nan, ["ids: expected row numbers from 0 to 39, found others"]),
-            (np.s_[5, 0, 3], np.inf, ["ids: expected row numbers from 0 to 39, found others"]),
             (np.s_[5, 1, -1], np.nan, ["NaN: expected finite distances, found NaN or infinity"]),
             (np.s_[5, 1, -1], 1.1, ["range: expected distances 1 - cosine from -1e-05 to 1 + 1e-05, found others"]),
-            (
-                np.s_[5, :, 1:],
-                good()[5, :, :0:-1],
-                ["descending: expected ascending distances, found descending ones"],
-            ),
+            (np.s_[5, :, 1:], good()[5, :, :0:-1], ["descending: expected ascending distances, found descending ones"]),
             (
                 np.s_[5, 0, 0],
                 good()[5, 0, 1],
@@ -180,22 +172,18 @@ class TestWrong:
         "arrays",
         [
             {"knn": good()},
-            {"data": good()[:, 0]},
             {"data": good().reshape(ROWS, K, 2)},
             {"data": good().astype("U3")},
             {"data": good()[:, :, :0]},
-            {"idx": good()[:, 0]},
+            {"data": np.asfortranarray(good())},
             {"idx": good()[:, 0], "dist": good()[:, 1, 1:]},
         ],
         ids=str,
     )
     def test_other_keys_and_shapes(self, tmp_path: Path, arrays: dict[str, Array]) -> None:
         _, (finding,) = check(tmp_path, ROWS, **arrays)
-        assert "expected 'data' of shape (N, 2, k)" in finding.message or "array of numbers" in finding.message
-
-    def test_column_order(self, tmp_path: Path) -> None:
-        _, (finding,) = check(tmp_path, data=np.asfortranarray(good()))
-        assert "is stored column by column" in finding.message
+        expected = ("expected 'data' of shape (N, 2, k)", "array of numbers", "is stored column by column")
+        assert any(words in finding.message for words in expected)
 
 
 def member(shape: str = "(40, 2, 6)", kind: str = "'<f8'", values: int = 40 * 12 * 8) -> bytes:
@@ -220,56 +208,39 @@ class TestHostile:
     @pytest.mark.parametrize(
         "data",
         [
-            b"",
             b"PK",
-            b"\x93NUMPY",
             pickle.dumps(_Harm()),
-            archive(pickle.dumps(_Harm())),
             archive(pickle.dumps(_Harm()), "data.pkl"),
             archive(member(kind="'|O'") + pickle.dumps(_Harm())),
             archive(member(shape="(40, 2, 1000000000000)")),
             archive(member(shape="(-40, 2, 6)")),
             archive(member(shape="__import__('os').mkdir('harm-was-done')")),
-            archive(member(shape="(" * 5000)),
             archive(member(kind="[('a', '<f8', (1000000, 1000000))]")),
             archive(member(values=17)),
-            archive(member(values=40 * 12 * 8 + 1)),
-            archive(member(), method=zipfile.ZIP_LZMA),
             archive(member())[:-30],
         ],
-        ids=range(16),
+        ids=range(10),
     )
     def test_one_clear_finding(self, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         with file_of(data, "faiss_k_6.npz") as path:
             file, (finding,) = check_neighbours(str(path), ROWS)
-        assert finding.wrong
-        assert len(finding.line()) < 600
-        assert file.same_label is None
+        assert (finding.wrong, len(finding.line()) < 600, file.same_label) == (True, True, None)
         assert not (tmp_path / "harm-was-done").exists()
 
     def test_a_zip_bomb_takes_no_memory(self, tmp_path: Path) -> None:
-        shape, size = "(40, 2, 2000000)", 160_000_000 * 8
         with (
             zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as made,
             made.open("data.npy", "w", force_zip64=True) as file,
         ):
-            file.write(member(shape, values=0))
-            for _ in range(size // 10_000_000 // 16):  # a sixteenth of what it says
+            file.write(member("(40, 2, 2000000)", values=0))
+            for _ in range(4):  # far less than it says
                 file.write(bytes(10_000_000))
         assert peak_bytes(lambda: check_neighbours(str(tmp_path / "x.npz"), ROWS)) < 4_000_000
         (finding,) = check_neighbours(str(tmp_path / "x.npz"), ROWS)[1]
         assert "1,280,000,128 bytes" in finding.message
 
-    def test_a_damaged_byte_is_found_by_the_checksum(self, tmp_path: Path) -> None:
-        np.savez(tmp_path / "x.npz", data=good())
-        data = bytearray((tmp_path / "x.npz").read_bytes())
-        data[1000] ^= 1
-        (tmp_path / "x.npz").write_bytes(data)
-        findings = check_neighbours(str(tmp_path / "x.npz"), ROWS)[1]
-        assert any("CRC" in finding.message for finding in findings)
-
-    @settings(deadline=None, max_examples=40)
+    @settings(deadline=None, max_examples=20)
     @given(data=st.data())
     def test_any_damage_gives_findings_and_no_crash(self, data: st.DataObject) -> None:
         whole = archive(member()) if data.draw(st.booleans()) else member()

@@ -21,7 +21,6 @@ from facedata.features.feature_set import (
     open_feature_set,
     open_matrix,
 )
-from facedata.matrix_size import size_problem
 
 Array = NDArray[Any]
 
@@ -69,30 +68,19 @@ def test_a_wrong_size_is_refused_with_a_guess(tmp_path: Path, rows: Array, messa
         open_matrix(path, 8, 10)
 
 
-def test_a_file_of_np_save_is_known_by_its_header_or_its_length(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.ones((10, 8), np.float32))
-    with pytest.raises(FormatError, match=r"saved by np\.save"):
-        open_matrix(tmp_path / "a.npy", 8, 10)
-    assert "128 bytes too long: was it saved by np.save?" in str(size_problem(448, 8, 10))
-
-
-def test_labels_and_matrix_must_fit(tmp_path: Path) -> None:
-    make_set(tmp_path, labels="0\n" * 7)
-    with pytest.raises(FormatError, match=r"not a whole number of float32 values for each of the 7 lines.*give --dim"):
-        open_feature_set(tmp_path, "a")
-    with pytest.raises(
-        FormatError, match=r"(10 rows, 3 more|96 bytes too long: was it saved by np.save\?) \(7 lines in .*a\.meta\)"
-    ):
-        open_feature_set(tmp_path, "a", 8)
-
-
 @pytest.mark.parametrize(
-    ("labels", "message"), [("1\n\n2\n", "line 2 is blank"), ("1\n2.5\n", "line 2"), ("", "is empty")]
+    ("labels", "dimensions", "message"),
+    [
+        ("1\n\n2\n", None, "line 2 is blank"),
+        ("", None, "is empty"),
+        ("0\n" * 7, None, "not a whole number of float32 values for each of the 7 lines.*give --dim"),
+        ("0\n" * 7, 8, r"96 bytes too long: was it saved by np.save\? \(7 lines in .*a\.meta\)"),
+    ],
 )
-def test_wrong_labels_are_refused_by_line(tmp_path: Path, labels: str, message: str) -> None:
+def test_labels_and_matrix_must_fit(tmp_path: Path, labels: str, dimensions: int | None, message: str) -> None:
     make_set(tmp_path, labels=labels)
     with pytest.raises(FormatError, match=message):
-        open_feature_set(tmp_path, "a")
+        open_feature_set(tmp_path, "a", dimensions)
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

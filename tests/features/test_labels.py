@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import file_of, jpeg
 
-from facedata.columns import read_labels
 from facedata.dataset import open_dataset
 from facedata.errors import FacedataError, FormatError, InputError
 from facedata.features.labels import Labels, meta_lines, open_labels, unlabelled_lines
@@ -21,7 +20,7 @@ def read(labels: Labels) -> list[int]:
     return [label for block in labels.blocks() for label in block.tolist()]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(st.lists(st.integers(-1, (1 << 59)), min_size=1), st.sampled_from(["text", "windows", "<i8", ">i8", "<u8"]))
 def test_labels_come_back_and_are_written_as_integers_a_line(expected: list[int], how: str) -> None:
     if how in ("text", "windows"):
@@ -62,17 +61,13 @@ def test_a_list_and_a_folder_give_the_labels_of_their_dataset(tmp_path: Path) ->
     ("data", "message"),
     [
         (b"1\n1.0\n", "line 2 is '1.0', expected an integer"),
-        (b"0.0\n1.0\n", "line 1 is '0.0', expected an integer"),
-        (b"1\n\n2\n", "line 2 is blank"),
         (b"1\n-2\n", r"the label of row 1 is -2; expected an integer from 0, or -1 for unlabelled"),
         (b"a.jpg 1\nb.jpg 1.5\n", "line 2: the label is not an integer"),
         (b"a.jpg 1\nb.jpg\n", "line 2: expected 'path label'"),
         (npy(np.array([1.0, 2.0])), r"expected labels as integers of shape \(rows,\), found float64"),
-        (npy(np.array([True])), "found bool"),
         (npy(np.array([[1], [2]])), r"found int64 of shape \(2, 1\); in Python: .*ravel"),
         (npy(np.array([1 << 63], np.uint64)), "the label of row 0 is 9223372036854775808; expected at most"),
         (npy(np.array([0, 10**18])), "the label of row 1 is 1000000000000000000; expected at most 999999999999999999"),
-        (npy(np.array([1, -5])), "the label of row 1 is -5"),
         (npy(np.array(["a", None], object)), "never loaded"),
         (npy(np.array([1, 2]))[:-1], "was it cut short"),
     ],
@@ -83,26 +78,16 @@ def test_wrong_labels_are_refused_by_their_place(tmp_path: Path, data: bytes, me
         read(open_labels(tmp_path / "labels"))
 
 
-def test_missing_labels_are_named(tmp_path: Path) -> None:
+def test_missing_and_too_few_labels_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         open_labels(tmp_path / "none")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FacedataError, match="image"):
         open_labels(tmp_path / "empty")
-
-
-def test_too_few_labels_are_noticed_when_they_are_written(tmp_path: Path) -> None:
     (tmp_path / "labels").write_text("1\n2\n")
     with pytest.raises(FormatError, match="has 2 labels, but 3 rows need one"):
         list(meta_lines(open_labels(tmp_path / "labels"), 3))
-
-
-def test_unlabelled_lines_are_a_meta(tmp_path: Path) -> None:
-    for rows in (1, 7, (1 << 20) + 1):
-        (tmp_path / "a.meta").write_bytes(b"".join(unlabelled_lines(rows)))
-        blocks = list(read_labels(tmp_path / "a.meta"))
-        assert sum(map(len, blocks)) == rows
-        assert all((block == -1).all() for block in blocks)
+    assert b"".join(unlabelled_lines((1 << 20) + 1)) == b"-1\n" * ((1 << 20) + 1)
 
 
 def test_the_output_of_an_unfinished_job_has_no_labels(tmp_path: Path) -> None:

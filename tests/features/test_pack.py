@@ -116,7 +116,7 @@ def test_other_floats_become_float32_with_a_message(
 odd_values = st.sampled_from([0.0, -0.0, 1.0, 1e-30, 3e38, 1e-46, 1e39, -1e300, np.nan, np.inf])
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=15)
 @given(st.lists(st.lists(odd_values, min_size=3, max_size=3), min_size=1, max_size=9), st.booleans())
 def test_exactly_the_rows_on_which_readers_fail_are_refused(rows: list[list[float]], zero: bool) -> None:
     array = np.array(rows)
@@ -137,22 +137,21 @@ def test_exactly_the_rows_on_which_readers_fail_are_refused(rows: list[list[floa
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
-    [(np.nan, "row 7 (NaN)"), (np.inf, "row 7 (infinite)"), (1e300, "row 7 has 1e+300, which is too"), (0, "all zero")],
+    ("value", "message"), [(np.inf, "row 7 (infinite)"), (1e300, "row 7 has 1e+300, which is too")]
 )
 def test_the_message_says_what_is_wrong_with_a_row(tmp_path: Path, value: float, message: str) -> None:
     array = some_rows().astype(np.float64)
-    array[7, 1 if value else slice(None)] = value
+    array[7, 1] = value
     with pytest.raises(FormatError, match=re.escape(message)):
         pack(tmp_path, array)
-    assert not list(tmp_path.iterdir())
 
 
 @either_way
 @pytest.mark.parametrize("count", [9, 11])
 def test_too_few_or_too_many_labels_are_refused_with_both_numbers(tmp_path: Path, known: bool, count: int) -> None:
-    with pytest.raises(FormatError, match=rf"labels: has {count} labels, but memory has 10 rows"):
-        pack(tmp_path, some_rows(), labels_of(*range(count)), known=known)
+    for dry_run in {known, False}:
+        with pytest.raises(FormatError, match=rf"labels: has {count} labels, but memory has 10 rows"):
+            pack(tmp_path, some_rows(), labels_of(*range(count)), known=known, dry_run=dry_run)
     assert not list(tmp_path.iterdir())
 
 
@@ -161,8 +160,6 @@ def test_only_the_first_rows(tmp_path: Path, known: bool) -> None:
     packed = pack(tmp_path, some_rows(), labels_of(*range(10)), known=known, limit=6)
     assert_set(tmp_path, some_rows()[:6], range(6))
     assert (packed.rows, packed.classes) == (6, 6)
-    with pytest.raises(FormatError, match="has 5 labels"):
-        pack(tmp_path / "b", some_rows(), labels_of(*range(5)), known=known, limit=6)
 
 
 def test_nothing_is_overwritten_without_the_option(tmp_path: Path) -> None:
@@ -180,6 +177,13 @@ def test_nothing_is_overwritten_without_the_option(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"labels/a.meta": before["labels/a.meta"]}
     pack(tmp_path, some_rows() + 1, UNLABELLED_ROWS, overwrite=True)
     assert read_set(tmp_path)[1] == [-1] * 10
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "features").write_bytes(b"")
+    with pytest.raises(OutputError, match="features: cannot be written: File exists"):
+        pack(tmp_path / "b", some_rows())
+    (tmp_path / "c" / "features" / "a.bin").mkdir(parents=True)
+    with pytest.raises(OutputExistsError, match="is a folder"):
+        pack(tmp_path / "c", some_rows(), overwrite=True)
 
 
 def test_labels_of_the_previous_features_do_not_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -273,23 +277,13 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
     assert not left.exists()
 
 
-def test_a_stop_leaves_no_files(tmp_path: Path) -> None:
+def test_a_stop_leaves_no_files_and_does_not_wait_for_all_labels(tmp_path: Path) -> None:
     stop = StopRequest()
+    read: list[int] = []
 
     def observe(done: int, total: int) -> None:
         assert total == 120
         stop.count = int(done > 50)
-
-    with pytest.raises(
-        InterruptedJobError, match="stopped after 8 rows; nothing is kept: run the same command to start again"
-    ):
-        pack(tmp_path, some_rows(), stop=stop, observer=observe)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_stop_does_not_wait_for_all_labels(tmp_path: Path) -> None:
-    stop = StopRequest()
-    read: list[int] = []
 
     def blocks() -> Iterator[NDArray[np.int64]]:
         for number in range(100):
@@ -297,10 +291,11 @@ def test_a_stop_does_not_wait_for_all_labels(tmp_path: Path) -> None:
             stop.count = int(number == 3)
             yield np.arange(10)
 
+    with pytest.raises(InterruptedJobError, match="stopped after 8 rows; nothing is kept: run the same command to"):
+        pack(tmp_path, some_rows(), stop=stop, observer=observe)
     with pytest.raises(InterruptedJobError, match="numbers: stopped while reading labels; nothing is kept"):
         pack(tmp_path, some_rows(), Labels("numbers", blocks), stop=stop)
-    assert read == [0, 1, 2, 3]
-    assert not list(tmp_path.iterdir())
+    assert (read, list(tmp_path.iterdir())) == ([0, 1, 2, 3], [])
 
 
 def test_a_full_disk_is_reported_and_no_files_are_left(small_disk: Path) -> None:
@@ -316,28 +311,8 @@ def test_a_full_disk_is_reported_and_no_files_are_left(small_disk: Path) -> None
     assert_set(small_disk, array[:1900], [-1] * 1900)
 
 
-def test_a_dry_run_looks_at_labels_and_output_and_writes_nothing(tmp_path: Path) -> None:
-    source = in_memory(some_rows())
-    packed = pack_features(
-        source, FeatureSet(str(tmp_path / "x"), "a"), labels_of(*range(10)), PackOptions(dry_run=True)
-    )
-    assert (packed.rows, packed.classes, source.seen) == (10, 10, [])
-    with pytest.raises(FormatError, match="has 3 labels"):
-        pack(tmp_path, some_rows(), labels_of(1, 2, 3), dry_run=True)
-    assert not list(tmp_path.iterdir())
-
-
-def test_places_that_cannot_be_written_are_reported(tmp_path: Path) -> None:
-    (tmp_path / "features").write_bytes(b"")
-    with pytest.raises(OutputError, match="features: cannot be written: File exists"):
-        pack(tmp_path, some_rows())
-    (tmp_path / "b" / "features" / "a.bin").mkdir(parents=True)
-    with pytest.raises(OutputExistsError, match="is a folder"):
-        pack(tmp_path / "b", some_rows(), overwrite=True)
-
-
 def test_memory_does_not_grow_with_the_array(tmp_path: Path) -> None:
-    array = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.float64, (20_000, 256))
+    array = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.float64, (15_000, 256))
     array[:] = 1.5
     array.flush()
     source = open_features(tmp_path / "a.npy")
@@ -345,8 +320,8 @@ def test_memory_does_not_grow_with_the_array(tmp_path: Path) -> None:
     assert used < 12_000_000 < array.nbytes
 
 
-@pytest.mark.parametrize("known", [True, False])
-@settings(deadline=None, max_examples=20)
+@either_way
+@settings(deadline=None, max_examples=15)
 @given(rows=st.integers(1, 30), dimensions=st.integers(1, 5))
 def test_the_way_back_is_what_np_save_writes(tmp_path_factory: Any, known: bool, rows: int, dimensions: int) -> None:
     folder = tmp_path_factory.mktemp("a")
@@ -374,8 +349,6 @@ def test_the_way_back_is_checked_and_overwrites_nothing(tmp_path: Path) -> None:
     save_features(in_memory(some_rows()), path, PackOptions(overwrite=True, limit=2))
     np.testing.assert_array_equal(np.load(path), some_rows()[:2])
     array[5] = 0
-    with pytest.raises(FormatError, match=r"row 5 \(all zero\)"):
-        save_features(in_memory(array), path, PackOptions(allow_nan=True, overwrite=True))
     save_features(in_memory(array), path, PackOptions(allow_nan=True, allow_zero=True, overwrite=True))
     with pytest.raises(OptionError, match=r"ends in \.npy or \.bin"):
         save_features(in_memory(some_rows()), tmp_path / "a.csv")

@@ -44,7 +44,7 @@ matrices = arrays.arrays(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(matrices, st.booleans(), st.sampled_from(["npy", "savez", "savez_compressed"]))
 def test_arrays_of_numpy_come_back_in_any_order_and_type(array: Array, fortran: bool, how: str) -> None:
     array = np.asfortranarray(array) if fortran else array
@@ -65,8 +65,8 @@ def test_arrays_of_numpy_come_back_in_any_order_and_type(array: Array, fortran: 
 
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_a_large_array_is_read_in_blocks_in_bounded_memory(tmp_path: Path, order: str) -> None:
-    array = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.float32, (60_000, 256), order == "F")
-    array[:] = np.arange(60_000)[:, None]
+    array = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.float32, (50_000, 256), order == "F")
+    array[:] = np.arange(50_000)[:, None]
     array.flush()
     source = open_features(tmp_path / "a.npy")
 
@@ -75,9 +75,9 @@ def test_a_large_array_is_read_in_blocks_in_bounded_memory(tmp_path: Path, order
         for block in source.blocks():
             assert (block == np.arange(first, first + len(block))[:, None]).all()
             first += len(block)
-        assert first == 60_000
+        assert first == 50_000
 
-    assert peak_bytes(go_through) < 50_000_000 < array.nbytes
+    assert peak_bytes(go_through) < 45_000_000 < array.nbytes
 
 
 def test_the_headers_of_all_versions_and_of_python_2_are_read(tmp_path: Path) -> None:
@@ -95,42 +95,21 @@ def test_the_headers_of_all_versions_and_of_python_2_are_read(tmp_path: Path) ->
     [
         (np.arange(10).reshape(5, 2), r"found int64: are these the labels\?.*astype\(np\.float32\)"),
         (np.ones((5, 2), np.complex64), "found complex64"),
-        (np.ones((5, 2), np.longdouble), "found (float128|longdouble)"),
-        (np.ones(5, np.float32), r"found \(5,\)"),
         (np.ones((5, 1, 2), np.float32), r"found \(5, 1, 2\); in Python: .*reshape"),
         (np.ones((5, 0), np.float32), "found 0"),
         (np.array([[1], [1, 2]], object), r"holds Python objects, a pickle, which is never loaded"),
         (np.zeros(3, [("a", "f4")]), "expected an array of numbers, found the type .\\[\\('a'"),
-        (np.array(["a"]), "expected an array of numbers"),
     ],
 )
 def test_arrays_other_than_matrices_of_floats_are_refused(tmp_path: Path, array: Array, message: str) -> None:
     np.save(tmp_path / "a.npy", array, allow_pickle=True)
-    with pytest.raises(FormatError, match=message):
-        open_features(tmp_path / "a.npy")
     np.savez(tmp_path / "a.npz", array)
-    with pytest.raises(FormatError, match=message):
-        open_features(tmp_path / "a.npz")
+    for name in ("a.npy", "a.npz"):
+        with pytest.raises(FormatError, match=message):
+            open_features(tmp_path / name)
 
 
-def test_wrong_sizes_are_refused(tmp_path: Path) -> None:
-    path, whole = tmp_path / "a.npy", saved(some_rows)
-    for data, message in [
-        (saved(np.ones((0, 5))), "has no rows"),
-        (whole[:-8], "expected 1,048 bytes .*found 1,040: was it cut short"),
-        (whole * 2, "does it contain more than one array"),
-    ]:
-        path.write_bytes(data)
-        with pytest.raises((FormatError, EmptyDatasetError), match=message):
-            open_features(path)
-    path.write_bytes(whole)
-    source = open_features(path)
-    path.write_bytes(whole[:500])
-    with pytest.raises(FormatError, match="cut short while it was being read"):
-        read(source)
-
-
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(st.data())
 def test_a_damaged_header_never_ends_in_a_traceback(data: st.DataObject) -> None:
     whole = bytearray(saved(some_rows))
@@ -140,29 +119,28 @@ def test_a_damaged_header_never_ends_in_a_traceback(data: st.DataObject) -> None
         assert read(open_features(path)).nbytes <= len(whole)
 
 
-def test_a_header_of_a_huge_array_takes_no_memory(tmp_path: Path) -> None:
+def test_wrong_sizes_and_headers_are_refused(tmp_path: Path) -> None:
+    path, whole = tmp_path / "a.npy", saved(some_rows)
     header = io.BytesIO()
     described = {"descr": "<f4", "fortran_order": False, "shape": (1 << 60, 512)}
     np.lib.format.write_array_header_1_0(header, described)
     for data, message in [
+        (saved(np.ones((0, 5))), "has no rows"),
+        (whole[:-8], "expected 1,048 bytes .*found 1,040: was it cut short"),
+        (whole * 2, "does it contain more than one array"),
         (header.getvalue() + bytes(100), "was it cut short"),
         (b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + b"(" * 20_000, "longer than 10,000 bytes"),
         (b"\x93NUMPY\x01\x00" + (9000).to_bytes(2, "little") + b"(" * 9000, "header is damaged"),
         (b"\x93NUMPY\x09\x00" + bytes(100), "does not begin with a NumPy header"),
     ]:
-        (tmp_path / "a.npy").write_bytes(data)
-        with pytest.raises(FormatError, match=message):
-            open_features(tmp_path / "a.npy")
-
-
-def test_one_array_of_several_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "a.npz"
-    np.savez(path, features=some_rows, labels=np.arange(23))
-    with pytest.raises(OptionError, match="contains several arrays; give --array: features, labels"):
-        open_features(path)
-    with pytest.raises(OptionError, match="contains no array 'x'"):
-        open_features(path, array="x")
-    np.testing.assert_array_equal(read(open_features(path, array="features")), some_rows)
+        path.write_bytes(data)
+        with pytest.raises((FormatError, EmptyDatasetError), match=message):
+            open_features(path)
+    path.write_bytes(whole)
+    source = open_features(path)
+    path.write_bytes(whole[:500])
+    with pytest.raises(FormatError, match="cut short while it was being read"):
+        read(source)
 
 
 def archive_of(name: str, data: bytes, method: int = zipfile.ZIP_STORED) -> bytes:
@@ -243,46 +221,40 @@ def test_the_dimensions_of_a_bin_are_given_or_follow_from_its_meta(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("stored", "dimensions", "message"),
+    ("stored", "message"),
     [
-        ("<f8", 8, r"only as float64: give --dtype float64"),
-        ("<f2", 8, r"only as float16: give --dtype float16"),
-        (">f4", 8, r"only as big-endian float32: in Python: numpy\.fromfile\(name, '>f4'\)"),
-        (">f8", 8, r"only as big-endian float64: in Python: numpy\.fromfile\(name, '>f8'\)"),
+        ("<f8", r"only as float64: give --dtype float64"),
+        ("<f2", r"only as float16: give --dtype float16"),
+        (">f4", r"only as big-endian float32: in Python: numpy\.fromfile\(name, '>f4'\)"),
     ],
 )
 def test_a_bin_of_other_numbers_is_not_taken_for_float32_though_its_size_fits(
-    tmp_path: Path, stored: str, dimensions: int, message: str
+    tmp_path: Path, stored: str, message: str
 ) -> None:
     rows = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
     rows.astype(stored).tofile(tmp_path / "a.bin")
     with pytest.raises(FormatError, match=message):
-        open_features(tmp_path / "a.bin", dimensions=dimensions)
-    taken = open_features(tmp_path / "a.bin", dimensions=dimensions, dtype="float32")
+        open_features(tmp_path / "a.bin", dimensions=8)
+    taken = open_features(tmp_path / "a.bin", dimensions=8, dtype="float32")
     assert taken.rows == 200 * np.dtype(stored).itemsize // 4
 
 
 def test_a_bin_alone_has_its_meta_beside_it_or_a_numpy_header(tmp_path: Path) -> None:
-    rows = some_rows.astype(np.float32)
-    rows.tofile(tmp_path / "a.bin")
-    (tmp_path / "a.meta").write_text("1\n" * 23)
-    np.testing.assert_array_equal(read(open_features(tmp_path / "a.bin")), rows)
-    (tmp_path / "a.meta").write_text("1\n" * 22)
+    path, meta = tmp_path / "a.bin", tmp_path / "a.meta"
+    some_rows.astype(np.float32).tofile(path)
+    meta.write_text("1\n" * 23)
+    assert open_features(path).dimensions == 5
+    meta.write_text("1\n" * 22)
     with pytest.raises(FormatError, match="not a whole number of float32 values for each of the 22 lines"):
-        open_features(tmp_path / "a.bin")
-    with pytest.raises(FormatError, match="23 rows, 1 more"):
-        open_features(tmp_path / "a.bin", dimensions=5)
-    (tmp_path / "a.meta").write_text("")
-    with pytest.raises(FormatError, match=r"a\.meta: is empty"):
-        open_features(tmp_path / "a.bin")
-    (tmp_path / "a.bin").write_bytes(saved(some_rows))
-    np.testing.assert_array_equal(read(open_features(tmp_path / "a.bin")), some_rows)
-    (tmp_path / "a.bin").write_bytes(b"")
+        open_features(path)
+    path.write_bytes(saved(some_rows))
+    np.testing.assert_array_equal(read(open_features(path)), some_rows)
+    path.write_bytes(b"")
     with pytest.raises(EmptyDatasetError, match="is empty"):
-        open_features(tmp_path / "a.bin", dimensions=5)
+        open_features(path, dimensions=5)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(matrices.map(lambda array: array.astype(np.float64)), st.sampled_from(",;\t "), st.booleans(), st.booleans())
 def test_text_comes_back(array: Array, separator: str, header: bool, windows: bool) -> None:
     end = "\r\n" if windows else "\n"
@@ -296,14 +268,12 @@ def test_text_comes_back(array: Array, separator: str, header: bool, windows: bo
 
 
 def test_text_of_several_blocks_keeps_its_lines(tmp_path: Path) -> None:
-    array = np.random.default_rng(1).normal(size=(2400, 128))
-    np.savetxt(tmp_path / "a.csv", array, delimiter=",", fmt="%.17g")
+    line = ",".join(["0.12345678901234567"] * 1000) + "\n"
+    (tmp_path / "a.csv").write_text(line * 300)
     assert (tmp_path / "a.csv").stat().st_size > 1 << 22
-    np.testing.assert_array_equal(read(open_features(tmp_path / "a.csv")), array)
-    lines = (tmp_path / "a.csv").read_text().splitlines()
-    lines[2300] = lines[2300].replace("e", "x").replace(".", "?", 1)
-    (tmp_path / "a.csv").write_text("\n".join(lines))
-    with pytest.raises(FormatError, match=r"line 2,301, column 1 is '.*\?.*', expected a number"):
+    assert read(open_features(tmp_path / "a.csv")).shape == (300, 1000)
+    (tmp_path / "a.csv").write_text(line * 290 + line.replace("0.", "?", 1))
+    with pytest.raises(FormatError, match=r"line 291, column 1 is '\?1.*', expected a number"):
         read(open_features(tmp_path / "a.csv"))
 
 
@@ -347,11 +317,18 @@ def test_a_line_without_an_end_takes_no_more_than_its_bound(tmp_path: Path) -> N
         assert peak_bytes(refused) < 400_000_000
 
 
-def test_an_option_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_an_array_of_several_is_named_and_an_option_of_another_kind_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", some_rows)
     for option in ({"dimensions": 5}, {"dtype": "float32"}, {"array": "a"}, {"column": "a"}):
         with pytest.raises(OptionError, match=r"applies to \.(bin|npz|parquet) files, but .* is read as \.npy"):
             open_features(tmp_path / "a.npy", **option)
+    path = tmp_path / "a.npz"
+    np.savez(path, features=some_rows, labels=np.arange(23))
+    with pytest.raises(OptionError, match="contains several arrays; give --array: features, labels"):
+        open_features(path)
+    with pytest.raises(OptionError, match="contains no array 'x'"):
+        open_features(path, array="x")
+    np.testing.assert_array_equal(read(open_features(path, array="features")), some_rows)
 
 
 def test_paths_that_are_not_files_and_unknown_kinds_are_refused(tmp_path: Path) -> None:
@@ -378,8 +355,7 @@ class TestParquet:
         pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=7)
         return path
 
-    @pytest.mark.parametrize("width", [16, 32, 64])
-    @pytest.mark.parametrize("kind", ["list", "large_list", "fixed"])
+    @pytest.mark.parametrize(("kind", "width"), [("list", 16), ("large_list", 64), ("fixed", 32)])
     def test_lists_come_back(self, tmp_path: Path, width: int, kind: str) -> None:
         import pyarrow as pa
 
