@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,24 +54,32 @@ def test_an_error_has_a_line(inline_facedata: Facedata, folder: Path) -> None:
     with open(folder / "labels/a.meta", "a") as file:
         file.write("5\n")
     ran = inline_facedata("check-features", "data", "--name", "a", "--dim", 16)
-    assert ran.status == 1
-    assert ran.stdout.startswith("a: 1 error\n")
+    assert (ran.status, ran.stdout.splitlines()[0]) == (1, "a: 1 error")
     (line,) = [line for line in ran.stdout.splitlines() if ": WRONG: " in line]
     assert line == (
         "data/features/a.bin: WRONG: expected 3,904 bytes for 61 rows of 16 float32, found 3,840: "
         "it has 60 rows, 1 fewer (61 lines in data/labels/a.meta); "
         "find the labels of this matrix, or give the right --dim"
     )
-
-
-def test_as_one_json_object(inline_facedata: Facedata, folder: Path) -> None:
-    os.truncate(folder / "features/a.bin", 3839)
-    ran = inline_facedata("check-features", "data", "--name", "a", "--dim", 16, "--json")
-    assert ran.status == 1
-    facts = json.loads(ran.stdout)
+    facts = json.loads(inline_facedata("check-features", "data", "--dim", 16, "--json").stdout)
     assert (facts["good"], facts["plot"], len(facts["sets"])) == (False, None, 1)
     (finding,) = facts["sets"][0]["findings"]
     assert (finding["path"], finding["check"], finding["wrong"]) == ("data/features/a.bin", "size", True)
+
+
+def test_a_matrix_alone_and_missing_files(inline_facedata: Facedata, folder: Path) -> None:
+    matrix = "data/features/a.bin"
+    ran = inline_facedata("check-features", matrix, "--dim", 16)
+    assert (ran.status, ran.stdout[:37]) == (0, "a.bin: good\n  60 rows of 16 values\n  "[:37])
+    for arguments, status, said in (
+        ((matrix,), 2, "give --dim"),
+        ((matrix, "--dim", 16, "--name", "a"), 2, "--name does not apply to a matrix"),
+        (("data", "--name", "../a"), 2, "is not a file name"),
+        (("none.bin", "--dim", 4), 1, "no such file"),
+        (("data", "--name", "b"), 1, "no such file"),
+    ):
+        ran = inline_facedata("check-features", *arguments)
+        assert (ran.status, said in ran.stderr) == (status, True)
 
 
 def test_all_sets_of_a_folder(inline_facedata: Facedata, folder: Path) -> None:
@@ -102,16 +109,6 @@ def test_notes_fail_only_where_asked(inline_facedata: Facedata, folder: Path) ->
     assert inline_facedata("check-features", "data", "--name", "a", "--strict").status == 1
 
 
-def test_a_matrix_alone(inline_facedata: Facedata, folder: Path) -> None:
-    ran = inline_facedata("check-features", "data/features/a.bin", "--dim", 16)
-    assert ran.status == 0
-    assert ran.stdout.startswith("a.bin: good\n  60 rows of 16 values\n")
-    ran = inline_facedata("check-features", "data/features/a.bin")
-    assert (ran.status, "give --dim" in ran.stderr) == (2, True)
-    assert inline_facedata("check-features", "data/features/a.bin", "--dim", 16, "--name", "a").status == 2
-    assert inline_facedata("check-features", "data/features/a.bin", "--dim", 17).status == 1
-
-
 def test_a_plot(inline_facedata: Facedata, folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     ran = inline_facedata("check-features", "data", "--plot", "a.png")
@@ -125,13 +122,3 @@ def test_a_plot(inline_facedata: Facedata, folder: Path, tmp_path: Path) -> None
     again = inline_facedata("check-features", "data", "--plot", "a.png", "--overwrite", "--json")
     assert json.loads(again.stdout)["plot"] == "a.png"
     assert (tmp_path / "a.png").read_bytes() == before
-
-
-def test_missing_files(inline_facedata: Facedata, folder: Path, tmp_path: Path) -> None:
-    for arguments in (("none",), ("data", "--name", "b"), ("none.bin", "--dim", 4), (".",)):
-        ran = inline_facedata("check-features", *arguments)
-        assert ran.status == 1, ran.stderr
-        assert "no such file" in ran.stderr
-    assert inline_facedata("check-features", "data", "--name", "../a").status == 2
-    os.mkfifo(tmp_path / "pipe")
-    assert "is a named pipe" in inline_facedata("check-features", "pipe", "--dim", 4).stderr

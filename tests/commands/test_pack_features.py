@@ -63,10 +63,9 @@ def test_json_and_dry_run(tmp_path: Path, inline_facedata: Facedata) -> None:
 
 def test_a_conversion_is_reported_unless_quiet(tmp_path: Path, inline_facedata: Facedata) -> None:
     np.save(tmp_path / "a.npy", np.ones((3, 2)))
-    ran = inline_facedata("pack-features", "a.npy", "--unlabeled", *SET)
-    assert "a.npy: float64 becomes float32" in ran.stderr
-    ran = inline_facedata("pack-features", "a.npy", "--unlabeled", *SET, "--overwrite", "--quiet")
-    assert (ran.status, ran.stderr) == (0, "")
+    for quiet in ((), ("--overwrite", "--quiet")):
+        ran = inline_facedata("pack-features", "a.npy", "--unlabeled", *SET, *quiet)
+        assert (ran.status, "a.npy: float64 becomes float32" in ran.stderr) == (0, not quiet)
 
 
 @pytest.mark.usefixtures("rows")
@@ -93,19 +92,15 @@ def test_contradictions_are_wrong_usage(
 
 
 def test_wrong_data_is_status_1(tmp_path: Path, inline_facedata: Facedata) -> None:
-    array = np.ones((2000, 8))
-    array[1234, 5] = np.nan
-    np.save(tmp_path / "a.npy", array)
+    np.save(tmp_path / "a.npy", np.diag([1.0, np.nan]))
     ran = inline_facedata("pack-features", "a.npy", "--unlabeled", *SET, "--quiet")
     assert (ran.status, ran.stdout) == (1, "")
-    assert ran.stderr.startswith("facedata: error: a.npy: row 1,234 (NaN): expected finite values")
-    assert not (tmp_path / "data").exists()
+    assert ran.stderr.startswith("facedata: error: a.npy: row 1 (NaN): expected finite values")
     (tmp_path / "a.pt").write_bytes(b"\x80\x02")
     ran = inline_facedata("pack-features", "a.pt", "--unlabeled", *SET)
     assert ran.status == 1
     assert "\n  import numpy, torch\n  numpy.save('a.npy', torch.load('a.pt'," in ran.stderr
-    os.mkfifo(tmp_path / "fifo.csv")
-    assert inline_facedata("pack-features", "fifo.csv", "--unlabeled", *SET).status == 1
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

@@ -122,16 +122,12 @@ class TestGoodSets:
         assert (report.classes is None) == (meta is None)
 
     def test_the_smallest_sets_and_classes(self, tmp_path: Path) -> None:
-        write_neighbours(tmp_path, 1, features(1))
         report = report_of(tmp_path, features(1), labels(1))
         assert (report.good, report.rows, report.same_label) == (True, 1, None)
-        (tmp_path / "knns" / "a" / "faiss_k_1.npz").unlink()
         write_neighbours(tmp_path, ROWS)  # k may be as large as N
         report = report_of(tmp_path, meta=np.arange(ROWS))
         assert report.classes is not None
         assert (report.classes.singletons, report.same, report.good) == (ROWS, None, True)
-        report = report_of(tmp_path, meta=np.zeros(ROWS, int))
-        assert (report.other, report.good) == (None, True)
 
     def test_the_sets_of_a_folder_are_found(self, tmp_path: Path) -> None:
         for name in ("b", "a"):
@@ -146,15 +142,8 @@ class TestGoodSets:
 
 
 class TestSizes:
-    def test_float64(self, tmp_path: Path) -> None:
-        size, kind = wrong(report_of(tmp_path, features().astype(np.float64), dimensions=DIMENSIONS))
-        assert size[0] == "size"
-        assert "twice that: is it float64?" in size[1]
-        assert kind[1] == "expected float32, found bytes that make sense only as float64"
-
     @pytest.mark.parametrize(
-        ("stored", "dimensions", "kind"),
-        [("<f8", 32, "float64"), ("<f2", 8, "float16"), (">f4", 16, "big-endian float32")],
+        ("stored", "dimensions", "kind"), [("<f8", 32, "float64"), (">f4", 16, "big-endian float32")]
     )
     def test_other_types_are_recognised_by_their_bytes_if_the_size_fits(
         self, tmp_path: Path, stored: str, dimensions: int, kind: str
@@ -164,17 +153,14 @@ class TestSizes:
         check, message = one_wrong(report)
         assert (check, message.endswith(kind)) == ("kind of number", True)
 
-    @pytest.mark.parametrize("dimensions", [None, DIMENSIONS])
-    def test_a_numpy_header(self, tmp_path: Path, dimensions: int | None) -> None:
-        write_set(tmp_path)
-        with open(tmp_path / "features" / "a.bin", "wb") as file:
+    def test_a_numpy_header(self, tmp_path: Path) -> None:
+        with open(write_set(tmp_path) / "features" / "a.bin", "wb") as file:
             np.save(file, features())
-        check, message = one_wrong(check_feature_set(tmp_path, "a", CheckOptions(dimensions=dimensions)))
+        check, message = one_wrong(check_feature_set(tmp_path, "a"))
         assert (check, "saved by np.save" in message) == ("size", True)
 
-    @pytest.mark.parametrize("dimensions", [None, 256])
-    def test_one_label_too_few(self, tmp_path: Path, dimensions: int | None) -> None:
-        report = report_of(tmp_path, features(dimensions=256), labels(ROWS - 1), dimensions)
+    def test_one_label_too_few(self, tmp_path: Path) -> None:
+        report = report_of(tmp_path, features(dimensions=256), labels(ROWS - 1))
         check, message = one_wrong(report)
         assert check == "size"
         assert f"it has {ROWS} rows, 1 more ({ROWS - 1} lines in " in message
@@ -205,10 +191,6 @@ class TestLabels:
         assert (check, expected in message) == ("labels", True)
         assert report.rows == (ROWS if dimensions else None)
 
-    def test_labels_below_minus_one(self, tmp_path: Path) -> None:
-        report = report_of(tmp_path, meta=np.where(np.arange(ROWS) == 7, -2, labels()))
-        assert one_wrong(report)[1] == "expected labels from 0 on, or -1, found 1 below: row 7"
-
     def test_some_rows_without_a_label_are_noted_and_not_counted(self, tmp_path: Path) -> None:
         some, ids = np.where(np.arange(ROWS) % 3, labels(), -1), write_neighbours(tmp_path, 5)
         report = report_of(tmp_path, meta=some)
@@ -217,6 +199,8 @@ class TestLabels:
         assert report.same_label is not None
         assert report.same_label.all == pytest.approx((some[ids] == some[:, None])[known].mean())
         assert report.same_label.rows == 80
+        report = report_of(tmp_path, meta=np.where(np.arange(ROWS) == 7, -2, labels()))
+        assert one_wrong(report)[1] == "expected labels from 0 on, or -1, found 1 below: row 7"
 
     @pytest.mark.parametrize(("keys", "expected"), [("k\n" * 119, "found 119"), ("k\n\n" + "k\n" * 118, "1 blank")])
     def test_keys(self, tmp_path: Path, keys: str, expected: str) -> None:
@@ -252,22 +236,14 @@ class TestRows:
         assert (report.good, expected in note.message) == (True, True)
         assert report.duplicates is not None
         assert (report.duplicates.rows, report.duplicates.groups, report.duplicates.other_labels) == (3, 2, 1)
-        report = report_of(tmp_path, np.repeat(features(1), ROWS, axis=0))
-        assert report.duplicates is not None
-        assert (report.duplicates.rows, report.duplicates.examples) == (ROWS - 1, [[0, 1, 2, 3]])
 
     def test_rows_of_any_length_and_values_beyond_what_float32_can_square(self, tmp_path: Path) -> None:
-        report = report_of(tmp_path, features() * 22)
-        assert report.good
-        assert report.norms is not None
-        assert (round(report.norms.mean, 3), report.norms.unit) == (22, 0)
-        rows = features()
-        rows[0] *= np.float32(1e30)
-        rows[1] *= np.float32(1e-30)
+        rows = features() * np.float32(22)
+        rows[:3] *= np.array([[1e30], [1e-30], [0]], np.float32)
         rows[2] = np.finfo(np.float32).max
         report = report_of(tmp_path, rows)
         assert report.norms is not None
-        assert report.norms.smallest == pytest.approx(1e-30, rel=1e-3)
+        assert (report.norms.smallest, report.norms.unit) == (pytest.approx(22e-30, rel=1e-3), 0)
         (note,) = report.findings
         assert not note.wrong
         assert "expected norms that float32 can square, found others in 3: rows 0, 1, 2" in note.message

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support import file_of, peak_bytes
+from support import file_of
 
 from facedata.errors import FacedataError
 from facedata.features.checks.neighbours import check_neighbours, neighbour_files
@@ -65,34 +65,21 @@ class TestLayouts:
         file, findings = check(tmp_path, idx=ids, dist=distances)
         assert (file.layout, file.k, findings) == ("cdp", K - 1, [])
 
-    def test_gcn_has_the_row_itself_first(self, tmp_path: Path) -> None:
-        path, ids = tmp_path / "faiss_k_5.npy", good()[:, 0].astype(np.int64)
-        np.save(path, ids)
-        file, findings = check_neighbours(str(path), ROWS)
-        assert (file.layout, file.k, findings) == ("gcn", K, [])
-        ids[4, :2] = ids[4, 1::-1]
-        np.save(path, ids)
-        assert [finding.message for finding in check_neighbours(str(path), ROWS)[1]] == [
-            "expected the row itself first, found it later in 1 of 40: row 4"
-        ]
-
-    def test_ids_and_distances_in_two_files(self, tmp_path: Path) -> None:
-        ids, distances = tmp_path / "faiss_k_6.ids.npy", tmp_path / "faiss_k_6.distances.npy"
-        np.save(ids, good()[:, 0].astype(np.int32))
-        np.save(distances, good()[:, 1].astype(np.float32))
+    def test_gcn_and_two_files(self, tmp_path: Path) -> None:
+        names = [tmp_path / f"faiss_k_{name}.npy" for name in ("5.gcn", "6.ids", "6.distances")]
+        gcn, ids, distances = names
+        wrong = good()[:, 0].astype(int)
+        wrong[4, :2] = wrong[4, 1::-1]
+        for path, array in ((gcn, wrong), (ids, good()[:, 0].astype(int)), (distances, good()[:, 1].astype("f4"))):
+            np.save(path, array)
+        assert neighbour_files(str(tmp_path)) == [str(gcn), str(ids)]
         assert neighbour_files(str(tmp_path), 6) == [str(ids)]
+        assert neighbour_files(str(tmp_path / "none")) == []
+        file, (finding,) = check_neighbours(str(gcn), ROWS)
+        assert (file.layout, file.k) == ("gcn", K)
+        assert finding.message == "expected the row itself first, found it later in 1 of 40: row 4"
         file, findings = check_neighbours(str(ids), ROWS)
         assert (file.layout, file.k, file.dtype, findings) == ("npy", K, "float32", [])
-        np.save(distances, good()[:, 1, ::-1].astype(np.float32))
-        assert len(check_neighbours(str(ids), ROWS)[1]) == 2  # descending, and the row itself is far away
-
-    def test_the_files_of_a_set(self, tmp_path: Path) -> None:
-        for name in ("faiss_k_80.npz", "hnsw_k_80.npz", "faiss_k_8.npz", "faiss_k_8.gcn.npy", "notes.txt", "a.npy"):
-            (tmp_path / name).touch()
-        every = list(map(os.path.basename, neighbour_files(str(tmp_path))))
-        assert every == ["a.npy", "faiss_k_8.gcn.npy", "faiss_k_8.npz", "faiss_k_80.npz", "hnsw_k_80.npz"]
-        assert list(map(os.path.basename, neighbour_files(str(tmp_path), 8))) == ["faiss_k_8.gcn.npy", "faiss_k_8.npz"]
-        assert neighbour_files(str(tmp_path / "none")) == []
 
 
 class TestWrong:
@@ -101,16 +88,8 @@ class TestWrong:
         [
             (good(), 41, "shape: expected neighbours of 41 rows, found those of 40"),
             (np.zeros((4, 2, 7)), 4, "shape: expected at most 4 neighbours, as many as there are rows, found k = 7"),
-            (
-                np.zeros((3000, 2, 1), "f2"),
-                3000,
-                "shape: float16 holds row numbers up to 2,048 only, but there are 3,000",
-            ),
-            (
-                good().astype(int),
-                ROWS,
-                "shape: expected float32 or float64, since distances are in it too, found int64",
-            ),
+            (np.zeros((3000, 2, 1), "f2"), 3000, "shape: float16 holds row numbers up to 2,048 only, but there are 3,"),
+            (good().astype(int), ROWS, "shape: expected float32 or float64, since distances are in it too, found int"),
             (good(k=5), ROWS, "name: expected k = 6 from its name, found 5 neighbours of a row"),
         ],
         ids=str,
@@ -153,20 +132,16 @@ class TestWrong:
         assert messages == [f"{message} in 1 of 40: row 5" for message in expected]
         assert all(found.wrong for found in findings)
 
-    def test_the_row_itself_after_others_at_the_same_distance_is_only_noted(self, tmp_path: Path) -> None:
+    def test_ties_are_noted_and_distances_of_other_features_found(self, tmp_path: Path) -> None:
+        features()[::-1].tofile(tmp_path / "a.bin")
         array = good()
         array[3, :, :2] = array[3, 0, 1::-1], [0, 0]
-        _, (note,) = check(tmp_path, data=array)
+        np.savez(tmp_path / "x.npz", data=array)
+        matrix = open_matrix(tmp_path / "a.bin", DIMENSIONS)
+        other, note = check_neighbours(str(tmp_path / "x.npz"), ROWS, None, matrix)[1]
+        assert "found other distances in 4" in other.message
         expected = "the row itself comes after others at the same distance in 1: row 3"
-        assert (note.wrong, note.message) == (False, expected)
-
-    def test_distances_of_other_features(self, tmp_path: Path) -> None:
-        features()[::-1].tofile(tmp_path / "a.bin")
-        np.savez(tmp_path / "x.npz", data=good())
-        _, (finding,) = check_neighbours(
-            str(tmp_path / "x.npz"), ROWS, None, open_matrix(tmp_path / "a.bin", DIMENSIONS)
-        )
-        assert "found other distances in 4" in finding.message
+        assert (other.wrong, note.wrong, note.message) == (True, False, expected)
 
     @pytest.mark.parametrize(
         "arrays",
@@ -210,16 +185,11 @@ class TestHostile:
         [
             b"PK",
             pickle.dumps(_Harm()),
-            archive(pickle.dumps(_Harm()), "data.pkl"),
             archive(member(kind="'|O'") + pickle.dumps(_Harm())),
             archive(member(shape="(40, 2, 1000000000000)")),
-            archive(member(shape="(-40, 2, 6)")),
-            archive(member(shape="__import__('os').mkdir('harm-was-done')")),
-            archive(member(kind="[('a', '<f8', (1000000, 1000000))]")),
-            archive(member(values=17)),
             archive(member())[:-30],
         ],
-        ids=range(10),
+        ids=range(5),
     )
     def test_one_clear_finding(self, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
@@ -227,18 +197,6 @@ class TestHostile:
             file, (finding,) = check_neighbours(str(path), ROWS)
         assert (finding.wrong, len(finding.line()) < 600, file.same_label) == (True, True, None)
         assert not (tmp_path / "harm-was-done").exists()
-
-    def test_a_zip_bomb_takes_no_memory(self, tmp_path: Path) -> None:
-        with (
-            zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as made,
-            made.open("data.npy", "w", force_zip64=True) as file,
-        ):
-            file.write(member("(40, 2, 2000000)", values=0))
-            for _ in range(4):  # far less than it says
-                file.write(bytes(10_000_000))
-        assert peak_bytes(lambda: check_neighbours(str(tmp_path / "x.npz"), ROWS)) < 4_000_000
-        (finding,) = check_neighbours(str(tmp_path / "x.npz"), ROWS)[1]
-        assert "1,280,000,128 bytes" in finding.message
 
     @settings(deadline=None, max_examples=20)
     @given(data=st.data())

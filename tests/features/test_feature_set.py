@@ -55,11 +55,9 @@ def test_blocks_are_the_rows_in_order(tmp_path: Path) -> None:
         (np.ones((10, 8), np.float64), "640.*twice that: is it float64"),
         (np.ones((10, 8), np.float16), "half of that: is it float16"),
         (np.ones((9, 8), np.float32), "9 rows, 1 fewer"),
-        (np.ones((12, 8), np.float32), "12 rows, 2 more|64 bytes too long"),
         (np.ones((10, 9), np.float32), "would fit with 9 dimensions"),
         (np.ones(77, np.float32), "cut short"),
         (np.ones(83, np.float32), "does it belong to another set"),
-        (np.ones(0, np.float32), "0 rows, 10 fewer"),
     ],
 )
 def test_a_wrong_size_is_refused_with_a_guess(tmp_path: Path, rows: Array, message: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -102,7 +101,7 @@ def test_the_set_is_read_as_it_was(tmp_path: Path, known: bool) -> None:
     assert (packed.labels, packed.classes) == (None, None)
 
 
-@pytest.mark.parametrize("dtype", ["<f2", "<f8", ">f8", ">f4"])
+@pytest.mark.parametrize("dtype", ["<f2", ">f8", ">f4"])
 def test_other_floats_become_float32_with_a_message(
     tmp_path: Path, dtype: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -136,13 +135,10 @@ def test_exactly_the_rows_on_which_readers_fail_are_refused(rows: list[list[floa
         assert not os.listdir(folder)
 
 
-@pytest.mark.parametrize(
-    ("value", "message"), [(np.inf, "row 7 (infinite)"), (1e300, "row 7 has 1e+300, which is too")]
-)
-def test_the_message_says_what_is_wrong_with_a_row(tmp_path: Path, value: float, message: str) -> None:
+def test_a_value_that_float32_cannot_hold_is_refused(tmp_path: Path) -> None:
     array = some_rows().astype(np.float64)
-    array[7, 1] = value
-    with pytest.raises(FormatError, match=re.escape(message)):
+    array[7, 1] = 1e300
+    with pytest.raises(FormatError, match=r"row 7 has 1e\+300, which is too large"):
         pack(tmp_path, array)
 
 
@@ -226,34 +222,29 @@ def test_a_reader_never_finds_a_wrong_pair_and_the_same_call_completes_it(
     if overwrite:
         pack(tmp_path, some_rows() + 5, labels_of(*range(10, 20)))
     new = labels_of(*range(10))
-    unlink, replace = os.unlink, os.replace
     steps: list[object] = []
 
     def step(call: Any) -> Any:
-        def stepping(path: str, *others: str) -> None:
-            if len(steps) == last or _KilledError in steps:
-                steps.append(_KilledError)  # a killed process cleans nothing up
-                raise _KilledError
-            steps.append("")
-            call(path, *others)
+        def stepping(*paths: str) -> None:
+            steps.append(paths)
+            if len(steps) > last:
+                raise _KilledError  # a killed process cleans nothing up
+            call(*paths)
 
         return stepping
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "unlink", step(unlink))
-        patch.setattr(os, "replace", step(replace))
-        finished = False
-        with suppress(_KilledError):
-            pack(tmp_path, some_rows(), new, overwrite=overwrite)
-            finished = True
+    with monkeypatch.context() as patch, suppress(_KilledError):
+        patch.setattr(os, "unlink", step(os.unlink))
+        patch.setattr(os, "replace", step(os.replace))
+        pack(tmp_path, some_rows(), new, overwrite=overwrite)
+    finished = len(steps) <= last
     if (tmp_path / "features" / "a.bin").exists():
         features, labels = read_set(tmp_path)
         assert (labels[0] == 0) == bool((features == some_rows()).all())
         assert finished or overwrite
-    if finished:
-        return
-    pack(tmp_path, some_rows(), new, overwrite=overwrite)
-    assert_set(tmp_path, some_rows(), range(10))
+    if not finished:
+        pack(tmp_path, some_rows(), new, overwrite=overwrite)
+        assert_set(tmp_path, some_rows(), range(10))
 
 
 def left_by_killed_run(path: Path, size: int) -> Path:
@@ -268,10 +259,6 @@ def left_by_killed_run(path: Path, size: int) -> Path:
 
 
 def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
-    (tmp_path / "features").mkdir()
-    left = left_by_killed_run(tmp_path / "features" / "a.bin", 1000)
-    pack(tmp_path, some_rows())
-    assert not left.exists()
     left = left_by_killed_run(tmp_path / "a.npy", 1000)
     save_features(in_memory(some_rows()), tmp_path / "a.npy")
     assert not left.exists()
@@ -336,23 +323,22 @@ def test_the_way_back_is_what_np_save_writes(tmp_path_factory: Any, known: bool,
 
 
 def test_the_way_back_is_checked_and_overwrites_nothing(tmp_path: Path) -> None:
-    array = some_rows()
-    array[3, 1] = np.nan
-    path = tmp_path / "a.npy"
-    with pytest.raises(FormatError, match=r"row 3 \(NaN\)"):
-        save_features(in_memory(array), path)
+    array, path = some_rows(), tmp_path / "a.npy"
+    array[3, 1], array[5] = np.nan, 0
+    for refused in (PackOptions(), PackOptions(allow_nan=True), PackOptions(allow_zero=True)):
+        with pytest.raises(FormatError, match=r"row [35] \((NaN|all zero)\)"):
+            save_features(in_memory(array), path, refused)
     assert not list(tmp_path.iterdir())
-    save_features(in_memory(array), path, PackOptions(allow_nan=True))
+    save_features(in_memory(array), path, PackOptions(allow_nan=True, allow_zero=True))
     np.testing.assert_array_equal(np.load(path), array)
-    with pytest.raises(OutputExistsError, match="already exists"):
-        save_features(in_memory(some_rows()), path)
+    for name, error, said in (
+        ("a.npy", OutputExistsError, "already exists"),
+        ("a.csv", OptionError, r"ends in \.npy or \.bin"),
+        ("b/a.npy", OutputError, r"folder .* does not exist"),
+    ):
+        with pytest.raises(error, match=said):
+            save_features(in_memory(some_rows()), tmp_path / name)
     save_features(in_memory(some_rows()), path, PackOptions(overwrite=True, limit=2))
     np.testing.assert_array_equal(np.load(path), some_rows()[:2])
-    array[5] = 0
-    save_features(in_memory(array), path, PackOptions(allow_nan=True, allow_zero=True, overwrite=True))
-    with pytest.raises(OptionError, match=r"ends in \.npy or \.bin"):
-        save_features(in_memory(some_rows()), tmp_path / "a.csv")
-    with pytest.raises(OutputError, match=r"folder .* does not exist"):
-        save_features(in_memory(some_rows()), tmp_path / "b" / "a.npy")
     assert save_features(in_memory(some_rows()), tmp_path / "c.npy", PackOptions(dry_run=True)).rows == 10
     assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]

@@ -68,18 +68,6 @@ def read(summary: JobSummary) -> tuple[Array, Array]:
     return data[:, 0].astype(np.int32), data[:, 1]
 
 
-def assert_same_but_for_ties(found: tuple[Array, Array], expected: tuple[Array, Array]) -> None:
-    np.testing.assert_allclose(found[1], expected[1], atol=2e-6)
-    different = found[0] != expected[0]
-    near = np.zeros_like(different)
-    steps = np.diff(expected[1], axis=1) < 2e-6
-    near[:, 1:] |= steps
-    near[:, :-1] |= steps
-    near[:, -1] = True  # what ties with it may lie behind it
-    assert not (different & ~near).any()
-    assert different.mean() < 1e-3
-
-
 def build_neighbours(
     opened: OpenedSet, options: NeighbourOptions | None = None, job: JobOptions | None = None
 ) -> JobSummary:
@@ -90,40 +78,34 @@ def search(opened: OpenedSet, tmp_path: Path, name: str = "out.npz", **options: 
     return build_neighbours(opened, NeighbourOptions(output=str(tmp_path / name), **options))
 
 
-def test_exact_search_is_brute_force(tmp_path: Path) -> None:
-    features, labels = people(3000, 256)
-    opened = make_set(tmp_path / "data", features, labels)
-    summary = build_neighbours(opened)
-    assert summary.facts["files"] == [str(tmp_path / "data/knns/a/faiss_k_80.npz")]
-    assert_same_but_for_ties(read(summary), brute_force(features, 80))
-    np.testing.assert_array_equal(read(summary)[0][:, 0], np.arange(3000))
-
-
 def test_memory_and_threads_do_not_show(tmp_path: Path) -> None:
     features, labels = people(5000, 64)
     opened = make_set(tmp_path / "data", features, labels)
     memory = NeighbourJob(opened, NeighbourOptions(k=30, threads=2, memory=1 << 40)).memory
     assert (memory.resident, memory.threads) == (True, 2)
     files = set()
-    for number, (threads, limit) in enumerate([(2, 1 << 40), (1, 1 << 40), (2, memory.bytes - 1), (3, None)]):
-        options = NeighbourOptions(30, output=str(tmp_path / f"{number}.npz"), memory=limit, threads=threads)
-        assert build_neighbours(opened, options).shards == 3
+    for number, (threads, limit) in enumerate([(1, 1 << 40), (2, memory.bytes - 1), (3, None)]):
+        summary = search(opened, tmp_path, f"{number}.npz", k=30, memory=limit, threads=threads)
+        assert summary.shards == 3
         files.add((tmp_path / f"{number}.npz").read_bytes())
     assert len(files) == 1
+    (ids, distances), (true, true_distances) = read(summary), brute_force(features, 30)
+    np.testing.assert_allclose(distances, true_distances, atol=2e-6)
+    assert (ids != true).mean() < 1e-3
 
 
 def test_chunks_that_are_read_again_give_the_same_neighbours(tmp_path: Path) -> None:
-    matrix = make_set(tmp_path, people(3000, 64)[0]).matrix
-    kept, read_again = UnitRows(matrix, 700, resident=True), UnitRows(matrix, 700, resident=False)
+    matrix = make_set(tmp_path, people(1500, 32)[0]).matrix
+    kept, read_again = UnitRows(matrix, 400, resident=True), UnitRows(matrix, 400, resident=False)
     kept.load()
-    queries = kept.rows(100, 1500)
-    whole = exact_nearest(queries, UnitRows(matrix, 3000, resident=False), 30, 500)
+    queries = kept.rows(100, 800)
+    whole = exact_nearest(queries, UnitRows(matrix, 1500, resident=False), 30, 500)
     in_chunks = [exact_nearest(queries, base, 30, 500) for base in (kept, read_again)]
     for part in (0, 1):
         np.testing.assert_array_equal(in_chunks[0][part], in_chunks[1][part])
     np.testing.assert_allclose(in_chunks[0].cosines, whole.cosines, atol=1e-6)
     assert (in_chunks[0].ids != whole.ids).mean() < 1e-3
-    assert (exact_nearest(queries, kept, 3000, 500).ids[:, -1] >= 0).all()  # more neighbours than rows in a chunk
+    assert (exact_nearest(queries, kept, 1500, 500).ids[:, -1] >= 0).all()  # more neighbours than rows in a chunk
 
 
 @pytest.mark.parametrize("index_bytes", [None, 10_000_000])
@@ -139,7 +121,7 @@ def test_less_memory_means_fewer_threads_down_to_one(index_bytes: int | None) ->
     assert threads == sorted(threads, reverse=True)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 150])
+@pytest.mark.parametrize("rows", [1, 150])
 def test_every_row_may_be_asked_for(tmp_path: Path, rows: int) -> None:
     features, _ = people(rows, 8)
     ids, distances = read(search(make_set(tmp_path, features), tmp_path, k=rows))
@@ -165,10 +147,9 @@ def test_very_long_and_very_short_rows_have_a_direction_too() -> None:
     np.testing.assert_allclose(to_unit_length(rows, 0, "x"), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("value", "said"), [(np.nan, "NaN"), (np.inf, "infinite"), (0.0, "all zero")])
-@pytest.mark.parametrize("method", ["exact", "hnsw"])
+@pytest.mark.parametrize(("method", "value", "said"), [("exact", np.nan, "NaN"), ("hnsw", 0.0, "all zero")])
 def test_bad_rows_are_refused_by_number_before_anything_is_written(
-    tmp_path: Path, value: float, said: str, method: str
+    tmp_path: Path, method: str, value: float, said: str
 ) -> None:
     features, _ = people(3000, 4)
     features[2222] = value
@@ -182,7 +163,6 @@ def test_bad_rows_are_refused_by_number_before_anything_is_written(
     ("options", "said"),
     [
         ({"k": 0}, "--k 0: expected 1 or more"),
-        ({"k": -3}, "--k -3"),
         ({"k": 41}, r"has 40 rows, so a row has at most 40 neighbours, itself included"),
         ({"k": 40, "format": "gcn", "output": "x.npy"}, "at most 39 neighbours, itself not counted"),
         ({"k": 5, "memory": 1000}, r"this search needs at least [\d,]+ \(\d+MB\)"),
@@ -200,14 +180,7 @@ def test_impossible_options_are_refused(tmp_path: Path, options: dict[str, Any],
 
 
 @pytest.mark.parametrize(
-    "given",
-    [
-        {"name": "lsh"},
-        {"name": "hnsw", "device": "cuda"},
-        {"nprobe": 3},
-        {"name": "ivf", "ef": 3},
-        {"name": "hnsw", "ef": 0},
-    ],
+    "given", [{"name": "hnsw", "device": "cuda"}, {"name": "ivf", "ef": 3}, {"name": "hnsw", "ef": 0}]
 )
 def test_a_method_has_its_own_options(given: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
@@ -225,7 +198,7 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["ivf", "hnsw"])
 def test_an_approximate_search_says_its_recall_and_is_the_same_again(tmp_path: Path, method: str) -> None:
-    features, _ = people(3000, 32)
+    features, _ = people(2500, 32)
     opened = make_set(tmp_path, features)
     first = search(opened, tmp_path, "1.npz", k=20, method=Method(method), threads=1)
     second = search(opened, tmp_path, "2.npz", k=20, method=Method(method), threads=2)
@@ -282,39 +255,13 @@ def test_an_index_that_finds_too_few_is_searched_more_thoroughly(tmp_path: Path)
     assert all(len(set(row)) == 100 for row in ids.tolist())
 
 
-def test_parts_of_the_job_make_the_same_file(tmp_path: Path) -> None:
-    features, _ = people(3000, 128)
-    opened = make_set(tmp_path, features)
+def test_parts_of_the_job_make_the_same_file_but_for_a_part_that_was_changed(tmp_path: Path) -> None:
+    opened = make_set(tmp_path, people(3000, 128)[0])
     search(opened, tmp_path, "whole.npz", k=10)
     options = NeighbourOptions(10, output=str(tmp_path / "parts.npz"))
-    done = [build_neighbours(opened, options, JobOptions(part=Part(number, 3))) for number in (2, 1, 3)]
-    assert [summary.finished for summary in done] == [False, False, True]
-    assert (tmp_path / "parts.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
-
-
-def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
-    features, _ = people(100, 8)
-    opened = make_set(tmp_path, features)
-    (tmp_path / "out.npz").write_bytes(b"another file")
-    with pytest.raises(OutputExistsError, match="already exists"):
-        search(opened, tmp_path, k=3)
-    options = NeighbourOptions(3, output=str(tmp_path / "out.npz"))
-    assert build_neighbours(opened, options, JobOptions(overwrite=True)).finished
-    before = (tmp_path / "out.npz").read_bytes()
-    assert build_neighbours(opened, options).nothing_to_do
-    with pytest.raises(OutputMismatchError, match="k was 3, is now 4"):
-        search(opened, tmp_path, k=4)
-    assert (tmp_path / "out.npz").read_bytes() == before
-    make_set(tmp_path, people(100, 8, seed=1)[0])
-    with pytest.raises(OutputMismatchError, match="digest was"):
-        search(opened, tmp_path, k=3)
-
-
-def test_a_part_that_was_changed_is_not_published(tmp_path: Path) -> None:
-    opened = make_set(tmp_path, people(3000, 128)[0])
-    options = NeighbourOptions(10, output=str(tmp_path / "out.npz"))
-    assert not build_neighbours(opened, options, JobOptions(part=Part(1, 2))).finished
-    block = next((tmp_path / "out.npz.facedata" / ".facedata-building").iterdir())
+    assert not build_neighbours(opened, options, JobOptions(part=Part(2, 3))).finished
+    assert not build_neighbours(opened, options, JobOptions(part=Part(1, 3))).finished
+    block = tmp_path / "parts.npz.facedata" / ".facedata-building" / "000000"
     whole = block.read_bytes()
     for wrong, said in (
         (whole[:-4], f"{len(whole) - 4:,} bytes, expected whole rows of 80"),
@@ -324,6 +271,22 @@ def test_a_part_that_was_changed_is_not_published(tmp_path: Path) -> None:
         block.write_bytes(wrong)
         with pytest.raises(OutputError, match=rf"{said}.*--overwrite starts the job over"):
             build_neighbours(opened, options)
-        assert not (tmp_path / "out.npz").exists()
+        assert not (tmp_path / "parts.npz").exists()
     block.write_bytes(whole)
-    assert build_neighbours(opened, options).finished
+    assert build_neighbours(opened, options, JobOptions(part=Part(3, 3))).finished
+    assert (tmp_path / "parts.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
+    opened = make_set(tmp_path, people(100, 8)[0])
+    (tmp_path / "out.npz").write_bytes(b"another file")
+    with pytest.raises(OutputExistsError, match="already exists"):
+        search(opened, tmp_path, k=3)
+    options = NeighbourOptions(3, output=str(tmp_path / "out.npz"))
+    assert build_neighbours(opened, options, JobOptions(overwrite=True)).finished
+    assert build_neighbours(opened, options).nothing_to_do
+    with pytest.raises(OutputMismatchError, match="k was 3, is now 4"):
+        search(opened, tmp_path, k=4)
+    make_set(tmp_path, people(100, 8, seed=1)[0])
+    with pytest.raises(OutputMismatchError, match="digest was"):
+        search(opened, tmp_path, k=3)
