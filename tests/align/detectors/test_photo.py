@@ -123,7 +123,7 @@ def test_mtcnn_is_the_program_that_shipped_its_weights(
 def test_images_without_a_face(name: str, prepared: Mapping[str, PreparedDetector]) -> None:
     detector, random = prepared[name].load(), np.random.default_rng(0)
     noise = random.integers(0, 256, (300, 400, 3), dtype=np.uint8)
-    for image in (noise, *(np.full((*shape, 3), 90, np.uint8) for shape in ((1, 1), (1, 4000), (3000, 2), (19, 300)))):
+    for image in (noise, *(np.full((*shape, 3), 90, np.uint8) for shape in ((1, 1), (1, 4000), (19, 300)))):
         assert [face for face in detector.detect(image) if (face.score or 0.0) >= prepared[name].min_score] == []
 
 
