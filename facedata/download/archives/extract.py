@@ -7,7 +7,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,18 +15,17 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from facedata.download.archives.joined import CHUNK, JoinedParts, read_ahead
-from facedata.download.archives.members import (
-    MAX_RATIO,
+from facedata.download.archives.parts import Archive
+from facedata.download.archives.reading import CHUNK, MAX_RATIO, Event, JoinedParts, Member, quoted
+from facedata.download.archives.staging import (
     OWN_PREFIX,
-    Event,
-    Member,
+    Extraction,
     OutputConflicts,
-    quoted,
+    Progress,
+    Staging,
+    publish,
     safe_name,
 )
-from facedata.download.archives.parts import Archive
-from facedata.download.archives.staging import Extraction, Progress, Staging, publish
 from facedata.download.checksums import new_hasher
 from facedata.errors import (
     ArchiveError,
@@ -36,13 +35,14 @@ from facedata.errors import (
     UnsafeArchiveError,
     output_error,
 )
-from facedata.files import check_room, open_locked, write_fully
+from facedata.files import check_room, open_locked, output_errors, write_fully
 from facedata.jobs.signals import StopRequest
 
 __all__ = ["Extraction", "extract_archive", "extracted_before"]
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _BATCHES_AHEAD = 16  # of 1 MiB or a little more
+_CHECK_EVERY = 0.2  # seconds
 _MEMBER_COST = 512  # bytes of memory that a member takes
 _CHUNKS_TO_HASH = 32
 _WRITE_PROGRESS_EVERY = 1.0  # seconds; so much is unpacked again after a kill
@@ -51,6 +51,7 @@ _LARGE = 16 << 20  # bytes of a member after which the progress is written at on
 _CHECK_ROOM_FROM = 1 << 20
 _MOST_WARNINGS = 5
 _LATEST = (1 << 32) - 1.0  # seconds since 1970: the year 2106
+_KEPT = "what is finished is kept, and it continues from there"
 _log = logging.getLogger(__name__)
 
 
@@ -117,13 +118,9 @@ def extract_archive(
     if before is not None and not staging.folder.exists():
         return before
     lock = folder / f"{OWN_PREFIX}-lock"
-    try:
+    with output_errors(lock):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = open_locked(lock)
-    except FacedataError:
-        raise
-    except OSError as error:
-        raise output_error(error, lock) from error
     try:
         before = None if overwrite else staging.read_record()
         if before is not None:
@@ -136,7 +133,7 @@ def extract_archive(
 
 @dataclass
 class _Run:
-    """One run that unpacks an archive."""
+    """One call of `extract_archive`."""
 
     archive: Archive
     output: Path
@@ -148,13 +145,10 @@ class _Run:
     stop: StopRequest | None
 
     def __post_init__(self) -> None:
-        self._size = self.archive.size
-        self._tree = str(self.staging.tree)
+        self._size, self._tree = self.archive.size, str(self.staging.tree)
         self._progress = Progress()
         self._conflicts = OutputConflicts(self.output, self.archive.parts, overwrite=self.overwrite)
-        self._refused_list = -1
-        self._written_at = monotonic()
-        self._unsynced = 0
+        self._refused_list, self._written_at, self._unsynced = -1, monotonic(), 0
         self._threads = ThreadPoolExecutor(1, "hash"), ThreadPoolExecutor(1, "sync")
         self._hashing: deque[Future[None]] = deque()
         self._syncing: Future[None] | None = None
@@ -218,11 +212,9 @@ class _Run:
         from facedata.download.archives.zip import ZipReader
 
         reader = ZipReader(self.archive, parts)
-        self._check_room(reader.check(mark, self.max_ratio, self._check_stop), self.archive.name)
+        size = reader.check(mark, self.max_ratio, self._check_stop)
+        check_room(self.output, size, self.archive.name, _KEPT)
         return reader.read(mark)
-
-    def _check_room(self, size: int, what: str) -> None:
-        check_room(self.output, size, what, "what is finished is kept, and it continues from there")
 
     def _events(self, events: Iterator[Event], parts: JoinedParts) -> Generator[Event]:
         """Read in a background thread, in batches, and report how far it is."""
@@ -242,12 +234,24 @@ class _Run:
                 raise
             yield batch, parts.position
 
-        with closing(read_ahead(batches(), _BATCHES_AHEAD, self._check_stop)) as ahead:
-            for batch, position in ahead:
-                self._check_stop()
-                if self.observer is not None:
-                    self.observer(position, self._size)
-                yield from batch
+        batch_iterator = batches()
+        with ThreadPoolExecutor(1, "read-ahead") as thread:
+            ahead = deque(thread.submit(next, batch_iterator, None) for _ in range(_BATCHES_AHEAD))
+            try:
+                while True:
+                    while not wait([ahead[0]], _CHECK_EVERY).done:
+                        self._check_stop()
+                    self._check_stop()
+                    read = ahead.popleft().result()
+                    if read is None:
+                        return
+                    ahead.append(thread.submit(next, batch_iterator, None))
+                    if self.observer is not None:
+                        self.observer(read[1], self._size)
+                    yield from read[0]
+            finally:
+                thread.shutdown(cancel_futures=True)
+                batch_iterator.close()
 
     def _take(self, member: Member, events: Iterator[Event]) -> Event | None:
         """Unpack or refuse a member; returns the event after its data."""
@@ -297,9 +301,9 @@ class _Run:
             descriptor = os.open(path, _FLAGS, mode)
         try:
             if member.size >= _CHECK_ROOM_FROM:
-                self._check_room(member.size, quoted(name))
+                check_room(self.output, member.size, quoted(name), _KEPT)
             algorithm = self.digests(name) if self.digests else None
-            hasher = new_hasher(algorithm) if algorithm else None
+            hasher: Any = new_hasher(algorithm) if algorithm else None
             event = next(events, None)
             while isinstance(event, bytes):
                 write_fully(descriptor, event)
@@ -307,7 +311,7 @@ class _Run:
                     self._hash(hasher.update, event)
                 event = next(events, None)
             if algorithm:
-                self._hash(self._note_digest, name, algorithm, hasher)
+                self._hash(lambda: self._progress.digests.__setitem__(name, (algorithm, hasher.hexdigest())))
             else:
                 self._progress.digests.pop(name, None)
             modified = min(max(member.modified, 0.0), _LATEST)
@@ -322,9 +326,6 @@ class _Run:
         if len(self._hashing) >= _CHUNKS_TO_HASH:
             self._hashing.popleft().result()
         self._hashing.append(self._threads[0].submit(function, *arguments))
-
-    def _note_digest(self, name: str, algorithm: str, hasher: Any) -> None:
-        self._progress.digests[name] = (algorithm, hasher.hexdigest())
 
     def _write_progress(self) -> None:
         while self._hashing:

@@ -66,25 +66,13 @@ class Archive:
     @property
     def size(self) -> int:
         """Bytes of all parts."""
-        return sum(status.st_size for status in self.statuses())
-
-    def statuses(self) -> list[os.stat_result]:
-        """Size, times and inode of each part."""
-        return [_status(part) for part in self.parts]
+        return sum(_status(part).st_size for part in self.parts)
 
 
 class PartName(NamedTuple):
-    """The name of a file that may be a part: the series that it belongs to, and its number in it.
+    """The name of a file that may be a part: what stands before and after its number, and how that is written.
 
-    Attributes
-    ----------
-    before, after : str
-        What stands before and after the number.
-    style : {'zip', 'inside', 'end', 'letters'}
-        ``X.z01``, ``X1.tar.gz``, ``X01``, ``Xaa``.
-    number : int
-    width : int
-        Digits of the number.
+    The styles are those of ``X.z01`` (zip), ``X1.tar.gz`` (inside), ``X01`` (end) and ``Xaa`` (letters).
     """
 
     before: str
@@ -121,11 +109,10 @@ def parse_part_name(name: str) -> PartName | None:
 
 @dataclass
 class _Series:
-    """Files whose names differ only in a number: those that were given, and those found beside them."""
+    """Files that were given and whose names differ only in a number."""
 
     name: PartName
     given: dict[int, Path] = field(default_factory=dict)
-    beside: dict[int, Path] = field(default_factory=dict)
 
 
 def group_archives(paths: Sequence[str | os.PathLike[str]], *, expected: Sequence[str] = ()) -> list[Archive]:
@@ -181,9 +168,7 @@ def group_archives(paths: Sequence[str | os.PathLike[str]], *, expected: Sequenc
         series.given[name.number] = path
 
     for series in all_series.values():
-        _find_beside(series)
-        for run in _runs(series):
-            archives.append(_assemble(series, run, expected))
+        archives += [_assemble(series, run, expected) for run in _runs(series, _find_beside(series))]
     order = list(files.values())
     return sorted(archives, key=lambda archive: min(order.index(part) for part in archive.parts))
 
@@ -195,7 +180,7 @@ def _status(path: Path) -> os.stat_result:
         raise input_error(error, path) from error
 
 
-def _find_beside(series: _Series) -> None:
+def _find_beside(series: _Series) -> dict[int, Path]:
     """Find the files in the folders of the given ones that belong to the series without a gap between them."""
     found: dict[int, Path] = {}
     for folder in {path.parent for path in series.given.values()}:
@@ -210,25 +195,25 @@ def _find_beside(series: _Series) -> None:
                 number = _LAST
             if number is not None and number not in series.given and (folder / text).is_file():
                 found[number] = folder / text
-    if series.name.style != "zip":
-        connected: set[int] = set()
-        for given in series.given:
-            for step in (1, -1):
-                number = given + step
-                while number in found or (number in series.given and number not in connected):
-                    connected.add(number)
-                    number += step
-        found = {number: path for number, path in found.items() if number in connected}
-    series.beside = found
+    if series.name.style == "zip":
+        return found
+    connected: set[int] = set()
+    for given in series.given:
+        for step in (1, -1):
+            number = given + step
+            while number in found or (number in series.given and number not in connected):
+                connected.add(number)
+                number += step
+    return {number: path for number, path in found.items() if number in connected}
 
 
-def _runs(series: _Series) -> list[dict[int, Path]]:
+def _runs(series: _Series, beside: dict[int, Path]) -> list[dict[int, Path]]:
     """Cut the series before each file that begins an archive of its own; keep what has a given file in it."""
     style, before = series.name.style, series.name.before
     never_cut = style == "zip" or (style != "inside" and _NAME_OF_A_SPLIT.fullmatch(before))
     runs: list[dict[int, Path]] = []
     previous: Path | None = None
-    for number, path in sorted({**series.beside, **series.given}.items()):
+    for number, path in sorted({**beside, **series.given}.items()):
         cut = previous is None
         if previous is not None and not never_cut:
             kind = _kind(_read_head(path))

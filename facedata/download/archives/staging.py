@@ -1,4 +1,4 @@
-"""What unpacking writes into the output: the hidden folder of unfinished work, the final files, and the record.
+"""What unpacking may write into the output, and writes there: unfinished work, the final files, and the record.
 
 ``.facedata-extract-<id>/`` lies in the output, so that finished files are renamed, not copied:
 
@@ -16,9 +16,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -26,14 +27,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from facedata.download.archives.members import OWN_PREFIX
 from facedata.download.archives.parts import Archive
 from facedata.download.checksums import Digest
-from facedata.errors import OutputExistsError, output_error
-from facedata.files import atomic_writer, boot_id, combined_identity, file_identity
+from facedata.errors import OutputExistsError
+from facedata.files import atomic_writer, boot_id, combined_identity, file_identity, output_errors
 
-__all__ = ["Extraction", "Progress", "Staging", "publish", "sync_disk"]
+__all__ = ["OWN_PREFIX", "Extraction", "OutputConflicts", "Progress", "Staging", "publish", "safe_name"]
 
+OWN_PREFIX = ".facedata-extract"
+"""The prefix of this package's own files in the output; members at the top level may not have it."""
+
+_PLAIN_NAME = re.compile(r"[^/\0.][^/\0]{0,59}(?:/[^/\0.][^/\0]{0,59}){0,15}")
+_LONGEST_COMPONENT = 255
+_MOST_COMPONENTS = 200  # each folder takes a call to make and one to delete
+_LONGEST_NAME = 3000  # a path may have 4096 bytes, and the output's own path takes some
+_CACHED_FOLDERS = 4096
+_SYMBOLIC_LINK = "its path leads through a symbolic link in the output"
 _MOST_TOP_LEVEL = 1000
 _MOST_SAMPLES = 64
 _FIRST_REFUSED = 100  # named in the record; all others only in their list
@@ -87,16 +96,11 @@ class Progress:
     ----------
     mark : int
         The `Member.mark` of the last finished member.
-    files, folders, bytes, refused : int
     refused_bytes : int
         The length of the list of refused members.
-    top_level : dict of str to None
-        Names at the top level, in order, at most 1000.
     digests : dict of str to (algorithm, value)
-        Of the members that were to be hashed.
     samples : list of (name, size)
         Some files, at most 64, spread over the archive, by which a later run sees whether the output still exists.
-    sample_every : int
     complete : bool
         Everything is unpacked, verified and on the disk.
     """
@@ -129,17 +133,8 @@ class Progress:
 
 
 class Staging:
-    """The files that the unpacking of an archive leaves in an output.
-
-    Parameters
-    ----------
-    archive : Archive
-    output : Path
-
-    Attributes
-    ----------
-    folder, tree, refused : Path
-        The hidden folder, the members in it, and the list of refused members.
+    """The files that unpacking leaves in an output: `folder` is hidden; in it are `tree`, the members, and the list
+    `refused`.
     """
 
     def __init__(self, archive: Archive, output: Path) -> None:
@@ -148,7 +143,7 @@ class Staging:
         # these change if a part is replaced by another file with the same name and size
         self._versions = [
             [str(part.absolute()), status.st_size, status.st_mtime_ns, status.st_ino]
-            for part, status in zip(archive.parts, archive.statuses(), strict=True)
+            for part, status in ((part, os.stat(part)) for part in archive.parts)
         ]
         if archive.kind == "tar":
             # a plain tar archive does not prove its content: one that was fetched again after a damaged one has the
@@ -165,22 +160,6 @@ class Staging:
     def open(self) -> Progress:
         """Continue where an earlier run stopped, or begin; returns its progress."""
         self._remove_outdated()
-        progress = self._load()
-        if progress is None:
-            self.remove()
-            progress = Progress()
-        try:
-            self.tree.mkdir(parents=True, exist_ok=True)
-            self.write(progress)
-            if not progress.complete:  # else the list may have been published
-                with open(self.refused, "ab") as file:
-                    file.truncate(progress.refused_bytes)
-        except OSError as error:
-            raise output_error(error, self.folder) from error
-        return progress
-
-    def _load(self) -> Progress | None:
-        """Read the furthest progress that can be trusted."""
         found: list[Progress] = []
         for name in ("progress.json", "synced.json"):
             state = _read_json(self.folder / name)
@@ -188,7 +167,16 @@ class Staging:
             if trusted and state.get("parts") == self._versions and not self.folder.is_symlink():
                 with suppress(KeyError, TypeError):
                     found.append(Progress(**state["progress"]))
-        return max(found, key=lambda progress: (progress.complete, progress.mark), default=None)
+        if not found:
+            self.remove()
+        progress = max(found, key=lambda progress: (progress.complete, progress.mark), default=Progress())
+        with output_errors(self.folder):
+            self.tree.mkdir(parents=True, exist_ok=True)
+            self.write(progress)
+            if not progress.complete:  # else the list may have been published
+                with open(self.refused, "ab") as file:
+                    file.truncate(progress.refused_bytes)
+        return progress
 
     def _remove_outdated(self) -> None:
         """Remove what was unpacked from the same parts before they were replaced by other files."""
@@ -208,24 +196,29 @@ class Staging:
 
     def sync(self, progress: Progress) -> None:
         """Force all members to the disk, then write that those which `progress` counts are there."""
-        sync_disk(self.folder)
+        import ctypes
+
+        syncfs = getattr(ctypes.CDLL(None), "syncfs", None)  # musl before 1.1 and other systems have none
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if syncfs is None or syncfs(descriptor) != 0:
+                os.sync()
+        finally:
+            os.close(descriptor)
         self._write("synced.json", progress, sync=True)
 
     def _write(self, name: str, progress: Progress, *, sync: bool) -> None:
         state = {"parts": self._versions, "boot": boot_id(), "progress": asdict(progress)}
-        try:
-            with atomic_writer(self.folder / name, sync=sync) as file:
-                file.write(json.dumps(state).encode())
-        except OSError as error:
-            raise output_error(error, self.folder / name) from error
+        with output_errors(self.folder / name), atomic_writer(self.folder / name, sync=sync) as file:
+            file.write(json.dumps(state).encode())
 
     def remove(self) -> None:
         """Remove all that was unpacked and not published."""
-        if self.folder.is_symlink() or self.folder.exists():
-            try:
-                self.folder.unlink() if self.folder.is_symlink() else shutil.rmtree(self.folder)
-            except OSError as error:
-                raise output_error(error, self.folder) from error
+        with output_errors(self.folder):
+            if self.folder.is_symlink():
+                self.folder.unlink()
+            elif self.folder.exists():
+                shutil.rmtree(self.folder)
 
     def finish(self, progress: Progress) -> Extraction:
         """Write the record, the last thing written, and remove the hidden folder."""
@@ -295,21 +288,97 @@ def _is_file(path: Path, size: int) -> bool:
     return stat.S_ISREG(found.st_mode) and found.st_size == size
 
 
-def sync_disk(folder: Path) -> None:
-    """Wait until all that was written to the file system of `folder` is on the disk."""
-    import ctypes
+def safe_name(name: str) -> tuple[str, str]:
+    """The relative path that a member's name stands for, and why it may not be used, empty if it may.
 
-    try:
-        syncfs = ctypes.CDLL(None).syncfs
-    except (AttributeError, OSError):
-        os.sync()
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        if syncfs(descriptor) != 0:
-            os.sync()
-    finally:
-        os.close(descriptor)
+    The path has no ``.``, no empty components and no slash at its end; it is empty for the output folder itself.
+    """
+    if _PLAIN_NAME.fullmatch(name) and name.isascii():
+        return name, ""
+    if name.startswith("/"):
+        return "", "an absolute name"
+    if not name:
+        return "", "an empty name"
+    if "\0" in name:
+        return "", "a name with a zero byte"
+    components = [component for component in name.split("/") if component not in ("", ".")]
+    lengths = [len(os.fsencode(component)) for component in components]
+    refusal = ""
+    if ".." in components:
+        refusal = "a name that leads out of the folder ('..')"
+    elif components and components[0].startswith(OWN_PREFIX):
+        refusal = f"a name that is reserved by facedata ({OWN_PREFIX}...)"
+    elif max(lengths, default=0) > _LONGEST_COMPONENT or sum(lengths) + len(lengths) > _LONGEST_NAME:
+        refusal = "a name that is too long for a file system"
+    elif len(components) > _MOST_COMPONENTS:
+        refusal = f"a name in more than {_MOST_COMPONENTS - 1} nested folders"
+    return "/".join(components), refusal
+
+
+class OutputConflicts:
+    """Finds out whether a member's path in the output is free; `parts` of the archive are never overwritten."""
+
+    def __init__(self, output: Path, parts: Iterable[Path], *, overwrite: bool) -> None:
+        self._output, self._overwrite = str(output), overwrite
+        self._parts = [os.stat(part) for part in parts]
+        self._folders: dict[str, tuple[bool, str]] = {}
+
+    def refusal(self, name: str, *, is_folder: bool) -> str:
+        """Return why a member may not be written at `name`; empty if it may.
+
+        Raises
+        ------
+        OutputExistsError
+            If something exists there that may not be replaced.
+        """
+        parent = name.rpartition("/")[0]
+        if parent not in self._folders:
+            if len(self._folders) >= _CACHED_FOLDERS:
+                self._folders.clear()
+            self._folders[parent] = self._examine_folder(parent)
+        exists, refusal = self._folders[parent]
+        path = f"{self._output}/{name}"
+        found = _lstat(path) if exists else None
+        if found is None or refusal:
+            return refusal
+        if stat.S_ISDIR(found.st_mode):
+            if is_folder:
+                return ""
+            raise OutputExistsError(f"{path}: is a folder, but the archive has a file of that name")
+        if is_folder:
+            if stat.S_ISLNK(found.st_mode):
+                return _SYMBOLIC_LINK
+            raise OutputExistsError(f"{path}: is a file, but the archive has a folder of that name")
+        if any(os.path.samestat(found, part) for part in self._parts):
+            return "the name of the archive that is being unpacked"
+        if not self._overwrite:
+            raise OutputExistsError(
+                f"{path}: already exists; choose another output, move it away, or give --overwrite to replace the "
+                "files that the archive has too"
+            )
+        return ""
+
+    def _examine_folder(self, folder: str) -> tuple[bool, str]:
+        """Whether a folder exists in the output, and why nothing may be written in it."""
+        path = self._output
+        for component in folder.split("/") if folder else []:
+            path = f"{path}/{component}"
+            found = _lstat(path)
+            if found is None:
+                return False, ""
+            if stat.S_ISLNK(found.st_mode):
+                return False, _SYMBOLIC_LINK
+            if not stat.S_ISDIR(found.st_mode):
+                raise OutputExistsError(f"{path}: is a file, but the archive has a folder of that name")
+        return True, ""
+
+
+def _lstat(path: str) -> os.stat_result | None:
+    with output_errors(path):
+        try:
+            return os.lstat(path)
+        except FileNotFoundError:
+            return None
 
 
 def publish(tree: Path, output: Path, *, overwrite: bool, check_stop: Callable[[], None]) -> None:

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 
 from isal import igzip_lib
 
-from facedata.download.archives.joined import CHUNK, JoinedParts, decompress
-from facedata.download.archives.members import Event, Member, check_ratio
 from facedata.download.archives.parts import GZIP, Archive
+from facedata.download.archives.reading import CHUNK, Event, JoinedParts, Member, check_ratio, decompress
 from facedata.errors import ArchiveError, FormatError, UnsafeArchiveError
 from facedata.tar_format import BLOCK, END, FILE, FOLDER, SPARSE, padded, read_heading
 
@@ -41,14 +40,8 @@ class _EndOfStreamError(Exception):
 class _Content:
     """The bytes of the tar archive, decompressed if need be, which come once.
 
-    Attributes
-    ----------
-    at : int
-        The offset of the next byte in the tar archive.
-    header : bytes
-        The last block that was read as a header.
-    trailing : str
-        The place at which data that is not gzip follows the gzip data; empty if there is none.
+    `at` is the offset of the next byte in the tar archive, `header` the last block that was read as a header, and
+    `trailing` the place at which data that is not gzip follows the gzip data.
     """
 
     def __init__(self, archive: Archive, parts: JoinedParts, mark: int, max_ratio: float) -> None:
@@ -144,14 +137,9 @@ def read_tar(archive: Archive, parts: JoinedParts, mark: int, max_ratio: float) 
     ----------
     archive : Archive
     parts : JoinedParts
-        Of the archive, at its beginning.
     mark : int
         The `Member.mark` after which to begin: an offset in the tar archive.
     max_ratio : float
-
-    Yields
-    ------
-    Member or bytes
 
     Raises
     ------

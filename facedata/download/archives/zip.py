@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 from isal import igzip_lib, isal_zlib
 
-from facedata.download.archives.joined import JoinedParts, decompress
-from facedata.download.archives.members import Event, Member, check_ratio, quoted
 from facedata.download.archives.parts import Archive
+from facedata.download.archives.reading import Event, JoinedParts, Member, check_ratio, decompress, quoted
 from facedata.errors import ArchiveError, UnsafeArchiveError
 
 __all__ = ["ZipReader"]
@@ -114,18 +113,7 @@ def _extra_field(extra: bytes, wanted: int) -> bytes:
 
 
 class ZipReader:
-    """Read a zip archive in the order of its directory.
-
-    Parameters
-    ----------
-    archive : Archive
-    parts : JoinedParts
-
-    Raises
-    ------
-    ArchiveError
-        If the directory is missing, or bytes before it are.
-    """
+    """Read a zip archive in the order of its directory; an `ArchiveError` if bytes of or before that are missing."""
 
     def __init__(self, archive: Archive, parts: JoinedParts) -> None:
         self._name, self._parts = archive.name, parts
@@ -203,18 +191,10 @@ class ZipReader:
     def check(self, mark: int, max_ratio: float, check_stop: Callable[[], None]) -> int:
         """Check the whole directory before anything is unpacked.
 
-        Parameters
-        ----------
-        mark : int
-            The number of entries that an earlier run has unpacked.
-        max_ratio : float
-        check_stop : callable
-            Called now and then; may raise.
-
         Returns
         -------
         int
-            Bytes of all members from `mark` on.
+            Bytes of all members from entry number `mark` on.
 
         Raises
         ------

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,22 @@ from facedata.download.archives import Extraction, extract_archive, group_archiv
 
 
 @pytest.fixture
+def tmp_path(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory if there is room: each archive is forced to the disk, with all else that is written there."""
+    memory = "/dev/shm"
+    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < 1 << 30:
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
 def unpack(tmp_path: Path) -> Callable[..., Extraction]:
     """Unpack files that belong together into ``out``."""
 
-    def run(*paths: Path, **options: Any) -> Extraction:
+    def run(*paths: Path, output: Path = tmp_path / "out", **options: Any) -> Extraction:
         (archive,) = group_archives(paths)
-        return extract_archive(archive, tmp_path / "out", **options)
+        return extract_archive(archive, output, **options)
 
     return run

@@ -7,6 +7,7 @@ import logging
 import os
 import struct
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -20,8 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import peak_bytes, tree
 
-from facedata.download.archives import Extraction, extract_archive, group_archives, members
-from facedata.download.archives.members import safe_name
+from facedata.download.archives import Extraction, extract_archive, group_archives, reading
+from facedata.download.archives.staging import safe_name
 from facedata.errors import ArchiveError, DiskFullError, FacedataError, UnsafeArchiveError
 
 Unpack = Callable[..., Extraction]
@@ -47,12 +48,11 @@ HOSTILE: dict[str, tuple[str, Mapping[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", sorted(HOSTILE))
-@pytest.mark.parametrize("ending", ["tar", "tgz"])
 def test_a_hostile_member_is_refused_by_name_and_the_rest_goes_on(
-    tmp_path: Path, unpack: Unpack, case: str, ending: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, unpack: Unpack, case: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     name, fields, reason = HOSTILE[case]
-    path = write_tar(tmp_path / f"a.{ending}", [("good", b"good"), (name, fields), ("after", b"too")])
+    path = write_tar(tmp_path / "a.tar", [("good", b"good"), (name, fields), ("after", b"too")])
     with caplog.at_level(logging.WARNING, "facedata"):
         extraction = unpack(path)
     assert tree(tmp_path) == {path.name: path.read_bytes(), "out/good": b"good", "out/after": b"too"}
@@ -146,7 +146,7 @@ def test_a_long_name_of_gigabytes_does_not_fill_the_memory(tmp_path: Path, unpac
 
 
 def test_a_bomb_is_stopped_by_its_ratio(tmp_path: Path, unpack: Unpack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(members, "RATIO_FROM", 1 << 22)
+    monkeypatch.setattr(reading, "RATIO_FROM", 1 << 22)
     path = write_tar(tmp_path / "a.tgz", [("small", b"1"), ("zeros", bytes(20_000_000))])
     with pytest.raises(UnsafeArchiveError, match=r"a\.tgz: \d+ bytes unpack to \d+ bytes or more.*--max-ratio"):
         unpack(path)
@@ -212,12 +212,8 @@ def test_hostile_members_of_a_zip_are_refused(
 
 def test_encrypted_and_strangely_packed_members_are_refused_by_name(tmp_path: Path, unpack: Unpack) -> None:
     data = bytearray(zip_of(("open", b"open"), ("secret", b"secret")))
-    for magic, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        at = data.index(b"secret", data.index(magic)) - (30 if magic == b"PK\x03\x04" else 46)
-        at = data.rindex(magic, 0, at + 5) if data[at : at + 4] != magic else at
-        data[at + place] |= 1
-    at = data.rindex(b"PK\x01\x02")
-    data[at + 8] |= 1
+    data[data.rindex(b"PK\x03\x04") + 6] |= 1
+    data[data.rindex(b"PK\x01\x02") + 8] |= 1
     (tmp_path / "a.zip").write_bytes(data)
     extraction = unpack(tmp_path / "a.zip")
     assert tree(tmp_path / "out") == {"open": b"open"}
@@ -273,9 +269,9 @@ def test_a_zip_member_that_is_larger_than_it_says_is_an_error(tmp_path: Path, un
 
 
 @given(data=st.data())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_changed_in_an_archive_there_is_an_error_of_ours_or_none(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    tmp_path: Path, data: st.DataObject
 ) -> None:
     kind = data.draw(st.sampled_from(["tar", "tgz", "zip"]))
     members = [("a/b.jpg", b"jpeg" * 50), ("ü" * 60, b"long"), ("c", b"")]
@@ -285,7 +281,7 @@ def test_whatever_is_changed_in_an_archive_there_is_an_error_of_ours_or_none(
         content = bytearray(tar_bytes(members, data.draw(st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]))))
     for at in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=3)):
         content[at] = data.draw(st.integers(0, 255))
-    folder = tmp_path_factory.mktemp("changed")
+    folder = Path(tempfile.mkdtemp(dir=tmp_path))
     path = folder / f"a.{kind}"
     path.write_bytes(gzip.compress(bytes(content)) if kind == "tgz" else bytes(content))
     with suppress(FacedataError):

@@ -73,34 +73,24 @@ def test_it_goes_on_where_it_was_stopped(tmp_path: Path, unpack: Unpack, ending:
         except InterruptedJobError:
             stops += 1
             assert visible(tmp_path / "out") == {}
+            first = min(staged(tmp_path / "out").rglob("*.jpg"))
+            first.write_bytes(b"seen")  # what is finished is not written again
     assert stops > 1
-    assert visible(tmp_path / "out") == members
+    assert {data for name, data in visible(tmp_path / "out").items() if data != members[name]} == {b"seen"}
     assert extraction.files == len(members)
     assert extraction.digests.keys() == members.keys()
     assert len(asked) <= len(members) + stops  # at most the member that it was stopped in is written again
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_what_is_finished_is_not_written_again(tmp_path: Path, unpack: Unpack, ending: str) -> None:
-    path, members = pack(tmp_path, ending)
-    with pytest.raises(InterruptedJobError):
-        unpack(path, stop=StopAfter(30))
-    first = min(staged(tmp_path / "out").rglob("*.jpg"))
-    first.write_bytes(b"seen")
-    unpack(path)
-    changed = [data for name, data in visible(tmp_path / "out").items() if data != members[name]]
-    assert changed == [b"seen"]
-
-
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", ["tgz", "zip"])
 def test_it_survives_being_killed(tmp_path: Path, unpack: Unpack, ending: str) -> None:
-    path, members = pack(tmp_path, ending, files=600, size=12_000)
+    path, members = pack(tmp_path, ending, files=400, size=12_000)
     if ending != "zip":
         items = list(members.items())
         write_tar(path, [*items[:5], ("../evil", b"evil"), *items[5:]])
     parts, out = split(path, 3), tmp_path / "out"
     generator = random.Random(ending)
-    for _ in range(5):
+    for _ in range(4):
         child = os.fork()
         if child == 0:
             unpack(*parts)
@@ -147,55 +137,34 @@ def test_publishing_that_was_cut_off_is_completed(
     assert (extraction.files, extraction.refused_count, len(extraction.refused)) == (61, 1, 1)
 
 
-def test_after_a_power_cut_only_what_was_on_the_disk_counts(
-    tmp_path: Path, unpack: Unpack, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("synced", [True, False])
+def test_after_a_power_cut_only_what_was_forced_to_the_disk_counts(
+    tmp_path: Path, unpack: Unpack, monkeypatch: pytest.MonkeyPatch, synced: bool
 ) -> None:
     path, members = pack(tmp_path, "tgz")
-    with pytest.raises(InterruptedJobError):
-        unpack(path, stop=StopAfter(30))
-    for file in staged(tmp_path / "out").rglob("*.jpg"):
-        file.write_bytes(b"")  # what a power cut leaves of files that were not forced to the disk
-    monkeypatch.setattr("facedata.download.archives.staging.boot_id", lambda: "another boot")
-    unpack(path)
-    assert visible(tmp_path / "out") == members
-
-
-def test_what_was_forced_to_the_disk_outlives_a_power_cut(
-    tmp_path: Path, unpack: Unpack, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, members = pack(tmp_path, "tgz")
-    monkeypatch.setattr("facedata.download.archives.extract._SYNC_EVERY", 1)
-    monkeypatch.setattr("facedata.download.archives.extract._WRITE_PROGRESS_EVERY", 0)
+    if synced:
+        monkeypatch.setattr("facedata.download.archives.extract._SYNC_EVERY", 1)
+        monkeypatch.setattr("facedata.download.archives.extract._WRITE_PROGRESS_EVERY", 0)
     with pytest.raises(InterruptedJobError):
         unpack(path, stop=StopAfter(45))
-    first = min(staged(tmp_path / "out").rglob("*.jpg"))
-    first.write_bytes(b"seen")
+    min(staged(tmp_path / "out").rglob("*.jpg")).write_bytes(b"seen")
     monkeypatch.setattr("facedata.download.archives.staging.boot_id", lambda: "another boot")
     unpack(path)
-    assert sorted(data for name, data in visible(tmp_path / "out").items() if data != members[name]) == [b"seen"]
+    changed = [data for name, data in visible(tmp_path / "out").items() if data != members[name]]
+    assert changed == ([b"seen"] if synced else [])
 
 
-def test_parts_that_were_replaced_are_unpacked_afresh(tmp_path: Path, unpack: Unpack) -> None:
+@pytest.mark.parametrize("size", [-1000, None])
+def test_parts_that_were_replaced_are_unpacked_afresh(tmp_path: Path, unpack: Unpack, size: int | None) -> None:
     path, members = pack(tmp_path, "tgz")
+    data = path.read_bytes()
+    path.write_bytes(data[:size])
     with pytest.raises(InterruptedJobError):
         unpack(path, stop=StopAfter(30))
     for file in staged(tmp_path / "out").rglob("*.jpg"):
         file.write_bytes(b"from a bad part")
-    again = tmp_path / "again"
-    shutil.copyfile(path, again)
-    os.replace(again, path)  # the same bytes where it is looked, fetched again
-    unpack(path)
-    assert visible(tmp_path / "out") == members
-
-
-def test_what_was_unpacked_of_a_shorter_archive_is_deleted(tmp_path: Path, unpack: Unpack) -> None:
-    path, members = pack(tmp_path, "tgz")
-    data = path.read_bytes()
-    path.write_bytes(data[:-1000])
-    with pytest.raises(InterruptedJobError):
-        unpack(path, stop=StopAfter(30))
-    assert staged(tmp_path / "out")
-    path.write_bytes(data)
+    (tmp_path / "again").write_bytes(data)
+    os.replace(tmp_path / "again", path)  # perhaps the same bytes, fetched again
     unpack(path)
     assert visible(tmp_path / "out") == members
     assert not [entry for entry in (tmp_path / "out").glob(".facedata-extract-*") if entry.is_dir()]
@@ -203,11 +172,11 @@ def test_what_was_unpacked_of_a_shorter_archive_is_deleted(tmp_path: Path, unpac
 
 def test_a_damaged_journal_is_no_harm(tmp_path: Path, unpack: Unpack) -> None:
     path, members = pack(tmp_path, "tgz")
-    for junk in (b"", b"junk\n", b'{"parts": 3}\n', b"[" * 100_000 + b"\n", b'{"mark": "x"}\n'):
+    for junk in (b"", b'{"parts": 3}\n', b"[" * 100_000 + b"\n"):
         with pytest.raises(InterruptedJobError):
             unpack(path, stop=StopAfter(30))
         journal = staged(tmp_path / "out") / "progress.json"
-        journal.write_bytes(junk if junk.startswith(b"{") or not junk else journal.read_bytes() + junk)
+        journal.write_bytes(junk)
         unpack(path)
         assert visible(tmp_path / "out") == members
         shutil.rmtree(tmp_path / "out")
@@ -251,7 +220,7 @@ def test_progress_is_reported_in_compressed_bytes(tmp_path: Path, unpack: Unpack
 
 
 def test_a_stopped_command_goes_on(tmp_path: Path, facedata: Callable[..., Ran]) -> None:
-    path, members = pack(tmp_path, "tgz", files=1500, size=12_000)
+    path, members = pack(tmp_path, "tgz", files=1000, size=12_000)
     running = Running(tmp_path, "extract", path.name, "--output", "out")
     running.wait_for(lambda: any((tmp_path / "out").glob(".facedata-extract-*/tree/set/*/*")))
     running.process.send_signal(signal.SIGTERM)

@@ -1,37 +1,85 @@
-"""Reading the parts of an archive as one file, without joining them; decompressing, and reading ahead in a thread."""
+"""What the readers of archives share: parts read as one file, decompression, and the members that are read."""
 
 from __future__ import annotations
 
 import os
 from bisect import bisect_right
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
-from facedata.errors import ArchiveError, input_error
+from facedata.errors import ArchiveError, UnsafeArchiveError, input_error
 from facedata.files import open_regular, opened_regular
 
-__all__ = ["CHUNK", "JoinedParts", "decompress", "read_ahead"]
-
-_T = TypeVar("_T")
+__all__ = ["CHUNK", "MAX_RATIO", "RATIO_FROM", "Event", "JoinedParts", "Member", "check_ratio", "decompress", "quoted"]
 
 CHUNK = 1 << 20
 """The most bytes of decompressed data that are yielded at once."""
 
 _BLOCK = 1 << 18  # fills the decompressor at full speed and stays in the CPU's second cache
 _SMALL = 1 << 15
-_CHECK_EVERY = 0.2  # seconds
+
+MAX_RATIO = 200.0
+"""How many times larger than its archive the content may be.
+
+Images and features come to at most 2, lists of text to 10 or 20, NumPy arrays of few values to 100. Deflate cannot do
+more than 1032, which an archive of zeros comes near to.
+"""
+
+RATIO_FROM = 1 << 30
+"""Unpacked bytes from which on the ratio counts: fewer fill no disk, and the beginning of an archive may be zeros."""
+
+
+class Member(NamedTuple):
+    """A member of an archive.
+
+    Attributes
+    ----------
+    name : str
+        As the archive has it.
+    is_folder : bool
+    refusal : str
+        Why it is not unpacked, whatever its name is; empty if it can be.
+    size : int
+        Bytes of its data.
+    executable : bool
+    modified : float
+        Seconds since 1970.
+    mark : int
+        Where a later run continues if this member is finished.
+    """
+
+    name: str
+    is_folder: bool
+    refusal: str
+    size: int
+    executable: bool
+    modified: float
+    mark: int
+
+
+Event = Member | bytes
+"""What reading an archive yields: a member, then its data in chunks. Data before the first member is skipped."""
+
+
+def check_ratio(archive: str, unpacked: int, packed: int, max_ratio: float) -> None:
+    """Raise `UnsafeArchiveError` if an archive unpacks to too many bytes for its `packed` bytes."""
+    if unpacked > RATIO_FROM and unpacked > max_ratio * packed:
+        raise UnsafeArchiveError(
+            f"{archive}: {packed} bytes unpack to {unpacked} bytes or more, {unpacked / max(packed, 1):.0f} times as "
+            f"much, but at most {max_ratio:g} times is allowed: it looks like an archive made to fill the disk. What "
+            "was unpacked is deleted. If you trust it, give a larger --max-ratio (deflate itself ends at 1032)"
+        )
+
+
+def quoted(name: str) -> str:
+    """Quote a name from an archive for a message, without characters that a terminal would obey."""
+    return repr(name) if name.isprintable() else ascii(name)
 
 
 class JoinedParts:
     """Read several files as if they were one; one of them is open at a time.
-
-    Parameters
-    ----------
-    parts : sequence of Path
 
     Attributes
     ----------
@@ -110,10 +158,7 @@ class JoinedParts:
         return f"byte {offset - self.begins[number]} of {part} (byte {offset} of all parts)"
 
     def smaller_part(self) -> str:
-        """Describe a part that is smaller than the others; empty if there is none before the last part.
-
-        A program that splits a file makes all parts before the last equally large.
-        """
+        """Describe a part before the last that is smaller than others, as no program splits a file; else empty."""
         sizes = [end - begin for begin, end in zip(self.begins, [*self.begins[1:], self.size], strict=True)]
         for part, size in zip(self._parts[:-1], sizes[:-1], strict=True):
             if size < max(sizes):
@@ -136,26 +181,19 @@ class JoinedParts:
 
 
 def decompress(decompressor: Any, data: bytes, read: Callable[[], bytes]) -> Iterator[bytes]:
-    """Decompress `data` and the blocks that `read` returns, up to the end of the compressed data or of the blocks.
+    """Decompress `data` and the blocks that `read` returns, up to the end of the compressed data or an empty block.
 
     Parameters
     ----------
     decompressor : isal.igzip_lib.IgzipDecompressor
-        Its `eof` is false afterwards if the blocks ended first.
+        Its `eof` is false afterwards if the blocks ended first. It raises its error if the data is damaged.
     data : bytes
-        The first block.
     read : callable
-        Returns the next block; an empty one at the end.
 
     Yields
     ------
     bytes
         At most `CHUNK` bytes, so that an archive made to fill the memory cannot.
-
-    Raises
-    ------
-    isal.igzip_lib.IsalError
-        If the data is damaged.
     """
     while not decompressor.eof:
         chunk = decompressor.decompress(data, CHUNK)
@@ -166,30 +204,3 @@ def decompress(decompressor: Any, data: bytes, read: Callable[[], bytes]) -> Ite
             data = read()
             if not data:
                 return
-
-
-def read_ahead(items: Generator[_T], depth: int, check_stop: Callable[[], None]) -> Generator[_T]:
-    """Iterate over a generator in a background thread, at most `depth` items ahead.
-
-    Parameters
-    ----------
-    items : generator
-        What it raises is raised here.
-    depth : int
-    check_stop : callable
-        Called now and then while nothing comes; may raise.
-    """
-    with ThreadPoolExecutor(1, "read-ahead") as thread:
-        waiting: deque[Future[_T | None]] = deque(thread.submit(next, items, None) for _ in range(depth))
-        try:
-            while True:
-                while not wait([waiting[0]], _CHECK_EVERY).done:
-                    check_stop()
-                item = waiting.popleft().result()
-                if item is None:
-                    return
-                waiting.append(thread.submit(next, items, None))
-                yield item
-        finally:
-            thread.shutdown(cancel_futures=True)
-            items.close()
