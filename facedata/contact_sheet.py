@@ -107,7 +107,7 @@ def write_contact_sheet(
     rows, labels, cell, margin
         As for `contact_sheet`.
     overwrite : bool
-        Whether a file of this name may be replaced.
+        Whether an existing file is replaced.
 
     Raises
     ------
@@ -132,13 +132,7 @@ def write_contact_sheet(
 
 
 def sheet_extension(name: str) -> str:
-    """The file extension of a contact sheet, which decides its encoding.
-
-    Raises
-    ------
-    OptionError
-        If the name has another extension.
-    """
+    """The file extension of a contact sheet, which decides its encoding; raises an `OptionError` at others."""
     extension = os.path.splitext(name)[1].lower()
     if extension not in _EXTENSIONS:
         raise OptionError(f"{name}: expected a name that ends in one of {', '.join(_EXTENSIONS)}")

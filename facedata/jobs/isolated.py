@@ -45,10 +45,8 @@ def run_isolated(
 
     Parameters
     ----------
-    function : callable
-        A function at the top level of a module. Takes and returns a dictionary of JSON values.
-    request : mapping
-        JSON values.
+    function, request
+        A function at the top level of a module, which takes and returns a dictionary of JSON values.
     path : str
         The model file that the call is about, for messages.
     seconds : float

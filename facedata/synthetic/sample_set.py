@@ -37,9 +37,8 @@ class SampleOptions:
 
     Attributes
     ----------
-    identities : int
-    images : int
-        Of each identity.
+    identities, images : int
+        How many people, and how many images of each.
     size : int
         Side of the square images, in pixels, 16 to 1024.
     seed : int
@@ -73,14 +72,7 @@ class SampleOptions:
 
 
 class DrawnFaces(Source):
-    """Draws faces when they are read; labels ascend.
-
-    Parameters
-    ----------
-    options : SampleOptions
-    positions : ndarray of shape (M,), int64, optional
-        Which faces; by default all.
-    """
+    """Draws the faces at some positions, by default all, when they are read; labels ascend."""
 
     def __init__(self, options: SampleOptions, positions: NDArray[np.int64] | None = None) -> None:
         self._options = options
@@ -179,11 +171,9 @@ def make_sample(
 
     Parameters
     ----------
-    folder : path
-    options : SampleOptions, optional
+    folder, options, job
     preview : path, optional
         Also write a contact sheet of the first identities there (``.png`` or ``.jpg``).
-    job : JobOptions, optional
     command_line : str
         The command as the user typed it, for messages that say how to resume.
 

@@ -39,24 +39,8 @@ _LARGEST_BOX = 2  # times the longer side of the image
 def load_mtcnn(models: Sequence[bytes], names: Sequence[str], device: Device, size: int, floor: float) -> FindFaces:
     """Open the three models, and return a function that finds the faces in an image.
 
-    Parameters
-    ----------
-    models : sequence of bytes
-        The contents of the ONNX files.
-    names : sequence of str
-        The names of the files, for messages.
-    device : {'cpu', 'cuda'}
-    size : int
-        Larger images are scaled down until their longer side has so many pixels.
-    floor : float
-        The lowest score to return.
-
-    Raises
-    ------
-    ModelError
-        If ONNX Runtime does not accept a model.
-    OptionError
-        If the device is not available.
+    Takes the contents of the ONNX files and their names for messages; images are scaled down until their longer side
+    has at most `size` pixels, and faces below the score `floor` are left out. Raises as `new_session`.
     """
     sessions = [new_session(model, name, device) for model, name in zip(models, names, strict=True)]
     return partial(_find, sessions, size, floor)

@@ -72,17 +72,7 @@ def sha256_of(data: bytes) -> str:
 def new_session(model: bytes, name: str, device: Device) -> Any:
     """Open an ONNX model in ONNX Runtime, with one thread, so that the results do not depend on their number.
 
-    Parameters
-    ----------
-    model : bytes
-        The contents of an ONNX file.
-    name : str
-        The name of the file, for messages.
-    device : {'cpu', 'cuda'}
-
-    Returns
-    -------
-    onnxruntime.InferenceSession
+    Takes the contents of an ONNX file, and its name for messages; returns an ``onnxruntime.InferenceSession``.
 
     Raises
     ------

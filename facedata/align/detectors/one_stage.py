@@ -32,22 +32,8 @@ _MOST_SHAPES_SHOWN = 12
 def load_yunet(model: bytes, name: str, family: DetectorFamily, size: int, floor: float) -> FindFaces:
     """Open a model of YuNet, check its outputs, and return a function that finds the faces in an image.
 
-    Parameters
-    ----------
-    model : bytes
-        The contents of an ONNX file.
-    name : str
-        The name of the file, for messages.
-    family : DetectorFamily
-    size : int
-        Images are put into the top left corner of a black square of this side.
-    floor : float
-        The lowest score to return.
-
-    Raises
-    ------
-    ModelError
-        If it is not a model of YuNet.
+    Takes the contents of an ONNX file and its name for messages, the side of the black square into whose top left
+    corner images are put, and the lowest score to return. Raises a `ModelError` if it is not a model of YuNet.
     """
     cv2 = import_opencv()
     data = np.frombuffer(model, np.uint8)
@@ -95,25 +81,8 @@ def load_uniface(
 ) -> tuple[FindFaces, int]:
     """Open a model of a detector of uniface, and check its inputs and outputs.
 
-    Parameters
-    ----------
-    model : bytes
-        The contents of an ONNX file.
-    name : str
-        The name of the file, for messages.
-    family : DetectorFamily
-    device : {'cpu', 'cuda'}
-    size : int
-        0 for the one that the model is made for, or else that of the family.
-    floor : float
-        The lowest score to return.
-
-    Returns
-    -------
-    function
-        Finds the faces in an image.
-    int
-        The size.
+    Takes the contents of an ONNX file and its name for messages, the size, which is 0 for that of the model or else of
+    the family, and the lowest score to return. Returns a function that finds the faces in an image, and the size.
 
     Raises
     ------

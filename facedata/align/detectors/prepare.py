@@ -156,13 +156,7 @@ def prepare_detector(options: DetectorOptions, stop: StopRequest | None = None) 
     """Prepare a detector, so that any process can load it.
 
     The published model is downloaded if it is not in the cache. The model is loaded and run once in a subprocess, so
-    that a wrong one is refused before a job begins.
-
-    Parameters
-    ----------
-    options : DetectorOptions
-    stop : StopRequest, optional
-        Ends the download or the trial early.
+    that a wrong one is refused before a job begins. `stop` ends the download or the trial early.
 
     Raises
     ------
@@ -247,10 +241,8 @@ def download_model(model: ModelFile, stop: StopRequest) -> Path:
 
     Raises
     ------
-    TransferError
-        If it cannot be downloaded; the message says how else to get it.
-    ChecksumError
-        If the server sends another file.
+    TransferError, ChecksumError
+        If it cannot be downloaded, or the server sends another file; the message says how else to get it.
     OutputError
         If it cannot be stored.
     InterruptedJobError

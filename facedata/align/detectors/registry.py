@@ -30,10 +30,8 @@ class DetectorOptions:
     ----------
     name : str
         A key of `DETECTORS`.
-    model : str, optional
-        An ONNX file of the user's, instead of the published model.
-    model_checksum : str, optional
-        The SHA-256 that the model file must have, 64 hexadecimal digits.
+    model, model_checksum : str, optional
+        An ONNX file of the user's, instead of the published model, and its SHA-256, 64 hexadecimal digits.
     device : {'cpu', 'cuda'}
     size : int, optional
         The longer side, in pixels, that images have when the network sees them; by default the detector's own.
