@@ -20,7 +20,6 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["facedata"]):
-    from facedata.converters.rec.index import read_index
     from facedata.converters.rec.record_set import open_record_set
     from facedata.converters.rec.recordio import (
         MAGIC_BYTES,
@@ -28,6 +27,7 @@ with atheris.instrument_imports(include=["facedata"]):
         RecordReader,
         encode_record,
         pack_image_record,
+        read_index,
     )
     from facedata.converters.rec.walk import walk_records
     from facedata.dataset import Sample

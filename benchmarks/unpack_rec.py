@@ -71,7 +71,7 @@ def bare_loop(records: str, output: str, workers: int) -> None:
 
 
 def _write(records: str, part: int, parts: int, output: str, ready: Barrier, go: Barrier) -> None:
-    from facedata.converters.rec import open_record_set
+    from facedata.converters.rec.record_set import open_record_set
 
     source = open_record_set(records)
     first, end = len(source) * part // parts, len(source) * (part + 1) // parts

@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from facedata._version import __version__
-
 if TYPE_CHECKING:
     from facedata.dataset import Sample, Sink, Source, create_dataset, open_dataset
     from facedata.errors import FacedataError, SampleError
+
+__version__ = "0.1.0"
 
 __all__ = [
     "FacedataError",

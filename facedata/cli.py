@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from facedata._version import __version__
+from facedata import __version__
 from facedata.commands import INTERRUPTED
 from facedata.jobs.signals import interrupt
 

@@ -14,8 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from facedata.columns import count_labels
-from facedata.converters.rec.index import read_index
-from facedata.converters.rec.recordio import CHUNK_HEADER_SIZE, RecordReader, padded
+from facedata.converters.rec.recordio import CHUNK_HEADER_SIZE, RecordReader, padded, read_index
 from facedata.download.catalogue import CatalogueSet, KnownFile
 from facedata.download.provenance import read_provenance
 from facedata.download.verify import Expectation, Finding, Structure, Verification, verify

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from facedata._version import __version__
+from facedata import __version__
 from facedata.download.catalogue import CatalogueSet
 from facedata.download.checksums import Digest
 from facedata.download.pages import shown_url

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from support import MemorySource, jpeg
 
 from facedata.converters.convert import plan_conversion, run_conversion
-from facedata.converters.rec import create_sink, open_record_set
+from facedata.converters.rec import create_sink
 from facedata.converters.rec.mxnet_backend import import_mxnet_recordio
+from facedata.converters.rec.record_set import open_record_set
 from facedata.converters.rec.recordio import MAGIC_BYTES
 from facedata.dataset import Sample, Source
 from facedata.errors import MissingExtraError

@@ -15,15 +15,16 @@ from hypothesis import strategies as st
 from support import MemorySource, RecordSetMaker
 
 from facedata.converters.convert import plan_conversion, run_conversion
-from facedata.converters.rec import create_sink, open_record_set
-from facedata.converters.rec.index import read_index
+from facedata.converters.rec import create_sink
 from facedata.converters.rec.mxnet_backend import import_mxnet_recordio
+from facedata.converters.rec.record_set import open_record_set
 from facedata.converters.rec.recordio import (
     MAGIC_BYTES,
     ImageRecord,
     RecordReader,
     encode_record,
     pack_image_record,
+    read_index,
     unpack_image_record,
 )
 from facedata.dataset import Sample

@@ -22,7 +22,6 @@ from support import RecordSetMaker, tree
 
 from facedata.converters.class_names import read_class_names
 from facedata.converters.convert import ConversionOptions, convert_dataset, plan_dataset
-from facedata.converters.rec import record_set as record_set_module
 from facedata.converters.selection import Selection
 from facedata.dataset import open_dataset
 from facedata.errors import (
@@ -286,7 +285,7 @@ def test_a_rebuilt_index_is_kept_in_the_output_and_used_again(tmp_path: Path, mo
     assert tree(out) == tree(tmp_path / "indexed")
     assert [path.name for path in start.iterdir()] == ["train.rec"]
     assert len(list(out.glob(".facedata-index-*.npz"))) == 1
-    monkeypatch.setattr(record_set_module, "walk_records", lambda *_, **__: pytest.fail("walked again"))
+    monkeypatch.setattr("facedata.converters.rec.walk.walk_records", lambda *_, **__: pytest.fail("walked again"))
     assert run([start], f"folder:{out}", opening=opening).nothing_to_do
 
 

@@ -12,10 +12,9 @@ from itertools import islice
 from typing import Any
 
 from facedata.columns import LARGEST_LABEL, different_labels
-from facedata.converters.class_names import write_class_names
+from facedata.converters.lmdb import DATA, stem_of
 from facedata.converters.lmdb.datum import CAFFE, LAYOUTS
 from facedata.converters.lmdb.encoder import LONGEST_KEY, LmdbEncoder, key_problem
-from facedata.converters.lmdb.source import DATA, KV_SUFFIX, stem_of
 from facedata.converters.lmdb.writer import BUILDING, BuildFiles, LmdbWriter, round_map_size
 from facedata.dataset import OrderedOutput, Sink, Source
 from facedata.errors import EmptyDatasetError, OptionError, output_error
@@ -23,7 +22,7 @@ from facedata.files import network_file_system, remove_stale_temporaries
 from facedata.jobs.buffers import ProcessAddress, this_process
 from facedata.jobs.journal import BESIDE
 
-__all__ = ["LmdbSink", "create_sink"]
+__all__ = ["LmdbSink"]
 
 GENERATED, PATH, SOURCE = "generated", "path", "source"
 KEYS = (GENERATED, PATH, SOURCE)
@@ -209,6 +208,8 @@ class LmdbSink(Sink, OrderedOutput):
         gaps = int(labels[-1]) + 1 - len(labels)
         files.publish_kv()
         if self.names is not None:
+            from facedata.converters.class_names import write_class_names
+
             write_class_names(self._classes, self.names)
         files.publish_data()
         if len(labels) == 1:
@@ -239,33 +240,3 @@ def _expected_size(source: Source) -> int:
     size, count = source.size(), len(source)
     unused = _PAGE if size > _INLINE * count else size // max(count, 1)  # in the last page of a value, or in leaf pages
     return round_map_size(size + count * (unused + _NODE_AND_KEY) + (1 << 23))
-
-
-def create_sink(
-    path: str,
-    *,
-    datum: str = CAFFE,
-    keys: str = GENERATED,
-    name: str | None = None,
-    kv: str | None = None,
-    single_file: bool = False,
-    build_dir: str | None = None,
-    keep_undecodable: bool = False,
-) -> LmdbSink:
-    """A sink that writes the database `path`; see `LmdbSink`.
-
-    By default the key-label file lies beside it, ``msceleb_kv.txt`` beside ``msceleb.lmdb``, and generated keys begin
-    with the same name.
-    """
-    path = path.rstrip("/") or path
-    stem = stem_of(path)
-    return LmdbSink(
-        path,
-        stem + KV_SUFFIX if kv is None else kv,
-        os.path.basename(stem) if name is None else name,
-        datum,
-        keys,
-        single_file,
-        build_dir,
-        keep_undecodable,
-    )

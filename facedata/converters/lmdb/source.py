@@ -14,29 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import LARGEST_LABEL, LabelLines, read_label_lines
+from facedata.converters.lmdb import DATA, KV_SUFFIX, stem_of
 from facedata.converters.lmdb.database import DatabaseReader, Record, check_database, leaf_pages
 from facedata.converters.lmdb.datum import CAFFE, parse_datum
 from facedata.dataset import Sample, Source
 from facedata.errors import FormatError, SampleError
 from facedata.files import file_identity, open_regular
 
-__all__ = ["DATA", "KV_SUFFIX", "LmdbSource", "input_paths", "open_source", "stem_of"]
+__all__ = ["LmdbSource", "open_source"]
 
-DATA = "data.mdb"
-KV_SUFFIX = "_kv.txt"
-_EXTENSIONS = (".lmdb", ".mdb")
 _AT_ONCE = 4096
 _SAMPLED = 8
 _log = logging.getLogger(__name__)
-
-
-def stem_of(path: str) -> str:
-    """The path without the extension of a database: the names of the files beside it begin with it."""
-    path = os.path.abspath(path)
-    if os.path.basename(path) == DATA:
-        path = os.path.dirname(path)
-    root, extension = os.path.splitext(path)
-    return root if extension in _EXTENSIONS else path
 
 
 @dataclass(frozen=True)
@@ -267,9 +256,3 @@ def _split(path: str) -> tuple[str, str | None]:
         place = path.rfind("@", 0, place)
     kv = stem_of(path) + KV_SUFFIX
     return path, kv if os.path.isfile(kv) else None
-
-
-def input_paths(path: str) -> dict[str, bool]:
-    """The paths that ``PATH`` or ``PATH@KEY_LABEL_FILE`` may stand for."""
-    before, at, after = path.rpartition("@")
-    return {path: True} if not at or os.path.lexists(path) else {before: True, after: True}

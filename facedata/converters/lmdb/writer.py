@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
+from facedata.converters.lmdb import DATA
 from facedata.converters.lmdb.database import Meta, read_meta
 from facedata.converters.lmdb.encoder import Block
-from facedata.converters.lmdb.source import DATA
 from facedata.dataset import OrderedWriter
 from facedata.errors import FacedataError, InputError, OptionError, OutputError, OutputExistsError, output_error
 from facedata.files import free_bytes, temporary_name, write_fully

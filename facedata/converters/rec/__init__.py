@@ -7,27 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facedata.converters.rec.dialect import INSIGHTFACE
-from facedata.converters.rec.record_set import open_record_set
-from facedata.converters.rec.recordio import ImageRecord, RecordReader, encode_record
-from facedata.converters.rec.source import RecSource
 from facedata.dataset import Format, Source
 from facedata.errors import OptionError
 
 if TYPE_CHECKING:
     from facedata.converters.rec.sink import RecSink
 
-__all__ = [
-    "FORMAT",
-    "ImageRecord",
-    "RecSource",
-    "RecordReader",
-    "create_sink",
-    "encode_record",
-    "open_record_set",
-    "open_source",
-    "recognises",
-]
+__all__ = ["FORMAT", "create_sink", "open_source", "recognises"]
 
 
 def open_source(
@@ -40,6 +26,8 @@ def open_source(
     progress: Callable[[int, int], None] | None = None,
 ) -> Source:
     """Open a record set, as `open_record_set`; with the backend ``"mxnet"``, MXNet itself reads the records."""
+    from facedata.converters.rec.record_set import open_record_set
+
     if backend not in ("native", "mxnet"):
         raise OptionError(f"backend {backend}: expected 'native' or 'mxnet'")
     if backend == "mxnet":
@@ -59,10 +47,10 @@ def recognises(path: str) -> bool:
 
 
 def create_sink(
-    path: str, *, style: str = INSIGHTFACE, list_file: bool = False, keep_undecodable: bool = False
+    path: str, *, style: str = "insightface", list_file: bool = False, keep_undecodable: bool = False
 ) -> RecSink:
     """A sink that writes the folder `path`; see `RecSink`."""
-    from facedata.converters.rec.sink import RecSink  # most jobs only read this format
+    from facedata.converters.rec.sink import RecSink
 
     return RecSink(path, style, list_file, keep_undecodable)
 

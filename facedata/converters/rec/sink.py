@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.converters.class_names import CLASSES
-from facedata.converters.rec.dialect import INSIGHTFACE, PLAIN
-from facedata.converters.rec.recordio import MAGIC
+from facedata.converters.rec.recordio import INSIGHTFACE, MAGIC, PLAIN
 from facedata.converters.rec.writer import (
     BUILDING,
     BlockWriter,

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.rec.index import RecordIndex, damage_mark
 from facedata.converters.rec.recordio import (
     CHUNK_HEADER_SIZE,
     IMAGE_HEADER_SIZE,
@@ -21,8 +20,10 @@ from facedata.converters.rec.recordio import (
     MAGIC,
     MAGIC_BYTES,
     MAXIMUM_LENGTH,
+    RecordIndex,
     RecordReader,
     class_of,
+    damage_mark,
     unpack_image_record,
 )
 from facedata.dataset import Sample, Source

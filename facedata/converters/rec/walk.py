@@ -11,14 +11,16 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.rec.index import RecordIndex, damage_mark, in_key_order
 from facedata.converters.rec.recordio import (
     CHUNK_HEADER_SIZE,
     IMAGE_HEADER_SIZE,
     MAGIC,
     MAGIC_BYTES,
     MAXIMUM_LENGTH,
+    RecordIndex,
     RecordReader,
+    damage_mark,
+    in_key_order,
     padded,
     unpack_image_record,
 )

@@ -21,11 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.converters.class_names import CLASSES, write_class_names
-from facedata.converters.rec.dialect import INSIGHTFACE
-from facedata.converters.rec.index import write_index
 from facedata.converters.rec.recordio import (
     CHUNK_HEADER_SIZE,
     IMAGE_HEADER_SIZE,
+    INSIGHTFACE,
     LARGEST_LABEL,
     MAGIC,
     MAXIMUM_LENGTH,
@@ -33,6 +32,7 @@ from facedata.converters.rec.recordio import (
     encode_record,
     padded,
     unpack_image_record,
+    write_index,
 )
 from facedata.dataset import BlockEncoder, OrderedWriter, Sample
 from facedata.errors import FormatError, InputError, OptionError, OutputMismatchError, RefusedSampleError, output_error

@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 from lmdb_support import HEADER, datum_class
 from support import peak_bytes
 
-from facedata.converters.lmdb import LmdbSource, open_source, recognises
+from facedata.converters.lmdb import open_source, recognises
 from facedata.converters.lmdb.datum import LAYOUTS, MINIMAL, RAW, encode_datum
+from facedata.converters.lmdb.source import LmdbSource
 from facedata.dataset import Sample, Source, open_dataset
 from facedata.errors import (
     EmptyDatasetError,

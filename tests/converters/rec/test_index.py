@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import file_of
 
-from facedata.converters.rec.index import RecordIndex, read_index, write_index
+from facedata.converters.rec.recordio import RecordIndex, read_index, write_index
 from facedata.errors import FormatError, InputError, InputNotFoundError, OutputError
 
 LARGEST = (1 << 63) - 1

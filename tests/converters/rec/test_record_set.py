@@ -19,12 +19,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import RecordSetMaker, chunk, jpeg, raised_without_root
 
-from facedata.converters.rec import RecSource
-from facedata.converters.rec import record_set as record_set_module
-from facedata.converters.rec.dialect import INSIGHTFACE, PLAIN, find_dialect, float32_error
-from facedata.converters.rec.index import RecordIndex
-from facedata.converters.rec.record_set import find_record_files, open_record_set
-from facedata.converters.rec.recordio import ImageRecord, RecordReader, encode_record, pack_image_record
+from facedata.converters.rec.record_set import find_dialect, find_record_files, float32_error, open_record_set
+from facedata.converters.rec.recordio import (
+    INSIGHTFACE,
+    PLAIN,
+    ImageRecord,
+    RecordIndex,
+    RecordReader,
+    encode_record,
+    pack_image_record,
+)
+from facedata.converters.rec.source import RecSource
 from facedata.dataset import Sample
 from facedata.errors import EmptyDatasetError, FormatError, InputNotFoundError, SampleError
 
@@ -468,7 +473,7 @@ def test_a_rebuilt_index_is_saved_and_used_again(
 ) -> None:
     folder, cache, file = cached(record_set, tmp_path)
     expected = keys_and_labels(open_record_set(folder))
-    monkeypatch.setattr(record_set_module, "walk_records", lambda *_, **__: pytest.fail("walked again"))
+    monkeypatch.setattr("facedata.converters.rec.walk.walk_records", lambda *_, **__: pytest.fail("walked again"))
     source = open_record_set(folder, cache_folder=cache)
     assert keys_and_labels(source) == expected
     assert (source[:1].rebuilt, source.take(np.array([0])).rebuilt) == (None, None)

@@ -26,14 +26,15 @@ from support import MemorySource, RecordSetMaker, jpeg, peak_bytes, tree
 
 from facedata.converters.convert import plan_conversion, run_conversion
 from facedata.converters.rec import create_sink
-from facedata.converters.rec.dialect import INSIGHTFACE, PLAIN
-from facedata.converters.rec.index import read_index
 from facedata.converters.rec.record_set import open_record_set
 from facedata.converters.rec.recordio import (
+    INSIGHTFACE,
     LARGEST_LABEL,
     MAGIC_BYTES,
+    PLAIN,
     ImageRecord,
     RecordReader,
+    read_index,
     unpack_image_record,
 )
 from facedata.dataset import OrderedOutput, Sample, create_dataset

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from support import RecordSetMaker, chunk, file_of, jpeg, peak_bytes
 
 from facedata.converters.rec import source as source_module
-from facedata.converters.rec.index import RecordIndex
 from facedata.converters.rec.record_set import open_record_set
 from facedata.converters.rec.recordio import (
     MAGIC_BYTES,
     MAXIMUM_LENGTH,
+    RecordIndex,
     RecordReader,
     class_of,
     encode_record,
