@@ -24,8 +24,6 @@ class _SidesType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     name = "size"
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
         match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", str(value))
         if not match:
             self.fail(f"'{value}' is not a size, as 112 or 112x96 (height x width)", parameter, context)
@@ -40,8 +38,6 @@ class _NumbersType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
     def convert(
         self, value: Any, parameter: click.Parameter | None, context: click.Context | None
     ) -> tuple[float, ...]:
-        if isinstance(value, tuple):
-            return value
         try:
             return tuple(map(float, str(value).split(",")))
         except ValueError:

@@ -44,57 +44,35 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PackOptions:
-    """How a matrix is written.
-
-    Attributes
-    ----------
-    allow_zero : bool
-        Accept rows of zeros, which have no direction: normalised, they become NaN.
-    allow_nan : bool
-        Accept rows with NaN or infinity, such as ``extract-features --on-error nan`` writes.
-    limit : int, optional
-        Only the first rows.
-    overwrite : bool
-        Replace what exists.
-    dry_run : bool
-        Only check: all labels, and the header of the matrix; write nothing.
-    observer : callable, optional
-        Called with the bytes written and the total (0 if it is unknown).
-    stop : StopRequest, optional
-    """
+    """How a matrix is written."""
 
     allow_zero: bool = False
+    """Accept rows of zeros, which have no direction: normalised, they become NaN."""
     allow_nan: bool = False
+    """Accept rows with NaN or infinity, such as ``extract-features --on-error nan`` writes."""
     limit: int | None = None
+    """Write only the first rows."""
     overwrite: bool = False
     dry_run: bool = False
+    """Only check: all labels, and the header of the matrix; write nothing."""
     observer: Callable[[int, int], None] | None = None
+    """Called with the bytes written and the total (0 if it is unknown)."""
     stop: StopRequest | None = None
 
 
 @dataclass(frozen=True)
 class Packed:
-    """What was written, or would be.
-
-    Attributes
-    ----------
-    features, labels : str
-        The file of the matrix, and the ``.meta`` if there is one.
-    rows : int, optional
-        None if only reading the source shows it, and it was not read.
-    dimensions : int
-    dtype : str
-        The type in the source; what is written is float32.
-    classes : int, optional
-        Different labels other than -1, if there is a ``.meta``.
-    """
+    """What was written, or would be: the file of the matrix, and the ``.meta`` if there is one."""
 
     features: str
     labels: str | None
     rows: int | None
+    """None if only reading the source shows it, and it was not read."""
     dimensions: int
     dtype: str
+    """The type in the source; what is written is float32."""
     classes: int | None = None
+    """Different labels other than -1, if there is a ``.meta``."""
 
 
 def pack_features(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,6 @@ def test_labels_come_back_and_are_written_as_integers_a_line(expected: list[int]
 
 
 def npy(array: np.ndarray[Any, Any]) -> bytes:
-    import io
-
     data = io.BytesIO()
     np.save(data, array, allow_pickle=True)
     return data.getvalue()

@@ -41,22 +41,14 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """What is checked, and how closely.
-
-    Attributes
-    ----------
-    dimensions : int, optional
-        Values in a row; by default the size of the matrix divided by the lines of the labels.
-    k : int, optional
-        Check only files of neighbours of this k, the row itself counted; also how many neighbours of the sample are
-        searched.
-    sample : int
-        Rows whose neighbours are searched if no file has them; 0 for none, and no pairs either.
-    """
+    """What is checked, and how closely."""
 
     dimensions: int | None = None
+    """Values in a row; by default the size of the matrix divided by the lines of the labels."""
     k: int | None = None
+    """Check only files of this k, the row itself counted; also how many neighbours of the sample are searched."""
     sample: int = 2_000
+    """Rows whose neighbours are searched if no file has them; 0 for none, and no pairs either."""
 
 
 def set_names(root: StrPath) -> list[str]:

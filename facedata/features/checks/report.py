@@ -156,47 +156,30 @@ def _no_floats() -> Floats:
 
 @dataclass
 class SetReport:
-    """All that the checks found out about a set.
-
-    Attributes
-    ----------
-    name, path : str
-        The set, and its matrix.
-    rows, dimensions : int, optional
-        None if the matrix does not have a whole number of rows.
-    norms : Norms, optional
-    not_finite, zero : int
-        Rows.
-    duplicates : Duplicates, optional
-    classes : Classes, optional
-        None without labels.
-    keys : bool
-        Whether there is a file of keys.
-    neighbours : list of NeighbourFile
-    same_label : Share, optional
-        The figure for the quality of the features: from the first file of neighbours that has one, else from a sample.
-    same, other : Similarity, optional
-        Of pairs with the same label, and with different labels.
-    findings : list of Finding
-    row_norms, class_sizes, same_cosines, other_cosines : ndarray of shape (M,)
-        What a plot shows: the norms of the rows that are finite and not zero, and the cosines of the pairs.
-    """
+    """All that the checks found out about a set."""
 
     name: str
     path: str
+    """The matrix."""
     rows: int | None = None
     dimensions: int | None = None
+    """None, as `rows`, if the matrix does not have a whole number of rows."""
     norms: Norms | None = None
     not_finite: int = 0
     zero: int = 0
     duplicates: Duplicates | None = None
     classes: Classes | None = None
     keys: bool = False
+    """Whether there is a file of keys."""
     neighbours: list[NeighbourFile] = field(default_factory=list)
     same_label: Share | None = None
+    """The quality of the features: from the first file of neighbours that has it, else from a sample."""
     same: Similarity | None = None
     other: Similarity | None = None
+    """Of pairs with different labels; `same`, of pairs with the same label."""
     findings: list[Finding] = field(default_factory=list)
+
+    # what a plot shows, each of shape (M,): the norms of the rows that are finite and not zero, and cosines of pairs
     row_norms: Floats = field(default_factory=_no_floats)
     class_sizes: Integers = field(default_factory=lambda: np.empty(0, np.int64))
     same_cosines: Floats = field(default_factory=_no_floats)

@@ -51,37 +51,24 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class ExtractionOptions:
-    """How features are extracted.
-
-    Attributes
-    ----------
-    model : ModelOptions
-    preprocessing : Preprocessing
-    flip : bool
-        Add the embedding of the mirror image.
-    normalize : bool
-        Scale each row to length 1.
-    on_error : {'fail', 'skip', 'nan'}
-        If images fail: publish nothing; leave out their rows, labels and keys; or write rows of NaN.
-    unlabeled : bool
-        Write -1 for each label.
-    limit : int, optional
-        Use only the first so many images.
-    opening : mapping
-        Options of the source's format.
-    command_line : str
-        The command that resumes the job, for messages.
-    """
+    """How features are extracted."""
 
     model: ModelOptions
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     flip: bool = False
+    """Add the embedding of the mirror image."""
     normalize: bool = False
+    """Scale each row to length 1."""
     on_error: str = FAIL
+    """If images fail: ``"fail"`` publishes nothing, ``"skip"`` leaves out their rows, ``"nan"`` writes rows of NaN."""
     unlabeled: bool = False
+    """Write -1 for each label."""
     limit: int | None = None
+    """Use only the first so many images."""
     opening: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the source's format."""
     command_line: str = "the same command"
+    """The command that resumes the job, for messages."""
 
 
 @dataclass(frozen=True)

@@ -41,32 +41,21 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class NeighbourOptions:
-    """What is searched for, how, and what is written.
-
-    Attributes
-    ----------
-    k : int
-        Neighbours of each row, itself included; the format ``gcn`` holds k others.
-    method : Method
-    format : str
-        One of `FORMATS`.
-    output : str, optional
-        The file; by default in ``knns/NAME`` of the set, named as learn-to-cluster names it.
-    memory : int, optional
-        Bytes that the search may take; by default half of what is available. The result does not depend on it.
-    threads : int, optional
-        Cores to use; by default those that this process may use. The result does not depend on it either.
-    command_line : str
-        The command that resumes the job, for messages.
-    """
+    """What is searched for, how, and what is written; the result does not depend on memory and threads."""
 
     k: int = 80
+    """Neighbours of each row, itself included; the format ``gcn`` holds k others."""
     method: Method = field(default_factory=Method)
     format: str = "ltc"
+    """One of `FORMATS`."""
     output: str | None = None
+    """The file; by default in ``knns/NAME`` of the set, named as learn-to-cluster names it."""
     memory: int | None = None
+    """Bytes that the search may take; by default half of what is available."""
     threads: int | None = None
+    """Cores to use; by default those that this process may use."""
     command_line: str = ""
+    """The command that resumes the job, for messages."""
 
 
 class SearchThreads(ThreadPoolExecutor):

@@ -74,30 +74,17 @@ def import_faiss() -> Any:
 
 @dataclass(frozen=True)
 class Method:
-    """How neighbours are searched for.
-
-    Attributes
-    ----------
-    name : {'exact', 'ivf', 'hnsw'}
-        ``ivf`` looks through inverted lists, ``hnsw`` through a graph.
-    device : {'cpu', 'cuda'}
-    nlist, nprobe : int, optional
-        For ivf: the number of lists, and how many of them are searched for each row; by default four times the square
-        root of the number of rows, and 128 as in learn-to-cluster.
-    ef : int, optional
-        For hnsw: how many candidates are kept during a search; by default twice k, at least 160.
-
-    Raises
-    ------
-    OptionError
-        If there is no such method, or an option does not apply to it.
-    """
+    """How neighbours are searched for; raises `OptionError` if there is no such method, or an option does not apply."""
 
     name: str = EXACT
+    """``"exact"``, ``"ivf"`` (through inverted lists) or ``"hnsw"`` (through a graph)."""
     device: str = CPU
     nlist: int | None = None
+    """For ivf, the number of lists; by default four times the square root of the number of rows."""
     nprobe: int | None = None
+    """For ivf, how many lists are searched for each row; by default 128, as in learn-to-cluster."""
     ef: int | None = None
+    """For hnsw, how many candidates are kept during a search; by default twice k, at least 160."""
 
     def __post_init__(self) -> None:
         if (self.name, self.device) not in _NAMES:
