@@ -64,8 +64,6 @@ class Served:
         A wrong ``Content-Range``.
     silent : bool
         Accept the request and never answer.
-    slow_head : bool
-        Send the headers byte by byte, without an end.
     on_request : callable, optional
         Called with each request before it is answered.
     """
@@ -83,7 +81,6 @@ class Served:
     headers: dict[str, str] = field(default_factory=dict)
     content_range: str | None = None
     silent: bool = False
-    slow_head: bool = False
     on_request: Callable[[Asked], object] | None = None
 
     asked: list[Asked] = field(default_factory=list)
@@ -252,8 +249,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        del body
+        self.rfile.read(int(self.headers.get("content-length", 0)))
         path = self.path.partition("?")[0] if self.path not in self.server.owner.served else self.path
         served = self.server.owner.served.get(path)
         if served is None:
@@ -282,10 +278,6 @@ class _Handler(BaseHTTPRequestHandler):
         if served.silent:
             self.server.owner.closing.wait(60)
             self.close_connection = True
-        elif served.slow_head:
-            self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
-            while not self.server.owner.closing.wait(0.05):
-                self.wfile.write(b"x")
         elif served.location is not None:
             self._head(302, {"Location": served.location, "Content-Length": "0", **served.headers})
         elif status != 200:
@@ -353,13 +345,9 @@ class _Handler(BaseHTTPRequestHandler):
                 break
         if cut_at is not None:
             self.wfile.flush()
-            self._reset()
+            time.sleep(0.005)  # let the client receive what was sent
+            self.close_connection = True
+            with suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
         elif served.chunked:
             self.wfile.write(b"0\r\n\r\n")
-
-    def _reset(self) -> None:
-        """Let the client receive what was sent, then close the connection."""
-        time.sleep(0.005)
-        self.close_connection = True
-        with suppress(OSError):
-            self.connection.shutdown(socket.SHUT_RDWR)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -99,7 +98,16 @@ def _show(extraction: Extraction) -> None:
 
 def _show_plan(plan: list[tuple[Archive, Extraction | None]], overwrite: bool, as_json: bool) -> None:
     if as_json:
-        archives = [_as_json(archive, before is not None and not overwrite) for archive, before in plan]
+        archives = [
+            {
+                "archive": archive.name,
+                "kind": archive.kind,
+                "parts": [str(part) for part in archive.parts],
+                "bytes": archive.size,
+                "done_before": before is not None and not overwrite,
+            }
+            for archive, before in plan
+        ]
         options.print_json({"dry_run": True, "archives": archives})
         return
     for archive, before in plan:
@@ -109,13 +117,3 @@ def _show_plan(plan: list[tuple[Archive, Extraction | None]], overwrite: bool, a
             click.echo("".join(f"  {part}\n" for part in archive.parts), nl=False)
         if before is not None and not overwrite:
             click.echo("  already unpacked; nothing to do")
-
-
-def _as_json(archive: Archive, done_before: bool) -> Mapping[str, Any]:
-    return {
-        "archive": archive.name,
-        "kind": archive.kind,
-        "parts": [str(part) for part in archive.parts],
-        "bytes": archive.size,
-        "done_before": done_before,
-    }
