@@ -20,7 +20,7 @@ from facedata.errors import FormatError, InputError
 from facedata.files import open_regular, opened_regular
 from facedata.images import LARGEST_IMAGE
 
-__all__ = ["DatabaseReader", "Meta", "Record", "begins_like_lmdb", "check_database", "leaf_pages", "read_meta"]
+__all__ = ["DatabaseReader", "Meta", "Record", "begins_like_lmdb", "leaf_pages", "read_meta"]
 
 _PAGE_HEADER = 16
 _MAGIC = 0xBEEFC0DE
@@ -50,10 +50,8 @@ class Meta(NamedTuple):
 
     Attributes
     ----------
-    page_size : int
-        In bytes.
-    map_size : int
-        Bytes that the file may grow to before the map has to be enlarged.
+    page_size, map_size : int
+        In bytes; the file may grow to the second before the map has to be enlarged.
     last_page : int
         The number of the last page in use.
     transaction : int
@@ -79,18 +77,7 @@ class Meta(NamedTuple):
 
 
 class Record(NamedTuple):
-    """One record.
-
-    Attributes
-    ----------
-    key : bytes or None
-        None if it cannot be read.
-    value : bytes-like or None
-    size : int
-        Bytes of the value.
-    problem : str
-        Why there is no value.
-    """
+    """A record; its key or its value is None if it cannot be read for the reason `problem`. `size` is in bytes."""
 
     key: bytes | None
     value: bytes | memoryview | None
@@ -99,23 +86,12 @@ class Record(NamedTuple):
 
 
 class _Node(NamedTuple):
-    """An entry of a page; `begin` is where its key begins in the page."""
+    """An entry of a page: where its key begins and ends; `number` is the size of its value, or the page below."""
 
-    low: int
-    high: int
-    flags: int
-    key_size: int
     begin: int
-
-    @property
-    def size(self) -> int:
-        """In a leaf page, the bytes of the value."""
-        return self.low | self.high << 16
-
-    @property
-    def child(self) -> int:
-        """In a branch page, the number of the page below."""
-        return self.low | self.high << 16 | self.flags << 32
+    end: int
+    flags: int
+    number: int
 
 
 class _Page(NamedTuple):
@@ -189,27 +165,6 @@ def _read_meta_page(descriptor: int, offset: int, path: str) -> Meta:
     root, free_root = (-1 if number == _NONE else number for number in (root, free_root))
     used_pages = 2 + sum(trees[10:13])
     return Meta(page_size, map_size, last_page, transaction, records, root, free_root, flags, used_pages)
-
-
-def check_database(path: str) -> Meta:
-    """Read the meta page of a database that should hold images.
-
-    Raises
-    ------
-    FormatError
-        If it is corrupt, empty or of an unusual kind.
-    InputError
-        If it cannot be read.
-    """
-    meta = read_meta(path)
-    if meta.records == 0 or meta.root < 0:
-        raise FormatError(f"{path}: the database is empty; expected records with images")
-    if meta.flags:
-        raise FormatError(
-            f"{path}: the database is of an unusual kind (flags {meta.flags:#x}: DUPSORT or another order of keys); "
-            "expected one image for each key"
-        )
-    return meta
 
 
 def leaf_pages(path: str, meta: Meta) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -299,9 +254,9 @@ class DatabaseReader:
             node = _node_at(leaf.data, leaf.nodes[place])
             if node.flags & _NOT_PLAIN:
                 return Record(key, None, problem="is a database inside the database; expected an image")
-            if node.size > _LARGEST_VALUE:
-                return Record(key, None, problem=f"has {node.size:,} bytes, more than any image of a face")
-            return Record(key, self._pages.value(leaf.data, node) if value else None, node.size)
+            if node.number > _LARGEST_VALUE:
+                return Record(key, None, problem=f"has {node.number:,} bytes, more than any image of a face")
+            return Record(key, self._pages.value(leaf.data, node) if value else None, node.number)
         except _CorruptPageError:
             return Record(key, None, problem="its value lies outside of the file, or its page is corrupt")
         except OSError as error:
@@ -319,7 +274,7 @@ class DatabaseReader:
                 break
             # the first key of a branch page stands for everything before the second
             place = max(bisect_right(page.keys, key, 1) - 1, 0)
-            number = _node_at(page.data, page.nodes[place]).child
+            number = _node_at(page.data, page.nodes[place], branch=True).number
         raise _CorruptPageError
 
     def _cache(self, number: int, page: _Page) -> _Page:
@@ -371,11 +326,11 @@ class _Pages:
             if page.is_leaf:
                 yield number, page
             else:
-                waiting += [(_node_at(page.data, node).child, depth + 1) for node in reversed(page.nodes)]
+                waiting += [(_node_at(page.data, node, branch=True).number, depth + 1) for node in reversed(page.nodes)]
 
     def value(self, data: bytes, node: _Node) -> bytes | memoryview:
         """The value of a node: in its page, or on overflow pages of its own."""
-        begin, size = node.begin + node.key_size, node.size
+        begin, size = node.end, node.number
         if not node.flags & _ON_OVERFLOW_PAGES:
             if begin + size > len(data):
                 raise _CorruptPageError
@@ -397,8 +352,7 @@ class _Pages:
                 for place in page.nodes:
                     node = _node_at(page.data, place)
                     if not node.flags & _ON_OVERFLOW_PAGES:  # a list may be cut off at the end of its page
-                        size = min(node.size, len(page.data) - node.begin - node.key_size)
-                        node = node._replace(low=size & 0xFFFF, high=size >> 16)
+                        node = node._replace(number=min(node.number, len(page.data) - node.end))
                     numbers = self.value(page.data, node)[: _MOST_UNWRITTEN * _NUMBER.size]
                     if len(numbers) >= _NUMBER.size:  # their count stands first
                         count = min(_NUMBER.unpack_from(numbers)[0], len(numbers) // _NUMBER.size - 1)
@@ -407,11 +361,12 @@ class _Pages:
             return
 
 
-def _node_at(data: bytes, place: int) -> _Node:
-    """The node at `place` of a page."""
+def _node_at(data: bytes, place: int, *, branch: bool = False) -> _Node:
     if place + _NODE.size > len(data):
         raise _CorruptPageError
     low, high, flags, key_size = _NODE.unpack_from(data, place)
-    if place + _NODE.size + key_size > len(data):
+    begin = place + _NODE.size
+    if begin + key_size > len(data):
         raise _CorruptPageError
-    return _Node(low, high, flags, key_size, place + _NODE.size)
+    # in a branch page, which has no flags, the number is 16 bits longer
+    return _Node(begin, begin + key_size, 0 if branch else flags, low | high << 16 | (flags << 32 if branch else 0))

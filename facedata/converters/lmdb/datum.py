@@ -62,16 +62,8 @@ class Datum(NamedTuple):
 def encode_datum(sample: Sample, layout: str = CAFFE) -> bytes:
     """Encode a sample as a value, as protobuf does.
 
-    Parameters
-    ----------
-    sample : Sample
-        Its label is from 0 to `facedata.columns.LARGEST_LABEL`.
-    layout : str
-
-    Returns
-    -------
-    bytes
-        In the layout `caffe`, without the three sizes if the header of the image does not give them.
+    The label is from 0 to `facedata.columns.LARGEST_LABEL`. If the header of the image does not give height, width and
+    channels, these are left out.
     """
     return b"".join(datum_parts(sample, layout))
 
@@ -84,8 +76,9 @@ def datum_parts(sample: Sample, layout: str = CAFFE) -> tuple[bytes, ...]:
     if layout == MINIMAL:
         return _length_prefix(_MINIMAL_DATA, len(image)), image
     end = _label_and_encoded(sample.label)
-    if sample.landmarks is not None:
-        end += _encode_landmarks(sample.landmarks)
+    if sample.landmarks is not None:  # a field for each number, as protobuf 2 writes a repeated field
+        data = np.ascontiguousarray(sample.landmarks, "<f4").tobytes()
+        end += b"".join(_varint(_LANDMARK) + data[place : place + 4] for place in range(0, len(data), 4))
     return _encode_size(image_size(image)), _length_prefix(_DATA, len(image)), image, end
 
 
@@ -108,19 +101,12 @@ def _encode_size(size: tuple[int, int, int] | None) -> bytes:
     if size is None:
         return b""
     height, width, channels = size
-    fields = ((_CHANNELS, channels), (_HEIGHT, height), (_WIDTH, width))
-    return b"".join(_varint(tag) + _varint(value) for tag, value in fields)
+    return b"".join(map(_varint, (_CHANNELS, channels, _HEIGHT, height, _WIDTH, width)))
 
 
 @lru_cache(1 << 10)
 def _label_and_encoded(label: int) -> bytes:
-    return _varint(_LABEL) + _varint(label) + _varint(_ENCODED) + b"\x01"
-
-
-def _encode_landmarks(landmarks: NDArray[np.float32]) -> bytes:
-    """One field for each number, as protobuf 2 writes a repeated field."""
-    data = np.ascontiguousarray(landmarks, "<f4").tobytes()
-    return b"".join(_varint(_LANDMARK) + data[place : place + 4] for place in range(0, len(data), 4))
+    return b"".join(map(_varint, (_LABEL, label, _ENCODED, 1)))
 
 
 def parse_datum(value: bytes | memoryview) -> Datum:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -15,25 +14,10 @@ from facedata.errors import RefusedSampleError
 from facedata.images import known_extension
 from facedata.jobs.buffers import BlockBuffer, ProcessAddress, SharedBuffer
 
-__all__ = ["LONGEST_KEY", "Block", "LmdbEncoder", "Records", "key_problem"]
+__all__ = ["LONGEST_KEY", "Block", "LmdbEncoder", "key_problem"]
 
 LONGEST_KEY = 511
 """In bytes: LMDB's own limit."""
-
-
-class Records(NamedTuple):
-    """The content of a block.
-
-    Attributes
-    ----------
-    records : sequence of (bytes, memoryview)
-        Key and value of each record, the keys ascending.
-    kv : memoryview
-        The lines of the key-label file, in the order of the samples.
-    """
-
-    records: Sequence[tuple[bytes, memoryview]]
-    kv: memoryview
 
 
 @dataclass(frozen=True)
@@ -55,15 +39,18 @@ class Block:
     records: int
     ends: Mapping[str, int]
 
-    def unpack(self, into: memoryview) -> Records:
-        """Move the data, which can be done once, into memory of at least ``data.size`` bytes."""
+    def unpack(self, into: memoryview) -> tuple[Sequence[tuple[bytes, memoryview]], memoryview]:
+        """Move the data, which can be done once, into memory of at least ``data.size`` bytes.
+
+        Returns key and value of each record, the keys ascending, and the lines of the key-label file.
+        """
         self.data.take(into)
         ends = self.ends
         keys = bytes(into[ends["values"] : ends["keys"]]).split(b"\n")
         begins, sizes = np.frombuffer(into[ends["keys"] : ends["table"]], np.int64).reshape(2, -1).tolist()
         values = [into[begin : begin + size] for begin, size in zip(begins, sizes, strict=True)]
         records = list(zip(keys, values, strict=True)) if self.records else []
-        return Records(records, into[ends["table"] : ends["kv"]])
+        return records, into[ends["table"] : ends["kv"]]
 
 
 class LmdbEncoder(BlockEncoder):

@@ -42,10 +42,8 @@ class LmdbSink(Sink, OrderedOutput):
 
     Attributes
     ----------
-    path : str
-        The database, a folder or with `single_file` a file.
-    kv : str
-        The key-label file.
+    path, kv : str
+        The database, a folder or with `single_file` a file; the key-label file.
     name : str
         The beginning of generated keys.
     datum : str
@@ -148,23 +146,23 @@ class LmdbSink(Sink, OrderedOutput):
                 f"{self.path}: its keys would begin with '{self.name}', like its file name",
             )
         else:
-            self._refuse_keys(source)
-        map_size = self.map_size or _expected_size(source)
+            keys = source.keys()
+            while block := list(islice(keys, _KEYS_AT_A_TIME)):
+                for key in block if self.keys == PATH else ():
+                    if "/" not in key or key.startswith("/"):
+                        raise OptionError(
+                            f"--keys path: the source's key {key[:80]!r} is not a relative path (folder/file); give "
+                            "--keys source or generated"
+                        )
+                joined = "\n".join(block)  # a quick check of all, which leaves few blocks to be checked key by key
+                if not (joined.isascii() and max(map(len, block)) <= LONGEST_KEY and joined.split() == block):
+                    for key in block:
+                        _refuse_key(key, f"--keys {self.keys}: {key[:80]!r}")
+        # estimated too large rather than too small: a large map costs nothing
+        size, count = source.size(), len(source)
+        unused = _PAGE if size > _INLINE * count else size // max(count, 1)  # in the last page of a value, or a leaf
+        map_size = self.map_size or round_map_size(size + count * (unused + _NODE_AND_KEY) + (1 << 23))
         return replace(self, map_size=map_size, names=source.class_names()), None
-
-    def _refuse_keys(self, source: Source) -> None:
-        keys = source.keys()
-        while block := list(islice(keys, _KEYS_AT_A_TIME)):
-            for key in block if self.keys == PATH else ():
-                if "/" not in key or key.startswith("/"):
-                    raise OptionError(
-                        f"--keys path: the source's key {key[:80]!r} is not a relative path (folder/file); give --keys "
-                        "source or generated"
-                    )
-            joined = "\n".join(block)  # a quick check of all, which leaves few blocks to be checked key by key
-            if not (joined.isascii() and max(map(len, block)) <= LONGEST_KEY and joined.split() == block):
-                for key in block:
-                    _refuse_key(key, f"--keys {self.keys}: {key[:80]!r}")
 
     def owns(self, name: str) -> bool:
         """Whether an entry of the root is the database, LMDB's lock, or the folder of the build."""
@@ -233,10 +231,3 @@ class LmdbSink(Sink, OrderedOutput):
 def _refuse_key(key: str, what: str) -> None:
     if (problem := key_problem(key)) is not None:
         raise OptionError(f"{what}: {problem}; give --keys generated, and a short --output without spaces")
-
-
-def _expected_size(source: Source) -> int:
-    """The bytes of the database, estimated too large rather than too small: a large map costs nothing."""
-    size, count = source.size(), len(source)
-    unused = _PAGE if size > _INLINE * count else size // max(count, 1)  # in the last page of a value, or in leaf pages
-    return round_map_size(size + count * (unused + _NODE_AND_KEY) + (1 << 23))

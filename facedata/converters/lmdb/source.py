@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from facedata.columns import LARGEST_LABEL, LabelLines, read_label_lines
 from facedata.converters.lmdb import DATA, KV_SUFFIX, stem_of
-from facedata.converters.lmdb.database import DatabaseReader, Record, check_database, leaf_pages
+from facedata.converters.lmdb.database import DatabaseReader, Record, leaf_pages, read_meta
 from facedata.converters.lmdb.datum import CAFFE, parse_datum
 from facedata.dataset import Sample, Source
 from facedata.errors import FormatError, SampleError
@@ -34,10 +34,8 @@ class StoredOrder:
 
     Attributes
     ----------
-    pages : ndarray of shape (L,), int64
-        The leaf pages of the records.
-    ends : ndarray of shape (L,), int64
-        The number of records of the database up to the end of each of these pages.
+    pages, ends : ndarray of shape (L,), int64
+        The leaf pages of the records, and the number of records of the database up to the end of each.
     begin : int
         The number of records before the first of these pages.
     positions : range or ndarray of shape (N,), int64
@@ -90,10 +88,8 @@ class LmdbSource(Source):
     order : LabelLines or StoredOrder
         The lines of the key-label file, which decide records, order and labels, whatever label a record itself has.
         Without such a file, all records in the order of their keys.
-    file_identity : mapping
-        Size and sampled digest of the data file.
-    kv_identity : mapping, optional
-        The same of the key-label file.
+    file_identity, kv_identity : mapping
+        Size and sampled digest of the data file, and of the key-label file if there is one.
     records : int
         Their number in the database.
     """
@@ -215,7 +211,14 @@ def open_source(path: str) -> LmdbSource:
     """
     path, kv = _split(path)
     data = os.path.join(path, DATA) if os.path.isdir(path) else path
-    meta = check_database(data)
+    meta = read_meta(data)
+    if meta.records == 0 or meta.root < 0:
+        raise FormatError(f"{data}: the database is empty; expected records with images")
+    if meta.flags:
+        raise FormatError(
+            f"{data}: the database is of an unusual kind (flags {meta.flags:#x}: DUPSORT or another order of keys); "
+            "expected one image for each key"
+        )
     identity = file_identity(data)
     if kv is not None:
         lines = read_label_lines(kv, "key")

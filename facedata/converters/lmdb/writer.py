@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import Any
 
 from facedata.converters.lmdb import DATA
-from facedata.converters.lmdb.database import Meta, read_meta
+from facedata.converters.lmdb.database import read_meta
 from facedata.converters.lmdb.encoder import Block
 from facedata.dataset import OrderedWriter
 from facedata.errors import FacedataError, InputError, OptionError, OutputError, OutputExistsError, output_error
-from facedata.files import free_bytes, temporary_name, write_fully
+from facedata.files import atomic_writer, free_bytes, write_fully
 
 __all__ = ["BUILDING", "BuildFiles", "LmdbWriter", "round_map_size"]
 
@@ -39,14 +39,10 @@ class BuildFiles:
 
     Attributes
     ----------
-    folder : str
-        Of the files being built.
-    data_folder : str
-        Of the database alone, which may have to be on another file system.
-    target : str
-        The data file that readers open.
-    kv_target : str
-        The key-label file.
+    folder, data_folder : str
+        Where the files are built; the database alone may have to be on another file system.
+    target, kv_target : str
+        The data file and the key-label file that readers open.
     """
 
     folder: str
@@ -76,10 +72,6 @@ class BuildFiles:
         """The key-label file, published or not."""
         return self.kv if os.path.exists(self.kv) else self.kv_target
 
-    def publishing_has_begun(self) -> bool:
-        """Whether a file is published, so that there is nothing more to write."""
-        return not (os.path.exists(self.kv) and os.path.exists(self.data))
-
     def make_folders(self) -> None:
         """Make the folders that are missing."""
         for folder in (self.folder, self.data_folder):
@@ -93,9 +85,8 @@ class BuildFiles:
 
     def write_pending(self, entry: Mapping[str, Any]) -> None:
         """Note the journal entry of the commit that follows."""
-        with open(f"{self._pending}.new", "w") as file:
-            json.dump(entry, file)
-        os.replace(f"{self._pending}.new", self._pending)
+        with atomic_writer(self._pending, sync=False) as file:
+            file.write(json.dumps(entry).encode())
 
     def read_pending(self) -> dict[str, Any] | None:
         """The journal entry that was noted last, with ``shard`` and, in ``end``, ``transaction`` and ``kv``."""
@@ -121,67 +112,45 @@ class BuildFiles:
             _move(self.data, self.target)
             return
 
-        def compact(temporary: str) -> None:
-            import lmdb
+        import lmdb
 
+        try:
             with (
-                open(temporary, "wb") as file,
-                _lmdb_errors(temporary, lambda: meta.used_pages * meta.page_size),
+                atomic_writer(self.target) as file,
+                _lmdb_errors(self.target, lambda: meta.used_pages * meta.page_size),
                 lmdb.open(os.fsencode(self.data), subdir=False, readonly=True, lock=False, create=False) as environment,
             ):
                 environment.copyfd(file.fileno(), compact=True)
-
-        _replace(self.target, compact)
+        except FacedataError:
+            raise
+        except OSError as error:
+            raise output_error(error, self.target) from error
 
 
 def _move(source: str, target: str) -> None:
     """Rename, or copy if the target is on another file system; the bytes are on the disk before the name is."""
     try:
-        _sync(source)
-        try:  # a link replaces nothing: the job removed what it may replace when it began
-            os.link(source, target)
-            os.unlink(source)
-        except FileExistsError as error:
-            if not os.path.samefile(source, target):  # else a run was killed right after the link
-                raise OutputExistsError(
-                    f"{target}: appeared while this job was running, and is left as it is; was another job given the "
-                    "same name? Move it away and run the same command again"
-                ) from error
-            os.unlink(source)
-        except OSError as error:
-            if error.errno == errno.EXDEV:
-                raise
-            os.replace(source, target)  # a file system without hard links
+        with open(source, "rb") as file:
+            os.fsync(file.fileno())
+            try:  # a link replaces nothing: the job removed what it may replace when it began
+                os.link(source, target)
+            except FileExistsError as error:
+                if not os.path.samefile(source, target):  # else a run was killed right after the link
+                    raise OutputExistsError(
+                        f"{target}: appeared while this job was running, and is left as it is; was another job given "
+                        "the same name? Move it away and run the same command again"
+                    ) from error
+            except OSError as error:
+                if error.errno != errno.EXDEV:  # a file system without hard links
+                    os.replace(source, target)
+                    return
+                with atomic_writer(target) as copy:
+                    shutil.copyfileobj(file, copy, _MEGABYTE)
+        os.unlink(source)
     except FacedataError:
         raise
     except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise output_error(error, target) from error
-        _replace(target, lambda temporary: shutil.copyfile(source, temporary))
-        os.unlink(source)
-
-
-def _replace(target: str, write: Callable[[str], object]) -> None:
-    """Have a file written under a temporary name, which then becomes `target`."""
-    temporary = temporary_name(target)
-    try:
-        write(temporary)
-        _sync(temporary)
-        os.replace(temporary, target)
-    except BaseException as error:
-        with suppress(OSError):
-            os.unlink(temporary)
-        if isinstance(error, OSError) and not isinstance(error, FacedataError):
-            raise output_error(error, target) from error
-        raise
-
-
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        raise output_error(error, target) from error
 
 
 @contextmanager
@@ -257,7 +226,10 @@ class LmdbWriter(OrderedWriter):
         return transaction == int(end["transaction"]) and kv >= int(end["kv"])
 
     def __enter__(self) -> LmdbWriter:
-        if not self._agrees or (self.done > 0 and self.files.publishing_has_begun()):
+        # a file that is published, and nothing more to write
+        if not self._agrees or (
+            self.done > 0 and not (os.path.exists(self.files.kv) and os.path.exists(self.files.data))
+        ):
             return self
         try:
             if self.done == 0:
@@ -269,7 +241,9 @@ class LmdbWriter(OrderedWriter):
             if self.done:
                 meta = read_meta(self.files.data)
                 self._map_size = max(self._map_size, meta.map_size)
-                _cut_after_last_page(self.files.data, meta)
+                end = (meta.last_page + 1) * meta.page_size
+                if os.path.getsize(self.files.data) > end:  # what a transaction wrote that was not committed
+                    os.truncate(self.files.data, end)
             with self._errors():
                 self._open()
             self._close()
@@ -381,10 +355,3 @@ class LmdbWriter(OrderedWriter):
 
     def _errors(self) -> Any:
         return _lmdb_errors(self.files.data, lambda: 2 * self._value_bytes())
-
-
-def _cut_after_last_page(path: str, meta: Meta) -> None:
-    """Remove what a transaction wrote that was not committed."""
-    end = (meta.last_page + 1) * meta.page_size
-    if os.path.getsize(path) > end:
-        os.truncate(path, end)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from facedata.errors import FormatError, InputError, input_error
@@ -55,9 +54,7 @@ class TarReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._descriptor)
 
     def take(self, offset: int, length: int) -> bytes:
@@ -71,17 +68,12 @@ class TarReader:
             If it cannot be read.
         """
         begin = offset - self._base
-        end = begin + length
-        if begin < 0 or end > len(self._window):
-            self._load(offset, length)
-            begin, end = 0, length
-        return self._window[begin:end]
-
-    def _load(self, offset: int, length: int) -> None:
-        """Read the bytes and more after them: the more, the less of the last window was skipped."""
+        if begin >= 0 and begin + length <= len(self._window):
+            return self._window[begin : begin + length]
         if offset + length > self.size:
             raise FormatError(f"byte {offset}: the file ends at byte {self.size}: it is truncated")
-        in_order = 0 <= offset - self._base <= len(self._window) + _SMALL_WINDOW
+        # the less of the last window was skipped, the more is read
+        in_order = 0 <= begin <= len(self._window) + _SMALL_WINDOW
         self._ahead = min(2 * self._ahead, _LARGE_WINDOW) if in_order else _SMALL_WINDOW
         try:
             window = read_exactly(self._descriptor, max(length, self._ahead), offset)
@@ -93,6 +85,7 @@ class TarReader:
         if len(window) < length:
             raise InputError(f"{self.path}: became shorter while it was being read")
         self._base, self._window = offset, window
+        return window[:length]
 
 
 def walk_members(reader: TarReader) -> Iterator[Member]:
@@ -116,7 +109,15 @@ def walk_members(reader: TarReader) -> Iterator[Member]:
             raise FormatError(f"{reader.path}: {error}{_advice(reader, at)}") from None
         name, kind, length, offset = heading
         if kind == END:
-            _warn_about_rest(reader, at)
+            rest = reader.take(at, min(size - at, _SMALL_WINDOW))
+            if more := rest.lstrip(b"\0"):
+                _log.warning(
+                    "%s: the archive ends at byte %d; the data from byte %d on is not read, as by tar itself; if "
+                    "archives were joined with cat, keep them as separate files",
+                    reader.path,
+                    at,
+                    (at + len(rest) - len(more)) // BLOCK * BLOCK,
+                )
             return
         if kind not in FILE or name[:1] == b"/" or b".." in name:
             _check_member(reader.path, heading, at)
@@ -130,19 +131,6 @@ def walk_members(reader: TarReader) -> Iterator[Member]:
             yield Member(name, at, offset, length)
         at = end
     _log.warning("%s: ends without the blocks of zeros that end an archive: members may be missing", reader.path)
-
-
-def _warn_about_rest(reader: TarReader, end: int) -> None:
-    rest = reader.take(end, min(reader.size - end, _SMALL_WINDOW))
-    more = len(rest) - len(rest.lstrip(b"\0"))
-    if more < len(rest):
-        _log.warning(
-            "%s: the archive ends at byte %d; the data from byte %d on is not read, as by tar itself; if archives were "
-            "joined with cat, keep them as separate files",
-            reader.path,
-            end,
-            (end + more) // BLOCK * BLOCK,
-        )
 
 
 def _advice(reader: TarReader, at: int) -> str:

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from facedata.converters.class_names import CLASSES, write_class_names
-from facedata.converters.webdataset.names import COMPRESSED, NumberedNames, parse_numbered
+from facedata.converters.webdataset.source import COMPRESSED, NumberedNames, parse_numbered
 from facedata.dataset import Sample, Sink, Source
 from facedata.errors import OptionError, OutputError
 from facedata.files import atomic_writer, remove_stale_temporaries
@@ -83,16 +82,18 @@ class WebDatasetSink(Sink):
         """Cut the samples into tars, by their sizes as the source knows them."""
         digits = max(_DIGITS, len(str(len(source))))
         fitted = replace(self, digits=digits, class_names=source.class_names())
-        return fitted, self._ends(source)
-
-    def _ends(self, source: Source) -> tuple[int, ...]:
-        samples = len(source)
-        size = _SHARD_SIZE if self.shard_size is None and self.shard_samples is None else self.shard_size
-        if size is None:
-            most = self.shard_samples or max(samples, 1)
-            return (*range(most, samples, most), samples)
-        limit = max(size - len(end_of_archive(0)), 1)
-        return cut_by_size(_sizes_in_tar(source), limit, self.shard_samples)
+        if self.shard_size is None and self.shard_samples is not None:
+            return fitted, (*range(self.shard_samples, len(source), self.shard_samples), len(source))
+        # about how many bytes each sample takes in a tar: its members with their headers, padded
+        some = np.unique(np.linspace(0, max(len(source) - 1, 0), _SAMPLED).astype(np.int64))[: len(source)]
+        # no source says in advance whether it has landmarks
+        others = 1 if all(map(_is_number, source.take(some).keys())) else 2
+        sizes = np.minimum(source.sizes(), LARGEST_IMAGE).astype(np.int32, copy=False)
+        sizes += BLOCK - 1
+        sizes &= -BLOCK
+        sizes += BLOCK + others * _SMALL_MEMBER
+        limit = max((self.shard_size or _SHARD_SIZE) - len(end_of_archive(0)), 1)
+        return fitted, cut_by_size(sizes, limit, self.shard_samples)
 
     def owns(self, name: str) -> bool:
         """Whether an entry of the root is named as its tars, or is the file of the class names."""
@@ -129,18 +130,6 @@ class WebDatasetSink(Sink):
         return {"tars": shards}
 
 
-def _sizes_in_tar(source: Source) -> NDArray[np.int32]:
-    """About how many bytes each sample takes in a tar: its members with their headers, padded."""
-    some = np.unique(np.linspace(0, max(len(source) - 1, 0), _SAMPLED).astype(np.int64))[: len(source)]
-    # no source says in advance whether it has landmarks
-    others = 1 if all(map(_is_number, source.take(some).keys())) else 2
-    sizes = np.minimum(source.sizes(), LARGEST_IMAGE).astype(np.int32, copy=False)
-    sizes += BLOCK - 1
-    sizes &= -BLOCK
-    sizes += BLOCK + others * _SMALL_MEMBER
-    return sizes
-
-
 class _TarWriter:
     """Writes the members of one tar, in large pieces, because many small writes are slow."""
 
@@ -158,7 +147,11 @@ class _TarWriter:
         self._add(f"{name}.{extension}", image)
         self._add(f"{name}.cls", b"%d" % sample.label)
         if sample.landmarks is not None or not _is_number(sample.key):
-            self._add(f"{name}.json", _describe(sample))
+            value: dict[str, Any] = {"key": sample.key}
+            if sample.landmarks is not None and np.isfinite(sample.landmarks).all():
+                value["landmarks"] = sample.landmarks.tolist()
+            text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+            self._add(f"{name}.json", text.encode())
         if self._gathered >= _AT_ONCE:
             self._flush()
 
@@ -181,49 +174,25 @@ def _is_number(key: str) -> bool:
     return key.isascii() and key.isdigit()
 
 
-def _describe(sample: Sample) -> bytes:
-    """The ``.json`` of a sample: its key, and its landmarks if all are finite."""
-    value: dict[str, Any] = {"key": sample.key}
-    if sample.landmarks is not None and np.isfinite(sample.landmarks).all():
-        value["landmarks"] = sample.landmarks.tolist()
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
 def create_sink(
     path: str, *, shard_size: int | None = None, shard_samples: int | None = None, keep_undecodable: bool = False
 ) -> WebDatasetSink:
     """A sink that writes tars named by the pattern `path` (``shards/glint-%06d.tar``), or into the folder `path`.
 
-    Parameters
-    ----------
-    path : str
-    shard_size, shard_samples : int, optional
-        Bytes of a tar, and samples in it; 10**9 bytes if neither is given, whichever is reached first if both are.
-    keep_undecodable : bool
-        Write bytes that do not begin like an image as ``.bin`` instead of refusing them.
-
-    Raises
-    ------
-    OptionError
-        If numbered tars cannot have such names.
+    The other parameters are those of `WebDatasetSink`: a tar has 10**9 bytes if neither size nor samples are given;
+    whichever is reached first counts if both are. Raises `OptionError` if numbered tars cannot have such names.
     """
     for option, value in (("--shard-size", shard_size), ("--shard-samples", shard_samples)):
         if value is not None and value < 1:
             raise OptionError(f"{option} {value}: must be at least 1")
-    root, names = _names(path)
-    return WebDatasetSink(root or ".", names, shard_size, shard_samples, keep_undecodable)
-
-
-def _names(path: str) -> tuple[str, NumberedNames]:
-    """The folder, and the names of the tars in it."""
     folder, base = os.path.split(path)
-    numbered = parse_numbered(base)
-    if numbered is None:
+    names = parse_numbered(base)
+    if names is None:
         if base.endswith((".tar", *COMPRESSED)) or "{" in base:
             stem = base.split("{")[0].split(".")[0].rstrip("-")
             instead = os.path.join(folder, f"{stem}-%06d.tar")
             raise OptionError(f"{path}: this writes many tars: say where their number goes, as in {instead}")
-        return path, _IN_FOLDER
-    if not base.endswith(".tar") or base.startswith("."):
+        folder, names = path, _IN_FOLDER
+    elif not base.endswith(".tar") or base.startswith("."):
         raise OptionError(f"{path}: expected names that end in .tar and are not hidden, as in shard-%06d.tar")
-    return folder, numbered
+    return WebDatasetSink(folder or ".", names, shard_size, shard_samples, keep_undecodable)
