@@ -1,0 +1,412 @@
+"""Decoding gives what cv2.imread gives for a good image and an error for any other; encoding keeps its promises."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import subprocess
+import sys
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from facedata.align.codec import FORMATS, Encoding, decode_image
+from facedata.errors import FaceError, OptionError
+from facedata.images import image_extension
+from facedata.synthetic.faces import draw_face, identity_from_seed
+
+Image = pytest.importorskip("PIL.Image", reason="Pillow is the other reader")
+ImageOps = pytest.importorskip("PIL.ImageOps")
+
+FACE = draw_face(identity_from_seed(0, 1), size=120).image[:, :90].copy()
+RGB = Image.fromarray(FACE[..., ::-1])
+END = b"\xff\xd9"
+
+
+def encoded(extension: str, *options: int, image: NDArray[Any] = FACE) -> bytes:
+    return bytes(cv2.imencode(f".{extension}", image, options)[1])
+
+
+def saved(image: Any, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def seen_by_pillow(data: bytes) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))[..., ::-1]
+
+
+def largest_difference(first: NDArray[Any], second: NDArray[Any]) -> int:
+    return int(np.abs(first.astype(int) - second).max())
+
+
+def failure(data: bytes, *limit: int) -> FaceError:
+    with pytest.raises(FaceError) as caught:
+        decode_image(data, *limit)
+    return caught.value
+
+
+def picture_or_failure(data: bytes, *limit: int) -> NDArray[np.uint8] | FaceError:
+    try:
+        return decode_image(data, *limit)
+    except FaceError as error:
+        return error
+
+
+JPEG, PNG, BMP = encoded("jpg"), encoded("png"), encoded("bmp")
+HALF = len(JPEG) // 2
+DAMAGED = JPEG[:HALF] + JPEG[HALF + 400 :]
+PROGRESSIVE = encoded("jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+WHOLE = {
+    "jpg": JPEG,
+    "progressive jpg": PROGRESSIVE,
+    "jpg with restarts": encoded("jpg", cv2.IMWRITE_JPEG_RST_INTERVAL, 4),
+    "grey jpg": encoded("jpg", image=FACE[..., 1].copy()),
+    "png": PNG,
+    "webp": encoded("webp", cv2.IMWRITE_WEBP_QUALITY, 90),
+    "lossless webp": encoded("webp", cv2.IMWRITE_WEBP_QUALITY, 101),
+    "bmp": BMP,
+    "tif": encoded("tif"),
+}
+WITH_ALPHA = RGB.convert("RGBA")
+WITH_ALPHA.putalpha(Image.fromarray(np.tile(np.arange(90, dtype=np.uint8), (120, 1))))
+PALETTE, GREY = RGB.quantize(64), RGB.convert("L")
+UNUSUAL = {
+    "grey JPEG": (saved(GREY, "JPEG"), 1),
+    "CMYK JPEG": (saved(RGB.convert("CMYK"), "JPEG", quality=95), 2),
+    "JPEG with halved colours": (saved(RGB, "JPEG", subsampling=2), 2),
+    "PNG with a palette": (saved(PALETTE, "PNG"), 0),
+    "PNG with a palette and a transparent colour": (saved(PALETTE, "PNG", transparency=3), 0),
+    "PNG of one bit": (saved(RGB.convert("1"), "PNG"), 0),
+    "grey PNG": (saved(GREY, "PNG"), 0),
+    "grey PNG with alpha": (saved(RGB.convert("LA"), "PNG"), 0),
+    "PNG with alpha": (saved(WITH_ALPHA, "PNG"), 0),
+    "WebP with alpha": (saved(WITH_ALPHA, "WEBP", lossless=True, exact=True), 0),
+    "BMP with a palette": (saved(PALETTE, "BMP"), 0),
+    "TIFF": (saved(RGB, "TIFF"), 0),
+    "TIFF, packed": (saved(RGB, "TIFF", compression="tiff_adobe_deflate"), 0),
+    "TIFF with a palette": (saved(PALETTE, "TIFF"), 0),
+    "TIFF of inks": (saved(RGB.convert("CMYK"), "TIFF"), 2),
+    "grey TIFF": (saved(GREY, "TIFF"), 0),
+}
+for orientation in range(1, 9):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    UNUSUAL[f"JPEG with orientation {orientation}"] = (saved(RGB, "JPEG", exif=exif.tobytes()), 2)
+    UNUSUAL[f"PNG with orientation {orientation}"] = (saved(RGB, "PNG", exif=exif.tobytes()), 0)
+
+
+# Good images
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_good_image_is_what_imread_gives(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"image.{name.split()[-1]}"
+    path.write_bytes(WHOLE[name])
+    image = decode_image(WHOLE[name])
+    np.testing.assert_array_equal(image, cv2.imread(str(path), cv2.IMREAD_COLOR))
+    assert (str(image.dtype), image.shape, image.flags.c_contiguous) == ("uint8", FACE.shape, True)
+    for rest in (b"\0", bytes(3000), bytes(range(256)), b"</html>\r\n", END):
+        np.testing.assert_array_equal(decode_image(WHOLE[name] + rest), image)
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_every_kind_of_pixels_becomes_three_channels_the_right_way_up(name: str) -> None:
+    data, tolerance = UNUSUAL[name]
+    image, expected = decode_image(data), seen_by_pillow(data)
+    assert (image.shape, str(image.dtype), image.flags.c_contiguous) == (expected.shape, "uint8", True)
+    assert largest_difference(image, expected) <= tolerance
+
+
+@pytest.mark.parametrize("extension", ["png", "tif"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_sixteen_bits_become_eight(extension: str, channels: int) -> None:
+    deep = np.random.default_rng(3).integers(0, 1 << 16, (20, 30, channels), np.uint16)
+    image = decode_image(encoded(extension, image=deep))
+    colours = deep[..., :3] if channels > 1 else np.repeat(deep, 3, axis=2)
+    assert str(image.dtype) == "uint8"
+    assert np.abs(image - colours / 257.0).max() <= 1
+
+
+def test_transparent_pixels_show_the_colours_stored_beneath() -> None:
+    image = np.dstack([FACE, np.zeros(FACE.shape[:2], np.uint8)])
+    np.testing.assert_array_equal(decode_image(encoded("png", image=image)), FACE)
+
+
+@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "bmp", "tif"])
+def test_an_image_of_one_pixel(extension: str) -> None:
+    data = encoded(extension, image=np.full((1, 1, 3), 77, np.uint8))
+    assert decode_image(data).tolist() == [[[77, 77, 77]]]
+
+
+# Too large
+
+
+def png_header(width: int, height: int) -> bytes:
+    header = b"IHDR" + struct.pack(">II", width, height) + PNG[24:29]
+    return PNG[:12] + header + struct.pack(">I", zlib.crc32(header))
+
+
+def test_an_image_with_too_many_pixels_is_refused_after_its_header() -> None:
+    error = failure(png_header(20_000, 20_000))
+    assert error.cause == "too large"
+    assert "20,000 x 20,000 pixels: more than --max-pixels 100,000,000" in error.detail
+    pixels = FACE.shape[0] * FACE.shape[1]
+    for data in WHOLE.values():
+        assert decode_image(data, pixels).shape == FACE.shape
+        error = failure(data, pixels - 1)
+        assert (error.cause, "90 x 120 pixels" in error.detail) == ("too large", True)
+
+
+# Damage
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_cut_image_is_refused_wherever_it_is_cut(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    data = WHOLE[name]
+    for end in {*range(0, len(data), 1 + len(data) // 60), *range(len(data) - 40, len(data))}:
+        image = picture_or_failure(data[:end])
+        if isinstance(image, FaceError):
+            assert (image.cause, bool(image.detail)) == ("undecodable", True)
+        else:  # the end marker of a JPEG may be gone, its pixels not
+            assert end >= len(data) - 2
+            np.testing.assert_array_equal(image, decode_image(data))
+    if name in ("jpg", "jpg with restarts", "grey jpg"):
+        for bare in (data[:-1], data[:-2]):
+            np.testing.assert_array_equal(decode_image(bare), decode_image(data))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["jpg", "progressive jpg", "jpg with restarts", "grey jpg", "webp", "lossless webp"])
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
+def test_a_cut_image_that_was_filled_up_is_refused(name: str, part: float) -> None:
+    data = WHOLE[name]
+    end = int(len(data) * part)
+    for rest in (bytes(len(data) - end), bytes(20 * len(data)), JPEG if "jpg" in name else bytes(100)):
+        assert failure(data[:end] + rest).cause == "undecodable"
+
+
+@pytest.mark.parametrize("kind", [b"IDAT", b"tEXt", b"iCCP", b"eXIf"])
+def test_a_png_chunk_takes_no_more_memory_than_the_file_has(kind: bytes) -> None:
+    """OpenCV would allocate 3 GB."""
+    place = PNG.index(b"IDAT") - 4
+    error = failure(PNG[:place] + struct.pack(">I", 3_000_000_000) + kind + PNG[place + 8 :])
+    assert error.detail.startswith("cut short or damaged: a PNG chunk of 3,000,000,000 bytes")
+
+
+def animated(**options: Any) -> bytes:
+    face = RGB.resize((360, 480))
+    return saved(face, "PNG", save_all=True, append_images=[face.rotate(90)], **options)
+
+
+def test_only_the_still_picture_of_an_animated_png_counts() -> None:
+    """OpenCV 5.0 ends with a segmentation fault at most places of damage in an animation, and its worker with it."""
+    whole = animated()
+    for data in (whole, animated(default_image=True)):
+        np.testing.assert_array_equal(decode_image(data), seen_by_pillow(data))
+    for place in range(1000, 11_000, 2000):
+        data = bytearray(whole.replace(b"fcTL", b"fpTL", 1))
+        data[data.index(b"fdAT") + place] = 6
+        np.testing.assert_array_equal(decode_image(bytes(data)), decode_image(whole))
+    data = bytearray(whole)
+    data[data.index(b"IDAT") + 3000] ^= 1
+    assert failure(bytes(data)).cause == "undecodable"
+
+
+@pytest.mark.parametrize("filling", [bytes(1), bytes(4), bytes(500), b"\xff" * 7])
+def test_filling_before_the_end_marker_does_no_harm(filling: bytes) -> None:
+    np.testing.assert_array_equal(decode_image(JPEG[:-2] + filling + END), decode_image(JPEG))
+
+
+def with_jpeg_size(side: int) -> bytes:
+    place = JPEG.index(b"\xff\xc0") + 5
+    return JPEG[:place] + struct.pack(">HH", side, side) + JPEG[place + 4 :]
+
+
+NO_SCAN = JPEG[: JPEG.index(b"\xff\xda")]
+
+
+@pytest.mark.parametrize(
+    ("data", "detail"),
+    [
+        pytest.param(b"", "not an image: it is empty", id="nothing"),
+        pytest.param(b"hello world\n" * 10, "not an image: its bytes begin", id="text"),
+        pytest.param(bytes(1000), "not an image: its bytes begin", id="zeros"),
+        pytest.param(b"<!DOCTYPE html><p>", "not an image: its bytes begin", id="a web page"),
+        pytest.param(b"\xff\xd8\xff", "the header of this jpg has no size", id="a JPEG's signature"),
+        pytest.param(b"\x89PNG\r\n\x1a\n", "the header of this png has no size", id="a PNG's signature"),
+        pytest.param(NO_SCAN, "no end marker", id="a JPEG without a scan"),
+        pytest.param(NO_SCAN + END, "", id="a JPEG without a scan, with an end"),
+        pytest.param(PROGRESSIVE[: PROGRESSIVE.rfind(b"\xff\xc4")], "no end marker", id="without its last scans"),
+        pytest.param(DAMAGED, "Corrupt JPEG data: ", id="a JPEG with missing bytes"),
+        pytest.param(JPEG[:-2] + b"\x07" * 300 + END, "extraneous bytes", id="a JPEG with surplus bytes"),
+        pytest.param(PNG[:-40] + bytes(4) + PNG[-36:], "libpng error: IDAT: ", id="a PNG with other bytes"),
+        pytest.param(BMP[:-100], "end of input", id="a cut BMP"),
+        pytest.param(png_header(4000, 4000) + PNG[33:], "", id="a PNG with a larger size in its header"),
+        *(pytest.param(with_jpeg_size(side), "", id=f"a JPEG of size {side}") for side in (10, 60, 200, 3000)),
+    ],
+)
+def test_the_reason_is_given_and_not_printed(data: bytes, detail: str, capfd: pytest.CaptureFixture[str]) -> None:
+    error = failure(data)
+    assert error.cause == "undecodable"
+    assert error.detail
+    assert detail in error.detail
+    assert failure(data).detail == error.detail  # it contains no time
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_png_with_a_smaller_size_in_its_header_is_cropped_by_libpng() -> None:
+    assert decode_image(png_header(9, 9) + PNG[33:]).shape == (9, 9, 3)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from(sorted(WHOLE)), st.data())
+def test_damaged_bytes_give_a_whole_picture_or_an_error(name: str, data: st.DataObject) -> None:
+    damaged = bytearray(WHOLE[name])
+    for place in data.draw(st.lists(st.integers(0, len(damaged) - 1), min_size=1, max_size=6)):
+        damaged[place] = data.draw(st.integers(0, 255))
+    image = picture_or_failure(bytes(damaged), 1_000_000)
+    if isinstance(image, FaceError):
+        assert image.cause in ("undecodable", "too large")
+        assert 0 < len(image.detail) < 300
+        assert "/io/" not in image.detail
+        assert "@" not in image.detail
+    else:
+        assert (image.ndim, image.shape[2], str(image.dtype)) == (3, 3, "uint8")
+
+
+# What decoders write to the standard error output
+
+
+def test_standard_error_is_restored(capfd: pytest.CaptureFixture[str]) -> None:
+    failure(PNG[:-100])
+    os.write(2, b"from a program\n")
+    sys.stderr.write("from Python\n")
+    sys.stderr.flush()
+    assert capfd.readouterr().err == "from a program\nfrom Python\n"
+
+
+def test_threads_do_not_read_what_the_decoders_of_others_write() -> None:
+    wrong: list[object] = []
+
+    def decode() -> None:
+        for _ in range(20):
+            wrong.extend(image for image in [picture_or_failure(JPEG)] if isinstance(image, FaceError))
+            wrong.extend(image for image in [picture_or_failure(DAMAGED)] if not isinstance(image, FaceError))
+
+    threads = [threading.Thread(target=decode) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+PROCESSES = """
+import os, sys
+from facedata.align.codec import decode_image
+from facedata.errors import FaceError
+good, bad = open("good", "rb").read(), open("bad", "rb").read()
+decode_image(good)
+child = os.fork()
+for _ in range(200):
+    if child:
+        decode_image(good)
+    else:
+        try:
+            decode_image(bad)
+            os._exit(1)
+        except FaceError:
+            pass
+if not child:
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+os.close(2)
+print(decode_image(good).shape)
+"""
+
+
+def test_a_forked_child_does_not_disturb_its_parent_and_no_standard_error_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "good").write_bytes(JPEG)
+    (tmp_path / "bad").write_bytes(DAMAGED)
+    command = [sys.executable, "-c", PROCESSES]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "(120, 90, 3)\n")
+
+
+# Encoding
+
+
+def loss(encoding: Encoding) -> int:
+    return largest_difference(decode_image(encoding.encode(FACE)), FACE)
+
+
+@pytest.mark.parametrize("encoding", [Encoding("jpg", 50), Encoding(), Encoding("png"), Encoding("webp")])
+def test_each_format_writes_what_its_name_says(encoding: Encoding) -> None:
+    data = encoding.encode(FACE)
+    assert image_extension(data) == encoding.format
+    assert data == Encoding(encoding.format, encoding.quality).encode(FACE.copy())
+    assert encoding.encode(FACE[:60]) == encoding.encode(FACE[:60].copy())
+    assert decode_image(encoding.encode(FACE[50:51, 50:51])).shape == (1, 1, 3)
+    size = len(data) / (120 * 90)
+    assert size / 2 < encoding.expected_bytes_per_pixel < 2 * size
+
+
+def test_what_the_encodings_lose() -> None:
+    assert loss(Encoding("png")) == loss(Encoding("webp", 100)) == 0
+    assert loss(Encoding()) <= 25
+    halved = largest_difference(decode_image(JPEG), FACE)  # OpenCV's own setting halves the resolution of colours
+    assert halved > 1.5 * loss(Encoding())
+    for name in ("jpg", "webp"):
+        sizes = [len(Encoding(name, quality).encode(FACE)) for quality in (1, 30, 60, 90, 100)]
+        assert sizes == sorted(sizes)
+        assert loss(Encoding(name, 95)) < loss(Encoding(name, 20))
+
+
+def test_a_jpeg_is_baseline_with_whole_colours_and_no_orientation() -> None:
+    sampling = pytest.importorskip("PIL.JpegImagePlugin").get_sampling
+    with Image.open(io.BytesIO(Encoding().encode(FACE))) as image:
+        assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (90, 120))
+        assert sampling(image) == 0  # 4:4:4
+        assert not image.info.get("progressive")
+        assert not image.getexif()
+
+
+@pytest.mark.parametrize(
+    ("name", "quality", "words"),
+    [
+        ("jpeg", None, "expected one of jpg, png, webp"),
+        ("", 95, "expected one of jpg, png, webp"),
+        ("png", 95, "PNG is lossless and has no quality"),
+        ("jpg", 0, "1 to 100"),
+        ("webp", 101, "1 to 100"),
+    ],
+)
+def test_wrong_encodings_are_refused(name: str, quality: int | None, words: str) -> None:
+    with pytest.raises(OptionError, match=words):
+        Encoding(name, quality)
+
+
+def test_the_identity_distinguishes_encodings() -> None:
+    tried = [*map(Encoding, FORMATS), Encoding("jpg", 90), Encoding("webp", 100)]
+    assert len({json.dumps(encoding.identity(), sort_keys=True) for encoding in tried}) == len(tried)
+    assert Encoding().identity()["chroma_subsampling"] == "4:4:4"
+    assert Encoding("webp", 100).identity()["lossless"] is True
+
+
+@pytest.mark.parametrize(("name", "side"), [("webp", 16_384), ("jpg", 65_501)])
+def test_an_image_that_the_format_cannot_hold_is_refused(name: str, side: int) -> None:
+    with pytest.raises(OptionError, match=f"{side} x 1 pixels: too large for {name}"):
+        Encoding(name).encode(np.zeros((1, side, 3), np.uint8))
