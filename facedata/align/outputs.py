@@ -28,21 +28,19 @@ UNUSED = "unused-landmarks.txt"
 
 _FRAGMENTS = ".facedata-landmarks"
 _BUFFER = 1 << 20
-_CAUSES = frozenset(
-    {
-        "no face",
-        "low score",
-        "too small",
-        "degenerate landmarks",
-        "outside the image",
-        "undecodable",
-        "no landmarks",
-        "too large",
-        "aligned already",
-        "several faces",
-        "bad landmarks",
-    }
-)
+_CAUSES = {
+    "no face",
+    "low score",
+    "too small",
+    "degenerate landmarks",
+    "outside the image",
+    "undecodable",
+    "no landmarks",
+    "too large",
+    "aligned already",
+    "several faces",
+    "bad landmarks",
+}
 
 
 class ExpectedSource(WrappedSource):
@@ -157,7 +155,7 @@ class AlignedOutput(Sink):
         Writes it; returns whether there was anything to draw.
     """
 
-    sink: Any  # a Sink, of `_OrderedAlignedOutput` an OrderedOutput too
+    sink: Sink
     expected: Callable[[Source], Source]
     found: FoundLandmarks | None = None
     unused: Callable[[], Iterable[str]] | None = None
@@ -170,8 +168,7 @@ class AlignedOutput(Sink):
     @property
     def root(self) -> str:
         """The folder of the sink."""
-        root: str = self.sink.root
-        return root
+        return self.sink.root
 
     def _beside(self) -> list[str]:
         return [path for path in (None if self.found is None else self.found.path, self.preview) if path is not None]
@@ -199,7 +196,7 @@ class AlignedOutput(Sink):
 
     def owns(self, name: str) -> bool:
         """Whether the sink, or what is written beside it, uses this name."""
-        return name in (_FRAGMENTS, UNUSED) or bool(self.sink.owns(name))
+        return name in (_FRAGMENTS, UNUSED) or self.sink.owns(name)
 
     def named_files(self) -> Sequence[str]:
         """The files of the sink, the landmarks and the preview."""
@@ -219,8 +216,7 @@ class AlignedOutput(Sink):
 
     def open_shard(self, shard: int) -> AbstractContextManager[SampleWriter]:
         """The writer of the sink."""
-        writer: AbstractContextManager[SampleWriter] = self.sink.open_shard(shard)
-        return writer
+        return self.sink.open_shard(shard)
 
     def finish(self, shards: int) -> Mapping[str, Any]:
         """Publish the dataset, then the rest; count the failures by their cause."""
@@ -246,8 +242,8 @@ class _OrderedAlignedOutput(AlignedOutput, OrderedOutput):
 
     def open_writer(self, ends: Mapping[int, Mapping[str, Any]]) -> OrderedWriter:
         """The writer of the sink."""
-        writer: OrderedWriter = self.sink.open_writer(ends)
-        return writer
+        assert isinstance(self.sink, OrderedOutput)
+        return self.sink.open_writer(ends)
 
 
 def aligned_output(sink: Sink, **parameters: Any) -> AlignedOutput:

@@ -217,12 +217,12 @@ def test_only_the_still_picture_of_an_animated_png_counts() -> None:
     for data in (whole, animated(default_image=True)):
         np.testing.assert_array_equal(decode_image(data), seen_by_pillow(data))
     for place in range(1000, 11_000, 2000):
-        data = bytearray(whole.replace(b"fcTL", b"fpTL", 1))
-        data[data.index(b"fdAT") + place] = 6
-        np.testing.assert_array_equal(decode_image(bytes(data)), decode_image(whole))
-    data = bytearray(whole)
-    data[data.index(b"IDAT") + 3000] ^= 1
-    assert failure(bytes(data)).cause == "undecodable"
+        damaged = bytearray(whole.replace(b"fcTL", b"fpTL", 1))
+        damaged[damaged.index(b"fdAT") + place] = 6
+        np.testing.assert_array_equal(decode_image(bytes(damaged)), decode_image(whole))
+    damaged = bytearray(whole)
+    damaged[damaged.index(b"IDAT") + 3000] ^= 1
+    assert failure(bytes(damaged)).cause == "undecodable"
 
 
 @pytest.mark.parametrize("filling", [bytes(1), bytes(4), bytes(500), b"\xff" * 7])

@@ -203,7 +203,7 @@ NOISE = np.random.default_rng(8).integers(0, 256, (160, 200, 3), np.uint8)
 
 
 def template(size: int) -> Floats:
-    return load_template("arcface", size).points[0]
+    return np.asarray(load_template("arcface", size).points[0])
 
 
 def fitted(landmarks: Floats, size: int) -> Floats:

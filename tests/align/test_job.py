@@ -313,12 +313,17 @@ def test_another_option_is_another_job(tmp_path: Path, raw: Path, points: Path) 
     sheet = tmp_path / "sheet.png"
     summary = run(raw, tmp_path / "out", points, preview=str(sheet))
     assert summary.facts["preview"] == str(sheet)
-    assert min(cv2.imread(str(sheet)).shape[:2]) > 200
+    assert min(decoded(sheet.read_bytes()).shape[:2]) > 200
     options = json.loads((tmp_path / "out" / ".facedata-plan.json").read_text())["options"]
     assert options["OpenCV"] == cv2.__version__
     assert (options["template"]["name"], options["interpolation"]) == ("arcface", "bilinear, black border")
     assert options["encoding"]["chroma_subsampling"] == "4:4:4"
-    others = {"size": 224, "encoding": Encoding("jpg", 80), "faces": "largest", "template": "facexzoo-5pose"}
+    others: dict[str, Any] = {
+        "size": 224,
+        "encoding": Encoding("jpg", 80),
+        "faces": "largest",
+        "template": "facexzoo-5pose",
+    }
     for name, value in others.items():
         with pytest.raises(OutputMismatchError):
             run(raw, tmp_path / "out", points, preview=str(sheet), **{name: value})

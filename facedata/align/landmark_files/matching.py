@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from facedata.align.faces import Face
 from facedata.align.landmark_files.dialects import LineError
-from facedata.align.landmark_files.file import EntryStore, ReadEntry
+from facedata.align.landmark_files.file import EntryStore
 from facedata.align.landmark_files.keys import (
     EXACT,
     KeyForm,
@@ -316,6 +316,7 @@ class MatchedLandmarks:
         FormatError
             If it was changed.
         """
+        keyed = self.store.dialect.keyed
         with self.store.opened() as read_entry:
             further = zip(self.again.tolist(), self.further.tolist(), strict=True)
             image, reference = next(further, (-1, -1))
@@ -324,21 +325,17 @@ class MatchedLandmarks:
                 while image == position:
                     references.append(reference)
                     image, reference = next(further, (-1, -1))
-                yield self._read_faces(read_entry, references, check)
-
-    def _read_faces(self, read_entry: ReadEntry, references: list[int], check: int) -> list[Face] | FaceError:
-        faces = []
-        for reference in references:
-            try:
-                key, read_face = read_entry(reference)
-                if self.store.dialect.keyed and (key is None or crc32(self.form.of_file(plain_key(key))) != check):
-                    continue  # another key with the same hash
-                face = read_face()
-            except LineError as error:
-                return FaceError("bad landmarks", f"{self.store.place(reference)}: {error}")
-            if face is not None:
-                faces.append(face)
-        return faces
+                faces: list[Face] = []
+                try:
+                    for place in references:
+                        key, read_face = read_entry(place)
+                        if keyed and (key is None or crc32(self.form.of_file(plain_key(key))) != check):
+                            continue  # another key with the same hash
+                        if (face := read_face()) is not None:
+                            faces.append(face)
+                    yield faces
+                except LineError as error:
+                    yield FaceError("bad landmarks", f"{self.store.place(place)}: {error}")
 
 
 def in_pixels(face: Face, width: int, height: int) -> Face:
