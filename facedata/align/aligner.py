@@ -198,14 +198,9 @@ class Aligner:
 
 
 class ShardAligner:
-    """Aligns samples in one process.
+    """Aligns the samples that an `Aligner` has the landmarks of, in one process.
 
-    Parameters
-    ----------
-    aligner : Aligner
-        Its `landmarks` are those of the samples that will come.
-    write_found : callable, optional
-        Called with the key of each image and the faces in it.
+    `write_found` is called with the key of each image and the faces in it.
     """
 
     def __init__(self, aligner: Aligner, write_found: Callable[[str, Sequence[Face]], None] | None = None) -> None:

@@ -205,18 +205,13 @@ def crop_face(
     Parameters
     ----------
     image : ndarray of shape (H, W, 3), uint8
-        BGR.
+        BGR, as the crop, of shape (size or rows, size, 3).
     matrix : ndarray of shape (2, 3), float64
         Takes the image's pixels to the crop's, x then y; the centre of the top left pixel is (0, 0).
     size : int
         Side of the crop, in pixels.
     rows : int, optional
         Keep only so many rows from the top, as given by `upper_rows`.
-
-    Returns
-    -------
-    ndarray of shape (size or rows, size, 3), uint8
-        BGR, C-contiguous.
 
     Raises
     ------

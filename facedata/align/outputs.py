@@ -47,16 +47,7 @@ class ExpectedSource(WrappedSource):
     """A source as it will be when its faces are aligned: their keys, about their sizes, whether with landmarks.
 
     Sinks look at the source before there is a plan. Aligning then would load a detector in the parent before it
-    forks; so they see the images as they are, under the keys that the faces will have.
-
-    Parameters
-    ----------
-    source : Source
-    rename : callable
-        From the key of an image to that of the face in it.
-    size : int
-        About how many bytes an aligned face takes.
-    with_landmarks : bool
+    forks; so they see the images as they are, under the keys that `rename` gives them.
     """
 
     def __init__(self, source: Source, rename: Callable[[str], str], size: int, *, with_landmarks: bool) -> None:
@@ -92,15 +83,7 @@ class ExpectedSource(WrappedSource):
 
 @dataclass(frozen=True)
 class FoundLandmarks:
-    """A file for the landmarks of all faces; workers write a fragment for each shard, which are joined at the end.
-
-    Attributes
-    ----------
-    path : str
-        CSV if it ends in ``.csv``, else JSON lines.
-    root : str
-        The output, in which the fragments are collected.
-    """
+    """A file for the landmarks of all faces; workers write a fragment for each shard into the output, `root`."""
 
     path: str
     root: str
@@ -149,10 +132,8 @@ class AlignedOutput(Sink):
     found : FoundLandmarks, optional
     unused : callable, optional
         Gives the keys of the entries of the landmark file that belong to no image.
-    preview : str, optional
-        The contact sheet.
-    draw : callable, optional
-        Writes it; returns whether there was anything to draw.
+    preview, draw : str and callable, optional
+        The contact sheet, and what writes it and returns whether there was anything to draw.
     """
 
     sink: Sink

@@ -40,14 +40,10 @@ class PreviewFace(NamedTuple):
 
     Attributes
     ----------
-    image : ndarray of shape (H, W, 3), uint8
-        The source, BGR.
-    landmarks : ndarray of shape (P, 2), float64
-        In the source, as they were given: pixels, x then y. Points that are not finite or outside are not drawn.
-    box : ndarray of shape (4,), float64, optional
-        Left, top, right, bottom, in the source.
-    crop : ndarray of shape (H', W', 3), uint8
-        The aligned face, BGR.
+    image, crop : ndarray of shape (H, W, 3), uint8
+        The source and the aligned face, BGR.
+    landmarks, box : ndarrays of shape (P, 2) and (4,), float64
+        In the source, in pixels. Points that are not finite or outside are not drawn.
     label : str
         Written below, shortened to the available space.
     template : ndarray of shape (5, 2), float64, optional

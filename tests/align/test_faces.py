@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 
 import cv2
@@ -223,47 +222,6 @@ def test_crops_are_those_of_scikit_image_and_opencv(size: int) -> None:
         crop = crop_face(image, fitted(landmarks, size), size)
         worst = max(worst, int(np.abs(crop.astype(int) - expected).max()))
     assert worst <= 1
-
-
-COLOURS = np.array([(0, 0, 255), (0, 255, 0), (255, 0, 0), (0, 255, 255), (255, 0, 255)])
-
-
-def with_blobs(canvas: tuple[int, int], landmarks: Floats, spread: float) -> NDArray[np.uint8]:
-    """Black, with a soft blob of its own colour at each landmark, each exactly centred there."""
-    rows, columns = np.mgrid[: canvas[0], : canvas[1]]
-    image = np.zeros((*canvas, 3))
-    for (x, y), colour in zip(landmarks, COLOURS, strict=True):
-        image += np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * spread**2))[..., None] * colour
-    return np.rint(np.clip(image, 0, 255)).astype(np.uint8)
-
-
-def centroids(crop: NDArray[np.uint8], near: Floats, radius: int) -> Floats:
-    """Of the light within `radius` of each of the places."""
-    found = []
-    light = crop.sum(axis=2, dtype=np.float64)
-    rows, columns = np.mgrid[: crop.shape[0], : crop.shape[1]]
-    for x, y in near:
-        weights = light * ((columns - x) ** 2 + (rows - y) ** 2 <= radius**2)
-        found.append([(columns * weights).sum() / weights.sum(), (rows * weights).sum() / weights.sum()])
-    return np.array(found)
-
-
-@pytest.mark.parametrize("scale", [0.3, 1.0, 2.5])
-@pytest.mark.parametrize(("degrees", "number"), [(-60, 0), (0, 1), (25, 0)])
-def test_marks_in_the_source_end_at_the_template(scale: float, degrees: float, number: int) -> None:
-    """Measured on the pixels: blobs at a drawn face's eyes, nose and mouth, and their centroids in the crop.
-
-    Landmarks of the template's own shape end at the template, those of a drawn face where the best fit has them.
-    """
-    side = math.ceil(160 * scale) + 20
-    matrix = similarity(degrees, scale, (side / 2 + 0.3, side / 2 - 0.2))
-    drawn = draw_face(identity_from_seed(0, number), view_from_seed(0, number, 0), matrix=matrix, canvas=(side, side))
-    shaped = template(112) @ matrix[:, :2].T + matrix[:, 2]
-    for landmarks in (shaped, drawn.landmarks5.astype(np.float64)):
-        crop_matrix = fitted(landmarks, 112)
-        crop = crop_face(with_blobs((side, side), landmarks, 2.5 * scale), crop_matrix, 112)
-        expected = template(112) if landmarks is shaped else landmarks @ crop_matrix[:, :2].T + crop_matrix[:, 2]
-        assert np.hypot(*(centroids(crop, expected, 9) - expected).T).max() < 0.5
 
 
 def test_outside_the_image_is_black_and_the_edge_is_mixed_with_it() -> None:

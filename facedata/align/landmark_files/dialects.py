@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,13 +95,7 @@ class Dialect:
 
 
 def find_dialect(lines: Sequence[bytes]) -> Dialect:
-    """Find the dialect of a file from its first lines, a hundred or so, without their ends.
-
-    Raises
-    ------
-    LineError
-        If the first line is of no known dialect, or its header is incomplete.
-    """
+    """Find the dialect of a file from its first hundred lines; raises `LineError`."""
     for dialect in DIALECTS:
         if dialect.first_line.match(lines[0].rstrip()):
             return dialect if dialect.adapt is None else dialect.adapt(dialect, lines)
@@ -250,37 +244,27 @@ _BOX = ("left", "top", "right", "bottom")
 _SCORE = "score"
 
 
-class CsvColumns(NamedTuple):
-    """Where the columns of a CSV of landmarks are; those of the box and of the score may be missing."""
-
-    width: int
-    key: int
-    points: tuple[int, ...]
-    box: tuple[int, ...]
-    score: tuple[int, ...]
-
-
-def parse_csv(line: bytes, columns: CsvColumns) -> Entry:
-    """Our CSV, whose header names the columns; fields of the box and the score may be empty."""
-    if columns.key == 0 and b'"' not in line:
+def parse_csv(line: bytes, width: int, key_column: int, groups: Sequence[Sequence[int]]) -> Entry:
+    """Our CSV, whose header names the columns; fields of the box and the score may be missing or empty."""
+    if key_column == 0 and b'"' not in line:
         key, comma, _ = line.partition(b",")
     else:
-        key = comma = _csv_row(line, columns)[columns.key]
+        key = comma = _csv_row(line, width)[key_column]
     if not key or not comma:
-        raise LineError(f"expected a key and {columns.width - 1} more fields, with commas, found {_shown(line)}")
-    return key, partial(_csv_face, line, columns)
+        raise LineError(f"expected a key and {width - 1} more fields, with commas, found {_shown(line)}")
+    return key, partial(_csv_face, line, width, groups)
 
 
-def _csv_row(line: bytes, columns: CsvColumns) -> list[bytes]:
+def _csv_row(line: bytes, width: int) -> list[bytes]:
     fields = _csv_fields(line)
-    if len(fields) != columns.width:
-        raise LineError(f"expected {columns.width} fields, as in the header, found {len(fields)}: {_shown(line)}")
+    if len(fields) != width:
+        raise LineError(f"expected {width} fields, as in the header, found {len(fields)}: {_shown(line)}")
     return fields
 
 
-def _csv_face(line: bytes, columns: CsvColumns) -> Face:
-    fields = _csv_row(line, columns)
-    points, box, score = ([fields[column] for column in group] for group in columns[2:])
+def _csv_face(line: bytes, width: int, groups: Sequence[Sequence[int]]) -> Face:
+    fields = _csv_row(line, width)
+    points, box, score = ([fields[column] for column in group] for group in groups)
     return Face(
         _points(_numbers(points)),
         _numbers(box) if any(box) else None,
@@ -309,9 +293,9 @@ def adapt_csv(dialect: Dialect, lines: Sequence[bytes]) -> Dialect:
     if ignored:
         _log.info("ignored the columns %s of the landmarks", ", ".join(map(repr, ignored)))
     score = (_SCORE,) if _SCORE in known else ()
-    groups = (tuple(map(names.index, group)) for group in (coordinates, box, score))
-    columns = CsvColumns(len(names), names.index(key), *groups)
-    return replace(dialect, parse=partial(parse_csv, columns=columns))
+    groups = [list(map(names.index, group)) for group in (coordinates, box, score)]
+    parse = partial(parse_csv, width=len(names), key_column=names.index(key), groups=groups)
+    return replace(dialect, parse=parse)
 
 
 def _coordinate_names(points: int) -> list[str]:

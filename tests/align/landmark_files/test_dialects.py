@@ -58,7 +58,7 @@ def commas(values: NDArray[np.float64]) -> str:
     return ",".join(f"{value:g}" for value in values.ravel())
 
 
-def write_cvlface(path: Path, rows: Sequence[NDArray[np.float64]], keys: Sequence[object]) -> Path:
+def write_cvlface(path: Path, rows: NDArray[Any], keys: Sequence[object]) -> Path:
     header = "idx," + ",".join(f"ldmk_{column}" for column in range(rows[0].size))
     path.write_text("\n".join([header, *(f"{key},{commas(row)}" for key, row in zip(keys, rows, strict=True))]) + "\n")
     return path
