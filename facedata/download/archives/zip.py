@@ -72,7 +72,9 @@ class _Entry(NamedTuple):
 
     @property
     def is_folder(self) -> bool:
-        return (self.raw_name.endswith((b"/", b"\\")) and self.name.endswith("/")) or stat.S_ISDIR(self.mode)
+        """Whether its name ends in a slash; a folder by its mode alone has no data, which would be lost."""
+        ends_in_slash = self.raw_name.endswith((b"/", b"\\")) and self.name.endswith("/")
+        return ends_in_slash or (stat.S_ISDIR(self.mode) and self.size == 0)
 
     @property
     def refusal(self) -> str:

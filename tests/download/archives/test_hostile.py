@@ -223,6 +223,15 @@ def test_encrypted_and_strangely_packed_members_are_refused_by_name(tmp_path: Pa
     assert "method 12 (bzip2)" in unpack(tmp_path / "b.zip").refused[0][1]
 
 
+def test_a_member_with_the_mode_of_a_folder_and_data_is_a_file(tmp_path: Path, unpack: Unpack) -> None:
+    infos = [zipfile.ZipInfo("file"), zipfile.ZipInfo("folder")]
+    for info in infos:
+        info.create_system, info.external_attr = 3, 0o040755 << 16
+    (tmp_path / "a.zip").write_bytes(zip_of((infos[0], b"data"), (infos[1], b"")))
+    assert unpack(tmp_path / "a.zip").folders == 1
+    assert tree(tmp_path / "out") == {"file": b"data"}
+
+
 def test_members_over_each_other_are_a_bomb(tmp_path: Path, unpack: Unpack) -> None:
     data = zip_of(("a", b"a" * 1000), ("b", b"b" * 1000))
     begin = data.index(b"PK\x01\x02")
