@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lmdb_support import HEADER, datum_class
 
@@ -23,6 +23,7 @@ POINTS = st.none() | st.lists(st.floats(width=32), min_size=10, max_size=10).map
 SAMPLES = st.builds(Sample, st.just("key"), LABELS, IMAGES, POINTS)
 
 
+@settings(max_examples=40)
 @given(SAMPLES, st.sampled_from(LAYOUTS))
 def test_a_sample_comes_back_from_any_layout(sample: Sample, layout: str) -> None:
     value = encode_datum(sample, layout)
@@ -38,6 +39,7 @@ def test_a_sample_comes_back_from_any_layout(sample: Sample, layout: str) -> Non
             assert datum.landmarks is None
 
 
+@settings(max_examples=30)
 @given(SAMPLES)
 def test_the_bytes_are_those_of_protobuf(sample: Sample) -> None:
     fields: dict[str, Any] = {"channels": 3, "height": 2, "width": 3, "data": sample.image, "label": sample.label}
@@ -47,16 +49,12 @@ def test_the_bytes_are_those_of_protobuf(sample: Sample) -> None:
     assert encode_datum(sample, MINIMAL) == datum_class(minimal=True)(data=sample.image).SerializeToString()
 
 
-def test_a_size_that_the_header_does_not_tell_is_left_out() -> None:
+def test_what_a_message_lacks() -> None:
     message = datum_class()()
     message.ParseFromString(encode_datum(Sample("key", 4, b"II*\0tiff")))
     assert (message.data, message.label, message.encoded) == (b"II*\0tiff", 4, True)
-    assert not any(message.HasField(name) for name in ("height", "width", "channels"))
-
-
-def test_a_minimal_value_is_an_empty_image_to_the_loaders_of_ffc() -> None:
-    """The trap: no error, and no image."""
-    message = datum_class()()
+    assert not any(message.HasField(name) for name in ("height", "width", "channels"))  # the header has no size
+    # the trap: to the loaders of FFC a minimal value is an empty image, without an error
     message.ParseFromString(encode_datum(Sample("key", 4, HEADER), MINIMAL))
     assert message.data == b""
 
@@ -76,6 +74,7 @@ UNKNOWN = st.sampled_from(
 )
 
 
+@settings(max_examples=40)
 @given(FIELDS, UNKNOWN)
 def test_whatever_else_protobuf_writes_is_read_or_skipped(fields: dict[str, Any], unknown: bytes) -> None:
     message = datum_class()(**fields)
@@ -95,35 +94,31 @@ def test_landmarks_are_read_packed_too() -> None:
     assert landmarks.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
 
 
-def test_the_last_of_a_repeated_field_counts() -> None:
+def test_labels_and_the_flag_may_be_repeated_or_missing() -> None:
     message = datum_class()(data=HEADER, label=1, encoded=True).SerializeToString()
-    assert parse_datum(message + b"\x28\x07").label == 7
-
-
-def test_an_image_without_a_label_has_label_0() -> None:
-    """As in the newer syntax of protobuf, which does not write zeros."""
+    assert parse_datum(message + b"\x28\x07").label == 7  # the last one counts
+    # the newer syntax of protobuf does not write zeros
     assert parse_datum(datum_class()(data=HEADER, encoded=True).SerializeToString()).label == 0
-
-
-def test_an_image_that_is_not_said_to_be_encoded_is_taken_where_it_looks_so() -> None:
+    # not said to be encoded, but it begins like an image
     assert parse_datum(datum_class()(data=HEADER, label=1).SerializeToString()).image == HEADER
 
 
-@pytest.mark.parametrize("encoded", [{}, {"encoded": False}], ids=["nothing said", "said"])
-def test_decoded_pixels_are_told(encoded: dict[str, bool]) -> None:
-    black = datum_class()(channels=3, height=2, width=2, data=bytes(12), label=1, **encoded)
-    like_a_jpeg = datum_class()(channels=3, height=1, width=1, data=b"\xff\xd8\xff", **encoded)
-    for message in (black, like_a_jpeg):
-        with pytest.raises(FormatError, match="decoded pixels"):
-            parse_datum(message.SerializeToString())
+PIXELS = {"channels": 3, "height": 2, "width": 2, "data": bytes(12), "label": 1}
+UNUSABLE = {
+    "pixels": (PIXELS, "decoded pixels"),
+    "pixels said to be": ({**PIXELS, "encoded": False}, "decoded pixels"),
+    "pixels like a JPEG": ({"channels": 3, "height": 1, "width": 1, "data": b"\xff\xd8\xff"}, "decoded pixels"),
+    "no image": ({"channels": 3, "height": 112, "width": 112, "label": 4}, "field 4 is missing"),
+    "an empty image": ({"data": b"", "label": 1}, "empty image"),
+}
 
 
-def test_a_message_without_an_image_is_told() -> None:
-    with pytest.raises(FormatError, match="field 4 is missing"):
-        parse_datum(datum_class()(channels=3, height=112, width=112, label=4).SerializeToString())
-    for empty in (datum_class()(data=b"", label=1), datum_class(minimal=True)(data=b"")):
-        with pytest.raises(FormatError, match="empty image"):
-            parse_datum(empty.SerializeToString())
+@pytest.mark.parametrize(("fields", "message"), UNUSABLE.values(), ids=UNUSABLE)
+def test_a_message_without_an_encoded_image_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        parse_datum(datum_class()(**fields).SerializeToString())
+    with pytest.raises(FormatError, match="empty image"):
+        parse_datum(datum_class(minimal=True)(data=b"").SerializeToString())
 
 
 HOSTILE = {
@@ -150,6 +145,7 @@ def test_what_is_no_value_is_of_no_known_layout(value: bytes) -> None:
         parse_datum(value)
 
 
+@settings(max_examples=50)
 @given(
     st.binary(max_size=60)
     | st.builds(

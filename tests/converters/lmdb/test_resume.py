@@ -69,7 +69,7 @@ def test_what_was_committed_is_not_read_again(tmp_path: Path) -> None:
     assert begins[0] == COUNT * 3 // 5
 
 
-def test_a_build_file_that_was_taken_away_is_told_and_nothing_is_deleted(tmp_path: Path) -> None:
+def test_a_build_file_that_was_taken_away_is_reported_and_nothing_is_deleted(tmp_path: Path) -> None:
     path = tmp_path / "a.lmdb"
     killed_build(path, "journal", 4)
     building = path / ".facedata-building"
@@ -82,13 +82,13 @@ def test_a_build_file_that_was_taken_away_is_told_and_nothing_is_deleted(tmp_pat
     assert len(open_source(str(path))) == COUNT
 
 
-@pytest.mark.parametrize("kept", [0, 100, 4096, 8192, 20_000])
-def test_a_build_file_that_was_cut_is_told(tmp_path: Path, kept: int) -> None:
+def test_a_build_file_that_was_cut_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.lmdb"
     killed_build(path, "journal", 4)
-    os.truncate(path / ".facedata-building" / "data.mdb", kept)
-    with pytest.raises(OutputMismatchError, match="do not agree"):
-        build(path, samples(COUNT))
+    for kept in (20_000, 8192, 4096, 100, 0):
+        os.truncate(path / ".facedata-building" / "data.mdb", kept)
+        with pytest.raises(OutputMismatchError, match="do not agree"):
+            build(path, samples(COUNT))
     build(path, samples(COUNT), job={"overwrite": True})
     assert len(open_source(str(path))) == COUNT
 
@@ -125,7 +125,7 @@ def test_interrupted_it_goes_on(tmp_path: Path, undisturbed: tuple[bytes, str]) 
 
 def test_a_damaged_note_of_the_last_commit_is_no_note(tmp_path: Path, undisturbed: tuple[bytes, str]) -> None:
     path = tmp_path / "a.lmdb"
-    for text in ("", "[]", '{"shard": 0}', '{"shard": "0", "end": {}}', '{"shard": 0, "end": {"transaction": "x"}}'):
+    for text in ("", '{"shard": "0", "end": {}}', '{"shard": 0, "end": {"transaction": "x", "kv": 0}}'):
         killed_build(path, "pending", 1)
         (path / ".facedata-building" / "pending.json").write_text(text)
         assert build(path, samples(COUNT)).finished

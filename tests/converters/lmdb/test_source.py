@@ -100,14 +100,10 @@ def test_the_key_label_file_gives_the_order_and_the_labels(database: MakeDatabas
         assert source.locate(3) == (str(path if single else path / "data.mdb"), None)
 
 
-def test_the_data_file_itself_may_be_named(database: MakeDatabase) -> None:
-    path = database(5)
-    assert flat(open_dataset(f"{path}/data.mdb")) == expected(range(5))
-
-
 def test_the_label_of_the_key_label_file_counts(database: MakeDatabase) -> None:
     path = database(3, kv="person_0_2 5\nperson_0_0 1\n")
-    assert flat(open_source(str(path))) == [("person_0_2", 5, "2"), ("person_0_0", 1, "0")]
+    for spec in (str(path), f"{path}/data.mdb"):
+        assert flat(open_dataset(spec)) == [("person_0_2", 5, "2"), ("person_0_0", 1, "0")]
 
 
 def test_without_a_key_label_file_the_order_is_that_of_the_keys(database: MakeDatabase) -> None:
@@ -128,7 +124,13 @@ def test_values_without_labels_need_a_key_label_file(database: MakeDatabase, lay
 
 
 def test_a_lone_value_without_a_label_fails_by_name(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.lmdb", {b"1": value(4, "a"), b"2": value(4, "b", MINIMAL), b"3": value(5, "c")})
+    """And landmarks are read."""
+    landmarks = np.arange(10, dtype=np.float32).reshape(5, 2)
+    first = encode_datum(Sample("1", 4, HEADER + b"a", landmarks))
+    path = write(tmp_path / "a.lmdb", {b"1": first, b"2": value(4, "b", MINIMAL), b"3": value(5, "c")})
+    (sample,) = open_source(str(path))[:1]
+    assert sample.landmarks is not None
+    assert sample.landmarks.tolist() == landmarks.tolist()
     items = flat(open_source(str(path)))
     assert [items[0], items[2]] == [("1", 4, "a"), ("3", 5, "c")]
     assert items[1] == (
@@ -136,15 +138,7 @@ def test_a_lone_value_without_a_label_fails_by_name(tmp_path: Path) -> None:
     )
 
 
-def test_landmarks_come_along(tmp_path: Path) -> None:
-    landmarks = np.arange(10, dtype=np.float32).reshape(5, 2)
-    path = write(tmp_path / "a.lmdb", {b"1": encode_datum(Sample("1", 4, HEADER, landmarks))})
-    (sample,) = open_source(str(path))
-    assert sample.landmarks is not None
-    assert sample.landmarks.tolist() == landmarks.tolist()
-
-
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=15)
 @given(st.booleans(), st.data())
 def test_any_part_in_any_order_is_read_the_same(listed: bool, data: st.DataObject) -> None:
     with TemporaryDirectory() as folder:
@@ -167,18 +161,18 @@ def test_any_part_in_any_order_is_read_the_same(listed: bool, data: st.DataObjec
 
 def test_keys_are_found_in_a_large_tree_in_any_order(database: MakeDatabase) -> None:
     generator = np.random.default_rng(0)
-    wanted = generator.integers(0, 40_000, 500).tolist()
+    wanted = generator.integers(0, 20_000, 300).tolist()
     lines = [f"person_{n // 3}_{n} {n // 3}\n" if n % 9 else f"person_{n}_x 0\n" for n in wanted]
-    items = flat(open_source(str(database(40_000, kv="".join(lines)))))
+    items = flat(open_source(str(database(20_000, kv="".join(lines)))))
     for n, item in zip(wanted, items, strict=True):
         assert item == expected([n])[0] if n % 9 else "has no such key" in item
 
 
 def test_a_slice_carries_only_its_own_part(database: MakeDatabase) -> None:
-    path = database(60_000, kv=None)
+    path = database(20_000, kv=None)
     source = open_source(str(path))
-    assert len(pickle.dumps(source)) < 60_000  # less than a byte a record
-    assert len(pickle.dumps(source[30_000:31_000])) < 2_000
+    assert len(pickle.dumps(source)) < 20_000  # less than a byte a record
+    assert len(pickle.dumps(source[10_000:11_000])) < 2_000
     assert peak_bytes(lambda: open_source(str(path))) < 1_000_000
 
 
@@ -367,11 +361,6 @@ def test_a_database_of_lmdb_1_is_told(tmp_path: Path) -> None:
         open_source(str(path))
 
 
-def test_an_empty_database_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match="the database is empty"):
-        open_source(str(write(tmp_path / "a.lmdb", {})))
-
-
 def test_what_is_no_database_is_told(tmp_path: Path) -> None:
     (tmp_path / "folder.lmdb").mkdir()
     with pytest.raises(InputNotFoundError, match=r"folder\.lmdb/data\.mdb: no such file"):
@@ -385,9 +374,11 @@ def test_what_is_no_database_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a named pipe"):
         open_source(str(tmp_path / "pipe"))
     assert not any(recognises(str(tmp_path / name)) for name in os.listdir(tmp_path))
+    with pytest.raises(FormatError, match="the database is empty"):
+        open_source(str(write(tmp_path / "empty.lmdb", {})))
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_flipped_bits_are_errors_and_never_a_crash(tmp_path: Path, seed: int) -> None:
     """LMDB itself would be ended by a signal for some of these."""
     records = {b"key_%d" % n: value(n, "x" * (n % 7 * 400)) for n in range(200)}

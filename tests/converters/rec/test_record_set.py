@@ -63,55 +63,51 @@ def filled(maker: RecordSetMaker, *records: Record) -> RecordSetMaker:
     return maker
 
 
+def images(*labels: Any, first: int = 0) -> list[Record]:
+    return [(key, label, True) for key, label in enumerate(labels, first)]
+
+
+def identities(first: int, *ranges: tuple[float, float], meta: tuple[float, float] | None = None) -> list[Record]:
+    """Identity records from a key on, and the meta record."""
+    records: list[Record] = [(key, labels, False) for key, labels in enumerate(ranges, first)]
+    return [*records, (0, meta or (float(first), float(first + len(ranges))), False)]
+
+
 SHUFFLED = random.Random(0).choices(range(5), k=20)
-DIALECTS: dict[str, tuple[list[Record], str, int | None, list[tuple[int, int]]]] = {
+ARRAYS = [(label, 0.5, float("nan")) for label in (3.0, 0.0, 3.0)]
+# records, dialect, number of classes, and the images: key and label
+DIALECTS: dict[str, tuple[list[Record], str, int | None, dict[int, int]]] = {
     "insightface": (
-        [(1, 0.0, True), (2, 0.0, True), (3, 1.0, True), (4, (1.0, 3.0), False), (5, (3.0, 4.0), False)]
-        + [(0, (4.0, 6.0), False)],
+        images(0, 0, 1, first=1) + identities(4, (1, 3), (3, 4)),
         INSIGHTFACE,
         2,
-        [(1, 0), (2, 0), (3, 1)],
+        {1: 0, 2: 0, 3: 1},
     ),
-    "insightface with label arrays": (
-        [(1, (4.0, 1.0), True), (2, (4.0, 1.0), True), (3, (1.0, 3.0), False), (0, (3.0, 4.0), False)],
+    "insightface with arrays": (
+        images((4.0, 1.0), (4.0, 1.0), first=1) + identities(3, (1, 3)),
         INSIGHTFACE,
         1,
-        [(1, 4), (2, 4)],
+        {1: 4, 2: 4},
     ),
-    "insightface without identities": (
-        [(1, 0.0, True), (2, 0.0, True), (0, (3.0, 3.0), False)],
-        INSIGHTFACE,
-        None,
-        [(1, 0), (2, 0)],
-    ),
-    "newer InsightFace or im2rec": ([(0, 0.0, True), (1, 2.0, True)], PLAIN, None, [(0, 0), (1, 2)]),
-    "im2rec from 1": ([(1, 0.0, True), (2, 2.0, True)], PLAIN, None, [(1, 0), (2, 2)]),
-    "any order of labels": ([(n, float(m), True) for n, m in enumerate(SHUFFLED)], PLAIN, None, [*enumerate(SHUFFLED)]),
-    "label arrays": (
-        [(n, (label, 0.5, float("nan")), True) for n, label in enumerate([3.0, 0.0, 3.0])],
-        PLAIN,
-        None,
-        [(0, 3), (1, 0), (2, 3)],
-    ),
-    "a single image": ([(0, 5.0, True)], PLAIN, None, [(0, 5)]),
-    "keys in any order": (
-        [(key, float(key), True) for key in (4, 2, 9, 0, 7)],
-        PLAIN,
-        None,
-        [(key, key) for key in (0, 2, 4, 7, 9)],
-    ),
+    "insightface without identities": (images(0, 0, first=1) + identities(3), INSIGHTFACE, None, {1: 0, 2: 0}),
+    "newer InsightFace or im2rec": (images(0, 2), PLAIN, None, {0: 0, 1: 2}),
+    "im2rec from 1": (images(0, 2, first=1), PLAIN, None, {1: 0, 2: 2}),
+    "any order of labels": (images(*SHUFFLED), PLAIN, None, dict(enumerate(SHUFFLED))),
+    "label arrays": (images(*ARRAYS), PLAIN, None, {0: 3, 1: 0, 2: 3}),
+    "a single image": (images(5), PLAIN, None, {0: 5}),
+    "any order of keys": ([(n, n, True) for n in (4, 2, 9, 0, 7)], PLAIN, None, {n: n for n in (0, 2, 4, 7, 9)}),
 }
 
 
 @WITH_OR_WITHOUT_INDEX
 @pytest.mark.parametrize(("records", "dialect", "classes", "expected"), DIALECTS.values(), ids=DIALECTS)
 def test_every_dialect_is_recognised(
-    record_set: MakeSet, records: list[Any], dialect: str, classes: int | None, expected: Any, index: bool
+    record_set: MakeSet, records: list[Any], dialect: str, classes: int | None, expected: dict[int, int], index: bool
 ) -> None:
     source = open_record_set(filled(record_set(), *records).write(index=index))
     assert (source.dialect, source.declared_classes()) == (dialect, classes)
-    assert keys_and_labels(source) == expected
-    assert [sample.image for sample in source] == [jpeg(key) for key, _ in expected]
+    assert dict(keys_and_labels(source)) == expected
+    assert [sample.image for sample in source] == [jpeg(key) for key in expected]
 
 
 @settings(max_examples=20)
@@ -333,8 +329,7 @@ def test_the_advice_for_a_missing_record_works(record_set: MakeSet, index: bool)
 def test_an_impossible_meta_record_is_refused_and_ignored_with_salvage(
     record_set: MakeSet, announced: tuple[float, float]
 ) -> None:
-    images: list[Record] = [(key, 0.0, True) for key in (1, 2, 3)]
-    folder = filled(record_set(), *images, (4, (1.0, 4.0), False), (0, announced, False)).write()
+    folder = filled(record_set(), *images(0, 0, 0, first=1), *identities(4, (1, 4), meta=announced)).write()
     possible = announced == (5.0, 5.0)  # but the last record contradicts it
     message = r"its meta record (counts|says)" if possible else r"train\.rec: key 0 is .*, which is impossible"
     with pytest.raises(FormatError, match=message):
@@ -347,8 +342,7 @@ def test_an_impossible_meta_record_is_refused_and_ignored_with_salvage(
 def test_without_a_readable_meta_record_the_identities_are_found_by_search(
     record_set: MakeSet, caplog: pytest.LogCaptureFixture, options: Options
 ) -> None:
-    images = [(key, float(key > 3), True) for key in range(1, 6)]
-    maker = filled(record_set(), *images, (6, (1.0, 4.0), False), (7, (4.0, 6.0), False))
+    maker = filled(record_set(), *images(0, 0, 0, 1, 1, first=1), *identities(6, (1, 4), (4, 6))[:-1])
     maker.add_payload(0, NOT_A_HEADER)
     with caplog.at_level(logging.WARNING, logger="facedata"):
         source = open_record_set(maker.write(), **options)
@@ -408,8 +402,8 @@ def test_a_damaged_first_image_does_not_change_the_dialect(record_set: MakeSet, 
 EMPTY = {
     "no bytes": ([], None, r"train\.rec: is empty \(0 bytes\)"),
     "no line": ([(0, 0.0, True)], "", r"train\.idx: lists no record"),
-    "meta and identities": ([(1, (1.0, 1.0), False), (0, (1.0, 2.0), False)], None, "holds no image, only meta and"),
-    "identities": ([(key, (1.0, 1.0), False) for key in (1, 2, 3)], None, r"train\.rec: holds no image"),
+    "meta and identities": (identities(1, (1, 1)), None, "holds no image, only meta and"),
+    "identities": (identities(1, *[(1, 1)] * 3)[:-1], None, r"train\.rec: holds no image"),
 }
 
 
@@ -563,8 +557,7 @@ def test_the_rounding_allowed_is_that_of_float32_and_little_more(number: int) ->
 
 @pytest.mark.parametrize("change", [-2, -1, 1, 2])
 def test_below_2_to_the_24_a_meta_record_off_by_one_is_refused(record_set: MakeSet, change: int) -> None:
-    images = [(key, 0.0, True) for key in range(1, 7)]
-    people = [(key, (1.0, 2.0), False) for key in (7, 8, 9)]
-    maker = filled(record_set(), *images, *people, (0, (7.0, 10.0 + change), False))
+    records = images(*[0] * 6, first=1) + identities(7, *[(1, 2)] * 3, meta=(7, 10 + change))
+    maker = filled(record_set(), *records)
     with pytest.raises(FormatError, match=f"has 10 records, but its meta record counts {10 + change}"):
         open_record_set(maker.write())

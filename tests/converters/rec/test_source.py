@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import RecordSetMaker, chunk, file_of, jpeg, peak_bytes
+from support import RecordSetMaker, file_of, jpeg, peak_bytes
 
 from facedata.converters.rec import source as source_module
 from facedata.converters.rec.record_set import open_record_set
@@ -30,7 +30,7 @@ from facedata.converters.rec.recordio import (
     unpack_image_record,
 )
 from facedata.converters.rec.source import RecSource
-from facedata.dataset import Sample, Source
+from facedata.dataset import Sample
 from facedata.errors import FormatError, InputNotFoundError, SampleError
 
 MakeSet = Callable[..., RecordSetMaker]
@@ -94,7 +94,8 @@ WORDS = st.integers(1, 100).map(lambda words: 4 * words)
 def test_blocks_and_lone_reads_deliver_what_the_plain_reader_delivers(
     pieces: list[bytes], data: st.DataObject, block: int, gap: int, shortest_run: int, window: int
 ) -> None:
-    order = data.draw(st.lists(st.integers(0, len(pieces) - 1), min_size=1, max_size=15))
+    in_order = list(range(len(pieces)))
+    order = data.draw(st.just(in_order) | st.lists(st.sampled_from(in_order), min_size=1, max_size=15))
     with source_of(pieces, order) as source, small_blocks(block, gap, shortest_run, window):
         expected = record_by_record(source)
         assert comparable(source.read()) == expected
@@ -146,13 +147,6 @@ def test_lone_records_longer_than_guessed_are_whole(record_set: MakeSet, length:
     assert list(source.take(np.array([5, 2, 1]))) == [list(source)[place] for place in (5, 2, 1)]
 
 
-@settings(max_examples=30)
-@given(st.lists(PIECES, min_size=1, max_size=12), WORDS)
-def test_records_in_file_order_are_delivered_wherever_blocks_end(pieces: list[bytes], block: int) -> None:
-    with source_of(pieces, list(range(len(pieces)))) as source, small_blocks(block, 1 << 18):
-        assert comparable(source.read()) == record_by_record(source)
-
-
 @pytest.mark.parametrize("bits", [0x7FA00000, 0xFFA00001])
 def test_a_label_that_is_a_signalling_nan_fails_without_a_warning(record_set: MakeSet, bits: int) -> None:
     maker = record_set()
@@ -183,18 +177,6 @@ def test_one_block_is_held_at_a_time(record_set: MakeSet) -> None:
             assert isinstance(item, Sample)
 
     assert peak_bytes(read_all) < 16 << 20  # of the 40 MiB
-
-
-@given(st.lists(st.integers(0, 4), max_size=12), st.integers(-14, 14), st.integers(-14, 14))
-def test_slices_are_those_of_a_list(labels: list[int], first: int, end: int) -> None:
-    pieces = [encode_record(struct.pack("<IfQQ", 0, float(label), 0, 0) + b"image") for label in labels] or [b"none"]
-    with source_of(pieces, list(range(len(labels)))) as source:
-        assert isinstance(source, Source)
-        part = source[first:end]
-        assert [sample.label for sample in part] == labels[first:end]
-        assert len(part) == len(labels[first:end])
-        assert [sample.label for sample in part[1:]] == labels[first:end][1:]
-        assert [key for key, *_ in part] == [str(key + 3) for key in range(len(labels))][first:end]
 
 
 @pytest.mark.parametrize("keys", [range(20), [0, *range(7, 26)]], ids=["range", "gaps"])
@@ -251,16 +233,6 @@ def test_a_damaged_record_fails_alone_with_key_offset_and_reason(record_set: Mak
     assert str(errors[0]) == f"{source.path}: key 5, byte {maker.offsets[1]}: {errors[0].reason}"
 
 
-def test_iterating_raises_at_the_first_damaged_record(record_set: MakeSet) -> None:
-    maker = record_set()
-    for key in (0, 1, 2):
-        maker.add(key, -1.0 if key == 1 else 0.0, jpeg(key))
-    samples = iter(open_record_set(maker.write()))
-    assert next(samples).key == "0"
-    with pytest.raises(SampleError, match=rf"train\.rec: key 1, byte {maker.offsets[1]}: label -1 is not"):
-        next(samples)
-
-
 def test_a_split_record_is_delivered_joined_and_a_broken_one_fails_alone(record_set: MakeSet) -> None:
     maker, image = record_set(), jpeg(b"----" + MAGIC_BYTES + b"more" + MAGIC_BYTES)
     for key in range(5):
@@ -306,25 +278,14 @@ def test_an_offset_that_no_file_has_fails_alone(record_set: MakeSet, offset: int
     assert np.concatenate(list(source.labels())).tolist() == [0, 1, -1, 2]
 
 
-def test_a_claimed_length_is_not_believed(record_set: MakeSet) -> None:
+def test_a_wrong_length_fails_alone_and_is_never_allocated(record_set: MakeSet) -> None:
     maker = record_set()
-    for key in range(3):
-        maker.keys.append(key)
-        maker.offsets.append(len(maker.data))
-        maker.data += chunk(0, struct.pack("<IfQQ", 0, 0.0, 0, 0) + jpeg(key), length=MAXIMUM_LENGTH)
-    maker.add(3, 1.0, jpeg(3))
+    maker.plain([0, 1, 2, 3])
+    for key, length in ((0, MAXIMUM_LENGTH), (2, maker.offsets[3] + 4 - maker.offsets[2])):  # into the next record
+        maker.data[maker.offsets[key] + 4 : maker.offsets[key] + 8] = struct.pack("<I", length)
     source = open_record_set(maker.write())
     assert peak_bytes(lambda: list(source.read())) < 16 << 20
-    assert [isinstance(item, SampleError) for item in source.read()] == [True, True, True, False]
-
-
-def test_a_record_that_runs_on_into_the_next_fails_alone(record_set: MakeSet) -> None:
-    maker = record_set()
-    maker.plain([0, 1, 2])
-    end = maker.offsets[2] + 12
-    maker.data[maker.offsets[1] + 4 : maker.offsets[1] + 8] = struct.pack("<I", end - maker.offsets[1] - 8)
-    items = list(open_record_set(maker.write()).read())
-    assert [isinstance(item, SampleError) for item in items] == [False, True, False]
+    assert [isinstance(item, SampleError) for item in source.read()] == [True, False, True, False]
 
 
 @pytest.mark.parametrize("change", [1, 4], ids=["magic", "length"])

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import file_of, jpeg
 
@@ -113,6 +113,7 @@ def test_a_sample_does_not_go_on_in_the_next_tar(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(
@@ -178,70 +179,78 @@ def test_the_json_gives_the_key_the_landmarks_and_where_there_is_no_cls_the_labe
     assert list(source.keys()) == ["k", "b", "c"]
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b'"key"',
-        b"[" * 100_000,
-        b"\xff\xfe",
-        b'{"key": 5, "landmarks": 7}',
-        b'{"landmarks": [[1, 2], [3, 4], [5, 6], [7, 8]]}',
-        b'{"landmarks": [[1, 2], [3, 4], [5, 6], [7, 8], [9]]}',
-        b'{"landmarks": [[1, 2], [3, 4], [5, 6], [7, 8], [9, NaN]]}',
-        b'{"landmarks": [[1, 2], [3, 4], [5, 6], [7, 8], [9, 1e39]]}',
-        b'{"landmarks": [[1, 2], [3, 4], [5, 6], [7, 8], [9, true]]}',
-        b'{"landmarks": [[1, 2], [3, 4], [5, 6], [7, 8], [9, "1"]]}',
-        b'{"landmarks": [[1, 2], [3, 4], [5, 6], [7, 8], [9, 1' + b"0" * 400 + b"]]}",
-        b'{"key": "k' + b"x" * (1 << 20) + b'"}',
-    ],
-)
-def test_a_json_that_says_nothing_of_use_is_passed_over(tmp_path: Path, text: bytes) -> None:
-    (sample,) = open_source(str(make_tar(tmp_path / "x.tar", {"a.jpg": jpeg("a"), "a.cls": b"1", "a.json": text})))
-    assert (sample.key, sample.label, sample.landmarks) == ("a", 1, None)
+USELESS = [
+    b"",
+    b"{",
+    b"[]",
+    b'"key"',
+    b"[" * 100_000,
+    b"\xff\xfe",
+    b'{"key": 5, "landmarks": 7}',
+    b'{"landmarks": [[1, 2], [3, 4], [5, 6], [7, 8]]}',
+    b'{"landmarks": [[1, 2], [3, 4], [5, 6], [7, 8], [9]]}',
+    b'{"landmarks": [[1, 2], [3, 4], [5, 6], [7, 8], [9, NaN]]}',
+    b'{"landmarks": [[1, 2], [3, 4], [5, 6], [7, 8], [9, 1e39]]}',
+    b'{"landmarks": [[1, 2], [3, 4], [5, 6], [7, 8], [9, true]]}',
+    b'{"landmarks": [[1, 2], [3, 4], [5, 6], [7, 8], [9, "1"]]}',
+    b'{"landmarks": [[1, 2], [3, 4], [5, 6], [7, 8], [9, 1' + b"0" * 400 + b"]]}",
+    b'{"key": "k' + b"x" * (1 << 20) + b'"}',
+]
+
+
+def test_a_json_without_anything_of_use_is_ignored(tmp_path: Path) -> None:
+    members: list[tuple[str, bytes]] = []
+    for n, text in enumerate(USELESS):
+        members += [(f"{n}.jpg", jpeg("a")), (f"{n}.cls", b"1"), (f"{n}.json", text)]
+    samples = list(open_source(str(make_tar(tmp_path / "x.tar", members))))
+    assert [(sample.key, sample.label, sample.landmarks) for sample in samples] == [
+        (str(n), 1, None) for n in range(len(USELESS))
+    ]
 
 
 # Samples that fail, alone
 
 
-def test_a_sample_without_a_label() -> None:
-    error = error_of({"a.jpg": jpeg("a"), "a.json": b"{}"})
-    assert error.key == "a"
-    assert error.reason == "no label: there is neither a.cls beside the image, nor a 'label' in a.json"
+CLS = [b"", b"cat", b"-1", b"1.0", b"2147483648", b"9" * 5000, b"1 2", b"1_0", b"\xff", b"\xd9\xa1"]
+JSON = ["-1", "1.5", "true", '"3"', "[1]", "2147483648", "1" + "0" * 100]
 
 
-@pytest.mark.parametrize(
-    "text", [b"", b"cat", b"-1", b"1.0", b"2147483648", b"9" * 5000, b"1 2", b"1_0", b"\xff", b"\xd9\xa1"]
-)
-def test_a_cls_that_is_no_whole_number_from_0(text: bytes) -> None:
-    error = error_of({"a.jpg": jpeg("a"), "a.cls": text, "a.json": b'{"label": 3}'})
-    assert error.reason.startswith("the label in a.cls is ")
-    assert repr(os.fsdecode(text[:30]))[:-1] in error.reason
-    assert error.reason.endswith("expected an integer from 0 to 2147483647")
+def test_a_label_that_is_not_an_integer_from_0() -> None:
+    for text in CLS:
+        reason = error_of({"a.jpg": jpeg("a"), "a.cls": text, "a.json": b'{"label": 3}'}).reason
+        assert reason.startswith(f"the label in a.cls is {repr(os.fsdecode(text[:30]))[:-1]}")
+        assert reason.endswith("expected an integer from 0 to 2147483647")
+    for number in JSON:
+        error = error_of([("a.json", f'{{"label": {number}}}'.encode()), ("a.jpg", jpeg("a"))])
+        assert error.reason.startswith("the label in a.json is ")
 
 
-@pytest.mark.parametrize("text", ["-1", "1.5", "true", '"3"', "[1]", "2147483648", "1" + "0" * 100])
-def test_a_label_in_json_that_is_no_whole_number_from_0(text: str) -> None:
-    error = error_of([("a.json", f'{{"label": {text}}}'.encode()), ("a.jpg", jpeg("a"))])
-    assert error.reason.startswith("the label in a.json is ")
+BAD: dict[str, tuple[list[tuple[str, bytes]], str]] = {
+    "no label": (
+        [("a.jpg", jpeg("a")), ("a.json", b"{}")],
+        "no label: there is neither a.cls beside the image, nor a 'label' in a.json",
+    ),
+    "an empty image": ([("a.jpg", b""), ("a.cls", b"0")], "the image is empty (0 bytes)"),
+    **{
+        f"a second {again}": (
+            [("a.jpg", jpeg("a")), ("a.cls", b"1"), ("a.json", b"{}"), (again, b"2")],
+            f"the sample has a second {again}: it is not clear which one to read",
+        )
+        for again in ("a.jpg", "a.cls", "a.json", "a.JPG")
+    },
+}
+
+
+@pytest.mark.parametrize(("members", "reason"), BAD.values(), ids=BAD)
+def test_a_bad_sample_fails_alone(members: list[tuple[str, bytes]], reason: str) -> None:
+    error = error_of(members)
+    assert (error.key, error.reason) == ("a", reason)
 
 
 def test_the_largest_label(tmp_path: Path) -> None:
     path = make_tar(tmp_path / "x.tar", {"a.jpg": jpeg("a"), "a.cls": b"2147483647"})
     assert read(path) == [("a", 2147483647, jpeg("a"))]
     assert open_source(str(path)).declared_classes() == 1 << 31
-
-
-@pytest.mark.parametrize("again", ["a.jpg", "a.cls", "a.json", "a.JPG"])
-def test_an_extension_that_is_repeated_in_a_sample(again: str) -> None:
-    error = error_of([("a.jpg", jpeg("a")), ("a.cls", b"1"), ("a.json", b"{}"), (again, b"2")])
-    assert error.reason == f"the sample has a second {again}: it is not clear which one to read"
-
-
-def test_an_empty_image() -> None:
-    assert error_of({"a.jpg": b"", "a.cls": b"0"}).reason == "the image is empty (0 bytes)"
 
 
 def test_an_image_that_is_too_large_is_not_read(tmp_path: Path) -> None:
@@ -358,6 +367,7 @@ def test_samples_are_read_in_any_order_and_in_parts(tmp_path: Path) -> None:
     assert list(source[2:2]) == []
 
 
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 11), max_size=12), st.integers(1, 5))
 def test_parts_of_parts_are_the_same_samples(positions: list[int], block: int) -> None:
     with file_of(b"", "marker") as marker, pytest.MonkeyPatch.context() as patch:
