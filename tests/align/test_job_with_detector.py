@@ -74,7 +74,7 @@ def test_the_journal_names_the_model_and_another_detector_is_another_job(folder:
     detector = json.loads((folder / "out" / ".facedata-plan.json").read_text())["options"]["detector"]
     assert "mtcnn" in json.dumps(detector)
     assert len(detector["models"]["pnet.onnx"]) == 64
-    options = AlignOptions(detector=DetectorOptions("centerface"))
+    options = AlignOptions(detector=DetectorOptions("mtcnn", size=256))
     with pytest.raises(OutputMismatchError, match="detector"):
         align_dataset(str(folder / "photos"), str(folder / "out"), options, JobOptions(1))
     with pytest.raises(OptionError, match="look aligned already"):
