@@ -42,7 +42,6 @@ class Source:
         The download that it gives. If empty, a URL that ends in ``/`` is a folder with all of them.
     code : str
         The extraction code that Baidu asks for.
-    note : str
     """
 
     kind: str
@@ -69,10 +68,8 @@ class Download:
 
     Attributes
     ----------
-    name : str
     place : str
         Where a plain file belongs below the root; empty for archives, which are unpacked.
-    digest : Digest, optional
     size, about : int, optional
         Bytes: exactly, and roughly.
     superseded : mapping of str to str
@@ -144,35 +141,29 @@ class CatalogueSet:
     @property
     def terms(self) -> list[str]:
         """The status in words, its note and the licence, one a line."""
-        lines = [STATUSES[status] for status in self.status]
-        if self.status_note:
-            lines.append(self.status_note)
-        if self.licence:
-            lines.append(f"licence: {self.licence}")
-        if "unknown" in self.status:
-            lines.append("find out from the publisher what you may do with it")
-        return lines
+        advice = "find out from the publisher what you may do with it" if "unknown" in self.status else ""
+        licence = f"licence: {self.licence}" if self.licence else ""
+        return [*(STATUSES[status] for status in self.status), *filter(None, (self.status_note, licence, advice))]
 
     @property
     def access(self) -> str:
         """How the set can be had: ``download``, ``by hand``, ``by agreement``, ``not here``."""
-        kinds = {source.kind for source in self.sources}
-        if not self.downloads and "agreement" not in kinds:
-            return "not here"
-        if all(self.links(download) for download in self.downloads) and self.downloads:
+        if self.downloads and all(map(self.links, self.downloads)):
             return "download"
-        return "by agreement" if "agreement" in kinds else "by hand"
+        if any(source.kind == "agreement" for source in self.sources):
+            return "by agreement"
+        return "by hand" if self.downloads else "not here"
 
     @property
     def bytes(self) -> tuple[int, bool]:
         """How much is downloaded, and whether that is exact; 0 if it is not known."""
         sizes = [download.size for download in self.downloads]
-        if sizes and all(size is not None for size in sizes):
-            return sum(size or 0 for size in sizes), True
-        abouts = [download.size or download.about for download in self.downloads]
-        if abouts and all(about is not None for about in abouts):
-            return sum(about or 0 for about in abouts), False
-        return self.about_bytes or 0, False
+        abouts = [
+            download.about if size is None else size for download, size in zip(self.downloads, sizes, strict=True)
+        ]
+        if not abouts or None in abouts:
+            return self.about_bytes or 0, False
+        return sum(about or 0 for about in abouts), None not in sizes
 
     @property
     def places(self) -> list[str]:
@@ -291,33 +282,19 @@ def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 def _parse_set(name: str, table: dict[str, Any]) -> CatalogueSet:
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
     values["sources"] = tuple(
-        Source(
-            kind=source["kind"],
-            address=source.get("url") or source.get("id", ""),
-            **{key: source[key] for key in ("file", "code", "note") if key in source},
-        )
-        for source in table.get("sources", [])
+        Source(address=source.pop("url", source.pop("id", "")), **source)
+        for source in map(dict, table.get("sources", []))
     )
     values["downloads"] = tuple(map(_parse_download, table.get("downloads", [])))
-    values["files"] = tuple(
-        KnownFile(
-            digest=_parse_digest(file),
-            size=file.get("bytes"),
-            **{key: value for key, value in file.items() if key not in (*ALGORITHMS, "bytes")},
-        )
-        for file in table.get("files", [])
-    )
+    values["files"] = tuple(KnownFile(**_parse_digest(file)) for file in table.get("files", []))
     return CatalogueSet(name=name, **values)
 
 
 def _parse_download(table: dict[str, Any]) -> Download:
-    old = table.get("superseded", [])
+    values = _parse_digest(table)
+    old = values.pop("superseded", [])
     return Download(
-        name=table["name"],
-        place=table.get("place", ""),
-        digest=_parse_digest(table),
-        size=table.get("bytes"),
-        about=table.get("about_bytes"),
+        about=values.pop("about_bytes", None),
         superseded={
             release[algorithm].lower(): release.get("what", "a release that was replaced")
             for release in old
@@ -325,12 +302,12 @@ def _parse_download(table: dict[str, Any]) -> Download:
             if algorithm in release
         },
         superseded_names=tuple(release["name"] for release in old),
+        **values,
     )
 
 
-def _parse_digest(table: dict[str, Any]) -> Digest | None:
-    """The strongest checksum that is known."""
-    for algorithm in reversed(ALGORITHMS):
-        if algorithm in table:
-            return Digest(algorithm, table[algorithm].lower())
-    return None
+def _parse_digest(table: dict[str, Any]) -> dict[str, Any]:
+    """The table with the strongest checksum as `digest`, and its bytes as `size`."""
+    values = {key: value for key, value in table.items() if key not in (*ALGORITHMS, "bytes")}
+    known = [Digest(algorithm, table[algorithm].lower()) for algorithm in ALGORITHMS if algorithm in table]
+    return {**values, "digest": known[-1] if known else None, "size": table.get("bytes")}

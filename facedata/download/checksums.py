@@ -91,9 +91,8 @@ class Hashed(NamedTuple):
 
     Attributes
     ----------
-    digest : Digest
     status : os.stat_result
-        Of the file, after the last byte was read.
+        After the last byte was read.
     unchanged : bool
         True if neither size nor times of the file changed while it was read.
     ended_ns : int
@@ -194,13 +193,11 @@ class VerifiedFiles:
     It stores checksums, not verdicts, so that it serves any list, and at most a million files: beyond that, reading a
     file again is not slower than the lookup. If the cache folder cannot be written, nothing is remembered and nothing
     is reported; a corrupt database is removed with a warning. Threads may share an object.
-
-    Parameters
-    ----------
-    root : path
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
+        import sqlite3
+
         self._connection: sqlite3.Connection | None = None
         self._waiting: list[tuple[object, ...]] = []
         self._written, self._room = time.monotonic(), 0
@@ -211,15 +208,26 @@ class VerifiedFiles:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except (OSError, OptionError):  # also a user without a home folder, as in many containers
             return
-        if not self._connect():
-            self._connect()
+        for _ in range(2):  # again if the database was corrupt, and has been removed
+            try:
+                self._connection = sqlite3.connect(self._path, timeout=_LOCK_SECONDS, check_same_thread=False)
+                self._connection.execute(_TABLE)
+                count = self._connection.execute("SELECT COUNT(*) FROM files").fetchone()[0]
+                self._room = _MOST_REMEMBERED - int(count)
+                break
+            except sqlite3.Error as error:
+                self._give_up(error)
+                if isinstance(error, sqlite3.OperationalError):
+                    break
 
     def __enter__(self) -> VerifiedFiles:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.flush()
-        self._close()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def find(self, path: str, status: os.stat_result, algorithm: str) -> Digest | None:
         """The checksum of the file at `path`, relative to the root, if the file has not changed since."""
@@ -270,50 +278,24 @@ class VerifiedFiles:
                 self._give_up(error)
             self._written = time.monotonic()
 
-    def _connect(self) -> bool:
-        """Open the database; False if it was corrupt and has been removed."""
+    def _give_up(self, error: sqlite3.Error) -> None:
+        """Go on without the database; remove it if it is corrupt."""
         import sqlite3
 
-        try:
-            self._connection = sqlite3.connect(self._path, timeout=_LOCK_SECONDS, check_same_thread=False)
-            self._connection.execute(_TABLE)
-            self._room = _MOST_REMEMBERED - int(self._connection.execute("SELECT COUNT(*) FROM files").fetchone()[0])
-        except sqlite3.Error as error:
-            return self._give_up(error)
-        return True
-
-    def _give_up(self, error: sqlite3.Error) -> bool:
-        """Go on without the database; remove it and return False if it is corrupt."""
-        import sqlite3
-
-        self._close()
+        connection, self._connection = self._connection, None
+        with suppress(sqlite3.Error):
+            if connection is not None:
+                connection.close()
         if isinstance(error, sqlite3.OperationalError):  # read-only, full, locked for long
             _log.debug("%s: %s; going on without it", self._path, error)
-            return True
+            return
         _log.warning("%s: is corrupt (%s) and was removed; all files are read again", self._path, error)
         with suppress(OSError):
             self._path.unlink()
-        return False
-
-    def _close(self) -> None:
-        import sqlite3
-
-        if self._connection is not None:
-            with suppress(sqlite3.Error):
-                self._connection.close()
-            self._connection = None
 
 
 def remember(root: str | os.PathLike[str], path: str | os.PathLike[str], digest: Digest) -> None:
-    """Remember the checksum of a file that was computed while it was written.
-
-    Parameters
-    ----------
-    root : path
-    path : path
-        Relative to `root`.
-    digest : Digest
-    """
+    """Remember the checksum of the file at `path`, relative to `root`, that was computed while it was written."""
     with suppress(OSError), VerifiedFiles(root) as files:
         files.put(os.fspath(path), os.stat(Path(root, path)), digest)
 

@@ -62,16 +62,11 @@ def read_manifest(file: BinaryIO, title: str, algorithm: str | None = None) -> I
     Parameters
     ----------
     file : binary file
-        Read line by line.
+        Blank lines and those that begin with ``#`` are skipped.
     title : str
         The name of the file for messages; if it names an algorithm that is not supported, the list is refused.
     algorithm : str, optional
         The algorithm of all checksums; by default the number of digits decides.
-
-    Yields
-    ------
-    Listed or BadLine
-        Nothing for blank lines and those that begin with ``#``.
 
     Raises
     ------
@@ -153,10 +148,8 @@ class ManifestFile:
 
     Attributes
     ----------
-    title : str
-        For messages.
-    path : str
-        The file, or the copy of stdin.
+    title, path : str
+        The name for messages, and the file, or the copy of stdin.
     bad_lines : int
         How many lines cannot be parsed, when they have been iterated over.
 
@@ -238,24 +231,18 @@ def list_checksums(
 ) -> Iterator[Listed | LeftOut]:
     """Compute the checksums of all regular files below a folder, in the order of the bytes of their paths.
 
+    Names are relative to the folder.
+
     Parameters
     ----------
     path : path
         A folder, or a single file.
     algorithm : str
         A key of `ALGORITHMS`.
-    workers : int, optional
-        How many files are read at a time; by default the CPUs that this process may use.
+    workers, observer, stop
+        As in `verify`.
     leave_out : pair of int, optional
         Device and inode of a file to skip: the one that the list is written to.
-    observer : callable, optional
-        Called with the bytes read and the total (0 as long as unknown), a few times a second.
-    stop : StopRequest, optional
-
-    Yields
-    ------
-    Listed or LeftOut
-        Names are relative to the folder.
 
     Raises
     ------

@@ -30,14 +30,7 @@ How = Literal["checksum", "structure", "size", "presence"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of a check of a file's structure.
-
-    Attributes
-    ----------
-    good : bool
-    text : str
-        What was found and, if that is not good, what was expected.
-    """
+    """The result of a check of a file's structure: what was found and, if that is not good, what was expected."""
 
     good: bool
     text: str
@@ -58,7 +51,6 @@ class Expectation:
     ----------
     path : str
         Relative to the root, ``/`` between names.
-    digest : Digest, optional
     size : int, optional
         In bytes.
     structure : Structure, optional
@@ -85,9 +77,8 @@ class Result:
     ----------
     path : str
         As in the expectation.
-    verdict : {'OK', 'FAILED', 'MISSING', 'EXTRA'}
-    how : {'checksum', 'structure', 'size', 'presence'}
-        How the file was checked.
+    verdict, how : str
+        See `Verdict`, and `How` the file was checked.
     detail : str
         More for a person to read; may be empty.
     found_at : str, optional
@@ -131,14 +122,10 @@ class Verification:
 
     Attributes
     ----------
-    verdicts : Counter
-        How many results have each verdict.
-    hows : Counter
-        How those that are OK were checked.
+    verdicts, hows : Counter
+        How many results have each verdict, and how those that are OK were checked.
     from_cache : int
         How many files were not read again.
-    bytes_read : int
-    seconds : float
     bad_lines : int
         How many lines of the list of checksums could not be parsed.
     results : list of Result
@@ -212,19 +199,36 @@ def verify(
         raise input_error(error, root) from error
     with VerifiedFiles(root) if use_cache else nullcontext() as memory:
         verifier = _Verifier(os.fspath(root), expectations, memory, stop)
+
+        def tick(read: int, total: int) -> None:
+            if memory is not None:
+                memory.flush(every=2.0)
+            if observer is not None:
+                observer(read, total)
+
+        def note(result: Result) -> None:
+            done.verdicts[result.verdict] += 1
+            done.from_cache += result.from_cache
+            if result.verdict == "OK":
+                done.hows[result.how] += 1
+            (on_result or done.results.append)(result)
+
+        tasks = map(verifier.task, verifier.expectations)
         try:
-            for result in verifier.results(workers, observer, extra_in or (), not_extra):
-                done.verdicts[result.verdict] += 1
-                done.from_cache += result.from_cache
-                if result.verdict == "OK":
-                    done.hows[result.how] += 1
-                (on_result or done.results.append)(result)
+            with closing(run_in_order(tasks, verifier.meter, workers=workers, stop=stop, tick=tick)) as results:
+                for result in results:
+                    if result is not None:
+                        if result.found_at is not None:
+                            verifier.expected.add(result.found_at)
+                        note(result)
+            for folder in extra_in or ():
+                for path in verifier.until_stopped(walk_files(os.fspath(root), folder)):
+                    if path not in verifier.expected and path not in not_extra:
+                        note(Result(path, "EXTRA", "presence"))
         except InterruptedJobError as error:
             checked = f"{counted(sum(done.verdicts.values()), 'file')} checked; run the same command again"
-            resumes = (
-                " to resume" if use_cache else " (it starts from the beginning; without --no-cache it would resume)"
-            )
-            raise InterruptedJobError(f"{error}; {checked}{resumes}") from error
+            resumes = "to resume" if use_cache else "(it starts from the beginning; without --no-cache it would resume)"
+            raise InterruptedJobError(f"{error}; {checked} {resumes}") from error
     done.bytes_read, done.seconds = verifier.meter.done, time.monotonic() - begin
     return done
 
@@ -236,40 +240,16 @@ class _Verifier:
         self, root: str, expectations: Iterable[Expectation], memory: VerifiedFiles | None, stop: StopRequest | None
     ) -> None:
         self._root, self._memory, self._stop = root, memory, stop
-        self._expectations = list(expectations) if isinstance(expectations, Iterator) else expectations
-        self._expected = HashedNames()
+        self.expectations = list(expectations) if isinstance(expectations, Iterator) else expectations
+        self.expected = HashedNames()
         self._index: NameIndex | None = None
         self._digests: dict[tuple[str, str], Digest] = {}  # of files elsewhere, each of which is read once
         self._locks = [threading.Lock() for _ in range(_LOCKS)]
         self._structure_lock = threading.Lock()  # parsing numbers changes the warning filter of the whole process
         self.meter = Meter()
 
-    def results(
-        self,
-        workers: int | None,
-        observer: Callable[[int, int], None] | None,
-        extra_in: Sequence[str],
-        not_extra: Collection[str],
-    ) -> Iterator[Result]:
-        def tick(done: int, total: int) -> None:
-            if self._memory is not None:
-                self._memory.flush(every=2.0)
-            if observer is not None:
-                observer(done, total)
-
-        tasks = map(self._task, self._expectations)
-        with closing(run_in_order(tasks, self.meter, workers=workers, stop=self._stop, tick=tick)) as results:
-            for result in results:
-                if result is not None:
-                    if result.found_at is not None:
-                        self._expected.add(result.found_at)
-                    yield result
-        for folder in extra_in:
-            for path in self._until_stopped(walk_files(self._root, folder)):
-                if path not in self._expected and path not in not_extra:
-                    yield Result(path, "EXTRA", "presence")
-
-    def _until_stopped(self, paths: Iterable[str]) -> Iterator[str]:
+    def until_stopped(self, paths: Iterable[str]) -> Iterator[str]:
+        """The paths, until a stop is requested."""
         for path in paths:
             if self._stop:
                 raise InterruptedJobError(f"stopped by {self._stop.signal_name}")
@@ -278,9 +258,10 @@ class _Verifier:
     def _place(self, path: str) -> str:
         return os.path.relpath(path, os.path.abspath(self._root)) if os.path.isabs(path) else os.path.normpath(path)
 
-    def _task(self, expectation: Expectation) -> Task[Result | None]:
+    def task(self, expectation: Expectation) -> Task[Result | None]:
+        """Look at a file; the task reads it if that is needed."""
         place = self._place(expectation.path)
-        self._expected.add(place)
+        self.expected.add(place)
         seen = self._look(expectation, place)
         if isinstance(seen, Result):
             return Task(lambda: seen)
@@ -348,11 +329,11 @@ class _Verifier:
         if self._index is None:
             places = HashedNames()
             names: set[str] = set()
-            for each in self._until_stopped(self._place(expected.path) for expected in self._expectations):
+            for each in self.until_stopped(self._place(expected.path) for expected in self.expectations):
                 places.add(each)
                 if not os.path.exists(os.path.join(self._root, each)):
                     names.add(os.path.basename(each))
-            paths = self._until_stopped(walk_files(self._root))
+            paths = self.until_stopped(walk_files(self._root))
             self._index = NameIndex((path for path in paths if path not in places), names)
         found = self._index.find(place)
         if expectation.digest is None and expectation.structure is None and expectation.size is None:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Generic, NamedTuple, TypeVar
 
 from facedata.errors import InterruptedJobError
@@ -48,15 +49,7 @@ def check_stop(stop: StopRequest | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A file or folder that a walk leaves out.
-
-    Attributes
-    ----------
-    path : str
-    reason : str
-    is_lost : bool
-        True for a file or folder that cannot be read, False for what is not a file at all.
-    """
+    """A file or folder that a walk leaves out; `is_lost` if it cannot be read, not if it is not a file at all."""
 
     path: str
     reason: str
@@ -154,14 +147,9 @@ class HashedNames:
 
 
 class NameIndex:
-    """Finds missing files by their names, wherever they are below a root.
+    """Finds missing files by their names among the `paths` below a root.
 
-    Parameters
-    ----------
-    paths : iterable of str
-        The files below the root, ``/`` between names.
-    names : collection of str
-        The names of the missing files; other files are not indexed, so that memory grows with the missing ones only.
+    Only files with one of the `names` are indexed, so that memory grows with the number of missing files only.
     """
 
     def __init__(self, paths: Iterable[str], names: Collection[str]) -> None:
@@ -193,12 +181,8 @@ class NameIndex:
 
 def shared_end(first: str, second: str) -> int:
     """How many names, counted from the end, two paths share."""
-    count = 0
-    for name, other in zip(reversed(first.split("/")), reversed(second.split("/")), strict=False):
-        if name != other:
-            break
-        count += 1
-    return count
+    pairs = zip(reversed(first.split("/")), reversed(second.split("/")), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 class CancelledError(Exception):
@@ -206,14 +190,7 @@ class CancelledError(Exception):
 
 
 class Meter:
-    """Counts the bytes that threads have read, and cancels them.
-
-    Attributes
-    ----------
-    done : int
-        Bytes read.
-    cancelled : bool
-    """
+    """Counts the bytes that threads have read (`done`), and makes them end (`cancelled`)."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -223,13 +200,7 @@ class Meter:
         self._lock = threading.Lock()
 
     def advance(self, count: int) -> None:
-        """Count `count` bytes as read.
-
-        Raises
-        ------
-        CancelledError
-            If the work is to end.
-        """
+        """Count `count` bytes as read; raises `CancelledError` if the work is to end."""
         if self.cancelled:
             raise CancelledError
         with self._lock:
@@ -247,14 +218,7 @@ class Meter:
 
 
 class Task(NamedTuple, Generic[T]):
-    """Work for a thread.
-
-    Attributes
-    ----------
-    work : callable
-    size : int
-        Bytes to be read, as far as known.
-    """
+    """Work for a thread, and how many bytes it reads, as far as known."""
 
     work: Callable[[], T]
     size: int = 0
