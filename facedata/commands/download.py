@@ -5,9 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,10 +15,9 @@ from facedata.commands.progress import human_bytes, show_bytes, shown_path
 from facedata.text import counted
 
 if TYPE_CHECKING:
-    from facedata.download.acquire import Acquired, Plan, Watch
+    from facedata.download.acquire import Acquired, Watch
+    from facedata.download.available import Plan
     from facedata.download.catalogue import CatalogueSet
-    from facedata.features.checks.report import Observer
-    from facedata.jobs.signals import StopRequest
 
 _log = logging.getLogger("facedata")
 
@@ -132,46 +129,29 @@ def command(
             _show_plan(entry, Path(root), plan, as_json=as_json)
             return 0
         done = acquire(entry, Path(root), how, accept, watch=watch, stop=stop)
-        if done.good and not done.already and entry.layout == "learn-to-cluster":
-            _check_feature_sets(done, watch, stop)
+    if done.good and not done.already and entry.layout == "learn-to-cluster":
+        _check_feature_sets(done, watch)
     _show(done, as_json=as_json)
     return 0 if done.good else 1
 
 
-def _check_feature_sets(done: Acquired, watch: Watch, stop: StopRequest) -> None:
+def _check_feature_sets(done: Acquired, watch: Watch) -> None:
     """Log what `check_feature_set` finds in the feature sets of a download, without a search for neighbours.
 
     A finding is not a failure: checksums and sizes have shown that these are the published files, and another
     download would give the same ones.
     """
-    from facedata.download.walk import check_stop
     from facedata.errors import InputError, OptionError
     from facedata.features.checks import CheckOptions, check_feature_set
 
-    @contextmanager
-    def watched(what: str) -> Iterator[Observer]:
-        with watch(f"{name}: {what}") as observer:
-
-            def note(done: int, total: int) -> None:
-                check_stop(stop)
-                if observer is not None:
-                    observer(done, total)
-
-            yield note
-
-    names = set()
-    for path in (*done.placed, *(result.found_at or result.path for result in done.results)):
-        folder, _, rest = path.partition("/")
-        if folder == "features" and rest.endswith(".bin") and "/" not in rest:
-            names.add(rest.removesuffix(".bin"))
-        elif folder == "knns" and rest.count("/") == 1:
-            names.add(rest.partition("/")[0])
+    paths = [PurePosixPath(path) for path in (*done.placed, *(each.found_at or each.path for each in done.results))]
+    names = {path.stem for path in paths if path.parts[0] == "features"}
+    names |= {path.parts[1] for path in paths if path.parts[0] == "knns" and len(path.parts) == 3}
     for name in sorted(names):
-        files = (done.root / "features" / f"{name}.bin", done.root / "labels" / f"{name}.meta")
-        if not all(file.is_file() for file in files):
+        if not all((done.root / file).is_file() for file in (f"features/{name}.bin", f"labels/{name}.meta")):
             continue
         try:
-            report = check_feature_set(done.root, name, CheckOptions(sample=0), watch=watched)
+            report = check_feature_set(done.root, name, CheckOptions(sample=0), watch=watch)
         except (InputError, OptionError) as error:
             _log.warning("%s", error)
             continue

@@ -10,13 +10,13 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from facedata.download.available import (
-    AvailableFile,
     ByHandError,
+    Plan,
     find_downloads,
     given_files,
     put_in_root,
@@ -35,8 +35,7 @@ from facedata.download.provenance import (
     is_accepted,
     is_finished,
     read_provenance,
-    record_fetched,
-    record_file,
+    record_download,
     record_finish,
     record_restart,
 )
@@ -65,7 +64,7 @@ class AcquireOptions:
 
     Attributes
     ----------
-    from_dir, from_files : path, optional
+    from_dir, from_files : path
         A folder with files that were fetched by hand, and such files one by one.
     overwrite : bool
         Do everything again, and replace existing files.
@@ -73,7 +72,6 @@ class AcquireOptions:
         Delete the archives in the root when everything is placed and checked.
     workers : int, optional
         How many files are read at once to check them.
-    transfer : TransferOptions
     """
 
     from_dir: Path | None = None
@@ -86,16 +84,12 @@ class AcquireOptions:
 
 @dataclass(frozen=True)
 class Acquired:
-    """The result of `acquire`.
+    """The result of `acquire`; `already` if everything was done before.
 
     Attributes
     ----------
-    already : bool
-        True if everything was done before.
-    fetched : tuple of Fetched
-        The downloads that this run fetched.
-    used : dict of str to str
-        The downloads that were available, and where.
+    fetched, used
+        The downloads that this run fetched, and those that were available, by name, and where.
     placed : list of str
         Files and folders below the root.
     refused : dict of str to str
@@ -120,29 +114,6 @@ class Acquired:
     def good(self) -> bool:
         """Whether all files exist and are right."""
         return not self.refused and all(result.good for result in self.results)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What `acquire` would do, found out without a connection.
-
-    Attributes
-    ----------
-    already : bool
-        True if everything was done before.
-    found : dict of str to AvailableFile
-        Downloads that are available, by name.
-    wrong : dict of str to str
-        Files that have the name of a download but are not right, and why.
-    fetch, by_hand : list of Download
-        To be fetched by facedata, and by a person.
-    """
-
-    already: bool = False
-    found: dict[str, AvailableFile] = field(default_factory=dict)
-    wrong: dict[str, str] = field(default_factory=dict)
-    fetch: list[Download] = field(default_factory=list)
-    by_hand: list[Download] = field(default_factory=list)
 
 
 def plan_acquisition(
@@ -180,19 +151,9 @@ def acquire(
     watch: Watch = _unwatched,
     stop: StopRequest | None = None,
 ) -> Acquired:
-    """Fetch, check, unpack and place a set; resumes where an earlier call was interrupted.
+    """Fetch, check, unpack and place a set below `root`; resumes where an earlier call was interrupted.
 
-    Parameters
-    ----------
-    entry : CatalogueSet
-    root : path
-        The folder for the set's files; created if it does not exist.
-    options : AcquireOptions
-    accept : callable
-        Asks for the terms to be accepted, unless that has been done before.
-    watch : callable, optional
-        Gives observers of the progress in bytes.
-    stop : StopRequest, optional
+    Terms that were not accepted before are shown by `accept`; `watch` gives observers of the progress in bytes.
 
     Raises
     ------
@@ -276,26 +237,18 @@ class _Acquisition:
 
     def plan(self, *, again: bool, fresh: Collection[str] = ()) -> Plan:
         """What there is to do; with `again`, downloads without a checksum are not trusted, unless they are `fresh`."""
-        given = given_files(self.options.from_dir, self.options.from_files)
         unproven = {download.name for download in self.entry.downloads if again and download.digest is None}
         with self.watch("checking what is there") as observer:
-            found, wrong = find_downloads(
+            return find_downloads(
                 self.entry,
                 self.root,
-                given,
+                self.options.from_dir,
                 self.options.from_files,
                 distrusted=unproven - set(fresh),
                 workers=self.options.workers,
                 observer=observer,
                 stop=self.stop,
             )
-        missing = [download for download in self.entry.downloads if download.name not in found]
-        return Plan(
-            found=found,
-            wrong=wrong,
-            fetch=[download for download in missing if self.entry.links(download)],
-            by_hand=[download for download in missing if not self.entry.links(download)],
-        )
 
     def _collect(self, *, overwrite: bool) -> tuple[dict[str, Path], list[Fetched]]:
         """Get every download: where each is read from, and what was fetched for it."""
@@ -316,7 +269,8 @@ class _Acquisition:
                 digest = file.digest
                 if digest is None:  # for the record
                     digest = hash_file(file.path, "sha256", advance=lambda _: check_stop(self.stop), ahead=True).digest
-                record_file(self.entry, self.root, name, file.path, digest)
+                size, origin = file.path.stat().st_size, os.path.abspath(file.path)
+                record_download(self.entry, self.root, name, origin, size, digest)
         if plan.by_hand:
             reasons = [f"{path}: {reason}" for path, reason in plan.wrong.items()]
             if self.options.from_dir and not reasons:
@@ -338,7 +292,17 @@ class _Acquisition:
         names = {download.path(self.root): download.name for download in downloads}
 
         def note(fetched: Fetched) -> None:
-            record_fetched(self.entry, self.root, names[fetched.path], fetched)
+            record_download(
+                self.entry,
+                self.root,
+                names[fetched.path],
+                fetched.final_url,
+                fetched.size,
+                fetched.digest,
+                link=f"{fetched.link.kind} {shown_url(fetched.link.address)}",
+                etag=fetched.etag,
+                last_modified=fetched.last_modified,
+            )
             remember(self.root, os.path.relpath(fetched.path, self.root), fetched.digest)
 
         requests = []
@@ -396,11 +360,7 @@ class _Acquisition:
 
 
 def _bytes_on_disk(path: Path) -> int:
-    """How much of the disk a file, or all files of a folder, take; 0 if it does not exist."""
-    try:
-        if not path.is_dir():
-            return path.lstat().st_blocks * 512
-        with os.scandir(path) as entries:
-            return sum(_bytes_on_disk(Path(entry)) for entry in entries)
-    except OSError:
-        return 0
+    """How much of the disk a file, or a folder with all that is in it, takes; 0 if it does not exist."""
+    with suppress(OSError):
+        return 512 * sum(each.lstat().st_blocks for each in (path, *path.rglob("*")))
+    return 0

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from facedata.download.catalogue import CatalogueSet, Download
@@ -23,6 +23,7 @@ from facedata.jobs.signals import StopRequest
 __all__ = [
     "AvailableFile",
     "ByHandError",
+    "Plan",
     "find_downloads",
     "given_files",
     "put_in_root",
@@ -42,14 +43,9 @@ class ByHandError(InputError):
 
 @dataclass(frozen=True)
 class AvailableFile:
-    """A download that exists and is right.
+    """A download that exists and is right: its published checksum, if there is one, is `digest`.
 
-    Attributes
-    ----------
-    digest : Digest, optional
-        Its published checksum, which it has; None if none is published.
-    given : bool
-        True if the user named it or its folder, False if it was found in the root.
+    It is `given` if the user named it or its folder, not if it was found in the root.
     """
 
     path: Path
@@ -57,14 +53,29 @@ class AvailableFile:
     given: bool = False
 
 
-def given_files(from_dir: Path | None, from_files: Sequence[Path]) -> list[Path]:
-    """The files that the user points to, those named individually first.
+@dataclass(frozen=True)
+class Plan:
+    """What there is to do to acquire a set, found out without a connection; `already` if everything was done before.
 
-    Raises
-    ------
-    InputError
-        If one does not exist or is not a file.
+    Attributes
+    ----------
+    found : dict of str to AvailableFile
+        Downloads that are available, by name.
+    wrong : dict of str to str
+        Files that have the name of a download but are not right, and why.
+    fetch, by_hand : list of Download
+        To be fetched by facedata, and by a person.
     """
+
+    already: bool = False
+    found: dict[str, AvailableFile] = field(default_factory=dict)
+    wrong: dict[str, str] = field(default_factory=dict)
+    fetch: list[Download] = field(default_factory=list)
+    by_hand: list[Download] = field(default_factory=list)
+
+
+def given_files(from_dir: Path | None, from_files: Sequence[Path]) -> list[Path]:
+    """The files that the user points to, those named individually first; `InputError` if one is not a file."""
     for path in from_files:
         if not path.is_file():
             raise InputNotFoundError(f"{path}: {'is not a file' if path.exists() else 'no such file'} (--from-file)")
@@ -81,41 +92,33 @@ def given_files(from_dir: Path | None, from_files: Sequence[Path]) -> list[Path]
 def find_downloads(
     entry: CatalogueSet,
     root: Path,
-    given: Sequence[Path] = (),
-    named: Sequence[Path] = (),
+    from_dir: Path | None = None,
+    from_files: Sequence[Path] = (),
     *,
     distrusted: Collection[str] = (),
     workers: int | None = None,
     observer: Callable[[int, int], None] | None = None,
     stop: StopRequest | None = None,
-) -> tuple[dict[str, AvailableFile], dict[str, str]]:
+) -> Plan:
     """Search for each download in the root, then among the files given, and check what is found.
 
     Parameters
     ----------
     entry : CatalogueSet
     root : path
-    given, named : sequence of path
-        The files that the user points to, and those of them that were named individually, with ``--from-file``.
+    from_dir, from_files : path
+        A folder with files that the user points to, and such files that were named individually.
     distrusted : collection of str
         Downloads of which the root may have an old one: they are searched for among the files given only.
     workers, observer, stop
-        As in `verify`.
-
-    Returns
-    -------
-    found : dict of str to AvailableFile
-        The right files, by the names of the downloads.
-    wrong : dict of str to str
-        The files that have the name of a download and are not right, by path, with the reason.
+        As in `verify`, which also says what is raised.
 
     Raises
     ------
     InputError
         If the root has the archive of another set with the same name.
-    InterruptedJobError
-        If `stop` is set.
     """
+    given = given_files(from_dir, from_files)
     found: dict[str, AvailableFile] = {}
     wrong: dict[str, str] = {}
 
@@ -149,7 +152,7 @@ def find_downloads(
         for download in entry.downloads:
             if download.name in found:
                 continue
-            for path in _candidates(download, given, named, is_only=len(entry.downloads) == 1):
+            for path in _candidates(download, given, from_files, is_only=len(entry.downloads) == 1):
                 if path not in tried[download.name] and path.name not in batches.get(path.parent, {}):
                     tried[download.name].add(path)
                     batches.setdefault(path.parent, {})[path.name] = download
@@ -170,7 +173,13 @@ def find_downloads(
                 f"which has the same name: move it away, or give {entry.name} another --root"
             )
     used = {os.fspath(file.path) for file in found.values()}
-    return found, {path: reason for path, reason in wrong.items() if path not in used}
+    missing = [download for download in entry.downloads if download.name not in found]
+    return Plan(
+        found=found,
+        wrong={path: reason for path, reason in wrong.items() if path not in used},
+        fetch=[download for download in missing if entry.links(download)],
+        by_hand=[download for download in missing if not entry.links(download)],
+    )
 
 
 def _candidates(download: Download, given: Sequence[Path], named: Sequence[Path], is_only: bool) -> Iterator[Path]:
@@ -181,14 +190,14 @@ def _candidates(download: Download, given: Sequence[Path], named: Sequence[Path]
     """
     names = {download.name, *download.superseded_names}
 
-    def original(name: str) -> str:
-        match = _BROWSER_COPY.fullmatch(name)
-        return match[1] + match[2] if match else name
+    def is_copy(path: Path) -> bool:
+        match = _BROWSER_COPY.fullmatch(path.name)
+        return match is not None and match[1] + match[2] in names
 
     yield from (path for path in given if path.name in names)
-    yield from (path for path in given if path.name not in names and original(path.name) in names)
+    yield from filter(is_copy, given)
     if is_only or download.digest is not None:
-        yield from (path for path in named if path.name not in names and original(path.name) not in names)
+        yield from named
 
 
 def _web_page(path: Path) -> str | None:
@@ -212,15 +221,10 @@ def set_aside(path: Path) -> Path:
 def put_in_root(
     entry: CatalogueSet, download: Download, file: AvailableFile, root: Path, stop: StopRequest | None = None
 ) -> Path:
-    """Give a file that was fetched by hand a second name in the root.
+    """Give a file that was fetched by hand a second name in the root; returns where to read the download.
 
     On another disk an archive is used where it is, because a copy would only cost time and space; a file that is not
-    unpacked is copied. Returns where to read the download.
-
-    Raises
-    ------
-    InterruptedJobError
-        If `stop` is set during the copy.
+    unpacked is copied.
     """
     final = download.path(root)
     if not file.given or final == file.path:

@@ -50,14 +50,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Digest:
-    """The checksum of a file.
-
-    Attributes
-    ----------
-    algorithm : str
-        A key of `ALGORITHMS`.
-    value : str
-        Hexadecimal digits, in lower case.
+    """The checksum of a file: an algorithm of `ALGORITHMS`, and its result as hexadecimal digits in lower case.
 
     Raises
     ------
@@ -87,16 +80,9 @@ def new_hasher(algorithm: str) -> Any:
 
 
 class Hashed(NamedTuple):
-    """The checksum of a file, and the state of the file when it was computed.
+    """The checksum of a file, its state after the last byte was read, and when that was in nanoseconds since 1970.
 
-    Attributes
-    ----------
-    status : os.stat_result
-        After the last byte was read.
-    unchanged : bool
-        True if neither size nor times of the file changed while it was read.
-    ended_ns : int
-        When the last byte was read, in nanoseconds since 1970.
+    It is `unchanged` if neither size nor times of the file changed while it was read.
     """
 
     digest: Digest
@@ -112,14 +98,10 @@ def hash_file(
     advance: Callable[[int], None] | None = None,
     ahead: bool = False,
 ) -> Hashed:
-    """Read a file once and compute its checksum.
+    """Read a regular file once and compute its checksum by an algorithm of `ALGORITHMS`.
 
     Parameters
     ----------
-    path : path
-        A regular file, or a symbolic link to one.
-    algorithm : str
-        A key of `ALGORITHMS`.
     advance : callable, optional
         Called with the number of bytes of each block; an exception from it ends the reading.
     ahead : bool

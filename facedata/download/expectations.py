@@ -74,12 +74,8 @@ class IndexLines:
 class RecordFile:
     """Check a ``train.rec``: records begin where the index says, and the last one ends where the file ends.
 
-    Parameters
-    ----------
-    index : str
-        The index file, relative to the folder of the record file.
-    lines : int, optional
-        Lines of the index; without it, any record file that fits its own index is good.
+    The `index` is relative to the folder of the record file. Without its number of `lines`, any record file that fits
+    its own index is good.
     """
 
     index: str = "train.idx"
@@ -137,14 +133,7 @@ class LabelLines:
 class FeatureMatrix:
     """Check a matrix of float32 without a header, the features of learn-to-cluster.
 
-    Parameters
-    ----------
-    dimensions : int
-        Values in a row.
-    rows : int, optional
-        By default as many as the labels have lines.
-    labels : str, optional
-        The label file, relative to the folder of the matrix: ``../labels/part1_test.meta``.
+    By default it has as many rows as the file `labels`, relative to the folder of the matrix, has lines.
     """
 
     dimensions: int
@@ -239,16 +228,9 @@ def set_expectations(entry: CatalogueSet, root: Path, record: Mapping[str, Any])
 
 
 def verify_set(entry: CatalogueSet, root: Path, *, extra: bool = True, **options: Any) -> Verification:
-    """Check the files of a dataset of the catalogue; warn of files with the names of an older release.
+    """Check the files of a dataset as `verify` does; warn of files with the names of an older release.
 
-    Parameters
-    ----------
-    entry : CatalogueSet
-    root : path
-    extra : bool
-        Report files that are not expected, if the catalogue knows all files of the set.
-    **options
-        For `verify`, which also says what is raised.
+    With `extra`, files that are not expected are reported, if the catalogue knows all files of the set.
     """
     for download in entry.downloads:
         what = next(iter(download.superseded.values()), "an older release")

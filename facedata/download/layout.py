@@ -56,17 +56,9 @@ def unpack(
     observer: Callable[[int, int], None] | None = None,
     stop: StopRequest | None = None,
 ) -> None:
-    """Unpack archives, and plan where each file belongs; resumes where an earlier call was interrupted.
+    """Unpack archives in the set's hidden folder `work`, and plan where each file belongs.
 
-    Parameters
-    ----------
-    entry : CatalogueSet
-    archives : sequence of path
-    work : path
-        The set's own hidden folder in the root.
-    observer : callable, optional
-        Called with compressed bytes done and the total.
-    stop : StopRequest, optional
+    It resumes where an earlier call was interrupted; `observer` is called with compressed bytes done and the total.
     """
     unpacked = work / _UNPACKED
 
@@ -107,12 +99,7 @@ def place_unpacked(
 ) -> tuple[list[str], dict[str, str]]:
     """Move what `unpack` unpacked to where it belongs; resumes where an earlier call was interrupted.
 
-    Returns
-    -------
-    placed : list of str
-        Files and folders below the root.
-    refused : dict of str to str
-        Members of the archives that were not unpacked, and why.
+    Returns the files and folders below the root, and the members of archives that were not unpacked, and why.
 
     Raises
     ------
@@ -236,29 +223,29 @@ def place(moves: Iterable[Move], root: Path, *, overwrite: bool, stop: StopReque
         If `stop` is set.
     """
     moves = list(moves)
-    if not overwrite:
-        for move in moves:
-            _refuse_existing(move.source, root / move.target, stop)
+    for move in moves if not overwrite else ():
+        for source, target in _joined(move.source, root / move.target):
+            if os.path.lexists(target) and not _same_content(source, target, stop):
+                raise OutputExistsError(
+                    f"{target}: already exists and differs from the file of this download; "
+                    "move it away, or replace it with --overwrite"
+                )
     for move in moves:
         try:
-            _move(move.source, root / move.target)
+            for source, target in _joined(move.source, root / move.target):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(source, target)
         except OSError as error:
             raise output_error(error, root / move.target) from error
 
 
-def _are_folders(source: Path, target: Path) -> bool:
-    return source.is_dir() and target.is_dir() and not target.is_symlink()
-
-
-def _refuse_existing(source: Path, target: Path, stop: StopRequest | None) -> None:
-    if _are_folders(source, target):
+def _joined(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
+    """What to rename: the content of a folder joins that of a folder that exists."""
+    if source.is_dir() and target.is_dir() and not target.is_symlink():
         for path in _entries(source):
-            _refuse_existing(path, target / path.name, stop)
-    elif os.path.lexists(target) and not _same_content(source, target, stop):
-        raise OutputExistsError(
-            f"{target}: already exists and differs from the file of this download; "
-            "move it away, or replace it with --overwrite"
-        )
+            yield from _joined(path, target / path.name)
+    else:
+        yield source, target
 
 
 def _same_content(source: Path, target: Path, stop: StopRequest | None) -> bool:
@@ -275,12 +262,3 @@ def _same_content(source: Path, target: Path, stop: StopRequest | None) -> bool:
     except OSError as error:
         raise input_error(error, target) from error
     return True
-
-
-def _move(source: Path, target: Path) -> None:
-    if _are_folders(source, target):
-        for path in _entries(source):
-            _move(path, target / path.name)
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(source, target)

@@ -8,7 +8,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
@@ -59,19 +59,12 @@ class BadLine(NamedTuple):
 def read_manifest(file: BinaryIO, title: str, algorithm: str | None = None) -> Iterator[Listed | BadLine]:
     """Read a list of checksums, in the formats of GNU (``digest  name``) and BSD (``MD5 (name) = digest``).
 
-    Parameters
-    ----------
-    file : binary file
-        Blank lines and those that begin with ``#`` are skipped.
-    title : str
-        The name of the file for messages; if it names an algorithm that is not supported, the list is refused.
-    algorithm : str, optional
-        The algorithm of all checksums; by default the number of digits decides.
+    Blank lines and those that begin with ``#`` are skipped. By default the number of digits decides the algorithm.
 
     Raises
     ------
     FormatError
-        If this is not a list of checksums at all.
+        If this is not a list of checksums at all, or its `title` names an algorithm that is not supported.
     """
     if _OTHER_ALGORITHM.search(os.path.basename(title)):
         raise FormatError(f"{title}: its name mentions an algorithm other than {', '.join(ALGORITHMS)}")
@@ -137,21 +130,8 @@ def _shown(text: bytes) -> str:
 class ManifestFile:
     """A list of checksums in a file, or from stdin, that can be iterated over again, even before the end.
 
-    Lines that cannot be parsed are counted, and the first few are reported as warnings.
-
-    Parameters
-    ----------
-    path : str, optional
-        By default stdin, which is copied to the disk.
-    algorithm : str, optional
-        The algorithm of all checksums; by default the number of digits decides.
-
-    Attributes
-    ----------
-    title, path : str
-        The name for messages, and the file, or the copy of stdin.
-    bad_lines : int
-        How many lines cannot be parsed, when they have been iterated over.
+    Lines that cannot be parsed are counted (`bad_lines`), and the first few are reported as warnings. Stdin is copied
+    to the disk. By default the number of digits decides the algorithm.
 
     Raises
     ------
@@ -199,17 +179,9 @@ class ManifestFile:
 
 
 def verify_manifest(manifest: ManifestFile, root: str, *, extra: bool = True, **options: Any) -> Verification:
-    """Check files against a list of checksums. The result is not good if a line cannot be parsed.
+    """Check files below `root` against a list of checksums, as `verify` does; not good if a line cannot be parsed.
 
-    Parameters
-    ----------
-    manifest : ManifestFile
-    root : str
-        The folder that the names in the list are relative to.
-    extra : bool
-        Report files that are not in the list.
-    **options
-        For `verify`, which also says what is raised.
+    With `extra`, files that are not in the list are reported.
     """
     itself = [os.path.relpath(os.path.realpath(manifest.path), os.path.realpath(root))]
     done = verify(root, manifest, extra_in=[""] if extra else [], not_extra=itself, **options)
@@ -229,20 +201,10 @@ def list_checksums(
     observer: Callable[[int, int], None] | None = None,
     stop: StopRequest | None = None,
 ) -> Iterator[Listed | LeftOut]:
-    """Compute the checksums of all regular files below a folder, in the order of the bytes of their paths.
+    """Compute the checksums of a file, or of all files below a folder in the order of the bytes of their paths.
 
-    Names are relative to the folder.
-
-    Parameters
-    ----------
-    path : path
-        A folder, or a single file.
-    algorithm : str
-        A key of `ALGORITHMS`.
-    workers, observer, stop
-        As in `verify`.
-    leave_out : pair of int, optional
-        Device and inode of a file to skip: the one that the list is written to.
+    Names are relative to the folder. The file with the device and inode `leave_out` is skipped: the one that the list
+    is written to. `workers` and `observer` are as in `verify`.
 
     Raises
     ------
@@ -274,12 +236,14 @@ def list_checksums(
 
     def tasks() -> Iterator[Task[Listed | LeftOut]]:
         for name in names:
-            try:
-                status = os.stat(os.path.join(root, name)) if isinstance(name, str) else None
-            except OSError:  # reading it reports what is wrong
-                status = None
-            if status is None or (status.st_dev, status.st_ino) != leave_out:
-                yield Task(partial(hash_one, name), status.st_size if status else 0)
+            size = 0
+            if isinstance(name, str):
+                with suppress(OSError):  # reading it reports what is wrong
+                    status = os.stat(os.path.join(root, name))
+                    if (status.st_dev, status.st_ino) == leave_out:
+                        continue
+                    size = status.st_size
+            yield Task(partial(hash_one, name), size)
 
     count = 0
     try:

@@ -14,9 +14,7 @@ from typing import Any
 from facedata import __version__
 from facedata.download.catalogue import CatalogueSet
 from facedata.download.checksums import Digest
-from facedata.download.pages import shown_url
 from facedata.download.schema import PROVENANCE
-from facedata.download.transfer import Fetched
 from facedata.download.verify import Result
 from facedata.errors import FormatError, output_error
 from facedata.files import atomic_writer, open_locked, read_small
@@ -30,8 +28,7 @@ __all__ = [
     "is_finished",
     "read_all_provenance",
     "read_provenance",
-    "record_fetched",
-    "record_file",
+    "record_download",
     "record_finish",
     "record_restart",
 ]
@@ -124,29 +121,13 @@ def _digest_of_terms(entry: CatalogueSet) -> str:
     return hashlib.sha256("\n".join(entry.terms).encode()).hexdigest()
 
 
-def record_fetched(entry: CatalogueSet, root: Path, name: str, fetched: Fetched) -> None:
-    """Record where a download came from, when, and with which checksum."""
+def record_download(
+    entry: CatalogueSet, root: Path, name: str, origin: str, size: int, digest: Digest, **more: str | None
+) -> None:
+    """Record where a download came from, a URL or a path, when, and with which size and checksum."""
+    facts = {"from": origin, "at": _now(), "bytes": size, **more, digest.algorithm: digest.value}
     with change_provenance(root, entry.name) as record:
-        record.setdefault("downloads", {})[name] = {
-            "from": fetched.final_url,
-            "link": f"{fetched.link.kind} {shown_url(fetched.link.address)}",
-            "at": _now(),
-            "bytes": fetched.size,
-            "etag": fetched.etag,
-            "last_modified": fetched.last_modified,
-            fetched.digest.algorithm: fetched.digest.value,
-        }
-
-
-def record_file(entry: CatalogueSet, root: Path, name: str, path: Path, digest: Digest) -> None:
-    """Record a download that this run found instead of fetching it."""
-    with change_provenance(root, entry.name) as record:
-        record.setdefault("downloads", {})[name] = {
-            "from": os.path.abspath(path),
-            "at": _now(),
-            "bytes": path.stat().st_size,
-            digest.algorithm: digest.value,
-        }
+        record.setdefault("downloads", {})[name] = facts
 
 
 def record_restart(entry: CatalogueSet, root: Path) -> None:

@@ -68,15 +68,6 @@ def _is_line(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip()) and value.isprintable()
 
 
-def _is_path(value: Any) -> bool:
-    """A relative path that stays below the root, without hidden or empty parts."""
-    return _is_line(value) and "\\" not in value and all(part and part[0] != "." for part in value.split("/"))
-
-
-def _is_name(value: Any) -> bool:
-    return _is_path(value) and "/" not in value
-
-
 def _matches(pattern: str) -> Callable[[Any], object]:
     return lambda value: _is_line(value) and re.fullmatch(pattern, value)
 
@@ -89,13 +80,14 @@ def _list_of(test: Callable[[Any], object]) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, list) and all(map(test, value))
 
 
+_PART = r"[^./\\][^/\\]*"  # of a path, not hidden
 _URL = r"(https?://[^\s/]+(/\S*)?|magnet:\S+)"
 _LINE = _Key("a line of text", _is_line)
 _LINES = _Key("a list of lines of text", _list_of(_is_line))
 _COUNT = _Key("a whole number", _is_count)
 _COUNT_OR_LINE = _Key("a whole number, or a text such as '9K'", lambda value: _is_count(value) or _is_line(value))
-_PATH = _Key("a path below the root, without '..'", _is_path)
-_NAME = _Key("the name of a file, without folders", _is_name, is_required=True)
+_PATH = _Key("a path below the root, without '..'", _matches(f"{_PART}(/{_PART})*"))
+_NAME = _Key("the name of a file, without folders", _matches(_PART), is_required=True)
 _FLAG = _Key("true or false", lambda value: isinstance(value, bool))
 _DIGESTS = {
     algorithm: _Key(f"{digits} hexadecimal digits", _matches(f"[0-9a-fA-F]{{{digits}}}"))
@@ -116,15 +108,15 @@ _SET: dict[str, Any] = {
     "homepage": _Key("a URL", _matches(_URL)),
     "notes": _LINES,
     "layout": _Key(f"one of {', '.join(_LAYOUTS)}", _one_of(_LAYOUTS)),
-    "folder": _Key("the name of a folder", _is_name),
+    "folder": _Key("the name of a folder", _matches(_PART)),
     "complete": _FLAG,
-    "holding": _Key("the name of a file or folder", _is_name),
+    "holding": _Key("the name of a file or folder", _matches(_PART)),
     "next": _LINES,
     "sources": {
         "kind": _Key(f"one of {', '.join(SOURCES)}", _one_of(SOURCES), is_required=True),
         "url": _Key("a URL: http://, https:// or magnet:", _matches(_URL)),
         "id": _Key("an id of Google Drive", _matches(r"[\w-]{10,200}")),
-        "file": _Key("the name of a download", _is_name),
+        "file": _Key("the name of a download", _matches(_PART)),
         "code": _LINE,
         "note": _LINE,
     },
@@ -152,19 +144,12 @@ _SET: dict[str, Any] = {
 
 
 def read_catalogue(text: str, name: str) -> dict[str, dict[str, Any]]:
-    """The sets of a catalogue, each as the table that the file has, checked key by key.
-
-    Parameters
-    ----------
-    text : str
-        TOML.
-    name : str
-        The name of the file for messages.
+    """The sets of a catalogue in TOML, each as the table that the file has, checked key by key.
 
     Raises
     ------
     CatalogueError
-        If the file breaks the schema; the message gives the path of the key: ``sets.x.downloads[0].md5``.
+        If the file breaks the schema; the message gives `name` and the path of the key: ``sets.x.downloads[0].md5``.
     """
     try:
         document = tomllib.loads(text)

@@ -71,16 +71,10 @@ class Expectation:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The verdict on an expected file, or on a file that was not expected.
+    """The verdict on an expected file, or on a file that was not expected, and how it was checked.
 
     Attributes
     ----------
-    path : str
-        As in the expectation.
-    verdict, how : str
-        See `Verdict`, and `How` the file was checked.
-    detail : str
-        More for a person to read; may be empty.
     found_at : str, optional
         Where the file is, relative to the root, if that is not `path`.
     from_cache : bool
@@ -118,16 +112,12 @@ def _escaped(name: str) -> str:
 
 @dataclass(slots=True)
 class Verification:
-    """The counts of all results.
+    """How many results have each verdict, and how those that are OK were checked.
 
     Attributes
     ----------
-    verdicts, hows : Counter
-        How many results have each verdict, and how those that are OK were checked.
-    from_cache : int
-        How many files were not read again.
-    bad_lines : int
-        How many lines of the list of checksums could not be parsed.
+    from_cache, bad_lines : int
+        How many files were not read again, and how many lines of the list of checksums could not be parsed.
     results : list of Result
         All results, unless they were passed to a callback.
     """
@@ -166,20 +156,16 @@ def verify(
 
     Parameters
     ----------
-    root : path
     expectations : iterable of Expectation
         Taken as needed, and iterated over again when the first file is missing, unless it is an iterator.
     workers : int, optional
         How many files are read at a time; by default the CPUs that this process may use.
     use_cache : bool
         Do not read again what has not changed since it was read before, and remember what is read now.
-    extra_in : sequence of str, optional
-        Folders, relative to `root` ("" is `root` itself), in which to look for files that are not expected.
-    not_extra : collection of str
-        Paths, relative to `root`, that are not reported as such files.
+    extra_in, not_extra
+        Folders ("" is `root` itself) in which to look for files that are not expected, and paths not to report.
     observer : callable, optional
         Called with the bytes read and the total (0 as long as unknown), a few times a second.
-    stop : StopRequest, optional
     on_result : callable, optional
         Called with each result as soon as possible, in the order of the expectations, the extra files last. Without
         it, the results are collected in the return value.

@@ -64,19 +64,8 @@ def walk_files(root: str, below: str = "") -> Iterator[str]:
 def walk(root: str, below: str = "") -> Iterator[str | LeftOut]:
     """The regular files below a folder, and links to such, in the order of the bytes of their paths.
 
-    Facedata's own hidden files and folders (``.facedata*``) and unfinished downloads (``*.part``) are skipped. Links
-    to folders are not followed.
-
-    Parameters
-    ----------
-    root : str
-    below : str
-        A folder, relative to `root`: only files in it.
-
-    Yields
-    ------
-    str or LeftOut
-        A path relative to `root`, or what is not a file or cannot be read.
+    Paths are relative to `root`, `below` is a folder in it. Facedata's own hidden files (``.facedata*``) and unfinished
+    downloads (``*.part``) are skipped, and links to folders are not followed.
     """
     below = below.rstrip("/")
     waiting: list[str | LeftOut] = [f"{below}/" if below else ""]
@@ -234,19 +223,9 @@ def run_in_order(
 ) -> Generator[T, None, None]:
     """Run tasks in threads, `workers` at a time, and yield the results in order, each as early as that allows.
 
-    Threads suffice, because reading and hashing release the interpreter's lock.
-
-    Parameters
-    ----------
-    tasks : iterable of Task
-        Taken as needed: memory does not grow with their number.
-    meter : Meter
-        To which the tasks report the bytes they read.
-    workers : int, optional
-        Threads; by default the CPUs that this process may use.
-    stop : StopRequest, optional
-    tick : callable, optional
-        Called some times a second in the caller's thread with the bytes read and the total, 0 as long as unknown.
+    Threads suffice, because reading and hashing release the interpreter's lock. Tasks are taken as needed, so that
+    memory does not grow with their number, and report to `meter` the bytes they read. `tick` is called some times a
+    second in the caller's thread with the bytes read and the total, 0 as long as unknown.
 
     Raises
     ------
