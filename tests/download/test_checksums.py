@@ -19,16 +19,16 @@ LARGE = 17 << 20  # read by a second thread
 
 
 class TestHashing:
-    @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1, LARGE + 1])
-    def test_the_checksum_is_that_of_the_reference_program(self, size: int, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("size", [0, 1, (1 << 20) + 1, LARGE + 1])
+    def test_the_checksum_of_a_file_of_any_size(self, size: int, tmp_path: Path) -> None:
         path = tmp_path / "file"
         path.write_bytes((os.urandom(1021) * (size // 1021 + 1))[:size])
         for algorithm in ALGORITHMS:
-            made = subprocess.run([f"{algorithm}sum", path], capture_output=True, text=True, check=True)
+            expected = hashlib.new(algorithm, path.read_bytes()).hexdigest()
             for ahead in (False, True):
                 blocks: list[int] = []
                 hashed = hash_file(path, algorithm, ahead=ahead, advance=blocks.append)
-                assert hashed.digest == Digest(algorithm, made.stdout.split()[0])
+                assert hashed.digest == Digest(algorithm, expected)
                 assert (hashed.unchanged, hashed.status.st_size, sum(blocks)) == (True, size, size)
 
     def test_a_file_that_grows_meanwhile_has_changed(self, tmp_path: Path) -> None:
@@ -93,6 +93,10 @@ class TestMemory:
         assert found(root, algorithm="sha1") is None
         (root.parent / "link").symlink_to(root)
         assert found(root.parent / "link") == DIGEST
+        name = os.fsdecode(b"\xff\n\\")
+        (root / name).write_text("")
+        remember(root, name, DIGEST)
+        assert found(root, name) == DIGEST
 
     def test_any_change_is_noticed(self, root: Path) -> None:
         path, before = root / "file", (root / "file").stat()
@@ -124,12 +128,6 @@ class TestMemory:
             files.add("file", Hashed(DIGEST, status, unchanged, status.st_mtime_ns + int(age * 1e9)))
         assert found(root) == expected
 
-    def test_names_of_any_bytes_are_remembered(self, root: Path) -> None:
-        name = os.fsdecode(b"\xff\n\\")
-        (root / name).write_text("")
-        remember(root, name, DIGEST)
-        assert found(root, name) == DIGEST
-
     def test_a_corrupt_database_is_removed_with_a_warning(
         self, root: Path, cache: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -147,25 +145,25 @@ class TestMemory:
             assert "is corrupt" in caplog.text
             remember(root, "file", DIGEST)
             assert found(root) == DIGEST
-
-    def test_a_row_of_another_program_is_ignored(self, root: Path, cache: Path) -> None:
-        remember(root, "file", DIGEST)
-        (database,) = cache.iterdir()
         connection = sqlite3.connect(database)
         with connection:
-            connection.execute("UPDATE files SET digest = 'nonsense'")
+            connection.execute("UPDATE files SET digest = 'nonsense'")  # as a program of another version might
         connection.close()
         assert found(root) is None
 
-    @pytest.mark.parametrize("place", ["occupied", "/proc"])
+    @pytest.mark.parametrize("place", ["occupied", "/proc", ""])
     def test_a_cache_that_cannot_be_written_is_not_an_error(
         self, place: str, root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         (root.parent / "occupied").write_text("")
-        monkeypatch.setenv("XDG_CACHE_HOME", str(root.parent / place))
+        (root.parent / "here").mkdir()
+        monkeypatch.chdir(root.parent / "here")
+        monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user without a home folder
+        monkeypatch.setenv("XDG_CACHE_HOME", place and str(root.parent / place))
         remember(root, "file", DIGEST)
         assert found(root) is None
         assert not caplog.records
+        assert list(Path.cwd().iterdir()) == []
 
     def test_a_full_disk_is_not_an_error(self, root: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(small_disk))
@@ -181,12 +179,12 @@ class TestMemory:
             "from facedata.download.checksums import Digest\n"
             f"for n in range(20): remember({os.fspath(root)!r}, f'{{sys.argv[1]}}-{{n}}', Digest('md5', '0' * 32))"
         )
-        for writer in range(3):
-            for number in range(20):
-                (root / f"{writer}-{number}").write_text("")
-        processes = [subprocess.Popen([sys.executable, "-c", code, str(writer)]) for writer in range(3)]
-        assert [process.wait(60) for process in processes] == [0, 0, 0]
-        assert all(found(root, f"{writer}-{number}") for writer in range(3) for number in range(0, 20, 7))
+        names = [f"{writer}-{number}" for writer in "ab" for number in range(20)]
+        for name in names:
+            (root / name).write_text("")
+        processes = [subprocess.Popen([sys.executable, "-c", code, writer]) for writer in "ab"]
+        assert [process.wait(60) for process in processes] == [0, 0]
+        assert all(found(root, name) for name in names[::7])
 
     @pytest.mark.parametrize("seconds", [13_569_465_600, -14_000_000_000])
     def test_times_that_a_database_cannot_hold_are_ignored(self, root: Path, seconds: int) -> None:
@@ -196,14 +194,3 @@ class TestMemory:
         assert found(root) is None
         remember(root, "file", DIGEST)
         assert found(root) is None
-
-    def test_without_a_home_folder_nothing_is_written_to_the_current_one(
-        self, root: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        (root.parent / "here").mkdir()
-        monkeypatch.chdir(root.parent / "here")
-        monkeypatch.delenv("XDG_CACHE_HOME")
-        monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as for a user who is in no list
-        remember(root, "file", DIGEST)
-        assert found(root) is None
-        assert list(Path.cwd().iterdir()) == []

@@ -43,11 +43,6 @@ def test_lines_of_any_text(tmp_path: Path, content: bytes, lines: int) -> None:
     assert (wrong.good, wrong.text) == (False, f"expected 7 lines, found {lines}")
 
 
-def test_lines_of_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputNotFoundError):
-        TextLines(1).check(str(tmp_path / "a"))
-
-
 def test_what_has_a_checksum_is_checked_by_it_and_other_files_by_their_structure() -> None:
     part1 = {each.path: each for each in file_expectations(KNOWN.find("ms1m-part1"))}
     assert part1["features/part1_test.bin"].digest is not None
@@ -69,24 +64,15 @@ def test_features_that_are_not_in_the_catalogue_are_checked_against_their_labels
     }
 
 
-class TestBeforeAndAfterUnpacking:
-    def test_before_it_the_parts_are_needed(self, tmp_path: Path) -> None:
-        write(tmp_path, "glint360k_00")
-        expected = set_expectations(KNOWN.find("glint360k"), tmp_path, {})
-        assert [each.path for each in expected] == [f"glint360k_{part:02d}" for part in range(7)]
-        assert not any(each.optional for each in expected)
-
-    def test_afterwards_the_files_are_and_the_parts_need_not_be_there(self, tmp_path: Path) -> None:
-        write(tmp_path, "glint360k/train.rec")
-        expected = {each.path: each.optional for each in set_expectations(KNOWN.find("glint360k"), tmp_path, {})}
-        assert expected["glint360k_03"] is True
-        assert expected["glint360k/train.idx"] is False
-
-    def test_plain_files_are_looked_for_in_their_places(self, tmp_path: Path) -> None:
-        cars = {
-            each.path: each.optional for each in set_expectations(KNOWN.find("cars196"), tmp_path, {"finished": "now"})
-        }
-        assert cars == {"car_ims.tgz": True, "Cars196/cars_annos.mat": False}
+def test_parts_are_needed_before_unpacking_and_files_afterwards(tmp_path: Path) -> None:
+    write(tmp_path, "glint360k_00")
+    expected = set_expectations(KNOWN.find("glint360k"), tmp_path, {})
+    assert [(each.path, each.optional) for each in expected] == [(f"glint360k_{part:02d}", False) for part in range(7)]
+    write(tmp_path, "glint360k/train.rec")
+    optional = {each.path: each.optional for each in set_expectations(KNOWN.find("glint360k"), tmp_path, {})}
+    assert (optional["glint360k_03"], optional["glint360k/train.idx"]) == (True, False)
+    cars = set_expectations(KNOWN.find("cars196"), tmp_path, {"finished": "now"})
+    assert {each.path: each.optional for each in cars} == {"car_ims.tgz": True, "Cars196/cars_annos.mat": False}
 
 
 def test_files_with_the_names_of_an_old_release_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -106,13 +92,6 @@ def test_the_lines_of_an_index_are_counted(record_set: MakeSet) -> None:
     assert IndexLines().check(index).good
     found = IndexLines(17_451_890).check(index)
     assert (found.good, found.text) == (False, "expected 17,451,890 lines, found 8")
-
-
-def test_an_index_with_a_line_that_is_none_is_bad(record_set: MakeSet) -> None:
-    index = record_set("a").insightface([2, 3]) / "train.idx"
-    index.write_text(index.read_text()[:-4] + "\n5\n")
-    with pytest.raises(FormatError, match="line"):
-        IndexLines(9).check(str(index))
 
 
 @pytest.mark.parametrize("dialect", ["insightface", "plain", "split"])
@@ -152,7 +131,7 @@ def test_a_record_file_with_the_index_of_another_is_bad(record_set: MakeSet, tmp
         RecordFile().check(str(folder / "train.rec"))
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(st.binary(max_size=120), st.lists(st.integers(0, 130), min_size=1, max_size=5, unique=True))
 def test_any_bytes_are_a_record_file_or_not(data: bytes, offsets: list[int]) -> None:
     with file_of(data) as path:
@@ -179,6 +158,8 @@ def test_features_have_rows_of_their_size(tmp_path: Path) -> None:
     assert paired.check(str(path)).text == "16,384 bytes, 16 rows of 256 float32, as many as part.meta has lines"
     labels.write_text("1\n" * 15)
     assert "expected 15,360 bytes for 15 rows" in paired.check(str(path)).text
+    labels.write_text("")
+    assert "expected 0 bytes for 0 rows" in paired.check(str(path)).text
 
 
 @pytest.mark.parametrize("text", ["0\n1\n-1\n1\n", "0\n1\n-1\n1", "0\r\n1\r\n-1\r\n1\r\n", " 0\n1 \n-1\n1\n"])
