@@ -17,6 +17,8 @@ from pathlib import Path
 __all__ = ["ExecutorFactory", "LocalExecutor", "available_cpus", "available_memory", "cgroup_cpus", "die_with_parent"]
 
 _PR_SET_PDEATHSIG = 1
+_TICK = 0.1
+_SECONDS_TO_END = 2.0  # for workers that are idle, after one of them died
 
 ExecutorFactory = Callable[[int], Executor]
 """Makes an executor with that many workers; called again after the workers of the last one died."""
@@ -44,6 +46,19 @@ class LocalExecutor(ProcessPoolExecutor):
                 process.kill()
         with contextlib.suppress(AttributeError, OSError):
             self._result_queue._writer.close()  # type: ignore[attr-defined]
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the workers. One that is killed just now may hold a lock that the others need to end: kill those too."""
+        manager: threading.Thread | None = self._executor_manager_thread  # type: ignore[assignment]
+        processes = list((self._processes or {}).values())
+        super().shutdown(wait=False, cancel_futures=cancel_futures)
+        if wait and manager is not None:
+            while manager.is_alive() and not any(process.exitcode for process in processes):
+                manager.join(_TICK)
+            manager.join(_SECONDS_TO_END)
+            for process in processes if manager.is_alive() else ():
+                process.kill()
+            manager.join()
 
     def has_dead_worker(self) -> bool:
         """Whether a worker has ended. The executor does not notice while it waits for the rest of a result."""

@@ -72,3 +72,23 @@ time.sleep(60)
         time.sleep(0.1)
         assert not alive
         assert gone
+
+
+def test_a_worker_that_is_killed_while_the_executor_ends_does_not_hang_it() -> None:
+    program = """
+import os, random, signal, threading, time
+from facedata.jobs.executors import LocalExecutor
+for seed in range(12):  # about one in seven of them hung
+    executor = LocalExecutor(3)
+    for future in [executor.submit(time.sleep, 0.002) for _ in range(6)]:
+        future.result()
+    victim = random.Random(seed).choice(list(executor._processes))
+    def kill():
+        time.sleep(seed / 10_000)
+        os.kill(victim, signal.SIGKILL)
+    thread = threading.Thread(target=kill)
+    thread.start()
+    executor.shutdown()
+    thread.join()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
