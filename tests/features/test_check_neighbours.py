@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support import file_of
+from support import file_of, peak_bytes
 
 from facedata.errors import FacedataError
 from facedata.features.checks.neighbours import check_neighbours, neighbour_files
@@ -197,6 +197,12 @@ class TestHostile:
             file, (finding,) = check_neighbours(str(path), ROWS)
         assert (finding.wrong, len(finding.line()) < 600, file.same_label) == (True, True, None)
         assert not (tmp_path / "harm-was-done").exists()
+
+    def test_a_zip_bomb_takes_no_memory(self, tmp_path: Path) -> None:
+        path = tmp_path / "faiss_k_6.npz"
+        path.write_bytes(archive(member("(40, 2, 2000000)", values=0) + bytes(40_000_000)))  # far less than it says
+        assert peak_bytes(lambda: check_neighbours(str(path), ROWS)) < 4_000_000
+        assert "1,280,000,128 bytes" in check_neighbours(str(path), ROWS)[1][0].message
 
     @settings(deadline=None, max_examples=20)
     @given(data=st.data())
