@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from facedata.errors import FormatError, OptionError, SampleError, input_error
 
@@ -77,7 +77,7 @@ class Source(ABC):
     knows better overrides them.
     """
 
-    keys_are_paths: ClassVar[bool] = False
+    keys_are_paths: bool = False
     """Whether keys are relative paths of image files, which a folder may keep as names."""
 
     @abstractmethod
@@ -172,6 +172,11 @@ class WrappedSource(Source):
 
     def __len__(self) -> int:
         return len(self._source)
+
+    @property
+    def keys_are_paths(self) -> bool:  # type: ignore[override]
+        """Whether the keys of the wrapped source are relative paths."""
+        return self._source.keys_are_paths
 
     def read(self) -> Iterator[Sample | SampleError]:
         """The samples of the wrapped source."""

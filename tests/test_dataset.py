@@ -10,7 +10,7 @@ import pytest
 from support import RecordSetMaker, jpeg, raised_without_root
 
 from facedata.converters.convert import convert_dataset
-from facedata.converters.folder import FolderSink
+from facedata.converters.folder.sink import FolderSink
 from facedata.converters.null import NullSink
 from facedata.converters.rec.source import RecSource
 from facedata.dataset import (

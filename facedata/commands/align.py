@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facedata.commands import options
-from facedata.commands.conversion import JOB, TARGET, show_conversion_plan, show_summary
+from facedata.commands.convert import JOB, TARGET, show_conversion_plan, show_summary
 from facedata.commands.progress import show_progress
 from facedata.text import counted
 

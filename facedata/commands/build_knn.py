@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facedata.commands import options
-from facedata.commands.conversion import time_taken
+from facedata.commands.convert import time_taken
 from facedata.commands.progress import human_bytes, output_name, show_progress, shown_path
 from facedata.text import counted
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from facedata.commands import options
-from facedata.commands.conversion import JOB, SELECTION, run_conversion
+from facedata.commands.convert import JOB, SELECTION, run_conversion
 
 
 @click.command("build-lmdb", short_help="Build an LMDB and its key-label file, as FFC and LFS read them.")

@@ -1,13 +1,202 @@
-"""``facedata convert``."""
+"""``facedata convert``, and what the commands that write images share: their options, their run, their summary."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from facedata.commands import options
-from facedata.commands.conversion import JOB, SELECTION, TARGET, run_conversion
+from facedata.commands.progress import human_bytes, human_seconds, output_name, show_progress, shown_path
+from facedata.text import counted
+
+if TYPE_CHECKING:
+    from facedata.converters.convert import Conversion
+    from facedata.dataset import Sink
+    from facedata.jobs.job import JobSummary
+
+__all__ = [
+    "JOB",
+    "SELECTION",
+    "TARGET",
+    "command",
+    "run_conversion",
+    "show_conversion_plan",
+    "show_outcome",
+    "show_summary",
+    "time_taken",
+]
+
+SELECTION = options.together(
+    options.LABELS,
+    options.MIN_IMAGES,
+    options.MAX_IMAGES,
+    options.RELABEL,
+    options.LIMIT,
+    options.SHUFFLE,
+    options.SEED,
+    options.KEEP_UNDECODABLE,
+    options.SALVAGE,
+    options.REBUILD_INDEX,
+)
+"""Which samples are written, with which labels, in which order."""
+
+JOB = options.together(options.WORKERS, options.OVERWRITE, options.DRY_RUN, options.JSON, options.QUIET)
+"""How the job is run."""
+
+TARGET = options.together(
+    options.LAYOUT,
+    options.SHARD_SIZE,
+    options.SHARD_SAMPLES,
+    options.STYLE,
+    options.DATUM,
+    options.KEYS,
+    options.KV,
+    options.SINGLE_FILE,
+    options.BUILD_DIR,
+)
+"""How the formats are written."""
+
+_COUNTS = {
+    "identities": ("of", "identity", "identities"),
+    "classes": ("of", "class", "classes"),
+    "tars": ("in", "tar", "tars"),
+    "files": ("in", "file", "files"),
+}
+"""How to word the counts that sinks report."""
+
+
+def run_conversion(
+    command: str,
+    sources: Sequence[str],
+    target: str | Sink,
+    *,
+    labels: str,
+    limit: int | None,
+    workers: int | None,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+    quiet: bool,
+    salvage: bool = False,
+    rebuild_index: bool = False,
+    min_images: int | None = None,
+    max_images: int | None = None,
+    relabel: bool = False,
+    shuffle: bool = False,
+    seed: int = 0,
+    shard: tuple[int, int] = (1, 1),
+    opening: Mapping[str, Any] | None = None,
+    **writing: Any,
+) -> int:
+    """Convert `sources` to `target`, show the summary, and return the exit status.
+
+    Parameters
+    ----------
+    command : str
+        The name of the command.
+    sources : sequence of str
+        Specs.
+    target : str or Sink
+    labels, limit, min_images, max_images, relabel, shuffle, seed
+        Which samples are written, as for `ConversionOptions` and `Selection`.
+    workers, overwrite, dry_run, as_json, quiet, shard
+        How the job is run.
+    salvage, rebuild_index, opening
+        How the sources are opened; `opening` has further keywords for their ``open_source``.
+    **writing
+        All other options go to the format that is written, except those that were not given.
+    """
+    from facedata.converters.convert import ConversionOptions, check_conversion, plan_dataset
+    from facedata.converters.convert import run_conversion as run
+    from facedata.converters.selection import Selection
+    from facedata.jobs.job import JobOptions
+    from facedata.jobs.plan import Part
+
+    options.start_logging(quiet=quiet)
+    flags = {"salvage": salvage, "rebuild_index": rebuild_index}
+    conversion_options = ConversionOptions(
+        labels=labels,
+        selection=Selection(min_images, max_images, relabel, shuffle=shuffle, seed=seed),
+        limit=limit,
+        opening={**(opening or {}), **{name: True for name, wanted in flags.items() if wanted}},
+        writing={name: value for name, value in writing.items() if value not in (None, False)},
+        command=command,
+        command_line=options.command_line(),
+    )
+    part = Part(*shard)
+    JobOptions(part=part, overwrite=overwrite)  # contradictions are reported before anything is opened
+    conversion = plan_dataset(sources, target, conversion_options)
+    if dry_run:
+        check_conversion(conversion, overwrite=overwrite)
+        show_conversion_plan(conversion, part, as_json=as_json)
+        return 0
+    with show_progress("images", quiet=quiet) as observer:
+        summary = run(conversion, JobOptions(workers, part, overwrite, observer))
+    show_summary(summary, as_json=as_json)
+    return 0 if summary.good else 1
+
+
+def show_conversion_plan(conversion: Conversion, part: Any, *, as_json: bool) -> None:
+    """Report on stdout what a job would write."""
+    plan = conversion.plan
+    shards = part.shards(plan)
+    images = sum(end - first for first, end in map(plan.bounds, shards))
+    root = output_name(conversion.sink.root)
+    if as_json:
+        value = {"dry_run": True, "output": root, "images": images, "shards": len(shards), "part": str(part)}
+        options.print_json({**value, "fingerprint": plan.fingerprint, "sets": plan.facts["sets"]})
+        return
+    click.echo(f"would write {counted(images, 'image')} in {counted(len(shards), 'shard')} into {root}")
+    _show_sets(plan.facts["sets"])
+
+
+def show_summary(summary: JobSummary, *, as_json: bool) -> None:
+    """Report on stdout what a job that wrote images has done."""
+    if as_json:
+        value = summary.to_json()
+        options.print_json({"images": value.pop("samples"), **value})
+        return
+    facts = summary.facts
+    inside = next(
+        (f" {how} {counted(facts[name], *words)}" for name, (how, *words) in _COUNTS.items() if name in facts), ""
+    )
+    size = human_bytes(summary.bytes)
+    output = output_name(summary.output)
+    click.echo(f"{output}: {counted(summary.samples, 'image')}{inside}, {size}; {time_taken(summary)}")
+    _show_sets(facts["sets"])
+    if "kv" in facts:
+        click.echo(f"  keys and labels: {shown_path(facts['kv'])}")
+    show_outcome(summary)
+
+
+def time_taken(summary: JobSummary) -> str:
+    """How long a job took, and how fast it was."""
+    if summary.nothing_to_do:
+        return "all done before"
+    return f"{human_seconds(summary.seconds)}, {summary.rate:,.{0 if summary.rate >= 10 else 1}f}/s"
+
+
+def show_outcome(summary: JobSummary, failed_images: str = "") -> None:
+    """Report on stdout what a job has not done: shards left, images that failed and what became of them."""
+    if not summary.finished:
+        output = output_name(summary.output)
+        click.echo(f"  {summary.shards_done} of {summary.shards} shards are done; facedata status {output}")
+    if summary.failures:
+        log = os.path.join(summary.output, "failures.jsonl")
+        click.echo(f"  {counted(summary.failures, 'image')} failed{failed_images}: {log}")
+    if summary.failed_shards:
+        click.echo(f"  {counted(summary.failed_shards, 'shard')} failed; the same command tries them again")
+
+
+def _show_sets(sets: Sequence[Mapping[str, Any]]) -> None:
+    for facts in sets:
+        first, last = facts["first_label"], facts["last_label"]
+        labels = f"labels from {first}" if last is None else f"labels {first} to {last}"
+        kind = facts.get("dialect") or facts["format"]
+        click.echo(f"  {facts['set']}: {kind}, {counted(facts['images'], 'image')}, {labels}")
 
 
 @click.command("convert", short_help="Convert a dataset from any format to any other.")

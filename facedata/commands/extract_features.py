@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facedata.commands import options
-from facedata.commands.conversion import JOB, show_outcome, time_taken
+from facedata.commands.convert import JOB, show_outcome, time_taken
 from facedata.commands.progress import human_bytes, output_name, show_progress
 from facedata.text import counted
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from facedata.commands import options
-from facedata.commands.conversion import JOB, SELECTION, run_conversion
+from facedata.commands.convert import JOB, SELECTION, run_conversion
 
 
 @click.command("pack-rec", short_help="Pack images into a record set, as InsightFace, MXNet and DALI read it.")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from facedata.commands import options
-from facedata.commands.conversion import JOB, run_conversion
+from facedata.commands.convert import JOB, run_conversion
 from facedata.commands.progress import show_bytes
 
 
@@ -66,7 +66,7 @@ def command(
       facedata unpack-rec --include ms1m,glint360k --output merged/ --workers 16 --json
       facedata unpack-rec --include big --output out/ --shard 3/64
     """
-    from facedata.converters.folder import FolderSink
+    from facedata.converters.folder.sink import FolderSink
 
     # split at commas, except in a path with a comma that exists
     paths = [path for name in includes for path in ([name] if os.path.exists(name) else name.split(",")) if path]

@@ -23,15 +23,10 @@ def write_class_names(path: str | os.PathLike[str], names: Mapping[int, str]) ->
 
     Control characters in a name, which would break the lines, are written as spaces.
 
-    Parameters
-    ----------
-    path : str or path
-    names : mapping of int to str
-        The name of each label.
-
     Raises
     ------
     OutputError
+        If the file cannot be written.
     """
     try:
         with atomic_writer(path) as file:

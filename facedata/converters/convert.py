@@ -10,14 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
-from facedata.converters.joined import join_sources
-from facedata.converters.selection import Selection, select
+from facedata.converters.selection import Selection, join_sources, select
 from facedata.dataset import (
     BlockEncoder,
     OrderedOutput,
     Output,
     Sample,
-    SampleWriter,
     Sink,
     Source,
     create_dataset,
@@ -139,7 +137,7 @@ class Conversion:
     source : Source
         The samples that are written, joined and selected.
     sink : Sink
-        Made ready for them by `Sink.fit`.
+        As `Sink.fit` prepared it for them.
     change : Change, optional
     inputs : sequence of Input
     """
@@ -162,8 +160,7 @@ def convert_dataset(
         Specs.
     target : str or Sink
         A spec that names its format, or a sink.
-    options : ConversionOptions, optional
-    job : JobOptions, optional
+    options, job : optional
 
     Raises
     ------
@@ -273,7 +270,6 @@ def plan_conversion(
     Parameters
     ----------
     command : str
-        The name of the command that runs the job.
     source, sink
     size : int, optional
         About how many bytes the input has, if that is not the size of the source; decides only the number of shards.
@@ -284,7 +280,6 @@ def plan_conversion(
     facts : mapping, optional
         What else to keep with the job.
     change : Change, optional
-        The change of the samples on their way.
     """
     sink, wanted_ends = sink.fit(source)
     ends = wanted_ends if ends is None else ends
@@ -347,64 +342,42 @@ class _ConvertShard:
 
     def __call__(self) -> ShardResult:
         begin = time.monotonic()
-        tally = _ShardTally(self.source, self.first)
+        samples = size = digest = 0  # a CRC-32: it only tells runs apart, and every image passes through it
+        labels: tuple[int, int] | None = None
+        last_label = -1
+        failures: list[Mapping[str, Any]] = []
+        opened = nullcontext() if self.change is None else self.change.open_shard(self.shard)
         try:
-            with self._open_change() as change, self.sink.open_shard(self.shard) as writer:
+            with opened as change, self.sink.open_shard(self.shard) as writer:
                 items = self.source.read()
                 made = ((item,) for item in items) if change is None else change(items)
                 for index, faces in enumerate(made, self.first):
                     for face, item in enumerate(faces):
-                        tally.take(index, face, item, writer)
+                        if not isinstance(item, Sample):
+                            failures.append(self._failure(index, item))
+                            continue
+                        try:
+                            writer.write(index, item, face)
+                        except RefusedSampleError as error:
+                            failures.append(self._failure(index, Refused(item.key, error)))
+                            continue
+                        label, image = item.label, item.image
+                        samples += 1
+                        size += len(image)
+                        digest = crc32(image, crc32(b"%d %d\n" % (label, len(image)), digest))
+                        if label != last_label:  # most samples have the label of the one before
+                            last_label = label
+                            low, high = labels or (label, label)
+                            labels = (min(low, label), max(high, label))
                 block = writer.block() if isinstance(writer, BlockEncoder) else None
         except FacedataError:
             raise
         except OSError as error:
             raise output_error(error, self.sink.root) from error
-        return tally.result(time.monotonic() - begin, block)
+        return ShardResult(samples, size, f"{digest:08x}", labels, tuple(failures), time.monotonic() - begin, block)
 
-    def _open_change(self) -> AbstractContextManager[ChangeItems | None]:
-        return nullcontext() if self.change is None else self.change.open_shard(self.shard)
-
-
-class _ShardTally:
-    """Passes the samples of a shard to a writer; counts and digests those that it takes, lists those that fail."""
-
-    def __init__(self, source: Source, first: int) -> None:
-        self._source, self._first = source, first
-        self._samples = self._bytes = 0
-        self._labels: tuple[int, int] | None = None
-        self._last_label = -1
-        self._digest = 0  # CRC-32: it only tells runs apart, and every image passes through it
-        self._failures: list[Mapping[str, Any]] = []
-
-    def take(self, index: int, face: int, item: Sample | SampleError | Refused, writer: SampleWriter) -> None:
-        """Write one item; `index` and `face` as for `SampleWriter.write`."""
-        if isinstance(item, Sample):
-            try:
-                writer.write(index, item, face)
-            except RefusedSampleError as error:
-                item = Refused(item.key, error)
-            else:
-                self._count(item)
-                return
+    def _failure(self, index: int, item: SampleError | Refused) -> Mapping[str, Any]:
         if isinstance(item, Refused):
-            dataset, offset = self._source.locate(index - self._first)
+            dataset, offset = self.source.locate(index - self.first)
             item = SampleError(dataset, item.key, str(item.reason), offset)
-        self._failures.append(
-            {"set": item.dataset, "key": item.key, "index": index, "offset": item.offset, "reason": item.reason}
-        )
-
-    def _count(self, sample: Sample) -> None:
-        label = sample.label
-        self._samples += 1
-        self._bytes += len(sample.image)
-        self._digest = crc32(sample.image, crc32(b"%d %d\n" % (label, len(sample.image)), self._digest))
-        if label != self._last_label:  # most samples have the label of the one before
-            self._last_label = label
-            low, high = self._labels or (label, label)
-            self._labels = (min(low, label), max(high, label))
-
-    def result(self, seconds: float, block: Any) -> ShardResult:
-        """The result of the shard, with the block that a single writer writes."""
-        digest, failures = f"{self._digest:08x}", tuple(self._failures)
-        return ShardResult(self._samples, self._bytes, digest, self._labels, failures, seconds, block)
+        return {"set": item.dataset, "key": item.key, "index": index, "offset": item.offset, "reason": item.reason}

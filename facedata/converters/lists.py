@@ -10,17 +10,19 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import LabelLines, read_label_lines
-from facedata.converters.folder.sink import FolderSink
 from facedata.converters.image_files import ImageFileSource
 from facedata.dataset import Format
 from facedata.errors import FormatError, InputNotFoundError, OptionError, input_error
 from facedata.files import file_identity
+
+if TYPE_CHECKING:
+    from facedata.converters.folder.sink import FolderSink
 
 __all__ = ["FORMAT", "ListSource", "create_sink", "open_source", "recognises"]
 
@@ -152,6 +154,8 @@ def create_sink(spec: str, *, layout: str | None = None, keep_undecodable: bool 
     OptionError
         If no folder is named.
     """
+    from facedata.converters.folder.sink import FolderSink
+
     path, at, root = spec.rpartition("@")
     if not at or not path or not root:
         raise OptionError(f"list:{spec}: name the folder of the images: list:LIST@FOLDER, as list:train.txt@images/")

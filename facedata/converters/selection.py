@@ -1,22 +1,225 @@
-"""Selecting samples of a source by their labels, renumbering these, and putting the samples into an order."""
+"""What a conversion does to samples on their way: joining several sources, selecting, renumbering, and reordering."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.joined import all_labels
+from facedata.columns import LARGEST_LABEL
 from facedata.dataset import Sample, Source, WrappedSource
 from facedata.errors import EmptyDatasetError, OptionError, SampleError
 
-__all__ = ["Selection", "select"]
+__all__ = ["Selection", "all_labels", "join_sources", "select"]
 
+_T = TypeVar("_T")
 _BLOCK = 1 << 20
 _POSITION = np.uint32  # 4 bytes a sample: no dataset has 4 thousand million images
+
+_log = logging.getLogger(__name__)
+
+
+def join_sources(sources: Sequence[Source], *, shift: bool) -> tuple[Source, list[tuple[int, int | None]]]:
+    """Join sources, one after the other.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+    shift : bool
+        Shift the labels of each past those of the sources before it, so that people stay apart. If a source does not
+        declare its number of classes, its labels are read to count them.
+
+    Returns
+    -------
+    Source
+    list of tuple
+        By how much the labels of each source are shifted, and how many classes it has, if that is known.
+
+    Raises
+    ------
+    OptionError
+        If a shifted label would be too large.
+    """
+    joined: list[Source] = []
+    labels: list[tuple[int, int | None]] = []
+    first = 0
+    for number, source in enumerate(sources, 1):
+        classes = source.declared_classes()
+        followed = shift and number < len(sources)  # by a source whose labels begin after these
+        if followed and classes is None:
+            place = next(iter(source.places()), "a set")
+            _log.info("%s: declares no number of classes; reading its labels to count them", place)
+            classes = max((int(block.max(initial=-1)) for block in source.labels()), default=-1) + 1
+        if first + (classes or 1) - 1 > LARGEST_LABEL:
+            raise _too_large(first + (classes or 1) - 1)
+        joined.append(_ShiftedSource(source, first, classes if followed else None) if first or followed else source)
+        labels.append((first, classes))
+        first += classes or 0 if shift else 0
+    return (joined[0] if len(joined) == 1 else _JoinedSource(joined)), labels
+
+
+def _too_large(label: int) -> OptionError:
+    return OptionError(
+        f"the largest label would be {label}, and labels end at {LARGEST_LABEL}; close the gaps in the labels of each "
+        "set first (facedata convert ... --relabel), or keep them as they are with --labels keep"
+    )
+
+
+class _ShiftedSource(WrappedSource):
+    """A source whose labels are shifted.
+
+    They must stay below `classes`, if that is given, because the labels of another source follow.
+    """
+
+    def __init__(self, source: Source, shift: int, classes: int | None = None) -> None:
+        super().__init__(source)
+        self._shift, self._classes = shift, classes
+
+    def __getitem__(self, part: slice) -> _ShiftedSource:
+        return _ShiftedSource(self._source[part], self._shift, self._classes)
+
+    def take(self, positions: NDArray[np.int64]) -> _ShiftedSource:
+        return _ShiftedSource(self._source.take(positions), self._shift, self._classes)
+
+    def read(self) -> Iterator[Sample | SampleError]:
+        for position, item in enumerate(self._source.read()):
+            if isinstance(item, SampleError):
+                yield item
+            elif self._classes is not None and item.label >= self._classes:
+                dataset, offset = self._source.locate(position)
+                reason = (
+                    f"label {item.label} is out of range: the dataset declares {self._classes} classes (0 to "
+                    f"{self._classes - 1})"
+                )
+                yield SampleError(dataset, item.key, reason, offset)
+            else:
+                yield item._replace(label=item.label + self._shift)
+
+    def identity(self) -> Mapping[str, Any]:
+        return {**self._source.identity(), "label shift": self._shift}
+
+    def labels(self) -> Iterator[NDArray[np.int64]]:
+        end = np.iinfo(np.int64).max if self._classes is None else self._classes
+        for block in self._source.labels():
+            yield np.where((block >= 0) & (block < end), block + self._shift, -1)
+
+    def class_names(self) -> Mapping[int, str] | None:
+        names = self._source.class_names()
+        return None if names is None else {label + self._shift: name for label, name in names.items()}
+
+    def declared_classes(self) -> int | None:
+        classes = self._source.declared_classes()
+        return None if classes is None else classes + self._shift
+
+
+class _JoinedSource(Source):
+    """The samples of several sources, one after the other; or, with the number of the source of each, in any order."""
+
+    def __init__(self, sources: Sequence[Source], which: NDArray[np.int32] | None = None) -> None:
+        self._sources, self._which = list(sources), which
+
+    def __len__(self) -> int:
+        return sum(map(len, self._sources))
+
+    def __getitem__(self, part: slice) -> Source:
+        start, stop, step = part.indices(len(self))
+        if self._which is not None or step != 1:
+            return super().__getitem__(part)
+        kept, first = [], 0
+        for source in self._sources:
+            inner = slice(max(start - first, 0), max(min(stop - first, len(source)), 0))
+            if inner.start < inner.stop:
+                kept.append(source[inner])
+            first += len(source)
+        return _JoinedSource(kept)
+
+    def take(self, positions: NDArray[np.int64]) -> _JoinedSource:
+        which, ranks = self._find(positions)
+        sources = [source.take(ranks[which == number]) for number, source in enumerate(self._sources)]
+        return _JoinedSource(sources, None if bool((which[1:] >= which[:-1]).all()) else which)
+
+    def _find(self, positions: NDArray[np.int64]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        if self._which is None:
+            ends = np.cumsum([0, *map(len, self._sources)])
+            found = np.searchsorted(ends[1:], positions, side="right").astype(np.int32)
+            return found, positions - ends[found]
+        ranks = np.empty(len(self), np.int64)
+        ranks[np.argsort(self._which, kind="stable")] = np.concatenate([np.arange(len(s)) for s in self._sources])
+        return self._which[positions], ranks[positions]
+
+    def read(self) -> Iterator[Sample | SampleError]:
+        return self._merge([source.read() for source in self._sources])
+
+    def keys(self) -> Iterator[str]:
+        return self._merge([source.keys() for source in self._sources])
+
+    def _merge(self, parts: Sequence[Iterator[_T]]) -> Iterator[_T]:
+        if self._which is None:
+            return chain.from_iterable(parts)
+        return (next(parts[number]) for number in self._which.tolist())
+
+    def labels(self) -> Iterator[NDArray[np.int64]]:
+        if self._which is None:
+            return chain.from_iterable(source.labels() for source in self._sources)
+        return iter([self._merge_arrays([all_labels(source) for source in self._sources]).astype(np.int64)])
+
+    def sizes(self) -> NDArray[np.int32]:
+        return self._merge_arrays([source.sizes() for source in self._sources])
+
+    def _merge_arrays(self, arrays: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
+        joined = np.concatenate([np.empty(0, np.int32), *arrays])
+        if self._which is None:
+            return joined
+        merged = np.empty(len(self), np.int32)
+        merged[np.argsort(self._which, kind="stable")] = joined
+        return merged
+
+    def size(self) -> int:
+        return sum(source.size() for source in self._sources)
+
+    def identity(self) -> Mapping[str, Any]:
+        return {"sets": [dict(source.identity()) for source in self._sources]}
+
+    def locate(self, position: int) -> tuple[str, int | None]:
+        which, ranks = self._find(np.array([position]))
+        return self._sources[int(which[0])].locate(int(ranks[0]))
+
+    def places(self) -> Mapping[str, bool]:
+        return {path: whole for source in self._sources for path, whole in source.places().items()}
+
+    def class_names(self) -> Mapping[int, str] | None:
+        names: dict[int, str] = {}
+        for source in self._sources:
+            names = {**(source.class_names() or {}), **names}
+        return names or None
+
+    def declared_classes(self) -> int | None:
+        declared = [source.declared_classes() for source in self._sources]
+        known = [classes for classes in declared if classes is not None]
+        return max(known) if known and len(known) == len(declared) else None
+
+
+def all_labels(source: Source) -> NDArray[np.int32]:
+    """Every label at once, shape (N,), 4 bytes each; -1 for one that cannot be read.
+
+    Raises
+    ------
+    OptionError
+        If a label does not fit into 4 bytes.
+    """
+    labels = np.empty(len(source), np.int32)
+    filled = 0
+    for block in source.labels():
+        if int(block.max(initial=-1)) > LARGEST_LABEL:
+            raise _too_large(int(block.max()))
+        labels[filled : filled + len(block)] = block
+        filled += len(block)
+    return labels
 
 
 @dataclass(frozen=True)
@@ -82,7 +285,20 @@ def select(source: Source, selection: Selection) -> Source:
     if selection.min_images or selection.max_images or selection.relabel or selection.group:
         labels = all_labels(source)
         classes = _Classes(labels)
-        wanted = _wanted(classes, selection)
+        wanted = None
+        if selection.min_images or selection.max_images:
+            if not len(classes.labels):
+                raise EmptyDatasetError("no sample has a label that can be read, so no class can be chosen by its size")
+            large = classes.counts >= (selection.min_images or 0)
+            if not large[:-1].any():
+                raise EmptyDatasetError(
+                    f"no class has {selection.min_images} images: the largest has "
+                    f"{classes.counts[:-1].max(initial=0)}; lower --min-images"
+                )
+            most = np.full(len(large), selection.max_images or np.iinfo(np.int64).max)
+            large[-1], most[-1] = True, np.iinfo(np.int64).max  # a sample without a label fails by name
+            chosen = np.concatenate([large[codes] & (ranks < most[codes]) for _, codes, ranks in classes.ranked()])
+            wanted = None if chosen.all() else chosen
         if selection.group and not classes.grouped:
             positions = classes.grouped_positions()
             positions = positions if wanted is None else positions[wanted[positions]]
@@ -108,10 +324,7 @@ def select(source: Source, selection: Selection) -> Source:
 class _Classes:
     """Counts the labels of all samples, block by block, so that no second array of their length is needed.
 
-    Parameters
-    ----------
-    labels : ndarray of shape (N,), int32
-        -1 for a sample without one; these make up a class of their own after all others.
+    Samples without a label, -1, make up a class of their own after all others.
     """
 
     def __init__(self, labels: NDArray[np.int32]) -> None:
@@ -157,25 +370,6 @@ class _Classes:
         return positions
 
 
-def _wanted(classes: _Classes, selection: Selection) -> NDArray[np.bool_] | None:
-    """Which samples are selected; None for all. A sample without a label is kept, so that it fails by name."""
-    if not selection.min_images and not selection.max_images:
-        return None
-    large = classes.counts >= (selection.min_images or 0)
-    large[-1] = True
-    most = np.full(len(large), selection.max_images or np.iinfo(np.int64).max)
-    most[-1] = np.iinfo(np.int64).max
-    if not len(classes.labels):
-        raise EmptyDatasetError("no sample has a label that can be read, so no class can be chosen by its size")
-    if not large[:-1].any():
-        raise EmptyDatasetError(
-            f"no class has {selection.min_images} images: the largest has {classes.counts[:-1].max(initial=0)}; lower "
-            "--min-images"
-        )
-    wanted = np.concatenate([large[codes] & (ranks < most[codes]) for _, codes, ranks in classes.ranked()])
-    return None if wanted.all() else wanted
-
-
 class _SelectedSource(WrappedSource):
     """Some samples of a source, in an order of their own, perhaps with new labels.
 
@@ -183,9 +377,9 @@ class _SelectedSource(WrappedSource):
     ----------
     source : Source
     positions : ndarray of shape (N,), uint32, optional
-        Which samples, in which order; None for all as they come.
+        None for all as they come.
     new_labels : pair of ndarray of shape (C,), int64, optional
-        The old labels, ascending, and the new label of each; None if labels stay as they are.
+        The old labels, ascending, and the new label of each.
     known_labels : ndarray of shape (len(source),), int32, optional
         The labels of all samples of the source, if they have been read already.
     """
@@ -210,7 +404,6 @@ class _SelectedSource(WrappedSource):
         return self._part(self._source.take(chosen.astype(np.int64)), chosen)
 
     def take(self, positions: NDArray[np.int64]) -> _SelectedSource:
-        """The samples at `positions` of the selection."""
         chosen = positions if self._positions is None else self._positions[positions].astype(np.int64)
         return self._part(self._source.take(chosen), chosen)
 
@@ -233,10 +426,8 @@ class _SelectedSource(WrappedSource):
             yield self._source.take(self._positions[begin : begin + _BLOCK].astype(np.int64))
 
     def read(self) -> Iterator[Sample | SampleError]:
-        """Every selected sample with its new label, or the error in its place."""
         if self._new_labels is None:
-            for part in self._parts():
-                yield from part.read()
+            yield from chain.from_iterable(part.read() for part in self._parts())
             return
         old, new = self._new_labels
         renumbered = dict(zip(old.tolist(), new.tolist(), strict=True))
@@ -252,12 +443,9 @@ class _SelectedSource(WrappedSource):
                     yield SampleError(dataset, item.key, reason, offset)
 
     def keys(self) -> Iterator[str]:
-        """The keys of the selected samples."""
-        for part in self._parts():
-            yield from part.keys()
+        return chain.from_iterable(part.keys() for part in self._parts())
 
     def labels(self) -> Iterator[NDArray[np.int64]]:
-        """The new labels; -1 for a label that did not occur when the labels were counted."""
         for block in self._old_labels():
             if self._new_labels is None:
                 yield block
@@ -269,25 +457,21 @@ class _SelectedSource(WrappedSource):
 
     def _old_labels(self) -> Iterator[NDArray[np.int64]]:
         if self._known_labels is None:
-            for part in self._parts():
-                yield from part.labels()
+            yield from chain.from_iterable(part.labels() for part in self._parts())
             return
+        known = self._known_labels
         for begin in range(0, len(self), _BLOCK):
             some = slice(begin, begin + _BLOCK)
-            known = self._known_labels[some] if self._positions is None else self._known_labels[self._positions[some]]
-            yield known.astype(np.int64)
+            yield (known[some] if self._positions is None else known[self._positions[some]]).astype(np.int64)
 
     def sizes(self) -> NDArray[np.int32]:
-        """The sizes of the selected images."""
         sizes = self._source.sizes()
         return sizes if self._positions is None else sizes[self._positions]
 
     def locate(self, position: int) -> tuple[str, int | None]:
-        """Where the source has this sample."""
         return self._source.locate(position if self._positions is None else int(self._positions[position]))
 
     def class_names(self) -> Mapping[int, str] | None:
-        """The names under the new labels; without names, the old numbers are the names."""
         names = self._source.class_names()
         if self._new_labels is None:
             return names
@@ -295,7 +479,6 @@ class _SelectedSource(WrappedSource):
         return {new: (names or {}).get(old, str(old)) for old, new in pairs}
 
     def declared_classes(self) -> int | None:
-        """The number of new labels, or what the source declares if the labels stay."""
         if self._new_labels is None:
             return self._source.declared_classes()
         return int(self._new_labels[1].max(initial=-1)) + 1

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import MemorySource
 
-from facedata.converters.joined import join_sources
+from facedata.converters.selection import join_sources
 from facedata.dataset import Sample, Source
 from facedata.errors import SampleError
 

@@ -1,34 +1,37 @@
-"""`FolderSink`: writes a folder of images, one folder for each identity."""
+"""`FolderSink`: writes a folder of images, one folder for each identity, or with the paths that they have."""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from facedata.converters.class_names import CLASSES, write_class_names
-from facedata.converters.folder.paths import check_paths, folders_of, path_of_key
+from facedata.converters.folder import GLINT360K, IMAGEFOLDER, SOURCE
 from facedata.dataset import Sample, Sink, Source
-from facedata.errors import OptionError, output_error
+from facedata.errors import OptionError, RefusedSampleError, output_error
 from facedata.files import atomic_writer, write_fully
-from facedata.images import image_extension, known_extension
+from facedata.images import IMAGE_EXTENSIONS, image_extension, known_extension, stem_of_key
+from facedata.text import listed
 
-__all__ = ["GLINT360K", "IMAGEFOLDER", "LAYOUTS", "SOURCE", "FolderSink", "create_sink"]
+__all__ = ["FolderSink", "path_of_key"]
 
-GLINT360K = "glint360k"
-IMAGEFOLDER = "imagefolder"
-SOURCE = "source"
-LAYOUTS = {GLINT360K: "id_{}", IMAGEFOLDER: "{:08d}"}
-"""The name of an identity's folder in the layouts that number them.
-
-Labels are below 2**24 in each set, so 8 digits keep their order.
-"""
-
+_TEMPLATES = {
+    GLINT360K: "id_{}",
+    IMAGEFOLDER: "{:08d}",
+}  # labels are below 2**24 in each set: 8 digits keep their order
 _FOLDER_NAMES = {GLINT360K: re.compile(r"id_\d+"), IMAGEFOLDER: re.compile(r"\d{8,}")}
+_LONGEST_NAME = 255  # bytes, on all usual file systems
+_BYTES_PER_LETTER = 4  # at most
+_WRITTEN_EXTENSIONS = IMAGE_EXTENSIONS | {"tif", "gif", "bin"}
 _FRAGMENTS = ".facedata-list"
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -155,7 +158,7 @@ class _FolderWriter:
 
     def __init__(self, sink: FolderSink, fragment: str | None) -> None:
         self._sink, self._fragment = sink, fragment
-        self._template = None if sink.layout == SOURCE else LAYOUTS[sink.layout or GLINT360K]
+        self._template = None if sink.layout == SOURCE else _TEMPLATES[sink.layout or GLINT360K]
         self._folder, self._descriptor = "", -1
         self._list: BinaryIO | None = None
 
@@ -214,14 +217,83 @@ class _FolderWriter:
         self._folder = folder
 
 
-def create_sink(path: str, *, layout: str | None = None, keep_undecodable: bool = False) -> FolderSink:
-    """A sink that writes the folder `path`.
+def path_of_key(key: str, extension: str) -> tuple[str, str]:
+    """The folder below the root and the file name of the image with this key.
+
+    Parameters
+    ----------
+    key : str
+        A relative path. A name that has neither `extension` nor that of another image gets it.
+    extension : str
+        The file extension that fits the image.
+
+    Raises
+    ------
+    RefusedSampleError
+        If the key is not a path below a folder of the root.
+    """
+    names = key.split("/")
+    if len(names) < 2:
+        raise RefusedSampleError(f"its key '{key}' names no folder; --layout source needs keys as person/image.jpg")
+    for name in names:
+        if name.startswith(".") or not name or "\0" in name:  # a hidden name might be that of the journal
+            raise RefusedSampleError(f"its key '{key}' is not a path below the output: it has the part '{name}'")
+    if stem_of_key(names[-1]) == names[-1] and not names[-1].endswith(f".{extension}"):
+        names[-1] += f".{extension}"
+    if len(key) * _BYTES_PER_LETTER >= _LONGEST_NAME:
+        try:
+            longest = max(len(os.fsencode(name)) for name in names)
+        except UnicodeEncodeError:
+            raise RefusedSampleError("its key cannot be a file name: the file system cannot encode it") from None
+        if longest > _LONGEST_NAME:
+            raise RefusedSampleError(f"its key has a part of {longest} bytes; a file name may have {_LONGEST_NAME}")
+    return "/".join(names[:-1]), names[-1]
+
+
+def folders_of(source: Source) -> frozenset[str]:
+    """The entries of the root that hold the images of `source`."""
+    return frozenset(key.partition("/")[0] for key in source.keys())  # noqa: SIM118, not a mapping
+
+
+def check_paths(source: Source, root: str) -> None:
+    """Refuse a source whose keys are not paths, or in which two images would get the same path.
 
     Raises
     ------
     OptionError
-        If there is no such layout.
     """
-    if layout not in (None, SOURCE, *LAYOUTS):
-        raise OptionError(f"--layout {layout}: the layouts are {', '.join([*LAYOUTS, SOURCE])}")
-    return FolderSink(path, layout, None, keep_undecodable)
+    first = next(iter(source.keys()), None)
+    if first is not None and "/" not in first:
+        raise OptionError(
+            f"{root}: --layout source keeps the paths of a source whose keys are paths (a folder, a list), but the "
+            f"keys of this source are like '{first}'. --layout glint360k names the images by label and number"
+        )
+    if same := _colliding_keys(source):
+        raise OptionError(
+            f"{root}: several images would be written as {listed(same, quote='')}: they differ only in their file "
+            "extension, or occur twice in the source. --layout glint360k names the images by label and number"
+        )
+
+
+def _colliding_keys(source: Source) -> list[str]:
+    """Keys that occur twice, and those that a key without a file extension may equal, because it gets one."""
+    hashes = np.sort(_hashes(source.keys()))
+    suspects = set(hashes[:-1][hashes[1:] == hashes[:-1]].tolist())
+    without = _hashes(key for key in source.keys() if stem_of_key(key) == key)  # noqa: SIM118
+    if len(without):
+        stems = _hashes(_stem(key) for key in source.keys() if _stem(key) != key)  # noqa: SIM118
+        suspects |= set(np.intersect1d(without, stems).tolist())
+    if not suspects:
+        return []
+    counts = Counter(key for key in source.keys() if hash(key) in suspects)  # noqa: SIM118
+    same = (k for k in source.keys() if counts[k] > 1 or (_stem(k) != k and _stem(k) in counts))  # noqa: SIM118
+    return list(dict.fromkeys(same))
+
+
+def _stem(key: str) -> str:
+    """The key without any file extension that a sink may give an image."""
+    return stem_of_key(key, _WRITTEN_EXTENSIONS)
+
+
+def _hashes(keys: Iterable[str]) -> NDArray[np.int64]:
+    return np.fromiter(map(hash, keys), np.int64)

@@ -2,19 +2,65 @@
 
 from __future__ import annotations
 
-from facedata.converters.parquet.row_groups import recognises
-from facedata.converters.parquet.sink import ParquetSink, create_sink
-from facedata.converters.parquet.source import ParquetSource, open_source
-from facedata.dataset import Format
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "FORMAT",
-    "ParquetSink",
-    "ParquetSource",
-    "create_sink",
-    "open_source",
-    "recognises",
-]
+from facedata.dataset import Format
+from facedata.errors import OptionError
+
+if TYPE_CHECKING:
+    from facedata.converters.parquet.sink import ParquetSink
+    from facedata.converters.parquet.source import ParquetSource
+
+__all__ = ["FORMAT", "create_sink", "open_source", "recognises"]
+
+
+def open_source(path: str) -> ParquetSource:
+    """Open the rows of Parquet files; see `facedata.converters.parquet.source.open_source`."""
+    from facedata.converters.parquet import source
+
+    return source.open_source(path)
+
+
+def recognises(path: str) -> bool:
+    """Whether `path` is a Parquet file, or a folder of Parquet files."""
+    from facedata.converters.parquet import library
+
+    return library.recognises(path)
+
+
+def create_sink(
+    path: str,
+    *,
+    shard_size: int | None = None,
+    shard_samples: int | None = None,
+    landmark_column: bool | None = None,
+    keep_undecodable: bool = False,
+) -> ParquetSink:
+    """A sink that writes Parquet files into the folder `path`.
+
+    Parameters
+    ----------
+    path : str
+    shard_size, shard_samples : int, optional
+        The most bytes of images in a file, and the most samples; 500,000,000 bytes if neither is given, whichever is
+        reached first if both are.
+    landmark_column : bool, optional
+        Whether to write landmarks; by default, if one of eight samples from all over the source has them. If none
+        has, a sample with landmarks is refused.
+    keep_undecodable : bool
+        Write bytes that do not begin like an image instead of refusing them.
+
+    Raises
+    ------
+    OptionError
+        If `shard_size` or `shard_samples` is less than 1.
+    """
+    from facedata.converters.parquet.sink import ParquetSink
+
+    for option, value in (("--shard-size", shard_size), ("--shard-samples", shard_samples)):
+        if value is not None and value < 1:
+            raise OptionError(f"{option} {value}: must be at least 1")
+    return ParquetSink(path, shard_size, shard_samples, keep_undecodable, landmark_column)
 
 
 FORMAT = Format(

@@ -26,7 +26,7 @@ from facedata.files import atomic_writer, remove_stale_temporaries
 from facedata.images import image_extension, known_extension
 from facedata.jobs.plan import cut_by_size
 
-__all__ = ["ParquetSink", "create_sink"]
+__all__ = ["ParquetSink"]
 
 _SHARD_SIZE = 500_000_000
 _MOST_FILES = 100_000  # names have five digits
@@ -285,36 +285,3 @@ def _offsets(values: Iterable[Any]) -> NDArray[np.int32]:
     offsets = np.zeros(len(lengths) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
-
-
-def create_sink(
-    path: str,
-    *,
-    shard_size: int | None = None,
-    shard_samples: int | None = None,
-    landmark_column: bool | None = None,
-    keep_undecodable: bool = False,
-) -> ParquetSink:
-    """A sink that writes Parquet files into the folder `path`.
-
-    Parameters
-    ----------
-    path : str
-    shard_size, shard_samples : int, optional
-        The most bytes of images in a file, and the most samples; 500,000,000 bytes if neither is given, whichever is
-        reached first if both are.
-    landmark_column : bool, optional
-        Whether to write landmarks; by default, if one of eight samples from all over the source has them. If none
-        has, a sample with landmarks is refused.
-    keep_undecodable : bool
-        Write bytes that do not begin like an image instead of refusing them.
-
-    Raises
-    ------
-    OptionError
-        If `shard_size` or `shard_samples` is less than 1.
-    """
-    for option, value in (("--shard-size", shard_size), ("--shard-samples", shard_samples)):
-        if value is not None and value < 1:
-            raise OptionError(f"{option} {value}: must be at least 1")
-    return ParquetSink(path, shard_size, shard_samples, keep_undecodable, landmark_column)

@@ -18,11 +18,12 @@ from facedata.converters.parquet.library import (
     HUGGINGFACE_METADATA,
     Columns,
     find_columns,
+    find_files,
     first_line,
     open_parquet,
     read_metadata,
+    read_row_groups,
 )
-from facedata.converters.parquet.row_groups import find_files, read_row_groups
 from facedata.dataset import Sample, Source
 from facedata.errors import OptionError, SampleError
 from facedata.files import combined_identity, file_identity

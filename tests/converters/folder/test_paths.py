@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from support import MemorySource, jpeg, tree
 
 from facedata.converters.convert import ConversionOptions, convert_dataset, plan_conversion, run_conversion
-from facedata.converters.folder import FolderSink, create_sink
-from facedata.converters.folder.paths import path_of_key
+from facedata.converters.folder import create_sink
+from facedata.converters.folder.sink import FolderSink, path_of_key
 from facedata.dataset import Sample
 from facedata.errors import OptionError, OutputExistsError, RefusedSampleError
 from facedata.jobs.job import JobOptions, JobSummary

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from support import jpeg, tree
 
-from facedata.converters.folder import IMAGEFOLDER, LAYOUTS, FolderSink, create_sink
+from facedata.converters.folder import IMAGEFOLDER, create_sink
+from facedata.converters.folder.sink import FolderSink
 from facedata.dataset import Sample, create_dataset
 from facedata.errors import OutputError, RefusedSampleError
 
@@ -42,11 +41,6 @@ def root(tmp_path: Path) -> Path:
 def test_glint360k_names_folders_and_files_as_its_own_script_does(root: Path) -> None:
     write(FolderSink(str(root)), [(0, jpeg("a")), (10, jpeg("b")), (2, jpeg("c"))], first=41)
     assert tree(root) == {"id_0/0_41.jpg": jpeg("a"), "id_10/10_42.jpg": jpeg("b"), "id_2/2_43.jpg": jpeg("c")}
-
-
-@given(st.sets(st.integers(0, 99_999_999), min_size=1, max_size=8))
-def test_imagefolder_sorts_by_name_as_by_label(labels: set[int]) -> None:
-    assert sorted(labels) == sorted(labels, key=LAYOUTS[IMAGEFOLDER].format)
 
 
 def test_imagefolder_pads_the_label_in_the_folder_alone(root: Path) -> None:

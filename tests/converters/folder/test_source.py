@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import jpeg, raised_without_root
 
-from facedata.converters.folder import FolderSource
+from facedata.converters.folder.source import FolderSource
 from facedata.dataset import Sample, Source, open_dataset
 from facedata.errors import EmptyDatasetError, FormatError, InputNotFoundError, SampleError
 

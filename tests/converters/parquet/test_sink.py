@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from support import FACEDATA, MemorySource, Ran, RecordSetMaker, jpeg, tree
 
 from facedata.converters.convert import plan_conversion, run_conversion
-from facedata.converters.parquet import ParquetSink
+from facedata.converters.parquet.sink import ParquetSink
 from facedata.dataset import Sample, Sink, Source, create_dataset, open_dataset
 from facedata.errors import (
     DiskFullError,
@@ -343,7 +343,7 @@ def test_reading_and_writing_start_no_threads_and_load_no_pandas(tmp_path: Path)
     script = """
 import os, sys
 import numpy as np
-from facedata.converters.parquet import ParquetSink
+from facedata.converters.parquet.sink import ParquetSink
 from facedata.converters.parquet.library import import_pyarrow
 from facedata.dataset import Sample, open_dataset
 import_pyarrow()

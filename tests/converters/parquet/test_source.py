@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from support import jpeg, peak_bytes
 
-from facedata.converters.parquet import ParquetSource
+from facedata.converters.parquet.source import ParquetSource
 from facedata.dataset import Sample, Source, open_dataset
 from facedata.errors import FormatError, InputError, InputNotFoundError, OptionError, SampleError
 
