@@ -27,7 +27,7 @@ from facedata.features.neighbours.files import with_itself_first
 from facedata.features.neighbours.job import SearchThreads
 from facedata.features.neighbours.method import cut_search
 from facedata.features.neighbours.search import UnitRows, exact_nearest
-from facedata.jobs.executors import available_cpus
+from facedata.jobs.engine import available_cpus
 
 LTC, OURS = "learn-to-cluster's steps", "facedata build-knn"
 

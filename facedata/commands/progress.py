@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from facedata.jobs.status import Observer, Progress
+    from facedata.jobs.engine import Observer, Progress
 
 __all__ = [
     "human_bytes",

@@ -233,7 +233,7 @@ def run_in_order(
         If `stop` is set.
     """
     if workers is None:
-        from facedata.jobs.executors import available_cpus
+        from facedata.jobs.engine import available_cpus
 
         workers = available_cpus()
     meter.workers = workers

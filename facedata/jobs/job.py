@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from facedata.dataset import OrderedOutput, OrderedWriter, Output
@@ -20,12 +20,19 @@ from facedata.errors import (
     output_error,
 )
 from facedata.files import remove_stale_temporaries
-from facedata.jobs.engine import Recorder, ShardRunner, ShardTask
-from facedata.jobs.executors import ExecutorFactory, LocalExecutor, available_cpus
+from facedata.jobs.engine import (
+    ExecutorFactory,
+    LocalExecutor,
+    Observer,
+    ProgressMeter,
+    Recorder,
+    ShardRunner,
+    ShardTask,
+    available_cpus,
+)
 from facedata.jobs.journal import JobState, Journal, JournalWriter
 from facedata.jobs.output import check_still_ours, claim_output
 from facedata.jobs.plan import Part, Plan
-from facedata.jobs.status import JobSummary, Observer, ProgressMeter
 
 __all__ = ["Conclude", "JobOptions", "JobSummary", "run_job"]
 
@@ -62,6 +69,60 @@ class JobOptions:
                 "--overwrite and --shard together would delete what the other elements of the array write: remove the "
                 "output once, before they start"
             )
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """The result of running a job or a part of it.
+
+    Attributes
+    ----------
+    output : str
+    finished : bool
+        Whether all parts of the job are done and its result is published.
+    nothing_to_do : bool
+        Whether it was finished before this run.
+    samples, bytes : int
+        Delivered by the whole job so far, and their encoded size.
+    failures : int
+        Samples not delivered so far.
+    failed_shards : int
+        Shards that could not be done; the same command tries them again.
+    shards_done, shards : int
+    part : str
+        ``i/n``, or ``1/1``.
+    seconds, rate : float
+        Time of this run, and its samples per second.
+    digest : str or None
+        Over the labels and bytes of all samples, if the job is finished.
+    facts : mapping
+        Facts of the plan and the sink: inputs, identities, label ranges.
+    """
+
+    output: str
+    finished: bool
+    nothing_to_do: bool
+    samples: int
+    bytes: int
+    failures: int
+    failed_shards: int
+    shards_done: int
+    shards: int
+    part: str
+    seconds: float
+    rate: float
+    digest: str | None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing failed."""
+        return self.failures == 0 and self.failed_shards == 0
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat JSON object."""
+        value = asdict(self)
+        return {**{name: value[name] for name in value if name != "facts"}, **self.facts}
 
 
 Conclude = Callable[[Mapping[str, Any], JobState], Mapping[str, Any]]

@@ -1,150 +1,15 @@
-"""How far a job is and what it delivered: progress while it runs, its summary, and its state read from the journal."""
+"""The state of a job, read from its journal alone."""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from facedata.jobs.journal import JobState, Journal, job_folder
 from facedata.jobs.plan import Part, Plan
 
-__all__ = ["JobStatus", "JobSummary", "Observer", "Progress", "ProgressMeter", "job_status"]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Attributes
-    ----------
-    total : int
-        Samples of this run, including those that earlier runs did.
-    before : int
-        Of these, done by earlier runs.
-    done : int
-        Delivered or failed so far, including earlier runs.
-    bytes : int
-        Written by this run.
-    failures : int
-    seconds : float
-        Since this run began.
-    """
-
-    total: int
-    before: int
-    done: int
-    bytes: int
-    failures: int
-    seconds: float
-
-    @property
-    def rate(self) -> float:
-        """Samples per second in this run."""
-        return (self.done - self.before) / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def byte_rate(self) -> float:
-        """Bytes per second in this run."""
-        return self.bytes / self.seconds if self.seconds > 0 else 0.0
-
-    @property
-    def seconds_left(self) -> float | None:
-        """The time left at this rate, or None before there is a rate."""
-        return (self.total - self.done) / self.rate if self.rate > 0 else None
-
-
-Observer = Callable[[Progress], None]
-"""Called a few times a second while a job runs, and once when it ends."""
-
-
-class ProgressMeter:
-    """Counts what is done and calls an observer.
-
-    Parameters
-    ----------
-    total, before : int
-        See `Progress`.
-    observer : callable, optional
-    """
-
-    def __init__(self, total: int, before: int, observer: Observer | None) -> None:
-        self._total, self._before, self._observer = total, before, observer
-        self._done, self._bytes, self._failures = before, 0, 0
-        self._begin = time.monotonic()
-
-    def add(self, samples: int, size: int, failures: int) -> None:
-        """Count a shard."""
-        self._done += samples + failures
-        self._bytes += size
-        self._failures += failures
-        self.tick()
-
-    def tick(self) -> None:
-        """Call the observer, so that a display's clock goes on while nothing else happens."""
-        if self._observer:
-            self._observer(self.progress())
-
-    def progress(self) -> Progress:
-        """The progress now."""
-        seconds = time.monotonic() - self._begin
-        return Progress(self._total, self._before, self._done, self._bytes, self._failures, seconds)
-
-
-@dataclass(frozen=True)
-class JobSummary:
-    """The result of running a job or a part of it.
-
-    Attributes
-    ----------
-    output : str
-    finished : bool
-        Whether all parts of the job are done and its result is published.
-    nothing_to_do : bool
-        Whether it was finished before this run.
-    samples, bytes : int
-        Delivered by the whole job so far, and their encoded size.
-    failures : int
-        Samples not delivered so far.
-    failed_shards : int
-        Shards that could not be done; the same command tries them again.
-    shards_done, shards : int
-    part : str
-        ``i/n``, or ``1/1``.
-    seconds, rate : float
-        Time of this run, and its samples per second.
-    digest : str or None
-        Over the labels and bytes of all samples, if the job is finished.
-    facts : mapping
-        Facts of the plan and the sink: inputs, identities, label ranges.
-    """
-
-    output: str
-    finished: bool
-    nothing_to_do: bool
-    samples: int
-    bytes: int
-    failures: int
-    failed_shards: int
-    shards_done: int
-    shards: int
-    part: str
-    seconds: float
-    rate: float
-    digest: str | None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def good(self) -> bool:
-        """Whether nothing failed."""
-        return self.failures == 0 and self.failed_shards == 0
-
-    def to_json(self) -> dict[str, Any]:
-        """One flat JSON object."""
-        value = asdict(self)
-        return {**{name: value[name] for name in value if name != "facts"}, **self.facts}
+__all__ = ["JobStatus", "job_status"]
 
 
 @dataclass(frozen=True)

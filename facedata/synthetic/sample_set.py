@@ -17,8 +17,7 @@ from facedata.dataset import Sample, Source
 from facedata.errors import OptionError, output_error
 from facedata.files import atomic_writer
 from facedata.images import import_opencv, opencv_in_one_thread
-from facedata.jobs.job import JobOptions
-from facedata.jobs.status import JobSummary
+from facedata.jobs.job import JobOptions, JobSummary
 from facedata.synthetic.faces import Identity, View, draw_face, face_landmarks, identity_from_seed, view_from_seed
 
 __all__ = ["DrawnFaces", "SampleOptions", "make_sample", "plan_sample"]

@@ -18,7 +18,7 @@ from support import FACEDATA, Ran, RecordSetMaker, Running, big_set, jpeg, tree
 
 import facedata as facedata_package
 from facedata.dataset import open_dataset
-from facedata.jobs.executors import LocalExecutor
+from facedata.jobs.engine import LocalExecutor
 from facedata.jobs.journal import Journal
 
 MakeSet = Callable[[str], RecordSetMaker]

@@ -6,7 +6,7 @@ import pytest
 
 from facedata.commands import progress
 from facedata.commands.progress import human_bytes, human_seconds, show_progress
-from facedata.jobs.status import Progress
+from facedata.jobs.engine import Progress
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facedata.jobs.buffers import ProcessAddress, SharedBuffer, this_process
-from facedata.jobs.executors import LocalExecutor
+from facedata.jobs.engine import LocalExecutor
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory without a name is of Linux alone")
 

@@ -13,11 +13,11 @@ import pytest
 from job_tasks import DieSending, FullDisk, KillSelf, Note, PlainOutput, result
 
 from facedata.errors import DiskFullError, InterruptedJobError, OptionError, OutputError
-from facedata.jobs.executors import LocalExecutor
+from facedata.jobs.engine import LocalExecutor, Progress
 from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import Journal
 from facedata.jobs.plan import Part, Plan
-from facedata.jobs.status import Progress, job_status
+from facedata.jobs.status import job_status
 
 SHARDS = 8
 PLAN = Plan("test", {}, {}, SHARDS, SHARDS, {"command_line": "facedata test"})

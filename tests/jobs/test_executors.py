@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from facedata.jobs import executors
-from facedata.jobs.executors import available_cpus
+from facedata.jobs import engine
+from facedata.jobs.engine import available_cpus
 
 
 @pytest.mark.parametrize(
@@ -23,11 +23,11 @@ def test_the_quota_of_the_cgroup_is_respected(tmp_path: Path, content: str, expe
     group.mkdir(parents=True)
     (group.parent / "cpu.max").write_text(content)
     (tmp_path / "membership").write_text("0::/job/step\n")
-    assert executors.cgroup_cpus(tmp_path / "cgroup", tmp_path / "membership") == expected
+    assert engine.cgroup_cpus(tmp_path / "cgroup", tmp_path / "membership") == expected
 
 
 def test_a_machine_without_cgroups_has_no_quota(tmp_path: Path) -> None:
-    assert executors.cgroup_cpus(tmp_path / "none", tmp_path / "none") is None
+    assert engine.cgroup_cpus(tmp_path / "none", tmp_path / "none") is None
 
 
 @pytest.mark.parametrize(("value", "expected"), [("1", 1), ("0", None), ("x", None), ("100000", None)])
@@ -45,7 +45,7 @@ def test_the_affinity_is_respected() -> None:
     program = """
 import os
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from facedata.jobs.executors import available_cpus
+from facedata.jobs.engine import available_cpus
 print(available_cpus())
 """
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "1\n"
@@ -54,7 +54,7 @@ print(available_cpus())
 def test_workers_die_with_a_parent_that_is_killed() -> None:
     program = """
 import time
-from facedata.jobs.executors import LocalExecutor
+from facedata.jobs.engine import LocalExecutor
 executor = LocalExecutor(2)
 for _ in range(2):
     executor.submit(time.sleep, 60)
@@ -77,7 +77,7 @@ time.sleep(60)
 def test_a_worker_that_is_killed_while_the_executor_ends_does_not_hang_it() -> None:
     program = """
 import os, random, signal, threading, time
-from facedata.jobs.executors import LocalExecutor
+from facedata.jobs.engine import LocalExecutor
 for seed in range(12):  # about one in seven of them hung
     executor = LocalExecutor(3)
     for future in [executor.submit(time.sleep, 0.002) for _ in range(6)]:

@@ -12,11 +12,10 @@ import pytest
 from job_tasks import Encode, LineFile, LineWriter, result
 
 from facedata.errors import OptionError, OutputMismatchError
-from facedata.jobs.engine import Recorder
+from facedata.jobs.engine import ProgressMeter, Recorder
 from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import JobState, Journal, JournalWriter
 from facedata.jobs.plan import Part, Plan
-from facedata.jobs.status import ProgressMeter
 
 SHARDS = 12
 PLAN = Plan("test", {}, {}, SHARDS, SHARDS, {"command_line": "facedata test"})

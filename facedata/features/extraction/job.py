@@ -30,7 +30,7 @@ from facedata.features.feature_set import FeatureSet, Floats, bad_rows
 from facedata.features.staging import make_folders, output_errors
 from facedata.files import StrPath
 from facedata.images import image_size, opencv_in_one_thread
-from facedata.jobs.executors import available_cpus
+from facedata.jobs.engine import available_cpus
 from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import Journal, ShardResult
 from facedata.jobs.output import check_output, refuse_overlap

@@ -26,7 +26,7 @@ from facedata.features.neighbours.search import (
     use_one_core,
 )
 from facedata.features.staging import make_folders
-from facedata.jobs.executors import available_cpus, available_memory
+from facedata.jobs.engine import available_cpus, available_memory
 from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import ShardResult
 from facedata.jobs.output import check_output, refuse_overlap

