@@ -45,7 +45,7 @@ def test_a_conversion_loads_what_it_needs_alone(record_set: Callable[[str], Reco
     modules = loaded(f"from facedata.cli import facedata; facedata({arguments}, standalone_mode=False)")
     own = {name for name in modules if name.startswith("facedata")}
     assert not own & {"facedata.converters.folder", "facedata.converters.webdataset", "facedata.converters.parquet"}
-    assert len(own) <= 33, sorted(own)
+    assert len(own) <= 32, sorted(own)
 
 
 def test_an_unknown_command_is_wrong_usage(facedata: Callable[..., Ran]) -> None:

@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from facedata.converters.lmdb import DATA
 from facedata.converters.lmdb.database import read_meta
-from facedata.converters.lmdb.encoder import Block
 from facedata.dataset import OrderedWriter
 from facedata.errors import FacedataError, InputError, OptionError, OutputError, OutputExistsError, output_error
 from facedata.files import atomic_writer, free_bytes, write_fully
+
+if TYPE_CHECKING:
+    from facedata.converters.lmdb.sink import Block
 
 __all__ = ["BUILDING", "BuildFiles", "LmdbWriter", "round_map_size"]
 
