@@ -41,16 +41,8 @@ _SMALL = 1 << 16
 class Datum(NamedTuple):
     """What a value holds.
 
-    Attributes
-    ----------
-    layout : str
-        ``"caffe"``, ``"minimal"`` or ``"raw"``.
-    image : bytes
-        The encoded image.
-    label : int or None
-        Of the layout `caffe`, in which a label of 0 need not be written; the others have none.
-    landmarks : ndarray of shape (5, 2), float32, or None
-        In pixels, x then y; None also if a value has another number of them.
+    The layout `caffe` alone has a label, which need not be written if it is 0, and landmarks: shape (5, 2), in pixels,
+    x then y; None also if a value has another number of them.
     """
 
     layout: str

@@ -110,14 +110,12 @@ class ImageRecord:
 
     Attributes
     ----------
-    flag : int
-        The number of values in the label array; 0 if the label is a single number.
-    labels : tuple of float
-        The label array, or the single label; float32 values.
+    flag, labels : int, tuple of float
+        The number of values in the label array, which are float32; 0 if there is a single label.
     id, id2 : int
         Two numbers chosen by the writer, usually the record's key and 0.
     image : bytes
-        The encoded image; empty in meta and identity records.
+        Empty in meta and identity records.
     """
 
     flag: int

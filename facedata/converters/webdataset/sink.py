@@ -40,10 +40,8 @@ class WebDatasetSink(Sink):
         The folder of the tars.
     names : NumberedNames
         Their names; the numbers count from 0.
-    shard_size : int, optional
-        Bytes of a tar, about: the size of its ``.json`` members is not known in advance.
-    shard_samples : int, optional
-        Samples in a tar.
+    shard_size, shard_samples : int, optional
+        Bytes of a tar, about (the size of its ``.json`` members is not known in advance), and samples in it.
     keep_undecodable : bool
         Write bytes that do not begin like an image as ``.bin`` instead of refusing them.
     digits : int

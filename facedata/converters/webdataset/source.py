@@ -173,10 +173,8 @@ class WebDatasetSource(Source):
 
     Attributes
     ----------
-    paths : tuple of str
-        The tars that hold these samples.
-    starts : ndarray of shape (T,), int64
-        Where each tar begins, if all tars of the dataset followed each other.
+    paths, starts : tuple of str, ndarray of shape (T,), int64
+        The tars that hold these samples, and where each begins if all tars of the dataset followed each other.
     table : ndarray of shape (N,), `facedata.converters.webdataset.samples.ROW`
         The place and label of each sample.
     tars_identity : mapping
