@@ -13,7 +13,7 @@ from facedata.errors import FormatError, InputNotFoundError, OutputError
 NAMES = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=30)
 
 
-@settings(deadline=None)
+@settings(max_examples=15)
 @given(st.dictionaries(st.integers(0, 10**9), NAMES, max_size=20))
 def test_names_come_back(names: dict[int, str]) -> None:
     with TemporaryDirectory() as folder:

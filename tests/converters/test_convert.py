@@ -100,6 +100,8 @@ def test_going_round_all_formats_changes_nothing(tmp_path: Path) -> None:
     assert [label for label, _ in first] == labels
     for spec in specs[1:]:
         assert pairs(spec) == first, spec
+    digests = {run([spec], f"null:{tmp_path}/null-{number}").digest for number, spec in enumerate(specs)}
+    assert len(digests) == 1
 
 
 IMAGES = st.binary(max_size=40).map(HEADER.__add__) | st.binary(max_size=9).map(
@@ -107,7 +109,7 @@ IMAGES = st.binary(max_size=40).map(HEADER.__add__) | st.binary(max_size=9).map(
 )
 
 
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=5)
 @given(st.lists(st.tuples(st.integers(0, 3), IMAGES), min_size=1, max_size=8))
 def test_going_round_changes_nothing_whatever_the_images(samples: list[tuple[int, bytes]]) -> None:
     samples.sort(key=lambda pair: pair[0])  # a folder keeps the images of a class together
@@ -115,12 +117,6 @@ def test_going_round_changes_nothing_whatever_the_images(samples: list[tuple[int
         start = write_set(Path(folder, "set"), [label for label, _ in samples], [image for _, image in samples])
         specs = go_round(start, Path(folder))
         assert pairs(specs[-1]) == pairs(specs[0]) == samples
-
-
-def test_the_digest_is_the_same_through_every_format(tmp_path: Path) -> None:
-    specs = go_round(write_set(tmp_path / "set", [0, 0, 1, 2]), tmp_path)
-    digests = {run([spec], f"null:{tmp_path}/null-{number}").digest for number, spec in enumerate(specs)}
-    assert len(digests) == 1
 
 
 def test_labels_of_several_sets_are_shifted(tmp_path: Path) -> None:
@@ -151,9 +147,12 @@ def test_the_names_of_class_folders_are_kept_beside_the_output(tmp_path: Path) -
         ("rec:{}/packed", "packed/classes.txt"),
         ("webdataset:{}/tars", "tars/classes.txt"),
         ("parquet:{}/parquet", "parquet/classes.txt"),
+        ("folder:{}/images", "images/classes.txt"),
     ]:
         assert run([tmp_path / "people"], target.format(tmp_path)).good
         assert read_class_names(tmp_path / names) == {0: "Bob", 1: "alice"}
+    run([tmp_path / "images"], f"webdataset:{tmp_path}/again")
+    assert read_class_names(tmp_path / "again" / "classes.txt") == {0: "Bob", 1: "alice"}
 
 
 @pytest.mark.parametrize(
@@ -207,12 +206,6 @@ def test_parts_of_a_job_array_write_what_one_run_writes(
     assert tree(tmp_path / "whole") == tree(tmp_path / "parts")
 
 
-@pytest.mark.parametrize("target", ["lmdb:{}/a.lmdb", "rec:{}/packed"])
-def test_what_one_process_writes_cannot_be_cut_into_parts(tmp_path: Path, target: str) -> None:
-    with pytest.raises(OptionError, match="written by a single process"):
-        run([write_set(tmp_path / "set", [0])], target.format(tmp_path), part(1, 2))
-
-
 def test_an_option_of_another_format_is_refused(tmp_path: Path) -> None:
     start = write_set(tmp_path / "set", [0])
     with pytest.raises(OptionError, match="--datum does not apply to the format 'webdataset'; it has --shard-size"):
@@ -220,8 +213,6 @@ def test_an_option_of_another_format_is_refused(tmp_path: Path) -> None:
     run([start], f"folder:{tmp_path}/folder")
     with pytest.raises(OptionError, match="--salvage does not apply to the format 'folder'"):
         run([tmp_path / "folder"], f"null:{tmp_path}/out", opening={"salvage": True})
-    with pytest.raises(OptionError, match="name the format to write"):
-        run([start], f"{tmp_path}/out")
 
 
 def test_an_unfinished_output_is_no_input(tmp_path: Path) -> None:
@@ -289,10 +280,8 @@ def test_a_rebuilt_index_is_kept_in_the_output_and_used_again(tmp_path: Path, mo
     assert run([start], f"folder:{out}", opening=opening).nothing_to_do
 
 
-def test_an_output_in_an_input_and_a_foreign_output_are_refused(tmp_path: Path) -> None:
+def test_a_foreign_output_is_refused(tmp_path: Path) -> None:
     start = write_set(tmp_path / "set", [0, 1])
-    with pytest.raises(OutputError, match="the output lies in the input"):
-        run([start], f"lmdb:{start}/a.lmdb")
     (tmp_path / "tars").mkdir()
     (tmp_path / "tars" / "mine.txt").touch()
     with pytest.raises(OutputExistsError, match=r"is not empty \(it holds 'mine.txt'\)"):
@@ -300,15 +289,6 @@ def test_an_output_in_an_input_and_a_foreign_output_are_refused(tmp_path: Path) 
     run([start], f"parquet:{tmp_path}/p")
     with pytest.raises(OutputMismatchError, match="belongs to a job that differs: limit was none, is now 1"):
         run([start], f"parquet:{tmp_path}/p", limit=1)
-
-
-def test_a_plain_path_that_could_be_several_formats_is_refused(tmp_path: Path) -> None:
-    start = write_set(tmp_path / "set", [0])
-    run([start], f"folder:{start.parent}/images")
-    (tmp_path / "images" / "data.mdb").write_bytes(b"")
-    (tmp_path / "images" / "train.rec").write_bytes(b"")
-    with pytest.raises(FormatError, match=r"could be any of: .*rec, folder"):
-        plan_dataset([f"{tmp_path}/images"], f"null:{tmp_path}/null")
 
 
 def test_the_first_samples_of_what_is_selected(tmp_path: Path) -> None:
@@ -407,13 +387,6 @@ def test_labels_that_no_reader_takes_are_refused(tmp_path: Path) -> None:
     assert run([big], f"null:{tmp_path}/other", relabel=True).good
 
 
-def test_names_of_classes_go_through_a_folder_too(tmp_path: Path) -> None:
-    run([write_folder(tmp_path / "people", "Bob", "alice")], f"folder:{tmp_path}/images")
-    assert read_class_names(tmp_path / "images" / "classes.txt") == {0: "Bob", 1: "alice"}
-    run([tmp_path / "images"], f"webdataset:{tmp_path}/tars")
-    assert read_class_names(tmp_path / "tars" / "classes.txt") == {0: "Bob", 1: "alice"}
-
-
 def test_a_selection_that_leaves_nothing_of_a_source(tmp_path: Path) -> None:
     big, small = write_folder(tmp_path / "big", "a", "b"), write_folder(tmp_path / "small", "c", images=1)
     assert run([big, small], f"webdataset:{tmp_path}/out", min_images=2).samples == 6
@@ -509,7 +482,7 @@ def test_a_second_run_while_the_first_publishes_waits_and_changes_nothing(tmp_pa
         "import sys, time; from facedata.converters.convert import *; from facedata.jobs.job import JobOptions\n"
         "c = plan_dataset([sys.argv[1]], sys.argv[2]); finish = type(c.sink).finish\n"
         "def slow(sink, shards):\n"
-        "    facts = finish(sink, shards); open(sys.argv[3], 'w').close(); time.sleep(1.5); return facts\n"
+        "    facts = finish(sink, shards); open(sys.argv[3], 'w').close(); time.sleep(0.7); return facts\n"
         "type(c.sink).finish = slow\n"
         "convert_dataset([sys.argv[1]], sys.argv[2], None, JobOptions(workers=1))"
     )

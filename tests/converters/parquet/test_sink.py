@@ -1,26 +1,23 @@
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as from_numpy
 from numpy.typing import NDArray
-from support import FACEDATA, MemorySource, Ran, RecordSetMaker, jpeg, tree
+from support import MemorySource, jpeg, tree
 
 from facedata.converters.convert import plan_conversion, run_conversion
 from facedata.converters.parquet.sink import ParquetSink
@@ -71,7 +68,7 @@ KEYS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
 SAMPLES = st.builds(Sample, KEYS, st.integers(0, (1 << 31) - 1), IMAGES, st.none() | POINTS)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(items=st.lists(SAMPLES, max_size=30), count=st.integers(1, 12))
 def test_what_is_written_is_read_again(items: list[Sample], count: int) -> None:
     with TemporaryDirectory() as folder:
@@ -260,9 +257,9 @@ def test_every_option_that_decides_the_bytes_makes_another_job(tmp_path: Path) -
 
 def test_the_bytes_are_the_same_whatever_the_workers(tmp_path: Path) -> None:
     source = with_landmarks(*range(0, 300, 2), count=300)
-    for workers in (1, 2, 3):
+    for workers in (1, 3):
         write(source, tmp_path / str(workers), shard_samples=25, workers=workers)
-    assert tree(tmp_path / "1") == tree(tmp_path / "2") == tree(tmp_path / "3")
+    assert tree(tmp_path / "1") == tree(tmp_path / "3")
     assert len(tree(tmp_path / "1")) == 12
 
 
@@ -273,39 +270,6 @@ def test_parquet_to_parquet_reads_and_forks_in_one_process(tmp_path: Path) -> No
     assert_same(read(tmp_path / "small"), samples(400))
     write(open_dataset(str(tmp_path / "small")), tmp_path / "again", workers=2)
     assert tree(tmp_path / "again") == tree(tmp_path / "large")
-
-
-def test_after_kills_it_resumes_and_ends_in_the_same_bytes(
-    record_set: Callable[[str], RecordSetMaker], tmp_path: Path, inline_facedata: Callable[..., Ran]
-) -> None:
-    record_set("set").insightface([40] * 150)
-    command = ("convert", "rec:set", "parquet:out", "--shard-samples", "100", "--workers", "2")
-    assert inline_facedata(*command[:2], "parquet:undisturbed", *command[3:]).status == 0
-    out, killed = tmp_path / "out", 0
-    for written in (1, 30):
-        running = subprocess.Popen([*FACEDATA, *command], cwd=tmp_path, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 30
-        while len(list(out.glob("*.parquet"))) < written and running.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.001)
-        running.kill()
-        killed += running.wait() != 0
-        for path in out.glob("*.parquet"):
-            assert pq.read_metadata(path).num_rows == 100  # a file that has its name is complete
-    assert killed > 0
-    wait_for_workers(out)
-    (out / ".facedata-temporary-train-00007-of-00060.parquet-elsewhere-1").touch()  # of another machine: stays
-    assert inline_facedata(*command).status == 0
-    assert tree(out) == tree(tmp_path / "undisturbed")
-    assert [name for name in os.listdir(out) if "temporary" in name and "elsewhere" not in name] == []
-    assert len(read(out)) == 6000
-
-
-def wait_for_workers(folder: Path) -> None:
-    """Wait until the workers whose temporary files are there have ended: until then their files are kept."""
-    pids = [int(name.rpartition("-")[2]) for name in os.listdir(folder) if "temporary" in name]
-    deadline = time.monotonic() + 30
-    while any(map(psutil.pid_exists, pids)) and time.monotonic() < deadline:
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("room", [0, 4096, 9_000_000])
