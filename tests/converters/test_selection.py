@@ -82,6 +82,13 @@ def test_where_nothing_is_asked_for_the_source_is_left_alone() -> None:
     assert select(source_of([0, 0, 1]), Selection(group=True)).identity() == source.identity()
 
 
+def test_a_selection_of_images_by_their_paths_has_paths_as_keys_too() -> None:
+    source = source_of([1, 1, 0])
+    assert not select(source, Selection(max_images=1)).keys_are_paths
+    source.keys_are_paths = True
+    assert select(source, Selection(max_images=1)).keys_are_paths
+
+
 def test_shuffled_samples_cannot_be_grouped() -> None:
     with pytest.raises(OptionError, match="choose --style plain"):
         Selection(shuffle=True, group=True)

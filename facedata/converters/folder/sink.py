@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -97,8 +98,9 @@ class FolderSink(Sink):
         """
         if self.layout != SOURCE:
             return replace(self, layout=self.layout or GLINT360K, class_names=source.class_names()), None
-        check_paths(source, self.root)
-        folders, names = folders_of(source), source.class_names()
+        _check_paths(source, self.root)
+        folders = frozenset(key.partition("/")[0] for key in source.keys())  # noqa: SIM118, not a mapping
+        names = source.class_names()
         needed = names is not None and not folders.issuperset(names.values())  # else the folders have these names
         return replace(self, folders=folders, class_names=names if needed else None), None
 
@@ -112,8 +114,7 @@ class FolderSink(Sink):
         return [] if self.list_file is None else [self.list_file]
 
     def _fragment(self, shard: int) -> str:
-        """The file with the part of the list that a shard writes."""
-        return os.path.join(self.root, _FRAGMENTS, f"{shard:08d}")
+        return os.path.join(self.root, _FRAGMENTS, f"{shard:08d}")  # the part of the list that this shard writes
 
     def prepare(self) -> None:
         """Create the folder for the fragments of the list."""
@@ -250,18 +251,8 @@ def path_of_key(key: str, extension: str) -> tuple[str, str]:
     return "/".join(names[:-1]), names[-1]
 
 
-def folders_of(source: Source) -> frozenset[str]:
-    """The entries of the root that hold the images of `source`."""
-    return frozenset(key.partition("/")[0] for key in source.keys())  # noqa: SIM118, not a mapping
-
-
-def check_paths(source: Source, root: str) -> None:
-    """Refuse a source whose keys are not paths, or in which two images would get the same path.
-
-    Raises
-    ------
-    OptionError
-    """
+def _check_paths(source: Source, root: str) -> None:
+    """Refuse a source whose keys are not paths, or in which two images would get the same path."""
     first = next(iter(source.keys()), None)
     if first is not None and "/" not in first:
         raise OptionError(
@@ -279,20 +270,16 @@ def _colliding_keys(source: Source) -> list[str]:
     """Keys that occur twice, and those that a key without a file extension may equal, because it gets one."""
     hashes = np.sort(_hashes(source.keys()))
     suspects = set(hashes[:-1][hashes[1:] == hashes[:-1]].tolist())
+    stem = partial(stem_of_key, extensions=_WRITTEN_EXTENSIONS)  # without any extension that an image may be given
     without = _hashes(key for key in source.keys() if stem_of_key(key) == key)  # noqa: SIM118
     if len(without):
-        stems = _hashes(_stem(key) for key in source.keys() if _stem(key) != key)  # noqa: SIM118
+        stems = _hashes(stem(key) for key in source.keys() if stem(key) != key)  # noqa: SIM118
         suspects |= set(np.intersect1d(without, stems).tolist())
     if not suspects:
         return []
     counts = Counter(key for key in source.keys() if hash(key) in suspects)  # noqa: SIM118
-    same = (k for k in source.keys() if counts[k] > 1 or (_stem(k) != k and _stem(k) in counts))  # noqa: SIM118
+    same = (k for k in source.keys() if counts[k] > 1 or (stem(k) != k and stem(k) in counts))  # noqa: SIM118
     return list(dict.fromkeys(same))
-
-
-def _stem(key: str) -> str:
-    """The key without any file extension that a sink may give an image."""
-    return stem_of_key(key, _WRITTEN_EXTENSIONS)
 
 
 def _hashes(keys: Iterable[str]) -> NDArray[np.int64]:

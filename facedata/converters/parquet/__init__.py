@@ -36,19 +36,10 @@ def create_sink(
     landmark_column: bool | None = None,
     keep_undecodable: bool = False,
 ) -> ParquetSink:
-    """A sink that writes Parquet files into the folder `path`.
+    """A sink that writes Parquet files into the folder `path`; see `ParquetSink`.
 
-    Parameters
-    ----------
-    path : str
-    shard_size, shard_samples : int, optional
-        The most bytes of images in a file, and the most samples; 500,000,000 bytes if neither is given, whichever is
-        reached first if both are.
-    landmark_column : bool, optional
-        Whether to write landmarks; by default, if one of eight samples from all over the source has them. If none
-        has, a sample with landmarks is refused.
-    keep_undecodable : bool
-        Write bytes that do not begin like an image instead of refusing them.
+    A file has at most 500,000,000 bytes of images if neither size nor samples are given; whichever is reached first
+    counts if both are.
 
     Raises
     ------

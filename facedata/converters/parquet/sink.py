@@ -59,10 +59,8 @@ class ParquetSink(Sink):
     ----------
     root : str
         The folder.
-    shard_size : int, optional
-        The most bytes of images in a file; a larger image has a file of its own.
-    shard_samples : int, optional
-        The most samples in a file.
+    shard_size, shard_samples : int, optional
+        The most bytes of images in a file, and the most samples; a larger image has a file of its own.
     keep_undecodable : bool
         Write bytes that do not begin like an image instead of refusing them.
     landmarks : bool, optional
@@ -122,7 +120,12 @@ class ParquetSink(Sink):
             If there would be too many files.
         """
         import_pyarrow()
-        ends = self._ends(source)
+        size = _SHARD_SIZE if self.shard_size is None and self.shard_samples is None else self.shard_size
+        if size is None:
+            most = self.shard_samples or max(len(source), 1)
+            ends: tuple[int, ...] = (*range(most, len(source), most), len(source))
+        else:
+            ends = cut_by_size(source.sizes(), size, self.shard_samples)
         if len(ends) > _MOST_FILES:
             raise OptionError(
                 f"{self.root}: this would write {len(ends):,} files, but their names allow {_MOST_FILES:,}; choose a "
@@ -139,15 +142,6 @@ class ParquetSink(Sink):
             class_names=source.class_names(),
         )
         return fitted, ends
-
-    def _ends(self, source: Source) -> tuple[int, ...]:
-        """Where each file ends, in samples of the source."""
-        samples = len(source)
-        size = _SHARD_SIZE if self.shard_size is None and self.shard_samples is None else self.shard_size
-        if size is None:
-            most = self.shard_samples or max(samples, 1)
-            return (*range(most, samples, most), samples)
-        return cut_by_size(source.sizes(), size, self.shard_samples)
 
     def owns(self, name: str) -> bool:
         """Whether an entry of the root is named as its files, or is the file of the class names."""

@@ -40,20 +40,9 @@ Rows = range | NDArray[np.int64]
 
 
 class _Batch(NamedTuple):
-    """Some rows of a row group, as read from the file.
+    """Those `rows` of a row group that are wanted, in a record batch that begins with the row `begin`.
 
-    Attributes
-    ----------
-    path : str
-    columns : Columns
-    rows : Rows
-        The rows that are wanted.
-    begin : int
-        The first row of the record batch.
-    record_batch : pyarrow.RecordBatch or None
-        None if the rows cannot be read.
-    reason : str
-        Why they cannot be read.
+    There is no record batch if they cannot be read, but a `reason`.
     """
 
     path: str
@@ -226,7 +215,7 @@ class ParquetSource(Source):
         return int((means * rows).sum())
 
     def _mean_sizes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """For each row group, about how many bytes an image takes, and how many of the rows it holds."""
+        """For each row group, the mean bytes of an image, and how many of the rows it holds."""
         rows = np.fromiter((len(self._rows_in(group)) for group in range(len(self.groups))), np.int64)
         return self.groups["size"] // (self.groups["end"] - self.groups["begin"]), rows
 

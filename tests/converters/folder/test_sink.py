@@ -1,4 +1,4 @@
-"""`FolderSink`: where each image goes, under which name, and the list beside it; paths that stay, without collisions."""
+"""`FolderSink`: where each image goes and under which name, the list beside it, and paths that are kept."""
 
 from __future__ import annotations
 
