@@ -83,10 +83,12 @@ def test_where_nothing_is_asked_for_the_source_is_left_alone() -> None:
 
 
 def test_a_selection_of_images_by_their_paths_has_paths_as_keys_too() -> None:
-    source = source_of([1, 1, 0])
-    assert not select(source, Selection(max_images=1)).keys_are_paths
-    source.keys_are_paths = True
-    assert select(source, Selection(max_images=1)).keys_are_paths
+    class Paths(MemorySource):
+        keys_are_paths = True
+
+    for kind in (MemorySource, Paths):
+        source = kind([Sample(f"a/{n}.jpg", 0, b"") for n in range(3)])
+        assert select(source, Selection(max_images=1)).keys_are_paths == source.keys_are_paths
 
 
 def test_shuffled_samples_cannot_be_grouped() -> None:
