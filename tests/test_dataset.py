@@ -51,11 +51,6 @@ def test_content_of_no_format_is_refused_with_the_formats_there_are(tmp_path: Pa
             open_dataset(str(path))
 
 
-def test_a_path_that_is_not_there_is_said_to_be_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputNotFoundError, match="nowhere: no such file or folder"):
-        open_dataset(str(tmp_path / "nowhere"))
-
-
 def test_a_path_that_may_not_be_read_is_said_by_name() -> None:
     with TemporaryDirectory() as folder:
         RecordSetMaker(Path(folder, "set")).plain([0])
@@ -65,9 +60,10 @@ def test_a_path_that_may_not_be_read_is_said_by_name() -> None:
     assert message == f"InputPermissionError: {folder}/set: no permission to read it; check its mode and owner"
 
 
-def test_a_named_format_says_that_a_path_is_not_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["", "rec:"])
+def test_a_path_that_is_not_there_is_said_to_be_not_there(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputNotFoundError, match="nowhere: no such file or folder"):
-        open_dataset(f"rec:{tmp_path}/nowhere")
+        open_dataset(f"{name}{tmp_path}/nowhere")
 
 
 def test_a_format_is_one_module_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,11 +90,6 @@ def test_a_format_that_cannot_be_read_or_written_is_a_wrong_option(
         open_dataset(f"null:{tmp_path}")
     with pytest.raises(OptionError, match="odd: this format cannot be written"):
         create_dataset(f"odd:{tmp_path}")
-
-
-def test_to_write_a_format_must_be_named(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=f"name the format to write: FORMAT:{tmp_path}, one of"):
-        create_dataset(str(tmp_path))
 
 
 def test_sinks_are_made_by_their_format(tmp_path: Path) -> None:

@@ -8,12 +8,9 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
-from support import FACEDATA, Ran, RecordSetMaker, jpeg, raised_without_root, tree
-
-from facedata.converters.convert import plan_dataset
+from support import FACEDATA, Ran, RecordSetMaker, jpeg, tree
 
 MakeSet = Callable[[str], RecordSetMaker]
 Facedata = Callable[..., Ran]
@@ -47,17 +44,6 @@ def test_a_dry_run_says_what_it_would_do_and_writes_nothing(
     assert ran.status == 0
     assert "would write 3 images" in ran.stdout
     assert {path.name for path in tmp_path.rglob("*")} - {"property"} == {"a", "train.rec"}
-
-
-def test_the_second_call_does_nothing(record_set: MakeSet, inline_facedata: Facedata, tmp_path: Path) -> None:
-    record_set("a").insightface([2, 1])
-    command = ("unpack-rec", "--include", "a", "--output", "out")
-    inline_facedata(*command)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    ran = inline_facedata(*command)
-    assert ran.status == 0
-    assert "all done before" in ran.stdout
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_other_options_into_the_same_output_are_refused_and_overwrite_starts_afresh(
@@ -230,18 +216,6 @@ def test_a_backend_that_is_not_installed_says_what_installs_it(record_set: MakeS
         pytest.skip("MXNet is installed here")
     assert "pip install 'facedata[mxnet]'" in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
-
-
-@pytest.mark.parametrize("locked", ["folder", "parent", "train.rec"])
-def test_what_may_not_be_read_is_said(locked: str) -> None:
-    with TemporaryDirectory() as base:
-        folder = RecordSetMaker(Path(base, "parent", "folder")).plain([0])
-        Path(base).chmod(0o755)
-        path = {"folder": folder, "parent": folder.parent, "train.rec": folder / "train.rec"}[locked]
-        path.chmod(0)
-        message = raised_without_root(lambda: plan_dataset([f"rec:{folder}"], f"folder:{base}/out"))
-        path.chmod(0o700)
-    assert message.startswith(f"InputPermissionError: {folder}")
 
 
 @pytest.mark.parametrize("name", ["train.rec", "train.idx"])

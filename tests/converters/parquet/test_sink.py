@@ -255,14 +255,6 @@ def test_every_option_that_decides_the_bytes_makes_another_job(tmp_path: Path) -
     assert (summary.samples, len(list(tmp_path.glob("*.parquet")))) == (8, 2)
 
 
-def test_the_bytes_are_the_same_whatever_the_workers(tmp_path: Path) -> None:
-    source = with_landmarks(*range(0, 300, 2), count=300)
-    for workers in (1, 3):
-        write(source, tmp_path / str(workers), shard_samples=25, workers=workers)
-    assert tree(tmp_path / "1") == tree(tmp_path / "3")
-    assert len(tree(tmp_path / "1")) == 12
-
-
 def test_parquet_to_parquet_reads_and_forks_in_one_process(tmp_path: Path) -> None:
     write(MemorySource(samples(400)), tmp_path / "large")
     source = open_dataset(str(tmp_path / "large"))
