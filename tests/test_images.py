@@ -16,8 +16,7 @@ from facedata.images import image_extension, image_size, import_opencv
 
 SIGNED = {
     "JPEG with JFIF": (b"\xff\xd8\xff\xe0\0\x10JFIF", "jpg"),
-    "JPEG with Exif": (b"\xff\xd8\xff\xe1", "jpg"),
-    "JPEG without either": (b"\xff\xd8\xff\xdb", "jpg"),
+    "JPEG without": (b"\xff\xd8\xff\xdb", "jpg"),
     "PNG": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "png"),
     "WebP": (b"RIFF\x24\0\0\0WEBPVP8L", "webp"),
     "BMP": (b"BM" + bytes(24), "bmp"),
@@ -25,44 +24,24 @@ SIGNED = {
     "GIF of 1989": (b"GIF89a", "gif"),
     "TIFF, little-endian": (b"II*\0", "tif"),
     "TIFF, big-endian": (b"MM\0*", "tif"),
-}
-UNSIGNED = {
-    "nothing": b"",
-    "truncated JPEG signature": b"\xff\xd8",
-    "PNG corrupted by a text transfer": b"\x89PNG\n\x1a\n",
-    "sound in RIFF": b"RIFF\x24\0\0\0WAVE",
-    "truncated RIFF": b"RIFF\x24\0\0\0WEB",
-    "words that begin with BM": b"BMW is a car",
-    "GIF with a wrong year": b"GIF88a",
-    "web page": b"<!DOCTYPE html>",
-    "zeros": bytes(64),
-    "a signature that is not first": b" \xff\xd8\xff",
+    "nothing": (b"", None),
+    "truncated JPEG signature": (b"\xff\xd8", None),
+    "PNG corrupted by a text transfer": (b"\x89PNG\n\x1a\n", None),
+    "sound in RIFF": (b"RIFF\x24\0\0\0WAVE", None),
+    "truncated RIFF": (b"RIFF\x24\0\0\0WEB", None),
+    "words that begin with BM": (b"BMW is a car", None),
+    "GIF with a wrong year": (b"GIF88a", None),
+    "a signature that is not first": (b" \xff\xd8\xff", None),
 }
 
 
 @pytest.mark.parametrize(("data", "extension"), SIGNED.values(), ids=SIGNED)
-def test_the_first_bytes_decide_the_extension(data: bytes, extension: str) -> None:
+def test_the_first_bytes_decide_the_extension(data: bytes, extension: str | None) -> None:
     assert image_extension(data) == extension
-    assert image_extension(data + b"anything") == extension
-
-
-@pytest.mark.parametrize("data", UNSIGNED.values(), ids=UNSIGNED)
-def test_other_bytes_have_no_extension(data: bytes) -> None:
-    assert image_extension(data) is None
-
-
-@settings(deadline=None)
-@given(st.binary(max_size=40) | st.sampled_from([data[:end] for data, _ in SIGNED.values() for end in range(30)]))
-def test_any_bytes_are_accepted(data: bytes) -> None:
-    extension = image_extension(data)
-    assert extension in {None, "jpg", "png", "webp", "bmp", "gif", "tif"}
-    assert image_extension(data + bytes(8)) == extension or extension is None
+    assert extension is None or image_extension(data + b"anything") == extension
 
 
 # Sizes
-
-
-SIDES = st.integers(1, 90)
 
 
 def encoded(height: int, width: int, channels: int, extension: str, options: tuple[int, ...] = ()) -> bytes:
@@ -77,24 +56,29 @@ def decoded_size(data: bytes) -> tuple[int, ...]:
 
 
 @settings(deadline=None)
-@given(SIDES, SIDES, st.sampled_from([1, 3, 4]), st.sampled_from(["jpg", "png", "webp", "bmp"]))
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.sampled_from([1, 3, 4]),
+    st.sampled_from(["jpg", "png", "webp", "bmp", "tif"]),
+)
 def test_the_size_in_the_header_is_that_of_the_decoded_image(
     height: int, width: int, channels: int, extension: str
 ) -> None:
     data = encoded(height, width, channels, extension)
     assert image_size(data) == decoded_size(data)
-    assert image_size(data)[:2] == (height, width)  # type: ignore[index]
 
 
-@pytest.mark.parametrize("options", ["PROGRESSIVE", "RST_INTERVAL", "OPTIMIZE"])
-def test_progressive_and_other_jpegs(options: str) -> None:
-    data = encoded(17, 33, 3, "jpg", (getattr(import_opencv(), f"IMWRITE_JPEG_{options}"), 1))
-    assert image_size(data) == (17, 33, 3)
-
-
-@pytest.mark.parametrize("quality", [80, 101], ids=["lossy", "lossless"])
-def test_lossy_and_lossless_webp(quality: int) -> None:
-    assert image_size(encoded(300, 7, 3, "webp", (import_opencv().IMWRITE_WEBP_QUALITY, quality))) == (300, 7, 3)
+@pytest.mark.parametrize(
+    ("extension", "option", "value"),
+    [
+        *(("jpg", f"JPEG_{name}", 1) for name in ("PROGRESSIVE", "RST_INTERVAL", "OPTIMIZE")),
+        *(("webp", "WEBP_QUALITY", quality) for quality in (80, 101)),
+    ],
+)
+def test_other_codings(extension: str, option: str, value: int) -> None:
+    data = encoded(300, 7, 3, extension, (getattr(import_opencv(), f"IMWRITE_{option}"), value))
+    assert image_size(data) == (300, 7, 3)
 
 
 def test_an_extended_webp_has_the_size_of_its_canvas() -> None:
@@ -121,35 +105,30 @@ FRAME = segment(0xC2, struct.pack(">BHHB", 8, 112, 96, 3) + bytes(9))
         segment(0xFE, b""),
         b"\xff\xff\xff" + segment(0xC4, bytes(30))[1:],
         b"\xff\x01",
-        segment(0xDB, bytes(64)) + segment(0xDD, b"\0\x04"),
     ],
-    ids=["thumbnail", "colour profile", "empty comment", "padding", "bare marker", "tables first"],
+    ids=["thumbnail", "colour profile", "empty comment", "padding", "bare marker"],
 )
 def test_segments_before_the_frame_of_a_jpeg_are_skipped(before: bytes) -> None:
     assert image_size(b"\xff\xd8" + before + FRAME) == (112, 96, 3)
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"\xff\xd8\xff",
-        b"\xff\xd8" + FRAME[:8],
-        b"\xff\xd8\xff\xe0\xff\xff" + FRAME,
-        b"\xff\xd8\xff\xd9" + FRAME,
-        b"\xff\xd8\xff\xda\0\x02" + FRAME,
-        b"\xff\xd8\xff\0" + FRAME,
-        b"\xff\xd8\0" + FRAME,
-        b"\xff\xd8" + bytes.fromhex("ffe00000") * 2000 + FRAME,
-        b"\xff\xd8" + segment(0xC0, struct.pack(">BHHB", 8, 0, 96, 3)),
-        b"\xff\xd8" + segment(0xC0, struct.pack(">BHHB", 8, 9, 96, 0)),
-    ],
-    ids=[
-        "nothing more", "truncated frame", "length beyond the end", "end before the frame", "scan before the frame",
-        "unknown marker", "no 0xff", "thousands of segments", "no height", "no components",
-    ],
-)  # fmt: skip
+DAMAGED = {
+    "nothing more": b"\xff",
+    "truncated frame": FRAME[:8],
+    "length beyond the end": b"\xff\xe0\xff\xff" + FRAME,
+    "end before the frame": b"\xff\xd9" + FRAME,
+    "scan before the frame": b"\xff\xda\0\x02" + FRAME,
+    "unknown marker": b"\xff\0" + FRAME,
+    "no 0xff": b"\0" + FRAME,
+    "thousands of segments": bytes.fromhex("ffe00000") * 2000 + FRAME,
+    "no height": segment(0xC0, struct.pack(">BHHB", 8, 0, 96, 3)),
+    "no components": segment(0xC0, struct.pack(">BHHB", 8, 9, 96, 0)),
+}
+
+
+@pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED)
 def test_a_damaged_jpeg_has_no_size(data: bytes) -> None:
-    assert image_size(data) is None
+    assert image_size(b"\xff\xd8" + data) is None
 
 
 def png(colour: int, depth: int = 8, width: int = 5, height: int = 3) -> bytes:
@@ -197,17 +176,12 @@ def test_a_bmp_with_a_palette_of_greys_is_grey(bits: int, palette: bytes) -> Non
 def test_a_bmp_without_a_palette_is_coloured_also_upside_down(bits: int) -> None:
     for height in (3, -3):
         assert image_size(bmp(bits, height=height)) == decoded_size(bmp(bits, height=height)) == (3, 5, 3)
-
-
-def test_a_bmp_with_a_core_header() -> None:
-    header = b"BM" + bytes(12) + struct.pack("<IHHHH", 12, 5, 3, 1, 24)
-    assert image_size(header) == (3, 5, 3)
-    assert image_size(header[:-1]) is None
+    core = b"BM" + bytes(12) + struct.pack("<IHHHH", 12, 5, 3, 1, 24)  # the older header
+    assert (image_size(core), image_size(core[:-1])) == ((3, 5, 3), None)
 
 
 def test_a_gif_has_the_size_of_its_screen() -> None:
     assert image_size(b"GIF89a" + struct.pack("<HH", 5, 3)) == (3, 5, 3)
-    assert image_size(b"GIF88a" + struct.pack("<HH", 5, 3)) is None
 
 
 def tiff(
@@ -243,7 +217,7 @@ def tiff(
     return header + (block.ljust(start - 8, b"\0") + pixels if first else pixels.ljust(directory - 8, b"\0") + block)
 
 
-@pytest.mark.parametrize("samples", [1, 3, 4])
+@pytest.mark.parametrize("samples", [1, 4])
 @pytest.mark.parametrize("order", "<>")
 @pytest.mark.parametrize("kind", [3, 4])
 @pytest.mark.parametrize("first", [True, False])
@@ -256,12 +230,6 @@ def test_a_tiff_has_its_size_whatever_its_order(samples: int, order: str, kind: 
 def test_a_tiff_with_a_palette_is_coloured() -> None:
     data = tiff(1, kind=3, colours=(3,), palette=tuple(range(0, 768 * 80, 80)))
     assert image_size(data) == decoded_size(data) == (3, 5, 3)
-
-
-def test_tiffs_of_opencv() -> None:
-    for channels in (1, 3, 4):
-        data = encoded(31, 17, channels, "tif")
-        assert image_size(data) == decoded_size(data) == (31, 17, channels)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -285,17 +253,12 @@ def test_a_tiff_of_65_535_equal_entries_is_read_quickly() -> None:
     assert time.process_time() - begin < 5
 
 
-BEGINNINGS = [data[:2] for data, _ in SIGNED.values()] + [encoded(9, 9, 3, kind) for kind in ("jpg", "png", "webp")]
+BEGINNINGS = [data for data, _ in SIGNED.values()] + [encoded(9, 9, 3, kind) for kind in ("jpg", "png", "webp")]
+BEGINNINGS += [png(6), bmp(8, COLOURS), tiff(), tiff(first=False, order=">"), b"RIFF\0\0\0\0WEBPVP8X"]
 
 
 @settings(deadline=None)
-@given(
-    st.sampled_from(
-        [*BEGINNINGS, png(6), bmp(8, COLOURS), tiff(), tiff(first=False, order=">"), b"RIFF\0\0\0\0WEBPVP8X"]
-    ),
-    st.binary(max_size=40),
-    st.data(),
-)
+@given(st.sampled_from(BEGINNINGS), st.binary(max_size=40), st.data())
 def test_any_bytes_have_a_plausible_size_or_none(beginning: bytes, rest: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(beginning)), min_size=2, max_size=2)))
     for first, end in pairwise([0, *cuts]):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 import os
+import re
 import struct
 import subprocess
 import sys
-import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from facedata.align.codec import FORMATS, Encoding, decode_image
+from facedata.align.codec import Encoding, decode_image
 from facedata.errors import FaceError, OptionError
 from facedata.images import image_extension
 from facedata.synthetic.faces import draw_face, identity_from_seed
@@ -53,9 +53,9 @@ def largest_difference(first: NDArray[Any], second: NDArray[Any]) -> int:
 
 
 def failure(data: bytes, *limit: int) -> FaceError:
-    with pytest.raises(FaceError) as caught:
-        decode_image(data, *limit)
-    return caught.value
+    image = picture_or_failure(data, *limit)
+    assert isinstance(image, FaceError)
+    return image
 
 
 def picture_or_failure(data: bytes, *limit: int) -> NDArray[np.uint8] | FaceError:
@@ -135,20 +135,8 @@ def test_every_kind_of_pixels_becomes_three_channels_the_right_way_up(name: str)
 def test_sixteen_bits_become_eight(extension: str, channels: int) -> None:
     deep = np.random.default_rng(3).integers(0, 1 << 16, (20, 30, channels), np.uint16)
     image = decode_image(encoded(extension, image=deep))
-    colours = deep[..., :3] if channels > 1 else np.repeat(deep, 3, axis=2)
     assert str(image.dtype) == "uint8"
-    assert np.abs(image - colours / 257.0).max() <= 1
-
-
-def test_transparent_pixels_show_the_colours_stored_beneath() -> None:
-    image = np.dstack([FACE, np.zeros(FACE.shape[:2], np.uint8)])
-    np.testing.assert_array_equal(decode_image(encoded("png", image=image)), FACE)
-
-
-@pytest.mark.parametrize("extension", ["jpg", "png", "webp", "bmp", "tif"])
-def test_an_image_of_one_pixel(extension: str) -> None:
-    data = encoded(extension, image=np.full((1, 1, 3), 77, np.uint8))
-    assert decode_image(data).tolist() == [[[77, 77, 77]]]
+    assert np.abs(image - (deep[..., :3] if channels > 1 else deep) / 257.0).max() <= 1
 
 
 # Too large
@@ -243,12 +231,9 @@ NO_SCAN = JPEG[: JPEG.index(b"\xff\xda")]
     [
         pytest.param(b"", "not an image: it is empty", id="nothing"),
         pytest.param(b"hello world\n" * 10, "not an image: its bytes begin", id="text"),
-        pytest.param(bytes(1000), "not an image: its bytes begin", id="zeros"),
-        pytest.param(b"<!DOCTYPE html><p>", "not an image: its bytes begin", id="a web page"),
         pytest.param(b"\xff\xd8\xff", "the header of this jpg has no size", id="a JPEG's signature"),
         pytest.param(b"\x89PNG\r\n\x1a\n", "the header of this png has no size", id="a PNG's signature"),
         pytest.param(NO_SCAN, "no end marker", id="a JPEG without a scan"),
-        pytest.param(NO_SCAN + END, "", id="a JPEG without a scan, with an end"),
         pytest.param(PROGRESSIVE[: PROGRESSIVE.rfind(b"\xff\xc4")], "no end marker", id="without its last scans"),
         pytest.param(DAMAGED, "Corrupt JPEG data: ", id="a JPEG with missing bytes"),
         pytest.param(JPEG[:-2] + b"\x07" * 300 + END, "extraneous bytes", id="a JPEG with surplus bytes"),
@@ -267,10 +252,6 @@ def test_the_reason_is_given_and_not_printed(data: bytes, detail: str, capfd: py
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_png_with_a_smaller_size_in_its_header_is_cropped_by_libpng() -> None:
-    assert decode_image(png_header(9, 9) + PNG[33:]).shape == (9, 9, 3)
-
-
 @settings(deadline=None, max_examples=60)
 @given(st.sampled_from(sorted(WHOLE)), st.data())
 def test_damaged_bytes_give_a_whole_picture_or_an_error(name: str, data: st.DataObject) -> None:
@@ -281,8 +262,7 @@ def test_damaged_bytes_give_a_whole_picture_or_an_error(name: str, data: st.Data
     if isinstance(image, FaceError):
         assert image.cause in ("undecodable", "too large")
         assert 0 < len(image.detail) < 300
-        assert "/io/" not in image.detail
-        assert "@" not in image.detail
+        assert re.search("/io/|@", image.detail) is None  # no places in OpenCV's source
     else:
         assert (image.ndim, image.shape[2], str(image.dtype)) == (3, 3, "uint8")
 
@@ -299,19 +279,9 @@ def test_standard_error_is_restored(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_threads_do_not_read_what_the_decoders_of_others_write() -> None:
-    wrong: list[object] = []
-
-    def decode() -> None:
-        for _ in range(20):
-            wrong.extend(image for image in [picture_or_failure(JPEG)] if isinstance(image, FaceError))
-            wrong.extend(image for image in [picture_or_failure(DAMAGED)] if not isinstance(image, FaceError))
-
-    threads = [threading.Thread(target=decode) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(picture_or_failure, [JPEG, DAMAGED] * 40))
+    assert [isinstance(image, FaceError) for image in found] == [False, True] * 40
 
 
 PROCESSES = """
@@ -349,29 +319,24 @@ def test_a_forked_child_does_not_disturb_its_parent_and_no_standard_error_is_nee
 # Encoding
 
 
-def loss(encoding: Encoding) -> int:
-    return largest_difference(decode_image(encoding.encode(FACE)), FACE)
-
-
 @pytest.mark.parametrize("encoding", [Encoding("jpg", 50), Encoding(), Encoding("png"), Encoding("webp")])
 def test_each_format_writes_what_its_name_says(encoding: Encoding) -> None:
     data = encoding.encode(FACE)
     assert image_extension(data) == encoding.format
     assert data == Encoding(encoding.format, encoding.quality).encode(FACE.copy())
-    assert encoding.encode(FACE[:60]) == encoding.encode(FACE[:60].copy())
     assert decode_image(encoding.encode(FACE[50:51, 50:51])).shape == (1, 1, 3)
     size = len(encoding.encode(draw_face(identity_from_seed(0, 2)).image)) / (112 * 112)
     assert size / 2 < encoding.expected_bytes_per_pixel < 2 * size
 
 
 def test_what_the_encodings_lose() -> None:
+    def loss(encoding: Encoding) -> int:
+        return largest_difference(decode_image(encoding.encode(FACE)), FACE)
+
     assert loss(Encoding("png")) == loss(Encoding("webp", 100)) == 0
     assert loss(Encoding()) <= 25
-    halved = largest_difference(decode_image(JPEG), FACE)  # OpenCV's own setting halves the resolution of colours
-    assert halved > 1.5 * loss(Encoding())
+    assert largest_difference(decode_image(JPEG), FACE) > 1.5 * loss(Encoding())  # OpenCV's own setting halves colours
     for name in ("jpg", "webp"):
-        sizes = [len(Encoding(name, quality).encode(FACE)) for quality in (1, 30, 60, 90, 100)]
-        assert sizes == sorted(sizes)
         assert loss(Encoding(name, 95)) < loss(Encoding(name, 20))
 
 
@@ -397,13 +362,6 @@ def test_a_jpeg_is_baseline_with_whole_colours_and_no_orientation() -> None:
 def test_wrong_encodings_are_refused(name: str, quality: int | None, words: str) -> None:
     with pytest.raises(OptionError, match=words):
         Encoding(name, quality)
-
-
-def test_the_identity_distinguishes_encodings() -> None:
-    tried = [*map(Encoding, FORMATS), Encoding("jpg", 90), Encoding("webp", 100)]
-    assert len({json.dumps(encoding.identity(), sort_keys=True) for encoding in tried}) == len(tried)
-    assert Encoding().identity()["chroma_subsampling"] == "4:4:4"
-    assert Encoding("webp", 100).identity()["lossless"] is True
 
 
 @pytest.mark.parametrize(("name", "side"), [("webp", 16_384), ("jpg", 65_501)])

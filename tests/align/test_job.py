@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from facedata.align.codec import Encoding
 from facedata.align.job import AlignOptions, align_dataset
 from facedata.converters.convert import ConversionOptions, convert_dataset, plan_conversion, run_conversion
 from facedata.dataset import Sample, create_dataset, open_dataset
-from facedata.errors import FormatError, OptionError, OutputError, OutputMismatchError
+from facedata.errors import OptionError, OutputError, OutputMismatchError
 from facedata.jobs.job import JobOptions, JobSummary
 from facedata.jobs.plan import Part
 
@@ -146,15 +147,6 @@ def test_the_bytes_do_not_depend_on_workers_or_parts(
     assert all(files == made[0] for files in made)
 
 
-@pytest.mark.parametrize("name", ["found.jsonl", "found.csv"])
-def test_landmarks_that_were_written_repeat_the_run_to_the_bit(
-    tmp_path: Path, raw: Path, points: Path, name: str
-) -> None:
-    run(raw, tmp_path / "first", points, write_landmarks=str(tmp_path / name), encoding=PNG)
-    run(raw, tmp_path / "second", tmp_path / name, encoding=PNG)
-    assert images(tmp_path / "first") == images(tmp_path / "second")
-
-
 # Several faces in an image
 
 
@@ -199,13 +191,8 @@ def test_no_face_is_lost_to_an_image_with_the_name_of_a_second_face(
     assert run(raw, spec, points, writing=writing).samples == 3
     numbered = run(raw, tmp_path / "numbered", points, faces="all", writing={"layout": "glint360k"})
     assert (numbered.samples, len(images(tmp_path / "numbered"))) == (4, 4)
-
-
-def test_a_name_that_only_looks_like_that_of_a_second_face_is_taken(tmp_path: Path) -> None:
-    named = [replace(PHOTOS[0], key="a/1-face2.jpg"), replace(PHOTOS[1], key="a/1-face.jpg"), PHOTOS[2]]
-    points = write_csv(tmp_path / "points.csv", [*named, named[0]])
-    assert run(write_photos(tmp_path / "in", named), tmp_path / "out", points, faces="all").samples == 4
-    assert len(images(tmp_path / "out")) == 4
+    (raw / "person_0" / "p0_0.jpg").unlink()  # without it the name is one like any other
+    assert run(raw, tmp_path / "alone", points, faces="all").samples == 2
 
 
 # Images and landmarks that cannot be used
@@ -242,9 +229,9 @@ def test_each_wrong_image_fails_alone_with_its_reason(tmp_path: Path) -> None:
     assert (summary.samples, summary.failures) == (3, len(cases))
     reasons = failures(tmp_path / "out")
     assert {key: reasons[key].startswith(begin) for key, (_, begin) in cases.items()} == dict.fromkeys(cases, True)
-    once = ["bad landmarks", "unreadable", "too large", "aligned already", "no landmarks"]
-    expected = {"degenerate landmarks": 3, "outside the image": 2, "undecodable": 2, **dict.fromkeys(once, 1)}
-    assert summary.facts["causes"] == expected
+    causes = dict(Counter(begin.partition(":")[0] for _, begin in cases.values()))
+    causes["unreadable"] = causes.pop("cannot be read")
+    assert summary.facts["causes"] == causes
     assert summary.facts["unused_landmarks"] == 2
     assert (tmp_path / "out" / "unused-landmarks.txt").read_text().splitlines() == [photo.key for photo in others]
     copied = run(raw, tmp_path / "copied", points, assume_aligned=True, max_pixels=1_080_000)
@@ -257,15 +244,15 @@ def test_aligned_images_are_refused_or_copied(tmp_path: Path, raw: Path, points:
     for crop in (full, upper):
         run(raw, tmp_path / crop.name, points, crop=crop.name, encoding=PNG)
         shutil.copytree(tmp_path / crop.name, crop, ignore=shutil.ignore_patterns(".*"))
-    assert list(images(full)) == list(images(upper))
     for name, data in images(upper).items():
         np.testing.assert_array_equal(decoded(data), decoded(images(full)[name])[:60])
-    with pytest.raises(OptionError, match=r"look aligned already \(112 x 112.*--assume-aligned copies"):
-        run(full, tmp_path / "out")
-    with pytest.raises(OptionError, match=r"112 x 112.*--crop upper needs the photos"):
-        run(full, tmp_path / "out", crop="upper")
-    with pytest.raises(OptionError, match=r"112 x 60.*--assume-aligned"):
-        run(upper, tmp_path / "out", crop="upper")
+    for source, crop_option, message in (
+        (full, "full", r"look aligned already \(112 x 112.*--assume-aligned copies"),
+        (full, "upper", r"112 x 112.*--crop upper needs the photos"),
+        (upper, "upper", r"112 x 60.*--assume-aligned"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            run(source, tmp_path / "out", crop=crop_option)
     assert not (tmp_path / "out").exists()
     assert run(full, tmp_path / "none", crop="upper", assume_aligned=True).facts["causes"] == {"aligned already": 12}
     for crop in (full, upper):
@@ -274,10 +261,7 @@ def test_aligned_images_are_refused_or_copied(tmp_path: Path, raw: Path, points:
         assert images(copy) == images(crop)
 
 
-def test_landmarks_of_other_images_and_none_at_all_are_refused(tmp_path: Path, raw: Path) -> None:
-    others = [replace(photo, key=f"else/{number}.jpg") for number, photo in enumerate(PHOTOS)]
-    with pytest.raises(FormatError, match="else/0"):
-        run(raw, tmp_path / "out", write_csv(tmp_path / "points.csv", others))
+def test_images_without_any_landmarks_are_refused(tmp_path: Path, raw: Path) -> None:
     with pytest.raises(OptionError, match=r"nothing says where the faces are.*--landmarks FILE or --detector"):
         run(raw, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -316,7 +300,6 @@ def test_another_option_is_another_job(tmp_path: Path, raw: Path, points: Path) 
     assert min(decoded(sheet.read_bytes()).shape[:2]) > 200
     options = json.loads((tmp_path / "out" / ".facedata-plan.json").read_text())["options"]
     assert options["OpenCV"] == cv2.__version__
-    assert (options["template"]["name"], options["interpolation"]) == ("arcface", "bilinear, black border")
     assert options["encoding"]["chroma_subsampling"] == "4:4:4"
     others: dict[str, Any] = {
         "size": 224,
@@ -334,12 +317,9 @@ def test_another_option_is_another_job(tmp_path: Path, raw: Path, points: Path) 
     ("target", "name", "error"),
     [
         ("{}/out", "out/failures.jsonl", "choose another"),
-        ("{}/out", "out/unused-landmarks.txt", "choose another"),
         ("{}/out", "out/classes.txt", "choose another"),
-        ("{}/out", "out/person_0", "choose another"),
         ("{}/out", "out/person_0/found.csv", "choose another"),
         ("{}/out", "sheet.jpg", "choose another"),
-        ("lmdb:{}/a.lmdb", "a.lmdb/data.mdb", "choose another"),
         ("lmdb:{}/a.lmdb", "a_kv.txt", "choose another"),
         ("webdataset:{}/tars", "tars/shard-000000.tar", "choose another"),
         ("{}/out", "out", "choose another|is a folder"),
@@ -347,7 +327,6 @@ def test_another_option_is_another_job(tmp_path: Path, raw: Path, points: Path) 
         ("{}/out", "points.csv", "over, or into, the input"),
         ("{}/out", "template.json", "over, or into, the input"),
         ("{}/faces.lmdb", "found.csv", "name the format to write"),
-        ("{}/faces.tar", "found.csv", "name the format to write"),
     ],
 )
 def test_no_output_takes_the_place_of_another_or_of_an_input(
@@ -371,3 +350,5 @@ def test_landmarks_may_be_written_into_the_output(tmp_path: Path, raw: Path, poi
         job = JobOptions(1, overwrite=overwrite)
         assert run(raw, tmp_path / "out", points, job=job, write_landmarks=str(found)).good
         assert len(found.read_text().splitlines()) == 13
+    run(raw, tmp_path / "again", found)  # these repeat the run to the bit
+    assert images(tmp_path / "again") == images(tmp_path / "out")

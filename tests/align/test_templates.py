@@ -20,6 +20,7 @@ from facedata.errors import FormatError, InputError, OptionError
 POINTS = [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
 ARCFACE = np.array(POINTS)
 LINES = "".join(f"{x} {y}\n" for x, y in POINTS)
+DOUBLED = "".join(f"{2 * x!r} {2 * y!r}\n" for x, y in POINTS)
 
 
 def insightface(size: int) -> NDArray[np.float64]:
@@ -46,7 +47,6 @@ def test_arcface_is_insightfaces_at_every_size(size: int) -> None:
 
 def test_the_five_poses_at_twice_the_size_are_doubled() -> None:
     small, large = (load_template("facexzoo-5pose", size).points for size in (112, 224))
-    assert small.shape == (5, 5, 2)
     np.testing.assert_array_equal(large, 2.0 * small)
     np.testing.assert_array_equal(small[2, 0], [39.730, 51.138])  # the frontal one is in the middle
     assert (np.diff(small[:, 2, 0]) > 0.0).all()  # the nose, from the left profile to the right one
@@ -58,8 +58,6 @@ def test_the_five_poses_at_twice_the_size_are_doubled() -> None:
         ("arcface", 113, "multiples of 112 or 128; the nearest: 112 and 128$"),
         ("arcface", 200, "the nearest: 128 and 224$"),
         ("arcface", 64, "the nearest: 112$"),
-        ("arcface", 4095, "the nearest: 4032 and 4096$"),
-        ("facexzoo-5pose", 128, "multiples of 112; the nearest: 112 and 224$"),
         ("facexzoo-5pose", 4096, "the nearest: 4032$"),
         *((name, 0, "expected 1 to 4096 pixels") for name in (*TEMPLATES, "own.txt")),
         ("arcface", LARGEST_SIZE + 112, "expected 1 to 4096 pixels"),
@@ -99,7 +97,8 @@ def test_a_name_has_precedence_over_a_file_of_that_name(
         "# size: 112\n\n  # mine\n" + LINES.replace("\n", "  # a point\n\n"),
         json.dumps({"size": 112, "points": POINTS}),
         json.dumps({"points": POINTS}),
-        json.dumps({"size": 112.0, "poses": [POINTS]}, indent=2),
+        "#Size = 224\n" + DOUBLED,
+        json.dumps({"size": 224, "poses": [(2 * ARCFACE).tolist()]}, indent=2),
     ],
 )
 def test_every_way_to_write_a_template(text: str) -> None:
@@ -111,49 +110,30 @@ def test_every_way_to_write_a_template(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["#Size = 224\n" + LINES + LINES, json.dumps({"size": 224, "poses": [POINTS, POINTS]})]
-)
-def test_several_poses_at_a_size_of_their_own(text: str) -> None:
-    with file_of(text.encode()) as path:
-        template = load_template(path, 112)
-    np.testing.assert_allclose(template.points, np.stack([ARCFACE, ARCFACE]) / 2.0)
-
-
-@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "expected five lines of 'x y', or a multiple of five, found 0"),
-        ("# nothing\n\n", "found 0"),
         (LINES + "1 2\n", "found 6"),
         ("1 2\n\n3\n", "line 3: expected a point 'x y', two numbers, found '3'"),
-        ("1 2 3\n" + LINES, "line 1: expected a point"),
         ("1,,2\n" + LINES, "line 1: expected a point"),
         *((LINES.replace("71.7366", bad), "line 3: expected a") for bad in ("nan", "1e999", "7_1", "\u0667\u0661")),
         ("# size: 224 px\n" + LINES, "line 1: the size: expected a number of pixels from 1 to 4096"),
-        ("# size: 0\n" + LINES, "line 1: the size"),
         ("# size: 112\n# size: 224\n" + LINES, "line 2: gives the size a second time"),
         (LINES * (MOST_POSES + 1), f"expected at most {MOST_POSES} poses, found {MOST_POSES + 1}"),
         ("5 5\n" * 5, "pose 1 of 1: its points are equal, on a line"),
         (LINES + "".join(f"{n} {n}\n" for n in range(5)), "pose 2 of 2: its points are equal, on a line"),
-        ("{", "line 1: is not JSON"),
         ('{"size": 112,\n"points": [}', "line 2: is not JSON"),
         (json.dumps(POINTS), 'expected an object of "size" and either "points" or "poses", found list'),
         (json.dumps({"size": 112}), "found the keys size"),
         (json.dumps({"size": 112, "points": POINTS, "poses": [POINTS]}), "found the keys size, points, poses"),
-        ("{}", "found the keys none"),
         *((f'{{"size": {bad}, "points": []}}', "the size: expected a number") for bad in ('"112"', "true", "NaN", -1)),
         (json.dumps({"points": POINTS[:4]}), r"expected five points \[x, y\], each two finite numbers"),
-        (json.dumps({"points": [POINTS]}), "expected five points"),
-        (json.dumps({"points": None}), "expected five points"),
         (json.dumps({"points": [[1, 2, 3]] * 5}), "expected five points"),
         (json.dumps({"points": [["1", "2"]] * 5}), "expected five points"),
-        (json.dumps({"points": [[True, False]] * 5}), "expected five points"),
-        (json.dumps({"points": [*POINTS[:4], [float("nan"), 0]]}), "expected five points"),
         (json.dumps({"points": [*POINTS[:4], [10**400, 0]]}), "expected five points"),
         ('{"points": [[' + "9" * 5000 + ", 1]]}", "is JSON of excessive size"),
         ('{"points": ' + "[" * 30000, "is JSON of excessive size|is not JSON"),
         (json.dumps({"poses": [POINTS, POINTS[:3]]}), "pose 2: expected five points"),
-        (json.dumps({"poses": []}), '"poses" to be a list'),
         (json.dumps({"poses": {"a": 1}}), '"poses" to be a list'),
         (LINES + "\udcff", "line 6: is not text"),
     ],
@@ -208,13 +188,13 @@ def test_doubtful_files_give_a_warning(
 
 
 def test_the_identity_is_json_and_distinguishes_templates(tmp_path: Path) -> None:
-    own, other, changed = tmp_path / "own.txt", tmp_path / "a" / "own.txt", tmp_path / "b" / "own.txt"
-    for path, text in ((own, LINES), (other, LINES), (changed, LINES.replace("56.0252", "56.0253"))):
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-    tried: list[tuple[str | Path, int]] = [("arcface", 112), ("arcface", 224), ("facexzoo-5pose", 112)]
-    tried += [(own, 112), (own, 100), (changed, 112)]
-    identities = [load_template(name, size).identity() for name, size in tried]
+    own, changed = tmp_path / "own.txt", tmp_path / "b" / "own.txt"
+    changed.parent.mkdir()
+    own.write_text(LINES)
+    changed.write_text(LINES.replace("56.0252", "56.0253"))
+    tried: list[tuple[str | Path, int]] = [("arcface", 112), ("facexzoo-5pose", 112), (own, 112), (own, 100)]
+    identities = [load_template(name, size).identity() for name, size in [*tried, (changed, 112)]]
     assert json.loads(json.dumps(identities)) == identities
-    assert len(set(map(str, identities))) == len(tried)
-    assert load_template(other, 112).identity() == identities[3]
+    assert len(set(map(str, identities))) == 5
+    own.rename(tmp_path / "b" / "own.txt")
+    assert load_template(changed, 112).identity() == identities[2]

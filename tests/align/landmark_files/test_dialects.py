@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support import file_of
@@ -21,7 +21,6 @@ from facedata.align.faces import Face
 from facedata.align.landmark_files import in_pixels, landmark_header, landmark_line, open_landmarks
 from facedata.align.landmark_files.keys import plain_key
 from facedata.errors import FaceError, FormatError
-from facedata.synthetic.sample_set import SampleOptions, make_sample
 
 # The first numbers of FaceX-Zoo's facescrub_face_info.txt are whole pixels too.
 KEYS = ["Ann/Ann_0001.jpg", "Bob/Bob_0001.jpg"]
@@ -102,12 +101,6 @@ def test_cvlface_counts_the_images_of_a_record_set_and_has_fractions(tmp_path: P
     assert open_landmarks(path).match(["1", "2", "3"], 3).missing == 1  # its writer may leave images out
 
 
-def test_cvlface_columns_with_paths_and_pixels(tmp_path: Path) -> None:
-    path = write_cvlface(tmp_path / "ldmk_5points.csv", FIVE, KEYS)
-    assert not open_landmarks(path).match(KEYS, 2).relative
-    assert landmarks(read(path)) == FIVE.tolist()
-
-
 @pytest.mark.parametrize("scale", [1.0, 112.0])
 def test_a_wild_number_does_not_decide_about_fractions(tmp_path: Path, scale: float) -> None:
     faces = scale * FRACTIONS[0] + np.zeros((7, 5, 2))
@@ -115,6 +108,8 @@ def test_a_wild_number_does_not_decide_about_fractions(tmp_path: Path, scale: fl
     faces[2], faces[3], faces[4] = 0.0, np.nan, 0.25
     path = write_cvlface(tmp_path / "ldmk_5points.csv", faces, range(7))
     assert open_landmarks(path).match(list("1234567"), 7).relative == (scale == 1.0)
+    paths = write_cvlface(tmp_path / "paths.csv", FIVE, KEYS)
+    assert (open_landmarks(paths).match(KEYS, 2).relative, landmarks(read(paths))) == (False, FIVE.tolist())
     ours = tmp_path / "points.csv"
     rows = "".join(path.read_text().splitlines(keepends=True)[1:])
     ours.write_text("key," + ",".join(f"x{i},y{i}" for i in range(1, 6)) + "\n" + rows)
@@ -166,7 +161,7 @@ def test_json_lines_of_faces_and_of_images_without(tmp_path: Path) -> None:
     rows = [
         {"landmarks": FIVE[0].tolist(), "key": "Ann/Ann_0001.jpg", "box": [1, 2, 3.5, 4], "score": 1},
         {"key": "Bob/Bob_0001.jpg", "landmarks": None},
-        {"key": "Ann/Ann_0001.jpg", "landmarks": FIVE[1].tolist(), "box": None},
+        {"key": "Ann/Ann_0001.jpg", "landmarks5": FIVE[1].tolist(), "box": None},  # as make-sample writes it
         {"key": "Cy/Cy_0001.jpg"},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -175,13 +170,6 @@ def test_json_lines_of_faces_and_of_images_without(tmp_path: Path) -> None:
     assert bob == []
     np.testing.assert_array_equal([face.landmarks for face in ann], FIVE)
     assert (np.asarray(ann[0].box).tolist(), ann[0].score, ann[1].box) == ([1, 2, 3.5, 4], 1.0, None)
-
-
-def test_the_landmarks_of_make_sample(tmp_path: Path) -> None:
-    make_sample(tmp_path, SampleOptions(identities=2, images=2))
-    values = [json.loads(line) for line in (tmp_path / "landmarks.jsonl").read_text().splitlines()]
-    found = read(tmp_path / "landmarks.jsonl", [value["key"] for value in values])
-    assert landmarks(found) == [value["landmarks5"] for value in values]
 
 
 # Writing
@@ -208,22 +196,14 @@ def values(face: Face) -> list[Any]:
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.tuples(ANY_KEY, faces()), min_size=1, max_size=4), st.sampled_from(["a.jsonl", "a.CSV", "a"]))
 def test_written_landmarks_are_read_to_the_last_bit(written: list[tuple[str, Face]], name: str) -> None:
-    content, kept = landmark_header(name), []
-    for key, face in written:
-        if name == "a.CSV" and ("\n" in key or "\r" in key):
-            with pytest.raises(FaceError, match="a CSV cannot hold a line break in a key"):
-                landmark_line(name, key, face)
-        else:
-            content += landmark_line(name, key, face)
-            kept.append((key, face))
-    keys = list(dict.fromkeys(key for key, _ in kept))
-    if not kept:
-        return
+    assume(name != "a.CSV" or not any(set("\n\r") & set(key) for key, _ in written))
+    content = landmark_header(name) + b"".join(landmark_line(name, key, face) for key, face in written)
+    keys = list(dict.fromkeys(key for key, _ in written))
     with file_of(content, name) as path:
         found = read(path, keys)
     for key, got in zip(keys, found, strict=True):
         assert isinstance(got, list)
-        expected = [face for other, face in kept if plain_key(other) == plain_key(key)]
+        expected = [face for other, face in written if plain_key(other) == plain_key(key)]
         assert list(map(values, got)) == list(map(values, expected))
 
 

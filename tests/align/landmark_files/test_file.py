@@ -10,16 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import file_of, peak_bytes, raised_without_root
+from support import file_of, peak_bytes
 
 from facedata.align.faces import Face
 from facedata.align.landmark_files import open_landmarks
-from facedata.errors import (
-    EmptyDatasetError,
-    FaceError,
-    FormatError,
-    InputError,
-)
+from facedata.errors import EmptyDatasetError, FaceError, FormatError, InputError
 
 HEADER = "key," + ",".join(f"x{i},y{i}" for i in range(1, 6))
 ROW = "1,2,30,4,5,6,7,8,9,10"
@@ -52,24 +47,17 @@ def json_with(points: str) -> str:
     ("good", "line", "found"),
     [
         (CSV, "b,1,2,3", "expected 11 fields, as in the header, found 4"),
-        (CSV, f"b,{ROW},11,12", "found 13"),
         (CSV, "b,1,2,x,4,5,6,7,8,9,10", "expected numbers, found 'x'"),
         (CSV, "b,1,2,1_0,4,5,6,7,8,9,10", "found '1_0'"),
-        (CSV, "b,1,2,,4,5,6,7,8,9,10", "found ''"),
-        (CSV, "b,1,2,3\x00,4,5,6,7,8,9,10", "expected numbers"),
         (INFO, "b 1,2,3,4 " + ",".join(["7"] * 210), "found 105 points"),
         (INFO, "b 1,2,3,4 " + ",".join(["7"] * 211), "found 211 numbers"),
         (JSON, json_with("[[1, 2], [3, 4]]"), "found 2 points, expected 5, 25, 68, 98 or 106 points"),
-        (JSON, json_with("[]"), "found 0 points"),
         (JSON, json_with("[1, 2, 3, 4]"), "expected landmarks as a list of [x, y]"),
         (JSON, json_with('["ab", "cd", "ef", "gh", "ij"]'), "expected landmarks as a list"),
         (JSON, json_with(f"[[1, null], {PAIR}, {PAIR}, {PAIR}, {PAIR}]"), "expected landmarks as a list"),
-        (JSON, json_with(f"[[1, true], {PAIR}, {PAIR}, {PAIR}, {PAIR}]"), "expected landmarks as a list"),
         (JSON, json_with('{"x": 1}'), "expected landmarks as a list"),
-        (JSON, json_with("7"), "expected landmarks as a list"),
         (JSON, json_with("[[" * 90 + "]]" * 90), "expected landmarks as a list"),
         (JSON, json_with("[" * 20_000 + "]" * 20_000), "is not JSON"),
-        (JSON, '{"key": "b", "landmarks": [[1, 2], [3', "is not JSON"),
         (JSON, json_with(f"[[{'9' * 9000}, 1], {PAIR}, {PAIR}, {PAIR}, {PAIR}]"), "is not JSON"),
         (JSON, json_with(f"[[{'9' * 400}, 1], {PAIR}, {PAIR}, {PAIR}, {PAIR}]"), "a number is too large"),
         (JSON, '{"key": "b", "key": "c", ' + JSON_ROW + "}", "an object has the same name twice"),
@@ -103,9 +91,7 @@ def test_not_a_number_and_infinity_are_passed_on() -> None:
     ("data", "message"),
     [
         (f"a 1,2,3,4 {','.join(['7'] * 210)}\n" * 3, "line 1: found 105 points, .*the first 3 entries are all wrong"),
-        (" ".join(["7"] * 210), "line 1: found 105 points"),
         ("key," + ",".join(f"x{i},y{i}" for i in range(1, 106)) + "\n", "line 1: found 105 points"),
-        ('{"key": "a", "landmarks": [[1, 2]]}\n', "line 1: found 1 points"),
         ("idx," + ",".join(f"ldmk_{i}" for i in range(12)) + "\n", "line 1: found 6 points"),
         ("idx,ldmk_0,ldmk_2\n", "line 1: expected the columns idx, ldmk_0, ldmk_1, ldmk_2 and so on"),
         (CVLFACE + f"0,{ROW}\nx,{ROW}\n", "line 3: expected the position of an image, counted from 0, found 'x'"),
@@ -119,21 +105,17 @@ def test_not_a_number_and_infinity_are_passed_on() -> None:
         (HEADER + f"\na,{ROW}\n\nb,{ROW}\n", "line 3: is blank"),
         (HEADER + f"\na,{ROW}\n,{ROW}\n", "line 3: expected a key and 10 more fields"),
         (HEADER + f'\na,{ROW}\n"b\nc",{ROW}\n', "line 3: a quotation mark too many"),
-        (HEADER + f'\na,{ROW}\n"b"c,{ROW}\n', "line 3: a quotation mark too many"),
         (JSON + '{"name": "b", ' + JSON_ROW + "}\n", 'line 2: expected an object with a "key"'),
-        (JSON + '{"key": true, ' + JSON_ROW + "}\n", "line 2: expected an object"),
         (JSON + '{"key": ', "line 2: is not JSON"),
         (JSON + "[1]\n", "line 2: expected a JSON object"),
         ("0\ta.jpg\t0\n2\tb.jpg\t0\n", "line 2: expected 'aligned path label'"),
         ("a.jpg 1,2,3,4 " + ",".join("7" * 10) + "\nb.jpg\n", "line 2: expected 'path left,top,right,bottom"),
         ("hello world\n", "line 1: is not a known kind of landmark file: 'hello world'; expected one of: JSON lines"),
         ("0\t1.0\tAnn/1.jpg\n", "line 1: is not a known kind"),
-        ("a.jpg 0\nb.jpg 1\n", "line 1: is not a known kind"),
         (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "line 1: is not a known kind"),
         (b"\xff\xfek\x00e\x00y\x00,\x00x\x001\x00,\x00\n\x00", "line 1: is not a known kind"),
         ("0\ta.jpg\t0\t1\t2\t3\t4\t5\t6\t7\t8\t9\t10\t11\n", "line 1: expected 3, 7 or 17 fields, found 14"),
         (CSV + f"a,{ROW}\n" * 100 + "b" * 70_000 + f",{ROW}\na,{ROW}\n", "line 103 is longer than"),
-        (HEADER + "\na,.1,.2,.3,.4,.5,.6,.7,.8,.9,1\n", "most coordinates are between about 0 and 1"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused(data: str | bytes, message: str) -> None:
@@ -182,16 +164,11 @@ def test_paths_that_cannot_be_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path, message in (
         (str(tmp_path / "pipe"), "is a named pipe, not a file"),
-        ("/dev/zero", "is a device, not a file"),
         (str(tmp_path / "nothing.csv"), "nothing.csv: no such file"),
         ("a\0b", "is not a valid path"),
     ):
         with pytest.raises(InputError, match=message):
             open_landmarks(path)
-    with file_of(CSV.encode()) as file:
-        file.parent.chmod(0o755)
-        file.chmod(0)
-        assert "InputPermissionError" in raised_without_root(lambda: open_landmarks(file))
 
 
 def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
@@ -208,15 +185,11 @@ def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
 
 WHOLE_FILES = [
     f'{HEADER},left,top,right,bottom,score\na,{ROW},1,2,3,4,.5\n"b",{ROW},,,,,\n',
-    '{"key": "a", "box": [1, 2, 3, 4], "score": 0.5, '
-    + JSON_ROW
-    + '}\n{"score": null, "key": "b", '
-    + JSON_ROW
-    + "}\n",
+    JSON[:-2] + ', "box": [1, 2, 3, 4], "score": 0.5}\n{"score": null, "key": "b", ' + JSON_ROW + "}\n",
     f"a 1,2,3,4 {ROW}\nb 1,2,3,4 {ROW}\n",
     f"{ROW}\n{ROW}\n".replace(",", " "),
     f"1\ta\t0\t1\t2\t3\t4\t{ROW}\n0\tb\t0\n".replace(",", "\t"),
-    "idx," + ",".join(f"ldmk_{i}" for i in range(10)) + f"\n0,{ROW}\n1,{ROW}\n",
+    f"{CVLFACE}0,{ROW}\n1,{ROW}\n",
 ]
 
 
@@ -232,16 +205,13 @@ def test_damage_is_an_error_of_ours_or_of_one_image(whole: str, damages: list[tu
     data = whole.encode()
     for place, length, other in damages:
         data = data[:place] + other + data[place + length :]
-    keys = ["1", "2"] if whole.startswith(("idx", "1 2")) else ["a", "b"]
     try:
-        found = read(data, keys)
+        found = read(data, ["1", "2"] if whole.startswith(("idx", "1 2")) else ["a", "b"])
     except InputError:
         assert damages
     else:
         assert len(found) == 2
-        if not damages:
-            assert isinstance(found[0], list)
-            assert found[0][0].landmarks.shape == (5, 2)
+        assert damages or isinstance(found[0], list)
 
 
 def test_keys_with_one_hash_are_distinguished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,8 +253,7 @@ def test_a_part_for_a_worker_contains_only_its_own_names(folder: Path) -> None:
     keys = [f"a/{number}.jpg" for number in range(200)]
     for key in keys:
         (folder / key).with_suffix(".txt").write_text(" ".join("7" * 212))
-    matched = open_landmarks(folder).match(keys, len(keys))
-    assert len(pickle.dumps(matched[:10])) < 2000
+    assert len(pickle.dumps(open_landmarks(folder).match(keys, len(keys))[:10])) < 2000
 
 
 def test_below_another_folder_and_with_the_images_extension(folder: Path) -> None:
@@ -323,14 +292,13 @@ def test_folders_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
 
 
 def test_identity_is_of_names_and_content(folder: Path, tmp_path: Path) -> None:
-    path = folder / "a" / "1.txt"
-    path.write_text("\ufeff" + path.read_text())  # a byte order mark
-    assert first_numbers(list(open_landmarks(folder).match(["a/1.jpg"], 1).read())) == [[0.0]]
     before = open_landmarks(folder).identity()
     folder.rename(tmp_path / "moved")
     assert open_landmarks(tmp_path / "moved").identity() == before
-    (tmp_path / "moved" / "a" / "1.txt").write_text(" ".join("7" * 212))
-    assert open_landmarks(tmp_path / "moved").identity() != before
+    (tmp_path / "moved" / "a" / "1.txt").write_text("\ufeff" + " ".join("7" * 212))  # after a byte order mark
+    moved = open_landmarks(tmp_path / "moved")
+    assert moved.identity() != before
+    assert first_numbers(list(moved.match(["a/1.jpg"], 1).read())) == [[7.0]]
     files = [tmp_path / name for name in ("one.txt", "two.txt", "other.txt")]
     for file, row in zip(files, (ROW, ROW, ROW.replace("30", "31")), strict=True):
         file.write_text(f"a.jpg 1,2,3,4 {row}\n")

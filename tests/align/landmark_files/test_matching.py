@@ -41,12 +41,10 @@ def path(tmp_path: Path) -> Path:
         (["./a/1.jpg", "././b//2.jpg"], ["a/1.jpg", "b/2.jpg"]),
         (["a\\1.jpg", "b\\2.jpg"], ["a/1.jpg", "b/2.jpg"]),
         (["/data/lfw/a/1.jpg", "/data/lfw/b/2.jpg"], ["a/1.jpg", "b/2.jpg"]),
-        (["C:\\lfw\\a\\1.jpg", "C:\\lfw\\b\\2.jpg"], ["a/1.jpg", "b/2.jpg"]),
         (["a/1.jpg", "b/2.jpg"], ["raw/lfw/a/1.jpg", "raw/lfw/b/2.jpg"]),
         (["a/1.JPG", "b/2.jpeg"], ["a/1.png", "b/2.png"]),
         (["x/a/1.jpg", "x/b/2.jpg"], ["a/1", "b/2"]),
         (["a/1.jpg", "b/2.jpg"], ["x/a/1.webp", "x/b/2.webp"]),
-        (["7", "17"], ["7", "17"]),
         (["a/1.jpg", "A/1.jpg"], ["a/1.jpg", "A/1.jpg"]),
         (["id.0/v1.5", "id.0/v1.6"], ["id.0/v1.5", "id.0/v1.6"]),
         (["Bücher/ä.jpg", "Bücher/\udce4.jpg"], ["Bücher/ä.jpg", "Bücher/\udce4.jpg"]),
@@ -68,13 +66,6 @@ def test_dropped_folders_are_told(path: Path, caplog: pytest.LogCaptureFixture) 
     assert "matched without the first folder of the images' paths and the file extensions" in caplog.text
 
 
-def test_both_ways_what_has_no_counterpart_is_counted_and_named(path: Path) -> None:
-    file = write(path, ["x/z.jpg", "x/a.jpg", "x/b.jpg", "x/y.jpg", "x/z.jpg"])
-    matched = file.match(["a.jpg", "b.jpg", "c.jpg", "d.jpg"], 4)
-    assert (matched.missing, matched[1:3].missing) == (2, 1)
-    assert list(file.unused(matched)) == ["x/z.jpg", "x/y.jpg", "x/z.jpg"]
-
-
 def test_several_lines_with_a_key_are_several_faces(path: Path) -> None:
     file = write(path, ["b", "a", "b", "c", "b"])
     matched = file.match(["a", "b", "x", "c", "b"], 5)  # a source may have a key twice
@@ -84,8 +75,8 @@ def test_several_lines_with_a_key_are_several_faces(path: Path) -> None:
         for stop in range(6):
             assert lines(matched[start:stop]) == everything[start:stop]
             assert lines(matched[start:][: stop - start]) == everything[start:][: stop - start]
+    assert matched[1:4].missing == 1
     assert lines(matched.take(np.array([4, 0, 1, 1]))) == [[0, 2, 4], [1], [0, 2, 4], [0, 2, 4]]
-    assert not list(file.unused(matched))
 
 
 AMBIGUOUS = "ambiguous: its keys match those of the images without"
@@ -121,9 +112,8 @@ def test_a_few_that_fit_as_they_are_do_not_hide_that_the_others_have_folders(pat
 
 def test_a_file_is_matched_to_one_source_after_another(path: Path) -> None:
     file = write(path, ["x/a.jpg", "x/b.jpg"])
-    assert lines(file.match(["b.png"], 1)) == [[1]]
-    assert lines(file.match(["x\\a.jpg"], 1)) == [[0]]
-    assert lines(file.match(["x/a.jpg"], 1)) == [[0]]
+    for key, line in (("b.png", 1), ("x\\a.jpg", 0), ("x/a.jpg", 0)):
+        assert lines(file.match([key], 1)) == [[line]]
     none = file.match([], 0)
     assert (len(none), list(none.read()), list(file.unused(none))) == (0, [], ["x/a.jpg", "x/b.jpg"])
 
@@ -131,10 +121,8 @@ def test_a_file_is_matched_to_one_source_after_another(path: Path) -> None:
 def test_images_far_apart_in_a_long_file(path: Path) -> None:
     keys = [f"person_{number // 20}/{number:06d}.jpg" for number in range(17_000)]
     order = np.random.default_rng(0).permutation(len(keys))
-    file = write(path, keys)
-    matched = file.match((keys[place] for place in order), len(keys))
+    matched = write(path, keys).match((keys[place] for place in order), len(keys))
     assert lines(matched[:3000]) == [[place] for place in order[:3000].tolist()]
-    assert lines(file.match(keys, len(keys))) == [[place] for place in range(len(keys))]
 
 
 @settings(deadline=None, max_examples=20)
