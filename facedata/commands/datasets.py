@@ -81,7 +81,7 @@ def _brief(entry: CatalogueSet) -> dict[str, Any]:
 def _show(entry: CatalogueSet, root: str, *, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from facedata.download.pages import shown_url
+    from facedata.text import shown_url
 
     commands = entry.next_commands(root)
     if as_json:

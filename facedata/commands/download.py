@@ -200,7 +200,7 @@ def _show(done: Acquired, *, as_json: bool) -> None:
 
 def _show_plan(entry: CatalogueSet, root: Path, plan: Plan, *, as_json: bool) -> None:
     from facedata.download.available import steps_by_hand
-    from facedata.download.pages import shown_url
+    from facedata.text import shown_url
 
     if as_json:
         options.print_json(

@@ -28,7 +28,6 @@ from facedata.download.catalogue import CatalogueSet, Download
 from facedata.download.checksums import hash_file, remember
 from facedata.download.expectations import file_expectations
 from facedata.download.layout import forget_unpacked, is_unpacked, place_unpacked, unpack
-from facedata.download.pages import shown_url
 from facedata.download.provenance import (
     Accept,
     accept_terms,
@@ -45,6 +44,7 @@ from facedata.download.walk import check_stop
 from facedata.errors import FacedataError, output_error
 from facedata.files import check_room, open_locked
 from facedata.jobs.signals import StopRequest
+from facedata.text import shown_url
 
 __all__ = ["AcquireOptions", "Acquired", "Plan", "acquire", "plan_acquisition"]
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from facedata.download.catalogue import CatalogueSet, Download
 from facedata.download.checksums import Digest, remember
-from facedata.download.pages import web_page_title
 from facedata.download.provenance import read_all_provenance
 from facedata.download.verify import Expectation, verify
 from facedata.download.walk import check_stop
 from facedata.errors import InputError, InputNotFoundError, input_error, output_error
 from facedata.files import atomic_writer, opened_regular, temporary_name
 from facedata.jobs.signals import StopRequest
+from facedata.text import web_page_title
 
 __all__ = [
     "AvailableFile",

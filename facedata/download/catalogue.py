@@ -16,11 +16,11 @@ from typing import Any
 from urllib.parse import quote
 
 from facedata.download.checksums import ALGORITHMS, Digest
-from facedata.download.pages import shown_url
 from facedata.download.schema import BY_PROGRAM, STATUSES, check_set, read_catalogue
 from facedata.download.transfer import Link
 from facedata.errors import CatalogueError, OptionError
 from facedata.files import read_small
+from facedata.text import shown_url
 
 __all__ = ["Catalogue", "CatalogueSet", "Download", "KnownFile", "Source", "load_catalogue", "user_catalogue"]
 

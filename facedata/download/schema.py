@@ -11,8 +11,8 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from facedata.download.checksums import ALGORITHMS
-from facedata.download.pages import plain_line
 from facedata.errors import CatalogueError
+from facedata.text import plain_line
 
 __all__ = ["BY_PROGRAM", "PROVENANCE", "SCHEMA", "SOURCES", "STATUSES", "check_set", "read_catalogue"]
 

@@ -73,24 +73,16 @@ class TestOurs:
         counted = [file.lines for file in entry.files if file.path.endswith("train.idx")]
         assert counted == [lines] == [entry.images + entry.people + 1]
 
-    def test_every_set_of_real_people_has_a_status_that_is_asked_for(self) -> None:
+    def test_what_holds_for_every_set(self) -> None:
+        names = [download.name for entry in load_catalogue() for download in entry.downloads]
+        assert len(set(names)) == len(names)
         for entry in load_catalogue():
             assert entry.status, entry.name
             assert set(entry.status) <= STATUSES.keys()
-            assert entry.asks == (entry.status != ("synthetic",)), entry.name
-
-    def test_sets_under_an_agreement_name_no_place_to_get_them_from(self) -> None:
-        for entry in load_catalogue():
+            assert entry.asks == (entry.status != ("synthetic",)), entry.name  # real people
             if "agreement" in entry.status:
                 assert [source.kind for source in entry.sources] == ["agreement"]
                 assert entry.access == "by agreement"
-
-    def test_no_two_downloads_of_any_sets_have_one_name(self) -> None:
-        names = [download.name for entry in load_catalogue() for download in entry.downloads]
-        assert len(set(names)) == len(names)
-
-    def test_the_next_commands_are_commands_with_options_that_exist(self) -> None:
-        for entry in load_catalogue():
             for line in entry.next_commands("my data"):
                 words = shlex.split(line)
                 assert words[0] == "facedata"
@@ -100,24 +92,21 @@ class TestOurs:
                 assert "my data" in line
 
 
-class TestFinding:
-    def test_case_and_aliases_do_not_matter(self) -> None:
-        known = load_catalogue()
-        assert known.find("MS1M-ArcFace") is known.find("ms1mv2") is known.find("FACES_EMORE")
-
-    def test_a_name_that_is_near_is_proposed(self) -> None:
-        with pytest.raises(OptionError, match=r"there is no dataset named 'glint36k'; similar names are glint360k"):
-            load_catalogue().find("glint36k")
+def test_case_and_aliases_do_not_matter_and_a_name_that_is_near_is_proposed() -> None:
+    known = load_catalogue()
+    assert known.find("MS1M-ArcFace") is known.find("ms1mv2") is known.find("FACES_EMORE")
+    with pytest.raises(OptionError, match=r"there is no dataset named 'glint36k'; similar names are glint360k"):
+        known.find("glint36k")
 
 
 class TestOwnFiles:
     def test_a_set_of_ones_own(self, tmp_path: Path) -> None:
-        entry = load(tmp_path, OWN).find("lab-faces")
+        entry = load(tmp_path, OWN.replace("labels.txt", "a #1?.txt")).find("lab-faces")
         assert entry.access == "download"
         assert not entry.asks
         assert [link.address for d in entry.downloads for link in entry.links(d)] == [
             "http://mirror.lab/faces/faces.tar",
-            "http://mirror.lab/faces/labels.txt",
+            "http://mirror.lab/faces/a%20%231%3F.txt",
         ]
 
     def test_a_mirror_of_a_known_set_comes_first_and_keeps_the_checksums(self, tmp_path: Path) -> None:
@@ -144,11 +133,7 @@ class TestWrongFiles:
             ('"labels.txt"', '"../labels.txt"', r"sets\.lab-faces\.downloads\[1\]\.name: expected the name of a file"),
             ('"labels.txt"', '"faces.tar"', r"sets\.lab-faces: downloads: 'faces\.tar' is listed twice"),
             ("faces/", "faces", r"sets\.lab-faces: .*one address for 2 downloads: say with 'file'"),
-            (
-                'faces/"',
-                'faces/"\nfile = "x"',
-                r"sets\.lab-faces: a source has the file 'x', but",
-            ),
+            ('faces/"', 'faces/"\nfile = "x"', r"sets\.lab-faces: a source has the file 'x', but"),
             ('title = "F', 'titel = "F', r"sets\.lab-faces\.titel: unknown key; did you mean 'title'"),
             ('title = "Faces of our lab"', "", r"sets\.lab-faces: has no 'title'"),
             ('status = ["free"]', "sources = 3", r"sets\.lab-faces\.sources: expected an array of tables|is not TOML"),
@@ -156,11 +141,7 @@ class TestWrongFiles:
             ("\n[sets.lab", "\n[set.lab", r"set: unknown key; did you mean 'sets'"),
             ("sets.lab-faces]", 'sets."lab faces"]', r"sets\.lab faces: a name may only have letters|unknown"),
             ('url = "http://', 'url = "file://', r"sets\.lab-faces\.sources\[0\]\.url: expected a URL"),
-            (
-                'url = "http://mirror.lab/',
-                'url = "magnet:?',
-                r"sources\[0\]\.url: .*'http' needs an http",
-            ),
+            ('url = "http://mirror.lab/', 'url = "magnet:?', r"sources\[0\]\.url: .*'http' needs an http"),
             ('url = "', 'id = "', r"sets\.lab-faces\.sources\[0\]\.id: expected an id of Google Drive"),
             ('url = "http://mirror.lab/faces/"', "", r"sources\[0\]: a source of the kind 'http' has no 'url'"),
             ('["free"]', "[", r"is not TOML: .*line"),
@@ -209,8 +190,3 @@ def test_odd_values_are_refused_in_one_short_line(tmp_path: Path, text: str) -> 
     assert "own.toml: " in said
     assert said.isprintable()
     assert len(said) < 1000
-
-
-def test_a_name_is_escaped_below_the_url_of_a_folder(tmp_path: Path) -> None:
-    entry = load(tmp_path, OWN.replace("labels.txt", "a #1?.txt")).find("lab-faces")
-    assert entry.links(entry.downloads[1])[0].address == "http://mirror.lab/faces/a%20%231%3F.txt"

@@ -12,8 +12,7 @@ from support import raised_without_root
 from facedata.download.checksums import Digest
 from facedata.download.expectations import IndexLines, RecordFile
 from facedata.download.verify import Expectation, Result, Verification, verify
-from facedata.errors import InputError, InputNotFoundError, InterruptedJobError
-from facedata.jobs.signals import StopRequest
+from facedata.errors import InputError, InputNotFoundError
 
 
 @pytest.fixture(autouse=True)
@@ -43,60 +42,48 @@ def only(done: Verification) -> Result:
     return result
 
 
-def test_each_file_gets_its_verdict_in_order(tmp_path: Path) -> None:
-    put(tmp_path, b="B", a="wrong", c="C")
-    expected = [Expectation(name, md5(name.upper())) for name in ("b", "a", "nope", "c")]
-    done = verify(tmp_path, expected, use_cache=False)
-    assert verdicts(done) == [("b", "OK"), ("a", "FAILED"), ("nope", "MISSING"), ("c", "OK")]
-    assert not done.good
-    assert done.results[1].detail == f"expected {md5('A')}, found {md5('wrong').value}"
-    assert (done.hows["checksum"], done.bytes_read) == (2, 7)
-
-
-def test_what_is_wrong_is_named(tmp_path: Path) -> None:
-    put(tmp_path, part="old", short="12345")
+def test_each_file_gets_its_verdict_in_order_and_what_is_wrong_is_named(tmp_path: Path) -> None:
+    put(tmp_path, b="B", a="old", short="12345", c="C")
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     known = {md5("old").value: "the first release"}
-    names = ("pipe", "folder")
-    expected = [Expectation("part", md5("new"), known=known), Expectation("short", md5("123456"), size=6)]
-    done = verify(tmp_path, [*expected, *(Expectation(name, md5("")) for name in names)], use_cache=False)
-    assert [result.detail for result in done.results] == [
-        f"expected {md5('new')}, found {md5('old').value}: it is the first release",
-        "expected 6 bytes, found 5",
-        "is a named pipe, not a file",
-        "is a folder, not a file",
+    expected = [Expectation(name, md5(name.upper()), known=known) for name in ("b", "a", "none", "pipe", "folder", "c")]
+    done = verify(tmp_path, [*expected, Expectation("short", md5("123456"), size=6)], use_cache=False)
+    assert not done.good
+    assert [(result.path, result.verdict, result.detail) for result in done.results] == [
+        ("b", "OK", ""),
+        ("a", "FAILED", f"expected {md5('A')}, found {md5('old').value}: it is the first release"),
+        ("none", "MISSING", ""),
+        ("pipe", "FAILED", "is a named pipe, not a file"),
+        ("folder", "FAILED", "is a folder, not a file"),
+        ("c", "OK", ""),
+        ("short", "FAILED", "expected 6 bytes, found 5"),
     ]
-    assert done.bytes_read == 3  # not the one with a wrong size
+    assert (done.hows["checksum"], done.bytes_read) == (2, 5)  # not the one with a wrong size
 
 
 def test_without_a_checksum_the_result_says_what_was_checked(tmp_path: Path) -> None:
-    put(tmp_path, train_idx="0\t0\n1\t8\n", property="2,112,112\n", lfw_bin="12345")
+    put(tmp_path, train_idx="0\t0\n1\t8\n", wrong_idx="0\t0\nnonsense\n", property="2,112,112\n", lfw_bin="12345")
+    put(tmp_path, a__train_rec="12345")
     done = verify(
         tmp_path,
         [
             Expectation("train.idx", structure=IndexLines(2)),
             Expectation("property"),
             Expectation("lfw.bin", size=5),
-            Expectation("train.rec", structure=RecordFile(), optional=True),
+            Expectation("none.rec", structure=RecordFile(), optional=True),
+            Expectation("wrong.idx", structure=IndexLines(2)),
+            Expectation("a/train.rec", structure=RecordFile()),
         ],
     )
-    assert [(result.verdict, result.how, result.detail) for result in done.results] == [
+    assert [(result.verdict, result.how, result.detail) for result in done.results[:3]] == [
         ("OK", "structure", "2 lines"),
         ("OK", "presence", "present; nothing is published to check it against"),
         ("OK", "size", "no checksum is published; the size is right: 5"),
     ]
-
-
-def test_a_broken_structure_fails(tmp_path: Path) -> None:
-    put(tmp_path, train_idx="0\t0\nnonsense\n", a__train_rec="12345")
-    done = verify(
-        tmp_path,
-        [Expectation("train.idx", structure=IndexLines(2)), Expectation("a/train.rec", structure=RecordFile())],
-    )
-    assert verdicts(done) == [("train.idx", "FAILED"), ("a/train.rec", "FAILED")]
-    assert "line 2 is 'nonsense'" in done.results[0].detail
-    assert "cannot be checked" in done.results[1].detail
+    assert verdicts(done)[3:] == [("wrong.idx", "FAILED"), ("a/train.rec", "FAILED")]
+    assert "line 2 is 'nonsense'" in done.results[3].detail
+    assert "cannot be checked" in done.results[4].detail
 
 
 @pytest.mark.parametrize(
@@ -183,28 +170,6 @@ def test_a_root_that_is_not_a_folder_is_refused(tmp_path: Path) -> None:
         verify(tmp_path / "nowhere", [])
     with pytest.raises(InputError, match="file: is not a folder"):
         verify(tmp_path / "file", [])
-
-
-def test_a_stop_keeps_what_is_done(tmp_path: Path) -> None:
-    put(tmp_path, **{f"f{number}": "x" for number in range(50)})
-    with open(tmp_path / "large", "wb") as file:
-        file.truncate(1 << 40)
-    stop = StopRequest()
-    expected = [*(Expectation(f"f{number}", md5("x")) for number in range(50)), Expectation("large", md5("x"))]
-    seen: list[Result] = []
-
-    def note(result: Result) -> None:
-        seen.append(result)
-        if len(seen) == 50:
-            stop.count, stop.signal_name = 1, "SIGINT"
-
-    begin = time.monotonic()
-    with pytest.raises(
-        InterruptedJobError, match="stopped by SIGINT; 50 files checked; run the same command again to resume"
-    ):
-        verify(tmp_path, expected, stop=stop, on_result=note, workers=2)
-    assert time.monotonic() - begin < 5
-    assert verify(tmp_path, expected[:50]).from_cache == 50
 
 
 def test_the_observer_is_called_with_bytes(tmp_path: Path) -> None:

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from facedata.download.pages import web_page_title
 from facedata.errors import ArchiveError, InputNotFoundError, OptionError, input_error
 from facedata.files import opened_regular
 from facedata.tar_format import BLOCK
-from facedata.text import listed
+from facedata.text import listed, web_page_title
 
 __all__ = ["GZIP", "Archive", "PartName", "group_archives", "parse_part_name"]
 

@@ -16,8 +16,8 @@ import requests
 import urllib3
 
 from facedata import __version__
-from facedata.download.pages import plain_line, shown_url
 from facedata.download.transfer.options import CancelledError, LinkError, TransferOptions, TransientError
+from facedata.text import plain_line, shown_url
 
 __all__ = ["Response", "Session"]
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from facedata.download.pages import shown_url
 from facedata.download.transfer.options import (
     Fetched,
     FileRequest,
@@ -31,6 +30,7 @@ from facedata.errors import (
 )
 from facedata.files import check_room
 from facedata.jobs.signals import StopRequest
+from facedata.text import shown_url
 
 __all__ = ["fetch_files"]
 

@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from facedata.download.pages import page_instead_of_file, shown_url
 from facedata.download.transfer.client import Response, Session
 from facedata.download.transfer.options import (
     CancelledError,
@@ -23,6 +22,7 @@ from facedata.download.transfer.options import (
 )
 from facedata.download.transfer.partial import PartialFile, State
 from facedata.download.transfer.shares import drive_url, onedrive_url, quota_error
+from facedata.text import page_instead_of_file, shown_url
 
 __all__ = ["LinkDownload"]
 

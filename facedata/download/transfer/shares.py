@@ -11,9 +11,9 @@ from http.cookiejar import LoadError, MozillaCookieJar
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit, urlunsplit
 
-from facedata.download.pages import plain_line
 from facedata.download.transfer.client import Response, Session
 from facedata.download.transfer.options import LinkError
+from facedata.text import plain_line
 
 __all__ = ["drive_url", "onedrive_url", "quota_error"]
 
