@@ -100,19 +100,12 @@ def write_contact_sheet(
 ) -> None:
     """Write a contact sheet as PNG or JPEG, depending on its name; the file appears complete or not at all.
 
-    Parameters
-    ----------
-    path : path
-        A name that ends in ``.png``, ``.jpg`` or ``.jpeg``.
-    rows, labels, cell, margin
-        As for `contact_sheet`.
-    overwrite : bool
-        Whether an existing file is replaced.
+    `rows`, `labels`, `cell` and `margin` are as for `contact_sheet`; an existing file is replaced only with `overwrite`.
 
     Raises
     ------
     OptionError
-        As for `contact_sheet`, or if the name has another extension.
+        As for `contact_sheet`, or if the name does not end in ``.png``, ``.jpg`` or ``.jpeg``.
     OutputExistsError
         If the file exists and `overwrite` is false.
     OutputError

@@ -5,6 +5,7 @@ The way of a face: landmarks (of a file, of the sample or of a detector), transf
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from facedata.align.codec import MAX_PIXELS, Encoding, decode_image
 from facedata.align.faces import FACE_RULES, Face, check_inside, choose_faces, crop_face, five_points, upper_rows
 from facedata.align.landmark_files import in_pixels
-from facedata.align.similarity import apply_transforms, crop_sides, defect_error, similarity_transforms
+from facedata.align.similarity import apply_transforms, defect_error, similarity_transforms
 from facedata.converters.convert import ChangeItems, Refused
 from facedata.dataset import Sample
 from facedata.errors import FaceError, OptionError, SampleError
@@ -48,19 +49,14 @@ def aligned_key(key: str, extension: str, face: int = 0) -> str:
 
 
 class FoundFace(NamedTuple):
-    """A face with its transform, or with what is wrong with it.
+    """A face as it was found, with its transform or with what is wrong with it.
 
     Attributes
     ----------
-    face : Face
-        As it was found in the image.
-    landmarks : ndarray of shape (5, 2), float64
-        In the image, x then y.
-    matrix : ndarray of shape (2, 3), float64
-        From image to crop.
+    landmarks, matrix : ndarrays of shape (5, 2) and (2, 3), float64
+        The five points in the image, x then y, and the transform from image to crop.
     pose : int
         The pose of the template that fits best.
-    error : FaceError, optional
     """
 
     face: Face
@@ -326,7 +322,7 @@ class ShardAligner:
         options = self._aligner.options
         check_inside(candidate.landmarks, *image.shape[:2])
         if options.min_size > 0.0:
-            side = float(crop_sides(candidate.matrix[None], options.size)[0])
+            side = options.size / math.hypot(candidate.matrix[0, 0], candidate.matrix[1, 0])
             if side < options.min_size:
                 detail = f"the crop covers {side:.1f} x {side:.1f} pixels of the image; --min-size {options.min_size:g}"
                 raise FaceError("too small", detail)

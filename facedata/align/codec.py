@@ -31,7 +31,6 @@ import struct
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -322,8 +321,17 @@ class Encoding:
             If the format cannot hold an image of that size: a WebP has at most 16,383 pixels a side, a JPEG 65,500.
         """
         cv2 = import_opencv()
+        quality = self.quality or 0
+        if self.format == "jpg":
+            sampling = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
+            plain = (cv2.IMWRITE_JPEG_OPTIMIZE, 0, cv2.IMWRITE_JPEG_PROGRESSIVE, 0)
+            options: tuple[int, ...] = (cv2.IMWRITE_JPEG_QUALITY, quality, *sampling, *plain)
+        elif self.format == "png":  # the strategy comes last: setting the level resets it
+            options = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
+        else:
+            options = (cv2.IMWRITE_WEBP_QUALITY, quality if quality != _LOSSLESS else _LOSSLESS + 1)
         try:
-            done, encoded = cv2.imencode(f".{self.format}", image, self._options)
+            done, encoded = cv2.imencode(f".{self.format}", image, options)
         except cv2.error:
             done = False
         if not done:
@@ -331,15 +339,3 @@ class Encoding:
             raise OptionError(f"{width} x {height} pixels: too large for {self.format}; choose png or a smaller size")
         data: bytes = encoded.tobytes()
         return data
-
-    @cached_property
-    def _options(self) -> tuple[int, ...]:
-        cv2 = import_opencv()
-        quality = self.quality or 0
-        if self.format == "jpg":
-            sampling = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444)
-            plain = (cv2.IMWRITE_JPEG_OPTIMIZE, 0, cv2.IMWRITE_JPEG_PROGRESSIVE, 0)
-            return (cv2.IMWRITE_JPEG_QUALITY, quality, *sampling, *plain)
-        if self.format == "png":  # the strategy comes last: setting the level resets it
-            return (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
-        return (cv2.IMWRITE_WEBP_QUALITY, quality if quality != _LOSSLESS else _LOSSLESS + 1)

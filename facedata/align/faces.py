@@ -22,7 +22,6 @@ __all__ = [
     "check_inside",
     "choose_faces",
     "crop_face",
-    "face_box",
     "five_points",
     "upper_rows",
 ]
@@ -76,21 +75,9 @@ class Face(NamedTuple):
 def five_points(landmarks: NDArray[Any]) -> NDArray[np.float64]:
     """Reduce landmarks of any known layout to the five points that faces are aligned by.
 
-    Parameters
-    ----------
-    landmarks : array of shape (P, 2) or (N, P, 2)
-        x then y; P is one of `LAYOUTS`.
-
-    Returns
-    -------
-    ndarray of shape (5, 2) or (N, 5, 2), float64
-        The eye on the image's left, the eye on its right, nose tip, mouth corner on the left, on the right. Values
-        that are not finite have no effect unless they are among the points used.
-
-    Raises
-    ------
-    FaceError
-        "bad landmarks", if the layout is not known.
+    Takes an array of shape (P, 2) or (N, P, 2), x then y; P is one of `LAYOUTS`, or else a `FaceError`, "bad landmarks",
+    is raised. Returns the eye on the image's left, the eye on its right, nose tip, mouth corner on the left, on the
+    right: shape (5, 2) or (N, 5, 2). Values that are not finite have no effect unless they are among the points used.
     """
     points = np.asarray(landmarks, np.float64)
     groups = _FIVE.get(points.shape[-2])
@@ -119,8 +106,8 @@ def choose_faces(faces: Sequence[Face], rule: str, image_size: tuple[int, int]) 
     rule : str
         ``"largest"``: the largest box. ``"central"``: the largest value of the box's area minus twice the squared
         distance of its centre from the image's, InsightFace's rule, which takes the image's centre in whole pixels.
-        ``"all"``: all, in the order given. ``"one"``: the only one. A face without a box counts with that of
-        `face_box`; among equal faces the first is chosen.
+        ``"all"``: all, in the order given. ``"one"``: the only one. A face without a box counts with the bounding box
+        of its landmarks, about a third of a detector's box; among equal faces the first is chosen.
     image_size : (int, int)
         Height and width in pixels.
 
@@ -138,7 +125,12 @@ def choose_faces(faces: Sequence[Face], rule: str, image_size: tuple[int, int]) 
     height, width = image_size
 
     def value(face: Face) -> float:
-        left, top, right, bottom = face_box(face)
+        if face.box is not None:
+            left, top, right, bottom = face.box.tolist()
+        elif len(face.landmarks):
+            (left, top), (right, bottom) = face.landmarks.min(axis=0).tolist(), face.landmarks.max(axis=0).tolist()
+        else:
+            return -math.inf
         value = max(right - left, 0.0) * max(bottom - top, 0.0)
         if rule == "central":
             right_by, down_by = (left + right) / 2 - width // 2, (top + bottom) / 2 - height // 2
@@ -148,31 +140,13 @@ def choose_faces(faces: Sequence[Face], rule: str, image_size: tuple[int, int]) 
     return [max(faces, key=value)]
 
 
-def face_box(face: Face) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of a face: its box or, without one, the bounding box of its landmarks.
-
-    That of five points covers about a third of the area of a detector's box: enough to compare faces without boxes.
-    """
-    if face.box is not None:
-        left, top, right, bottom = np.asarray(face.box, np.float64).tolist()
-        return left, top, right, bottom
-    if not len(face.landmarks):
-        return math.nan, math.nan, math.nan, math.nan
-    (left, top), (right, bottom) = face.landmarks.min(axis=0).tolist(), face.landmarks.max(axis=0).tolist()
-    return left, top, right, bottom
-
-
 def check_inside(landmarks: NDArray[Any], height: int, width: int) -> None:
     """Refuse a face if fewer than three of its five landmarks are inside the image.
 
     The image reaches half a pixel beyond the centres of its outermost pixels. A face that is cut off by the border
-    still counts with three of eyes, nose and mouth corners; with fewer, the crop would be mostly black. A point that is
-    not a number is outside: look at `facedata.align.similarity.Transforms.defects` first.
-
-    Raises
-    ------
-    FaceError
-        "outside the image".
+    still counts with three of eyes, nose and mouth corners; with fewer, the crop would be mostly black, and a
+    `FaceError`, "outside the image", is raised. A point that is not a number is outside: look at
+    `facedata.align.similarity.Transforms.defects` first.
     """
     inside = sum(
         -0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5

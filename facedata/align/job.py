@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from facedata.align.aligner import Aligner, AlignOptions, ShardAligner, aligned_key
 from facedata.align.faces import five_points
@@ -189,29 +188,17 @@ def _check_first_images(source: Source, matched: MatchedLandmarks | None, option
 
 def _check_face_names(source: Source) -> None:
     """Refuse a source in which an image has the name that a further face of another image would get."""
-    further = _hashes(image for _, image in _like_further_faces(source))
-    if not len(further):
-        return
-    both = set(np.intersect1d(further, _hashes(map(stem_of_key, source.keys()))).tolist())
-    images = {stem for stem in map(stem_of_key, source.keys()) if hash(stem) in both} if both else set()
-    for key, image in _like_further_faces(source) if images else ():
-        if image in images:
-            raise OptionError(
-                f"--faces all: a further face in the image {image} may get the name of the image {key}, and one of "
-                "the two would be lost; choose another --faces, or an option of the output that numbers the images: "
-                "--layout glint360k, --keys generated"
-            )
-
-
-def _like_further_faces(source: Source) -> Iterator[tuple[str, str]]:
-    """The keys that look like those of further faces, and the image that each would be a face of."""
+    further: dict[str, str] = {}  # the keys that look like those of further faces, by the image of such a face
     for key in source.keys():  # noqa: SIM118, not a mapping
         if "-face" in key and (match := _FURTHER_FACE.fullmatch(stem_of_key(key))):
-            yield key, match[1]
-
-
-def _hashes(names: Iterable[str]) -> NDArray[np.int64]:
-    return np.fromiter(map(hash, names), np.int64)
+            further[match[1]] = key
+    for image in map(stem_of_key, source.keys()) if further else ():
+        if image in further:
+            raise OptionError(
+                f"--faces all: a further face in the image {image} may get the name of the image {further[image]}, and "
+                "one of the two would be lost; choose another --faces, or an option of the output that numbers the "
+                "images: --layout glint360k, --keys generated"
+            )
 
 
 def _expected(source: Source, aligner: Aligner) -> ExpectedSource:

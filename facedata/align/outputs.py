@@ -124,16 +124,8 @@ class FoundLandmarks:
 class AlignedOutput(Sink):
     """A sink, and what the parent process writes beside it.
 
-    Attributes
-    ----------
-    sink : Sink
-    expected : callable
-        From the source to what the sink has to expect.
-    found : FoundLandmarks, optional
-    unused : callable, optional
-        Gives the keys of the entries of the landmark file that belong to no image.
-    preview, draw : str and callable, optional
-        The contact sheet, and what writes it and returns whether there was anything to draw.
+    `expected` gives, for the source, what the sink has to expect; `unused` the keys of the entries of the landmark file
+    that belong to no image. `draw` writes the contact sheet `preview` and returns whether there was anything to draw.
     """
 
     sink: Sink

@@ -64,23 +64,8 @@ def write_preview(path: str | os.PathLike[str], faces: Iterable[PreviewFace], *,
     If a face is small in its source, only the part around it is shown. Five points have a colour each: green and blue
     the eyes, on the image's left and right, yellow the nose, pink and red the corners of the mouth.
 
-    Parameters
-    ----------
-    path
-        A name that ends in ``.png``, ``.jpg`` or ``.jpeg``.
-    faces : iterable of PreviewFace
-        From 1 to `MOST_FACES`. Only small pictures of each are kept, so that an iterator holds one source at a time.
-    overwrite : bool
-        Whether a file of this name may be replaced.
-
-    Raises
-    ------
-    OptionError
-        If there is no face, there are too many, or the name ends otherwise.
-    OutputExistsError
-        If the file exists and `overwrite` is false.
-    OutputError
-        If it cannot be written.
+    There may be 1 to `MOST_FACES` faces; only small pictures of each are kept, so that an iterator holds one source at
+    a time. Raises an `OptionError` for another number of them, and otherwise as `write_contact_sheet`.
     """
     pairs = []
     for number, face in enumerate(faces, 1):

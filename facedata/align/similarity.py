@@ -28,7 +28,6 @@ __all__ = [
     "UNMATCHED",
     "Transforms",
     "apply_transforms",
-    "crop_sides",
     "defect_error",
     "fits_mirrored",
     "similarity_transforms",
@@ -79,6 +78,11 @@ class Transforms(NamedTuple):
     poses: NDArray[np.int64]
     errors: Floats
     defects: NDArray[np.int8]
+
+
+def _sum_of_five(values: Floats) -> Floats:
+    """The sum over the first of at least two axes, in order; NumPy keeps the order on any axis but the last."""
+    return np.asarray(np.add.reduce(values, axis=0))
 
 
 class _Centred(NamedTuple):
@@ -168,12 +172,6 @@ def _with_rotated(points: Floats) -> Floats:
     return both
 
 
-def _sum_of_five(values: Floats) -> Floats:
-    """The sum over the first of at least two axes, in order; NumPy keeps the order on any axis but the last."""
-    total: Floats = np.add.reduce(values, axis=0)
-    return total
-
-
 def _products(faces: _Centred, target: Floats) -> tuple[Floats, Floats, Floats]:
     """The sums of x*u and y*v, and of -y*u and x*v, shape (2, 2, N); the target's mean, and its points from there."""
     middle = (_sum_of_five(target) / 5.0)[:, None]
@@ -232,14 +230,6 @@ def apply_transforms(matrices: NDArray[Any], points: NDArray[Any]) -> Floats:
         x, y, shift = points[:, :, :1], points[:, :, 1:], matrices[:, None, :, 2]
         moved: Floats = matrices[:, None, :, 0] * x + matrices[:, None, :, 1] * y + shift
         return moved
-
-
-def crop_sides(matrices: NDArray[Any], size: int) -> Floats:
-    """The side, in image pixels, of the square that each of N crops of `size` covers in its image."""
-    matrices = np.asarray(matrices, np.float64)
-    with np.errstate(all="ignore"):
-        sides: Floats = size / np.hypot(matrices[:, 0, 0], matrices[:, 1, 0])
-        return sides
 
 
 def defect_error(defect: int, landmarks: NDArray[Any]) -> FaceError:

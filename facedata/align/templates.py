@@ -198,11 +198,7 @@ def _parse_json(path: str, text: str) -> tuple[float, Floats]:
         raise FormatError(f"{path}: line {error.lineno}: is not JSON: {error.msg}") from error
     except (RecursionError, ValueError) as error:  # endless nesting, an integer of thousands of digits
         raise FormatError(f"{path}: is JSON of excessive size; expected a template, which is a few points") from error
-    if (
-        not isinstance(value, dict)
-        or not set(value) <= {"size", "points", "poses"}
-        or len(value.keys() - {"size"}) != 1
-    ):
+    if not isinstance(value, dict) or value.keys() - {"size"} not in ({"points"}, {"poses"}):
         found = f"the keys {', '.join(value) or 'none'}"[:200] if isinstance(value, dict) else type(value).__name__
         raise FormatError(f'{path}: expected an object of "size" and either "points" or "poses", found {found}')
     size = _checked_size(path, value.get("size", _USUAL_SIZE))

@@ -14,10 +14,12 @@ import cv2
 import numpy as np
 import pytest
 from align_support import Photo, decoded, draw_photo, draw_photos, norm_crop, write_csv, write_photos
+from skimage.data import astronaut
 from support import MemorySource, tree
 
 from facedata.align.aligner import Aligner
 from facedata.align.codec import Encoding
+from facedata.align.detectors import DetectorOptions
 from facedata.align.job import AlignOptions, align_dataset
 from facedata.converters.convert import ConversionOptions, convert_dataset, plan_conversion, run_conversion
 from facedata.dataset import Sample, create_dataset, open_dataset
@@ -352,3 +354,61 @@ def test_landmarks_may_be_written_into_the_output(tmp_path: Path, raw: Path, poi
         assert len(found.read_text().splitlines()) == 13
     run(raw, tmp_path / "again", found)  # these repeat the run to the bit
     assert images(tmp_path / "again") == images(tmp_path / "out")
+
+
+# Faces that a detector finds
+
+MTCNN = DetectorOptions("mtcnn")
+
+
+@pytest.fixture(scope="module")
+def detected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``photos``: a face, a face turned a little, two faces beside each other, none; and all faces in ``out``."""
+    folder = tmp_path_factory.mktemp("detected")
+    picture: Any = astronaut()  # type: ignore[no-untyped-call]
+    photo = np.ascontiguousarray(picture[:300, 80:380, ::-1])
+    turned = cv2.warpAffine(photo, cv2.getRotationMatrix2D((145, 110), 12, 1.0), (300, 300))
+    pictures = {"1": photo, "2": turned, "3": np.hstack([photo, photo[:, ::-1]]), "4": np.full_like(photo, 90)}
+    (folder / "photos" / "eileen").mkdir(parents=True)
+    for name, picture in pictures.items():
+        data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+        (folder / "photos" / "eileen" / f"{name}.jpg").write_bytes(data.tobytes())
+    options: dict[str, Any] = {"detector": MTCNN, "write_landmarks": str(folder / "found.jsonl")}
+    summary = run(folder / "photos", folder / "out", workers=2, faces="all", encoding=PNG, **options)
+    assert (summary.samples, summary.failures, summary.facts["causes"]) == (4, 1, {"no face": 1})
+    return folder
+
+
+def test_faces_are_found_and_the_run_can_be_repeated_without_the_detector(detected: Path, tmp_path: Path) -> None:
+    written = images(detected / "out")
+    assert list(written) == ["eileen/1.png", "eileen/2.png", "eileen/3-face2.png", "eileen/3.png"]
+    pictures = list(map(decoded, written.values()))
+    apart = [np.abs(pictures[0] - other)[30:100, 20:92].mean() for other in pictures[1:]]
+    assert apart[0] < 12.0
+    assert min(apart[1:]) < 5.0  # the other of these two is the mirror image
+    lines = [json.loads(line) for line in (detected / "found.jsonl").read_text().splitlines()]
+    assert [line["key"] for line in lines] == ["eileen/1.jpg", "eileen/2.jpg", "eileen/3.jpg", "eileen/3.jpg"]
+    assert all(line["score"] > 0.7 for line in lines)
+    run(detected / "photos", tmp_path / "again", detected / "found.jsonl", faces="all", encoding=PNG)
+    assert images(tmp_path / "again") == written
+
+
+def test_the_detector_fills_the_gaps_of_a_landmark_file(detected: Path, tmp_path: Path) -> None:
+    points, found = tmp_path / "points.jsonl", tmp_path / "all.jsonl"
+    first = {"key": "eileen/1.jpg", "landmarks": [[123, 100], [166, 102], [144, 128], [122, 139], [165, 141]]}
+    points.write_text(json.dumps(first) + "\n")
+    detector = DetectorOptions("mtcnn", min_score=1.0)
+    options: dict[str, Any] = {"detector": detector, "min_score": 1.0, "write_landmarks": str(found)}
+    summary = run(detected / "photos", tmp_path / "out", points, **options)
+    assert (summary.samples, summary.facts["causes"]) == (1, {"low score": 2, "no face": 1})
+    assert json.loads(found.read_text()) == first
+
+
+def test_the_journal_names_the_model_and_another_detector_is_another_job(detected: Path, tmp_path: Path) -> None:
+    detector = json.loads((detected / "out" / ".facedata-plan.json").read_text())["options"]["detector"]
+    assert "mtcnn" in json.dumps(detector)
+    assert len(detector["models"]["pnet.onnx"]) == 64
+    with pytest.raises(OutputMismatchError, match="detector"):
+        run(detected / "photos", detected / "out", detector=DetectorOptions("mtcnn", size=256))
+    with pytest.raises(OptionError, match="look aligned already"):
+        run(detected / "out", tmp_path / "again", detector=MTCNN)

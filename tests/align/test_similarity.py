@@ -16,13 +16,11 @@ from facedata.align.similarity import (
     NOT_FINITE,
     UNMATCHED,
     apply_transforms,
-    crop_sides,
-    defect_error,
     fits_mirrored,
     similarity_transforms,
 )
 from facedata.align.templates import load_template
-from facedata.errors import FaceError, OptionError
+from facedata.errors import OptionError
 
 Floats = NDArray[np.float64]
 
@@ -30,11 +28,6 @@ ARCFACE = load_template("arcface", 112).points[0]
 FIVE_POSES = load_template("facexzoo-5pose", 112).points
 LEFT_PROFILE, LEFT, FRONTAL, RIGHT, RIGHT_PROFILE = FIVE_POSES
 PERSONS_LEFT_FIRST = [1, 0, 2, 4, 3]
-
-angles = st.floats(-180.0, 180.0)
-scales = st.floats(0.01, 100.0)
-shifts = st.floats(-5000.0, 5000.0)
-seeds = st.integers(0, 2**32 - 1)
 
 
 def matrix(degrees: float, scale: float, right: float, down: float) -> Floats:
@@ -74,25 +67,6 @@ def test_the_matrices_are_those_of_scikit_image() -> None:
         assert (np.linalg.det(linear) > 0.0).all()  # no reflection
         assert np.array_equal(linear[:, 0, 0], linear[:, 1, 1])
         assert np.array_equal(linear[:, 0, 1], -linear[:, 1, 0])
-
-
-@settings(deadline=None, max_examples=30)
-@given(seeds, angles, scales, shifts, shifts)
-def test_moving_the_landmarks_moves_nothing_in_the_crop(
-    seed: int, degrees: float, scale: float, right: float, down: float
-) -> None:
-    move = matrix(degrees, scale, right, down)[None]
-    landmarks = faces(1, seed=seed, noise=3.0)
-    moved = apply_transforms(move, landmarks)
-    before, after = (similarity_transforms(points, FIVE_POSES) for points in (landmarks, moved))
-    assert after.defects.tolist() == before.defects.tolist() == [FINE]
-    assert after.errors == pytest.approx(before.errors, abs=1e-6)
-    crops = [apply_transforms(found.matrices, points) for found, points in ((before, landmarks), (after, moved))]
-    if before.poses == after.poses:
-        assert np.abs(crops[0] - crops[1]).max() < 1e-6
-    exact = similarity_transforms(apply_transforms(move, ARCFACE[None]), ARCFACE)
-    assert exact.errors[0] < 1e-6
-    assert crop_sides(exact.matrices, 112)[0] == pytest.approx(112.0 * scale)
 
 
 def test_a_transform_does_not_depend_on_the_other_faces() -> None:
@@ -198,19 +172,6 @@ def test_any_points_have_a_transform_or_a_defect(points: list[tuple[float, float
     assert np.isfinite(found.errors).all() == (found.defects[0] == FINE)
     mirrored = fits_mirrored(np.array([points]), template)
     assert not (mirrored[0] and found.defects[0] in (NOT_FINITE, ALL_EQUAL, COLLINEAR))
-
-
-@pytest.mark.parametrize(
-    ("points", "message"),
-    [
-        ([(1, 2), (3, np.nan), (5, 6), (7, 8), (9, 0)], r"^degenerate landmarks: .*not finite.*\(3, nan\)"),
-        ([(12, 34)] * 5, r"all five points are at \(12, 34\)"),
-        ([(n, 2 * n) for n in range(5)], r"on a line.*\(4, 8\)"),
-    ],
-)
-def test_the_error_names_the_points(points: object, message: str) -> None:
-    with pytest.raises(FaceError, match=message):
-        raise defect_error(defect_of(points), np.array(points, np.float64))
 
 
 # Mirrored points

@@ -42,14 +42,8 @@ _CUDA_OPTIONS = {
 def read_model(path: str | os.PathLike[str], sha256: str | None = None) -> bytes:
     """Read a model file, which must have the checksum `sha256` if one is given.
 
-    Raises
-    ------
-    InputError
-        If it cannot be read or is not a regular file.
-    ModelError
-        If it is empty or larger than `LARGEST_MODEL`.
-    ChecksumError
-        If it has another checksum.
+    Raises an `InputError` if it cannot be read or is not a regular file, a `ModelError` if it is empty or larger than
+    `LARGEST_MODEL`, and a `ChecksumError` if it has another checksum.
     """
     name = os.fspath(path)
     with opened_regular(path) as descriptor:
@@ -72,14 +66,8 @@ def sha256_of(data: bytes) -> str:
 def new_session(model: bytes, name: str, device: Device) -> Any:
     """Open an ONNX model in ONNX Runtime, with one thread, so that the results do not depend on their number.
 
-    Takes the contents of an ONNX file, and its name for messages; returns an ``onnxruntime.InferenceSession``.
-
-    Raises
-    ------
-    ModelError
-        If ONNX Runtime does not accept the model.
-    OptionError
-        If the device is not available.
+    Takes the contents of an ONNX file, and its name for messages; returns an ``onnxruntime.InferenceSession``. Raises a
+    `ModelError` if ONNX Runtime does not accept the model, and an `OptionError` if the device is not available.
     """
     import onnxruntime
 
@@ -122,24 +110,11 @@ def one_line(error: Exception) -> str:
 def fit_image(
     image: NDArray[np.uint8], side: int, *, enlarge: bool = False, multiple: int = 1, square: bool = False
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Scale an image so that its longer side is at most `side` pixels.
+    """Scale an image of shape (H, W, 3) so that its longer side is at most `side` pixels.
 
-    Parameters
-    ----------
-    image : ndarray of shape (H, W, 3), uint8
-    side : int
-    enlarge : bool
-        Scale smaller images up, so that the longer side is always `side`.
-    multiple : int
-        Add black rows and columns at the bottom and the right until both sides are multiples of this.
-    square : bool
-        Add black ones until both sides are `side`.
-
-    Returns
-    -------
-    image : ndarray of shape (h, w, 3), uint8
-    scale : ndarray of shape (2,), float64
-        The factors of x and y. They differ by less than a pixel of the scaled image's shorter side.
+    With `enlarge`, the longer side is always `side`. Black rows and columns are added at the bottom and the right until
+    both sides are multiples of `multiple`, or, with `square`, until both are `side`. Returns the image and the factors
+    of x and y, which differ by less than a pixel of the scaled image's shorter side.
     """
     height, width = image.shape[:2]
     factor = side / max(height, width)

@@ -239,14 +239,8 @@ def _package_folder(package: str) -> Path | None:
 def download_model(model: ModelFile, stop: StopRequest) -> Path:
     """Download a published model into the user's cache folder, unless it is there and intact; return its path.
 
-    Raises
-    ------
-    TransferError, ChecksumError
-        If it cannot be downloaded, or the server sends another file; the message says how else to get it.
-    OutputError
-        If it cannot be stored.
-    InterruptedJobError
-        If a stop was requested.
+    Raises a `TransferError` or `ChecksumError` if it cannot be downloaded, or the server sends another file; the message
+    says how else to get it. Raises an `OutputError` if it cannot be stored, an `InterruptedJobError` at a stop request.
     """
     try:
         folder = cache_folder("models")
@@ -322,7 +316,7 @@ def _load_once(process: int, prepared: PreparedDetector) -> Detector:
 
 
 def _load(prepared: PreparedDetector) -> Detector:
-    from facedata.align.detectors import mtcnn, one_stage
+    from facedata.align.detectors import finders
 
     device, files, family = prepared.device, prepared.files, DETECTORS[prepared.name]
     if device == "cpu":
@@ -331,9 +325,9 @@ def _load(prepared: PreparedDetector) -> Detector:
     floor = prepared.min_score / 2  # so that a doubtful face can be told from none
     size = prepared.size or family.size
     if family.runs_on == "yunet":
-        find = one_stage.load_yunet(models[0], files[0], family, size, floor)
+        find = finders.load_yunet(models[0], files[0], family, size, floor)
     elif family.runs_on == "mtcnn":
-        find = mtcnn.load_mtcnn(models, files, device, size, floor)
+        find = finders.load_mtcnn(models, files, device, size, floor)
     else:
-        find, size = one_stage.load_uniface(models[0], files[0], family, device, prepared.size, floor)
+        find, size = finders.load_uniface(models[0], files[0], family, device, prepared.size, floor)
     return Detector(files[0], size, find)

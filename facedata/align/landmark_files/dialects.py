@@ -339,14 +339,12 @@ def _json_face(value: dict[str, Any]) -> Face | None:
         pairs = set(map(len, points)) <= {2}
     except TypeError:
         pairs = False
-    landmarks = _points(
-        _json_numbers(list(chain.from_iterable(points)) if pairs else None, "landmarks as a list of [x, y]")
-    )
+    coordinates = list(chain.from_iterable(points)) if pairs else None
+    landmarks = _points(_json_numbers(coordinates, "landmarks as a list of [x, y]"))
     box, score = value.get("box"), value.get("score")
     if box is not None:
-        box = _json_numbers(
-            box if isinstance(box, list) and len(box) == 4 else None, "a box [left, top, right, bottom]"
-        )
+        sides = box if isinstance(box, list) and len(box) == 4 else None
+        box = _json_numbers(sides, "a box [left, top, right, bottom]")
     if score is not None:
         score = float(_json_numbers([score], "a number as the score")[0])
     return Face(landmarks, box, score)
@@ -386,36 +384,21 @@ def _json_object(line: bytes) -> dict[str, Any]:
 # Writing our CSV and JSON lines
 
 
-def landmark_header(name: str, points: int = 5) -> bytes:
-    """What comes before the first line of a landmark file: the names of the columns, or nothing.
+def landmark_header(name: str) -> bytes:
+    """What comes before the first line of a file of five landmarks a face: the names of the columns, or nothing.
 
-    Parameters
-    ----------
-    name : str
-        Of the file, which is a CSV if the name ends in ``.csv``, and JSON lines otherwise.
-    points : int
-        Landmarks of each face.
+    The file is a CSV if its `name` ends in ``.csv``, and JSON lines otherwise.
     """
     if not name.lower().endswith(".csv"):
         return b""
-    return ",".join(["key", *_coordinate_names(points), *_BOX, _SCORE]).encode() + b"\n"
+    return ",".join(["key", *_coordinate_names(5), *_BOX, _SCORE]).encode() + b"\n"
 
 
-def landmark_line(name: str, key: str, face: Face, points: int = 5) -> bytes:
+def landmark_line(name: str, key: str, face: Face) -> bytes:
     """The line of a face in a landmark file, which `open_landmarks` reads back to the last bit.
 
-    Parameters
-    ----------
-    name, points
-        As in `landmark_header`.
-    key : str
-        Of the image.
-    face : Face
-
-    Raises
-    ------
-    FaceError
-        "bad landmarks", if the format cannot hold the key, or so many landmarks.
+    `name` is that of the file, as in `landmark_header`, `key` that of the image. Raises a `FaceError`, "bad landmarks",
+    if the format cannot hold the key, or so many landmarks.
     """
     parts = (face.landmarks, face.box, face.score)
     landmarks, box, score = (None if part is None else np.asarray(part, np.float64) for part in parts)
@@ -426,8 +409,8 @@ def landmark_line(name: str, key: str, face: Face, points: int = 5) -> bytes:
         value |= {} if score is None else {"score": score.tolist()}
         line = json.dumps(value).encode() + b"\n"
     else:
-        if len(landmarks) != points:
-            found = f"found {len(landmarks)} points, but the file has columns for {points}; write JSON lines instead"
+        if len(landmarks) != 5:
+            found = f"found {len(landmarks)} points, but the file has columns for 5; write JSON lines instead"
             raise FaceError("bad landmarks", found)
         encoded = bytes_of_key(key)
         if b"\n" in encoded or b"\r" in encoded:
@@ -435,7 +418,7 @@ def landmark_line(name: str, key: str, face: Face, points: int = 5) -> bytes:
         if b'"' in encoded or b"," in encoded:
             encoded = b'"' + encoded.replace(b'"', b'""') + b'"'
         fields: list[str] = []
-        for values, count in ((landmarks, 2 * points), (box, 4), (score, 1)):
+        for values, count in ((landmarks, 10), (box, 4), (score, 1)):
             fields.extend([""] * count if values is None else map(repr, values.ravel().tolist()))
         line = encoded + b"," + ",".join(fields).encode() + b"\n"
     if not key or len(line) > LONGEST_LINE:

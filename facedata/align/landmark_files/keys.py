@@ -76,12 +76,8 @@ def without_folders(key: bytes, count: int) -> bytes:
 class KeyForm(NamedTuple):
     """What is removed from plain keys before they are compared.
 
-    Attributes
-    ----------
-    file_folders, source_folders : int
-        Leading folders of the keys in the landmark file, and of the keys of the images.
-    stems : bool
-        The file extensions of both.
+    `file_folders` leading folders of the keys in the landmark file, `source_folders` of the keys of the images, and
+    with `stems` the file extensions of both.
     """
 
     file_folders: int = 0
@@ -126,12 +122,7 @@ def ranges(starts: Integers, counts: Integers) -> Integers:
 class KeyTable:
     """The references of entries by the hashes of their keys: two arrays of int64, 16 bytes an entry.
 
-    Parameters
-    ----------
-    entries : iterable
-        Plain keys and references of all entries, block by block.
-    form : KeyForm
-        Of the keys whose hashes are kept.
+    Made from the plain keys and references of all entries, block by block; `form` is that of the keys that are hashed.
     """
 
     def __init__(self, entries: Iterable[tuple[Sequence[bytes], Integers]], form: KeyForm = EXACT) -> None:
@@ -149,14 +140,10 @@ class KeyTable:
         return len(self._hashes)
 
     def find(self, keys: Sequence[bytes]) -> tuple[Integers, Integers, Integers]:
-        """Find the entries with some keys.
+        """Find the entries with K keys.
 
-        Returns
-        -------
-        first : ndarray of shape (K,)
-            The reference of the first entry of each key; -1 if there is none.
-        again, further : ndarrays of shape (M,)
-            For each further entry, in order, the number of its key, and its reference.
+        Returns the reference of the first entry of each key, shape (K,), -1 if there is none; and for each of M further
+        entries, in order, the number of its key and its reference, each of shape (M,).
         """
         hashes = hash_keys(keys)
         order = np.argsort(hashes)  # keys that are looked up one after the other are near each other in memory

@@ -127,18 +127,8 @@ class LandmarkFile:
         Keys match as they are; or, if nearly none does, without some leading folders of the file's paths or of the
         images' paths, or without the extensions of image files. The first 16,384 images decide which of these.
 
-        Parameters
-        ----------
-        keys : iterable of str
-            Of all images, in order; iterated once.
-        count : int
-            How many images there are.
-
-        Raises
-        ------
-        FormatError
-            If no key matches, or two match the same; or if the file has an entry for each position, and more or fewer
-            than there are images.
+        `keys` are those of all `count` images, in order, and iterated once. Raises a `FormatError` if no key matches, or
+        two match the same; or if the file has an entry for each position, and more or fewer than there are images.
         """
         if self._table.form != EXACT:
             self._table = KeyTable(self._store.blocks())
@@ -231,8 +221,6 @@ class LandmarkFile:
             again.append(more + done)
             further.append(references)
             done = end
-        if done != count:
-            raise ValueError(f"expected {count} keys, found {done}")
         entries = first, checks, np.concatenate(again), np.concatenate(further)
         return MatchedLandmarks(self._store, form, *entries), backslashes
 
@@ -272,27 +260,17 @@ class MatchedLandmarks:
         return len(self.first)
 
     def __getitem__(self, part: slice) -> MatchedLandmarks:
-        start, stop, step = part.indices(len(self))
-        if step != 1:
-            raise ValueError(f"landmarks are sliced in steps of 1, not {step}")
-        stop = max(start, stop)
-        low, high = np.searchsorted(self.again, [start, stop]).tolist()
-        again, further = self.again[low:high] - start, self.further[low:high]
-        return self._part(self.first[start:stop], self.checks[start:stop], again, further)
+        return self.take(np.arange(*part.indices(len(self))))
 
     def take(self, positions: Integers) -> MatchedLandmarks:
         """The landmarks of the images at `positions`, in that order."""
         low = np.searchsorted(self.again, positions)
         counts = np.searchsorted(self.again, positions, side="right") - low
         again = np.repeat(np.arange(len(positions)), counts)
-        return self._part(self.first[positions], self.checks[positions], again, self.further[ranges(low, counts)])
-
-    def _part(
-        self, first: Integers, checks: NDArray[np.uint32], again: Integers, further: Integers
-    ) -> MatchedLandmarks:
-        store, references = self.store.part(np.concatenate([first, further]))
-        first, further = references[: len(first)], references[len(first) :]
-        return replace(self, store=store, first=first, checks=checks, again=again, further=further)
+        entries = np.concatenate([self.first[positions], self.further[ranges(low, counts)]])
+        store, entries = self.store.part(entries)
+        first, further = entries[: len(positions)], entries[len(positions) :]
+        return replace(self, store=store, first=first, checks=self.checks[positions], again=again, further=further)
 
     @property
     def missing(self) -> int:
@@ -307,14 +285,8 @@ class MatchedLandmarks:
     def read(self) -> Iterator[list[Face] | FaceError]:
         """Read the faces of each image, in the order of the file; an empty list if it has none.
 
-        If one of the entries of an image is wrong, the error takes the place of its faces.
-
-        Raises
-        ------
-        InputError
-            If the file cannot be read any more.
-        FormatError
-            If it was changed.
+        If one of the entries of an image is wrong, the error takes the place of its faces. Raises an `InputError` if the
+        file cannot be read any more, and a `FormatError` if it was changed.
         """
         keyed = self.store.dialect.keyed
         with self.store.opened() as read_entry:
