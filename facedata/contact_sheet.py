@@ -100,7 +100,7 @@ def write_contact_sheet(
 ) -> None:
     """Write a contact sheet as PNG or JPEG, depending on its name; the file appears complete or not at all.
 
-    `rows`, `labels`, `cell` and `margin` are as for `contact_sheet`; an existing file is replaced only with `overwrite`.
+    `rows`, `labels`, `cell` and `margin` are as for `contact_sheet`; with `overwrite` an existing file is replaced.
 
     Raises
     ------

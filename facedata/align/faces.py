@@ -75,7 +75,7 @@ class Face(NamedTuple):
 def five_points(landmarks: NDArray[Any]) -> NDArray[np.float64]:
     """Reduce landmarks of any known layout to the five points that faces are aligned by.
 
-    Takes an array of shape (P, 2) or (N, P, 2), x then y; P is one of `LAYOUTS`, or else a `FaceError`, "bad landmarks",
+    Takes an array of shape (P, 2) or (N, P, 2), x then y; P is one of `LAYOUTS`, or else a "bad landmarks" `FaceError`
     is raised. Returns the eye on the image's left, the eye on its right, nose tip, mouth corner on the left, on the
     right: shape (5, 2) or (N, 5, 2). Values that are not finite have no effect unless they are among the points used.
     """

@@ -95,8 +95,8 @@ def load_uniface(
     Takes the contents of an ONNX file and its name for messages, the size, which is 0 for that of the model or else of
     the family, and the lowest score to return. Returns a function that finds the faces in an image, and the size.
 
-    Raises a `ModelError` if it is not a model of this detector, an `OptionError` if the model takes another size only or
-    the device is not available, and a `MissingExtraError` if uniface is missing, or its version is too different.
+    Raises a `ModelError` if it is not a model of this detector, an `OptionError` if the model takes only another size
+    or the device is not available, and a `MissingExtraError` if uniface is missing, or its version is too different.
     """
     is_centerface = family.uniface_class == "CenterFace"
     session = new_session(model, name, device)

@@ -239,8 +239,8 @@ def _package_folder(package: str) -> Path | None:
 def download_model(model: ModelFile, stop: StopRequest) -> Path:
     """Download a published model into the user's cache folder, unless it is there and intact; return its path.
 
-    Raises a `TransferError` or `ChecksumError` if it cannot be downloaded, or the server sends another file; the message
-    says how else to get it. Raises an `OutputError` if it cannot be stored, an `InterruptedJobError` at a stop request.
+    Raises a `TransferError` or `ChecksumError` if it cannot be downloaded, or the server sends another file; the
+    message says how else to get it. Raises an `OutputError` if it cannot be stored, an `InterruptedJobError` at a stop.
     """
     try:
         folder = cache_folder("models")

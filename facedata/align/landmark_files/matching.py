@@ -127,7 +127,7 @@ class LandmarkFile:
         Keys match as they are; or, if nearly none does, without some leading folders of the file's paths or of the
         images' paths, or without the extensions of image files. The first 16,384 images decide which of these.
 
-        `keys` are those of all `count` images, in order, and iterated once. Raises a `FormatError` if no key matches, or
+        `keys` are those of all `count` images, in order, iterated once. Raises a `FormatError` if no key matches, or
         two match the same; or if the file has an entry for each position, and more or fewer than there are images.
         """
         if self._table.form != EXACT:
@@ -285,8 +285,8 @@ class MatchedLandmarks:
     def read(self) -> Iterator[list[Face] | FaceError]:
         """Read the faces of each image, in the order of the file; an empty list if it has none.
 
-        If one of the entries of an image is wrong, the error takes the place of its faces. Raises an `InputError` if the
-        file cannot be read any more, and a `FormatError` if it was changed.
+        If one of the entries of an image is wrong, the error takes the place of its faces. Raises an `InputError` if
+        the file cannot be read any more, and a `FormatError` if it was changed.
         """
         keyed = self.store.dialect.keyed
         with self.store.opened() as read_entry:
