@@ -25,8 +25,7 @@ from measure import in_turn, report
 from facedata.features.feature_set import Matrix
 from facedata.features.neighbours.files import with_itself_first
 from facedata.features.neighbours.job import SearchThreads
-from facedata.features.neighbours.method import cut_search
-from facedata.features.neighbours.search import UnitRows, exact_nearest
+from facedata.features.neighbours.search import UnitRows, cut_search, exact_nearest
 from facedata.jobs.engine import available_cpus
 
 LTC, OURS = "learn-to-cluster's steps", "facedata build-knn"

@@ -77,7 +77,7 @@ def command(root: str, **given: Any) -> int:
     """
     from facedata.features.feature_set import open_feature_set
     from facedata.features.neighbours.job import NeighbourJob, NeighbourOptions
-    from facedata.features.neighbours.method import Method
+    from facedata.features.neighbours.search import Method
     from facedata.jobs.job import JobOptions
     from facedata.jobs.plan import Part
 

@@ -68,8 +68,14 @@ def command(
     """
     _refuse_contradictions(output, name, labels, given)
     from facedata.features.feature_set import FeatureSet
-    from facedata.features.labels import open_labels
-    from facedata.features.pack import NO_LABELS, UNLABELLED_ROWS, PackOptions, pack_features, save_features
+    from facedata.features.pack import (
+        NO_LABELS,
+        UNLABELLED_ROWS,
+        PackOptions,
+        open_labels,
+        pack_features,
+        save_features,
+    )
     from facedata.features.sources import open_features
     from facedata.jobs.signals import stop_on_signals
 

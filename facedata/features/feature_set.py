@@ -15,27 +15,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import read_labels
-from facedata.errors import FormatError, InputNotFoundError, OptionError
+from facedata.errors import EmptyDatasetError, FormatError, InputNotFoundError, OptionError
 from facedata.files import StrPath, file_identity, opened_regular, read_exactly
 from facedata.jobs.journal import refuse_unfinished
 from facedata.matrix_size import NPY_MAGIC, VALUE_BYTES, size_problem
 
 __all__ = [
     "BLOCK_BYTES",
-    "LARGEST_DIMENSIONS",
+    "CACHED_BYTES",
+    "FLOATS",
     "NPY_MAGIC",
     "VALUE_BYTES",
     "FeatureSet",
+    "FeatureSource",
     "Floats",
     "Matrix",
     "OpenedSet",
+    "Rows",
     "bad_rows",
     "check_rows",
+    "check_shape",
     "labelled_rows",
     "open_feature_set",
     "open_matrix",
     "other_kind",
     "read_into",
+    "rows_at_once",
     "size_and_head",
 ]
 
@@ -99,12 +104,7 @@ class Matrix:
     def block(self, begin: int, end: int) -> Floats:
         """The rows from `begin` up to `end`, shape (M, dimensions), in memory of their own.
 
-        Raises
-        ------
-        InputError
-            If they cannot be read.
-        FormatError
-            If the file has become shorter.
+        Raises `InputError` if they cannot be read; `FormatError` if the file has become shorter.
         """
         block = np.empty((end - begin, self.dimensions), "<f4")
         with opened_regular(self.path) as descriptor:
@@ -136,10 +136,7 @@ class OpenedSet(NamedTuple):
 def read_into(descriptor: int, block: NDArray[Any], offset: int, title: str) -> None:
     """Fill a contiguous array with the bytes of an open file from `offset` on.
 
-    Raises
-    ------
-    FormatError
-        If the file ends before; the message begins with `title`.
+    Raises `FormatError` if the file ends before; the message begins with `title`.
     """
     view = block.reshape(-1).view(np.uint8).data
     while len(view):
@@ -152,10 +149,7 @@ def read_into(descriptor: int, block: NDArray[Any], offset: int, title: str) -> 
 def size_and_head(path: str) -> tuple[int, bytes]:
     """The size of a file in bytes, and its first 16 bytes.
 
-    Raises
-    ------
-    InputError
-        If it cannot be read.
+    Raises `InputError` if it cannot be read.
     """
     with opened_regular(path) as descriptor:
         return os.fstat(descriptor).st_size, read_exactly(descriptor, 16, 0)
@@ -164,10 +158,8 @@ def size_and_head(path: str) -> tuple[int, bytes]:
 def open_feature_set(root: StrPath, name: str, dimensions: int | None = None) -> OpenedSet:
     """Open the set `name` in the folder `root`, and check that its files fit each other.
 
-    Raises
-    ------
-    InputError, FormatError, OptionError
-        As `open_matrix` and `labelled_rows`; also if the matrix belongs to a job that has not finished.
+    Raises `InputError`, `FormatError` or `OptionError` as `open_matrix` and `labelled_rows`; also if the matrix
+    belongs to a job that has not finished.
     """
     files = FeatureSet(os.fspath(root), name)
     if not os.path.lexists(files.features):
@@ -180,12 +172,7 @@ def open_feature_set(root: StrPath, name: str, dimensions: int | None = None) ->
 def labelled_rows(labels: str, path: str) -> int:
     """How many rows the matrix at `path` must have: the lines of its labels.
 
-    Raises
-    ------
-    InputError
-        If they cannot be read.
-    FormatError
-        If there is none, or a line is not a label.
+    Raises `InputError` if they cannot be read; `FormatError` if there is none, or a line is not a label.
     """
     rows = sum(map(len, read_labels(labels)))
     if not rows:
@@ -196,24 +183,11 @@ def labelled_rows(labels: str, path: str) -> int:
 def open_matrix(path: StrPath, dimensions: int | None, rows: int | None = None, *, counted_in: str = "") -> Matrix:
     """Open a matrix, and check its size.
 
-    Parameters
-    ----------
-    path : path
-    dimensions : int, optional
-        Values in a row; by default the size of the matrix divided by `rows`.
-    rows : int, optional
-        How many there must be; by default as many as there are.
-    counted_in : str
-        The file in which the rows were counted, for messages.
+    Without `dimensions`, a row has the size of the matrix divided by `rows`; without `rows`, there are as many as fit.
+    `counted_in` is the file in which the rows were counted, for messages.
 
-    Raises
-    ------
-    InputError
-        If it cannot be read.
-    FormatError
-        If its size is not rows * dimensions * 4 bytes; the message guesses why.
-    OptionError
-        If neither dimensions nor rows are given.
+    Raises `InputError` if it cannot be read; `FormatError` if its size is not rows * dimensions * 4 bytes, with a guess
+    at the reason; `OptionError` if neither dimensions nor rows are given.
     """
     path = os.fspath(path)
     size, head = size_and_head(path)
@@ -279,3 +253,49 @@ def check_rows(block: Floats, first: int, path: str, *, zero: bool = True) -> No
     rest = len(bad) - _ROWS_SHOWN
     more = f" and {rest:,} more up to row {first + len(block) - 1:,}" if rest > 0 else ""
     raise FormatError(f"{path}: row {', '.join(shown)}{more}: expected finite values, not all zero; rows count from 0")
+
+
+FLOATS = {"float16": 2, "float32": 4, "float64": 8}
+"""The types of values that are read, and their sizes in bytes."""
+
+CACHED_BYTES = 1 << 22
+"""How much of a source is read at once, unless a row is larger: small enough to stay in the processor's cache."""
+
+Rows = NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSource:
+    """A matrix of features in a file of any kind, read in blocks of rows; the file is opened again for each reading."""
+
+    path: str
+    title: str
+    """The file, and which part of it, for messages."""
+    rows: int | None
+    """None if only reading the rows shows how many there are."""
+    dimensions: int
+    dtype: str
+    """The stored type: one of `FLOATS`, or ``text``."""
+
+    def blocks(self) -> Iterator[Rows]:
+        """All rows in order, in blocks of shape (M, dimensions), in the type and byte order of the file.
+
+        A block is valid until the next one is requested, which may be read into the same memory.
+
+        Raises `InputError` if the file cannot be read; `FormatError` if it is damaged, or a row differs from the others
+        in length.
+        """
+        raise NotImplementedError
+
+
+def rows_at_once(row_bytes: int, most: int = CACHED_BYTES) -> int:
+    """How many rows of this size are read at once: at least one."""
+    return max(most // row_bytes, 1)
+
+
+def check_shape(title: str, rows: int | None, dimensions: int) -> None:
+    """Raise an `EmptyDatasetError` if an array has no rows, a `FormatError` if they have an impossible length."""
+    if rows == 0:
+        raise EmptyDatasetError(f"{title}: has no rows")
+    if not 1 <= dimensions <= LARGEST_DIMENSIONS:
+        raise FormatError(f"{title}: expected 1 to {LARGEST_DIMENSIONS:,} values in a row, found {dimensions:,}")

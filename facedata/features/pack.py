@@ -8,11 +8,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from facedata.columns import UNLABELLED, read_label_lines, read_labels
+from facedata.converters.convert import open_inputs
+from facedata.dataset import split_spec
 from facedata.errors import (
     DiskFullError,
     FacedataError,
@@ -24,14 +27,143 @@ from facedata.errors import (
     OutputExistsError,
     output_error,
 )
-from facedata.features.feature_set import VALUE_BYTES, FeatureSet, check_rows
-from facedata.features.labels import Labels, meta_lines, unlabelled_lines
-from facedata.features.sources import FeatureSource
+from facedata.features.arrays import open_npy
+from facedata.features.feature_set import NPY_MAGIC, VALUE_BYTES, FeatureSet, FeatureSource, check_rows
 from facedata.features.staging import new_folders, output_errors
-from facedata.files import StrPath, atomic_writer, check_room, open_regular, remove_stale_temporaries
+from facedata.files import (
+    StrPath,
+    atomic_writer,
+    check_room,
+    open_regular,
+    opened_regular,
+    read_exactly,
+    remove_stale_temporaries,
+)
 from facedata.jobs.signals import StopRequest
 
-__all__ = ["NO_LABELS", "UNLABELLED_ROWS", "PackOptions", "Packed", "pack_features", "save_features"]
+__all__ = [
+    "NO_LABELS",
+    "UNLABELLED_ROWS",
+    "Labels",
+    "PackOptions",
+    "Packed",
+    "meta_lines",
+    "open_labels",
+    "pack_features",
+    "save_features",
+]
+
+_BLOCK = 1 << 20  # labels
+_FIRST_LINE = 1 << 12
+_LARGEST = 10**18 - 1  # the most digits that a line of a .meta may have
+
+Integers = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels in order, read again each time."""
+
+    title: str
+    """The file or dataset."""
+    read: Callable[[], Iterator[Integers]]
+    """Yields the labels block by block, shape (M,)."""
+    stop: StopRequest | None = None
+    """Ends the reading between two blocks: the labels of a dataset may take minutes to read."""
+
+    def blocks(self) -> Iterator[NDArray[np.int64]]:
+        """All labels in order, block by block, each from -1 to the largest that a ``.meta`` may contain.
+
+        Raises `InputError` if they cannot be read; `FormatError` if one is not an integer or is out of range;
+        `InterruptedJobError` after a stop.
+        """
+        first = 0
+        for block in self.read():
+            if self.stop:
+                raise _stopped(self.title, "while reading labels")
+            wrong = np.flatnonzero((block < UNLABELLED) | (block > _LARGEST))
+            if len(wrong):
+                label = int(block[wrong[0]])
+                expected = f"at most {_LARGEST}" if label > _LARGEST else "an integer from 0, or -1 for unlabelled"
+                raise FormatError(
+                    f"{self.title}: the label of row {first + int(wrong[0]):,} is {label}; expected {expected}; rows "
+                    "count from 0"
+                )
+            first += len(block)
+            yield block.astype(np.int64, copy=False)
+
+    def count(self, limit: int | None = None) -> tuple[int, int]:
+        """How many labels there are, and how many classes the first `limit` rows have; raises as `blocks`."""
+        rows, classes = 0, np.empty(0, np.int64)
+        for block in self.blocks():
+            classes = np.union1d(classes, block if limit is None else block[: max(limit - rows, 0)])
+            rows += len(block)
+        return rows, int((classes != UNLABELLED).sum())
+
+
+def open_labels(where: StrPath) -> Labels:
+    """Open labels for the rows of a matrix, in the order of the rows.
+
+    They are text with an integer a line, as a ``.meta``; a list of ``path label`` lines; an ``.npy`` of integers, shape
+    (N,); a folder of class folders, in the order and with the labels of ``open_dataset("folder:...")``; or any other
+    dataset as ``format:path``.
+
+    Raises `InputError` if there is nothing, or it cannot be read; `FormatError` if it does not contain labels.
+    """
+    path = os.fspath(where)
+    if split_spec(path)[0] is not None and not os.path.lexists(path):
+        return _labels_of_dataset(path)
+    if os.path.isdir(path):
+        return _labels_of_dataset(f"folder:{path}")
+    with opened_regular(path) as descriptor:
+        head = read_exactly(descriptor, _FIRST_LINE, 0)
+    if head.startswith(NPY_MAGIC):
+        array = open_npy(path)
+        shape = array.header.shape
+        if array.header.dtype.kind not in "iu" or len(shape) != 1:
+            raise FormatError(
+                f"{path}: expected labels as integers of shape (rows,), found {array.dtype} of shape {shape}; "
+                "in Python: np.save(name, labels.ravel().astype(np.int64))"
+            )
+        return Labels(path, lambda: array.blocks(_BLOCK))
+    if len(head.partition(b"\n")[0].split()) > 1:
+        return Labels(path, lambda: iter([read_label_lines(path).labels]))
+    return Labels(path, lambda: read_labels(path))
+
+
+def _labels_of_dataset(spec: str) -> Labels:
+    source = open_inputs([spec])[0].source
+
+    def read() -> Iterator[Integers]:
+        first = 0
+        for block in source.labels():
+            unknown = np.flatnonzero(block < 0)
+            if len(unknown):
+                sample = first + int(unknown[0])
+                raise FormatError(f"{spec}: the label of sample {sample:,} is unknown; samples count from 0")
+            first += len(block)
+            yield block
+
+    return Labels(spec, read)
+
+
+def meta_lines(labels: Labels | str, rows: int) -> Iterator[bytes]:
+    """The first `rows` labels, or as many -1, as the lines of a ``.meta``, many at a time.
+
+    Raises `FormatError` if there are fewer labels.
+    """
+    if not isinstance(labels, Labels):
+        yield from (b"%d\n" % UNLABELLED * min(_BLOCK, rows - begin) for begin in range(0, rows, _BLOCK))
+        return
+    left = rows
+    for block in labels.blocks():
+        for begin in range(0, min(len(block), left), _BLOCK):
+            wanted = block[begin : min(begin + _BLOCK, left)].tolist()
+            yield ("\n".join(map(str, wanted)) + "\n").encode()
+        left -= min(len(block), left)
+    if left:
+        raise FormatError(f"{labels.title}: has {rows - left:,} labels, but {rows:,} rows need one each")
+
 
 UNLABELLED_ROWS = "unlabelled"
 """Instead of labels: -1 for every row."""
@@ -39,6 +171,7 @@ NO_LABELS = "none"
 """Instead of labels: no ``.meta``."""
 
 _EXTENSIONS = (".npy", ".bin")
+_NPY_HEADER = 128  # bytes of the header that np.save writes for a matrix, whatever its shape
 _log = logging.getLogger(__name__)
 
 
@@ -80,31 +213,17 @@ def pack_features(
 ) -> Packed:
     """Write a matrix as a feature set: ``features/NAME.bin`` and ``labels/NAME.meta``.
 
-    Both appear when both are complete, the matrix last. If the process is killed, at most the labels have appeared; the
-    same call starts again.
+    `labels` has a label for each row of the source, or is `UNLABELLED_ROWS` or `NO_LABELS`. Both files appear when both
+    are complete, the matrix last. If the process is killed, at most the labels have appeared; the same call starts
+    again. After an error, no partial file remains.
 
-    Parameters
-    ----------
-    source : FeatureSource
-    output : FeatureSet
-    labels : Labels or str
-        A label for each row of the source; or `UNLABELLED_ROWS`, or `NO_LABELS`.
-    options : PackOptions
-
-    Raises
-    ------
-    InputError
-        If the source or the labels cannot be read.
-    FormatError
-        If a row is not finite, all zero, or too large for float32; or if there is not a label for each row.
-    OutputError
-        If the output exists or cannot be written; no partial file remains.
-    InterruptedJobError
-        If it was stopped; no partial file remains.
+    Raises `InputError` if the source or the labels cannot be read; `FormatError` if a row is not finite, all zero, or
+    too large for float32, or if there is not a label for each row; `OutputError` if the output exists or cannot be
+    written; `InterruptedJobError` if it was stopped.
     """
     limit, overwrite = options.limit, options.overwrite
     if isinstance(labels, Labels) and options.stop is not None:
-        labels = _stoppable(labels, options.stop)
+        labels = replace(labels, stop=options.stop)
     # refuse what can be refused before the matrix is read
     _check_replaceable(output.features, source.path, overwrite=overwrite)
     rows = _limited(source.rows, limit)
@@ -129,7 +248,7 @@ def pack_features(
         files = [features]
         if meta is not None:  # it gets its name before the matrix: contexts end in reverse order
             files.append(stack.enter_context(_written(meta)))
-            files[-1].writelines(_label_lines(labels, rows))
+            files[-1].writelines(meta_lines(labels, rows))
         for file in files:
             file.flush()
             os.fsync(file.fileno())
@@ -152,12 +271,8 @@ def pack_features(
 def save_features(source: FeatureSource, path: StrPath, options: PackOptions = PackOptions()) -> Packed:
     """Write a matrix as one file: ``.npy`` as ``np.save`` writes it, or ``.bin`` without a header.
 
-    Raises
-    ------
-    OptionError
-        If the name has neither extension.
-    InputError, FormatError, OutputError, InterruptedJobError
-        As `pack_features`.
+    Raises `OptionError` if the name has neither extension; `InputError` or `FormatError` or `OutputError` or
+    `InterruptedJobError` as `pack_features`.
     """
     path = os.fspath(path)
     if not path.endswith(_EXTENSIONS):
@@ -175,31 +290,14 @@ def save_features(source: FeatureSource, path: StrPath, options: PackOptions = P
         return packed
     with _written(path) as file:
         if path.endswith(".npy"):
-            _write_npy_header(file, 0, source.dimensions)
+            file.write(bytes(_NPY_HEADER))
         rows = _write_rows(file, path, source, options)
         if path.endswith(".npy"):
             file.seek(0)
-            _write_npy_header(file, rows, source.dimensions)
+            described = {"descr": "<f4", "fortran_order": False, "shape": (rows, source.dimensions)}
+            np.lib.format.write_array_header_1_0(file, described)
         _check_replaceable(path, source.path, overwrite=options.overwrite)
     return replace(packed, rows=rows)
-
-
-def _write_npy_header(file: BinaryIO, rows: int, dimensions: int) -> None:
-    """Write the header that ``np.save`` writes for a matrix of float32: always 128 bytes, whatever its shape."""
-    described = {"descr": "<f4", "fortran_order": False, "shape": (rows, dimensions)}
-    np.lib.format.write_array_header_1_0(file, described)
-
-
-def _stoppable(labels: Labels, stop: StopRequest) -> Labels:
-    """The same labels, but a stop does not wait for the end of them: those of a dataset may take minutes to read."""
-
-    def read() -> Iterator[NDArray[np.integer]]:
-        for block in labels.read():
-            if stop:
-                raise _stopped(labels.title, "while reading labels")
-            yield block
-
-    return replace(labels, read=read)
 
 
 def _stopped(path: str, when: str) -> InterruptedJobError:
@@ -222,10 +320,6 @@ def _check_label_count(source: FeatureSource, labels: Labels | str, rows: int, l
             )
 
 
-def _label_lines(labels: Labels | str, rows: int) -> Iterator[bytes]:
-    return meta_lines(labels, rows) if isinstance(labels, Labels) else unlabelled_lines(rows)
-
-
 def _check_labels_replaceable(output: FeatureSet, labels: Labels | str, rows: int, *, overwrite: bool) -> None:
     """Refuse to replace a ``.meta`` with other labels; equal ones were left by a killed run, or are the input."""
     if not os.path.lexists(output.labels):
@@ -236,7 +330,7 @@ def _check_labels_replaceable(output: FeatureSet, labels: Labels | str, rows: in
                 f"{output.labels}: already exists, and would be taken for the labels of these features; choose another "
                 "name, or --overwrite to remove it"
             )
-    elif not _same_bytes(output.labels, _label_lines(labels, rows)):
+    elif not _same_bytes(output.labels, meta_lines(labels, rows)):
         source = labels.title if isinstance(labels, Labels) else ""
         _check_replaceable(output.labels, source, overwrite=overwrite)
 

@@ -42,16 +42,9 @@ _STYLE = {
 def check_plot_name(path: StrPath, *, overwrite: bool = False) -> None:
     """Refuse a plot that could not be written, before the work that it shows is done.
 
-    Raises
-    ------
-    OptionError
-        If the name does not end in ``.png``, ``.pdf`` or ``.svg``.
-    OutputExistsError
-        If the file exists, and `overwrite` is false.
-    MissingExtraError
-        If matplotlib is not installed.
-    OutputError
-        If its folder does not exist.
+    Raises `OptionError` if the name does not end in ``.png``, ``.pdf`` or ``.svg``; `OutputExistsError` if the file
+    exists, and `overwrite` is false; `MissingExtraError` if matplotlib is not installed; `OutputError` if its folder
+    does not exist.
     """
     name = os.fspath(path)
     if os.path.splitext(name)[1].lower() not in _METADATA:

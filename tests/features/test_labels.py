@@ -14,7 +14,7 @@ from support import file_of, jpeg
 
 from facedata.dataset import open_dataset
 from facedata.errors import FacedataError, FormatError, InputError
-from facedata.features.labels import Labels, meta_lines, open_labels, unlabelled_lines
+from facedata.features.pack import UNLABELLED_ROWS, Labels, meta_lines, open_labels
 
 
 def read(labels: Labels) -> list[int]:
@@ -86,7 +86,7 @@ def test_missing_and_too_few_labels_are_refused(tmp_path: Path) -> None:
     (tmp_path / "labels").write_text("1\n2\n")
     with pytest.raises(FormatError, match="has 2 labels, but 3 rows need one"):
         list(meta_lines(open_labels(tmp_path / "labels"), 3))
-    assert b"".join(unlabelled_lines((1 << 20) + 1)) == b"-1\n" * ((1 << 20) + 1)
+    assert b"".join(meta_lines(UNLABELLED_ROWS, (1 << 20) + 1)) == b"-1\n" * ((1 << 20) + 1)
 
 
 def test_the_output_of_an_unfinished_job_has_no_labels(tmp_path: Path) -> None:

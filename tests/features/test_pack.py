@@ -27,10 +27,18 @@ from facedata.errors import (
     OutputError,
     OutputExistsError,
 )
-from facedata.features.feature_set import FeatureSet
-from facedata.features.labels import Labels, open_labels
-from facedata.features.pack import NO_LABELS, UNLABELLED_ROWS, Packed, PackOptions, pack_features, save_features
-from facedata.features.sources import FeatureSource, open_features
+from facedata.features.feature_set import FeatureSet, FeatureSource
+from facedata.features.pack import (
+    NO_LABELS,
+    UNLABELLED_ROWS,
+    Labels,
+    Packed,
+    PackOptions,
+    open_labels,
+    pack_features,
+    save_features,
+)
+from facedata.features.sources import open_features
 from facedata.files import temporary_name
 from facedata.jobs.signals import StopRequest
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from support import file_of, peak_bytes
 
 from facedata.errors import EmptyDatasetError, FormatError, InputError, OptionError
-from facedata.features.sources import FeatureSource, open_features
+from facedata.features.feature_set import FeatureSource
+from facedata.features.sources import open_features
 
 Array = NDArray[Any]
 

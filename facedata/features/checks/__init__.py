@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from facedata.columns import UNLABELLED, read_labels
 from facedata.errors import FormatError, InputError, InputNotFoundError, OptionError, input_error
 from facedata.features.checks.neighbours import check_neighbours, neighbour_files
-from facedata.features.checks.quality import sample_pairs, sampled_share, similarity
 from facedata.features.checks.report import Classes, Finding, NeighbourFile, NotedRows, SetReport, Watch, unwatched
-from facedata.features.checks.rows import check_all_rows, find_duplicates
+from facedata.features.checks.rows import check_all_rows, find_duplicates, sample_pairs, sampled_share, similarity
 from facedata.features.feature_set import (
     NPY_MAGIC,
     VALUE_BYTES,
@@ -54,10 +53,7 @@ class CheckOptions:
 def set_names(root: StrPath) -> list[str]:
     """The names of the sets in a folder: those of ``features/*.bin``, sorted.
 
-    Raises
-    ------
-    InputError
-        If there is no such folder, it cannot be read, or it has no set.
+    Raises `InputError` if there is no such folder, it cannot be read, or it has no set.
     """
     folder = os.path.join(os.fspath(root), "features")
     try:
@@ -75,12 +71,8 @@ def check_feature_set(
 ) -> SetReport:
     """Check everything about a set in the folder `root`: matrix, labels, keys, and files of neighbours.
 
-    Raises
-    ------
-    InputError
-        If a file does not exist or cannot be read; what is wrong in it is a finding.
-    OptionError
-        If the dimensions are unknown.
+    Raises `InputError` if a file does not exist or cannot be read; what is wrong in it is a finding; `OptionError` if
+    the dimensions are unknown.
     """
     files = FeatureSet(os.fspath(root), name)
     if not os.path.lexists(files.features):

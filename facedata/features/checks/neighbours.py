@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.errors import FormatError
-from facedata.features.checks.quality import SameLabelCount
+from facedata.features.arrays import StoredArray, open_arrays, open_npy
 from facedata.features.checks.report import Finding, NeighbourFile, NotedRows, Observer
-from facedata.features.checks.rows import unit_rows
+from facedata.features.checks.rows import SameLabelCount, unit_rows
 from facedata.features.feature_set import BLOCK_BYTES, Matrix
-from facedata.features.sources.arrays import StoredArray, open_arrays, open_npy
 
 __all__ = ["check_neighbours", "neighbour_files"]
 

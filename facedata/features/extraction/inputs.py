@@ -81,12 +81,8 @@ class InputShape:
 def input_shape(inputs: Sequence[Any], options: ModelOptions) -> InputShape:
     """What the model takes, from its inputs as ONNX Runtime lists them and from the options.
 
-    Raises
-    ------
-    ModelError
-        If it does not take images; says what it takes.
-    OptionError
-        If an option contradicts the model, or is needed and missing.
+    Raises `ModelError` if it does not take images; says what it takes; `OptionError` if an option contradicts the
+    model, or is needed and missing.
     """
     path = options.path
     if len(inputs) != 1:
@@ -142,12 +138,7 @@ def _layout(found: Any, options: ModelOptions) -> Layout:
 def output_name(outputs: Sequence[Any], options: ModelOptions) -> str:
     """The name of the output with the embeddings.
 
-    Raises
-    ------
-    ModelError
-        If the model has no output.
-    OptionError
-        If it has several and none of them was chosen.
+    Raises `ModelError` if the model has no output; `OptionError` if it has several and none of them was chosen.
     """
     names = [str(output.name) for output in outputs]
     if not names:
@@ -219,10 +210,7 @@ class Preprocessing:
     def decode(self, data: bytes, height: int, width: int) -> NDArray[np.uint8]:
         """Decode an image to its pixels, shape (height, width, 3), BGR.
 
-        Raises
-        ------
-        RefusedSampleError
-            If it cannot be decoded, or has another size and may not be scaled.
+        Raises `RefusedSampleError` if it cannot be decoded, or has another size and may not be scaled.
         """
         image = decode_image(data)
         if image.shape[:2] == (height, width):

@@ -88,24 +88,11 @@ def plan_extraction(spec: str, root: StrPath, name: str, options: ExtractionOpti
     Row i, line i of the labels and line i of the keys belong to the same image, in the order of the source. Opens the
     dataset and tries the model, but writes nothing.
 
-    Parameters
-    ----------
-    spec : str
-        A path, whose format is found from its content, or ``format:path``.
-    root : path
-    name : str
-    options : ExtractionOptions
+    `spec` is a path, whose format is found from its content, or ``format:path``.
 
-    Raises
-    ------
-    InputError
-        If the dataset or the model cannot be read or used.
-    OptionError
-        If the options contradict each other, the model or the images.
-    OutputError
-        If the set would be written over the input.
-    InterruptedJobError
-        If SIGINT or SIGTERM ends the trial of the model.
+    Raises `InputError` if the dataset or the model cannot be read or used; `OptionError` if the options contradict each
+    other, the model or the images; `OutputError` if the set would be written over the input; `InterruptedJobError` if
+    SIGINT or SIGTERM ends the trial of the model.
     """
     output = FeatureOutput(FeatureSet(os.fspath(root), name), 0, 0, options.on_error)
     ((format_name, _, source),) = open_inputs([spec], options.opening)
@@ -158,14 +145,9 @@ def plan_extraction(spec: str, root: StrPath, name: str, options: ExtractionOpti
 def run_extraction(extraction: Extraction, job: JobOptions | None = None) -> JobSummary:
     """Run or resume a planned extraction.
 
-    Raises
-    ------
-    InputError
-        If the dataset or the model cannot be read, or images failed and `on_error` is ``"fail"``.
-    OutputError
-        If the set cannot be written, exists already, or belongs to another job.
-    InterruptedJobError
-        After SIGINT or SIGTERM; the same call resumes the job.
+    Raises `InputError` if the dataset or the model cannot be read, or images failed and `on_error` is ``"fail"``;
+    `OutputError` if the set cannot be written, exists already, or belongs to another job; `InterruptedJobError` after
+    SIGINT or SIGTERM; the same call resumes the job.
     """
     plan, output, job = extraction.plan, extraction.output, job or JobOptions()
     if job.workers is None and extraction.model.device == "cuda":

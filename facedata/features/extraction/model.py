@@ -61,23 +61,11 @@ class EmbeddingModel:
 
         On the CPU the network uses one thread. Not for a process that forks workers later.
 
-        Parameters
-        ----------
-        images : ndarray of shape (M, 3, H, W) or (M, H, W, 3), float32
-            M is at most the model's batch. If the batch is fixed, zeros are added.
-        mirrored : bool
-            Whether to embed the mirror images instead.
+        `images`, float32, have the shape (M, 3, H, W) or (M, H, W, 3), where M is at most the model's batch; if the
+        batch is fixed, zeros are added. The embeddings, float32, have the shape (M, D); `mirrored`: of mirror images.
 
-        Returns
-        -------
-        ndarray of shape (M, D), float32
-
-        Raises
-        ------
-        InputError
-            If the file no longer exists, or is not the one that was tried.
-        ModelError
-            If the model fails or returns something else than when it was tried.
+        Raises `InputError` if the file no longer exists, or is not the one that was tried; `ModelError` if the model
+        fails or returns something else than when it was tried.
         """
         shape, count = self.input, len(images)
         if mirrored:
@@ -123,18 +111,9 @@ def _run_network(session: Any, model: EmbeddingModel, images: Floats) -> Floats:
 def prepare_model(options: ModelOptions, stop: StopRequest | None = None) -> EmbeddingModel:
     """Read a model and try it once in a subprocess, so that any process can load it; `stop` ends the trial.
 
-    Raises
-    ------
-    InputError
-        If the file cannot be read.
-    ModelError
-        If it is not an ONNX model, or not one that turns images into embeddings.
-    OptionError
-        If it does not fit the options, or there is no such device.
-    MissingExtraError
-        If ONNX Runtime is not installed.
-    InterruptedJobError
-        If a stop was requested.
+    Raises `InputError` if the file cannot be read; `ModelError` if it is not an ONNX model, or not one that turns
+    images into embeddings; `OptionError` if it does not fit the options, or there is no such device;
+    `MissingExtraError` if ONNX Runtime is not installed; `InterruptedJobError` if a stop was requested.
     """
     if importlib.util.find_spec("onnxruntime") is None:
         raise MissingExtraError("extract-features", "features", "onnxruntime is not installed")

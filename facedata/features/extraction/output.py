@@ -85,12 +85,8 @@ class FeatureOutput(StagedOutput):
     def prepare(self) -> None:
         """Make the matrix at its full size.
 
-        Raises
-        ------
-        DiskFullError
-            If the disk is too small for it: that is better known before hours of work.
-        OutputError
-            If it cannot be written, or rows of it were written and it no longer exists.
+        Raises `DiskFullError` if the disk is too small for it: that is better known before hours of work; `OutputError`
+        if it cannot be written, or rows of it were written and it no longer exists.
         """
         super().prepare()
         with output_errors(self.staging):
@@ -134,14 +130,8 @@ class FeatureOutput(StagedOutput):
     def finish(self, shards: int) -> Mapping[str, Any]:
         """Publish labels and keys, then the matrix.
 
-        Raises
-        ------
-        InputError
-            If images failed and `on_error` is ``"fail"``: then nothing is published, and all work is kept.
-        EmptyDatasetError
-            If all images failed.
-        OutputError
-            If a file cannot be written, or a part was lost.
+        Raises `InputError` if images failed and `on_error` is ``"fail"``: then nothing is published, and all work is
+        kept; `EmptyDatasetError` if all images failed; `OutputError` if a file cannot be written, or a part was lost.
         """
         with output_errors(self.path):
             good = self._choose_rows(shards)

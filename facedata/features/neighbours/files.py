@@ -55,13 +55,8 @@ ReadBlocks = Callable[[], Iterator[Neighbours]]
 def with_itself_first(ids: NDArray[np.int64], cosines: NDArray[np.float32], rows: NDArray[np.int64]) -> Neighbours:
     """Put each row first among its own neighbours, at distance 0, and turn cosines into distances in [`NEAREST`, 1].
 
-    Parameters
-    ----------
-    ids, cosines : ndarray of shape (M, k)
-        Nearest first. A row may be at any place among its neighbours, or, after k duplicates, at none: then it
-        replaces the last.
-    rows : ndarray of shape (M,)
-        The numbers of the rows.
+    `ids` and `cosines`, shape (M, k), have the nearest first; `rows`, shape (M,), are the numbers of the rows. A row
+    may be at any place among its neighbours, or, after k duplicates, at none: then it replaces the last.
     """
     itself = ids == rows[:, None]
     place = np.where(itself.any(axis=1), itself.argmax(axis=1), ids.shape[1] - 1)

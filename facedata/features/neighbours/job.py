@@ -16,12 +16,16 @@ import numpy as np
 from facedata.errors import OptionError
 from facedata.features.feature_set import Floats, OpenedSet
 from facedata.features.neighbours.files import FORMATS, NeighbourOutput, with_itself_first
-from facedata.features.neighbours.method import CUDA, Method, cut_search, fit_into_memory, import_faiss
 from facedata.features.neighbours.search import (
+    CUDA,
     IndexSearch,
+    Method,
     Nearest,
     UnitRows,
+    cut_search,
     exact_nearest,
+    fit_into_memory,
+    import_faiss,
     measured_recall,
     use_one_core,
 )
@@ -73,12 +77,8 @@ class SearchThreads(ThreadPoolExecutor):
 class NeighbourJob:
     """A planned search for the k nearest neighbours, by the cosine, of all rows of a set; planning writes nothing.
 
-    Raises
-    ------
-    OptionError
-        If there are fewer rows than neighbours, the memory is too small, or options contradict each other.
-    MissingExtraError
-        If faiss is not installed.
+    Raises `OptionError` if there are fewer rows than neighbours, the memory is too small, or options contradict each
+    other; `MissingExtraError` if faiss is not installed.
     """
 
     def __init__(self, opened: OpenedSet, options: NeighbourOptions | None = None) -> None:
@@ -130,14 +130,9 @@ class NeighbourJob:
         The workers and the executor of `job` are ignored: `NeighbourOptions.threads` counts. The facts of the summary
         hold the parameters of the search, its ``recall`` (None if it is exact), the ``files`` and ``file_bytes``.
 
-        Raises
-        ------
-        FormatError
-            If a row is not finite or all zero; names it.
-        OutputError
-            If the output cannot be written, or belongs to another job.
-        InterruptedJobError
-            After SIGINT or SIGTERM; the same call resumes the job.
+        Raises `FormatError` if a row is not finite or all zero; names it; `OutputError` if the output cannot be
+        written, or belongs to another job; `InterruptedJobError` after SIGINT or SIGTERM; the same call resumes the
+        job.
         """
         if self._options.output is None:
             make_folders(os.path.dirname(self.output.path))

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from facedata.errors import FormatError, OptionError, OutputError, OutputExistsError, OutputMismatchError
 from facedata.features.feature_set import OpenedSet, open_feature_set
 from facedata.features.neighbours.job import NeighbourJob, NeighbourOptions
-from facedata.features.neighbours.method import Method, fit_into_memory
 from facedata.features.neighbours.search import (
     IndexSearch,
+    Method,
     Nearest,
     UnitRows,
     exact_nearest,
+    fit_into_memory,
     measured_recall,
     to_unit_length,
 )

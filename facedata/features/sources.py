@@ -1,8 +1,9 @@
-"""Tables: rows of numbers in text, ``.csv`` and the like, and a column of lists of floats in a Parquet file."""
+"""Sources of features: files of several kinds, each read in blocks of rows and never whole."""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,10 +16,175 @@ from numpy.typing import NDArray
 from facedata.columns import whole_lines
 from facedata.converters.parquet.library import first_line, import_pyarrow, open_parquet
 from facedata.errors import EmptyDatasetError, FacedataError, FormatError, OptionError
-from facedata.features.sources.base import FLOATS, FeatureSource, Rows, check_shape, rows_at_once
+from facedata.features.arrays import Header, StoredArray, check_matrix, is_torch_archive, open_npy, open_npz
+from facedata.features.feature_set import (
+    FLOATS,
+    NPY_MAGIC,
+    FeatureSource,
+    Rows,
+    check_shape,
+    labelled_rows,
+    open_matrix,
+    other_kind,
+    rows_at_once,
+    size_and_head,
+)
+from facedata.files import StrPath
+from facedata.jobs.journal import refuse_unfinished
 from facedata.text import listed
 
-__all__ = ["NumbersInText", "ParquetColumn", "open_parquet_column", "open_text"]
+__all__ = [
+    "open_features",
+]
+
+_ZIP = b"PK\x03\x04"
+_PARQUET = b"PAR1"
+_PICKLES = (".pkl", ".pickle")
+_TORCH = (".pt", ".pth", ".ckpt")
+_KINDS = {
+    ".npy": "npy",
+    ".npz": "npz",
+    ".bin": "bin",
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".txt": "csv",
+}
+_OPTION_OF = {"--dim": "bin", "--dtype": "bin", "--array": "npz", "--column": "parquet"}
+
+
+def open_features(
+    path: StrPath,
+    *,
+    dimensions: int | None = None,
+    dtype: str | None = None,
+    array: str | None = None,
+    column: str | None = None,
+) -> FeatureSource:
+    """Open a matrix of features; the kind of the file is known by its first bytes, else by its name.
+
+    Parameters
+    ----------
+    path : path
+        ``.npy``, ``.npz``, ``.bin``, ``.parquet``, or ``.csv``, ``.tsv`` or ``.txt`` with numbers.
+    dimensions : int, optional
+        For ``.bin``: values in a row. Not needed if the ``.meta`` of the set, or one beside the file, shows how many
+        rows there are.
+    dtype : str, optional
+        For ``.bin``: one of `FLOATS`, little-endian; by default float32, and then bytes that make sense only as
+        another type are refused.
+    array, column : str, optional
+        For ``.npz``, the name of the array; for ``.parquet``, that of the column.
+
+    Raises
+    ------
+    InputError, FormatError
+        If the file cannot be read, or is not a matrix of floats; pickles, also of PyTorch, are never loaded.
+    OptionError
+        If an option does not apply to such a file, or one is missing.
+    """
+    path = os.fspath(path)
+    kind = _kind_of(path)
+    given = {"--dim": dimensions, "--dtype": dtype, "--array": array, "--column": column}
+    for option, value in given.items():
+        if value is not None and _OPTION_OF[option] != kind:
+            raise OptionError(
+                f"{option} applies to .{_OPTION_OF[option]} files, but {path} is read as .{kind}: leave it out"
+            )
+    if kind == "npz":
+        return open_npz(path, array)
+    if kind == "bin":
+        return _open_bin(path, dimensions, dtype)
+    if kind == "parquet":
+        return open_parquet_column(path, column)
+    if kind == "csv":
+        return open_text(path)
+    opened = open_npy(path)
+    check_matrix(opened)
+    return opened
+
+
+def _kind_of(path: str) -> str:
+    extension = os.path.splitext(path)[1].lower()
+    _, head = size_and_head(path)
+    if extension in (*_PICKLES, *_TORCH):
+        raise _pickle_error(path, torch=extension in _TORCH)
+    if head.startswith(NPY_MAGIC):
+        return "npy"
+    if head.startswith(_ZIP) and extension != ".bin":
+        if is_torch_archive(path):
+            raise _pickle_error(path, torch=True)
+        return "npz"
+    if head.startswith(_PARQUET) and extension != ".bin":
+        return "parquet"
+    if extension not in _KINDS:
+        raise FormatError(f"{path}: is not a known kind of file; expected one of {', '.join(_KINDS)}")
+    return _KINDS[extension]
+
+
+def _pickle_error(path: str, *, torch: bool) -> FormatError:
+    target = f"{os.path.splitext(os.path.basename(path))[0]}.npy"
+    loaded = f"torch.load({path!r}, map_location='cpu', weights_only=True).detach().float().numpy()"
+    unpickled = f"pickle.load(open({path!r}, 'rb'))"
+    return FormatError(
+        f"{path}: is a pickle, which may run any program when it is loaded, so facedata never loads it. If you trust "
+        f"it, these two lines of Python convert it:\n  import numpy, {'torch' if torch else 'pickle'}\n"
+        f"  numpy.save({target!r}, {loaded if torch else unpickled})"
+    )
+
+
+def _open_bin(path: str, dimensions: int | None, dtype: str | None) -> StoredArray:
+    """Open a matrix without a header, whose shape the options or the labels of its set must give."""
+    refuse_unfinished(path)
+    size, _ = size_and_head(path)
+    if not size:
+        raise EmptyDatasetError(f"{path}: is empty")
+    labels = _labels_of(path)
+    rows = labelled_rows(labels, path) if labels else None
+    if dtype in (None, "float32"):
+        matrix = open_matrix(path, dimensions, rows, counted_in=labels or "")
+        # float64 of half as many rows has the same size
+        if dtype is None and (kind := other_kind(matrix)) is not None:
+            way = f"give --dtype {kind}, with the --dim of such rows"
+            if kind not in FLOATS:
+                code = f">f{FLOATS[kind.rpartition(' ')[2]]}"
+                way = f"in Python: numpy.fromfile(name, '{code}').astype('<f4').tofile(other_name)"
+            raise FormatError(
+                f"{path}: expected float32, found bytes that make sense only as {kind}: {way}; or --dtype float32, to "
+                "accept them as they are"
+            )
+        return _bin(path, matrix.rows, matrix.dimensions, "float32")
+    assert dtype is not None
+    if dimensions is None:
+        raise OptionError(f"{path}: --dtype needs --dim too")
+    check_shape(path, None, dimensions)
+    row = dimensions * FLOATS[dtype]
+    found = size // row if rows is None else rows
+    if size != found * row or not found:
+        expected, counted = f"{found * row:,}", f" ({rows:,} lines in {labels})"
+        if rows is None:
+            expected, counted = f"a multiple of {row:,}", ""
+        raise FormatError(
+            f"{path}: expected {expected} bytes for {dimensions:,} {dtype} a row, found {size:,}{counted}"
+        )
+    return _bin(path, found, dimensions, dtype)
+
+
+def _bin(path: str, rows: int, dimensions: int, dtype: str) -> StoredArray:
+    header = Header(np.dtype(dtype).newbyteorder("<"), (rows, dimensions), fortran=False, size=0)
+    return StoredArray.of(path, path, header, 0)
+
+
+def _labels_of(path: str) -> str | None:
+    """The labels of the set ``ROOT/features/NAME.bin``, or else the ``.meta`` beside the file."""
+    folder, name = os.path.split(path)
+    stem = name.removesuffix(".bin")
+    labels = os.path.join(folder, f"{stem}.meta")
+    if os.path.basename(os.path.abspath(folder)) == "features" and stem != name:
+        root = os.path.dirname(folder) if os.path.basename(folder) == "features" else os.path.join(folder, "..")
+        labels = os.path.join(root, "labels", f"{stem}.meta")
+    return labels if os.path.lexists(labels) else None
+
 
 _LONGEST_LINE = 1 << 25  # a million numbers
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -78,14 +244,8 @@ def _blocks_of_lines(path: str) -> Iterator[tuple[int, list[str]]]:
 def open_text(path: str) -> NumbersInText:
     """Open a table of numbers separated by commas, semicolons, tabs or spaces; a first line of names is skipped.
 
-    Raises
-    ------
-    InputError
-        If the file cannot be read.
-    FormatError
-        If its first line is neither a row of numbers nor a header.
-    EmptyDatasetError
-        If it has no rows.
+    Raises `InputError` if the file cannot be read; `FormatError` if its first line is neither a row of numbers nor a
+    header; `EmptyDatasetError` if it has no rows.
     """
     lines = list(islice(chain.from_iterable(lines for _, lines in _blocks_of_lines(path)), 2))
     if not lines:
@@ -183,16 +343,8 @@ def open_parquet_column(path: str, column: str | None = None) -> ParquetColumn:
     `column` is one of lists, or of lists of a fixed size, of half, single or double floats; it is needed only if there
     are several.
 
-    Raises
-    ------
-    MissingExtraError
-        If pyarrow is not installed.
-    InputError
-        If the file cannot be read.
-    FormatError
-        If it is damaged.
-    OptionError
-        If there is no such column, or there are several and none is named.
+    Raises `MissingExtraError` if pyarrow is not installed; `InputError` if the file cannot be read; `FormatError` if it
+    is damaged; `OptionError` if there is no such column, or there are several and none is named.
     """
     with open_parquet(path) as file:
         types = {field.name: _float_type(field.type) for field in file.schema_arrow}

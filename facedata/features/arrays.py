@@ -20,13 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.errors import EmptyDatasetError, FacedataError, FormatError, OptionError
-from facedata.features.feature_set import NPY_MAGIC, read_into
-from facedata.features.sources.base import BLOCK_BYTES, FLOATS, FeatureSource, check_shape, rows_at_once
+from facedata.features.feature_set import (
+    CACHED_BYTES,
+    FLOATS,
+    NPY_MAGIC,
+    FeatureSource,
+    check_shape,
+    read_into,
+    rows_at_once,
+)
 from facedata.files import opened_regular, read_exactly
 from facedata.text import listed
 
 __all__ = [
-    "ArrayInFile",
     "Header",
     "StoredArray",
     "check_matrix",
@@ -111,14 +117,22 @@ class StoredArray(FeatureSource):
     header: Header
     offset: int
     """The byte at which its values begin, in the file or in the member of an archive."""
+    member: str | None = None
+    """The member of an archive that has to be unpacked from front to back; None if the values lie in the file as is."""
 
     @classmethod
-    def of(cls, path: str, title: str, header: Header, offset: int, **more: Any) -> Self:
-        """An array that has this header."""
-        rows = header.shape[0] if header.shape else 0
-        dimensions, dtype = math.prod(header.shape[1:]), header.dtype.name
-        known: dict[str, Any] = {"path": path, "title": title, "header": header, "offset": offset, **more}
-        return cls(rows=rows, dimensions=dimensions, dtype=dtype, **known)
+    def of(cls, path: str, title: str, header: Header, offset: int, member: str | None = None) -> Self:
+        """An array that has this header; in Fortran order, it must be a matrix that lies in a file."""
+        return cls(
+            path=path,
+            title=title,
+            rows=header.shape[0] if header.shape else 0,
+            dimensions=math.prod(header.shape[1:]),
+            dtype=header.dtype.name,
+            header=header,
+            offset=offset,
+            member=member,
+        )
 
     @property
     def row_bytes(self) -> int:
@@ -126,18 +140,17 @@ class StoredArray(FeatureSource):
         return self.dimensions * self.header.dtype.itemsize
 
     def blocks(self, at_once: int | None = None) -> Iterator[NDArray[Any]]:
-        """All rows in order, `at_once` rows at a time, by default some MiB; raises as `FeatureSource.blocks`."""
-        raise NotImplementedError
-
-
-class ArrayInFile(StoredArray):
-    """An array that lies in a file as it is in memory; in Fortran order, it must be a matrix."""
-
-    def blocks(self, at_once: int | None = None) -> Iterator[NDArray[Any]]:
-        """All rows in order; a block is valid until the next one is requested."""
+        """All rows in order, `at_once` rows at a time, by default some MiB; see `FeatureSource.blocks`."""
         dtype, fortran = self.header.dtype, self.header.fortran
-        step = at_once or rows_at_once(self.row_bytes, _COLUMN_BLOCK_BYTES if fortran else BLOCK_BYTES)
+        step = at_once or rows_at_once(self.row_bytes, _COLUMN_BLOCK_BYTES if fortran else CACHED_BYTES)
         count = min(step, self.rows)
+        if self.member is not None:
+            with _open_archive(self.path) as archive, archive.open(self.member) as stream:
+                _read(stream, self.offset, self.title)
+                for begin in range(0, self.rows, step):
+                    data = _read(stream, min(step, self.rows - begin) * self.row_bytes, self.title)
+                    yield np.frombuffer(data, dtype).reshape(-1, *self.header.shape[1:])
+            return
         # read and not mapped: a mapped file that is cut short meanwhile kills the process
         with opened_regular(self.path) as descriptor:
             if fortran:
@@ -172,35 +185,15 @@ def check_matrix(array: StoredArray) -> None:
     check_shape(array.title, array.rows, array.dimensions)
 
 
-def open_npy(path: str) -> ArrayInFile:
+def open_npy(path: str) -> StoredArray:
     """Open an array of numbers of any shape, saved by ``np.save``.
 
-    Raises
-    ------
-    InputError
-        If the file cannot be read.
-    FormatError
-        If it is not such an array, its header is longer than 10,000 bytes, or its size is not what its header says.
+    Raises `InputError` if the file cannot be read; `FormatError` if it is not such an array, its header is longer than
+    10,000 bytes, or its size is not what its header says.
     """
     with opened_regular(path) as descriptor:
         header = _read_header(read_exactly(descriptor, _HEADER_BYTES, 0), os.fstat(descriptor).st_size, path)
-    return ArrayInFile.of(path, path, header, header.size)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArrayInArchive(StoredArray):
-    """An array in a member of a zip archive, in C order, read from front to back."""
-
-    member: str
-
-    def blocks(self, at_once: int | None = None) -> Iterator[NDArray[Any]]:
-        """All rows in order."""
-        step = at_once or rows_at_once(self.row_bytes)
-        with _open_archive(self.path) as archive, archive.open(self.member) as stream:
-            _read(stream, self.offset, self.title)
-            for begin in range(0, self.rows, step):
-                data = _read(stream, min(step, self.rows - begin) * self.row_bytes, self.title)
-                yield np.frombuffer(data, self.header.dtype).reshape(-1, *self.header.shape[1:])
+    return StoredArray.of(path, path, header, header.size)
 
 
 def _read(stream: IO[bytes], size: int, title: str) -> bytes:
@@ -250,7 +243,7 @@ def _open_member(archive: zipfile.ZipFile, path: str, name: str) -> StoredArray:
     with archive.open(member) as stream:
         header = _read_header(stream.read(_HEADER_BYTES), member.file_size, title)
     if not header.fortran:
-        return ArrayInArchive.of(path, title, header, header.size, member=name)
+        return StoredArray.of(path, title, header, header.size, name)
     if member.compress_type != zipfile.ZIP_STORED:  # columns are read side by side, from a file as it is
         raise FormatError(
             f"{title}: is compressed, and stored column by column (Fortran order): it cannot be read row by row. In "
@@ -261,7 +254,7 @@ def _open_member(archive: zipfile.ZipFile, path: str, name: str) -> StoredArray:
     local = archive.fp.read(_LOCAL_HEADER)
     names = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
     offset = member.header_offset + _LOCAL_HEADER + names + header.size
-    return ArrayInFile.of(path, title, header, offset)
+    return StoredArray.of(path, title, header, offset)
 
 
 def is_torch_archive(path: str) -> bool:
@@ -276,14 +269,8 @@ def is_torch_archive(path: str) -> bool:
 def open_npz(path: str, array: str | None = None) -> FeatureSource:
     """Open a matrix of floats in an ``.npz``.
 
-    Raises
-    ------
-    InputError
-        If the file cannot be read.
-    FormatError
-        If it is not an archive of arrays, or the array is not a matrix of floats.
-    OptionError
-        If there are several arrays and `array` does not name one of them.
+    Raises `InputError` if the file cannot be read; `FormatError` if it is not an archive of arrays, or the array is not
+    a matrix of floats; `OptionError` if there are several arrays and `array` does not name one of them.
     """
     with _open_archive(path) as archive:
         names = [name.removesuffix(_SUFFIX) for name in archive.namelist() if name.endswith(_SUFFIX)]
@@ -301,12 +288,8 @@ def open_npz(path: str, array: str | None = None) -> FeatureSource:
 def open_arrays(path: str) -> dict[str, StoredArray]:
     """Open the arrays of an ``.npz`` by name, or the one of an ``.npy`` under the empty name.
 
-    Raises
-    ------
-    InputError
-        If the file cannot be read.
-    FormatError
-        If it is not such a file, is damaged, or has something else in it than a few arrays of numbers.
+    Raises `InputError` if the file cannot be read; `FormatError` if it is not such a file, is damaged, or has something
+    else in it than a few arrays of numbers.
     """
     with opened_regular(path) as descriptor:
         head = read_exactly(descriptor, 2, 0)
