@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any
 
 from facedata.download.archives.parts import Archive
-from facedata.download.archives.reading import CHUNK, MAX_RATIO, Event, JoinedParts, Member, quoted
+from facedata.download.archives.reading import CHUNK, MAX_RATIO, Event, JoinedParts, Member, quoted, read_tar
 from facedata.download.archives.staging import (
     OWN_PREFIX,
     Extraction,
@@ -26,6 +26,7 @@ from facedata.download.archives.staging import (
     publish,
     safe_name,
 )
+from facedata.download.archives.zip import ZipReader
 from facedata.download.checksums import new_hasher
 from facedata.errors import (
     ArchiveError,
@@ -80,7 +81,6 @@ def extract_archive(
     archive : Archive
         From `group_archives`.
     output : path
-        A folder, created if it does not exist.
     overwrite : bool
         Replace files of the same names, and unpack again what was unpacked before.
     max_ratio : float
@@ -90,10 +90,6 @@ def extract_archive(
     observer : callable, optional
         Called with the compressed bytes that are done and the compressed bytes in all.
     stop : StopRequest, optional
-
-    Returns
-    -------
-    Extraction
 
     Raises
     ------
@@ -145,7 +141,7 @@ class _Run:
     stop: StopRequest | None
 
     def __post_init__(self) -> None:
-        self._size, self._tree = self.archive.size, str(self.staging.tree)
+        self._size = self.archive.size
         self._progress = Progress()
         self._conflicts = OutputConflicts(self.output, self.archive.parts, overwrite=self.overwrite)
         self._refused_list, self._written_at, self._unsynced = -1, monotonic(), 0
@@ -154,7 +150,6 @@ class _Run:
         self._syncing: Future[None] | None = None
 
     def run(self) -> Extraction:
-        """Unpack and publish; what is not worth keeping is removed."""
         try:
             self._progress = self.staging.open()
             if not self._progress.complete:
@@ -183,7 +178,14 @@ class _Run:
         parts = JoinedParts(self.archive.parts)
         self._refused_list = os.open(self.staging.refused, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
         try:
-            with closing(self._events(self._reader(parts), parts)) as events:
+            if self.archive.kind == "zip":
+                reader = ZipReader(self.archive, parts)
+                size = reader.check(self._progress.mark, self.max_ratio, self._check_stop)
+                check_room(self.output, size, self.archive.name, _KEPT)
+                read = reader.read(self._progress.mark)
+            else:
+                read = read_tar(self.archive, parts, self._progress.mark, self.max_ratio)
+            with closing(self._events(read, parts)) as events:
                 event = next(events, None)
                 while event is not None:
                     event = self._take(event, events) if isinstance(event, Member) else next(events, None)
@@ -202,19 +204,6 @@ class _Run:
             parts.close()
         self._progress.complete = True
         self.staging.sync(self._progress)
-
-    def _reader(self, parts: JoinedParts) -> Iterator[Event]:
-        mark = self._progress.mark
-        if self.archive.kind != "zip":
-            from facedata.download.archives.tar import read_tar
-
-            return read_tar(self.archive, parts, mark, self.max_ratio)
-        from facedata.download.archives.zip import ZipReader
-
-        reader = ZipReader(self.archive, parts)
-        size = reader.check(mark, self.max_ratio, self._check_stop)
-        check_room(self.output, size, self.archive.name, _KEPT)
-        return reader.read(mark)
 
     def _events(self, events: Iterator[Event], parts: JoinedParts) -> Generator[Event]:
         """Read in a background thread, in batches, and report how far it is."""
@@ -262,7 +251,7 @@ class _Run:
             refusal = self._conflicts.refusal(name, is_folder=member.is_folder)
         event: Event | None = None
         if not refusal and name:
-            path = f"{self._tree}/{name}"
+            path = f"{self.staging.tree}/{name}"
             try:
                 if member.is_folder:
                     os.makedirs(path, exist_ok=True)

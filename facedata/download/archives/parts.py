@@ -6,6 +6,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -46,16 +47,9 @@ _NAME_OF_A_SPLIT = re.compile(r".*(?:\.(?:tar|tgz|gz|zip)[._-]?(?:part)?[._-]?|\
 
 @dataclass(frozen=True)
 class Archive:
-    """An archive, whole or in parts.
+    """An archive, whole or in `parts`, in their order.
 
-    Attributes
-    ----------
-    name : str
-        Of the file, or what the names of its parts have in common.
-    kind : {'tar', 'tar.gz', 'zip'}
-        By its content.
-    parts : tuple of Path
-        In order.
+    `name` is that of the file, or what the names of its parts have in common; `kind` is found by the content.
     """
 
     name: str
@@ -120,14 +114,9 @@ def group_archives(paths: Sequence[str | os.PathLike[str]], *, expected: Sequenc
     Parameters
     ----------
     paths : sequence of path
-        Whole archives and parts of archives, in any order.
+        Whole archives and parts of archives, in any order; the archives are in the order of their first files.
     expected : sequence of str
         Names of files that are known to belong together, from a catalogue, so that a missing last part is noticed.
-
-    Returns
-    -------
-    list of Archive
-        In the order in which the first file of each was given.
 
     Raises
     ------
@@ -156,7 +145,10 @@ def group_archives(paths: Sequence[str | os.PathLike[str]], *, expected: Sequenc
             if first in files.values() or first.is_file():
                 name = PartName(path.name[:-3], "", "zip", _LAST, 2)
         if name is None:
-            archives.append(Archive(path.name, _kind_or_error(path), (path,)))
+            kind = _kind(head := _read_head(path))
+            if kind is None:
+                raise _not_an_archive(path, head)
+            archives.append(Archive(path.name, kind, (path,)))
             continue
         key: tuple[str, ...] = name.series
         if name.number in all_series.setdefault(key, _Series(name)).given:
@@ -183,10 +175,9 @@ def _find_beside(series: _Series) -> dict[int, Path]:
     """Find the files in the folders of the given ones that belong to the series without a gap between them."""
     found: dict[int, Path] = {}
     for folder in {path.parent for path in series.given.values()}:
-        try:
+        names: list[str] = []
+        with suppress(OSError):  # a folder that may be entered but not listed
             names = os.listdir(folder)
-        except OSError:  # a folder that may be entered but not listed
-            continue
         for text in names:
             name = parse_part_name(text)
             number = name.number if name and name.series == series.name.series else None
@@ -236,8 +227,8 @@ def _assemble(series: _Series, run: dict[int, Path], expected: Sequence[str]) ->
         head = _read_head(path) if number in series.given else b"-"
         other = path == parts[0] and head.startswith(tuple(_OTHER_KINDS))
         if not head or web_page_title(head) is not None or other:
-            raise ArchiveError(_describe(path, head))
-    kind = _kind(_read_head(parts[0]))
+            raise _not_an_archive(path, head)
+    kind = _kind(first_head := _read_head(parts[0]))
 
     names = [(text, parse_part_name(text)) for text in expected]
     wanted = {name.number: text for text, name in names if name and name.series == series.name.series}
@@ -262,7 +253,9 @@ def _assemble(series: _Series, run: dict[int, Path], expected: Sequence[str]) ->
     if len(parts) > 1:
         stem = re.sub(r"[._-]*(?:part)?[._-]*$", "", series.name.before, flags=re.IGNORECASE)
         name = stem + (".zip" if series.name.style == "zip" else series.name.after) or name
-    return Archive(name, kind or _kind_or_error(parts[0]), parts)
+    if kind is None:
+        raise _not_an_archive(parts[0], first_head)
+    return Archive(name, kind, parts)
 
 
 def _wanted_numbers(name: PartName, numbers: Sequence[int], *, begins_archive: bool) -> Iterable[int]:
@@ -318,16 +311,8 @@ def _begins_tar(block: bytes) -> bool:
     return not any(header) or sum(header[:148]) + 8 * ord(" ") + sum(header[156:]) == checksum
 
 
-def _kind_or_error(path: Path) -> Kind:
-    head = _read_head(path)
-    kind = _kind(head)
-    if kind is None:
-        raise ArchiveError(_describe(path, head))
-    return kind
-
-
-def _describe(path: Path, head: bytes) -> str:
-    """What a file that is not a supported archive is, and what to do."""
+def _not_an_archive(path: Path, head: bytes) -> ArchiveError:
+    """The error that says what a file is that is not a supported archive, and what to do."""
     other = [text for magic, text in _OTHER_KINDS.items() if head.startswith(magic)]
     if not head:
         text = "is empty (0 bytes); fetch it again"
@@ -342,4 +327,4 @@ def _describe(path: Path, head: bytes) -> str:
         text = f"is gzip data, but not of a tar archive; if it is a single file, use: gunzip {path}"
     else:
         text = "is not a tar, gzip or zip file, nor the first part of one; check its checksum, or fetch it again"
-    return f"{path}: {text}"
+    return ArchiveError(f"{path}: {text}")

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -56,17 +57,14 @@ class Extraction:
 
     Attributes
     ----------
-    archive : str
-        Its name.
-    output : str
+    archive, output : str
+        The archive's name and the folder.
     files, folders, bytes : int
         Unpacked; a name that the archive has twice counts twice.
     refused_count : int
         Members that were not unpacked.
     refused : tuple of (name, reason)
-        The first of them, at most 100.
-    refused_list : str or None
-        The file that names all of them, one JSON object a line.
+        The first of them, at most 100; the file `refused_list` names all, one JSON object a line.
     top_level : tuple of str
         The names at the top level, at most 1000.
     digests : dict of str to Digest
@@ -92,17 +90,9 @@ class Extraction:
 class Progress:
     """How much of an archive has been unpacked.
 
-    Attributes
-    ----------
-    mark : int
-        The `Member.mark` of the last finished member.
-    refused_bytes : int
-        The length of the list of refused members.
-    digests : dict of str to (algorithm, value)
-    samples : list of (name, size)
-        Some files, at most 64, spread over the archive, by which a later run sees whether the output still exists.
-    complete : bool
-        Everything is unpacked, verified and on the disk.
+    `mark` is the `Member.mark` of the last finished member, `refused_bytes` the length of the list of refused members.
+    `samples` has names and sizes of some files, at most 64, spread over the archive, by which a later run sees whether
+    the output still exists. If it is `complete`, everything is unpacked, verified and on the disk.
     """
 
     mark: int = 0
@@ -190,10 +180,6 @@ class Staging:
                     _log.info("%s: deleted, since the parts that it was unpacked from have changed", folder)
                     shutil.rmtree(folder)
 
-    def write(self, progress: Progress) -> None:
-        """Write how far the archive is unpacked."""
-        self._write("progress.json", progress, sync=False)
-
     def sync(self, progress: Progress) -> None:
         """Force all members to the disk, then write that those which `progress` counts are there."""
         import ctypes
@@ -205,9 +191,10 @@ class Staging:
                 os.sync()
         finally:
             os.close(descriptor)
-        self._write("synced.json", progress, sync=True)
+        self.write(progress, "synced.json", sync=True)
 
-    def _write(self, name: str, progress: Progress, *, sync: bool) -> None:
+    def write(self, progress: Progress, name: str = "progress.json", *, sync: bool = False) -> None:
+        """Write how far the archive is unpacked."""
         state = {"parts": self._versions, "boot": boot_id(), "progress": asdict(progress)}
         with output_errors(self.folder / name), atomic_writer(self.folder / name, sync=sync) as file:
             file.write(json.dumps(state).encode())
@@ -321,7 +308,7 @@ class OutputConflicts:
     def __init__(self, output: Path, parts: Iterable[Path], *, overwrite: bool) -> None:
         self._output, self._overwrite = str(output), overwrite
         self._parts = [os.stat(part) for part in parts]
-        self._folders: dict[str, tuple[bool, str]] = {}
+        self._examine_folder = lru_cache(_CACHED_FOLDERS)(self._examine)
 
     def refusal(self, name: str, *, is_folder: bool) -> str:
         """Return why a member may not be written at `name`; empty if it may.
@@ -331,12 +318,7 @@ class OutputConflicts:
         OutputExistsError
             If something exists there that may not be replaced.
         """
-        parent = name.rpartition("/")[0]
-        if parent not in self._folders:
-            if len(self._folders) >= _CACHED_FOLDERS:
-                self._folders.clear()
-            self._folders[parent] = self._examine_folder(parent)
-        exists, refusal = self._folders[parent]
+        exists, refusal = self._examine_folder(name.rpartition("/")[0])
         path = f"{self._output}/{name}"
         found = _lstat(path) if exists else None
         if found is None or refusal:
@@ -358,7 +340,7 @@ class OutputConflicts:
             )
         return ""
 
-    def _examine_folder(self, folder: str) -> tuple[bool, str]:
+    def _examine(self, folder: str) -> tuple[bool, str]:
         """Whether a folder exists in the output, and why nothing may be written in it."""
         path = self._output
         for component in folder.split("/") if folder else []:
@@ -399,21 +381,20 @@ def publish(tree: Path, output: Path, *, overwrite: bool, check_stop: Callable[[
             check_stop()
             path = os.path.join(folder, name)
             source, target = str(tree / path), str(output / path)
-            try:
-                exists_as_folder = stat.S_ISDIR(os.lstat(target).st_mode)
-            except FileNotFoundError:
+            found = _lstat(target)
+            exists_as_folder = found is not None and stat.S_ISDIR(found.st_mode)
+            if found is None:
                 os.rename(source, target)
-                continue
-            if is_folder and exists_as_folder:
+            elif is_folder and exists_as_folder:
                 folders.append(path)
-                continue
-            if is_folder or exists_as_folder or not overwrite:
+            elif is_folder or exists_as_folder or not overwrite:
                 advice = "" if is_folder or exists_as_folder else ", or give --overwrite to replace it"
                 raise OutputExistsError(
                     f"{target}: appeared while the archive was being unpacked, which is complete except for this; "
                     f"move it away and run the same command again{advice}"
                 )
-            os.replace(source, target)
+            else:
+                os.replace(source, target)
     for folder in reversed(merged[1:]):
         os.rmdir(tree / folder)
 

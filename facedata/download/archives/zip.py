@@ -191,12 +191,7 @@ class ZipReader:
             at = window_at + end
 
     def check(self, mark: int, max_ratio: float, check_stop: Callable[[], None]) -> int:
-        """Check the whole directory before anything is unpacked.
-
-        Returns
-        -------
-        int
-            Bytes of all members from entry number `mark` on.
+        """Check the whole directory before anything is unpacked; return the bytes of all members from `mark` on.
 
         Raises
         ------
@@ -236,20 +231,13 @@ class ZipReader:
         return left
 
     def read(self, mark: int) -> Iterator[Event]:
-        """Read the members from entry number `mark` on, each proven by its CRC-32 and size.
-
-        Raises
-        ------
-        ArchiveError
-            If a member is damaged.
-        """
+        """Read the members from entry number `mark` on; an `ArchiveError` if a CRC-32 or size is wrong."""
         for number, entry in enumerate(self._entries()):
             if number < mark:
                 if number % _CHECK_EVERY == 0:
                     yield b""  # lets the consumer stop meanwhile
                 continue
-            refusal, is_folder = entry.refusal, entry.is_folder
-            executable = bool(entry.mode & 0o100)
+            refusal, is_folder, executable = entry.refusal, entry.is_folder, bool(entry.mode & 0o100)
             self._parts.position = min(entry.offset, self._parts.size)
             yield Member(entry.name, is_folder, refusal, entry.size, executable, entry.modified, number + 1)
             if not refusal and not is_folder:
