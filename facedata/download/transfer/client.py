@@ -38,11 +38,7 @@ _STATUS_NAMES = {
 class Session(requests.Session):
     """Asks for files as they are, and follows redirects, but never from https to http.
 
-    Parameters
-    ----------
-    options : TransferOptions
-    cancel : threading.Event
-        Ends the reading of bodies with a `CancelledError`, once the next bytes arrive.
+    `cancel` ends the reading of bodies with a `CancelledError`, once the next bytes arrive.
     """
 
     def __init__(self, options: TransferOptions, cancel: threading.Event) -> None:
@@ -59,12 +55,8 @@ class Session(requests.Session):
     ) -> Response:
         """Send a request, follow redirects, and return the response once its headers are there, whatever its status.
 
-        Raises
-        ------
-        LinkError
-            If the URL or a redirect is invalid or not allowed.
-        TransientError
-            If there is no response.
+        Raises a `LinkError` if the URL or a redirect is invalid or not allowed, a `TransientError` if there is no
+        response.
         """
         urls, headers, timeout = [url], dict(headers or {}), self._options.timeout
         while True:
@@ -128,11 +120,7 @@ class Response:
     def read(self, size: int) -> bytes:
         """Read the next bytes as soon as there are any, at most `size`; no bytes at the end.
 
-        Raises
-        ------
-        TransientError
-            If the connection breaks, is too slow, or is silent for too long.
-        CancelledError
+        Raises a `TransientError` if the connection breaks, is too slow, or is silent for too long.
         """
         if self._pushed_back:
             data, self._pushed_back = self._pushed_back[:size], self._pushed_back[size:]

@@ -56,12 +56,10 @@ def fetch_files(
     ----------
     requests : sequence of FileRequest
         For files on one disk.
-    options : TransferOptions
     observer : callable, optional
         Called a few times per second with the bytes done and the bytes in all, 0 if these are not known.
     on_fetched : callable, optional
         Called with each file once it has its name, in the thread of the caller.
-    stop : StopRequest, optional
 
     Returns
     -------
@@ -213,16 +211,7 @@ class _FileDownload:
         return 0 if self._is_over else max((total or 0) - done, 0)
 
     def run(self) -> Fetched:
-        """Download the file, check it, and give it its name.
-
-        Raises
-        ------
-        TransferError, WebPageError, ChecksumError
-            If no link gives the file.
-        OutputError
-            If it cannot be written.
-        CancelledError
-        """
+        """Download the file, check it, and give it its name."""
         request = self._request
         partial = self.partial = PartialFile(
             request.path,

@@ -1,14 +1,22 @@
-"""Download one file from one link: request the rest of it, check the response, write what arrives, retry."""
+"""Download one file from one link: find its URL, request what is missing, check the response, write it, retry."""
 
 from __future__ import annotations
 
+import base64
+import json
 import logging
+import os
 import random
+import re
 import threading
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from http.cookiejar import LoadError, MozillaCookieJar
+from typing import Any
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from facedata.download.transfer.client import Response, Session
 from facedata.download.transfer.options import (
@@ -21,8 +29,7 @@ from facedata.download.transfer.options import (
     TransientError,
 )
 from facedata.download.transfer.partial import PartialFile, State
-from facedata.download.transfer.shares import drive_url, onedrive_url, quota_error
-from facedata.text import page_instead_of_file, shown_url
+from facedata.text import page_instead_of_file, plain_line, shown_url
 
 __all__ = ["LinkDownload"]
 
@@ -33,7 +40,17 @@ _LONGEST_WAIT, _LONGEST_RETRY_AFTER = 60.0, 3600.0
 _CHECK_ROOM_EVERY = 16 << 20
 _URL_LIFETIME = 600.0
 _GZIP, _GZIP_NAMES = b"\x1f\x8b", (".gz", ".tgz")
-_FIND_URL = {"google-drive": drive_url, "onedrive": onedrive_url}
+
+_LARGEST_ANSWER = 1 << 20
+_DRIVE_PAGES = 3  # before the file: usually one, which asks to confirm that a large file was not checked for viruses
+_DRIVE_COOKIES = "~/.cache/gdown/cookies.txt"  # a Google login that the user gave to gdown
+_BROWSER = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36"
+
+# What OneDrive's own web page uses. None of this is documented, and it has changed before: up to 2024,
+# api.onedrive.com answered without a token.
+_ONEDRIVE_TOKENS = "https://api-badgerp.svc.ms/v1.0/token"
+_ONEDRIVE_SHARES = "https://my.microsoftpersonalcontent.com/_api/v2.0/shares"
+_ONEDRIVE_APPLICATION = "5cbed6ac-a083-4e14-b191-b4ba07653de2"
 _log = logging.getLogger(__name__)
 
 
@@ -60,13 +77,7 @@ class LinkDownload:
     def run(self) -> str:
         """Download what is missing of the partial file; return the final URL, as it may be recorded.
 
-        Raises
-        ------
-        LinkError
-            If the link does not give the file.
-        OutputError
-            If the file cannot be written.
-        CancelledError
+        Raises a `LinkError` if the link does not give the file, and an `OutputError` if it cannot be written.
         """
         partial, final_url = self.partial, self._link_name
         if (partial.done or partial.is_complete) and not self._can_resume():
@@ -116,7 +127,8 @@ class LinkDownload:
             raise CancelledError
 
     def _request_rest(self, session: Session) -> str:
-        if (find_url := _FIND_URL.get(self.link.kind)) and time.monotonic() >= self._url_expires:
+        if self.link.kind != "http" and time.monotonic() >= self._url_expires:
+            find_url = _drive_url if self.link.kind == "google-drive" else _onedrive_url
             self._url = find_url(session, self.link.address)
             self._url_expires = time.monotonic() + _URL_LIFETIME
         state, position = self.partial.state, self.partial.done
@@ -144,7 +156,7 @@ class LinkDownload:
         for beginning in (head, unpacked):
             title = page_instead_of_file(name, response.content_type, beginning) if beginning else None
             if title is not None:
-                if self.link.kind == "google-drive" and (quota := quota_error(title)):
+                if self.link.kind == "google-drive" and (quota := _quota_error(title)):
                     raise quota
                 called = f', "{title}"' if title else ""
                 raise LinkError(f"the server sends a web page instead of the file{called}", is_page=True)
@@ -174,10 +186,9 @@ class LinkDownload:
             if response.range is None or response.range.first != 0:
                 raise LinkError(f"the server sends {_shown_range(response)}, but the whole file was requested")
             return response.range.last + 1 if response.range.total is None else response.range.total
-        if response.status == 416:  # an empty file has no byte that can be requested
-            empty = response.total_of_416 == 0 or (response.total_of_416 is None and self.request.size == 0)
-            if empty:
-                return 0
+        announced = self.request.size if response.total_of_416 is None else response.total_of_416
+        if response.status == 416 and announced == 0:  # an empty file has no byte that can be requested
+            return 0
         if response.status != 200:
             raise LinkError(f"the server answers {response.status}, which contains no file")
         return response.length
@@ -262,3 +273,89 @@ def _shown_range(response: Response) -> str:
     if response.range is None:
         return "an invalid Content-Range"
     return f"the bytes {response.range.first:,} to {response.range.last:,}"
+
+
+def _drive_url(session: Session, identity: str) -> str:
+    """The URL that gives the file of Google Drive with this id, for a while; gdown reads the pages before it."""
+    from gdown.download import get_url_from_gdrive_confirmation
+    from gdown.exceptions import FileURLRetrievalError
+
+    if not re.fullmatch(r"[-\w]{8,200}", identity, re.ASCII):
+        raise LinkError(f"'{plain_line(identity)}' is not the id of a file on Google Drive")
+    session.headers["User-Agent"] = _BROWSER  # other programs get other pages
+    cookies = MozillaCookieJar(os.path.expanduser(_DRIVE_COOKIES))
+    with suppress(OSError, LoadError, UnicodeError):
+        cookies.load(ignore_discard=True, ignore_expires=True)
+        for cookie in cookies:
+            cookie.expires = cookie.expires or None  # browsers export 0 for a cookie that lasts as long as a session
+        session.cookies.update(cookies)
+    url = f"https://drive.google.com/uc?id={identity}"
+    for _ in range(_DRIVE_PAGES):
+        with session.ask(url) as response:
+            if response.is_attachment:
+                return url
+            if response.status not in (401, 403, 404):
+                response.raise_for_status()
+            page = response.read_all(_LARGEST_ANSWER).decode(errors="replace")
+        try:
+            url = get_url_from_gdrive_confirmation(page)
+        except FileURLRetrievalError as error:
+            if "cannot retrieve the public link" in str(error).lower():
+                raise LinkError(
+                    "Google Drive gives no public link to this file: it was removed, is not shared with everyone, or "
+                    "was requested too often; a browser shows which"
+                ) from error
+            refusal = LinkError(f"Google Drive refuses it: {plain_line(str(error))}")
+            raise _quota_error(str(error)) or refusal from error
+        except (KeyError, AssertionError) as error:
+            raise LinkError(f"Google Drive sent a page that gdown does not understand ({error!r})") from error
+        if "confirm=" in url:
+            return url
+    raise LinkError("Google Drive shows one page after another instead of the file")
+
+
+def _quota_error(text: str) -> LinkError | None:
+    """The error for a page of Google Drive that says that a quota is exceeded; None for any other page."""
+    if "too many users" in text.lower() or "quota" in text.lower():
+        return LinkError(
+            "Google Drive's download quota for this file is exceeded; try again in 24 hours, or download it in a "
+            "browser where you are signed in to Google"
+        )
+    return None
+
+
+def _onedrive_url(session: Session, address: str) -> str:
+    """The URL that gives the file of a share link of an organisation or a person, for about an hour."""
+    parts = urlsplit(address)
+    if (parts.hostname or "").lower().endswith("sharepoint.com"):
+        # an organisation: with this option the link gives the file instead of a page about it
+        query = [(name, value) for name, value in parse_qsl(parts.query) if name != "download"]
+        return urlunsplit(parts._replace(query=urlencode([*query, ("download", "1")])))
+    answer = session.ask(_ONEDRIVE_TOKENS, method="POST", json={"appId": _ONEDRIVE_APPLICATION})
+    token = _read_json(answer, "a token").get("token", "")
+    # the API names a share by its encoded link; the URL of a link that was opened in a browser contains that name
+    encoded = parse_qs(parts.query).get("redeem", [""])[0] or base64.urlsafe_b64encode(address.encode()).decode()
+    headers = {"Authorization": f"Badger {token}", "Prefer": "autoredeem", "Accept": "application/json"}
+    answer = session.ask(f"{_ONEDRIVE_SHARES}/u!{encoded.rstrip('=')}/driveitem", headers)
+    item = _read_json(answer, "the file")
+    if "folder" in item:
+        raise LinkError("the link leads to a folder on OneDrive, not to a file")
+    url = item.get("@content.downloadUrl")
+    if not isinstance(url, str) or not url.startswith("https://"):
+        raise LinkError("OneDrive does not say where the file is; it may require a login, as in a browser")
+    return url
+
+
+def _read_json(response: Response, what: str) -> dict[str, Any]:
+    with response:
+        if response.status in (400, 401, 403):
+            raise LinkError(f"OneDrive requires a login before it gives {what} ({response.status}), as in a browser")
+        response.raise_for_status()
+        body = response.read_all(_LARGEST_ANSWER)
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise LinkError(f"OneDrive sent an unknown answer instead of {what}")
+    return value

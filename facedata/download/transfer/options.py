@@ -47,10 +47,8 @@ class FileRequest:
         Its final name. Until the file is complete and checked, it is ``<name>.part``.
     links : tuple of Link
         Where to download it from, in order of preference.
-    digest : Digest, optional
-        The published checksum.
-    size : int, optional
-        The published size in bytes.
+    digest, size : Digest and int, optional
+        The published checksum and size in bytes.
     known : mapping of str to str
         Hexadecimal digests of other files that a link may give, such as an older release, and what each of them is.
     """
@@ -68,17 +66,12 @@ class Fetched:
 
     Attributes
     ----------
-    path : Path
     size : int
         In bytes.
     digest : Digest
         With the algorithm of the published checksum; SHA-256 if none is published.
-    link : Link
-        The link that gave the file.
     final_url : str
         Where redirects led, without its query, which may hold a temporary secret; the link itself if there were none.
-    etag, last_modified : str or None
-        As the server sent them.
     fetched_bytes : int
         What this call received: less than `size` if it resumed a partial file, more if it had to start over.
     """
@@ -140,13 +133,7 @@ class WrongChecksumError(LinkError):
 class TransientError(Exception):
     """An error that may be gone at the next attempt.
 
-    Parameters
-    ----------
-    reason : str
-    after : float, optional
-        Seconds that the server asks to wait.
-    retries : int, optional
-        The most retries, if success is less likely than usual.
+    The server asks to wait `after` seconds; at most `retries` are made, if success is less likely than usual.
     """
 
     def __init__(self, reason: str, *, after: float | None = None, retries: int | None = None) -> None:

@@ -42,22 +42,9 @@ _HASH_BLOCK = 1 << 19
 class State:
     """What ``NAME.part.json`` records of a partial file.
 
-    Attributes
-    ----------
-    link : str
-        The address of the link that gave it.
-    etag, last_modified : str or None
-        The validators of this version of the file.
-    total : int or None
-        The size of the complete file.
-    resumable : bool
-        Whether the server gives ranges of it.
-    encoding : str
-        The ``Content-Encoding`` that the server wrongly calls the file.
-    synced : int
-        Bytes that were forced to the disk.
-    boot : str
-        The boot of the machine during which the size of the partial file counts.
+    `link` is the address that gave it, `total` the size of the complete file, if it is known. It is `resumable` if the
+    server gives ranges of it. `encoding` is the ``Content-Encoding`` that the server wrongly calls the file. `synced`
+    bytes were forced to the disk; during the same `boot` of the machine, the size of the partial file counts.
     """
 
     link: str = ""
@@ -78,23 +65,7 @@ class State:
 class PartialFile:
     """A file that is being downloaded. One thread writes it; `checkpoint` may be called by another.
 
-    Parameters
-    ----------
-    target : Path
-        The final name.
-    algorithm : str
-        Of the digest.
-    cancel : threading.Event
-    overwrite : bool
-        Whether an existing file of that name may be replaced.
-
-    Attributes
-    ----------
-    done : int
-        Bytes that are written.
-    received : int
-        Bytes that were written by this object.
-    state : State
+    `target` is its final name. `done` counts the bytes that are written, `received` those that this object wrote.
 
     Raises
     ------
@@ -187,25 +158,14 @@ class PartialFile:
             file.write(json.dumps({"version": _VERSION, **asdict(self.state)}).encode())
 
     def digest(self) -> Digest:
-        """The digest of the file, once all of it is hashed.
-
-        Raises
-        ------
-        OutputError
-            If the part that an earlier run wrote cannot be read.
-        CancelledError
-        """
+        """The digest of the file, once all of it is hashed."""
         with output_errors(self.path):
             return Digest(self._algorithm, self._hasher.finish(self._cancel))
 
     def publish(self, modified: float | None) -> None:
         """Give the file its final name, once its bytes are on the disk.
 
-        Raises
-        ------
-        CancelledError
-        OutputError
-            If it is not complete, or cannot be written.
+        Raises an `OutputError` if it is not complete, or cannot be written.
         """
         with output_errors(self.target):
             there = min(os.fstat(self._descriptor).st_size, self.done)
