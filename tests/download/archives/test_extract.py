@@ -8,7 +8,6 @@ import random
 import subprocess
 import tarfile
 import tempfile
-import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -55,35 +54,31 @@ def facts(folder: Path) -> dict[str, tuple[int, int, bytes]]:
 
 
 @pytest.mark.parametrize(
-    ("form", "parts", "ending"),
-    [("gnu", 3, "tar.gz"), ("pax", 1, "tar.gz"), ("ustar", 3, "tar"), ("oldgnu", 1, "tar"), ("v7", 1, "tar")],
+    ("command", "parts"),
+    [
+        ("tar --format=gnu -czf a.tar.gz -C in set", 3),
+        ("tar --format=pax -czf a.tar.gz -C in set", 1),
+        ("tar --format=ustar -cf a.tar -C in set", 3),
+        ("tar --format=oldgnu -cf a.tar -C in set", 1),
+        ("tar --format=v7 -cf a.tar -C in set", 1),
+        ("cd in && zip -qr ../a.zip set", 1),
+        ("cd in && zip -qr -0 ../a.zip set", 3),
+        ("cd in && zip -qr -fz ../a.zip set", 1),
+        ("cd in && zip -qr -fd ../a.zip set", 3),
+        ("cd in && zip -qr -s 1m ../a.zip set", 1),
+    ],
 )
-def test_it_unpacks_what_gnu_tar_packed(
-    tmp_path: Path, folder: Path, unpack: Unpack, form: str, parts: int, ending: str
+def test_it_unpacks_what_tar_and_zip_packed(
+    tmp_path: Path, folder: Path, unpack: Unpack, command: str, parts: int
 ) -> None:
-    path = tmp_path / f"a.{ending}"
-    subprocess.run(["tar", f"--format={form}", "-caf", path, "-C", folder, "set"], check=True)
-    reference = tmp_path / "reference"
-    reference.mkdir()
-    subprocess.run(["tar", "-xf", path, "-C", reference], check=True)
-    extraction = unpack(*(split(path, parts) if parts > 1 else [path]))
-    assert facts(tmp_path / "out") == facts(reference)
-    assert (tmp_path / "out" / "set" / "empty").is_dir()
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    paths = list(tmp_path.glob("a.*"))
+    extraction = unpack(*(split(paths[0], parts, "{name}.{number:03d}") if parts > 1 else paths))
+    out = tmp_path / "out"
+    assert facts(out) == facts(folder)
+    assert (out / "set" / "empty").is_dir()
     assert (extraction.files, extraction.top_level, extraction.refused_count) == (43, ("set",), 0)
-    assert extraction.bytes == sum(len(data) for data in tree(tmp_path / "out").values())
-
-
-@pytest.mark.parametrize(
-    ("options", "parts"), [([], 1), (["-0"], 3), (["-fz"], 1), (["-fd"], 3), (["-s", "1m"], 1)], ids=str
-)
-def test_it_unpacks_what_zip_packed(
-    tmp_path: Path, folder: Path, unpack: Unpack, options: list[str], parts: int
-) -> None:
-    path = tmp_path / "a.zip"
-    subprocess.run(["zip", "-qr", *options, path, "set"], cwd=folder, check=True)
-    extraction = unpack(*(split(path, parts, "{name}.{number:03d}") if parts > 1 else tmp_path.glob("a.z*")))
-    assert facts(tmp_path / "out") == facts(folder)
-    assert (extraction.files, extraction.top_level) == (43, ("set",))
+    assert extraction.bytes == sum(len(data) for data in tree(out).values())
 
 
 def test_it_unpacks_what_python_zipped(tmp_path: Path, unpack: Unpack) -> None:
@@ -110,7 +105,7 @@ def test_it_unpacks_what_python_zipped(tmp_path: Path, unpack: Unpack) -> None:
     cuts=st.integers(1, 5),
     members=st.integers(1, 3),
 )
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_archives_of_any_members_come_out_as_python_has_them(
     tmp_path: Path, data: list[tuple[str, bytes]], form: int, cuts: int, members: int
 ) -> None:
@@ -169,33 +164,31 @@ def test_a_second_run_does_nothing(tmp_path: Path, unpack: Unpack) -> None:
 
 def test_what_is_there_is_merged_but_not_replaced(tmp_path: Path, unpack: Unpack) -> None:
     path = write_tar(tmp_path / "a.tgz", [("set/a", b"new"), ("set/sub/b", b"new"), ("top", b"new")])
-    (tmp_path / "out" / "set" / "sub").mkdir(parents=True)
-    (tmp_path / "out" / "set" / "mine").write_bytes(b"mine")
+    out = tmp_path / "out"
+    (out / "set" / "sub").mkdir(parents=True)
+    (out / "set" / "mine").write_bytes(b"mine")
     unpack(path)
     everything = {"set/a": b"new", "set/sub/b": b"new", "top": b"new", "set/mine": b"mine"}
-    assert tree(tmp_path / "out") == everything
-    (tmp_path / "out" / "set" / "a").write_bytes(b"mine too")
+    assert tree(out) == everything
+    (out / "set" / "a").write_bytes(b"mine too")
     with pytest.raises(OutputExistsError, match="--overwrite"):
         unpack(path)
-    assert (tmp_path / "out" / "set" / "a").read_bytes() == b"mine too"
+    assert (out / "set" / "a").read_bytes() == b"mine too"
     unpack(path, overwrite=True)
-    assert tree(tmp_path / "out") == everything
-    assert [name for name in os.listdir(tmp_path / "out") if name.startswith(".facedata-extract-")] == [
-        ".facedata-extract-lock"
-    ]
+    assert tree(out) == everything
+    assert [path.name for path in out.glob(".facedata-extract-*")] == [".facedata-extract-lock"]
 
 
 def test_files_and_folders_do_not_replace_each_other(tmp_path: Path, unpack: Unpack) -> None:
-    path = write_tar(tmp_path / "a.tgz", [("set/a", b"new")])
-    (tmp_path / "out" / "set" / "a").mkdir(parents=True)
+    path, out = write_tar(tmp_path / "a.tgz", [("set/a", b"new")]), tmp_path / "out"
+    (out / "set" / "a").mkdir(parents=True)
     with pytest.raises(OutputExistsError, match="is a folder"):
         unpack(path, overwrite=True)
-    (tmp_path / "out" / "set" / "a").rmdir()
-    (tmp_path / "out" / "set").rmdir()
-    (tmp_path / "out" / "set").write_bytes(b"a file")
+    (out / "set").rename(out / "moved")
+    (out / "set").write_bytes(b"a file")
     with pytest.raises(OutputExistsError, match="is a file"):
         unpack(path, overwrite=True)
-    assert (tmp_path / "out" / "set").read_bytes() == b"a file"
+    assert (out / "set").read_bytes() == b"a file"
 
 
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path, unpack: Unpack) -> None:
@@ -213,8 +206,7 @@ def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path, unpack: Unpack) -
     assert tree(out) == {"a": b"new", "b": b"new"}
 
 
-@pytest.mark.parametrize("parts", [1, 4])
-@pytest.mark.parametrize("ending", ["tar", "tar.gz", "zip"])
+@pytest.mark.parametrize(("ending", "parts"), [("tar", 1), ("tar.gz", 4), ("zip", 1), ("zip", 4)])
 def test_a_truncated_archive_is_reported_by_file_and_byte(
     tmp_path: Path, folder: Path, unpack: Unpack, parts: int, ending: str
 ) -> None:
@@ -255,27 +247,20 @@ def test_damage_is_reported_by_part_and_byte(tmp_path: Path, folder: Path, unpac
     assert tree(tmp_path / "out") == {}
 
 
-def test_a_damaged_tar_header_is_reported_by_its_byte(tmp_path: Path, unpack: Unpack) -> None:
+def test_damage_in_an_uncompressed_archive_is_reported_by_its_byte_or_member(tmp_path: Path, unpack: Unpack) -> None:
     data = bytearray(tar_bytes([("a", bytes(5000)), ("b", b"")]))
-    at = 512 + 5120
-    data[at + 3] ^= 1
+    data[512 + 5120 + 3] ^= 1
     (tmp_path / "a.tar").write_bytes(data)
-    with pytest.raises(ArchiveError, match=f"byte {at} of .*a.tar.*checksum is wrong"):
+    with pytest.raises(ArchiveError, match=r"byte 5632 of .*a.tar.*checksum is wrong"):
         unpack(tmp_path / "a.tar")
-
-
-def test_a_damaged_zip_member_is_named(tmp_path: Path, unpack: Unpack) -> None:
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         archive.writestr("good", b"good" * 100)
         archive.writestr("bad", b"b" * 1000)
-    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data = bytearray((tmp_path / "b.zip").read_bytes())
     data[data.index(b"bbbb") + 9] = 0
-    parts = []
-    for number in range(2):
-        parts.append(tmp_path / f"b.zip.{number:03d}")
-        parts[-1].write_bytes(data[300 * number : 300 if number == 0 else len(data)])
-    with pytest.raises(ArchiveError, match=r"byte 1\d\d of .*b\.zip\.001 .*the member 'bad' of b.zip.*CRC-32"):
-        unpack(*parts)
+    (tmp_path / "b.zip").write_bytes(data)
+    with pytest.raises(ArchiveError, match=r"byte \d+ of .*b\.zip\.000 .*the member 'bad' of b.zip.*CRC-32"):
+        unpack(*split(tmp_path / "b.zip", 2, "{name}.{number:03d}"))
     assert tree(tmp_path / "out") == {}
 
 
@@ -297,33 +282,26 @@ def test_what_comes_after_the_end_is_ignored(tmp_path: Path, unpack: Unpack, cap
     assert "after the end mark" in caplog.text
 
 
-def test_members_after_zeros_are_not_lost_silently(tmp_path: Path, unpack: Unpack) -> None:
-    data = bytearray(tar_bytes([(f"{number}", random.Random(number).randbytes(3000)) for number in range(99)]))
-    hole = data.copy()
-    hole[5 * 3584 : 5 * 3584 + 5000] = bytes(5000)  # as a download leaves one that makes the whole file first
-    for name, content in (("joined.tar", data + data), ("hole.tar", hole), ("no-header.tar", data + b"x" * 90000)):
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(ArchiveError, match="there are zeros, as at the end of a tar archive, but more than zeros"):
-            unpack(tmp_path / name)
-    with gzip.open(tmp_path / "joined.tgz", "wb") as file:
-        file.write(data + data)
-    with pytest.raises(ArchiveError, match=r"byte .* unpacked there are zeros"):
-        unpack(tmp_path / "joined.tgz")
-    assert tree(tmp_path / "out") == {}
-
-
-@pytest.mark.parametrize("ending", ["tgz", "zip"])
-def test_an_archive_with_a_hole_at_its_beginning_is_not_an_empty_one(
-    tmp_path: Path, unpack: Unpack, ending: str
-) -> None:
-    content = random.Random(0).randbytes(9000)
-    write_tar(tmp_path / "a.tgz", [("a", content)])
+def test_what_follows_zeros_is_not_lost_silently(tmp_path: Path, unpack: Unpack) -> None:
+    data = tar_bytes([(f"{number}", random.Random(number).randbytes(3000)) for number in range(99)])
+    hole = data[: 5 * 3584] + bytes(5000) + data[5 * 3584 + 5000 :]  # as a download leaves that makes the whole file
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr("a", content)
-    path = tmp_path / f"a.{ending}"
-    path.write_bytes(bytes(4096) + path.read_bytes()[4096:])
-    with pytest.raises(ArchiveError, match=r"byte 0 of .* there are zeros, .* but more than zeros follows"):
-        unpack(path)
+        archive.writestr("a", data)
+    beginning = bytes(4096)
+    contents = {
+        "joined.tar": data + data,
+        "hole.tar": hole,
+        "no-header.tar": data + b"x" * 90000,
+        "joined.tgz": gzip.compress(data + data),
+        "beginning.tgz": beginning + gzip.compress(data)[4096:],
+        "beginning.zip": beginning + (tmp_path / "a.zip").read_bytes()[4096:],
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        place = {"joined.tgz": r"byte \d+ unpacked "}.get(name, "byte 0 of .*" if "beginning" in name else "")
+        with pytest.raises(ArchiveError, match=f"{place}there are zeros, as at the end .* but more than zeros follows"):
+            unpack(tmp_path / name)
+    assert tree(tmp_path / "out") == {}
 
 
 @pytest.mark.parametrize("cut", [3584 * 2, 3584 * 2 + 700])
@@ -360,21 +338,10 @@ def test_it_stops_soon_where_nothing_is_written(tmp_path: Path, unpack: Unpack) 
 def test_a_second_run_at_once_is_refused(tmp_path: Path, unpack: Unpack) -> None:
     path = write_tar(tmp_path / "a.tgz", [("a", b"1")])
     (tmp_path / "out").mkdir()
-    child = os.fork()
-    if child == 0:
-        open_locked(tmp_path / "out" / ".facedata-extract-lock")
-        (tmp_path / "locked").touch()
-        while not (tmp_path / "over").exists():
-            time.sleep(0.01)
-        os._exit(0)
-    while not (tmp_path / "locked").exists():
-        time.sleep(0.01)
-    try:
-        with pytest.raises(OutputLockedError, match="another run"):
-            unpack(path)
-    finally:
-        (tmp_path / "over").touch()
-        os.waitpid(child, 0)
+    descriptor = open_locked(tmp_path / "out" / ".facedata-extract-lock")
+    with pytest.raises(OutputLockedError, match="another run"):
+        unpack(path)
+    os.close(descriptor)
     unpack(path)
 
 
