@@ -9,7 +9,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from facedata.jobs.signals import StopRequest
+
 Content = bytes | Mapping[str, Any]
+
+
+class StopAfter(StopRequest):
+    """Asks to stop when it has been looked at more than so many times."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def __bool__(self) -> bool:
+        self.count += 1
+        return self.count > self.looks
 
 
 def tar_bytes(members: Sequence[tuple[str, Content]], form: int = tarfile.GNU_FORMAT) -> bytes:

@@ -68,36 +68,24 @@ def test_a_missing_part_is_named(tmp_path: Path, names: list[str], gone: str) ->
         group_archives([path for path in paths if path.name != gone])
 
 
-def test_the_catalogue_knows_the_last_part(tmp_path: Path) -> None:
-    paths = lay(tmp_path, "g_00", "g_01")
-    names = ["other.zip", "g_00", "g_01", "g_02"]
-    with pytest.raises(InputNotFoundError, match="g_02 is missing"):
-        group_archives(paths, expected=names)
-    assert len(group_archives(paths, expected=names[:3])) == 1
-
-
-def test_parts_that_lie_beside_are_told_of(tmp_path: Path) -> None:
+def test_parts_that_are_missing_not_given_or_given_twice(tmp_path: Path) -> None:
     paths = lay(tmp_path, "g_00", "g_01", "g_02", "g_04")
     for given_ones in (paths[:1], paths[1:2], paths[:2]):
         with pytest.raises(OptionError, match=r"is one of 3 parts.*give all parts"):
             group_archives(given_ones)
     assert group_archives(paths[:3])[0].parts == tuple(paths[:3])
-
-
-def test_a_part_given_twice_is_named(tmp_path: Path) -> None:
-    paths = lay(tmp_path, "g_00", "g_01")
+    with pytest.raises(InputNotFoundError, match="g_03 is missing"):
+        group_archives(paths[:3], expected=["other.zip", "g_00", "g_01", "g_02", "g_03"])
     with pytest.raises(OptionError, match="g_01: is given twice"):
-        group_archives([*paths, tmp_path / "." / "g_01"])
-    other = tmp_path / "other"
-    other.mkdir()
-    (copy,) = lay(other, "g_01")
-    assert len(group_archives([*paths, copy])) == 2  # it begins an archive of its own, in another folder
+        group_archives([*paths[:3], tmp_path / "." / "g_01"])
 
 
-def test_parts_may_lie_in_two_folders(tmp_path: Path) -> None:
+def test_parts_in_two_folders(tmp_path: Path) -> None:
     first, second = lay(tmp_path, "g_00", "g_01")
     (tmp_path / "b").mkdir()
-    moved = second.rename(tmp_path / "b" / "g_01")
+    (copy,) = lay(tmp_path / "b", "g_01")
+    assert len(group_archives([first, second, copy])) == 2  # it begins an archive of its own
+    moved = second.replace(copy)
     assert group_archives([moved, first])[0].parts == (first, moved)
 
 
@@ -107,10 +95,9 @@ def test_whole_archives_are_apart(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in names]
     for path, content in zip(paths, contents, strict=True):
         path.write_bytes(content)
-    assert [archive.parts for archive in group_archives(paths)] == [(path,) for path in paths]
-    assert [archive.kind for archive in group_archives(paths)] == ["tar"] * 2 + ["tar.gz", "zip"] + ["tar"] * 2 + [
-        "tar.gz"
-    ]
+    archives = group_archives(paths)
+    assert [archive.parts for archive in archives] == [(path,) for path in paths]
+    assert [archive.kind for archive in archives] == ["tar", "tar", "tar.gz", "zip", "tar", "tar", "tar.gz"]
 
 
 def test_a_part_that_begins_with_a_header_by_chance_is_a_part(tmp_path: Path) -> None:
@@ -142,21 +129,16 @@ def test_what_is_no_archive_is_said(tmp_path: Path, content: bytes, words: str, 
         group_archives([path])
 
 
-def test_a_web_page_among_the_parts_is_named(tmp_path: Path) -> None:
+def test_files_that_cannot_be_parts_are_named(tmp_path: Path) -> None:
     paths = lay(tmp_path, "g_00", "g_01", "g_02")
     paths[1].write_text("<html>Sign in</html>")
     with pytest.raises(ArchiveError, match="g_01: is a web page"):
         group_archives(paths)
-
-
-def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.tar")
-    with pytest.raises(InputError, match="is a named pipe"):
-        group_archives([tmp_path / "a.tar"])
-    with pytest.raises(InputError, match="is a folder"):
-        group_archives([tmp_path])
-    with pytest.raises(InputNotFoundError, match="no such file"):
-        group_archives([tmp_path / "none.zip"])
+    cases = {"a.tar": "is a named pipe", ".": "is a folder", "none.zip": "no such file"}
+    for name, message in cases.items():
+        with pytest.raises(InputError, match=message):
+            group_archives([tmp_path / name])
 
 
 @given(st.text(st.characters(codec="ascii", exclude_characters="/\0"), min_size=1, max_size=12))
