@@ -80,12 +80,7 @@ def padding(size: int) -> bytes:
 def member_header(name: bytes, size: int) -> bytes:
     """Make the header of a regular file, without owner and time, so that equal files make equal archives.
 
-    Parameters
-    ----------
-    name : bytes
-        ASCII, at most 100.
-    size : int
-        Of the data, below 8 GiB.
+    `name` has at most 100 bytes of ASCII; `size`, the bytes of the data, is below 8 GiB.
     """
     header = _TEMPLATE % (name.ljust(100, b"\0"), size)
     total = (adler32(header) & 0xFFFF) - 1  # of ASCII alone it stays below the modulus
@@ -170,7 +165,11 @@ def read_heading(take: Take, start: int) -> Heading:
             name = _extension(take, at, own_size).partition(b"\0")[0]
         elif kind in _PAX:
             records = _pax_records(_extension(take, at, own_size), at)
-            name, size = records.get(b"path") or name, _pax_size(records, size, at)
+            name, digits = records.get(b"path") or name, records.get(b"size")
+            if digits is not None:
+                if not (digits.isdigit() and len(digits) < 20):
+                    raise FormatError(f"byte {at}: the extended header's size is {digits[:20]!r}, expected digits")
+                size = int(digits)
             sparse = sparse or any(key.startswith(b"GNU.sparse.") for key in records)
         at += padded(own_size)
         if at - start > _LARGEST_HEADING:
@@ -201,12 +200,3 @@ def _pax_records(data: bytes, at: int) -> dict[bytes, bytes]:
         records[key] = value[:-1]
         begin = end
     return records
-
-
-def _pax_size(records: dict[bytes, bytes], size: int | None, at: int) -> int | None:
-    text = records.get(b"size")
-    if text is None:
-        return size
-    if not (text.isdigit() and len(text) < 20):
-        raise FormatError(f"byte {at}: the extended header's size is {text[:20]!r}, expected digits")
-    return int(text)

@@ -36,10 +36,8 @@ class WebDatasetSink(Sink):
 
     Attributes
     ----------
-    root : str
-        The folder of the tars.
-    names : NumberedNames
-        Their names; the numbers count from 0.
+    root, names : str, NumberedNames
+        The folder of the tars, and their names; the numbers count from 0.
     shard_size, shard_samples : int, optional
         Bytes of a tar, about (the size of its ``.json`` members is not known in advance), and samples in it.
     keep_undecodable : bool

@@ -16,9 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.class_names import CLASSES, read_class_names_in
-from facedata.converters.webdataset.members import TarReader
-from facedata.converters.webdataset.samples import Row, read_key, read_sample, scan_tars
+from facedata.converters.class_names import read_class_names_in
+from facedata.converters.webdataset.samples import Row, TarReader, read_key, read_sample, scan_tars
 from facedata.dataset import Sample, Source
 from facedata.errors import EmptyDatasetError, FormatError, InputError, InputNotFoundError, SampleError, input_error
 from facedata.files import combined_identity, file_identity, opened_regular
@@ -51,7 +50,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class NumberedNames:
-    """File names with a number, as given by ``%06d`` in a pattern."""
+    """File names with a number, as given by ``%06d`` in a pattern, which `str` returns."""
 
     before: str
     width: int
@@ -105,7 +104,11 @@ def find_tars(spec: str) -> list[str]:
         return names
     folder, base = os.path.split(spec)
     if (numbered := parse_numbered(base)) is not None:
-        found = _numbered_in(folder, numbered)
+        numbers = sorted(number for name in _list(folder) if (number := numbered.number(name)) is not None)
+        gap = next((before + 1 for before, number in pairwise(numbers) if number > before + 1), None)
+        if gap is not None:
+            _log.warning("%s: there is no %s; continuing without it", folder or ".", numbered.name(gap))
+        found = [os.path.join(folder, numbered.name(number)) for number in numbers]
     else:
         found = natural_sort(glob.glob(spec)) if glob.has_magic(spec) else []
     if not found:
@@ -128,15 +131,6 @@ def _list(folder: str) -> Sequence[str]:
         return os.listdir(folder or ".")
     except OSError as error:
         raise input_error(error, folder) from error
-
-
-def _numbered_in(folder: str, numbered: NumberedNames) -> list[str]:
-    numbers = sorted(number for name in _list(folder) if (number := numbered.number(name)) is not None)
-    for before, number in pairwise(numbers):
-        if number > before + 1:
-            _log.warning("%s: there is no %s; continuing without it", folder or ".", numbered.name(before + 1))
-            break
-    return [os.path.join(folder, numbered.name(number)) for number in numbers]
 
 
 def _expand_braces(spec: str) -> list[str] | None:
@@ -177,12 +171,10 @@ class WebDatasetSource(Source):
         The tars that hold these samples, and where each begins if all tars of the dataset followed each other.
     table : ndarray of shape (N,), `facedata.converters.webdataset.samples.ROW`
         The place and label of each sample.
-    tars_identity : mapping
-        Number, bytes and digest of all tars of the dataset.
-    classes : int
-        The largest label of the dataset plus 1.
-    names_file : str
-        The file that may hold the names of the classes.
+    tars_identity, classes : mapping, int
+        Of the whole dataset: number, bytes and digest of its tars; its largest label plus 1.
+    folder : str
+        That of the first tar, where a file may hold the names of the classes.
     """
 
     paths: tuple[str, ...]
@@ -190,7 +182,7 @@ class WebDatasetSource(Source):
     table: NDArray[np.void]
     tars_identity: Mapping[str, Any]
     classes: int
-    names_file: str
+    folder: str
 
     def __len__(self) -> int:
         return len(self.table)
@@ -202,8 +194,7 @@ class WebDatasetSource(Source):
         """The samples at `positions`, with only the tars that hold them."""
         table = self.table[positions]
         used = np.unique(self._tars_of(table["place"]))
-        paths = tuple(self.paths[tar] for tar in used.tolist())
-        return replace(self, table=table, starts=self.starts[used], paths=paths)
+        return replace(self, table=table, starts=self.starts[used], paths=tuple(self.paths[tar] for tar in used))
 
     def _tars_of(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         tars: NDArray[np.int64] = np.searchsorted(self.starts, places, side="right") - 1
@@ -224,27 +215,20 @@ class WebDatasetSource(Source):
         return self._each(read_key)
 
     def _each(self, read: Callable[[TarReader, Row], _T]) -> Iterator[_T]:
-        for tar, rows in groupby(self._rows(), attrgetter("tar")):
-            with TarReader(self.paths[tar]) as reader:
-                for row in rows:
-                    yield read(reader, row)
-
-    def _rows(self) -> Iterator[Row]:
         for begin in range(0, len(self), _BLOCK):
             table = self.table[begin : begin + _BLOCK]
             tars = self._tars_of(table["place"])
             offsets = table["place"] - self.starts[tars]
             columns = (tars, offsets, *(table[name] for name in ("size", "label", "extra", "heading")))
-            yield from map(Row._make, zip(*(column.tolist() for column in columns), strict=True))
+            rows = map(Row._make, zip(*(column.tolist() for column in columns), strict=True))
+            for tar, in_tar in groupby(rows, attrgetter("tar")):
+                with TarReader(self.paths[tar]) as reader:
+                    yield from (read(reader, row) for row in in_tar)
 
     def labels(self) -> Iterator[NDArray[np.int64]]:
         """The labels in blocks; -1 for a sample without a valid one."""
         for begin in range(0, len(self), _BLOCK):
             yield np.maximum(self.table["label"][begin : begin + _BLOCK].astype(np.int64), -1)
-
-    def size(self) -> int:
-        """The bytes of the images."""
-        return int(self.table["size"].sum(dtype=np.int64))
 
     def sizes(self) -> NDArray[np.int32]:
         """The bytes of each image."""
@@ -267,7 +251,7 @@ class WebDatasetSource(Source):
 
     def class_names(self) -> Mapping[int, str] | None:
         """The names in a ``classes.txt`` beside the first tar, if facedata wrote it."""
-        return read_class_names_in(os.path.dirname(self.names_file))
+        return read_class_names_in(self.folder)
 
     def declared_classes(self) -> int:
         """The largest label plus 1: only the samples say how many classes there are."""
@@ -295,9 +279,7 @@ def open_source(spec: str) -> WebDatasetSource:
         "digest": combined_identity((str(identity["size"]), identity["digest"]) for identity in identities),
     }
     classes = int(table["label"].max(initial=-1)) + 1
-    return WebDatasetSource(
-        tuple(paths), starts, table, identity, classes, os.path.join(os.path.dirname(paths[0]), CLASSES)
-    )
+    return WebDatasetSource(tuple(paths), starts, table, identity, classes, os.path.dirname(paths[0]))
 
 
 def recognises(spec: str) -> bool:

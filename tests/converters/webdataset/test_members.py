@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import file_of, peak_bytes
 
-from facedata.converters.webdataset.members import TarReader, walk_members
+from facedata.converters.webdataset.samples import TarReader, walk_members
 from facedata.errors import FormatError, InputError, InputNotFoundError
 from facedata.tar_format import end_of_archive, member_header, padding
 
