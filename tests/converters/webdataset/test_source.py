@@ -1,7 +1,8 @@
-"""`WebDatasetSource`: which members are samples, under which key and label, and what becomes of bad ones."""
+"""Which tars a name stands for, which members are samples, under which key and label, and what is wrong with others."""
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import logging
@@ -20,6 +21,7 @@ from support import file_of, jpeg
 
 from facedata.converters.webdataset import open_source, recognises
 from facedata.converters.webdataset import source as source_module
+from facedata.converters.webdataset.source import NumberedNames, find_tars, parse_numbered
 from facedata.dataset import Sample, open_dataset
 from facedata.errors import EmptyDatasetError, FormatError, InputNotFoundError, SampleError
 from facedata.images import LARGEST_IMAGE
@@ -75,34 +77,20 @@ def test_members_in_a_row_with_the_same_path_up_to_the_first_dot_are_a_sample(tm
     ]
 
 
-@pytest.mark.parametrize("extension", ["jpg", "jpeg", "png", "bmp", "webp", "gif", "tif", "tiff", "bin", "PNG"])
-def test_images_are_known_by_their_extension(tmp_path: Path, extension: str) -> None:
-    path = make_tar(tmp_path / "x.tar", {f"a.{extension}": b"image", "a.cls": b"0"})
-    assert read(path) == [("a", 0, b"image")]
+def test_images_are_known_by_their_extension(tmp_path: Path) -> None:
+    for extension in ("jpg", "jpeg", "png", "bmp", "webp", "gif", "tif", "tiff", "bin", "PNG"):
+        path = make_tar(tmp_path / "x.tar", {f"a.{extension}": b"image", "a.cls": b"0"})
+        assert read(path) == [("a", 0, b"image")]
 
 
-def test_samples_without_an_image_are_passed_over_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    members = {
-        "a.cls": b"0",
-        "b.jpg": jpeg("b"),
-        "b.cls": b"1",
-        "c.txt": b"",
-        "README": b"",
-        ".d.jpg": b"",
-        "__e__": b"",
-    }
-    with caplog.at_level(logging.WARNING, logger="facedata"):
-        assert read(make_tar(tmp_path / "x.tar", members)) == [("b", 1, jpeg("b"))]
-    assert "skipped 2 samples without an image" in caplog.text
-    assert f"the first is {tmp_path}/x.tar: a" in caplog.text
-
-
-def test_of_several_images_the_first_is_taken_and_the_others_counted(
+def test_samples_without_an_image_and_more_images_of_a_sample_are_skipped_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    skipped = {"c.txt": b"", "README": b"", ".d.jpg": b"", "__e__": b""}
+    members = {"a.cls": b"0", "b.png": b"first", "b.jpg": b"second", "b.cls": b"1", **skipped}
     with caplog.at_level(logging.WARNING, logger="facedata"):
-        path = make_tar(tmp_path / "x.tar", {"a.png": b"first", "a.jpg": b"second", "a.cls": b"3"})
-        assert read(path) == [("a", 3, b"first")]
+        assert read(make_tar(tmp_path / "x.tar", members)) == [("b", 1, b"first")]
+    assert f"skipped 2 samples without an image; the first is {tmp_path}/x.tar: a" in caplog.text
     assert "read the first image of each sample, and skipped 1 others" in caplog.text
 
 
@@ -211,40 +199,28 @@ def test_a_json_without_anything_of_use_is_ignored(tmp_path: Path) -> None:
 # Samples that fail, alone
 
 
-CLS = [b"", b"cat", b"-1", b"1.0", b"2147483648", b"9" * 5000, b"1 2", b"1_0", b"\xff", b"\xd9\xa1"]
-JSON = ["-1", "1.5", "true", '"3"', "[1]", "2147483648", "1" + "0" * 100]
-
-
 def test_a_label_that_is_not_an_integer_from_0() -> None:
-    for text in CLS:
+    for text in (b"", b"cat", b"-1", b"1.0", b"2147483648", b"9" * 5000, b"1 2", b"1_0", b"\xff", b"\xd9\xa1"):
         reason = error_of({"a.jpg": jpeg("a"), "a.cls": text, "a.json": b'{"label": 3}'}).reason
         assert reason.startswith(f"the label in a.cls is {repr(os.fsdecode(text[:30]))[:-1]}")
         assert reason.endswith("expected an integer from 0 to 2147483647")
-    for number in JSON:
+    for number in ("-1", "1.5", "true", '"3"', "[1]", "2147483648", "1" + "0" * 100):
         error = error_of([("a.json", f'{{"label": {number}}}'.encode()), ("a.jpg", jpeg("a"))])
         assert error.reason.startswith("the label in a.json is ")
 
 
-BAD: dict[str, tuple[list[tuple[str, bytes]], str]] = {
-    "no label": (
-        [("a.jpg", jpeg("a")), ("a.json", b"{}")],
-        "no label: there is neither a.cls beside the image, nor a 'label' in a.json",
-    ),
-    "an empty image": ([("a.jpg", b""), ("a.cls", b"0")], "the image is empty (0 bytes)"),
-    **{
-        f"a second {again}": (
-            [("a.jpg", jpeg("a")), ("a.cls", b"1"), ("a.json", b"{}"), (again, b"2")],
-            f"the sample has a second {again}: it is not clear which one to read",
-        )
-        for again in ("a.jpg", "a.cls", "a.json", "a.JPG")
-    },
-}
-
-
-@pytest.mark.parametrize(("members", "reason"), BAD.values(), ids=BAD)
-def test_a_bad_sample_fails_alone(members: list[tuple[str, bytes]], reason: str) -> None:
-    error = error_of(members)
-    assert (error.key, error.reason) == ("a", reason)
+def test_a_bad_sample_fails_alone() -> None:
+    no_label = "no label: there is neither a.cls beside the image, nor a 'label' in a.json"
+    bad: list[tuple[list[tuple[str, bytes]], str]] = [
+        ([("a.jpg", jpeg("a")), ("a.json", b"{}")], no_label),
+        ([("a.jpg", b""), ("a.cls", b"0")], "the image is empty (0 bytes)"),
+    ]
+    for second in ("a.jpg", "a.cls", "a.json", "a.JPG"):
+        members = [("a.jpg", jpeg("a")), ("a.cls", b"1"), ("a.json", b"{}"), (second, b"2")]
+        bad.append((members, f"the sample has a second {second}: it is not clear which one to read"))
+    for members, reason in bad:
+        error = error_of(members)
+        assert (error.key, error.reason) == ("a", reason)
 
 
 def test_the_largest_label(tmp_path: Path) -> None:
@@ -254,19 +230,15 @@ def test_the_largest_label(tmp_path: Path) -> None:
 
 
 def test_an_image_that_is_too_large_is_not_read(tmp_path: Path) -> None:
-    path, size = tmp_path / "x.tar", LARGEST_IMAGE + 1
-    with path.open("wb") as file:  # sparse, so that it takes no room on the disk
+    size = LARGEST_IMAGE + 1
+    rest = make_tar(tmp_path / "rest", {"a.cls": b"0", "b.jpg": jpeg("b"), "b.cls": b"1"}).read_bytes()
+    with (tmp_path / "x.tar").open("wb") as file:  # sparse, so that it takes no room on the disk
         info = tarfile.TarInfo("a.jpg")
         info.size = size
         file.write(info.tobuf())
         file.seek(512 + (size + 511) // 512 * 512)
-        with tarfile.open(fileobj=file, mode="w") as tar:
-            tar.offset = file.tell()
-            for name, data in (("a.cls", b"0"), ("b.jpg", jpeg("b")), ("b.cls", b"1")):
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
-    source = open_source(str(path))
+        file.write(rest)
+    source = open_source(str(tmp_path / "x.tar"))
     error, sample = source.read()
     assert isinstance(error, SampleError)
     assert error.reason == f"the image has more than {LARGEST_IMAGE} bytes, too many for a face"
@@ -286,7 +258,7 @@ def tars(folder: Path, counts: Sequence[int] = (3, 1, 4), size: int = 2000, **op
     return folder
 
 
-def test_what_was_cut_off_since_the_opening_fails_alone(tmp_path: Path) -> None:
+def test_a_tar_that_changed_since_the_opening_is_noticed(tmp_path: Path) -> None:
     folder = tars(tmp_path, [4])
     source = open_source(str(folder))
     os.truncate(folder / "s-0.tar", 3584 * 2 + 700)
@@ -296,21 +268,12 @@ def test_what_was_cut_off_since_the_opening_fails_alone(tmp_path: Path) -> None:
         f"{folder}/s-0.tar: key 2, byte {3584 * 2 + 512}: the tar has changed since it was opened"
     )
     assert list(source.keys()) == ["0", "1", "2", f"at byte {3584 * 3 + 512}"]
-
-
-def test_another_tar_in_the_same_place_is_noticed(tmp_path: Path) -> None:
-    folder = tars(tmp_path, [4])
-    source = open_source(str(folder))
     tars(tmp_path, [5], size=2600)
-    items = list(source.read())
-    assert isinstance(items[1], SampleError)
-    assert "the tar has changed since it was opened" in items[1].reason
-
-
-def test_a_tar_that_is_gone_is_named(tmp_path: Path) -> None:
-    source = open_source(str(tars(tmp_path)))
-    (tmp_path / "s-1.tar").unlink()
-    with pytest.raises(InputNotFoundError, match=r"s-1\.tar: no such file"):
+    another = list(source.read())[1]
+    assert isinstance(another, SampleError)
+    assert "the tar has changed since it was opened" in another.reason
+    (folder / "s-0.tar").unlink()
+    with pytest.raises(InputNotFoundError, match=r"s-0\.tar: no such file"):
         list(source)
 
 
@@ -329,54 +292,35 @@ def test_a_bad_spot_of_the_disk_fails_only_the_samples_on_it(tmp_path: Path, mon
     assert "cannot be read: Input/output error" in failed[0].reason
 
 
-# The source's own promises
+# The source
 
 
-@pytest.mark.parametrize("options", [{"format": tarfile.USTAR_FORMAT}, {"format": tarfile.GNU_FORMAT}])
-def test_long_names_are_keys(tmp_path: Path, options: dict[str, Any]) -> None:
-    key = "folder/" * 20 + "x" * 90
-    members = [
-        (f"{key}.jpg", jpeg("a")),
-        (f"{key}.cls", b"1"),
-        (f"{key}.json", b'{"landmarks": 0}'),
-        ("b.jpg", jpeg("b")),
-    ]
-    source = open_source(str(make_tar(tmp_path / "x.tar", [*members, ("b.cls", b"2")], **options)))
-    assert [(one.key, one.label, one.image) for one in source] == [(key, 1, jpeg("a")), ("b", 2, jpeg("b"))]
-    assert list(source.keys()) == [key, "b"]
-
-
-def test_keys_in_any_letters(tmp_path: Path) -> None:
-    keys = ["ü/日本", "a b", "x" * 120]
-    members = [(f"{key}{e}", data) for key in keys for e, data in ((".jpg", jpeg(key)), (".cls", b"0"))]
-    source = open_source(str(make_tar(tmp_path / "x.tar", members, format=tarfile.PAX_FORMAT)))
-    assert list(source.keys()) == keys == [sample.key for sample in source]
-
-
-def test_samples_are_read_in_any_order_and_in_parts(tmp_path: Path) -> None:
-    source = open_source(str(tars(tmp_path)))
-    every = [sample.image for sample in source]
-    assert [int(image[4:].rstrip(b".")) for image in every] == list(range(8))
-    positions = np.array([7, 0, 3, 3, 4, 2, 6])
-    taken = source.take(positions)
-    assert [sample.image for sample in taken] == [every[position] for position in positions]
-    assert np.concatenate(list(taken.labels())).tolist() == [position % 3 for position in positions]
-    assert [sample.image for sample in taken[2:5][1:]] == [every[3], every[4]]
-    assert [taken.locate(place) for place in range(7)] == [source.locate(int(one)) for one in positions]
-    assert source.locate(4) == (str(tmp_path / "s-2.tar"), 512)
-    assert list(source[2:2]) == []
+@pytest.mark.parametrize("make", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_keys_in_any_letters_and_of_any_length(tmp_path: Path, make: int) -> None:
+    keys = ["ü/日本", "a b", "folder/" * 20 + "x" * 90]
+    parts = ((".jpg", b"\xff\xd8\xff"), (".cls", b"1"), (".json", b'{"landmarks": 0}'))
+    members = [(f"{key}{extension}", data) for key in keys for extension, data in parts]
+    source = open_source(str(make_tar(tmp_path / "x.tar", members, format=make)))
+    assert [(one.key, one.label, one.image) for one in source] == [(key, 1, b"\xff\xd8\xff") for key in keys]
+    assert list(source.keys()) == keys
 
 
 @settings(max_examples=20)
 @given(st.lists(st.integers(0, 11), max_size=12), st.integers(1, 5))
-def test_parts_of_parts_are_the_same_samples(positions: list[int], block: int) -> None:
+def test_samples_are_read_in_any_order_and_in_parts(positions: list[int], block: int) -> None:
     with file_of(b"", "marker") as marker, pytest.MonkeyPatch.context() as patch:
         patch.setattr(source_module, "_BLOCK", block)
         source = open_source(str(tars(marker.parent, [2, 5, 4, 1], size=40)))
+        every = list(source)
+        assert [sample.key for sample in every] == [str(number) for number in range(12)]
         taken = source.take(np.array(positions, np.int64))
-        assert [sample.key for sample in taken] == list(taken.keys()) == [str(one) for one in positions]
+        assert list(taken) == [every[position] for position in positions]
+        assert list(taken.keys()) == [str(position) for position in positions]
         assert taken.sizes().tolist() == [40] * len(positions)
-        assert sum(map(len, taken.labels())) == len(taken) == len(positions)
+        assert np.concatenate([*taken.labels(), np.empty(0, int)]).tolist() == [one % 3 for one in positions]
+        assert [taken.locate(place) for place in range(len(taken))] == [source.locate(one) for one in positions]
+        assert list(taken[2:5][1:]) == [every[position] for position in positions[2:5][1:]]
+    assert source.locate(2) == (str(marker.parent / "s-1.tar"), 512)
 
 
 def test_a_part_takes_its_own_tars_alone_to_a_worker(tmp_path: Path) -> None:
@@ -387,14 +331,6 @@ def test_a_part_takes_its_own_tars_alone_to_a_worker(tmp_path: Path) -> None:
     again = pickle.loads(pickle.dumps(part))  # noqa: S301, our own bytes
     assert [sample.key for sample in again] == ["10", "11"]
     assert again.identity() == source.identity()
-
-
-def test_sizes_are_those_of_the_images(tmp_path: Path) -> None:
-    source = open_source(
-        str(make_tar(tmp_path / "x.tar", {"a.jpg": bytes(5), "a.cls": b"0", "b.jpg": bytes(700), "b.cls": b"0"}))
-    )
-    assert source.sizes().tolist() == [5, 700]
-    assert source.size() == 705
 
 
 def test_the_identity_tells_inputs_apart_and_does_not_know_where_they_lie(tmp_path: Path) -> None:
@@ -420,34 +356,117 @@ def test_class_names_that_others_wrote_are_none(tmp_path: Path, caplog: pytest.L
     assert source.class_names() is None
 
 
-def test_it_is_opened_by_name_pattern_and_content(tmp_path: Path) -> None:
+def test_tars_are_recognised_by_name_pattern_and_content(tmp_path: Path) -> None:
     folder = tars(tmp_path / "set")
     for path in (folder, folder / "s-0.tar"):
         assert open_dataset(str(path)).identity() == open_source(str(path)).identity()
     for name in ("s-{0..2}.tar", "s-%d.tar", "s-*.tar"):
         assert len(open_dataset(f"webdataset:{folder / name}")) == 8
         assert recognises(str(folder / name))
-
-
-def test_what_it_recognises(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "other").mkdir()
+    (folder / "s-0.tar").rename(tmp_path / "unnamed")
+    for name in ("cut.tar", "set.tgz"):  # so that opening them reports what is wrong
+        (tmp_path / name).write_bytes(b"\x1f\x8b")
+    (tmp_path / "x.tar.gz").write_bytes(gzip.compress(bytes(9999)))
+    for name in ("unnamed", "cut.tar", "set.tgz", "x.tar.gz"):
+        assert recognises(str(tmp_path / name))
+    for name in ("empty", "other"):
+        (tmp_path / name).mkdir()
     (tmp_path / "other" / "x.tar").write_bytes(b"no tar" * 200)
     os.mkfifo(tmp_path / "pipe")
-    for name in ("empty", "other", "pipe", "nowhere", "s-{0..1}.tar", "s-%d.tar"):
+    for name in ("empty", "other", "pipe", "nowhere", "t-{0..1}.tar", "t-%d.tar"):
         assert not recognises(str(tmp_path / name))
-    for name in ("cut.tar", "set.tar.gz", "set.tgz"):  # so that opening them says what is wrong
-        (tmp_path / name).write_bytes(b"\x1f\x8b")
-        assert recognises(str(tmp_path / name))
-    tars(tmp_path, [1])
-    (tmp_path / "s-0.tar").rename(tmp_path / "unnamed")
-    assert recognises(str(tmp_path / "unnamed"))
-
-
-def test_a_compressed_tar_is_refused_by_name(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "x.tar.gz", "w:gz") as tar:
-        tar.addfile(tarfile.TarInfo("a.jpg"))
-    with pytest.raises(
-        FormatError, match=r"x\.tar\.gz: byte 0: .*it is compressed \(gzip\).*decompress it to a plain \.tar first"
-    ):
+    with pytest.raises(FormatError, match=r"x\.tar\.gz: byte 0: .*compressed \(gzip\).*decompress it to a plain \.tar"):
         open_dataset(str(tmp_path / "x.tar.gz"))
+
+
+# Names of tars
+
+
+def make(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).write_bytes(b"")
+
+
+def found(folder: Path, spec: str) -> list[str]:
+    return [str(Path(path).relative_to(folder)) for path in find_tars(str(folder / spec))]
+
+
+@given(st.sampled_from(["s-%06d.tar", "%d.tar", "a%%b%03d-%%.tar"]), st.integers(0, 10**10))
+def test_a_number_is_found_again_in_the_name_that_it_gave(pattern: str, number: int) -> None:
+    names = parse_numbered(pattern)
+    assert names is not None
+    assert str(names) == pattern
+    assert names.name(number) == pattern % number
+    assert names.number(names.name(number)) == number
+
+
+def test_other_names_have_no_number_and_other_patterns_are_none() -> None:
+    arabic = "s-\u0660\u0660\u0660\u0660\u0660\u0661.tar"
+    for name in ("s-00001.tar", "s-0000010.tar", "s-+00001.tar", arabic, "s-.tar", "s-000001.tar2"):
+        assert NumberedNames("s-", 6, ".tar").number(name) is None
+    for pattern in ("a.tar", "%s.tar", "%06d-%06d.tar", "%6d.tar", "100%.tar", "%x.tar"):
+        assert parse_numbered(pattern) is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (".", ["a.tar", "b-9.tar", "b-10.tar"]),
+        ("b-*.tar", ["b-9.tar", "b-10.tar"]),
+        ("s-{000..002}.tar", ["s-000.tar", "s-001.tar", "s-002.tar"]),
+        ("s-{8..10}.tar", ["s-8.tar", "s-9.tar", "s-10.tar"]),
+        ("s-{08..10}.tar", ["s-08.tar", "s-09.tar", "s-10.tar"]),
+        ("s-{2..1}.tar", ["s-2.tar", "s-1.tar"]),
+        ("{b,a}.tar", ["b.tar", "a.tar"]),
+        ("{a,b}-{0..1}.tar", ["a-0.tar", "a-1.tar", "b-0.tar", "b-1.tar"]),
+        ("{x}-{0..1}.tar", ["{x}-0.tar", "{x}-1.tar"]),
+    ],
+)
+def test_a_spec_stands_for_tars_in_order(tmp_path: Path, spec: str, expected: list[str]) -> None:
+    make(tmp_path, *expected, ".hidden.tar", "notes.txt", "x.tar.gz", *([] if spec == "." else ["other.tar"]))
+    assert found(tmp_path, spec) == expected
+
+
+def test_braces_agree_with_the_webdataset_library(tmp_path: Path) -> None:
+    braceexpand = pytest.importorskip("braceexpand").braceexpand
+    for spec in ("s-{0..11}", "s-{00..11}", "s-{098..101}-{a,b}", "{b,a}{3..1}"):
+        make(tmp_path, *(expected := list(braceexpand(spec))))
+        assert found(tmp_path, spec) == expected
+
+
+def test_a_pattern_takes_the_numbers_that_are_there_and_reports_a_gap(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(tmp_path, "s-10.tar", "s-9.tar", "s-11.tar", "s-x.tar", "t-1.tar", "s-09.tar")
+    with caplog.at_level(logging.WARNING, logger="facedata"):
+        assert found(tmp_path, "s-%d.tar") == ["s-9.tar", "s-10.tar", "s-11.tar"]
+        assert caplog.text == ""
+        make(tmp_path, "s-13.tar")
+        assert len(found(tmp_path, "s-%d.tar")) == 4
+    assert "there is no s-12.tar; continuing without it" in caplog.text
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path) -> None:
+    names = ["{0..1}.tar", "%d.tar", "[ab].tar", "*.tar"]
+    make(tmp_path, *names, "0.tar", "1.tar", "a.tar")
+    assert [found(tmp_path, name) for name in names] == [[name] for name in names]
+
+
+NONE = "no such file or folder"
+MISSING: list[tuple[str, type[Exception], str]] = [
+    *((spec, InputNotFoundError, NONE) for spec in ("n.tar", "n-%06d.tar", "n-*.tar", "no/s-%d.tar", "no/*.tar")),
+    ("s-{0..2}.tar", InputNotFoundError, r"s-1\.tar: no such file; .*s-\{0\.\.2\}\.tar names 3 tars"),
+    ("{0..99999999999999999}.tar", FormatError, "stands for more than 1048576 names"),
+    ("{0..1023}-{0..1024}.tar", FormatError, "stands for more than 1048576 names"),
+    ("empty", EmptyDatasetError, r"there is no \.tar in this folder$"),
+    ("compressed", EmptyDatasetError, r"x\.tar\.gz is compressed: decompress it to a plain \.tar first"),
+]
+
+
+@pytest.mark.parametrize(("spec", "error", "message"), MISSING)
+def test_tars_that_are_missing_are_named(tmp_path: Path, spec: str, error: type[Exception], message: str) -> None:
+    for folder in ("empty", "compressed"):
+        (tmp_path / folder).mkdir()
+    make(tmp_path, "s-0.tar", "s-2.tar", "compressed/x.tar.gz")
+    with pytest.raises(error, match=message):
+        find_tars(str(tmp_path / spec))
