@@ -125,7 +125,7 @@ def test_the_names_of_the_classes_are_written_beside_the_tars_but_not_sent_to_wo
 
 def test_tars_end_where_the_options_say(tmp_path: Path) -> None:
     large = [Sample(str(number), 0, jpeg("x").ljust(30_000)) for number in range(6, 12)]
-    cuts: list[tuple[Sequence[Any], dict[str, int], list[int]]] = [
+    cuts: list[tuple[Sequence[Any], dict[str, Any], list[int]]] = [
         (numbered(10).items, {"shard_samples": 4}, [4, 4, 2]),
         (numbered(8).items, {"shard_samples": 4}, [4, 4]),
         ([*numbered(6).items, *large], {"shard_size": 80_000, "shard_samples": 4}, [4, 4, 2, 2]),
@@ -336,4 +336,4 @@ def test_what_is_written_is_read_again(items: Sequence[Sample]) -> None:
         assert read.declared_classes() == max(one.label for one in items) + 1
         for mine, theirs in zip(read, items, strict=True):
             assert (mine.key, mine.label, mine.image) == (theirs.key, theirs.label, theirs.image)
-            np.testing.assert_array_equal(mine.landmarks, theirs.landmarks)  # type: ignore[arg-type]
+            np.testing.assert_array_equal(mine.landmarks, theirs.landmarks)
