@@ -169,10 +169,7 @@ def _show(done: Acquired, *, as_json: bool) -> None:
             {"path": str(file.path), "bytes": file.size, "fetched_bytes": file.fetched_bytes, "from": file.final_url}
             for file in done.fetched
         ]
-        files = [
-            {"path": result.path, "verdict": result.verdict, "how": result.how, "detail": result.detail}
-            for result in done.results
-        ]
+        files = [{key: getattr(each, key) for key in ("path", "verdict", "how", "detail")} for each in done.results]
         facts = {key: getattr(done, key) for key in ("name", "already", "good", "used", "placed", "refused", "next")}
         options.print_json({**facts, "root": str(done.root), "fetched": fetched, "files": files})
         return
@@ -221,15 +218,13 @@ def _show_plan(entry: CatalogueSet, root: Path, plan: Plan, *, as_json: bool) ->
     if plan.already:
         click.echo(f"{entry.name}: already complete in {root}")
         return
-    for line in entry.terms:
-        click.echo(f"{entry.name}: {line}")
-    for name, found in plan.found.items():
-        click.echo(f"{name}: would use {found.path}")
-    for path, reason in plan.wrong.items():
-        click.echo(f"{path}: {reason}")
+    lines = [f"{entry.name}: {line}" for line in entry.terms]
+    lines += [f"{name}: would use {found.path}" for name, found in plan.found.items()]
+    lines += [f"{path}: {reason}" for path, reason in plan.wrong.items()]
     for download in plan.fetch:
         size = download.size or download.about
         pages = " or ".join(shown_url(link.page) for link in entry.links(download))
-        click.echo(f"{download.name}: would fetch {human_bytes(size) if size else 'it'} from {pages}")
+        lines.append(f"{download.name}: would fetch {human_bytes(size) if size else 'it'} from {pages}")
     if plan.by_hand:
-        click.echo(steps_by_hand(entry, plan.by_hand, root))
+        lines.append(steps_by_hand(entry, plan.by_hand, root))
+    click.echo("\n".join(lines))

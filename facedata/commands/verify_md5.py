@@ -204,23 +204,17 @@ def _create(folder: str, algorithm: str, workers: int | None, *, quiet: bool) ->
     return 0 if is_complete else 1
 
 
-class _Screen:
+class _Screen(ExitStack):
     """Lines on stdout, flushed often, and progress on stderr, whose modules are loaded only if it is shown."""
 
     def __init__(self, what: str, *, quiet: bool) -> None:
+        super().__init__()
         self._what, self._quiet = what, quiet
         self._begin = time.monotonic()
         self._stdout = sys.stdout.buffer
-        self._stack = ExitStack()
         self._observer: Callable[[int, int], None] | None = None
         self._above_bar = sys.stderr.isatty() and sys.stdout.isatty()
-
-    def __enter__(self) -> _Screen:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-        self._stdout.flush()
+        self.callback(self._stdout.flush)
 
     def write(self, line: bytes) -> None:
         """Write to stdout, above the bar if there is one."""
@@ -236,6 +230,6 @@ class _Screen:
 
         self._stdout.flush()
         if self._observer is None and time.monotonic() - self._begin > _BAR_AFTER:
-            self._observer = self._stack.enter_context(show_bytes(self._what, quiet=self._quiet))
+            self._observer = self.enter_context(show_bytes(self._what, quiet=self._quiet))
         if self._observer is not None:
             self._observer(done, total)

@@ -6,6 +6,7 @@ their placing. Every step finds out what has been done already, so that the same
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import shutil
@@ -15,29 +16,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from facedata.download.available import (
+    Accept,
     ByHandError,
     Plan,
+    accept_terms,
     find_downloads,
     given_files,
+    is_accepted,
+    is_finished,
     put_in_root,
-    require_downloads,
-    set_aside,
+    read_provenance,
+    record_download,
+    record_finish,
+    record_restart,
     steps_by_hand,
 )
 from facedata.download.catalogue import CatalogueSet, Download
 from facedata.download.checksums import hash_file, remember
 from facedata.download.expectations import file_expectations
 from facedata.download.layout import forget_unpacked, is_unpacked, place_unpacked, unpack
-from facedata.download.provenance import (
-    Accept,
-    accept_terms,
-    is_accepted,
-    is_finished,
-    read_provenance,
-    record_download,
-    record_finish,
-    record_restart,
-)
 from facedata.download.transfer import Fetched, FileRequest, TransferOptions, fetch_files
 from facedata.download.verify import Result, verify
 from facedata.download.walk import check_stop
@@ -132,11 +129,8 @@ def plan_acquisition(
         If no file of the set is known.
     InputError
         If given files do not exist.
-    InterruptedJobError
-        If `stop` is set.
     """
-    require_downloads(entry)
-    given_files(options.from_dir, options.from_files)
+    given_files(entry, options.from_dir, options.from_files)
     if not options.overwrite and is_finished(read_provenance(root, entry.name), root):
         return Plan(already=True)
     return _Acquisition(entry, root, options, watch, stop).plan(again=options.overwrite)
@@ -173,8 +167,7 @@ def acquire(
             with acquisition.working(restart=False):
                 acquisition.clear()
         return Acquired(entry.name, root, already=True, next=entry.next_commands(root))
-    require_downloads(entry)
-    given_files(options.from_dir, options.from_files)  # a path that does not exist is an error before any question
+    given_files(entry, options.from_dir, options.from_files)  # what is wrong is an error before any question
     if not is_accepted(entry, record):
         accept_terms(entry, root, accept)
     return acquisition.run()
@@ -260,7 +253,7 @@ class _Acquisition:
         # wrong files in the places of downloads are renamed; others are the user's own and stay
         for path, reason in plan.wrong.items():
             if Path(path) in paths.values():
-                _log.warning("%s: %s; kept as %s", path, reason, set_aside(Path(path)).name)
+                _log.warning("%s: %s; kept as %s", path, reason, _set_aside(Path(path)).name)
             else:
                 _log.warning("%s: %s; it is not used", path, reason)
         for name, file in plan.found.items():
@@ -292,17 +285,10 @@ class _Acquisition:
         names = {download.path(self.root): download.name for download in downloads}
 
         def note(fetched: Fetched) -> None:
-            record_download(
-                self.entry,
-                self.root,
-                names[fetched.path],
-                fetched.final_url,
-                fetched.size,
-                fetched.digest,
-                link=f"{fetched.link.kind} {shown_url(fetched.link.address)}",
-                etag=fetched.etag,
-                last_modified=fetched.last_modified,
-            )
+            link = f"{fetched.link.kind} {shown_url(fetched.link.address)}"
+            more = {"link": link, "etag": fetched.etag, "last_modified": fetched.last_modified}
+            name, url = names[fetched.path], fetched.final_url
+            record_download(self.entry, self.root, name, url, fetched.size, fetched.digest, **more)
             remember(self.root, os.path.relpath(fetched.path, self.root), fetched.digest)
 
         requests = []
@@ -357,6 +343,19 @@ class _Acquisition:
             raise
         except OSError as error:
             raise output_error(error, self.work) from error
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a wrong file, so that the right one can take its place."""
+    aside = path.with_name(f"{path.name}.wrong")
+    numbers = itertools.count(2)
+    while os.path.lexists(aside):
+        aside = path.with_name(f"{path.name}.wrong-{next(numbers)}")
+    try:
+        os.replace(path, aside)
+    except OSError as error:
+        raise output_error(error, path) from error
+    return aside
 
 
 def _bytes_on_disk(path: Path) -> int:

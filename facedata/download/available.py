@@ -1,40 +1,188 @@
-"""Downloads that need not be fetched: in the root already, or fetched by hand; and the steps to fetch one by hand."""
+"""What a root has: ``provenance.json``, the record of earlier downloads, and files that need not be fetched.
+
+The record says which terms were accepted, and where the files came from, when, and with which checksums.
+"""
 
 from __future__ import annotations
 
-import itertools
+import datetime
+import hashlib
+import json
 import os
 import re
 import shlex
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from facedata import __version__
 from facedata.download.catalogue import CatalogueSet, Download
 from facedata.download.checksums import Digest, remember
-from facedata.download.provenance import read_all_provenance
-from facedata.download.verify import Expectation, verify
+from facedata.download.schema import PROVENANCE
+from facedata.download.verify import Expectation, Result, verify
 from facedata.download.walk import check_stop
-from facedata.errors import InputError, InputNotFoundError, input_error, output_error
-from facedata.files import atomic_writer, opened_regular, temporary_name
+from facedata.errors import FormatError, InputError, InputNotFoundError, input_error, output_error
+from facedata.files import atomic_writer, open_locked, opened_regular, read_small, temporary_name
 from facedata.jobs.signals import StopRequest
 from facedata.text import web_page_title
 
 __all__ = [
+    "Accept",
     "AvailableFile",
     "ByHandError",
     "Plan",
+    "accept_terms",
+    "change_provenance",
     "find_downloads",
     "given_files",
+    "is_accepted",
+    "is_finished",
     "put_in_root",
-    "require_downloads",
-    "set_aside",
+    "read_provenance",
+    "record_download",
+    "record_finish",
+    "record_restart",
     "steps_by_hand",
 ]
 
 _HEAD = 4096
 _BLOCK = 1 << 20
+_LOCK = ".facedata-provenance-lock"
+_LARGEST = 64 << 20
 _BROWSER_COPY = re.compile(r"(.+?)(?: ?\(\d+\))?((?:\.[A-Za-z0-9]{1,4}){0,2})")
+
+
+Accept = Callable[[CatalogueSet], str]
+"""Shows the terms and asks for them to be accepted; returns how they were, or raises `OptionError`."""
+
+
+def read_provenance(root: Path, name: str) -> dict[str, Any]:
+    """The record of the set with that name in `root`, empty if there is none.
+
+    Raises
+    ------
+    FormatError
+        If the file is not one of facedata's.
+    InputError
+        If it cannot be read.
+    """
+    return _read_records(root).get(name, {})
+
+
+def _read_records(root: Path) -> dict[str, dict[str, Any]]:
+    """The records of all sets in `root`, by name."""
+    path = root / PROVENANCE
+    if not os.path.lexists(path):
+        return {}
+    try:
+        whole = json.loads(read_small(path, _LARGEST))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: is not a record of downloads: {error}; move it away") from error
+    sets: Any = whole.get("sets") if isinstance(whole, dict) else None
+    records = sets.values() if isinstance(sets, dict) else [None]
+    for record in records:
+        tables = (record.get("downloads", {}), record.get("files", {})) if isinstance(record, dict) else (None,)
+        if not all(isinstance(table, dict) for table in tables):
+            raise FormatError(f"{path}: is not a record of downloads: its 'sets' are invalid; move it away")
+    return dict(sets)
+
+
+@contextmanager
+def change_provenance(root: Path, name: str) -> Iterator[dict[str, Any]]:
+    """The record of a set, to be changed; written when the block ends without an error.
+
+    Records of other sets in the same root are kept, also those that another process writes meanwhile.
+    """
+    path = root / PROVENANCE
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = open_locked(root / _LOCK, wait=True)
+        try:
+            sets = _read_records(root)
+            yield sets.setdefault(name, {})
+            text = json.dumps({"sets": sets, "facedata": __version__}, indent=2, ensure_ascii=False)
+            with atomic_writer(path) as file:
+                file.write(text.encode(errors="backslashreplace") + b"\n")
+        finally:
+            os.close(lock)
+    except OSError as error:
+        raise output_error(error, path) from error
+
+
+def _now() -> str:
+    """The time in UTC, to the second, in the format of ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def is_accepted(entry: CatalogueSet, record: Mapping[str, Any]) -> bool:
+    """Whether these very terms have been accepted before, or there is nothing to accept."""
+    before = record.get("accepted")
+    return not entry.asks or (isinstance(before, dict) and before.get("digest") == _digest_of_terms(entry))
+
+
+def accept_terms(entry: CatalogueSet, root: Path, accept: Accept) -> None:
+    """Ask for the terms to be accepted, and record what was accepted and when; `OptionError` if they are not."""
+    facts = {"how": accept(entry), "status": list(entry.status), "terms": entry.terms}
+    with change_provenance(root, entry.name) as record:
+        record["accepted"] = {"at": _now(), **facts, "digest": _digest_of_terms(entry)}
+
+
+def _digest_of_terms(entry: CatalogueSet) -> str:
+    return hashlib.sha256("\n".join(entry.terms).encode()).hexdigest()
+
+
+def record_download(
+    entry: CatalogueSet, root: Path, name: str, origin: str, size: int, digest: Digest, **more: str | None
+) -> None:
+    """Record where a download came from, a URL or a path, when, and with which size and checksum."""
+    facts = {"from": origin, "at": _now(), "bytes": size, **more, digest.algorithm: digest.value}
+    with change_provenance(root, entry.name) as record:
+        record.setdefault("downloads", {})[name] = facts
+
+
+def record_restart(entry: CatalogueSet, root: Path) -> None:
+    """Record that the set is no longer finished, and mark what was downloaded before as old."""
+    with change_provenance(root, entry.name) as record:
+        record.pop("finished", None)
+        for facts in record.get("downloads", {}).values():
+            if isinstance(facts, dict):
+                facts["old"] = True
+
+
+def record_finish(entry: CatalogueSet, root: Path, placed: Iterable[str], results: Sequence[Result]) -> None:
+    """Record that all files are in place and right: their sizes, how each was checked, and when."""
+    right = [result for result in results if result.verdict == "OK"]
+    files: dict[str, int | None] = {}
+    for path in [*placed, *(result.found_at or result.path for result in right)]:
+        whole = root / path
+        if whole.exists():
+            files[path] = None if whole.is_dir() else whole.stat().st_size
+    with change_provenance(root, entry.name) as record:
+        downloads = record.get("downloads", {})
+        for facts in downloads.values():
+            if isinstance(facts, dict):
+                facts.pop("old", None)
+        record["downloads"] = dict(sorted(downloads.items()))  # they end in any order
+        record["title"] = entry.title
+        record["files"] = files
+        record["checked"] = dict(sorted((result.path, result.how) for result in right))
+        record["finished"] = _now()
+
+
+def is_finished(record: Mapping[str, Any], root: Path) -> bool:
+    """Whether an earlier download finished, and its files still exist with the sizes they had."""
+    files = record.get("files")
+    if "finished" not in record or not isinstance(files, dict):
+        return False
+    try:
+        return all(
+            os.path.isdir(root / path) if size is None else os.path.getsize(root / path) == size
+            for path, size in files.items()
+        )
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 class ByHandError(InputError):
@@ -74,8 +222,21 @@ class Plan:
     by_hand: list[Download] = field(default_factory=list)
 
 
-def given_files(from_dir: Path | None, from_files: Sequence[Path]) -> list[Path]:
-    """The files that the user points to, those named individually first; `InputError` if one is not a file."""
+def given_files(entry: CatalogueSet, from_dir: Path | None, from_files: Sequence[Path]) -> list[Path]:
+    """The files that the user points to, those named individually first.
+
+    Raises
+    ------
+    ByHandError
+        If no file of the set is known; the message says where to get it.
+    InputError
+        If a path is not a file, or the folder cannot be read.
+    """
+    if not entry.downloads:
+        lines = [f"{entry.name}: facedata knows no files of this set that it could fetch or check"]
+        lines += [*entry.terms, *entry.places]
+        lines.append("once you have it, add its files to a catalogue of your own: docs/reference/catalogue.md")
+        raise ByHandError("\n  ".join(lines))
     for path in from_files:
         if not path.is_file():
             raise InputNotFoundError(f"{path}: {'is not a file' if path.exists() else 'no such file'} (--from-file)")
@@ -83,7 +244,7 @@ def given_files(from_dir: Path | None, from_files: Sequence[Path]) -> list[Path]
         return list(from_files)
     try:
         with os.scandir(from_dir) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_file())
+            names = sorted(each.name for each in entries if each.is_file())
     except OSError as error:
         raise input_error(error, from_dir) from error
     return [*from_files, *(from_dir / name for name in names)]
@@ -100,25 +261,17 @@ def find_downloads(
     observer: Callable[[int, int], None] | None = None,
     stop: StopRequest | None = None,
 ) -> Plan:
-    """Search for each download in the root, then among the files given, and check what is found.
+    """Search for each download in the root, then among the files given, and check what is found, as `verify` does.
 
-    Parameters
-    ----------
-    entry : CatalogueSet
-    root : path
-    from_dir, from_files : path
-        A folder with files that the user points to, and such files that were named individually.
-    distrusted : collection of str
-        Downloads of which the root may have an old one: they are searched for among the files given only.
-    workers, observer, stop
-        As in `verify`, which also says what is raised.
+    `distrusted` are downloads of which the root may have an old one: they are searched for only among the files in
+    `from_dir` and those of `from_files`.
 
     Raises
     ------
     InputError
         If the root has the archive of another set with the same name.
     """
-    given = given_files(from_dir, from_files)
+    given = given_files(entry, from_dir, from_files)
     found: dict[str, AvailableFile] = {}
     wrong: dict[str, str] = {}
 
@@ -162,7 +315,7 @@ def find_downloads(
         for folder, wanted in batches.items():
             check(folder, wanted, is_given=True)
     # archives of several sets may have the same name, data.tar.gz for example; only a checksum tells them apart
-    sets = read_all_provenance(root)
+    sets = _read_records(root)
     for download in filter(entry.is_archive, entry.downloads):
         path, file = download.path(root), found.get(download.name)
         is_proven = file is not None and file.digest is not None and not file.given
@@ -203,19 +356,6 @@ def _candidates(download: Download, given: Sequence[Path], named: Sequence[Path]
 def _web_page(path: Path) -> str | None:
     with opened_regular(path) as descriptor:
         return web_page_title(os.read(descriptor, _HEAD))
-
-
-def set_aside(path: Path) -> Path:
-    """Rename a wrong file, so that the right one can take its place; returns the new path."""
-    aside = path.with_name(f"{path.name}.wrong")
-    numbers = itertools.count(2)
-    while os.path.lexists(aside):
-        aside = path.with_name(f"{path.name}.wrong-{next(numbers)}")
-    try:
-        os.replace(path, aside)
-    except OSError as error:
-        raise output_error(error, path) from error
-    return aside
 
 
 def put_in_root(
@@ -262,20 +402,8 @@ def steps_by_hand(entry: CatalogueSet, missing: Sequence[Download], root: Path) 
     else:
         lines.append("facedata knows no place to get them from")
     command = f"  facedata download {entry.name} --root {shlex.quote(os.fspath(root))}"
+    what = "folder or the file" if len(missing) == 1 else "folder that they are in"
+    lines += [f"then run this, with the {what}:", f"{command} --from-dir ~/Downloads"]
     if len(missing) == 1:
-        lines.append("then run one of these, with the folder that it is in, or with the file:")
-        lines.append(f"{command} --from-dir ~/Downloads")
         lines.append(f"{command} --from-file ~/Downloads/{shlex.quote(missing[0].name)}")
-    else:
-        lines.append("then run this, with the folder that they are in:")
-        lines.append(f"{command} --from-dir ~/Downloads")
     return "\n".join(lines)
-
-
-def require_downloads(entry: CatalogueSet) -> None:
-    """Raise `ByHandError` for a set without a single known file; the message says where to get it."""
-    if not entry.downloads:
-        lines = [f"{entry.name}: facedata knows no files of this set that it could fetch or check"]
-        lines += [*entry.terms, *entry.places]
-        lines.append("once you have it, add its files to a catalogue of your own: docs/reference/catalogue.md")
-        raise ByHandError("\n  ".join(lines))

@@ -15,8 +15,8 @@ from typing import Any
 
 from facedata.columns import count_labels
 from facedata.converters.rec.recordio import CHUNK_HEADER_SIZE, RecordReader, padded, read_index
+from facedata.download.available import read_provenance
 from facedata.download.catalogue import CatalogueSet, KnownFile
-from facedata.download.provenance import read_provenance
 from facedata.download.verify import Expectation, Finding, Structure, Verification, verify
 from facedata.errors import FormatError
 from facedata.files import opened_regular
@@ -151,9 +151,7 @@ class FeatureMatrix:
         if wrong := size_problem(size, self.dimensions, rows, head):
             return Finding(False, wrong + source)
         shape = f"rows of {self.dimensions:,} float32"
-        return Finding(
-            True, f"{size:,} bytes are {shape}" if rows is None else f"{size:,} bytes, {rows:,} {shape}{source}"
-        )
+        return Finding(True, f"{size:,} bytes{' are' if rows is None else f', {rows:,}'} {shape}{source}")
 
 
 def _compare(found: int, expected: int | None, what: str) -> Finding:
@@ -214,15 +212,9 @@ def set_expectations(entry: CatalogueSet, root: Path, record: Mapping[str, Any])
     files = file_expectations(entry, placed=record.get("files", {}))
     unpacked = any((root / file.path).exists() for file in files) or "finished" in record
     archives = [
-        Expectation(
-            path=download.name,
-            digest=download.digest,
-            size=download.size,
-            known=download.superseded,
-            optional=bool(files) and unpacked,
-        )
-        for download in entry.downloads
-        if entry.is_archive(download)
+        Expectation(each.name, each.digest, each.size, known=each.superseded, optional=bool(files) and unpacked)
+        for each in entry.downloads
+        if entry.is_archive(each)
     ]
     return [*archives, *files] if unpacked or not archives else archives
 

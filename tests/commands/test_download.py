@@ -344,18 +344,6 @@ class TestPlainFiles:
             process.kill()
         assert process.returncode == 75, said
 
-    @pytest.mark.parametrize(
-        "record", ['"x"', "[]", '{"downloads": 3}', '{"files": []}', '{"finished": 1, "files": {"a\\u0000b": 1}}']
-    )
-    def test_an_invalid_record(self, facedata: Run, tmp_path: Path, record: str) -> None:
-        plain_set(tmp_path)
-        (tmp_path / "data").mkdir()
-        (tmp_path / "data/provenance.json").write_text(f'{{"sets": {{"plain": {record}}}}}')
-        (tmp_path / "a.bin").write_bytes(b"x")
-        ran = facedata("download", "plain", "--root", "data", "--from-file", "a.bin")
-        assert "Traceback" not in ran.stderr
-        assert ran.status == 0 or "provenance.json: is not a record of downloads" in ran.stderr
-
 
 class TestFilesOfTheUser:
     """Files elsewhere, or with other names, are neither renamed nor lost."""

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from facedata.download.available import accept_terms, change_provenance, is_accepted, is_finished, read_provenance
 from facedata.download.catalogue import CatalogueSet
-from facedata.download.provenance import PROVENANCE, accept_terms, change_provenance, is_accepted, read_provenance
+from facedata.download.schema import PROVENANCE
 from facedata.errors import FormatError, OptionError
 
 ENTRY = CatalogueSet("a", "A", status=("derivative",), status_note="Made from B.", licence="none")
@@ -35,7 +36,13 @@ def test_writers_at_once_lose_nothing(tmp_path: Path) -> None:
     assert [len(read_provenance(tmp_path, name)) for name in "abc"] == [10, 10, 0]
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b'{"sets": 3}', b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"{", b"[]", b'{"sets": 3}', b"\xff", b"[" * 100_000),
+        *(b'{"sets": {"a": %s}}' % record for record in (b'"x"', b"[]", b'{"downloads": 3}', b'{"files": []}')),
+    ],
+)
 def test_a_file_of_another_program_is_left_alone(tmp_path: Path, content: bytes) -> None:
     (tmp_path / PROVENANCE).write_bytes(content)
     with (
@@ -48,6 +55,7 @@ def test_a_file_of_another_program_is_left_alone(tmp_path: Path, content: bytes)
 
 def test_accepted_terms_are_kept_word_for_word_and_others_are_asked_for_again(tmp_path: Path) -> None:
     assert not is_accepted(ENTRY, {})
+    assert not is_finished({"finished": 1, "files": {"a\0b": 1}}, tmp_path)  # no file can have this name
     accept_terms(ENTRY, tmp_path, lambda entry: "--accept-terms")
     record = json.loads((tmp_path / PROVENANCE).read_text())["sets"]["a"]
     assert record["accepted"]["terms"] == ["derivative of a withdrawn set", "Made from B.", "licence: none"]

@@ -15,11 +15,6 @@ from facedata.download.verify import Expectation, Result, Verification, verify
 from facedata.errors import InputError, InputNotFoundError
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-
-
 def md5(content: str | bytes) -> Digest:
     return Digest("md5", hashlib.md5(content.encode() if isinstance(content, str) else content).hexdigest())
 
