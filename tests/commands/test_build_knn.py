@@ -12,28 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from features.sets import Array, people, write_set
 from support import Ran, Running, tree
 
 pytest.importorskip("faiss")
 
-Array = NDArray[Any]
 Facedata = Callable[..., Ran]
 
 
-def make_set(root: Path, rows: int, dimensions: int = 256, label: int | None = None, name: str = "a") -> Array:
-    """A set of people, all rows with the same `label` if one is given; returns the features."""
-    random = np.random.default_rng(0)
-    labels = random.integers(0, max(rows // 20, 1), rows)
-    features = random.normal(size=(max(rows // 20, 1), dimensions))[labels] + 0.7 * random.normal(
-        size=(rows, dimensions)
-    )
-    for folder in ("features", "labels"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    features.astype("<f4").tofile(root / f"features/{name}.bin")
-    lines = labels.tolist() if label is None else [label] * rows
-    (root / f"labels/{name}.meta").write_text("".join(f"{line}\n" for line in lines))
-    return features.astype(np.float32)
+def make_set(root: Path, rows: int, dimensions: int = 16) -> Array:
+    """Write the set ``a``; returns its features."""
+    features, labels = people(rows, dimensions)
+    write_set(root, features, labels)
+    return features
 
 
 def as_learn_to_cluster(data: Array) -> tuple[Array, Array, set[tuple[int, int]]]:
@@ -49,15 +40,14 @@ def as_learn_to_cluster(data: Array) -> tuple[Array, Array, set[tuple[int, int]]
 
 
 def test_learn_to_cluster_reads_what_numpy_finds(tmp_path: Path, inline_facedata: Facedata) -> None:
-    features = make_set(tmp_path / "data", 1000)
+    features = make_set(tmp_path / "data", 1000, 256)
     ran = inline_facedata("build-knn", "data", "--name", "a", "--k", 40)
     assert ran.status == 0, ran.stderr
     assert ran.stdout.startswith("data/knns/a/faiss_k_40.npz: 1,000 rows, 40 neighbours each, 320.3 kB; ")
     data = np.load(tmp_path / "data/knns/a/faiss_k_40.npz", allow_pickle=False)["data"]
     assert data.shape == (1000, 2, 40)
     ids, distances, edges = as_learn_to_cluster(data)
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
-    cosines = (unit @ unit.T).astype(np.float64)
+    cosines = (features @ features.T).astype(np.float64)
     np.testing.assert_array_equal(ids[:, 0], np.arange(1000))
     np.testing.assert_allclose(distances, np.clip(np.sort(1 - cosines, axis=1)[:, :40], 0, 1), atol=2e-6)
     np.testing.assert_allclose(distances, np.clip(1 - np.take_along_axis(cosines, ids, axis=1), 0, 1), atol=2e-6)
@@ -80,30 +70,22 @@ def test_learn_to_cluster_reads_what_numpy_finds(tmp_path: Path, inline_facedata
 def test_refusals(
     tmp_path: Path, inline_facedata: Facedata, arguments: tuple[Any, ...], status: int, said: str
 ) -> None:
-    make_set(tmp_path / "data", 60, 16)
+    make_set(tmp_path / "data", 60)
     ran = inline_facedata("build-knn", "data", "--name", "a", "--k", 5, *arguments)
     assert (ran.status, ran.stdout) == (status, "")
     assert said in ran.stderr.replace("\n", " ")
     assert not (tmp_path / "data/knns/a").exists() or os.listdir(tmp_path / "data/knns/a") == []
 
 
-def test_labels_are_not_needed(tmp_path: Path, inline_facedata: Facedata) -> None:
-    make_set(tmp_path / "data", 60, 16, label=-1)
-    (tmp_path / "data/labels/a.meta").unlink()
-    refused = inline_facedata("build-knn", "data", "--name", "a", "--k", 6)
-    assert (refused.status, "give --dim" in refused.stderr) == (2, True)
-    assert inline_facedata("build-knn", "data", "--name", "a", "--k", 6, "--dim", 16).status == 0
-
-
 def test_a_missing_faiss_is_named(tmp_path: Path, inline_facedata: Facedata, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_set(tmp_path / "data", 60, 16)
+    make_set(tmp_path / "data", 60)
     monkeypatch.setitem(sys.modules, "faiss", None)
     ran = inline_facedata("build-knn", "data", "--name", "a")
     assert (ran.status, "pip install 'facedata[features]'" in ran.stderr) == (1, True)
 
 
 def test_a_dry_run_writes_nothing_and_json_is_one_object(tmp_path: Path, inline_facedata: Facedata) -> None:
-    make_set(tmp_path / "data", 60, 16)
+    make_set(tmp_path / "data", 60)
     before = tree(tmp_path)
     dry = inline_facedata("build-knn", "data", "--name", "a", "--k", 5, "--dry-run", "--json", "--format", "npy")
     shown = json.loads(dry.stdout)

@@ -105,7 +105,6 @@ def test_a_dry_run_writes_nothing(inline_facedata: Facedata, images: Images, tmp
 @pytest.mark.parametrize(
     ("options", "said", "status"),
     [
-        (["--name", "a/b"], "--name 'a/b': is not a file name", 2),
         (["--input-size", "112x"], "'112x' is not a size, as 112 or 112x96", 2),
         (["--mean", "red"], "'red' is not a number", 2),
         (["--model", "nowhere.onnx"], "nowhere.onnx: no such file", 1),

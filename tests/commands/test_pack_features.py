@@ -61,13 +61,6 @@ def test_json_and_dry_run(tmp_path: Path, inline_facedata: Facedata) -> None:
     assert ran.stdout == "data/features/my_set.bin: would have all rows of 2 float32\n"
 
 
-def test_a_conversion_is_reported_unless_quiet(tmp_path: Path, inline_facedata: Facedata) -> None:
-    np.save(tmp_path / "a.npy", np.ones((3, 2)))
-    for quiet in ((), ("--overwrite", "--quiet")):
-        ran = inline_facedata("pack-features", "a.npy", "--unlabeled", *SET, *quiet)
-        assert (ran.status, "a.npy: float64 becomes float32" in ran.stderr) == (0, not quiet)
-
-
 @pytest.mark.usefixtures("rows")
 @pytest.mark.parametrize(
     ("arguments", "expected"),
@@ -79,7 +72,6 @@ def test_a_conversion_is_reported_unless_quiet(tmp_path: Path, inline_facedata: 
         (("--output", "a.npy", "--name", "x", "--unlabeled"), "for a file, leave out --name"),
         ((*SET, "--unlabeled", "--allow-nan"), "--allow-nan applies to a single file"),
         ((*SET, "--unlabeled", "--dim", "8"), "--dim applies to .bin files"),
-        (("--output", "data", "--name", "../x", "--unlabeled"), "is not a file name"),
     ],
 )
 def test_contradictions_are_wrong_usage(

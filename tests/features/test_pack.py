@@ -1,4 +1,4 @@
-"""Packing: what learn-to-cluster then reads, what is refused, and that nothing half-done ever has a final name."""
+"""Packing: what learn-to-cluster then reads, what is refused, labels, and that no partial file has a final name."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from features.sets import Array, saved
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from support import peak_bytes, tree
+from support import file_of, jpeg, peak_bytes, tree
 
+from facedata.dataset import open_dataset
 from facedata.errors import (
     DiskFullError,
+    FacedataError,
     FormatError,
+    InputError,
     InterruptedJobError,
     OptionError,
     OutputError,
@@ -34,6 +38,7 @@ from facedata.features.pack import (
     Labels,
     Packed,
     PackOptions,
+    meta_lines,
     open_labels,
     pack_features,
     save_features,
@@ -41,8 +46,6 @@ from facedata.features.pack import (
 from facedata.features.sources import open_features
 from facedata.files import temporary_name
 from facedata.jobs.signals import StopRequest
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,9 @@ def test_the_set_is_read_as_it_was(tmp_path: Path, known: bool) -> None:
     packed = pack(tmp_path / "c", some_rows(), NO_LABELS, known=known)
     assert set(tree(tmp_path / "c")) == {"features/a.bin"}
     assert (packed.labels, packed.classes) == (None, None)
+    packed = pack(tmp_path / "d", some_rows(), labels_of(*range(10)), known=known, limit=6)
+    assert_set(tmp_path / "d", some_rows()[:6], range(6))
+    assert (packed.rows, packed.classes) == (6, 6)
 
 
 @pytest.mark.parametrize("dtype", ["<f2", ">f8", ">f4"])
@@ -143,27 +149,17 @@ def test_exactly_the_rows_on_which_readers_fail_are_refused(rows: list[list[floa
         assert not os.listdir(folder)
 
 
-def test_a_value_that_float32_cannot_hold_is_refused(tmp_path: Path) -> None:
-    array = some_rows().astype(np.float64)
-    array[7, 1] = 1e300
-    with pytest.raises(FormatError, match=r"row 7 has 1e\+300, which is too large"):
-        pack(tmp_path, array)
-
-
 @either_way
 @pytest.mark.parametrize("count", [9, 11])
-def test_too_few_or_too_many_labels_are_refused_with_both_numbers(tmp_path: Path, known: bool, count: int) -> None:
+def test_too_few_or_too_many_labels_and_too_large_values_are_refused(tmp_path: Path, known: bool, count: int) -> None:
     for dry_run in {known, False}:
         with pytest.raises(FormatError, match=rf"labels: has {count} labels, but memory has 10 rows"):
             pack(tmp_path, some_rows(), labels_of(*range(count)), known=known, dry_run=dry_run)
+    array = some_rows().astype(np.float64)
+    array[7, 1] = 1e300
+    with pytest.raises(FormatError, match=r"row 7 has 1e\+300, which is too large"):
+        pack(tmp_path, array, known=known)
     assert not list(tmp_path.iterdir())
-
-
-@either_way
-def test_only_the_first_rows(tmp_path: Path, known: bool) -> None:
-    packed = pack(tmp_path, some_rows(), labels_of(*range(10)), known=known, limit=6)
-    assert_set(tmp_path, some_rows()[:6], range(6))
-    assert (packed.rows, packed.classes) == (6, 6)
 
 
 def test_nothing_is_overwritten_without_the_option(tmp_path: Path) -> None:
@@ -266,12 +262,6 @@ def left_by_killed_run(path: Path, size: int) -> Path:
     return left
 
 
-def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
-    left = left_by_killed_run(tmp_path / "a.npy", 1000)
-    save_features(in_memory(some_rows()), tmp_path / "a.npy")
-    assert not left.exists()
-
-
 def test_a_stop_leaves_no_files_and_does_not_wait_for_all_labels(tmp_path: Path) -> None:
     stop = StopRequest()
     read: list[int] = []
@@ -350,3 +340,83 @@ def test_the_way_back_is_checked_and_overwrites_nothing(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(path), some_rows()[:2])
     assert save_features(in_memory(some_rows()), tmp_path / "c.npy", PackOptions(dry_run=True)).rows == 10
     assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
+
+
+# Labels
+
+
+def read_labels(labels: Labels) -> list[int]:
+    return [label for block in labels.blocks() for label in block.tolist()]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(st.integers(-1, (1 << 59)), min_size=1), st.sampled_from(["text", "windows", "<i8", ">i8", "<u8"]))
+def test_labels_come_back_and_are_written_as_integers_a_line(expected: list[int], how: str) -> None:
+    if how in ("text", "windows"):
+        data = "".join(f"{label}{chr(13) * (how == 'windows')}\n" for label in expected).encode()
+    else:
+        expected = [abs(label) for label in expected] if how == "<u8" else expected
+        data = saved(np.array(expected, how))
+    with file_of(data, "labels") as path:
+        labels = open_labels(path)
+        assert read_labels(labels) == expected
+        assert labels.count() == (len(expected), len(set(expected) - {-1}))
+        assert b"".join(meta_lines(labels, len(expected))) == "".join(f"{label}\n" for label in expected).encode()
+
+
+def test_a_list_and_a_folder_give_the_labels_of_their_dataset(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("a/1.jpg 7\nb/2.jpg 3\na/3.jpg 7\n")
+    assert read_labels(open_labels(tmp_path / "train.txt")) == [7, 3, 7]
+    for name in ("b10", "b9", "a"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for image in range(len(name)):
+            (tmp_path / "images" / name / f"{image}.jpg").write_bytes(jpeg(image))
+    source = open_dataset(f"folder:{tmp_path / 'images'}")
+    expected = np.concatenate(list(source.labels())).tolist()
+    assert expected == [0, 1, 1, 2, 2, 2]  # a, b9, b10: the natural order of the names
+    assert read_labels(open_labels(tmp_path / "images")) == expected
+    assert read_labels(open_labels(f"folder:{tmp_path / 'images'}")) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"1\n1.0\n", "line 2 is '1.0', expected an integer"),
+        (b"1\n-2\n", r"the label of row 1 is -2; expected an integer from 0, or -1 for unlabelled"),
+        (b"a.jpg 1\nb.jpg 1.5\n", "line 2: the label is not an integer"),
+        (b"a.jpg 1\nb.jpg\n", "line 2: expected 'path label'"),
+        (saved(np.array([1.0, 2.0])), r"expected labels as integers of shape \(rows,\), found float64"),
+        (saved(np.array([[1], [2]])), r"found int64 of shape \(2, 1\); in Python: .*ravel"),
+        (saved(np.array([1 << 63], np.uint64)), "the label of row 0 is 9223372036854775808; expected at most"),
+        (
+            saved(np.array([0, 10**18])),
+            "the label of row 1 is 1000000000000000000; expected at most 9{18}",
+        ),
+        (saved(np.array(["a", None], object)), "never loaded"),
+        (saved(np.array([1, 2]))[:-1], "was it cut short"),
+    ],
+)
+def test_wrong_labels_are_refused_by_their_place(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "labels").write_bytes(data)
+    with pytest.raises(FormatError, match=message):
+        read_labels(open_labels(tmp_path / "labels"))
+
+
+def test_missing_and_too_few_labels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        open_labels(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FacedataError, match="image"):
+        open_labels(tmp_path / "empty")
+    (tmp_path / "labels").write_text("1\n2\n")
+    with pytest.raises(FormatError, match="has 2 labels, but 3 rows need one"):
+        list(meta_lines(open_labels(tmp_path / "labels"), 3))
+    assert b"".join(meta_lines(UNLABELLED_ROWS, (1 << 20) + 1)) == b"-1\n" * ((1 << 20) + 1)
+
+
+def test_the_output_of_an_unfinished_job_has_no_labels(tmp_path: Path) -> None:
+    (tmp_path / "id_0").mkdir()
+    (tmp_path / "id_0" / "1.jpg").touch()
+    (tmp_path / ".facedata-plan.json").write_text("{}")
+    with pytest.raises(InputError, match=r"plan\.json|has not finished"):
+        open_labels(tmp_path)

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from features.sets import Array, write_set
 
 from facedata.errors import DiskFullError, MissingExtraError, OptionError, OutputError, OutputExistsError
 from facedata.features.checks import CheckOptions, check_feature_set, check_matrix
@@ -15,16 +14,11 @@ from facedata.features.plots import check_plot_name, plot_report
 
 pytest.importorskip("matplotlib")
 
-Array = NDArray[Any]
 BEGINNINGS = {".png": b"\x89PNG", ".pdf": b"%PDF-", ".svg": b"<?xml"}
 
 
 def report_of(folder: Path, rows: Array, labels: Array, name: str = "a") -> SetReport:
-    for part in ("features", "labels"):
-        (folder / part).mkdir(exist_ok=True)
-    rows.astype(np.float32).tofile(folder / "features" / f"{name}.bin")
-    (folder / "labels" / f"{name}.meta").write_text("".join(f"{label}\n" for label in labels))
-    return check_feature_set(folder, name)
+    return check_feature_set(write_set(folder, rows.astype(np.float32), labels, name), name)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,6 @@ from features.extraction.conftest import (
 )
 from support import MemorySource
 
-from facedata.converters.convert import convert_dataset
 from facedata.dataset import Sample
 from facedata.errors import (
     ChecksumError,
@@ -96,14 +95,6 @@ def test_the_bytes_do_not_depend_on_workers_and_the_numbers_hardly_on_batches(tm
     extract(images.folder, tmp_path, net, batch_size=500)
     for root in (tmp_path, tmp_path / "1"):
         np.testing.assert_allclose(read_set(root).rows, plain_loop(net, images.pixels, 32), rtol=1e-5, atol=1e-5)
-
-
-def test_flip_adds_the_mirror_image(images: Images, tmp_path: Path, net: Path) -> None:
-    extract(images.folder, tmp_path, net, batch_size=4, flip=True)
-    mirrored = [image[:, ::-1] for image in images.pixels]
-    both = plain_loop(net, images.pixels, 4) + plain_loop(net, mirrored, 4)
-    np.testing.assert_array_equal(read_set(tmp_path).rows, both)
-    assert np.abs(both / 2 - plain_loop(net, images.pixels, 4)).max() > 0.01
 
 
 def test_images_of_another_size_are_scaled_only_when_asked(tmp_path: Path, net: Path) -> None:
@@ -226,31 +217,20 @@ def test_parts_of_a_job_array_write_one_set(images: Images, tmp_path: Path, net:
     assert set_bytes(tmp_path) == set_bytes(tmp_path, "whole")
 
 
-def test_the_set_is_the_same_from_another_format(images: Images, tmp_path: Path, net: Path) -> None:
-    extract(images.folder, tmp_path, net, batch_size=8)
-    convert_dataset([str(images.folder)], f"webdataset:{tmp_path}/tars/a-%03d.tar", job=JobOptions(1))
-    extract(f"webdataset:{tmp_path}/tars", tmp_path, net, "tars", batch_size=8, workers=2)
-    assert set_bytes(tmp_path, "tars")[::2] == set_bytes(tmp_path)[::2]
-
-
-def test_several_sets_share_a_folder(images: Images, tmp_path: Path, net: Path) -> None:
-    extract(images.folder, tmp_path, net, "one")
-    extract(images.folder, tmp_path, net, "one.more", flip=True)
-    before = set_bytes(tmp_path, "one.more")
-    extract(images.folder, tmp_path, net, "one", overwrite=True, normalize=True)
-    assert set_bytes(tmp_path, "one.more") == before
-    assert extract(images.folder, tmp_path, net, "one.more", flip=True).nothing_to_do
-
-
 @pytest.mark.parametrize("existing", ["labels/a.meta", "features/a.bin"])
-def test_existing_files_are_not_overwritten(images: Images, tmp_path: Path, net: Path, existing: str) -> None:
+def test_existing_files_are_not_overwritten_nor_those_of_another_set(
+    images: Images, tmp_path: Path, net: Path, existing: str
+) -> None:
     (tmp_path / existing).parent.mkdir()
     (tmp_path / existing).write_text("mine")
     with pytest.raises(OutputExistsError, match=f"{existing}: already exists"):
         extract(images.folder, tmp_path, net)
     assert (tmp_path / existing).read_text() == "mine"
+    extract(images.folder, tmp_path, net, "a.more", flip=True)
+    before = set_bytes(tmp_path, "a.more")
     extract(images.folder, tmp_path, net, overwrite=True)
     assert len(read_set(tmp_path).rows) == 30
+    assert set_bytes(tmp_path, "a.more") == before
 
 
 def test_other_options_or_another_model_are_another_job(images: Images, tmp_path: Path, net: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,17 +97,6 @@ def test_the_bytes_do_not_depend_on_the_blocks_or_the_day(tmp_path: Path) -> Non
     with zipfile.ZipFile(tmp_path / "0.npz") as archive:
         assert archive.testzip() is None
         assert archive.infolist()[0].date_time == (1980, 1, 1, 0, 0, 0)
-
-
-def test_nothing_is_left_if_a_block_cannot_be_read(tmp_path: Path) -> None:
-    def broken() -> Iterator[Neighbours]:
-        yield from blocks()
-        raise ValueError("no more")
-
-    for name in ("ltc", "npy"):
-        with pytest.raises(ValueError, match="no more"):
-            FORMATS[name].write(str(tmp_path / f"a{FORMATS[name].ending}"), broken, 6, 3)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_ids_that_float32_cannot_hold_make_it_float64(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from features.sets import Array, nearest, people, write_set
 
 from facedata.errors import FormatError, OptionError, OutputError, OutputExistsError, OutputMismatchError
 from facedata.features.feature_set import OpenedSet, open_feature_set
@@ -23,44 +23,21 @@ from facedata.features.neighbours.search import (
     exact_nearest,
     fit_into_memory,
     measured_recall,
-    to_unit_length,
 )
 from facedata.jobs.job import JobOptions, JobSummary
 from facedata.jobs.plan import Part
 
 pytest.importorskip("faiss")
 
-Array = NDArray[Any]
+
+def make_set(root: Path, features: Array) -> OpenedSet:
+    return open_feature_set(write_set(root, features.astype("<f4")), "a", features.shape[1])
 
 
-def make_set(root: Path, features: Array, labels: Array | None = None, name: str = "a") -> OpenedSet:
-    (root / "features").mkdir(parents=True, exist_ok=True)
-    (root / "labels").mkdir(exist_ok=True)
-    features.astype("<f4").tofile(root / "features" / f"{name}.bin")
-    if labels is not None:
-        (root / "labels" / f"{name}.meta").write_text("".join(f"{label}\n" for label in labels.tolist()))
-    return open_feature_set(root, name, features.shape[1])
-
-
-def people(rows: int, dimensions: int, seed: int = 0) -> tuple[Array, Array]:
-    """Rows around centres, of all lengths, and which centre."""
+def of_all_lengths(rows: int, dimensions: int, seed: int = 0) -> Array:
+    """Rows around centres, of all lengths, in no order."""
     random = np.random.default_rng(seed)
-    labels = random.integers(0, max(rows // 20, 1), rows)
-    centres = random.normal(size=(max(rows // 20, 1), dimensions))
-    features = centres[labels] + 0.7 * random.normal(size=(rows, dimensions))
-    return (features * random.uniform(0.1, 10, (rows, 1))).astype(np.float32), labels
-
-
-def brute_force(features: Array, k: int) -> tuple[Array, Array]:
-    """Ids and distances of the k nearest, the plain way, in float64."""
-    unit = features.astype(np.float64)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    cosines = unit @ unit.T
-    np.fill_diagonal(cosines, 2)
-    some = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
-    order = np.argsort(-np.take_along_axis(cosines, some, axis=1), axis=1)
-    ids = np.take_along_axis(some, order, axis=1)
-    return ids, np.clip(1 - np.take_along_axis(cosines, ids, axis=1), 0, 1)
+    return random.permutation(people(rows, dimensions, seed=seed)[0]) * 10 ** random.uniform(-25, 25, (rows, 1))
 
 
 def read(summary: JobSummary) -> tuple[Array, Array]:
@@ -80,8 +57,8 @@ def search(opened: OpenedSet, tmp_path: Path, name: str = "out.npz", **options: 
 
 
 def test_memory_and_threads_do_not_show(tmp_path: Path) -> None:
-    features, labels = people(5000, 64)
-    opened = make_set(tmp_path / "data", features, labels)
+    features = of_all_lengths(5000, 64)
+    opened = make_set(tmp_path / "data", features)
     memory = NeighbourJob(opened, NeighbourOptions(k=30, threads=2, memory=1 << 40)).memory
     assert (memory.resident, memory.threads) == (True, 2)
     files = set()
@@ -90,13 +67,13 @@ def test_memory_and_threads_do_not_show(tmp_path: Path) -> None:
         assert summary.shards == 3
         files.add((tmp_path / f"{number}.npz").read_bytes())
     assert len(files) == 1
-    (ids, distances), (true, true_distances) = read(summary), brute_force(features, 30)
+    (ids, distances), (true, true_distances) = read(summary), nearest(features, 30)
     np.testing.assert_allclose(distances, true_distances, atol=2e-6)
     assert (ids != true).mean() < 1e-3
 
 
 def test_chunks_that_are_read_again_give_the_same_neighbours(tmp_path: Path) -> None:
-    matrix = make_set(tmp_path, people(1500, 32)[0]).matrix
+    matrix = make_set(tmp_path, of_all_lengths(1500, 32)).matrix
     kept, read_again = UnitRows(matrix, 400, resident=True), UnitRows(matrix, 400, resident=False)
     kept.load()
     queries = kept.rows(100, 800)
@@ -124,9 +101,9 @@ def test_less_memory_means_fewer_threads_down_to_one(index_bytes: int | None) ->
 
 @pytest.mark.parametrize("rows", [1, 150])
 def test_every_row_may_be_asked_for(tmp_path: Path, rows: int) -> None:
-    features, _ = people(rows, 8)
+    features = of_all_lengths(rows, 8)
     ids, distances = read(search(make_set(tmp_path, features), tmp_path, k=rows))
-    expected = brute_force(features, rows)
+    expected = nearest(features, rows)
     np.testing.assert_allclose(distances, expected[1], atol=2e-6)
     np.testing.assert_array_equal(np.sort(ids, axis=1), np.tile(np.arange(rows), (rows, 1)))
 
@@ -142,17 +119,11 @@ def test_rows_that_are_all_the_same_are_each_their_own_first(tmp_path: Path, met
     assert all(len(set(row)) == 5 for row in ids.tolist())
 
 
-def test_very_long_and_very_short_rows_have_a_direction_too() -> None:
-    rows = np.array([[3, 4], [3e30, 4e30], [3e-30, 4e-30], [3e38, 0]], np.float32)
-    expected = np.array([[0.6, 0.8], [0.6, 0.8], [0.6, 0.8], [1, 0]], np.float32)
-    np.testing.assert_allclose(to_unit_length(rows, 0, "x"), expected, rtol=1e-6)
-
-
 @pytest.mark.parametrize(("method", "value", "said"), [("exact", np.nan, "NaN"), ("hnsw", 0.0, "all zero")])
 def test_bad_rows_are_refused_by_number_before_anything_is_written(
     tmp_path: Path, method: str, value: float, said: str
 ) -> None:
-    features, _ = people(3000, 4)
+    features = of_all_lengths(3000, 4)
     features[2222] = value
     opened = make_set(tmp_path, features)
     with pytest.raises(FormatError, match=rf"a\.bin: row 2,222 \({said}\)"):
@@ -174,38 +145,31 @@ def test_bad_rows_are_refused_by_number_before_anything_is_written(
     ],
 )
 def test_impossible_options_are_refused(tmp_path: Path, options: dict[str, Any], said: str) -> None:
-    opened = make_set(tmp_path, people(40, 4)[0])
+    opened = make_set(tmp_path, of_all_lengths(40, 4))
     with pytest.raises(OptionError, match=said):
         build_neighbours(opened, NeighbourOptions(**options))
     assert sorted(os.listdir(tmp_path)) == ["features", "labels"]
 
 
-@pytest.mark.parametrize(
-    "given", [{"name": "hnsw", "device": "cuda"}, {"name": "ivf", "ef": 3}, {"name": "hnsw", "ef": 0}]
-)
-def test_a_method_has_its_own_options(given: dict[str, Any]) -> None:
-    with pytest.raises(OptionError):
-        Method(**given)
-
-
-def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    import faiss
-
-    if hasattr(faiss, "StandardGpuResources"):
-        pytest.skip("this faiss can use a GPU")
-    with pytest.raises(OptionError, match="no GPU support"):
-        search(make_set(tmp_path, people(40, 4)[0]), tmp_path, k=3, method=Method(device="cuda"))
+def test_a_method_has_its_own_options_and_a_missing_gpu_is_refused(tmp_path: Path) -> None:
+    for given in ({"name": "hnsw", "device": "cuda"}, {"name": "ivf", "ef": 3}, {"name": "hnsw", "ef": 0}):
+        with pytest.raises(OptionError):
+            Method(**given)
+    faiss = pytest.importorskip("faiss")
+    if not hasattr(faiss, "StandardGpuResources"):
+        with pytest.raises(OptionError, match="no GPU support"):
+            search(make_set(tmp_path, of_all_lengths(40, 4)), tmp_path, k=3, method=Method(device="cuda"))
 
 
 @pytest.mark.parametrize("method", ["ivf", "hnsw"])
 def test_an_approximate_search_says_its_recall_and_is_the_same_again(tmp_path: Path, method: str) -> None:
-    features, _ = people(2500, 32)
+    features = of_all_lengths(2500, 32)
     opened = make_set(tmp_path, features)
     first = search(opened, tmp_path, "1.npz", k=20, method=Method(method), threads=1)
     second = search(opened, tmp_path, "2.npz", k=20, method=Method(method), threads=2)
     assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()
     assert 0.95 < first.facts["recall"] == second.facts["recall"] <= 1
-    (ids, distances), (true, true_distances) = read(first), brute_force(features, 20)
+    (ids, distances), (true, true_distances) = read(first), nearest(features, 20)
     shared = np.mean([len(set(a) & set(b)) / 20 for a, b in zip(ids.tolist(), true.tolist(), strict=True)])
     assert abs(shared - first.facts["recall"]) < 0.03
     assert (distances >= true_distances - 2e-6).all()
@@ -257,7 +221,7 @@ def test_an_index_that_finds_too_few_is_searched_more_thoroughly(tmp_path: Path)
 
 
 def test_parts_of_the_job_make_the_same_file_but_for_a_part_that_was_changed(tmp_path: Path) -> None:
-    opened = make_set(tmp_path, people(3000, 128)[0])
+    opened = make_set(tmp_path, of_all_lengths(3000, 128))
     search(opened, tmp_path, "whole.npz", k=10)
     options = NeighbourOptions(10, output=str(tmp_path / "parts.npz"))
     assert not build_neighbours(opened, options, JobOptions(part=Part(2, 3))).finished
@@ -279,7 +243,7 @@ def test_parts_of_the_job_make_the_same_file_but_for_a_part_that_was_changed(tmp
 
 
 def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
-    opened = make_set(tmp_path, people(100, 8)[0])
+    opened = make_set(tmp_path, of_all_lengths(100, 8))
     (tmp_path / "out.npz").write_bytes(b"another file")
     with pytest.raises(OutputExistsError, match="already exists"):
         search(opened, tmp_path, k=3)
@@ -288,6 +252,6 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path) -> None:
     assert build_neighbours(opened, options).nothing_to_do
     with pytest.raises(OutputMismatchError, match="k was 3, is now 4"):
         search(opened, tmp_path, k=4)
-    make_set(tmp_path, people(100, 8, seed=1)[0])
+    make_set(tmp_path, of_all_lengths(100, 8, seed=1))
     with pytest.raises(OutputMismatchError, match="digest was"):
         search(opened, tmp_path, k=3)
