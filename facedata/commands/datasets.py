@@ -65,17 +65,8 @@ def _number(value: int | str | None) -> str:
 
 def _brief(entry: CatalogueSet) -> dict[str, Any]:
     size, exact = entry.bytes
-    return {
-        "name": entry.name,
-        "title": entry.title,
-        "what": entry.what,
-        "people": entry.people,
-        "images": entry.images,
-        "bytes": size or None,
-        "bytes_exact": exact,
-        "status": list(entry.status),
-        "access": entry.access,
-    }
+    keys = ("name", "title", "what", "people", "images", "status", "access")
+    return {**{key: getattr(entry, key) for key in keys}, "bytes": size or None, "bytes_exact": exact}
 
 
 def _show(entry: CatalogueSet, root: str, *, as_json: bool) -> None:

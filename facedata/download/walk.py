@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 import time
 from array import array
@@ -90,19 +91,15 @@ def _list_folder(root: str, folder: str) -> list[str | LeftOut]:
                     paths.append(f"{folder}{entry.name}/")
                     continue
                 try:
-                    is_file = entry.is_file()
-                except OSError:  # a link in a circle
-                    is_file = False
-                if is_file:
-                    paths.append(f"{folder}{entry.name}")
-                elif not entry.is_symlink():
-                    kind = kind_name(entry.stat(follow_symlinks=False).st_mode)
-                    left_out.append(LeftOut(entry.path, f"it is {kind}", is_lost=False))
-                elif os.path.isdir(entry.path):
-                    left_out.append(LeftOut(entry.path, "it is a link to a folder", is_lost=False))
-                else:
-                    is_lost = not os.path.exists(entry.path)
-                    left_out.append(LeftOut(entry.path, "it is a link that leads to no file", is_lost))
+                    if entry.is_file():
+                        paths.append(f"{folder}{entry.name}")
+                        continue
+                    mode = entry.stat().st_mode
+                except OSError:  # also a link in a circle
+                    left_out.append(LeftOut(entry.path, "it is a link that leads to no file"))
+                    continue
+                kind = "a link to a folder" if stat.S_ISDIR(mode) else kind_name(mode)
+                left_out.append(LeftOut(entry.path, f"it is {kind}", is_lost=False))
     except OSError as error:
         left_out.append(LeftOut(place, error.strerror or str(error)))
     paths.sort(key=os.fsencode)
@@ -268,16 +265,13 @@ def run_in_order(
 
 
 def _batches(tasks: Iterable[Task[T]]) -> Iterator[list[Task[T]]]:
-    """Small tasks in groups, to save the cost of handing over each; a large one begins a group."""
+    """Small tasks in groups, to save the cost of handing over each; a large one ends a group."""
     batch: list[Task[T]] = []
     size = 0
     for task in tasks:
-        if batch and (task.size >= _LARGE or size >= _BATCH_BYTES or len(batch) >= _BATCH_TASKS):
-            yield batch
-            batch, size = [], 0
         batch.append(task)
         size += task.size
-        if task.size >= _LARGE:
+        if task.size >= _LARGE or size >= _BATCH_BYTES or len(batch) >= _BATCH_TASKS:
             yield batch
             batch, size = [], 0
     if batch:

@@ -175,8 +175,7 @@ class TestMemory:
 
     def test_several_processes_remember_at_once(self, root: Path) -> None:
         code = (
-            "import sys; from facedata.download.checksums import remember\n"
-            "from facedata.download.checksums import Digest\n"
+            "import sys; from facedata.download.checksums import Digest, remember\n"
             f"for n in range(20): remember({os.fspath(root)!r}, f'{{sys.argv[1]}}-{{n}}', Digest('md5', '0' * 32))"
         )
         names = [f"{writer}-{number}" for writer in "ab" for number in range(20)]

@@ -95,10 +95,5 @@ def test_a_file_in_the_way_stops_it_before_anything_moves(tmp_path: Path) -> Non
     with pytest.raises(OutputExistsError, match=r"x/1: already exists"):
         place(plan_moves(PLAIN, folder), root, overwrite=False)
     assert tree(root) == {"x/1": b"precious"}
+    place(plan_moves(PLAIN, folder)[:1], root, overwrite=True)  # then it is interrupted
     assert placed(PLAIN, folder, root, overwrite=True) == {"x/1": "x/1", "a": "a"}
-
-
-def test_what_an_interrupted_placing_left_is_placed(tmp_path: Path) -> None:
-    folder, root = unpacked(tmp_path, "x/1", "x/2", "a"), tmp_path / "root"
-    place(plan_moves(PLAIN, folder)[:1], root, overwrite=False)
-    assert placed(PLAIN, folder, root) == {"x/1": "x/1", "x/2": "x/2", "a": "a"}
