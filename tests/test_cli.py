@@ -17,49 +17,33 @@ def loaded(program: str) -> list[str]:
     return ran.stderr.split()
 
 
-def test_importing_facedata_and_its_help_load_nothing_heavy() -> None:
-    program = "import facedata; from facedata.cli import facedata; facedata(['--help'], standalone_mode=False)"
-    assert not HEAVY & {*loaded(program)}
-
-
-def test_the_help_of_the_commands_loads_nothing_heavy() -> None:
+def test_importing_facedata_and_the_help_of_the_commands_load_nothing_heavy() -> None:
     program = (
+        "import facedata\n"
         "from facedata.cli import COMMANDS, facedata\n"
-        "for name in COMMANDS:\n"
-        "    facedata([name, '--help'], standalone_mode=False)"
+        "for arguments in [[], *([name] for name in COMMANDS)]:\n"
+        "    facedata([*arguments, '--help'], standalone_mode=False)"
     )
     assert not HEAVY & {*loaded(program)}
 
 
 def test_a_conversion_loads_what_it_needs_alone(record_set: Callable[[str], RecordSetMaker], tmp_path: Path) -> None:
     folder = record_set("set").plain([0, 1])
-    arguments = [
-        "convert",
-        f"rec:{folder}",
-        f"lmdb:{tmp_path}/out.lmdb",
-        "--keep-undecodable",
-        "--workers",
-        "1",
-        "--quiet",
-    ]
-    modules = loaded(f"from facedata.cli import facedata; facedata({arguments}, standalone_mode=False)")
+    line = f"convert rec:{folder} lmdb:{tmp_path}/out.lmdb --keep-undecodable --workers 1 --quiet"
+    modules = loaded(f"from facedata.cli import facedata; facedata({line.split()}, standalone_mode=False)")
     own = {name for name in modules if name.startswith("facedata")}
     assert not own & {"facedata.converters.folder", "facedata.converters.webdataset", "facedata.converters.parquet"}
     assert len(own) <= 32, sorted(own)
 
 
-def test_an_unknown_command_is_wrong_usage(facedata: Callable[..., Ran]) -> None:
-    ran = facedata("unpack")
+def test_the_version_an_unknown_command_and_the_status_of_no_job(
+    facedata: Callable[..., Ran], inline_facedata: Callable[..., Ran], tmp_path: Path
+) -> None:
+    assert facedata("--version").stdout.startswith("facedata, version 0.")
+    ran = inline_facedata("unpack")
     assert ran.status == 2
     assert "unpack" in ran.stderr
-
-
-def test_the_version_is_shown(facedata: Callable[..., Ran]) -> None:
-    assert facedata("--version").stdout.startswith("facedata, version 0.")
-
-
-def test_status_of_no_job(facedata: Callable[..., Ran], tmp_path: Path) -> None:
-    assert facedata("status", "nowhere").status == 1
-    ran = facedata("status", tmp_path)
+    assert inline_facedata("status", "nowhere").status == 1
+    ran = inline_facedata("status", tmp_path)
     assert ran.status == 1
     assert "is not the output of a facedata job" in ran.stderr

@@ -10,14 +10,11 @@ import pytest
 from support import RecordSetMaker, jpeg, raised_without_root
 
 from facedata.converters.convert import convert_dataset
-from facedata.converters.folder.sink import FolderSink
-from facedata.converters.null import NullSink
 from facedata.converters.rec.source import RecSource
 from facedata.dataset import (
     FORMATS,
     Format,
     Sample,
-    Sink,
     create_dataset,
     find_format,
     open_dataset,
@@ -81,25 +78,15 @@ def test_a_format_is_one_module_and_one_line(tmp_path: Path, monkeypatch: pytest
         create_dataset(f"tiny:{tmp_path}/b", style="plain")
 
 
-def test_a_format_that_cannot_be_read_or_written_is_a_wrong_option(
+def test_formats_that_cannot_be_read_or_written_are_wrong_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name in FORMATS:
+        with pytest.raises((OptionError, InputNotFoundError), match=r"cannot be|no such file"):
+            open_dataset(f"{name}:/nowhere")
     monkeypatch.setitem(FORMATS, "odd", "tiny_format")
     monkeypatch.setattr("tiny_format.FORMAT", Format("odd"))
     with pytest.raises(OptionError, match="null: this format cannot be read"):
         open_dataset(f"null:{tmp_path}")
     with pytest.raises(OptionError, match="odd: this format cannot be written"):
         create_dataset(f"odd:{tmp_path}")
-
-
-def test_sinks_are_made_by_their_format(tmp_path: Path) -> None:
-    made: dict[str, Sink] = {name: create_dataset(f"{name}:{tmp_path}") for name in ("folder", "null")}
-    assert isinstance(made["folder"], FolderSink)
-    assert isinstance(made["null"], NullSink)
-    assert {sink.root for sink in made.values()} == {str(tmp_path)}
-
-
-def test_every_format_can_be_read_or_written() -> None:
-    for name in FORMATS:
-        with pytest.raises((OptionError, InputNotFoundError), match=r"cannot be|no such file"):
-            open_dataset(f"{name}:/nowhere")

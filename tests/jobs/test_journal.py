@@ -28,23 +28,22 @@ def test_what_one_run_records_the_next_one_reads(tmp_path: Path) -> None:
     assert [shard for shard, done in enumerate(state.done) if done] == [3, 5]
     assert (state.samples, state.bytes, state.failures, state.largest_label) == (19, 190, 2, 8)
     assert state.failed_shards == {4: "killed"}
+    assert sum(journal.load(Plan("test", {}, {"other": 1}, 100, 10)).done) == 0  # another job
 
 
-@pytest.mark.parametrize("cut", range(1, 40))
-def test_a_line_cut_anywhere_is_no_line_and_the_next_run_appends_behind_the_last_whole_one(
-    tmp_path: Path, cut: int
-) -> None:
-    journal = Journal(tmp_path)
+def test_a_line_that_was_cut_does_not_count_and_the_next_run_appends_after_the_last_whole_one(tmp_path: Path) -> None:
+    journal, path = Journal(tmp_path), tmp_path / ".facedata-journal.jsonl"
     with JournalWriter(journal, PLAN, Part()) as writer:
         writer.append(done_entry(1, result()))
         writer.append(done_entry(2, result()))
-    path = tmp_path / ".facedata-journal.jsonl"
-    path.write_bytes(path.read_bytes()[:-cut])
-    assert list(journal.load(PLAN).done) == [0, 1, *[0] * 8]
-    with JournalWriter(journal, PLAN, Part()) as writer:
-        writer.append(done_entry(7, result()))
-    assert [shard for shard, done in enumerate(journal.load(PLAN).done) if done] == [1, 7]
-    assert all(json.loads(line) for line in path.read_text().splitlines())
+    whole = path.read_bytes()
+    for cut in range(1, 40):
+        path.write_bytes(whole[:-cut])
+        assert list(journal.load(PLAN).done) == [0, 1, *[0] * 8]
+        with JournalWriter(journal, PLAN, Part()) as writer:
+            writer.append(done_entry(7, result()))
+        assert [shard for shard, done in enumerate(journal.load(PLAN).done) if done] == [1, 7]
+        assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
 def test_the_parts_of_an_array_are_read_together(tmp_path: Path) -> None:
@@ -57,15 +56,11 @@ def test_the_parts_of_an_array_are_read_together(tmp_path: Path) -> None:
     assert [run["part"] for run in journal.runs()] == ["1/2", "2/2"]
 
 
-def test_lines_of_another_job_do_not_count(tmp_path: Path) -> None:
+def test_failures_are_in_the_order_of_the_samples_and_a_shard_done_later_is_not_one(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    with JournalWriter(journal, PLAN, Part()) as writer:
-        writer.append(done_entry(1, result()))
-    assert sum(journal.load(Plan("test", {}, {"other": 1}, 100, 10)).done) == 0
-
-
-def test_failures_stand_in_the_order_of_the_samples_and_a_shard_done_later_is_no_failure(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    (tmp_path / "failures.jsonl").write_text("{}\n")
+    assert journal.write_failures(PLAN) == 0
+    assert not (tmp_path / "failures.jsonl").exists()
     with JournalWriter(journal, PLAN, Part()) as writer:
         writer.append(done_entry(9, failing("late")))
         writer.append({"shard": 2, "failed": "killed"})
@@ -75,12 +70,6 @@ def test_failures_stand_in_the_order_of_the_samples_and_a_shard_done_later_is_no
     assert journal.write_failures(PLAN) == 3
     lines = [json.loads(line) for line in (tmp_path / "failures.jsonl").read_text().splitlines()]
     assert [line.get("key") or line["samples"] for line in lines] == ["early", [40, 50], "late"]
-
-
-def test_without_failures_there_is_no_file(tmp_path: Path) -> None:
-    (tmp_path / "failures.jsonl").write_text("{}\n")
-    assert Journal(tmp_path).write_failures(PLAN) == 0
-    assert not (tmp_path / "failures.jsonl").exists()
 
 
 def test_the_first_plan_stays(tmp_path: Path) -> None:
@@ -102,15 +91,12 @@ def test_an_unfinished_output_is_refused_as_an_input_with_the_command_that_finis
     refuse_unfinished(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"command": 3}', b"\xff\xfe"])
-def test_a_damaged_plan_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / ".facedata-plan.json").write_bytes(content)
-    with pytest.raises(FormatError, match=r"\.facedata-plan\.json"):
-        Journal(tmp_path).require_plan()
-
-
-def test_a_folder_without_a_job_is_said_to_be_none(tmp_path: Path) -> None:
+def test_a_folder_without_a_job_and_a_damaged_plan_are_errors_that_name_them(tmp_path: Path) -> None:
     with pytest.raises(InputNotFoundError, match="not the output of a facedata job"):
         Journal(tmp_path).require_plan()
     with pytest.raises(InputNotFoundError, match="no such folder"):
         Journal(tmp_path / "nowhere").require_plan()
+    for content in (b"", b"{", b"[]", b'{"command": 3}', b"\xff\xfe"):
+        (tmp_path / ".facedata-plan.json").write_bytes(content)
+        with pytest.raises(FormatError, match=r"\.facedata-plan\.json"):
+            Journal(tmp_path).require_plan()
