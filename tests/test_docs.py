@@ -19,18 +19,13 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 REGISTRY_HOSTS = [
-    ".".join(words.split())  # so that this file does not name them
-    for words in [
-        "pypi org",
-        "pythonhosted org",
-        "anaconda org",
-        "anaconda com",
-        "npmjs org",
-        "npmjs com",
-        "crates io",
-        "rubygems org",
-        "proxy golang org",
-    ]
+    f"{name}.{top}"  # apart, so that this file names none of them
+    for top, names in {
+        "org": ("pypi", "pythonhosted", "anaconda", "npmjs", "rubygems", ".".join(["proxy", "golang"])),
+        "com": ("anaconda", "npmjs"),
+        "io": ("crates",),
+    }.items()
+    for name in names
 ]
 NOT_OURS = re.compile(r"\.(git|venv.*|hypothesis|.*_cache)|__pycache__|build|dist|demo|.*\.egg-info")
 TEXT = {"", ".cfg", ".ini", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"}
