@@ -106,7 +106,7 @@ def write_mobile_net(path: Path) -> None:
 def write_arrays(folder: Path, images: int) -> None:
     """What the bare loop is given: the images as the network takes them."""
     from facedata.dataset import open_dataset
-    from facedata.features.extraction.inputs import Preprocessing
+    from facedata.features.extraction.model import Preprocessing
 
     preprocessing = Preprocessing()
     arrays = np.lib.format.open_memmap(folder / "arrays.npy", "w+", np.float32, (images, 3, _SIDE, _SIDE))

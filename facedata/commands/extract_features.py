@@ -136,8 +136,8 @@ def command(source: str, output: str, **given: Any) -> int:
       facedata extract-features aligned/ --model net.onnx --output data/ --name mine --flip --normalize
       facedata extract-features faces.lmdb --model w600k_r50.onnx --output data/ --name mine --on-error skip
     """
-    from facedata.features.extraction.inputs import ModelOptions, Preprocessing
     from facedata.features.extraction.job import ExtractionOptions, check_extraction, plan_extraction, run_extraction
+    from facedata.features.extraction.model import ModelOptions, Preprocessing
     from facedata.jobs.job import JobOptions
     from facedata.jobs.plan import Part
 

@@ -32,15 +32,7 @@ from facedata.features.feature_set import (
 from facedata.files import opened_regular, read_exactly
 from facedata.text import listed
 
-__all__ = [
-    "Header",
-    "StoredArray",
-    "check_matrix",
-    "is_torch_archive",
-    "open_arrays",
-    "open_npy",
-    "open_npz",
-]
+__all__ = ["Header", "StoredArray", "check_matrix", "is_torch_archive", "open_arrays", "open_npy", "open_npz"]
 
 _HEADER_BYTES = 10_012  # the longest header: 10,000 bytes of text, as in NumPy, after at most 12 of magic and length
 _VERSION_1, _VERSIONS_2_AND_3 = ((1, 0),), ((2, 0), (3, 0))  # 3 differs in the names of fields alone

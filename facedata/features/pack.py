@@ -29,7 +29,6 @@ from facedata.errors import (
 )
 from facedata.features.arrays import open_npy
 from facedata.features.feature_set import NPY_MAGIC, VALUE_BYTES, FeatureSet, FeatureSource, check_rows
-from facedata.features.staging import new_folders, output_errors
 from facedata.files import (
     StrPath,
     atomic_writer,
@@ -39,6 +38,7 @@ from facedata.files import (
     read_exactly,
     remove_stale_temporaries,
 )
+from facedata.jobs.output import new_folders, output_errors
 from facedata.jobs.signals import StopRequest
 
 __all__ = [

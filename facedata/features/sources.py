@@ -33,9 +33,7 @@ from facedata.files import StrPath
 from facedata.jobs.journal import refuse_unfinished
 from facedata.text import listed
 
-__all__ = [
-    "open_features",
-]
+__all__ = ["open_features"]
 
 _ZIP = b"PK\x03\x04"
 _PARQUET = b"PAR1"

@@ -9,12 +9,7 @@ import pytest
 from features.sets import Array, people, write_set
 
 from facedata.errors import FormatError, InputError, OptionError
-from facedata.features.feature_set import (
-    FeatureSet,
-    Matrix,
-    open_feature_set,
-    open_matrix,
-)
+from facedata.features.feature_set import FeatureSet, Matrix, open_feature_set, open_matrix
 
 
 def test_blocks_are_the_rows_in_order(tmp_path: Path) -> None:

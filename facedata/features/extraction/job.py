@@ -16,24 +16,16 @@ import numpy as np
 from facedata.columns import UNLABELLED
 from facedata.converters.convert import open_inputs
 from facedata.dataset import Sample, Source, peek
-from facedata.errors import (
-    EmptyDatasetError,
-    OptionError,
-    OutputMismatchError,
-    RefusedSampleError,
-    SampleError,
-)
-from facedata.features.extraction.inputs import ModelOptions, Preprocessing
-from facedata.features.extraction.model import EmbeddingModel, prepare_model
+from facedata.errors import EmptyDatasetError, OptionError, OutputMismatchError, RefusedSampleError, SampleError
+from facedata.features.extraction.model import EmbeddingModel, ModelOptions, Preprocessing, prepare_model
 from facedata.features.extraction.output import FAIL, FeatureOutput
 from facedata.features.feature_set import FeatureSet, Floats, bad_rows
-from facedata.features.staging import make_folders, output_errors
 from facedata.files import StrPath
 from facedata.images import image_size, opencv_in_one_thread
 from facedata.jobs.engine import available_cpus
 from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import Journal, ShardResult
-from facedata.jobs.output import check_output, refuse_overlap
+from facedata.jobs.output import check_output, make_folders, output_errors, refuse_overlap
 from facedata.jobs.plan import Plan
 from facedata.jobs.signals import stop_on_signals
 

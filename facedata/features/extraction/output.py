@@ -19,17 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import count_labels
-from facedata.errors import (
-    EmptyDatasetError,
-    FormatError,
-    InputError,
-    OptionError,
-    OutputMismatchError,
-)
+from facedata.errors import EmptyDatasetError, FormatError, InputError, OptionError, OutputMismatchError
 from facedata.features.feature_set import VALUE_BYTES, FeatureSet, Matrix
-from facedata.features.staging import StagedOutput, output_errors
 from facedata.files import atomic_writer, check_room, write_fully
 from facedata.jobs.journal import FAILURES
+from facedata.jobs.output import StagedOutput, output_errors
 
 __all__ = ["FAIL", "NAN", "ON_ERROR", "SKIP", "FeatureOutput", "encoded_key"]
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.errors import OutputMismatchError
-from facedata.features.staging import StagedOutput, output_errors
 from facedata.files import atomic_writer
+from facedata.jobs.output import StagedOutput, output_errors
 
 __all__ = [
     "FORMATS",

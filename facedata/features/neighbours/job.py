@@ -29,11 +29,10 @@ from facedata.features.neighbours.search import (
     measured_recall,
     use_one_core,
 )
-from facedata.features.staging import make_folders
 from facedata.jobs.engine import available_cpus, available_memory
 from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import ShardResult
-from facedata.jobs.output import check_output, refuse_overlap
+from facedata.jobs.output import check_output, make_folders, refuse_overlap
 from facedata.jobs.plan import Plan
 
 __all__ = ["NeighbourJob", "NeighbourOptions", "SearchThreads"]

@@ -16,9 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from facedata.align.detectors.networks import read_model, sha256_of
 from facedata.features.extraction import job as job_module
-from facedata.features.extraction.inputs import NCHW, InputShape, ModelOptions, Preprocessing
 from facedata.features.extraction.job import ExtractionOptions, plan_extraction, run_extraction
-from facedata.features.extraction.model import EmbeddingModel, try_model
+from facedata.features.extraction.model import NCHW, EmbeddingModel, InputShape, ModelOptions, Preprocessing, try_model
 from facedata.images import import_opencv
 from facedata.jobs.job import JobOptions, JobSummary
 from facedata.jobs.plan import Part

@@ -41,8 +41,8 @@ from facedata.errors import (
     SampleError,
 )
 from facedata.features.extraction import job as job_module
-from facedata.features.extraction.inputs import ModelOptions
 from facedata.features.extraction.job import ExtractionOptions, plan_extraction, run_extraction
+from facedata.features.extraction.model import ModelOptions
 from facedata.features.extraction.output import FeatureOutput, encoded_key
 from facedata.features.feature_set import FeatureSet, open_feature_set
 from facedata.jobs.job import JobOptions
@@ -344,7 +344,7 @@ def test_samples_without_a_label_or_an_image_keep_their_row(
 def test_the_parent_never_loads_onnx_runtime(images: Images, tmp_path: Path, net: Path) -> None:
     program = (
         "import sys\n"
-        "from facedata.features.extraction.inputs import ModelOptions\n"
+        "from facedata.features.extraction.model import ModelOptions\n"
         "from facedata.features.extraction.job import *\n"
         f"options = ExtractionOptions(ModelOptions({str(net)!r}))\n"
         f"run_extraction(plan_extraction({str(images.folder)!r}, {str(tmp_path)!r}, 'a', options))\n"
