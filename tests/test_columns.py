@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import peak_bytes
 
 from facedata import columns
 from facedata.columns import different_labels, integers, read_label_lines, read_labels, whole_lines
@@ -74,3 +76,15 @@ def test_numbers_end_at_the_first_word_that_is_not_one() -> None:
 def test_a_folder_is_not_a_text_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is a folder, not a file"):
         list(whole_lines(tmp_path))
+
+
+def test_a_line_without_an_end_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text("a 1\n")
+    os.truncate(path, 1 << 33)  # a hole
+
+    def refused() -> None:
+        with pytest.raises(FormatError, match="line 2 is longer than"):
+            read_label_lines(path)
+
+    assert peak_bytes(refused) < 40_000_000
