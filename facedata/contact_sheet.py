@@ -1,11 +1,12 @@
-"""Contact sheets: a picture with a row of small images for each identity."""
+"""Contact sheets: a picture with a row of small images for each identity, and the preview of aligned faces."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,13 @@ from facedata.errors import OptionError, OutputExistsError, output_error
 from facedata.files import atomic_writer
 from facedata.images import import_opencv
 
-__all__ = ["contact_sheet", "sheet_extension", "write_contact_sheet"]
+__all__ = ["MOST_FACES", "PreviewFace", "contact_sheet", "sheet_extension", "write_contact_sheet", "write_preview"]
+
+MOST_FACES = 24
+"""The most faces of a preview."""
+
+Image = NDArray[np.uint8]
+Floats = NDArray[np.float64]
 
 _BACKGROUND = 236
 _EMPTY = 222
@@ -130,3 +137,161 @@ def sheet_extension(name: str) -> str:
     if extension not in _EXTENSIONS:
         raise OptionError(f"{name}: expected a name that ends in one of {', '.join(_EXTENSIONS)}")
     return extension
+
+
+# The preview: where the points are in the sources, and the crops made from them
+
+_SIDE = 208  # of a picture, in pixels
+_CAPTION, _GAP, _BETWEEN = 24, 3, 12  # below a picture; between the two pictures of a face; between two faces
+_TILE = _SIDE + _CAPTION
+_AROUND_POINTS, _AROUND_BOX = 3.5, 2.0  # what is shown, as a multiple of their extent
+_LEAST = 32  # pixels of the source
+_FAINT = (130, 126, 124)
+_BOX = (255, 255, 255)
+# BGR: eye on the image's left, eye on its right, nose, mouth corner left, right. They show if the order is wrong.
+_COLOURS = ((80, 220, 60), (255, 160, 40), (40, 220, 255), (220, 70, 255), (50, 90, 255))
+_MANY = (40, 220, 255)  # for other layouts
+_SUBPIXELS = 4  # bits
+
+
+class PreviewFace(NamedTuple):
+    """One face of a preview.
+
+    Attributes
+    ----------
+    image, crop : ndarray of shape (H, W, 3), uint8
+        The source and the aligned face, BGR.
+    landmarks, box : ndarrays of shape (P, 2) and (4,), float64
+        In the source, in pixels. Points that are not finite or outside are not drawn.
+    label : str
+        Written below, shortened to the available space.
+    template : ndarray of shape (5, 2), float64, optional
+        Where the points should be in the crop; drawn as crosses.
+    """
+
+    image: Image
+    landmarks: Floats
+    box: Floats | None
+    crop: Image
+    label: str
+    template: Floats | None = None
+
+
+def write_preview(path: str | os.PathLike[str], faces: Iterable[PreviewFace], *, overwrite: bool = False) -> None:
+    """Write a contact sheet: each face's source with its points and box, and the crop at its right.
+
+    If a face is small in its source, only the part around it is shown. Five points have a colour each: green and blue
+    the eyes, on the image's left and right, yellow the nose, pink and red the corners of the mouth.
+
+    There may be 1 to `MOST_FACES` faces; only small pictures of each are kept, so that an iterator holds one source at
+    a time. Raises an `OptionError` for another number of them, and otherwise as `write_contact_sheet`.
+    """
+    pairs = []
+    for number, face in enumerate(faces, 1):
+        source = _tile(_source_picture(face), f"{number}  {face.label}", _BETWEEN, _INK)
+        height, width = face.crop.shape[:2]
+        pairs.append((source, _tile(_crop_picture(face), f"{width} x {height}", _GAP, _FAINT)))
+    if len(pairs) > MOST_FACES:
+        raise OptionError(f"preview: expected at most {MOST_FACES} faces, found {len(pairs)}")
+    across = math.ceil(math.sqrt(len(pairs) / 1.5)) or 1  # about as wide as high
+    rows = []
+    for start in range(0, len(pairs), across):
+        row = [tile for pair in pairs[start : start + across] for tile in pair]
+        rows.append(row + [_blank_tile()] * (2 * across - len(row)))
+    write_contact_sheet(path, rows, cell=_TILE, margin=0, overwrite=overwrite)
+
+
+def _blank_tile() -> Image:
+    return np.full((_TILE, _TILE, 3), _BACKGROUND, np.uint8)
+
+
+def _tile(picture: Image, caption: str, left: int, colour: tuple[int, ...]) -> Image:
+    """A tile with a picture in the middle of its square, and below it one line, shortened in the middle if too long."""
+    cv2: Any = import_opencv()
+    tile = _blank_tile()
+    height, width = picture.shape[:2]
+    top, start = _BETWEEN // 2 + (_SIDE - height) // 2, left + (_SIDE - width) // 2
+    tile[top : top + height, start : start + width] = picture
+    style = (cv2.FONT_HERSHEY_SIMPLEX, 0.42)
+    plain = "".join(letter if " " <= letter <= "~" else "?" for letter in caption)
+    kept, shown = len(plain), plain
+    while cv2.getTextSize(shown, *style, 1)[0][0] > _SIDE and kept > 8:
+        kept = min(kept, 64) - 1
+        shown = f"{plain[: kept // 3]}...{plain[-(kept - kept // 3) :]}"
+    cv2.putText(tile, shown, (left, _TILE - 5), *style, colour, 1, cv2.LINE_AA)
+    return tile
+
+
+def _source_picture(face: PreviewFace) -> Image:
+    """The source or the part around the face, scaled and then drawn on."""
+    cv2 = import_opencv()
+    left, top, right, bottom = _window(face)
+    picture, scale = _fitted(face.image[top:bottom, left:right])
+    corner = np.array([left, top], np.float64)
+    if face.box is not None and np.isfinite(face.box).all():
+        corners = _to_picture(face.box.reshape(2, 2) - corner, scale)
+        limit = 4.0 * _SIDE  # a side outside the picture stays outside
+        first, last = np.rint(np.clip(corners, -limit, limit)).astype(int).tolist()
+        cv2.rectangle(picture, first, last, (0, 0, 0), 3, cv2.LINE_AA)
+        cv2.rectangle(picture, first, last, _BOX, 1, cv2.LINE_AA)
+    points = _to_picture(face.landmarks - corner, scale)
+    colours, radius = (_COLOURS, 3.0) if len(points) == len(_COLOURS) else ((_MANY,) * len(points), 1.6)
+    for point, colour in zip(points, colours, strict=True):
+        if _is_in(picture, point):
+            for size, ink in ((radius + 1, (0, 0, 0)), (radius, colour)):
+                x, y, fine = (round(value * (1 << _SUBPIXELS)) for value in (*point.tolist(), size))
+                cv2.circle(picture, (x, y), fine, ink, cv2.FILLED, cv2.LINE_AA, _SUBPIXELS)
+    return picture
+
+
+def _window(face: PreviewFace) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of what is shown: the whole source if the face is large in it."""
+    height, width = face.image.shape[:2]
+    side, seen = 0.0, []
+    for points, factor in ((face.landmarks, _AROUND_POINTS), (face.box, _AROUND_BOX)):
+        if points is not None:
+            points = points.reshape(-1, 2)
+            inside = np.clip(points[np.isfinite(points).all(axis=1)], 0, [width - 1, height - 1])
+            side = max(side, float(np.ptp(inside, axis=0).max()) * factor if len(inside) else 0.0)
+            seen.append(inside)
+    places = np.vstack(seen)
+    side = max(math.ceil(side), _LEAST)
+    if not len(places) or side >= max(width, height):
+        return 0, 0, width, height
+    across, down = min(side, width), min(side, height)
+    centre = ((places.min(axis=0) + places.max(axis=0)) / 2).tolist()
+    left = min(max(round(centre[0] - across / 2), 0), width - across)
+    top = min(max(round(centre[1] - down / 2), 0), height - down)
+    return left, top, left + across, top + down
+
+
+def _crop_picture(face: PreviewFace) -> Image:
+    cv2 = import_opencv()
+    picture, scale = _fitted(face.crop)
+    template = np.empty((0, 2)) if face.template is None else face.template
+    for point, colour in zip(_to_picture(template, scale), _COLOURS, strict=False):
+        if _is_in(picture, point):
+            place = tuple(np.rint(point).astype(int).tolist())
+            cv2.drawMarker(picture, place, (0, 0, 0), cv2.MARKER_CROSS, 13, 3, cv2.LINE_AA)
+            cv2.drawMarker(picture, place, colour, cv2.MARKER_CROSS, 11, 1, cv2.LINE_AA)
+    return picture
+
+
+def _fitted(part: Image) -> tuple[Image, float]:
+    """A copy of the part with `_SIDE` pixels on its longer side, and its scale."""
+    cv2 = import_opencv()
+    scale = _SIDE / max(part.shape[:2])
+    height, width = (max(1, round(length * scale)) for length in part.shape[:2])
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    picture: Image = cv2.resize(part, (width, height), interpolation=method)
+    return picture.copy() if np.shares_memory(picture, part) else picture, scale
+
+
+def _to_picture(points: Floats, scale: float) -> Floats:
+    """Points of a part in its picture; outer pixel edges map to outer pixel edges, as in ``cv2.resize``."""
+    return (points + 0.5) * scale - 0.5
+
+
+def _is_in(picture: Image, point: Floats) -> bool:
+    height, width = picture.shape[:2]
+    return bool(np.isfinite(point).all() and -1 <= point[0] <= width and -1 <= point[1] <= height)

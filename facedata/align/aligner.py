@@ -136,17 +136,8 @@ class AlignOptions:
 class Aligner:
     """The `Change` that aligns faces.
 
-    Attributes
-    ----------
-    options : AlignOptions
-    template : Template
-    min_score : float
-        That of the options, or the detector's.
-    landmarks, landmark_file : MatchedLandmarks and mapping, optional
-        Of the samples, from a file; and what distinguishes that file from another.
-    detector : PreparedDetector, optional
-    found : FoundLandmarks, optional
-        Writes the landmarks of all faces to a file.
+    `min_score` is that of the options, or the detector's. `landmarks` are those of the samples, from a file, and
+    `landmark_file` is what distinguishes that file from another. `found` writes the landmarks of all faces to a file.
     """
 
     options: AlignOptions

@@ -3,18 +3,11 @@
 Encoding fixes every setting that decides the bytes; docs/explanation/choices.md has the measurements behind the
 defaults. Decoding gives what `cv2.imread` would give, or an error, and never part of a picture.
 
-OpenCV returns damaged pictures. Measured with OpenCV 4.8.0, 4.11.0, 4.14.0 and 5.0.0, ``cv2.imdecode``:
-
-===============================================  ======================================================================
-JPEG that ends early                             4.8: a picture whose last rows are wrong, without a message;
-                                                 later: None; ``cv2.imread``: a picture with grey rows in all of them
-the same, padded with zeros to its old size      a picture with grey or odd rows in all of them, without a message
-JPEG with missing bytes or flipped bits          a picture; mostly libjpeg writes something to the standard error output
-PNG, BMP, WebP that end early                    None
-PNG with missing bytes or flipped bits           None: there are checksums
-WebP, BMP with flipped bits, or padded           a picture, without a message
-TIFF that ends early                             None, or a picture if its channels are in planes
-===============================================  ======================================================================
+OpenCV returns damaged pictures, as measured with ``cv2.imdecode`` of OpenCV 4.8.0, 4.11.0, 4.14.0 and 5.0.0. A JPEG
+that ends early becomes None, or, in 4.8 and with ``cv2.imread``, a picture with wrong rows and no message; padded with
+zeros to its old size, such a picture in all of them. With missing bytes or flipped bits it becomes a picture too, but
+mostly libjpeg writes something to the standard error output. A WebP or BMP with flipped bits, or padded, and a cut TIFF
+with its channels in planes become pictures without a message. A damaged PNG becomes None: it has checksums.
 
 So a JPEG must have its end marker, and what the decoders write to file descriptor 2 is read: it is the reason of the
 failure, and users do not see lines there that they cannot place. A JPEG that lacks only its end marker is given one,

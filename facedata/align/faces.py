@@ -176,16 +176,9 @@ def crop_face(
     Nothing is smoothed first, as in InsightFace and FaceX-Zoo: a face that is much larger than its crop is sampled, not
     averaged, and fine texture aliases. ``cv2.warpAffine`` may use several threads; the pixels do not depend on it.
 
-    Parameters
-    ----------
-    image : ndarray of shape (H, W, 3), uint8
-        BGR, as the crop, of shape (size or rows, size, 3).
-    matrix : ndarray of shape (2, 3), float64
-        Takes the image's pixels to the crop's, x then y; the centre of the top left pixel is (0, 0).
-    size : int
-        Side of the crop, in pixels.
-    rows : int, optional
-        Keep only so many rows from the top, as given by `upper_rows`.
+    `image` has the shape (H, W, 3) and the type uint8, BGR, like the crop, whose shape is (size or rows, size, 3). The
+    matrix, of shape (2, 3), takes the image's pixels to the crop's, x then y. With `rows`, as given by `upper_rows`,
+    only so many from the top are kept.
 
     Raises
     ------

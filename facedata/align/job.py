@@ -17,7 +17,7 @@ from facedata.align.faces import five_points
 from facedata.align.outputs import ExpectedSource, FoundLandmarks, aligned_output
 from facedata.align.similarity import fits_mirrored
 from facedata.align.templates import TEMPLATES, Template, load_template
-from facedata.contact_sheet import sheet_extension
+from facedata.contact_sheet import PreviewFace, sheet_extension, write_preview
 from facedata.converters.convert import Conversion, ConversionOptions, plan_dataset, run_conversion
 from facedata.dataset import Sample, Sink, Source, peek, target_spec
 from facedata.errors import OptionError
@@ -210,8 +210,6 @@ def _expected(source: Source, aligner: Aligner) -> ExpectedSource:
 
 def _draw_preview(source: Source, aligner: Aligner, path: str) -> bool:
     """Draw the first faces of images from all over the source; return whether there was one to draw."""
-    from facedata.align.preview import PreviewFace, write_preview
-
     last = len(source) - 1
     places = dict.fromkeys(chain(*(np.linspace(0, last, count).astype(int).tolist() for count in (_SHOWN, _TRIED))))
 

@@ -199,15 +199,7 @@ def fits_mirrored(landmarks: NDArray[Any], template: NDArray[Any]) -> NDArray[np
     reordering its landmarks. True profiles, which a frontal template fits badly either way, are not found. Clearly
     better means: at most half the root of the summed squared distances.
 
-    Parameters
-    ----------
-    landmarks, template
-        As in `similarity_transforms`.
-
-    Returns
-    -------
-    ndarray of shape (N,), bool
-        False if the landmarks have a defect.
+    Takes the arguments of `similarity_transforms`; returns an array of shape (N,), false at landmarks with a defect.
     """
     points, targets = _checked_shapes(landmarks, template)
     residuals = []  # the summed squared distances that the best transforms without and with a reflection leave

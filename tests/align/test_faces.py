@@ -199,15 +199,6 @@ def test_crops_are_those_of_scikit_image_and_opencv(size: int) -> None:
     assert worst <= 1
 
 
-def test_outside_the_image_is_black_and_the_edge_is_mixed_with_it() -> None:
-    white = np.full((20, 20, 3), 255, np.uint8)
-    crop = crop_face(white, np.array([[1.0, 0, 10.5], [0, 1, 10.0]]), 112)
-    assert (crop[:10] == 0).all()
-    assert (crop[10:30, 11:30] == 255).all()
-    assert crop[15, 10].tolist() == [128] * 3
-    assert (crop[31:] == 0).all()
-
-
 @pytest.mark.parametrize(("size", "rows"), [(112, 60), (224, 120), (128, 69), (256, 137), (1, 1)])
 def test_rows_are_the_upper_part_of_the_whole_crop(size: int, rows: int) -> None:
     matrix = similarity(20, 0.9, (60, 50))

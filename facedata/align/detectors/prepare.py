@@ -55,13 +55,7 @@ _log = logging.getLogger(__name__)
 class Detector:
     """Finds faces in images; not safe for several threads.
 
-    Attributes
-    ----------
-    file : str
-        The model file, for messages.
-    size : int
-        The longer side, in pixels, that images have when the network sees them.
-    find : callable
+    `file` is the model file, for messages; `size` the longer side, in pixels, of images when the network sees them.
     """
 
     file: str
@@ -104,19 +98,9 @@ class Detector:
 class PreparedDetector:
     """A detector whose model files were found and tried; small, and can be sent to other processes.
 
-    Attributes
-    ----------
-    name : str
-        A key of `DETECTORS`.
-    files, sha256 : tuple of str
-        Paths of the model files, and their checksums in hexadecimal digits.
-    size : int
-        The longer side, in pixels, that images have when the network sees them; 0 if the model is still to decide it.
-    min_score : float
-        Faces with a lower score are to be refused.
-    device : {'cpu', 'cuda'}
-    versions : tuple of (str, str)
-        Of the libraries that decide the numbers.
+    `name` is a key of `DETECTORS`; `files` and `sha256` are the paths of the model files and their checksums in
+    hexadecimal digits; `size` is as in `Detector`, 0 if the model is still to decide it. Faces with a score below
+    `min_score` are to be refused. `versions` are those of the libraries that decide the numbers.
     """
 
     name: str

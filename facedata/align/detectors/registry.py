@@ -59,28 +59,11 @@ class ModelFile(NamedTuple):
 class DetectorFamily:
     """What the models of one kind of detector have in common.
 
-    Attributes
-    ----------
-    runs_on : {'uniface', 'yunet', 'mtcnn'}
-        The program that runs it.
-    libraries : tuple of str
-        Modules of the extra ``detect`` that it needs.
-    min_score : float
-        Default for the lowest score.
-    size, step : int
-        Default for the longer side of its input, in pixels, which must be a multiple of `step`.
-    only_size : bool
-        Whether it accepts no other size than its default.
-    weights : ModelFile, optional
-        The published model.
-    shipped : tuple of (str, tuple of str), optional
-        A package that ships the model files, and their names.
-    outputs : callable
-        From a size to the shapes of the outputs.
-    contents : str
-        What the outputs are, for messages.
-    uniface_class : str
-        The class in ``uniface.detection``.
+    It needs the `libraries` of the extra ``detect``. `min_score` is the default for the lowest score, `size` that for
+    the longer side of its input, in pixels, which must be a multiple of `step`, and with `only_size` nothing else.
+    `weights` is the published model; `shipped` names a package that ships the model files, and these. `outputs` gives
+    the shapes of the outputs for a size, and `contents` says for messages what they are. `uniface_class` is in
+    ``uniface.detection``.
     """
 
     runs_on: Literal["uniface", "yunet", "mtcnn"]
