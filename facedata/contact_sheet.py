@@ -50,15 +50,7 @@ def contact_sheet(
     margin : int
         Pixels around and between the cells.
 
-    Returns
-    -------
-    ndarray of shape (H, W, 3), uint8
-        BGR.
-
-    Raises
-    ------
-    OptionError
-        If there is no image.
+    Returns a sheet of shape (H, W, 3), uint8, BGR. Raises an `OptionError` if there is no image.
     """
     cv2 = import_opencv()
     columns = max((len(row) for row in rows), default=0)
@@ -157,16 +149,10 @@ _SUBPIXELS = 4  # bits
 class PreviewFace(NamedTuple):
     """One face of a preview.
 
-    Attributes
-    ----------
-    image, crop : ndarray of shape (H, W, 3), uint8
-        The source and the aligned face, BGR.
-    landmarks, box : ndarrays of shape (P, 2) and (4,), float64
-        In the source, in pixels. Points that are not finite or outside are not drawn.
-    label : str
-        Written below, shortened to the available space.
-    template : ndarray of shape (5, 2), float64, optional
-        Where the points should be in the crop; drawn as crosses.
+    `image` and `crop` are the source and the aligned face, of shape (H, W, 3), uint8, BGR. `landmarks`, of shape
+    (P, 2), and `box`, of shape (4,), are in pixels of the source; points that are not finite or outside are not drawn.
+    `label` is written below, shortened to the available space; `template`, of shape (5, 2), drawn as crosses on the
+    crop.
     """
 
     image: Image
@@ -193,22 +179,19 @@ def write_preview(path: str | os.PathLike[str], faces: Iterable[PreviewFace], *,
         pairs.append((source, _tile(_crop_picture(face), f"{width} x {height}", _GAP, _FAINT)))
     if len(pairs) > MOST_FACES:
         raise OptionError(f"preview: expected at most {MOST_FACES} faces, found {len(pairs)}")
+    blank = np.full((_TILE, _TILE, 3), _BACKGROUND, np.uint8)
     across = math.ceil(math.sqrt(len(pairs) / 1.5)) or 1  # about as wide as high
     rows = []
     for start in range(0, len(pairs), across):
         row = [tile for pair in pairs[start : start + across] for tile in pair]
-        rows.append(row + [_blank_tile()] * (2 * across - len(row)))
+        rows.append(row + [blank] * (2 * across - len(row)))
     write_contact_sheet(path, rows, cell=_TILE, margin=0, overwrite=overwrite)
-
-
-def _blank_tile() -> Image:
-    return np.full((_TILE, _TILE, 3), _BACKGROUND, np.uint8)
 
 
 def _tile(picture: Image, caption: str, left: int, colour: tuple[int, ...]) -> Image:
     """A tile with a picture in the middle of its square, and below it one line, shortened in the middle if too long."""
     cv2: Any = import_opencv()
-    tile = _blank_tile()
+    tile = np.full((_TILE, _TILE, 3), _BACKGROUND, np.uint8)
     height, width = picture.shape[:2]
     top, start = _BETWEEN // 2 + (_SIDE - height) // 2, left + (_SIDE - width) // 2
     tile[top : top + height, start : start + width] = picture

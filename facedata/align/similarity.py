@@ -65,11 +65,9 @@ class Transforms(NamedTuple):
     ----------
     matrices : ndarray of shape (N, 2, 3), float64
         ``[[a, -b, c], [b, a, d]]``, from image pixels to crop pixels; NaN if there is none.
-    poses : ndarray of shape (N,), int64
-        The pose of the template that fits best: the smallest of `errors`, the first of equal ones.
-    errors : ndarray of shape (N,), float64
-        The sum over the five points of the distance from the moved landmark to the template's, in crop pixels; NaN if
-        there is no transform.
+    poses, errors : ndarrays of shape (N,), int64 and float64
+        The pose of the template that fits best, the first of equal ones; and its error, the sum of the five distances
+        between moved landmark and template in crop pixels, NaN if there is no transform.
     defects : ndarray of shape (N,), int8
         `FINE`, or why there is no transform.
     """
@@ -97,17 +95,9 @@ class _Centred(NamedTuple):
 def similarity_transforms(landmarks: NDArray[Any], template: NDArray[Any]) -> Transforms:
     """Find the similarity transforms that bring landmarks nearest to a template.
 
-    Parameters
-    ----------
-    landmarks : array of shape (N, 5, 2)
-        Image pixels, x then y.
-    template : array of shape (5, 2) or (T, 5, 2)
-        Crop pixels. Of several poses the one with the smallest sum of the five distances is taken, FaceX-Zoo's rule.
-
-    Raises
-    ------
-    OptionError
-        If a shape is another.
+    Landmarks have the shape (N, 5, 2), image pixels, x then y; templates (5, 2) or (T, 5, 2), crop pixels. Of several
+    poses the one with the smallest sum of the five distances is taken, FaceX-Zoo's rule. Raises an `OptionError` for
+    other shapes.
     """
     points, targets = _checked_shapes(landmarks, template)
     with np.errstate(all="ignore"):  # values that are not finite end in a defect

@@ -91,13 +91,11 @@ UNUSUAL = {
     "PNG with a palette and a transparent colour": (saved(PALETTE, "PNG", transparency=3), 0),
     "PNG of one bit": (saved(RGB.convert("1"), "PNG"), 0),
     "grey PNG": (saved(GREY, "PNG"), 0),
-    "grey PNG with alpha": (saved(RGB.convert("LA"), "PNG"), 0),
     "PNG with alpha": (saved(WITH_ALPHA, "PNG"), 0),
     "WebP with alpha": (saved(WITH_ALPHA, "WEBP", lossless=True, exact=True), 0),
     "BMP with a palette": (saved(PALETTE, "BMP"), 0),
     "TIFF": (saved(RGB, "TIFF"), 0),
     "TIFF, packed": (saved(RGB, "TIFF", compression="tiff_adobe_deflate"), 0),
-    "TIFF with a palette": (saved(PALETTE, "TIFF"), 0),
     "TIFF of inks": (saved(RGB.convert("CMYK"), "TIFF"), 2),
     "grey TIFF": (saved(GREY, "TIFF"), 0),
 }
@@ -171,6 +169,9 @@ def test_a_cut_image_is_refused_wherever_it_is_cut(name: str, capfd: pytest.Capt
         else:  # the end marker of a JPEG may be gone, its pixels not
             assert end >= len(data) - 2
             np.testing.assert_array_equal(image, decode_image(data))
+    if name == "jpg":
+        for filling in (bytes(1), bytes(500), b"\xff" * 7):  # before the end marker, as cameras write it
+            np.testing.assert_array_equal(decode_image(data[:-2] + filling + END), decode_image(data))
     if name in ("jpg", "jpg with restarts", "grey jpg"):
         for bare in (data[:-1], data[:-2]):
             np.testing.assert_array_equal(decode_image(bare), decode_image(data))
@@ -186,7 +187,7 @@ def test_a_cut_image_that_was_filled_up_is_refused(name: str, part: float) -> No
         assert failure(data[:end] + rest).cause == "undecodable"
 
 
-@pytest.mark.parametrize("kind", [b"IDAT", b"tEXt", b"iCCP", b"eXIf"])
+@pytest.mark.parametrize("kind", [b"IDAT", b"iCCP"])
 def test_a_png_chunk_takes_no_more_memory_than_the_file_has(kind: bytes) -> None:
     """OpenCV would allocate 3 GB."""
     place = PNG.index(b"IDAT") - 4
@@ -211,11 +212,6 @@ def test_only_the_still_picture_of_an_animated_png_counts() -> None:
     damaged = bytearray(whole)
     damaged[damaged.index(b"IDAT") + 3000] ^= 1
     assert failure(bytes(damaged)).cause == "undecodable"
-
-
-@pytest.mark.parametrize("filling", [bytes(1), bytes(4), bytes(500), b"\xff" * 7])
-def test_filling_before_the_end_marker_does_no_harm(filling: bytes) -> None:
-    np.testing.assert_array_equal(decode_image(JPEG[:-2] + filling + END), decode_image(JPEG))
 
 
 def with_jpeg_size(side: int) -> bytes:

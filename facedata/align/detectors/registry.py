@@ -32,7 +32,6 @@ class DetectorOptions:
         A key of `DETECTORS`.
     model, model_checksum : str, optional
         An ONNX file of the user's, instead of the published model, and its SHA-256, 64 hexadecimal digits.
-    device : {'cpu', 'cuda'}
     size : int, optional
         The longer side, in pixels, that images have when the network sees them; by default the detector's own.
     min_score : float, optional

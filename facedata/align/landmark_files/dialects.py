@@ -75,12 +75,9 @@ class Dialect:
         From the dialect and the first lines of a file to the dialect of this very file; raises `LineError`.
     header : int
         How many lines come before the first entry.
-    keyed : bool
-        Whether entries say which image they belong to.
-    numbered : bool
-        Whether images are identified by their position in the dataset.
-    relative : bool
-        Whether coordinates are fractions of the image's width and height.
+    keyed, numbered, relative : bool
+        Whether entries say which image they belong to; whether images are identified by their position in the dataset;
+        whether coordinates are fractions of the image's width and height.
     """
 
     name: str

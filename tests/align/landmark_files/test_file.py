@@ -284,13 +284,13 @@ def test_a_wrong_file_concerns_its_own_image_only(folder: Path) -> None:
 
 
 def test_folders_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(EmptyDatasetError, match=r"no file that ends in .txt"):
-        open_landmarks(tmp_path / "empty")
     for path in folder.rglob("*.txt"):
         path.write_text(" ".join("7" * 210))
     with pytest.raises(FormatError, match=r"a/1.txt: found 105 points.*the first 3 entries are all wrong"):
         open_landmarks(folder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EmptyDatasetError, match=r"no file that ends in .txt"):
+        open_landmarks(tmp_path / "empty")
 
 
 def test_identity_is_of_names_and_content(folder: Path, tmp_path: Path) -> None:
