@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from facedata.converters.rec.mxnet_backend import import_mxnet_recordio
+from facedata.converters.rec.source import import_mxnet_recordio
 from facedata.dataset import Sample
 from facedata.errors import MissingExtraError
 

@@ -17,9 +17,9 @@ from support import MemorySource, jpeg
 
 from facedata.converters.convert import plan_conversion, run_conversion
 from facedata.converters.rec import create_sink
-from facedata.converters.rec.mxnet_backend import import_mxnet_recordio
 from facedata.converters.rec.record_set import open_record_set
 from facedata.converters.rec.recordio import MAGIC_BYTES
+from facedata.converters.rec.source import import_mxnet_recordio
 from facedata.dataset import Sample, Source
 from facedata.errors import MissingExtraError
 from facedata.images import import_opencv

@@ -16,7 +16,6 @@ from support import MemorySource, RecordSetMaker
 
 from facedata.converters.convert import plan_conversion, run_conversion
 from facedata.converters.rec import create_sink
-from facedata.converters.rec.mxnet_backend import import_mxnet_recordio
 from facedata.converters.rec.record_set import open_record_set
 from facedata.converters.rec.recordio import (
     MAGIC_BYTES,
@@ -27,6 +26,7 @@ from facedata.converters.rec.recordio import (
     read_index,
     unpack_image_record,
 )
+from facedata.converters.rec.source import import_mxnet_recordio
 from facedata.dataset import Sample
 from facedata.errors import FormatError, MissingExtraError
 from facedata.jobs.job import JobOptions

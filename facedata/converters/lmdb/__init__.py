@@ -61,16 +61,9 @@ def create_sink(
 
     path = path.rstrip("/") or path
     stem = stem_of(path)
-    return LmdbSink(
-        path,
-        stem + KV_SUFFIX if kv is None else kv,
-        os.path.basename(stem) if name is None else name,
-        datum,
-        keys,
-        single_file,
-        build_dir,
-        keep_undecodable,
-    )
+    kv = stem + KV_SUFFIX if kv is None else kv
+    name = os.path.basename(stem) if name is None else name
+    return LmdbSink(path, kv, name, datum, keys, single_file, build_dir, keep_undecodable)
 
 
 def input_paths(path: str) -> dict[str, bool]:
@@ -79,11 +72,4 @@ def input_paths(path: str) -> dict[str, bool]:
     return {path: True} if not at or os.path.lexists(path) else {before: True, after: True}
 
 
-FORMAT = Format(
-    "lmdb",
-    open_source=open_source,
-    create_sink=create_sink,
-    recognises=recognises,
-    input_paths=input_paths,
-    extensions=(".lmdb",),
-)
+FORMAT = Format("lmdb", open_source, create_sink, recognises, input_paths=input_paths, extensions=(".lmdb",))

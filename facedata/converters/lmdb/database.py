@@ -52,15 +52,10 @@ class Meta(NamedTuple):
     ----------
     page_size, map_size : int
         In bytes; the file may grow to the second before the map has to be enlarged.
-    last_page : int
-        The number of the last page in use.
-    transaction : int
-        The number of the transaction; 0 if there was none yet.
-    records : int
-    root, free_root : int
-        The root pages of the records and of the list of free pages; -1 if there is none.
-    flags : int
-        Of the tree of the records.
+    last_page, transaction, records : int
+        The number of the last page in use, of the transaction (0 if there was none yet), and of the records.
+    root, free_root, flags : int
+        The root pages of the records and of the list of free pages (-1 if there is none); the flags of the first.
     used_pages : int
         Pages of the records and the two meta pages; the others are free, or list the free ones.
     """
@@ -198,18 +193,7 @@ def leaf_pages(path: str, meta: Meta) -> tuple[NDArray[np.int64], NDArray[np.int
 
 
 class DatabaseReader:
-    """Reads the records of a database, by key or by page.
-
-    Parameters
-    ----------
-    path : str
-        The data file.
-
-    Raises
-    ------
-    InputError
-        If it cannot be read.
-    """
+    """Reads the records of the data file `path`, by key or by page."""
 
     def __init__(self, path: str) -> None:
         self._root = read_meta(path)

@@ -18,8 +18,8 @@ from facedata.converters.lmdb import DATA, stem_of
 from facedata.converters.lmdb.datum import CAFFE, LAYOUTS, datum_parts
 from facedata.converters.lmdb.writer import BUILDING, BuildFiles, LmdbWriter, round_map_size
 from facedata.dataset import BlockEncoder, OrderedOutput, Sample, Sink, Source
-from facedata.errors import EmptyDatasetError, OptionError, RefusedSampleError, output_error
-from facedata.files import network_file_system, remove_stale_temporaries
+from facedata.errors import EmptyDatasetError, OptionError, RefusedSampleError
+from facedata.files import network_file_system, output_errors, remove_stale_temporaries
 from facedata.images import known_extension
 from facedata.jobs.buffers import BlockBuffer, ProcessAddress, SharedBuffer, this_process
 from facedata.jobs.journal import BESIDE
@@ -130,13 +130,7 @@ class LmdbSink(Sink, OrderedOutput):
         }
 
     def fit(self, source: Source) -> tuple[LmdbSink, None]:
-        """Check the file system and the keys; read the names of the classes and estimate the size.
-
-        Raises
-        ------
-        OptionError
-            If LMDB cannot be written on the file system, or cannot hold a key.
-        """
+        """Check the file system and the keys; read the names of the classes and estimate the size."""
         kind = network_file_system(self.root if self.build_dir is None else self.build_dir)
         if kind is not None and self.build_dir is None:
             raise OptionError(
@@ -184,10 +178,8 @@ class LmdbSink(Sink, OrderedOutput):
 
     def prepare(self) -> None:
         """Make the folders of the build."""
-        try:
+        with output_errors(self._files.data_folder):
             self._files.make_folders()
-        except OSError as error:
-            raise output_error(error, self._files.data_folder) from error
 
     @contextmanager
     def open_shard(self, shard: int) -> Iterator[LmdbEncoder]:
@@ -242,15 +234,8 @@ def _refuse_key(key: str, what: str) -> None:
 class Block:
     """The encoded records of one shard.
 
-    Attributes
-    ----------
-    data : SharedBuffer
-        The values in the order of the samples; the keys, ascending, with newlines between; where the value of each key
-        begins, and its size; the lines of the key-label file.
-    records : int
-        Their number.
-    ends : mapping
-        Where each of these parts ends.
+    `data` has four parts, which end at `ends`: the values in the order of the samples; the keys, ascending, with
+    newlines between; where the value of each key begins, and its size; the lines of the key-label file.
     """
 
     data: SharedBuffer
@@ -272,18 +257,9 @@ class Block:
 
 
 class LmdbEncoder(BlockEncoder):
-    """Encodes the records of a shard.
+    """Encodes the records of a shard for the writer in the process `receiver`.
 
-    Parameters
-    ----------
-    layout : str
-        Of the values, see `facedata.converters.lmdb.datum`.
-    prefix : str or None
-        The beginning of generated keys; None to keep the keys of the samples.
-    keep_undecodable : bool
-        Accept bytes that do not begin like an image.
-    receiver : ProcessAddress, optional
-        The process of the writer.
+    The keys begin with `prefix`; if it is None, they are those of the samples.
     """
 
     def __init__(
@@ -297,13 +273,7 @@ class LmdbEncoder(BlockEncoder):
         self._lines: list[bytes] = []
 
     def write(self, index: int, sample: Sample, face: int = 0) -> None:
-        """Encode a sample.
-
-        Raises
-        ------
-        RefusedSampleError
-            If it does not begin like an image, or its label or its key cannot be written.
-        """
+        """Encode a sample; refuse what does not begin like an image, and labels and keys that cannot be written."""
         if not self._keep_undecodable:
             known_extension(sample.image)
         label = sample.label

@@ -35,9 +35,8 @@ class StoredOrder:
     Attributes
     ----------
     pages, ends : ndarray of shape (L,), int64
-        The leaf pages of the records, and the number of records of the database up to the end of each.
-    begin : int
-        The number of records before the first of these pages.
+        The leaf pages of the records, and the number of records of the database up to the end of each; `begin` are
+        before the first.
     positions : range or ndarray of shape (N,), int64
         The records, counted in the whole database.
     """
@@ -149,15 +148,7 @@ class LmdbSource(Source):
         return self.order.classes if isinstance(self.order, LabelLines) else None
 
     def read(self) -> Iterator[Sample | SampleError]:
-        """Every image in order, or the error in its place.
-
-        Raises
-        ------
-        InputError
-            If a file cannot be read any more.
-        FormatError
-            If the key-label file has changed.
-        """
+        """Every image in order, or the error in its place."""
         labels = self.order.labels.tolist() if isinstance(self.order, LabelLines) else repeat(None)
         for position, (record, label) in enumerate(zip(self._records(), labels, strict=False)):
             name = _name(position, record)
@@ -223,17 +214,11 @@ def open_source(path: str) -> LmdbSource:
     if kv is not None:
         lines = read_label_lines(kv, "key")
         if len(lines) != meta.records:
-            _log.warning(
-                "%s: names %d images, but %s holds %d records; is one of them truncated or of another dataset?",
-                kv,
-                len(lines),
-                data,
-                meta.records,
-            )
+            counts = f"names {len(lines)} images, but {data} holds {meta.records} records"
+            _log.warning("%s: %s; is one of them truncated or of another dataset?", kv, counts)
         return LmdbSource(data, lines, identity, file_identity(kv), meta.records)
-    source = LmdbSource(
-        data, StoredOrder(*leaf_pages(data, meta), 0, range(meta.records)), identity, None, meta.records
-    )
+    order = StoredOrder(*leaf_pages(data, meta), 0, range(meta.records))
+    source = LmdbSource(data, order, identity, None, meta.records)
     # look at a few records, so that a missing key-label file is not reported once for each image
     layouts = set()
     for record in source[:_SAMPLED]._records():

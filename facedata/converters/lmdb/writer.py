@@ -9,14 +9,13 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from facedata.converters.lmdb import DATA
 from facedata.converters.lmdb.database import read_meta
 from facedata.dataset import OrderedWriter
-from facedata.errors import FacedataError, InputError, OptionError, OutputError, OutputExistsError, output_error
-from facedata.files import atomic_writer, free_bytes, write_fully
+from facedata.errors import InputError, OptionError, OutputError, OutputExistsError, output_error
+from facedata.files import atomic_writer, free_bytes, output_errors, write_fully
 
 if TYPE_CHECKING:
     from facedata.converters.lmdb.sink import Block
@@ -39,12 +38,7 @@ def round_map_size(size: int) -> int:
 class BuildFiles:
     """The files of a database while it is built, and how they become those that readers open.
 
-    Attributes
-    ----------
-    folder, data_folder : str
-        Where the files are built; the database alone may have to be on another file system.
-    target, kv_target : str
-        The data file and the key-label file that readers open.
+    They are built in `folder`; the database alone in `data_folder`, which may be on another file system.
     """
 
     folder: str
@@ -61,10 +55,6 @@ class BuildFiles:
     def kv(self) -> str:
         """The key-label file while it is written."""
         return os.path.join(self.folder, "kv.txt")
-
-    @property
-    def _pending(self) -> str:
-        return os.path.join(self.folder, "pending.json")
 
     def current_data(self) -> str:
         """The data file, published or not."""
@@ -87,13 +77,13 @@ class BuildFiles:
 
     def write_pending(self, entry: Mapping[str, Any]) -> None:
         """Note the journal entry of the commit that follows."""
-        with atomic_writer(self._pending, sync=False) as file:
+        with atomic_writer(os.path.join(self.folder, "pending.json"), sync=False) as file:
             file.write(json.dumps(entry).encode())
 
     def read_pending(self) -> dict[str, Any] | None:
         """The journal entry that was noted last, with ``shard`` and, in ``end``, ``transaction`` and ``kv``."""
         try:
-            with open(self._pending) as file:
+            with open(os.path.join(self.folder, "pending.json")) as file:
                 entry: dict[str, Any] = json.load(file)
             numbers = (entry["shard"], entry["end"]["transaction"], entry["end"]["kv"])
         except (OSError, ValueError, TypeError, KeyError):
@@ -116,43 +106,34 @@ class BuildFiles:
 
         import lmdb
 
-        try:
-            with (
-                atomic_writer(self.target) as file,
-                _lmdb_errors(self.target, lambda: meta.used_pages * meta.page_size),
-                lmdb.open(os.fsencode(self.data), subdir=False, readonly=True, lock=False, create=False) as environment,
-            ):
-                environment.copyfd(file.fileno(), compact=True)
-        except FacedataError:
-            raise
-        except OSError as error:
-            raise output_error(error, self.target) from error
+        with (
+            output_errors(self.target),
+            atomic_writer(self.target) as file,
+            _lmdb_errors(self.target, lambda: meta.used_pages * meta.page_size),
+            lmdb.open(os.fsencode(self.data), subdir=False, readonly=True, lock=False, create=False) as environment,
+        ):
+            environment.copyfd(file.fileno(), compact=True)
 
 
 def _move(source: str, target: str) -> None:
     """Rename, or copy if the target is on another file system; the bytes are on the disk before the name is."""
-    try:
-        with open(source, "rb") as file:
-            os.fsync(file.fileno())
-            try:  # a link replaces nothing: the job removed what it may replace when it began
-                os.link(source, target)
-            except FileExistsError as error:
-                if not os.path.samefile(source, target):  # else a run was killed right after the link
-                    raise OutputExistsError(
-                        f"{target}: appeared while this job was running, and is left as it is; was another job given "
-                        "the same name? Move it away and run the same command again"
-                    ) from error
-            except OSError as error:
-                if error.errno != errno.EXDEV:  # a file system without hard links
-                    os.replace(source, target)
-                    return
-                with atomic_writer(target) as copy:
-                    shutil.copyfileobj(file, copy, _MEGABYTE)
+    with output_errors(target), open(source, "rb") as file:
+        os.fsync(file.fileno())
+        try:  # a link replaces nothing: the job removed what it may replace when it began
+            os.link(source, target)
+        except FileExistsError as error:
+            if not os.path.samefile(source, target):  # else a run was killed right after the link
+                raise OutputExistsError(
+                    f"{target}: appeared while this job was running, and is left as it is; was another job given "
+                    "the same name? Move it away and run the same command again"
+                ) from error
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # a file system without hard links
+                os.replace(source, target)
+                return
+            with atomic_writer(target) as copy:
+                shutil.copyfileobj(file, copy, _MEGABYTE)
         os.unlink(source)
-    except FacedataError:
-        raise
-    except OSError as error:
-        raise output_error(error, target) from error
 
 
 @contextmanager
@@ -196,7 +177,6 @@ class LmdbWriter(OrderedWriter):
     map_size : int
         Bytes that the database is expected to need; it grows if that is too little.
     single_file : bool
-        LMDB notes in a database whether it was made as a single file.
     """
 
     def __init__(
@@ -233,7 +213,7 @@ class LmdbWriter(OrderedWriter):
             self.done > 0 and not (os.path.exists(self.files.kv) and os.path.exists(self.files.data))
         ):
             return self
-        try:
+        with output_errors(self.files.folder):
             if self.done == 0:
                 self.files.remove()
             self.files.make_folders()
@@ -249,15 +229,9 @@ class LmdbWriter(OrderedWriter):
             with self._errors():
                 self._open()
             self._close()
-        except FacedataError:
-            raise
-        except OSError as error:
-            raise output_error(error, self.files.folder) from error
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close()
         if self._kv >= 0:
             os.close(self._kv)
@@ -268,10 +242,8 @@ class LmdbWriter(OrderedWriter):
         if len(self._buffer) < block.data.size:
             self._buffer = bytearray(block.data.size)
         self._records, kv = block.unpack(memoryview(self._buffer))
-        try:
+        with output_errors(self.files.kv):
             write_fully(self._kv, kv)
-        except OSError as error:
-            raise output_error(error, self.files.kv) from error
         with self._errors():
             self._put()
         # a transaction that puts nothing gets no number
@@ -313,10 +285,10 @@ class LmdbWriter(OrderedWriter):
 
     def _grow(self) -> None:
         self._close()
-        self._map_size = round_map_size(self._map_size + max(self._map_size // 2, 2 * self._value_bytes()))
+        self._map_size = round_map_size(self._map_size + max(self._map_size // 2, self._needed()))
 
-    def _value_bytes(self) -> int:
-        return sum(len(value) for _, value in self._records)
+    def _needed(self) -> int:
+        return 2 * sum(len(value) for _, value in self._records)
 
     def _open(self) -> None:
         import lmdb
@@ -356,4 +328,4 @@ class LmdbWriter(OrderedWriter):
         )
 
     def _errors(self) -> Any:
-        return _lmdb_errors(self.files.data, lambda: 2 * self._value_bytes())
+        return _lmdb_errors(self.files.data, self._needed)

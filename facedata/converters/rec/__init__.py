@@ -31,7 +31,7 @@ def open_source(
     if backend not in ("native", "mxnet"):
         raise OptionError(f"backend {backend}: expected 'native' or 'mxnet'")
     if backend == "mxnet":
-        from facedata.converters.rec.mxnet_backend import MXNetRecSource, check_mxnet
+        from facedata.converters.rec.source import MXNetRecSource, check_mxnet
 
         check_mxnet()
     cache = None if cache_folder is None else Path(cache_folder)

@@ -70,21 +70,14 @@ class RecordFiles:
 
 
 def find_record_files(path: str | os.PathLike[str]) -> RecordFiles:
-    """Find ``train.rec`` (or the only ``.rec``) of a set folder, or the files of a ``.rec``.
-
-    Raises
-    ------
-    InputError
-        If there is no ``.rec``, more than one to choose from, or no permission to look.
-    """
+    """Find ``train.rec`` (or the only ``.rec``) of a folder, or the files of a ``.rec``; else raise `InputError`."""
     records = os.fspath(path)
     try:
         if os.path.isdir(records):
             names = sorted(name for name in os.listdir(records) if name.endswith(".rec"))
             if not names:
-                raise InputNotFoundError(
-                    f"{records}: no .rec file in this folder; expected train.rec, with train.idx beside it"
-                )
+                message = "no .rec file in this folder; expected train.rec, with train.idx beside it"
+                raise InputNotFoundError(f"{records}: {message}")
             if len(names) > 1 and "train.rec" not in names:
                 raise InputNotFoundError(
                     f"{records}: no train.rec, and {len(names)} other .rec files ({', '.join(names[:3])}): "
@@ -103,11 +96,8 @@ def find_record_files(path: str | os.PathLike[str]) -> RecordFiles:
         raise FormatError(f"{records}: is neither a set folder nor a .rec file")
     if not os.access(records, os.R_OK):
         raise InputPermissionError(f"{records}: no permission to read it; check its mode and owner")
-    return RecordFiles(
-        records,
-        index if os.path.lexists(index) else None,
-        declared if os.path.isfile(declared) else None,
-    )
+    has_index, has_property = os.path.lexists(index), os.path.isfile(declared)
+    return RecordFiles(records, index if has_index else None, declared if has_property else None)
 
 
 def open_record_set(
@@ -133,11 +123,6 @@ def open_record_set(
         The folder that may hold rebuilt indexes of earlier runs, and in which `RecSource.save_cache` saves this one.
     progress : callable, optional
         Called with bytes done and bytes in all while an index is rebuilt.
-
-    Returns
-    -------
-    RecSource
-        Its images in key order.
 
     Raises
     ------
@@ -177,15 +162,10 @@ def open_record_set(
         dialect, images, classes = find_dialect(reader, index, files.index or files.records, salvage=salvage)
     if len(images) == 0:
         raise EmptyDatasetError(f"{files.records}: holds no image, only meta and identity records")
-    return RecSource(
-        files.records,
-        images,
-        identity,
-        {"dialect": dialect, "records": len(index), "index": images.digest()},
-        _declared_classes(files.property) or classes,
-        trusted,
-        None if cache is None else (cache, index),
-    )
+    facts = {"dialect": dialect, "records": len(index), "index": images.digest()}
+    rebuilt = None if cache is None else (cache, index)
+    classes = _declared_classes(files.property) or classes
+    return RecSource(files.records, images, identity, facts, classes, trusted, rebuilt)
 
 
 def _load_cached(path: Path) -> RecordIndex:
@@ -220,18 +200,7 @@ def _declared_classes(path: str | None) -> int | None:
 def check_offsets(reader: RecordReader, index: RecordIndex, place: str) -> None:
     """Check that every offset is inside the file, none occurs twice, and nothing follows the last record.
 
-    Parameters
-    ----------
-    reader : RecordReader
-    index : RecordIndex
-        Of all records.
-    place : str
-        What messages name: the index file.
-
-    Raises
-    ------
-    FormatError
-        If the index does not belong to these records.
+    Otherwise raises `FormatError`, which names the index file `place`.
     """
     offsets, size = index.offsets, reader.size
     outside = np.flatnonzero(offsets >= size)
@@ -291,11 +260,8 @@ def find_dialect(
         identities = _announced_identities(reader, index, place, *meta.labels[:2])
     first = int(index.keys[0] == 0)
     # in a damaged file, images may follow the place that bisection found
-    late = [
-        at
-        for at in (range(identities, len(index)) if salvage else ())
-        if not _is_identity(reader, index, int(index.keys[at]))
-    ]
+    later = range(identities, len(index)) if salvage else ()
+    late = [at for at in later if not _is_identity(reader, index, int(index.keys[at]))]
     if not late:
         return INSIGHTFACE, index[first:identities], (len(index) - identities) or None
     kept = np.concatenate([np.arange(first, identities), late])
@@ -359,17 +325,7 @@ def float32_error(value: int) -> int:
 
 @dataclass(frozen=True)
 class IndexSummary:
-    """The result of writing an index.
-
-    Attributes
-    ----------
-    index : str
-        The index file.
-    records, damaged : int
-        Its lines, and the damaged places that were skipped.
-    replaced : bool
-        Whether there was an index before.
-    """
+    """The index file that was written, its lines, the damaged places skipped, and whether it replaced another one."""
 
     index: str
     records: int
@@ -391,12 +347,10 @@ def index_records(
     ----------
     path : str or path
         A set folder or a ``.rec`` file.
-    overwrite : bool
-        Replace an existing index.
+    overwrite, dry_run : bool
+        Replace an existing index; walk through the file, but write nothing.
     salvage : bool
         Skip damage; each damaged place gets a line too, so that reading it fails by name.
-    dry_run : bool
-        Walk through the file, but write nothing.
     progress : callable, optional
         Called with bytes done and bytes in all.
 

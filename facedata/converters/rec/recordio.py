@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import integers, whole_lines
-from facedata.errors import FormatError, output_error
-from facedata.files import atomic_writer, read_exactly
+from facedata.errors import FormatError
+from facedata.files import atomic_writer, output_errors, read_exactly
 
 __all__ = [
     "ADVICE",
@@ -81,13 +81,7 @@ def padded(length: int) -> int:
 
 
 def encode_record(payload: bytes) -> bytes:
-    """Encode a payload as a chunk, or as the chunks of a split record.
-
-    Raises
-    ------
-    FormatError
-        If it is longer than 2**29 - 1 bytes, the limit of the format (MXNet refuses it too).
-    """
+    """Encode a payload of at most 2**29 - 1 bytes, the limit of the format, as the chunk or chunks of a record."""
     if len(payload) > MAXIMUM_LENGTH:
         raise FormatError(f"a record of {len(payload)} bytes: RecordIO holds at most {MAXIMUM_LENGTH}")
     parts, begin, found = [], 0, payload.find(MAGIC_BYTES)
@@ -136,17 +130,10 @@ def pack_image_record(record: ImageRecord) -> bytes:
 
 
 def unpack_image_record(payload: bytes) -> ImageRecord:
-    """Decode the payload of an image record.
-
-    Raises
-    ------
-    FormatError
-        If the payload is shorter than its header says.
-    """
+    """Decode the payload of an image record; raise `FormatError` if it is shorter than its header says."""
     if len(payload) < IMAGE_HEADER_SIZE:
-        raise FormatError(
-            f"a record of {len(payload)} bytes is too short for the {IMAGE_HEADER_SIZE} byte image header"
-        )
+        short = f"a record of {len(payload)} bytes is too short"
+        raise FormatError(f"{short} for the {IMAGE_HEADER_SIZE} byte image header")
     flag, label, identifier, identifier2 = _image_header.unpack_from(payload)
     if flag == 0:
         return ImageRecord(0, (label,), identifier, identifier2, payload[IMAGE_HEADER_SIZE:])
@@ -158,13 +145,7 @@ def unpack_image_record(payload: bytes) -> ImageRecord:
 
 
 def class_of(record: ImageRecord) -> int:
-    """The class of an image record: its label, or the first of its label array.
-
-    Raises
-    ------
-    FormatError
-        If that is not an integer from 0 to 2**24.
-    """
+    """The class of an image record, from 0 to 2**24: its label, or the first of its label array."""
     label = record.labels[0]
     if not math.isfinite(label) or label != int(label) or label < 0:
         raise FormatError(f"label {label:g} is not an integer from 0")
@@ -176,13 +157,8 @@ def class_of(record: ImageRecord) -> int:
 class RecordReader:
     """Reads single records of a ``.rec`` file at given offsets.
 
-    Every length is checked against the file's size before anything of that length is read.
-
-    Parameters
-    ----------
-    path : str or path
-    descriptor : int, optional
-        An open file descriptor, which the caller closes; by default the reader opens the file itself.
+    Every length is checked against the file's size before anything of that length is read. If a `descriptor` is
+    given, the reader uses it and leaves it open.
     """
 
     def __init__(self, path: str | os.PathLike[str], descriptor: int | None = None) -> None:
@@ -199,15 +175,7 @@ class RecordReader:
             os.close(self._descriptor)
 
     def read(self, offset: int) -> tuple[bytes, int]:
-        """The payload of the record at `offset`, and the offset after it.
-
-        Raises
-        ------
-        FormatError
-            If there is no complete record.
-        OSError
-            If the file cannot be read.
-        """
+        """The payload of the record at `offset`, and the offset after it; `FormatError` if it is not complete."""
         flag, length = self.chunk(offset)
         if flag not in (_WHOLE, _FIRST):
             raise FormatError(f"here is part {flag} of a split record, not the beginning of a record")
@@ -235,9 +203,8 @@ class RecordReader:
             raise FormatError(f"the file ends inside the record's header at byte {offset}")
         magic, word = _chunk_header.unpack(header)
         if magic != MAGIC:
-            raise FormatError(
-                f"no record begins at byte {offset}: found 0x{magic:08x}, expected the magic 0x{MAGIC:08x}"
-            )
+            expected = f"expected the magic 0x{MAGIC:08x}"
+            raise FormatError(f"no record begins at byte {offset}: found 0x{magic:08x}, {expected}")
         flag, length = word >> 29, word & MAXIMUM_LENGTH
         if flag > _LAST:
             raise FormatError(f"cflag {flag} at byte {offset} is not one of 0 to 3")
@@ -373,19 +340,10 @@ def _wrong_line(first: int, block: bytes) -> str:
 
 
 def write_index(path: str | os.PathLike[str], keys: Iterable[int], offsets: NDArray[np.int64]) -> None:
-    """Write an index file as MXNet does, in the order given; it appears complete or not at all.
-
-    Raises
-    ------
-    OutputError
-        If it cannot be written.
-    """
+    """Write an index file as MXNet does, in the order given; it appears complete or not at all."""
     keys = iter(keys)
-    try:
-        with atomic_writer(path) as file:
-            for begin in range(0, len(offsets), 1 << 16):
-                block = offsets[begin : begin + (1 << 16)].tolist()
-                pairs = zip(islice(keys, len(block)), block, strict=True)
-                file.write("".join([f"{key}\t{offset}\n" for key, offset in pairs]).encode())
-    except OSError as error:
-        raise output_error(error, path) from error
+    with output_errors(path), atomic_writer(path) as file:
+        for begin in range(0, len(offsets), 1 << 16):
+            block = offsets[begin : begin + (1 << 16)].tolist()
+            pairs = zip(islice(keys, len(block)), block, strict=True)
+            file.write("".join([f"{key}\t{offset}\n" for key, offset in pairs]).encode())

@@ -15,16 +15,10 @@ from numpy.typing import NDArray
 
 from facedata.converters.class_names import CLASSES
 from facedata.converters.rec.recordio import INSIGHTFACE, MAGIC, PLAIN
-from facedata.converters.rec.writer import (
-    BUILDING,
-    BlockWriter,
-    RecordEncoder,
-    check_count,
-    complete_set,
-    count_people,
-)
+from facedata.converters.rec.writer import BUILDING, BlockWriter, RecordEncoder, check_count, complete_set, count_people
 from facedata.dataset import OrderedOutput, OrderedWriter, Sink, Source
-from facedata.errors import EmptyDatasetError, FacedataError, OptionError, OutputMismatchError, output_error
+from facedata.errors import EmptyDatasetError, OptionError, OutputMismatchError
+from facedata.files import output_errors
 from facedata.jobs.buffers import ProcessAddress, this_process
 
 __all__ = ["RecSink"]
@@ -80,23 +74,11 @@ class RecSink(Sink, OrderedOutput):
 
     def identity(self) -> Mapping[str, Any]:
         """Style and options, as JSON values."""
-        return {
-            "format": "rec",
-            "style": self.style,
-            "list": self.list_file,
-            "keep undecodable": self.keep_undecodable,
-        }
+        options = {"style": self.style, "list": self.list_file, "keep undecodable": self.keep_undecodable}
+        return {"format": "rec", **options}
 
     def fit(self, source: Source) -> tuple[RecSink, None]:
-        """Read the names of the classes; check that the style can hold the source.
-
-        Raises
-        ------
-        OptionError
-            If there are more records than the style can count, or the labels are not in its order.
-        EmptyDatasetError
-            If there is nothing to write.
-        """
+        """Read the names of the classes; check that the style can count the records and has labels in its order."""
         if len(source) == 0:
             raise EmptyDatasetError(f"{self.root}: there is no image to write")
         if len(source) > MAGIC:  # a key equal to the magic word would split its own record
@@ -132,7 +114,7 @@ class RecSink(Sink, OrderedOutput):
     def finish(self, shards: int) -> Mapping[str, Any]:
         """Complete the set and publish its files; the next call completes one that was interrupted."""
         path = self._path(BUILDING, "labels")
-        try:
+        with output_errors(self.root):
             if not os.path.exists(path) or os.path.getsize(path) == 0:
                 raise EmptyDatasetError(f"{self.root}: no image could be written; see failures.jsonl")
             labels: NDArray[np.int32] = np.memmap(path, np.int32, "r")
@@ -141,10 +123,6 @@ class RecSink(Sink, OrderedOutput):
             for name in _PUBLISHED:
                 with suppress(FileNotFoundError):
                     os.replace(self._path(BUILDING, name), self._path(name))
-        except FacedataError:
-            raise
-        except OSError as error:
-            raise output_error(error, self.root) from error
         return {"identities": count_people(labels), "style": self.style}
 
     def clean_up(self) -> None:

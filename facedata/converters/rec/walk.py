@@ -129,7 +129,6 @@ def walk_records(
 
     Parameters
     ----------
-    path : str or path
     salvage : bool
         Skip damage, to the next place where a record begins, instead of raising.
     progress : callable, optional

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -35,8 +34,8 @@ from facedata.converters.rec.recordio import (
     write_index,
 )
 from facedata.dataset import BlockEncoder, OrderedWriter, Sample
-from facedata.errors import FormatError, InputError, OptionError, OutputMismatchError, RefusedSampleError, output_error
-from facedata.files import atomic_writer, write_fully
+from facedata.errors import FormatError, InputError, OptionError, OutputMismatchError, RefusedSampleError
+from facedata.files import atomic_writer, output_errors, write_fully
 from facedata.images import image_size, known_extension
 from facedata.jobs.buffers import BlockBuffer, ProcessAddress, SharedBuffer
 
@@ -50,7 +49,6 @@ _HEADERS = CHUNK_HEADER_SIZE + IMAGE_HEADER_SIZE
 _LARGEST_IMAGE = MAXIMUM_LENGTH - IMAGE_HEADER_SIZE
 _WORDS_AT_ONCE = 1 << 16
 _headers = struct.Struct("<IIIf16x")
-_padding = struct.Struct("4x")
 _KEY_WORD = 4  # where in a record its key stands, in words of 4 bytes, the low half first
 _RANGE_RECORD = np.dtype(
     [("chunk", "<u4", 2), ("flag", "<u4"), ("label", "<f4"), ("id", "<u8"), ("id2", "<u8"), ("range", "<f4", 2)]
@@ -68,15 +66,7 @@ _log = logging.getLogger(__name__)
 class RecordBlock:
     """The records of a shard, still without keys: samples may fail, so a worker cannot know the keys.
 
-    Attributes
-    ----------
-    data : SharedBuffer
-        The records.
-    ends : ndarray of shape (N,), int64
-        Where each ends in `data`.
-    labels : ndarray of shape (N,), int32
-    names : list of bytes
-        The text of each in the list; empty if there is no list.
+    `ends` says where each record ends in `data`; `names` has its text in the list, if there is a list.
     """
 
     data: SharedBuffer
@@ -86,17 +76,7 @@ class RecordBlock:
 
 
 class RecordEncoder(BlockEncoder):
-    """Encodes the records of a shard in a worker.
-
-    Parameters
-    ----------
-    listed : bool
-        Whether there is a list.
-    keep_undecodable : bool
-        Accept bytes that do not begin like an image.
-    receiver : ProcessAddress, optional
-        The process of the writer.
-    """
+    """Encodes the records of a shard in a worker, for the writer in the process `receiver`."""
 
     def __init__(self, *, listed: bool, keep_undecodable: bool, receiver: ProcessAddress | None = None) -> None:
         self._listed, self._keep_undecodable, self._receiver = listed, keep_undecodable, receiver
@@ -106,13 +86,7 @@ class RecordEncoder(BlockEncoder):
         self._names: list[bytes] = []
 
     def write(self, index: int, sample: Sample, face: int = 0) -> None:
-        """Encode a sample.
-
-        Raises
-        ------
-        RefusedSampleError
-            If it does not begin like an image, or its label, its size or, with a list, its key cannot be written.
-        """
+        """Encode a sample; refuse what does not begin like an image, and a label, size or key that does not fit."""
         label, image = sample.label, sample.image
         if not self._keep_undecodable:
             known_extension(image)
@@ -128,7 +102,7 @@ class RecordEncoder(BlockEncoder):
         length = IMAGE_HEADER_SIZE + len(image)
         begin = self._buffer.extend(CHUNK_HEADER_SIZE + padded(length))
         data, end = self._buffer.data, self._buffer.end
-        _padding.pack_into(data, end - 4)  # an earlier shard may have left bytes there
+        data[end - 4 : end] = bytes(4)  # an earlier shard may have left bytes there
         _headers.pack_into(data, begin, MAGIC, length, 0, label)
         data[begin + _HEADERS : begin + CHUNK_HEADER_SIZE + length] = image
         self._labels.append(label)
@@ -181,13 +155,6 @@ class BlockWriter(OrderedWriter):
         The key of the first image; the keys of the others follow.
     listed : bool
         Whether to write a list.
-
-    Raises
-    ------
-    OutputMismatchError
-        If a file is shorter than `ends` say.
-    OutputError
-        If the files cannot be written.
     """
 
     def __init__(self, folder: str, ends: Mapping[int, Mapping[str, Any]], *, first_key: int, listed: bool) -> None:
@@ -233,9 +200,7 @@ class BlockWriter(OrderedWriter):
     def commit(self, entry: Mapping[str, Any]) -> None:
         """Nothing to do: the next writer removes what the journal does not list."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
 
@@ -244,10 +209,8 @@ class _GrowingFile:
 
     def __init__(self, path: str, end: int) -> None:
         self._path, self.end = path, end
-        try:
+        with output_errors(path):
             self._descriptor = os.open(path, _FLAGS, 0o666)
-        except OSError as error:
-            raise output_error(error, path) from error
         size = os.fstat(self._descriptor).st_size
         if size < end:
             os.close(self._descriptor)
@@ -259,10 +222,8 @@ class _GrowingFile:
         os.lseek(self._descriptor, end, os.SEEK_SET)
 
     def append(self, data: bytes | memoryview) -> None:
-        try:
+        with output_errors(self._path):
             write_fully(self._descriptor, data)
-        except OSError as error:
-            raise output_error(error, self._path) from error
         self.end += len(data)
 
     def __enter__(self) -> _GrowingFile:
@@ -299,9 +260,8 @@ def complete_set(
     folder : str
         Of the build, with the records of the images, their offsets and labels.
     labels : ndarray of shape (N,), int32
-    style : str
-    listed : bool
-        Whether there is a list.
+    style, listed : str, bool
+        As in `RecSink`.
     names : mapping of int to str, optional
         The names of the classes.
 
@@ -309,8 +269,6 @@ def complete_set(
     ------
     OutputMismatchError
         If the records are corrupt.
-    OutputError
-        If a file cannot be written.
     """
     records = os.path.join(folder, "train.rec")
     offsets: NDArray[np.int64] = np.memmap(os.path.join(folder, "offsets"), np.int64, "r")
