@@ -17,7 +17,7 @@ import lmdb
 import lmdb_support
 import numpy as np
 import pytest
-from lmdb_support import build, built, datum_class, planned, read_as_ffc, samples
+from lmdb_support import build, built, planned, read_as_ffc, samples
 from support import MemorySource, jpeg
 
 from facedata.converters.class_names import read_class_names
@@ -58,7 +58,10 @@ def drawn(count: int) -> MemorySource:
         shape = (int(generator.integers(4, 120)), int(generator.integers(4, 120)), 1 if number % 5 == 0 else 3)
         pixels = generator.integers(0, 255, shape, np.uint8)
         made.append(bytes(cv2.imencode((".jpg", ".png", ".webp")[number % 3], pixels)[1]))
-    return MemorySource([Sample(f"p/{number}", number // 2, data) for number, data in enumerate(made)])
+    points = generator.random((5, 2), np.float32) * 112
+    return MemorySource(
+        [Sample(f"p/{number}", number // 2, data, points if number % 2 else None) for number, data in enumerate(made)]
+    )
 
 
 def test_the_loader_of_ffc_reads_it(tmp_path: Path) -> None:
@@ -73,18 +76,7 @@ def test_the_loader_of_ffc_reads_it(tmp_path: Path) -> None:
         pixels = cv2.imdecode(np.frombuffer(datum.data, np.uint8), cv2.IMREAD_UNCHANGED)
         assert pixels.shape[:2] == (datum.height, datum.width)
         assert (1 if pixels.ndim == 2 else pixels.shape[2]) == datum.channels
-
-
-def test_in_a_minimal_database_the_loader_of_ffc_finds_no_image(tmp_path: Path) -> None:
-    build(tmp_path / "people.lmdb", samples(5), datum="minimal")
-    assert {datum.data for _, _, datum in read_as_ffc(tmp_path / "people.lmdb", tmp_path / "people_kv.txt")} == {b""}
-    message = datum_class(minimal=True)()
-    with (
-        lmdb.open(str(tmp_path / "people.lmdb"), readonly=True, lock=False) as environment,
-        environment.begin() as transaction,
-    ):
-        message.ParseFromString(transaction.get(b"people_0_0"))
-    assert message.data == samples(5).items[0].image  # type: ignore[union-attr]
+        assert list(datum.landmarks) == ([] if sample.landmarks is None else sample.landmarks.ravel().tolist())
 
 
 @pytest.mark.parametrize("single_file", [False, True], ids=["folder", "single file"])
@@ -108,18 +100,6 @@ def test_it_is_of_the_data_format_that_all_read(tmp_path: Path) -> None:
     command = [sys.executable, "-c", script, str(tmp_path / "a.lmdb"), str(Path(lmdb_support.__file__).parent)]
     subprocess.run(command, check=True, env={**os.environ, "LMDB_DEFAULT_LIB_VERSION": "1"})
     assert len(open_source(str(tmp_path / "a.lmdb"))) == 9
-
-
-def test_landmarks_are_written(tmp_path: Path) -> None:
-    landmarks = np.random.default_rng(0).random((5, 2), np.float32) * 112
-    source = MemorySource([Sample("a", 0, jpeg("a"), landmarks), Sample("b", 1, jpeg("b"))])
-    build(tmp_path / "a.lmdb", source)
-    first, second = open_source(str(tmp_path / "a.lmdb"))
-    assert first.landmarks is not None
-    assert first.landmarks.tobytes() == landmarks.tobytes()
-    assert second.landmarks is None
-    (_, _, datum), _ = read_as_ffc(tmp_path / "a.lmdb", tmp_path / "a_kv.txt")
-    assert list(datum.landmarks) == landmarks.ravel().tolist()
 
 
 def test_the_bytes_depend_neither_on_workers_nor_on_how_the_map_grows(tmp_path: Path) -> None:
@@ -158,9 +138,7 @@ def test_keys_may_be_those_of_the_source(tmp_path: Path) -> None:
 BAD_KEYS = {
     "a space": ("path", "a/b c", "has a space or a line break"),
     "a line break": ("source", "a/b\n", "has a space or a line break"),
-    "a wide space": ("path", "a/b\u3000c", "has a space or a line break"),
     "512 bytes": ("source", "a/" + "b" * 510, "its key has 512 bytes; LMDB takes 511"),
-    "512 bytes in few letters": ("path", "a/" + "\u5f20" * 170, "its key has 512 bytes"),
     "no UTF-8": ("source", "a/\ud800", "cannot be written as UTF-8"),
     "empty": ("source", "", "its key is empty"),
     "not a path": ("path", "7", "the source's key '7' is not a relative path"),
@@ -296,17 +274,12 @@ def test_nothing_that_is_there_is_overwritten_unless_told(tmp_path: Path) -> Non
     assert "lock.mdb" not in os.listdir(path)
     with pytest.raises(OutputMismatchError, match="datum was caffe, is now raw"):
         build(path, samples(9), datum="raw")
-    build(path, samples(5), datum="raw", job={"overwrite": True})
-    assert items_of(open_source(str(path))) == items_of(samples(5))
-
-
-def test_a_single_file_is_not_overwritten_unless_told(tmp_path: Path) -> None:
-    path = tmp_path / "a.lmdb"
-    path.write_text("mine")
-    with pytest.raises(OutputExistsError, match=r"a\.lmdb: already exists"):
-        build(path, samples(9), single_file=True)
-    build(path, samples(9), single_file=True, job={"overwrite": True})
-    assert items_of(open_source(str(path))) == items_of(samples(9))
+    single = tmp_path / "b.lmdb"
+    single.write_text("mine")
+    with pytest.raises(OutputExistsError, match=r"b\.lmdb: already exists"):
+        build(single, samples(9), single_file=True)
+    build(single, samples(9), single_file=True, job={"overwrite": True})
+    assert items_of(open_source(str(single))) == items_of(samples(9))
 
 
 # Where it is built
@@ -352,7 +325,7 @@ def test_a_network_file_system_needs_a_folder_to_build_in(
 # A full disk
 
 
-@pytest.mark.parametrize("taken", [6_500_000, 7_300_000, 8_200_000])
+@pytest.mark.parametrize("taken", [6_500_000, 8_200_000])
 def test_a_full_disk_is_reported_and_the_next_run_continues(tmp_path: Path, small_disk: Path, taken: int) -> None:
     path = small_disk / "a.lmdb"
     build(tmp_path / "a.lmdb", samples(400), shards=8)

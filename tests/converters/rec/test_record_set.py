@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support import RecordSetMaker, chunk, jpeg, raised_without_root
+from support import RecordSetMaker, jpeg, raised_without_root
 
 from facedata.converters.rec.record_set import find_dialect, find_record_files, float32_error, open_record_set
 from facedata.converters.rec.recordio import (
@@ -77,12 +77,6 @@ SHUFFLED = random.Random(0).choices(range(5), k=20)
 ARRAYS = [(label, 0.5, float("nan")) for label in (3.0, 0.0, 3.0)]
 # records, dialect, number of classes, and the images: key and label
 DIALECTS: dict[str, tuple[list[Record], str, int | None, dict[int, int]]] = {
-    "insightface": (
-        images(0, 0, 1, first=1) + identities(4, (1, 3), (3, 4)),
-        INSIGHTFACE,
-        2,
-        {1: 0, 2: 0, 3: 1},
-    ),
     "insightface with arrays": (
         images((4.0, 1.0), (4.0, 1.0), first=1) + identities(3, (1, 3)),
         INSIGHTFACE,
@@ -91,10 +85,8 @@ DIALECTS: dict[str, tuple[list[Record], str, int | None, dict[int, int]]] = {
     ),
     "insightface without identities": (images(0, 0, first=1) + identities(3), INSIGHTFACE, None, {1: 0, 2: 0}),
     "newer InsightFace or im2rec": (images(0, 2), PLAIN, None, {0: 0, 1: 2}),
-    "im2rec from 1": (images(0, 2, first=1), PLAIN, None, {1: 0, 2: 2}),
     "any order of labels": (images(*SHUFFLED), PLAIN, None, dict(enumerate(SHUFFLED))),
     "label arrays": (images(*ARRAYS), PLAIN, None, {0: 3, 1: 0, 2: 3}),
-    "a single image": (images(5), PLAIN, None, {0: 5}),
     "any order of keys": ([(n, n, True) for n in (4, 2, 9, 0, 7)], PLAIN, None, {n: n for n in (0, 2, 4, 7, 9)}),
 }
 
@@ -234,18 +226,9 @@ TRUNCATED = r"train\.idx: {} of {} entries point past the end of .*train\.rec \(
 # the kind of set, the change, the message, and what is delivered by ways that are told in it
 CONTRADICTIONS: dict[str, tuple[str, Callable[[RecordSetMaker], None], str, list[Options], str]] = {
     "records cut": (INSIGHTFACE, cut(4), TRUNCATED.format(5, 9, 0) + "offset .*--salvage", [SALVAGE], "1234"),
-    "last record cut by a byte": (
-        PLAIN,
-        cut(missing=4),
-        r"its last record \(key 2, byte \d+\) is inc",
-        [SALVAGE],
-        "01",
-    ),
-    "last record cut to its header": (PLAIN, cut(missing=40), "its last record .*--salvage", [SALVAGE], "01"),
+    "last record cut": (PLAIN, cut(missing=4), r"its last record \(key 2, byte \d+\) is inc", [SALVAGE], "01"),
     "index too short": (INSIGHTFACE, without(7, 8), f"lists 7 records.* bytes more: .*{ADVICE}", [REBUILD], "123456"),
-    "plain index too short": (PLAIN, without(2), f"lists 2 records.* bytes more: .*{ADVICE}", [REBUILD], "012"),
     "index of a longer file": (PLAIN, entry(None, 3, 1 << 40), TRUNCATED.format(1, 4, 3), [SALVAGE], "012"),
-    "the largest offset": (PLAIN, entry(None, 3, (1 << 63) - 2), TRUNCATED.format(1, 4, 3), [SALVAGE], "012"),
     "line missing": (
         INSIGHTFACE,
         without(2),
@@ -293,27 +276,22 @@ def test_what_does_not_fit_together_is_refused_with_a_way_that_works(
 
 
 @pytest.mark.parametrize("twice", [(0, 1), (0, 4), (3, 4), (1, 3)])
-@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 0, 1, 2, 3], [3, 1, 4, 0, 2]], ids=["in order", "last", "any"])
-def test_two_keys_with_one_offset_are_refused(record_set: MakeSet, twice: tuple[int, int], order: list[int]) -> None:
+def test_two_keys_with_one_offset_are_refused(record_set: MakeSet, twice: tuple[int, int]) -> None:
     maker = record_set()
     maker.plain(range(6))
-    offsets = [maker.offsets[place] for place in order]
-    offsets[twice[0]] = offsets[twice[1]]
-    maker.offsets[:5] = offsets
-    with pytest.raises(FormatError, match=rf"train\.idx: two keys have the same offset.*{ADVICE}"):
-        open_record_set(maker.write())
+    before = list(maker.offsets)
+    for order in ([0, 1, 2, 3, 4], [4, 0, 1, 2, 3], [3, 1, 4, 0, 2]):
+        offsets = [before[place] for place in order]
+        offsets[twice[0]] = offsets[twice[1]]
+        maker.offsets[:5] = offsets
+        with pytest.raises(FormatError, match=rf"train\.idx: two keys have the same offset.*{ADVICE}"):
+            open_record_set(maker.write())
 
 
 @WITH_OR_WITHOUT_INDEX
 def test_the_advice_for_a_missing_record_works(record_set: MakeSet, index: bool) -> None:
     """A builder that could not read an image leaves out its key."""
-    records: list[Record] = [
-        (1, 0.0, True),
-        (2, 0.0, True),
-        (4, 0.0, True),
-        (5, (1.0, 5.0), False),
-        (0, (5.0, 6.0), False),
-    ]
+    records = images(0, 0, first=1) + images(0, first=4) + identities(5, (1, 5))
     folder = filled(record_set(), *records).write(index=index)
     with pytest.raises(FormatError, match=r"train\.(idx|rec): ") as caught:
         open_record_set(folder)
@@ -351,16 +329,7 @@ def test_without_a_readable_meta_record_the_identities_are_found_by_search(
     assert re.search(r"train\.idx: .*key 0.* missing or corrupt", caplog.text)
 
 
-@pytest.mark.parametrize("damaged", range(9))
-def test_with_salvage_one_damaged_record_anywhere_costs_no_other_image(record_set: MakeSet, damaged: int) -> None:
-    maker = record_set()
-    maker.insightface([3, 2, 1])  # keys 1..6 are images, 7..9 identities, the meta record is last
-    maker.data[maker.offsets[damaged]] ^= 0xFF
-    source = open_record_set(maker.write(), **SALVAGE)
-    assert delivered(source) == [str(key) for key in range(1, 7) if key != damaged + 1]
-
-
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     st.sampled_from([INSIGHTFACE, PLAIN]),
     st.sampled_from([{}, REBUILD, SALVAGE]),
@@ -418,32 +387,19 @@ def test_a_set_without_an_image_is_empty(
         open_record_set(folder)
 
 
-def test_a_wrong_length_is_never_allocated(record_set: MakeSet) -> None:
-    maker = filled(record_set(), (0, 0.0, True))
-    maker.offsets.append(len(maker.data))
-    maker.keys.append(1)
-    maker.data += chunk(0, bytes(40), length=(1 << 29) - 1)
-    with pytest.raises(FormatError, match="has 536870911 bytes, but the file ends 40 bytes after its header"):
-        open_record_set(maker.write())
-
-
 # The property file
 
 
-@pytest.mark.parametrize("text", ["7,112,112\n", "7,112,112\n1000\n", "7", " 7 ,112,112\r\n"])
-def test_the_property_file_declares_the_classes(record_set: MakeSet, text: str) -> None:
-    folder = record_set().plain([0, 1])
-    (folder / "property").write_text(text)
-    assert open_record_set(folder).classes == 7
-
-
 @pytest.mark.parametrize(
-    "content", [b"", b"\n", b"classes\n", b"-3,112,112", b"0,112,112", b"1.5,2", b"\xff" * 1000, b"9" * 1000, b"\0\0,1"]
+    "content", [b"", b"classes\n", b"-3,112,112", b"0,112,112", b"1.5,2", b"\xff" * 1000, b"9" * 1000]
 )
 def test_an_invalid_property_file_is_ignored_with_a_warning(
     record_set: MakeSet, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
     folder = record_set().insightface([2, 2])
+    for text in (b"7,112,112\n", b"7", b" 7 ,112,112\r\n"):
+        (folder / "property").write_bytes(text)
+        assert open_record_set(folder).classes == 7
     (folder / "property").write_bytes(content)
     with caplog.at_level(logging.WARNING, logger="facedata"):
         assert open_record_set(folder).classes == 2  # by the identity records
@@ -473,6 +429,8 @@ def test_a_rebuilt_index_is_saved_and_used_again(
     assert (source[:1].rebuilt, source.take(np.array([0])).rebuilt) == (None, None)
     assert file.name.startswith(".facedata-")
     assert [path.name for path in folder.iterdir()] == ["train.rec"]
+    open_record_set(record_set("indexed").plain([0, 1]), cache_folder=cache).save_cache()
+    assert list(cache.iterdir()) == [file]
 
 
 def test_a_rebuilt_index_of_another_file_or_of_a_salvage_is_not_used(record_set: MakeSet, tmp_path: Path) -> None:
@@ -486,12 +444,6 @@ def test_a_rebuilt_index_of_another_file_or_of_a_salvage_is_not_used(record_set:
     assert len(list(cache.iterdir())) == 3
 
 
-def test_a_set_with_an_index_saves_nothing(record_set: MakeSet, tmp_path: Path) -> None:
-    (tmp_path / "cache").mkdir()
-    open_record_set(record_set().plain([0, 1]), cache_folder=tmp_path / "cache").save_cache()
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
 def npz(**arrays: object) -> bytes:
     file = io.BytesIO()
     np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -501,12 +453,8 @@ def npz(**arrays: object) -> bytes:
 BAD_INDEXES = {
     "empty": b"",
     "garbage": b"not numpy at all",
-    "no zip file": b"PK\3\4 cut",
     "cut": npz(keys=[0, 1], offsets=[0, 52])[:-30],
-    "flipped": npz(keys=[0, 1], offsets=[0, 52]).replace((52).to_bytes(8, "little"), bytes(8)),
-    "half of it": npz(keys=[0]),
     "lengths differ": npz(keys=[0, 1, 2], offsets=[0, 52]),
-    "two dimensions": npz(keys=[[0, 1]], offsets=[[0, 52]]),
     "not integers": npz(keys=[0, 1], offsets=[0.0, 52.0]),
 }
 

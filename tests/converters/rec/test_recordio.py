@@ -1,4 +1,4 @@
-"""The codec: every payload comes back as it was, and no file, whatever it holds, does more than raise `FormatError`."""
+"""Records and index: every payload comes back, and no file, whatever it holds, does more than raise `FormatError`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import struct
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -20,13 +21,16 @@ from facedata.converters.rec.recordio import (
     MAGIC_BYTES,
     MAXIMUM_LENGTH,
     ImageRecord,
+    RecordIndex,
     RecordReader,
     class_of,
     encode_record,
     pack_image_record,
+    read_index,
     unpack_image_record,
+    write_index,
 )
-from facedata.errors import FormatError
+from facedata.errors import FormatError, InputError, InputNotFoundError, OutputError
 
 PAYLOADS = st.lists(st.binary(max_size=9) | st.just(MAGIC_BYTES), max_size=12).map(b"".join)
 """With the magic word at multiples of 4, elsewhere, several times in a row, at both ends."""
@@ -72,16 +76,6 @@ def test_a_payload_is_split_at_each_magic_on_a_multiple_of_four_and_comes_back(p
         assert all(part[at : at + 4] != MAGIC_BYTES for at in range(0, len(part), 4))
 
 
-@given(st.lists(PAYLOADS, min_size=1, max_size=5))
-def test_records_behind_each_other_are_read_one_after_the_other(payloads: list[bytes]) -> None:
-    with file_of(b"".join(map(encode_record, payloads))) as path, RecordReader(path) as reader:
-        end, found = 0, []
-        while end < reader.size:
-            payload, end = reader.read(end)
-            found.append(payload)
-    assert found == payloads
-
-
 def test_a_payload_longer_than_the_format_can_say_is_refused() -> None:
     with pytest.raises(FormatError, match=f"{MAXIMUM_LENGTH + 1} bytes: RecordIO holds at most {MAXIMUM_LENGTH}"):
         encode_record(bytes(MAXIMUM_LENGTH + 1))
@@ -116,20 +110,6 @@ def test_a_payload_shorter_than_its_header_says_is_refused() -> None:
         unpack_image_record(bytes(23))
 
 
-@given(st.binary(max_size=64))
-def test_any_payload_is_an_image_record_or_a_format_error(payload: bytes) -> None:
-    with suppress(FormatError):
-        assert len(unpack_image_record(payload).image) <= len(payload) - 24
-
-
-@pytest.mark.parametrize(
-    ("labels", "expected"),
-    [((0.0,), 0), ((-0.0,), 0), ((7.0,), 7), ((float(LARGEST_LABEL),), LARGEST_LABEL), ((5.0, 9.5, float("nan")), 5)],
-)
-def test_the_class_is_the_label_or_the_first_of_the_array(labels: tuple[float, ...], expected: int) -> None:
-    assert class_of(ImageRecord(0 if len(labels) == 1 else len(labels), labels, 0, 0, b"")) == expected
-
-
 @pytest.mark.parametrize(
     "label", [float("nan"), float("inf"), float("-inf"), -1.0, 0.5, 1e-30, float(LARGEST_LABEL + 2), 3.0e38]
 )
@@ -137,6 +117,7 @@ def test_a_label_that_is_not_an_exact_integer_from_0_is_refused(label: float) ->
     rounded = LARGEST_LABEL < label < float("inf")
     message = f"above {LARGEST_LABEL}, above which" if rounded else f"label {label:g} is not an integer from 0"
     for flag in (0, 2):
+        assert class_of(ImageRecord(flag, (float(LARGEST_LABEL), 1.5), 0, 0, b"")) == LARGEST_LABEL
         with pytest.raises(FormatError, match=re.escape(message)):
             class_of(ImageRecord(flag, (label, 1.0), 0, 0, b""))
 
@@ -144,15 +125,11 @@ def test_a_label_that_is_not_an_exact_integer_from_0_is_refused(label: float) ->
 DAMAGED = {
     "wrong magic": (chunk(0, b"abcd", magic=0x0BADCAFE), "no record begins at byte 0: found 0x0badcafe, expected"),
     "cflag 4": (chunk(4, b"abcd"), "cflag 4 at byte 0 is not one of 0 to 3"),
-    "cflag 7": (chunk(7, b"abcd"), "cflag 7 at byte 0 is not one of 0 to 3"),
     "begins with part 2": (chunk(2, b"abcd"), "here is part 2 of a split record"),
-    "begins with part 3": (chunk(3, b"abcd"), "here is part 3 of a split record"),
     "split, then a whole record": (chunk(1, b"ab") + chunk(0, b"cd"), "not continued at byte 12: a new record"),
-    "split, then another split": (chunk(1, b"ab") + chunk(1, b"cd"), "not continued at byte 12: a new record"),
     "split, then the end": (chunk(1, b"abcd"), "offset 12 lies past the end of the file"),
     "split, then garbage": (chunk(1, b"abcd") + bytes(16), "no record begins at byte 12"),
     "longer than the file": (chunk(0, b"abcd", length=5), "has 5 bytes, but the file ends 4 bytes after its header"),
-    "as long as can be": (chunk(0, b"abcd", length=MAXIMUM_LENGTH), f"has {MAXIMUM_LENGTH} bytes, but the file"),
     "part longer than the file": (chunk(1, b"abcd") + chunk(3, b"", length=1), "byte 12 has 1 bytes, but the file"),
     "header cut": (chunk(0, b"")[:7], "offset 0 lies past the end of the file"),
     "empty file": (b"", "offset 0 lies past the end of the file"),
@@ -188,19 +165,6 @@ def test_a_file_that_becomes_shorter_while_it_is_read_is_a_format_error(tmp_path
         os.truncate(path, 5)
         with pytest.raises(FormatError, match="the file ends inside the record's header at byte 0"):
             reader.read(0)
-
-
-def test_a_reader_closes_what_it_opened_and_leaves_what_it_was_given(tmp_path: Path) -> None:
-    path = tmp_path / "train.rec"
-    path.write_bytes(encode_record(b"abcd"))
-    descriptor = os.open(path, os.O_RDONLY)
-    with RecordReader(path, descriptor) as reader:
-        assert reader.read(0) == (b"abcd", 12)
-    os.close(descriptor)  # would fail if it were closed
-    with RecordReader(path) as reader:
-        pass
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        reader.read(0)
 
 
 @given(HOSTILE_FILES, st.integers(-9, 150) | st.integers())
@@ -250,3 +214,117 @@ def test_a_record_cut_anywhere_is_a_format_error(size: int, data: st.DataObject)
     with pytest.raises(FormatError):
         read(whole[:cut])
     assert read(whole[:last])[0] == read(whole)[0]
+
+
+# The index
+
+LARGEST = (1 << 63) - 1
+ADVICE = "give --rebuild-index to read without it, or rebuild it with facedata index-rec --overwrite"
+
+ENTRIES = st.dictionaries(
+    st.integers(0, 30) | st.integers(0, 1 << 40), st.integers(0, 1 << 62) | st.integers(0, 1 << 20), max_size=30
+)
+"""Keys to offsets; hypothesis draws the keys in any order."""
+
+
+def read_text(text: str) -> RecordIndex:
+    with file_of(text.encode(), "train.idx") as path:
+        return read_index(path)
+
+
+@given(ENTRIES, st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_keys_and_offsets_in_any_order_come_back_in_key_order(
+    entries: dict[int, int], line_end: str, end_missing: bool
+) -> None:
+    text = "".join(f"{key}\t{offset}{line_end}" for key, offset in entries.items())
+    index = read_text(text.removesuffix(line_end) if end_missing else text)
+    assert list(index.keys) == sorted(entries)
+    assert index.offsets.tolist() == [entries[key] for key in sorted(entries)]
+    assert isinstance(index.keys, range) == (bool(entries) and max(entries) - min(entries) == len(entries) - 1)
+
+
+def test_keys_are_a_range_unless_there_are_gaps() -> None:
+    index = read_text("1\t0\n2\t40\n3\t80\n0\t120\n")  # InsightFace: the meta record is last
+    assert (index.keys, index.offsets.tolist()) == (range(4), [120, 0, 40, 80])
+    assert (index[1:].keys, [index.position(key) for key in (-1, 0, 3, 4)]) == (range(1, 4), [None, 0, 3, None])
+    index = read_text("7\t0\n4294967296\t40\n9\t80\n18014398509481984\t120\n")
+    assert list(index.keys) == [7, 9, 1 << 32, 1 << 54]
+    assert [index.position(key) for key in (7, 9, 1 << 32, 1 << 54)] == [0, 1, 2, 3]
+    assert [index.position(key) for key in (-1, 0, 8, (1 << 54) + 1)] == [None] * 4
+    assert (index[1:3].position(1 << 32), index[1:3].position(7)) == (1, None)
+    assert index[1:3].offsets.tolist() == [80, 40]
+    texts = ["1\t0\n2\t40\n", "1\t0\n3\t40\n", "1\t0\n2\t44\n", "2\t40\n1\t0\n"]
+    assert len({read_text(text).digest() for text in texts}) == 3  # the order of the lines does not count
+    assert len(read_text("")) == 0
+
+
+BAD_LINES = {
+    "last line cut before the tab": ("1\t0\n2", 2, "2"),
+    "last line cut behind the tab": ("1\t0\n2\t", 2, "2\t"),
+    "line cut in the middle": ("1\t0\n2\n3\t80\n", 2, "2"),
+    "key missing": ("1\t0\n\t40\n", 2, "\t40"),
+    "empty line inside": ("1\t0\n\n2\t40\n", 2, ""),
+    "letters": ("1\t0\nkey\toffset\n", 2, "key\toffset"),
+    "negative key": ("1\t0\n-1\t40\n", 2, "-1\t40"),
+    "float offset": ("1\t0\n2\t40.0\n", 2, "2\t40.0"),
+    "space in place of the tab": ("1\t0\n2 40\n", 2, "2 40"),
+    "three columns": ("1\t0\n2\t40\t80\n", 2, "2\t40\t80"),
+    "bytes that are no text": ("1\t0\n\N{SNOWMAN}\t40\n", 2, r"\xe2\x98\x83" + "\t40"),
+    "control characters": ("1\t0\n\x1b[2J\0\n", 2, r"\x1b[2J\x00"),
+    "one long line without an end": ("1\t0\n" + "2" * 100, 2, "2" * 60),
+}
+
+
+@pytest.mark.parametrize(("text", "line", "shown"), BAD_LINES.values(), ids=BAD_LINES)
+def test_a_bad_line_is_refused_by_file_number_and_text(text: str, line: int, shown: str) -> None:
+    message = re.escape(f"train.idx: line {line} is '{shown}', expected key<TAB>offset") + f".*{ADVICE}$"
+    with pytest.raises(FormatError, match=message):
+        read_text(text)
+
+
+@pytest.mark.parametrize("text", ["1\t0\n2\t40\n1\t80\n", "2\t0\n1\t40\n1\t80\n", "5\t0\n1\t40\n2\t80\n1\t120\n"])
+def test_a_key_that_stands_twice_is_refused_by_name(text: str) -> None:
+    with pytest.raises(FormatError, match=r"train\.idx: key 1 occurs twice.*" + ADVICE):
+        read_text(text)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        *[(f"7\t{n}", f"line 2, key 7: invalid offset {n} .left by a failed write.") for n in (LARGEST, 1 << 80)],
+        *[(f"{n}\t40", f"line 2: key {n} is too large") for n in (LARGEST, (1 << 64) - 1)],
+        ("1\t" + "9" * 5000, "line 2, key 1: invalid offset 9{40} "),
+        ("9" * 5000 + "\t1", "line 2: key 9{40} is too large"),
+    ],
+)
+def test_a_number_that_is_too_large_is_refused_by_line(line: str, message: str) -> None:
+    with pytest.raises(FormatError, match=rf"train\.idx: {message}.*{ADVICE}"):
+        read_text(f"1\t0\n{line}\n")
+
+
+def test_files_that_cannot_be_read_or_written(tmp_path: Path) -> None:
+    with pytest.raises(InputNotFoundError, match=r"train\.idx: no such file"):
+        read_index(tmp_path / "train.idx")
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path}: is a folder, not a file")):
+        read_index(tmp_path)
+    with pytest.raises(OutputError, match=r"nowhere/train\.idx: cannot be written"):
+        write_index(tmp_path / "nowhere" / "train.idx", [0], np.array([0]))
+
+
+def test_an_index_is_written_as_by_mxnet_complete_or_not_at_all(tmp_path: Path) -> None:
+    write_index(tmp_path / "train.idx", [1, 2, 0], np.array([0, 40, 80]))
+    with pytest.raises(ValueError, match="zip"):
+        write_index(tmp_path / "train.idx", [1], np.array([0, 40]))
+    assert [path.name for path in tmp_path.iterdir()] == ["train.idx"]
+    assert (tmp_path / "train.idx").read_bytes() == b"1\t0\n2\t40\n0\t80\n"
+
+
+@given(st.text("0123456789\t\n", max_size=60) | st.text("19\t\n\r -x.\0", max_size=30))
+def test_any_text_is_an_index_or_a_format_error(text: str) -> None:
+    try:
+        index = read_text(text)
+    except FormatError as error:
+        assert re.search(r"train\.idx: (line \d+|key \d+ occurs twice)", str(error))  # noqa: PT017, both ways are good
+    else:
+        lines = [tuple(map(int, line.split("\t"))) for line in text.split("\n") if line.strip()]
+        assert list(zip(index.keys, index.offsets.tolist(), strict=True)) == sorted(lines)

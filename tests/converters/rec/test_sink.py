@@ -9,8 +9,6 @@ import pickle
 import random
 import signal
 import subprocess
-import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -32,10 +30,6 @@ from facedata.converters.rec.recordio import (
     LARGEST_LABEL,
     MAGIC_BYTES,
     PLAIN,
-    ImageRecord,
-    RecordReader,
-    read_index,
-    unpack_image_record,
 )
 from facedata.dataset import OrderedOutput, Sample, create_dataset
 from facedata.errors import (
@@ -91,7 +85,7 @@ IMAGES = st.lists(st.binary(max_size=5) | st.just(MAGIC_BYTES), max_size=6).map(
 ITEMS = st.lists(st.tuples(st.integers(0, 4) | st.just(LARGEST_LABEL), IMAGES | st.just(b"no image")), min_size=1)
 
 
-@settings(max_examples=25)  # each forces some files to the disk
+@settings(max_examples=20)  # each forces some files to the disk
 @given(ITEMS, st.integers(1, 5), st.sampled_from([INSIGHTFACE, PLAIN]))
 def test_what_is_packed_is_read_back(drawn: list[tuple[int, bytes]], shards: int, style: str) -> None:
     items = [  # among them some that are refused, and errors in the place of some
@@ -117,40 +111,10 @@ def test_what_is_packed_is_read_back(drawn: list[tuple[int, bytes]], shards: int
         if style == PLAIN:
             for key, sample in enumerate(good):
                 maker.add(key, float(sample.label), sample.image)
-            maker.write()
         else:
-            by_identity = [(label, [s.image for s in good if s.label == label]) for label in labels]
-            assert read_as_insightface(folder) == by_identity
-            if labels == list(range(len(labels))):
-                maker.insightface_of(good)
-        expected = tree(Path(other))
+            maker.insightface_of(good)
+        expected = tree(maker.write(num_classes=labels[-1] + 1))
         assert {name: data for name, data in tree(Path(folder)).items() if name in expected} == expected
-
-
-def read_as_insightface(folder: str) -> list[tuple[int, list[bytes]]]:
-    """Label and images of each identity, found as InsightFace's loader finds them: from the meta record on."""
-    index = read_index(Path(folder, "train.idx"))
-    with RecordReader(Path(folder, "train.rec")) as reader:
-
-        def record(key: float) -> ImageRecord:
-            place = index.position(int(key))
-            assert place is not None
-            found = unpack_image_record(reader.read(int(index.offsets[place]))[0])
-            assert found.id == key
-            return found
-
-        meta = record(0)
-        assert meta.flag == 2
-        identities = []
-        for key in range(int(meta.labels[0]), int(meta.labels[1])):
-            first, end = record(key).labels
-            images = [record(image) for image in range(int(first), int(end))]
-            assert len({image.labels for image in images}) == 1
-            identities.append((int(images[0].labels[0]), [image.image for image in images]))
-        assert [image for _, images in identities for image in images] == [
-            record(key).image for key in range(1, int(meta.labels[0]))
-        ]
-        return identities
 
 
 def test_a_set_of_many_people_ends_as_the_other_writer_ends_it(tmp_path: Path) -> None:
@@ -364,17 +328,16 @@ def killed(step: int, call: Callable[[], object]) -> bool:
     return status != 0
 
 
-@pytest.mark.parametrize(("style", "every"), [(INSIGHTFACE, 2), (PLAIN, 5)])
-def test_killed_anywhere_and_run_again_it_ends_in_the_same_bytes(tmp_path: Path, style: str, every: int) -> None:
+def test_killed_anywhere_and_run_again_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
     source = broken_source()
 
     def run(folder: Path) -> JobSummary:
-        return pack(folder, source, style=style, list_file=True)
+        return pack(folder, source, list_file=True)
 
     run(tmp_path / "undisturbed")
     expected = tree(tmp_path / "undisturbed")
     names = set(os.listdir(tmp_path / "undisturbed"))
-    for step in range(1, 1000, every):
+    for step in range(1, 1000, 2):
         folder = tmp_path / str(step)
         if not killed(step, lambda: run(folder)):  # noqa: B023, called at once
             break
@@ -387,37 +350,6 @@ def test_killed_anywhere_and_run_again_it_ends_in_the_same_bytes(tmp_path: Path,
             name for name in names if not name.startswith(".facedata-plan-")
         }
     assert step > 40
-
-
-SCRIPT = """
-import sys, time
-from support import MemorySource
-from test_sink import LocalExecutor, broken_source, pack
-
-class Slow(MemorySource):
-    def read(self):
-        for item in super().read():
-            time.sleep(0.02)
-            yield item
-
-source = Slow(broken_source().items, names=broken_source().names)
-pack(sys.argv[1], source, shards=10, workers=2, executor=LocalExecutor, list_file=True)
-"""
-
-
-def test_killed_with_its_workers_at_work_it_continues(tmp_path: Path) -> None:
-    pack(tmp_path / "undisturbed", broken_source(), shards=10, list_file=True)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "set")]
-    journal = tmp_path / "set" / ".facedata-journal.jsonl"
-    for shards in (1, 6):
-        with subprocess.Popen(command, env=environment) as process:
-            while process.poll() is None and not (journal.exists() and journal.read_bytes().count(b"shard") >= shards):
-                time.sleep(0.001)
-            process.kill()
-        assert not (tmp_path / "set" / "train.rec").exists()
-    pack(tmp_path / "set", broken_source(), shards=10, list_file=True)
-    assert tree(tmp_path / "set") == tree(tmp_path / "undisturbed")
 
 
 def big_source(count: int = 60, size: int = 20_000) -> MemorySource:

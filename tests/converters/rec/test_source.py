@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support import RecordSetMaker, file_of, jpeg, peak_bytes
 
@@ -22,7 +22,6 @@ from facedata.converters.rec import source as source_module
 from facedata.converters.rec.record_set import open_record_set
 from facedata.converters.rec.recordio import (
     MAGIC_BYTES,
-    MAXIMUM_LENGTH,
     RecordIndex,
     RecordReader,
     class_of,
@@ -103,25 +102,13 @@ def test_blocks_and_lone_reads_deliver_what_the_plain_reader_delivers(
         assert labels == [item.label if isinstance(item, Sample) else -1 for item in expected]
         first, end = (data.draw(st.integers(0, len(order))) for _ in range(2))
         assert comparable(source[first:end].read()) == expected[first:end]
-
-
-def full(items: Iterator[Sample | SampleError]) -> list[object]:
-    """Every item with all that it says."""
-    return [item if isinstance(item, Sample) else (item.dataset, item.key, item.reason, item.offset) for item in items]
-
-
-@settings(max_examples=30)
-@given(st.lists(PIECES, min_size=1, max_size=25), st.data())
-def test_a_permutation_delivers_the_same_items_permuted(pieces: list[bytes], data: st.DataObject) -> None:
-    order = data.draw(st.permutations(range(len(pieces))))
-    with source_of(pieces, list(range(len(pieces)))) as source, small_blocks(1 << 22, 1 << 18):
-        in_order, labels = full(source.read()), np.concatenate(list(source.labels()))
-    with source_of(pieces, list(range(len(pieces)))) as source:
-        taken = source.take(np.array(order))
-        assert [item[1:] for item in full(taken.read())] == [in_order[position][1:] for position in order]  # type: ignore[index]
-        assert np.concatenate(list(taken.labels())).tolist() == labels[order].tolist()
-        assert list(taken.keys()) == [str(position + 3) for position in order]
-        assert [taken.locate(place)[1] for place in range(len(order))] == source.index.offsets[order].tolist()
+        places = data.draw(st.permutations(range(len(order))))
+        taken = source.take(np.array(places))
+        assert (
+            [getattr(item, "key", None) for item in taken.read()] == list(taken.keys()) == [str(n + 3) for n in places]
+        )
+        assert np.concatenate(list(taken.labels())).tolist() == [labels[n] for n in places]
+        assert [taken.locate(n)[1] for n in range(len(places))] == source.index.offsets[places].tolist()
 
 
 def test_records_in_any_order_take_no_more_memory(record_set: MakeSet) -> None:
@@ -138,19 +125,9 @@ def test_records_in_any_order_take_no_more_memory(record_set: MakeSet) -> None:
         assert peak(10_000) < peak(2_000) + (1 << 16)
 
 
-@pytest.mark.parametrize("length", [4_000, 40_000, 5_000_000])
-def test_lone_records_longer_than_guessed_are_whole(record_set: MakeSet, length: int) -> None:
+def test_a_label_that_is_a_signalling_nan_fails_without_a_warning(record_set: MakeSet) -> None:
     maker = record_set()
-    for key in range(6):
-        maker.add(key, float(key), random.Random(key).randbytes(length if key == 2 else 10))
-    source = open_record_set(maker.write())
-    assert list(source.take(np.array([5, 2, 1]))) == [list(source)[place] for place in (5, 2, 1)]
-
-
-@pytest.mark.parametrize("bits", [0x7FA00000, 0xFFA00001])
-def test_a_label_that_is_a_signalling_nan_fails_without_a_warning(record_set: MakeSet, bits: int) -> None:
-    maker = record_set()
-    maker.add_payload(0, struct.pack("<IIQQ", 0, bits, 0, 0) + jpeg(0))
+    maker.add_payload(0, struct.pack("<IIQQ", 0, 0x7FA00000, 0, 0) + jpeg(0))
     maker.add(1, 1.0, jpeg(1))
     items = list(open_record_set(maker.write()).read())
     assert [isinstance(item, SampleError) for item in items] == [True, False]
@@ -164,19 +141,9 @@ def test_records_larger_than_a_block_and_far_apart_are_delivered(record_set: Mak
     source = open_record_set(maker.write())
     assert list(source) == record_by_record(source)
     assert [len(sample.image) for sample in source] == sizes
-
-
-def test_one_block_is_held_at_a_time(record_set: MakeSet) -> None:
-    maker = record_set()
-    for key in range(40):
-        maker.add(key, 0.0, bytes(1 << 20))
-    source = open_record_set(maker.write())
-
-    def read_all() -> None:
-        for item in source.read():
-            assert isinstance(item, Sample)
-
-    assert peak_bytes(read_all) < 16 << 20  # of the 40 MiB
+    alone = source.take(np.array([5, 1, 3]))  # longer than one read of a lone record
+    assert list(alone) == record_by_record(alone)
+    assert peak_bytes(lambda: list(map(type, source.read()))) < 24 << 20
 
 
 @pytest.mark.parametrize("keys", [range(20), [0, *range(7, 26)]], ids=["range", "gaps"])
@@ -233,17 +200,6 @@ def test_a_damaged_record_fails_alone_with_key_offset_and_reason(record_set: Mak
     assert str(errors[0]) == f"{source.path}: key 5, byte {maker.offsets[1]}: {errors[0].reason}"
 
 
-def test_a_split_record_is_delivered_joined_and_a_broken_one_fails_alone(record_set: MakeSet) -> None:
-    maker, image = record_set(), jpeg(b"----" + MAGIC_BYTES + b"more" + MAGIC_BYTES)
-    for key in range(5):
-        maker.add(key, float(key), image if key % 2 else jpeg(key))
-    maker.data[maker.offsets[4] - 8] ^= 1  # the last part of record 3, which is empty
-    items = list(open_record_set(maker.write()).read())
-    assert items[1] == Sample("1", 1, image)
-    assert isinstance(items[3], SampleError)
-    assert [item.key for item in items if isinstance(item, Sample)] == ["0", "1", "2", "4"]
-
-
 def test_a_file_that_became_shorter_fails_for_what_is_gone(record_set: MakeSet) -> None:
     maker = record_set()
     folder = maker.plain(range(6))
@@ -276,16 +232,6 @@ def test_an_offset_that_no_file_has_fails_alone(record_set: MakeSet, offset: int
     assert [item.key for item in items if isinstance(item, Sample)] == ["0", "1", "3"]
     assert f"key 2, byte {offset}: offset {offset} lies past the end of the file" in str(items[2])
     assert np.concatenate(list(source.labels())).tolist() == [0, 1, -1, 2]
-
-
-def test_a_wrong_length_fails_alone_and_is_never_allocated(record_set: MakeSet) -> None:
-    maker = record_set()
-    maker.plain([0, 1, 2, 3])
-    for key, length in ((0, MAXIMUM_LENGTH), (2, maker.offsets[3] + 4 - maker.offsets[2])):  # into the next record
-        maker.data[maker.offsets[key] + 4 : maker.offsets[key] + 8] = struct.pack("<I", length)
-    source = open_record_set(maker.write())
-    assert peak_bytes(lambda: list(source.read())) < 16 << 20
-    assert [isinstance(item, SampleError) for item in source.read()] == [True, False, True, False]
 
 
 @pytest.mark.parametrize("change", [1, 4], ids=["magic", "length"])
