@@ -16,6 +16,7 @@ from support import MemorySource
 
 from facedata.converters.convert import Conversion, plan_conversion, run_conversion
 from facedata.converters.lmdb import create_sink
+from facedata.converters.lmdb.datum import datum_parts
 from facedata.converters.lmdb.sink import LmdbSink
 from facedata.converters.lmdb.writer import BuildFiles, LmdbWriter
 from facedata.dataset import Sample, Source
@@ -54,6 +55,10 @@ def datum_class(*, minimal: bool = False) -> Any:
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.Datum"))
+
+
+def encode_datum(sample: Sample, layout: str = "caffe") -> bytes:
+    return b"".join(datum_parts(sample, layout))
 
 
 def read_as_ffc(database: Path, kv: Path) -> Iterator[tuple[str, int, Any]]:

@@ -22,7 +22,7 @@ from facedata.dataset import Sample
 from facedata.errors import FormatError
 from facedata.images import image_extension, image_size
 
-__all__ = ["CAFFE", "LAYOUTS", "MINIMAL", "RAW", "Datum", "datum_parts", "encode_datum", "parse_datum"]
+__all__ = ["CAFFE", "LAYOUTS", "MINIMAL", "RAW", "Datum", "datum_parts", "parse_datum"]
 
 CAFFE, MINIMAL, RAW = "caffe", "minimal", "raw"
 LAYOUTS = (CAFFE, MINIMAL, RAW)
@@ -51,17 +51,12 @@ class Datum(NamedTuple):
     landmarks: NDArray[np.float32] | None
 
 
-def encode_datum(sample: Sample, layout: str = CAFFE) -> bytes:
-    """Encode a sample as a value, as protobuf does.
+def datum_parts(sample: Sample, layout: str = CAFFE) -> tuple[bytes, ...]:
+    """Encode a sample as a value, as protobuf does: the image, and what comes before and after it.
 
     The label is from 0 to `facedata.columns.LARGEST_LABEL`. If the header of the image does not give height, width and
     channels, these are left out.
     """
-    return b"".join(datum_parts(sample, layout))
-
-
-def datum_parts(sample: Sample, layout: str = CAFFE) -> tuple[bytes, ...]:
-    """The parts that `encode_datum` joins: the image, and what comes before and after it."""
     image = sample.image
     if layout == RAW:
         return (image,)

@@ -52,7 +52,7 @@ class LmdbSink(Sink, OrderedOutput):
     name : str
         The beginning of generated keys.
     datum : str
-        The layout of the values: ``"caffe"``, ``"minimal"`` or ``"raw"``, see `encode_datum`.
+        The layout of the values: ``"caffe"``, ``"minimal"`` or ``"raw"``, see `datum_parts`.
     keys : str
         ``"generated"``: ``<name>_<label>_<n>``, n counting the samples of the job from 0; ``"path"`` and
         ``"source"``: as in the source; the first requires relative paths.

@@ -150,7 +150,8 @@ def walk_records(
             offset = walk.walk_block(offset)
             if progress:
                 progress(min(offset, walk.size), walk.size)
-        walk.end()
+        if walk.in_record:
+            walk.note_damage(walk.size, "the file ends inside a split record")
     return walk.found
 
 
@@ -161,7 +162,7 @@ class _Walk:
         self._descriptor, self._path, self._salvage, self._block_size = descriptor, path, salvage, block_size
         self.size = os.fstat(descriptor).st_size
         self.found = WalkedRecords()
-        self._in_record = False
+        self.in_record = False
         self._base, self._block = 0, b""
 
     def _load(self, offset: int) -> None:
@@ -172,11 +173,6 @@ class _Walk:
         self._base, self._block = offset, read_exactly(self._descriptor, max(self._block_size, _NEEDED), offset)
         if len(self._block) < min(self._block_size, self.size - offset):
             raise FormatError(f"{self._path}: the file became shorter while it was being read")
-
-    def end(self) -> None:
-        """Check that the file does not end inside a record."""
-        if self._in_record:
-            self._note_damage(self.size, "the file ends inside a split record")
 
     def walk_block(self, begin: int) -> int:
         """Walk the records from `begin` that lie in the block; return where to continue."""
@@ -192,7 +188,7 @@ class _Walk:
             flag, length = word >> 29, word & MAXIMUM_LENGTH
             begins = flag < 2
             fits = base + at + CHUNK_HEADER_SIZE + length <= size
-            if magic != MAGIC or flag > 3 or begins == self._in_record or not fits:
+            if magic != MAGIC or flag > 3 or begins == self.in_record or not fits:
                 return self._resume(base + at)
             end = at + CHUNK_HEADER_SIZE + padded(length)
             inside = self._record_inside(base + at, base + end)
@@ -202,22 +198,22 @@ class _Walk:
                 found.identifiers.append(identifier if identifier < _LARGEST_ID else -1)
             if inside is not None:
                 found.corrupt.append(found.offsets[-1])
-                self._in_record = False
+                self.in_record = False
                 following = self._record_in(inside, size)
                 return size if following is None else following
-            self._in_record = flag in (1, 2)
+            self.in_record = flag in (1, 2)
             at = end
         return base + at
 
     def _resume(self, offset: int) -> int:
         """Note the damage at `offset`; return the next place at which a record may begin."""
-        self._note_damage(offset, "no complete record begins or continues here: the file is truncated or damaged")
-        if not self._in_record:
+        self.note_damage(offset, "no complete record begins or continues here: the file is truncated or damaged")
+        if not self.in_record:
             self.found.offsets.append(offset)
             self.found.identifiers.append(-1)
         # the record that ends here is listed already, and a complete one may begin at this place
-        found = self._record_in(offset, self.size, skip=0 if self._in_record else 1)
-        self._in_record = False
+        found = self._record_in(offset, self.size, skip=0 if self.in_record else 1)
+        self.in_record = False
         return self.size if found is None else found
 
     def _record_inside(self, offset: int, end: int) -> int | None:
@@ -227,10 +223,11 @@ class _Walk:
             return None
         inside = self._record_in(offset + CHUNK_HEADER_SIZE, end, inside_record=True)
         if inside is not None:
-            self._note_damage(offset, f"the length is wrong, or bytes are missing: another begins at byte {inside}")
+            self.note_damage(offset, f"the length is wrong, or bytes are missing: another begins at byte {inside}")
         return inside
 
-    def _note_damage(self, offset: int, what: str) -> None:
+    def note_damage(self, offset: int, what: str) -> None:
+        """Count a damaged place; without salvage, raise."""
         self.found.damaged += 1
         if not self._salvage:
             raise FormatError(

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lmdb_support import HEADER, datum_class
+from lmdb_support import HEADER, datum_class, encode_datum
 
-from facedata.converters.lmdb.datum import CAFFE, LAYOUTS, MINIMAL, RAW, encode_datum, parse_datum
+from facedata.converters.lmdb.datum import CAFFE, LAYOUTS, MINIMAL, RAW, parse_datum
 from facedata.dataset import Sample
 from facedata.errors import FormatError
 

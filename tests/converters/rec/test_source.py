@@ -104,9 +104,8 @@ def test_blocks_and_lone_reads_deliver_what_the_plain_reader_delivers(
         assert comparable(source[first:end].read()) == expected[first:end]
         places = data.draw(st.permutations(range(len(order))))
         taken = source.take(np.array(places))
-        assert (
-            [getattr(item, "key", None) for item in taken.read()] == list(taken.keys()) == [str(n + 3) for n in places]
-        )
+        keys = [str(place + 3) for place in places]
+        assert [getattr(item, "key", None) for item in taken.read()] == list(taken.keys()) == keys
         assert np.concatenate(list(taken.labels())).tolist() == [labels[n] for n in places]
         assert [taken.locate(n)[1] for n in range(len(places))] == source.index.offsets[places].tolist()
 
@@ -123,15 +122,6 @@ def test_records_in_any_order_take_no_more_memory(record_set: MakeSet) -> None:
 
     with small_blocks(1 << 22, 1 << 18, 8, window=1000):
         assert peak(10_000) < peak(2_000) + (1 << 16)
-
-
-def test_a_label_that_is_a_signalling_nan_fails_without_a_warning(record_set: MakeSet) -> None:
-    maker = record_set()
-    maker.add_payload(0, struct.pack("<IIQQ", 0, 0x7FA00000, 0, 0) + jpeg(0))
-    maker.add(1, 1.0, jpeg(1))
-    items = list(open_record_set(maker.write()).read())
-    assert [isinstance(item, SampleError) for item in items] == [True, False]
-    assert "label nan is not an integer" in str(items[0])
 
 
 def test_records_larger_than_a_block_and_far_apart_are_delivered(record_set: MakeSet) -> None:
@@ -174,28 +164,22 @@ def test_a_damaged_record_fails_alone_with_key_offset_and_reason(record_set: Mak
     maker = record_set()
     maker.add(0, 0.0, jpeg(0))
     maker.add_payload(5, struct.pack("<IfQQ", 9, 0.0, 0, 0) + bytes(20))
-    maker.add(6, 1.5, jpeg(6))
-    maker.add(7, float("nan"), jpeg(7))
-    maker.add(8, (-1.0, 1.0), jpeg(8))
+    maker.add_payload(6, struct.pack("<IIQQ", 0, 0x7FA00000, 0, 0) + jpeg(6))  # a signalling NaN, without a warning
     maker.add(9, 0.0, b"")
-    maker.add_payload(10, b"short")
     maker.add(11, 0.0, jpeg(11))
     maker.add(12, 2.0, jpeg(12))
-    maker.data[maker.offsets[7]] ^= 1
+    maker.data[maker.offsets[4]] ^= 1
     source = open_record_set(maker.write())
     errors = [item for item in source.read() if isinstance(item, SampleError)]
     assert [item.key for item in source.read() if isinstance(item, Sample)] == ["0", "12"]
     assert [(error.key, error.offset) for error in errors] == [
-        (str(key), offset) for key, offset in zip(maker.keys[1:8], maker.offsets[1:8], strict=True)
+        (str(key), offset) for key, offset in zip(maker.keys[1:5], maker.offsets[1:5], strict=True)
     ]
     assert [error.reason for error in errors] == [
         "the header declares 9 labels, but the record has 44 bytes",
-        "label 1.5 is not an integer from 0",
         "label nan is not an integer from 0",
-        "label -1 is not an integer from 0",
         "the record holds no image",
-        "a record of 5 bytes is too short for the 24 byte image header",
-        f"no record begins at byte {maker.offsets[7]}: found 0xced7230b, expected the magic 0xced7230a",
+        f"no record begins at byte {maker.offsets[4]}: found 0xced7230b, expected the magic 0xced7230a",
     ]
     assert str(errors[0]) == f"{source.path}: key 5, byte {maker.offsets[1]}: {errors[0].reason}"
 

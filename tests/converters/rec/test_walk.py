@@ -94,14 +94,6 @@ def test_it_finds_what_was_written_wherever_the_blocks_end(records: list[bytes],
     assert walked.damaged == 0
 
 
-@pytest.mark.parametrize("size", [4096 - 33, 4096 - 32, 4096 - 31, 40961])
-def test_records_at_the_block_boundary_and_longer_than_blocks_are_found(size: int) -> None:
-    records = [image_record(0, bytes(size)), image_record(1), image_record(2, bytes(3 * size)), image_record(3)]
-    walked = walk(b"".join(records), block=4096)
-    assert list(walked.offsets) == places(records)
-    assert list(walked.identifiers) == [0, 1, 2, 3]
-
-
 LONG = (1 << 26) - 1
 
 
