@@ -62,10 +62,8 @@ class LmdbSink(Sink, OrderedOutput):
         A folder on a local file system, in which the database is built before it is moved to its place.
     keep_undecodable : bool
         Also write bytes that do not begin like an image.
-    map_size : int
-        Bytes that the database is expected to need; `fit` estimates them.
-    names : mapping, optional
-        The name of each label; `fit` reads them. Workers do not get them.
+    map_size, names : int, mapping
+        Bytes that the database is expected to need, and the name of each label, both from `fit`; workers get no names.
     receiver : ProcessAddress, optional
         The process of the writer, in a sink that was sent to a worker.
     """

@@ -279,9 +279,21 @@ class LmdbWriter(OrderedWriter):
             except lmdb.MapFullError:
                 self._grow()
                 continue
-            if added < len(self._records):
-                self._refuse_duplicate()
-            return
+            if added == len(self._records):
+                return
+            # name a key that the database or the block has already; nothing of this shard is kept
+            self._close()
+            self._open()
+            with self._environment.begin() as transaction:
+                before = b""
+                for key, _ in self._records:
+                    if key == before or transaction.get(key) is not None:
+                        break
+                    before = key
+            raise OptionError(
+                f"{self.files.target}: two samples have the key {key.decode('utf-8', 'replace')}, and one would be "
+                "lost; give --keys generated, and --overwrite to start again with these"
+            )
 
     def _grow(self) -> None:
         self._close()
@@ -311,21 +323,6 @@ class LmdbWriter(OrderedWriter):
         if self._environment is not None:
             self._environment.close()
             self._environment = None
-
-    def _refuse_duplicate(self) -> None:
-        """Name a key that the database or the block has already; nothing of this shard is kept."""
-        self._close()
-        self._open()
-        with self._environment.begin() as transaction:
-            before = b""
-            for key, _ in self._records:
-                if key == before or transaction.get(key) is not None:
-                    break
-                before = key
-        raise OptionError(
-            f"{self.files.target}: two samples have the key {key.decode('utf-8', 'replace')}, and one would be lost; "
-            "give --keys generated, and --overwrite to start again with these"
-        )
 
     def _errors(self) -> Any:
         return _lmdb_errors(self.files.data, self._needed)

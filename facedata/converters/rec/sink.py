@@ -44,10 +44,8 @@ class RecSink(Sink, OrderedOutput):
         Also write ``train.lst`` as im2rec has it: ``key<TAB>label<TAB>key of the source``.
     keep_undecodable : bool
         Also write bytes that do not begin like an image.
-    names : mapping of int to str, optional
-        The names of the classes, for ``classes.txt``; `fit` reads them from the source.
-    receiver : ProcessAddress, optional
-        The process of the writer, in a sink that was sent to a worker.
+    names, receiver : mapping, ProcessAddress, optional
+        The names of the classes, from `fit`; in a sink that was sent to a worker, the process of the writer.
     """
 
     root: str

@@ -86,21 +86,16 @@ def test_whatever_else_protobuf_writes_is_read_or_skipped(fields: dict[str, Any]
         assert datum.landmarks.ravel().tolist() == pytest.approx(landmarks, nan_ok=True)
 
 
-def test_landmarks_are_read_packed_too() -> None:
-    numbers = [float(number) for number in range(10)]
-    value = b"\x22" + bytes([len(HEADER)]) + HEADER + b"\x38\x01\x62\x28" + struct.pack("<10f", *numbers)
-    landmarks = parse_datum(value).landmarks
-    assert landmarks is not None
-    assert landmarks.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
-
-
-def test_labels_and_the_flag_may_be_repeated_or_missing() -> None:
+def test_labels_and_the_flag_may_be_repeated_or_missing_and_landmarks_packed() -> None:
     message = datum_class()(data=HEADER, label=1, encoded=True).SerializeToString()
     assert parse_datum(message + b"\x28\x07").label == 7  # the last one counts
     # the newer syntax of protobuf does not write zeros
     assert parse_datum(datum_class()(data=HEADER, encoded=True).SerializeToString()).label == 0
     # not said to be encoded, but it begins like an image
     assert parse_datum(datum_class()(data=HEADER, label=1).SerializeToString()).image == HEADER
+    landmarks = parse_datum(message + b"\x62\x28" + struct.pack("<10f", *range(10))).landmarks
+    assert landmarks is not None
+    assert landmarks.tolist() == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
 
 
 PIXELS = {"channels": 3, "height": 2, "width": 2, "data": bytes(12), "label": 1}

@@ -207,25 +207,13 @@ def test_damage_is_refused_with_its_place_and_skipped_with_salvage(
         assert salvaged(data, block) == (complete, damaged)
 
 
-def test_with_salvage_a_split_record_whose_first_part_is_too_long_fails_once() -> None:
-    first, rest = SPLIT[: PARTS[0]], SPLIT[PARTS[0] :]
+def test_with_salvage_whole_records_after_a_wrong_length_are_found() -> None:
+    for length in (len(B) + 4, len(B + C) + 4):  # too large by a word, and by a record
+        assert salvaged(A + chunk(0, B[8:], length=length) + C + A) == ([A, C, A], 1)
+    for ends_missing, damaged in ((B[:-8], 1), (B[:36] + B[:-8], 2)):
+        assert salvaged(A + ends_missing + C + A) == ([A, C, A], damaged)
+    first, rest = SPLIT[: PARTS[0]], SPLIT[PARTS[0] :]  # the first part of a split record is too long
     assert salvaged(A + chunk(1, first[8:], length=len(first) + 4) + rest + B) == ([A, B], 1)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        A + chunk(0, B[8:], length=len(B) + 4) + C + A,
-        A + chunk(0, B[8:], length=len(B + C) + 4) + C + A,
-        A + B[:-8] + C + A,
-        A + B[:36] + B[:-8] + C + A,
-    ],
-    ids=["length too large by a word", "length too large by a record", "end missing", "ends of two missing"],
-)
-def test_with_salvage_whole_records_after_a_wrong_length_are_found(data: bytes) -> None:
-    whole, damaged = salvaged(data)
-    assert damaged == data.count(MAGIC_BYTES) - len(whole)
-    assert whole == [A, C, A]
 
 
 @settings(max_examples=60)
