@@ -70,17 +70,14 @@ def test_members_in_a_row_with_the_same_path_up_to_the_first_dot_are_a_sample(tm
         "c.2/1.CLS": b"007",
         "c.2/1.txt": b"words",
     }
-    assert read(make_tar(tmp_path / "x.tar", members)) == [
-        ("a/1", 5, jpeg(1)),
-        ("b/1", 6, jpeg(2)),
-        ("c.2/1", 7, jpeg(3)),
-    ]
-
-
-def test_images_are_known_by_their_extension(tmp_path: Path) -> None:
-    for extension in ("jpg", "jpeg", "png", "bmp", "webp", "gif", "tif", "tiff", "bin", "PNG"):
-        path = make_tar(tmp_path / "x.tar", {f"a.{extension}": b"image", "a.cls": b"0"})
-        assert read(path) == [("a", 0, b"image")]
+    make_tar(tmp_path / "1.tar", members)
+    make_tar(tmp_path / "2.tar", {"c.2/1.jpg": jpeg(4), "c.2/1.cls": b"2147483647"})  # a sample ends with its tar
+    extensions = ("jpg", "jpeg", "png", "bmp", "webp", "gif", "tif", "tiff", "bin", "PNG")
+    images = [[(f"{extension}.{extension}", b"image"), (f"{extension}.cls", b"0")] for extension in extensions]
+    make_tar(tmp_path / "3.tar", [member for sample in images for member in sample])
+    samples = [("a/1", 5, jpeg(1)), ("b/1", 6, jpeg(2)), ("c.2/1", 7, jpeg(3)), ("c.2/1", 2147483647, jpeg(4))]
+    assert read(tmp_path) == [*samples, *((extension, 0, b"image") for extension in extensions)]
+    assert open_source(str(tmp_path)).declared_classes() == 1 << 31
 
 
 def test_samples_without_an_image_and_more_images_of_a_sample_are_skipped_and_counted(
@@ -92,12 +89,6 @@ def test_samples_without_an_image_and_more_images_of_a_sample_are_skipped_and_co
         assert read(make_tar(tmp_path / "x.tar", members)) == [("b", 1, b"first")]
     assert f"skipped 2 samples without an image; the first is {tmp_path}/x.tar: a" in caplog.text
     assert "read the first image of each sample, and skipped 1 others" in caplog.text
-
-
-def test_a_sample_does_not_go_on_in_the_next_tar(tmp_path: Path) -> None:
-    make_tar(tmp_path / "1.tar", {"a.jpg": jpeg(1), "a.cls": b"1"})
-    make_tar(tmp_path / "2.tar", {"a.jpg": jpeg(2), "a.cls": b"2"})
-    assert read(tmp_path) == [("a", 1, jpeg(1)), ("a", 2, jpeg(2))]
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -142,7 +133,7 @@ def test_a_folder_without_an_image_says_what_was_found(tmp_path: Path) -> None:
 # What the json says
 
 
-def test_the_json_gives_the_key_the_landmarks_and_where_there_is_no_cls_the_label(tmp_path: Path) -> None:
+def test_the_json_gives_the_key_the_landmarks_and_without_a_cls_the_label(tmp_path: Path) -> None:
     points = [[1, 2], [3.5, 4], [5, 6], [7, 8], [9, 10]]
     members = {
         "a.jpg": jpeg("a"),
@@ -155,15 +146,12 @@ def test_the_json_gives_the_key_the_landmarks_and_where_there_is_no_cls_the_labe
     }
     source = open_source(str(make_tar(tmp_path / "x.tar", members)))
     samples = list(source)
-    assert [(one.key, one.label, one.image) for one in samples] == [
-        ("k", 4, jpeg("a")),
-        ("b", 5, jpeg("b")),
-        ("c", 6, jpeg("c")),
-    ]
-    assert samples[0].landmarks is not None
-    assert samples[0].landmarks.dtype == np.float32
-    assert samples[0].landmarks.tolist() == points
-    assert samples[1].landmarks is None
+    assert [(one.key, one.label) for one in samples] == [("k", 4), ("b", 5), ("c", 6)]
+    landmarks = [one.landmarks for one in samples]
+    assert landmarks[0] is not None
+    assert landmarks[0].dtype == np.float32
+    assert landmarks[0].tolist() == points
+    assert landmarks[1:] == [None, None]
     assert list(source.keys()) == ["k", "b", "c"]
 
 
@@ -221,12 +209,6 @@ def test_a_bad_sample_fails_alone() -> None:
     for members, reason in bad:
         error = error_of(members)
         assert (error.key, error.reason) == ("a", reason)
-
-
-def test_the_largest_label(tmp_path: Path) -> None:
-    path = make_tar(tmp_path / "x.tar", {"a.jpg": jpeg("a"), "a.cls": b"2147483647"})
-    assert read(path) == [("a", 2147483647, jpeg("a"))]
-    assert open_source(str(path)).declared_classes() == 1 << 31
 
 
 def test_an_image_that_is_too_large_is_not_read(tmp_path: Path) -> None:
@@ -413,11 +395,9 @@ def test_other_names_have_no_number_and_other_patterns_are_none() -> None:
     [
         (".", ["a.tar", "b-9.tar", "b-10.tar"]),
         ("b-*.tar", ["b-9.tar", "b-10.tar"]),
-        ("s-{000..002}.tar", ["s-000.tar", "s-001.tar", "s-002.tar"]),
         ("s-{8..10}.tar", ["s-8.tar", "s-9.tar", "s-10.tar"]),
         ("s-{08..10}.tar", ["s-08.tar", "s-09.tar", "s-10.tar"]),
         ("s-{2..1}.tar", ["s-2.tar", "s-1.tar"]),
-        ("{b,a}.tar", ["b.tar", "a.tar"]),
         ("{a,b}-{0..1}.tar", ["a-0.tar", "a-1.tar", "b-0.tar", "b-1.tar"]),
         ("{x}-{0..1}.tar", ["{x}-0.tar", "{x}-1.tar"]),
     ],
