@@ -38,50 +38,22 @@ class Asked:
 
 @dataclass
 class Served:
-    """What a path serves, how it misbehaves, and which requests it received.
+    """What a path serves, how it misbehaves, and which requests it received."""
 
-    Attributes
-    ----------
-    data : bytes
-        The file; the tests may replace it between requests.
-    status : int or list of int
-        200: serve the file. Anything else: that error, with a short body.
-    cut_at : int or None, or a list of these
-        Break the connection after so many bytes of the body.
-    etag, last_modified : str or None
-    ranges : bool
-        Whether ``Range`` is supported.
-    length : int or None or 'right'
-        ``Content-Length``: the right one, none (the connection is closed at the end), or a wrong one.
-    chunked : bool
-    rate : int or None
-        Bytes per second.
-    location : str or None
-        Redirect to this URL, with status 302.
-    headers : dict of str to str
-        Further headers, or replacements of the usual ones.
-    content_range : str or None
-        A wrong ``Content-Range``.
-    silent : bool
-        Accept the request and never answer.
-    on_request : callable, optional
-        Called with each request before it is answered.
-    """
-
-    data: bytes
-    status: int | Sequence[int] = 200
-    cut_at: int | Sequence[int | None] | None = None
+    data: bytes  # the tests may replace it between requests
+    status: int | Sequence[int] = 200  # if it is another one: that error, with a short body
+    cut_at: int | Sequence[int | None] | None = None  # break the connection after so many bytes of the body
     etag: str | None = '"first"'
     last_modified: str | None = "Wed, 01 May 2024 10:00:00 GMT"
-    ranges: bool = True
-    length: int | str | None = "right"
+    ranges: bool = True  # whether ``Range`` is supported
+    length: int | str | None = "right"  # ``Content-Length``; None: the connection is closed at the end
     chunked: bool = False
-    rate: int | None = None
-    location: str | None = None
-    headers: dict[str, str] = field(default_factory=dict)
-    content_range: str | None = None
-    silent: bool = False
-    on_request: Callable[[Asked], object] | None = None
+    rate: int | None = None  # bytes per second
+    location: str | None = None  # redirect to this URL, with status 302
+    headers: dict[str, str] = field(default_factory=dict)  # further ones, or replacements of the usual ones
+    content_range: str | None = None  # a wrong ``Content-Range``
+    silent: bool = False  # accept the request and never answer
+    on_request: Callable[[Asked], object] | None = None  # called before it is answered
 
     asked: list[Asked] = field(default_factory=list)
     bytes_served: int = 0
@@ -92,6 +64,13 @@ class Served:
         """The number of requests."""
         return len(self.asked)
 
+    def wait_for(self, count: int) -> None:
+        """Wait until so many bytes are served."""
+        deadline = time.monotonic() + 20
+        while self.bytes_served < count:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+
     def current(self, option: _Option | Sequence[_Option]) -> _Option:
         """The item of a list of options that applies to the last request."""
         if isinstance(option, list | tuple):
@@ -101,13 +80,7 @@ class Served:
 
 
 class Server:
-    """The server; a context manager.
-
-    Parameters
-    ----------
-    tls : ssl.SSLContext, optional
-        Speak https.
-    """
+    """The server; a context manager."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.served: dict[str, Served] = {}
@@ -155,13 +128,7 @@ class Server:
 
 
 class Tunnel:
-    """A proxy that connects every CONNECT to one server, whatever host it names; a context manager.
-
-    Parameters
-    ----------
-    server : Server
-        It speaks TLS, with a certificate for the hosts in question.
-    """
+    """A proxy that connects every CONNECT to one server, whatever host it names; a context manager."""
 
     def __init__(self, server: Server) -> None:
         self._server, self.asked = server, list[str]()

@@ -74,7 +74,7 @@ class TestDrive:
 
     @pytest.mark.parametrize("path", ["/uc", "/download"])
     def test_an_exceeded_quota_is_reported_with_what_to_do(
-        self, drive: Served, internet: Server, fetch: Any, tmp_path: Path, path: str
+        self, drive: Served, internet: Server, server: Server, fetch: Any, tmp_path: Path, path: str
     ) -> None:
         internet.add(path, QUOTA, headers=HTML)
         with pytest.raises(TransferError, match="download quota for this file is exceeded") as caught:
@@ -82,6 +82,8 @@ class TestDrive:
         assert f"open {DRIVE_PAGE} in a browser" in str(caught.value)
         assert "--from-dir" in str(caught.value)
         assert os.listdir(tmp_path) == []
+        server.add("/a.bin", DATA)
+        assert fetch(DRIVE, server.url("/a.bin"), check=DATA).link.kind == "http"
 
     @pytest.mark.parametrize(
         ("page", "message"),
@@ -98,11 +100,6 @@ class TestDrive:
             internet.add("/uc", page, headers=HTML)
         with pytest.raises(TransferError, match=message):
             fetch(DRIVE)
-
-    def test_a_mirror_is_asked_if_drive_refuses(self, internet: Server, server: Server, fetch: Any) -> None:
-        internet.add("/uc", QUOTA, headers=HTML)
-        server.add("/a.bin", DATA)
-        assert fetch(DRIVE, server.url("/a.bin"), check=DATA).link.kind == "http"
 
     def test_a_wrong_checksum_and_a_web_page_name_the_link(self, drive: Served, fetch: Any) -> None:
         with pytest.raises(ChecksumError, match=f"{DRIVE_PAGE}: wrong checksum"):
