@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -62,14 +62,15 @@ def test_wrong_use_is_reported_before_anything_is_written(tmp_path: Path, inline
     known = [tmp_path / f"glint360k_{number:02d}" for number in range(6)]  # a set whose parts the catalogue knows
     for path in known:
         path.write_bytes(b"\x1f\x8b\x08" + bytes(100))
-    for files, output, status, message in [
+    cases: list[tuple[Sequence[str | Path], str, int, str]] = [
         (parts[:1], "out", 2, "give all parts in one command"),
         ([*parts, parts[1]], "out", 2, "is given twice"),
         (known, "out", 1, "glint360k_06"),
         (["fifo"], "out", 1, "is a named pipe"),
         (parts, "file/below", 1, "Not a directory"),
         (parts, "file", 2, "is a file"),
-    ]:
+    ]
+    for files, output, status, message in cases:
         ran = inline_facedata("extract", *files, "--output", output)
         assert (ran.status, message in ran.stderr) == (status, True), ran.stderr
     assert not (tmp_path / "out").exists()

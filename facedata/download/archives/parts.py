@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -100,14 +100,6 @@ def parse_part_name(name: str) -> PartName | None:
     return None
 
 
-@dataclass
-class _Series:
-    """Files that were given and whose names differ only in a number."""
-
-    name: PartName
-    given: dict[int, Path] = field(default_factory=dict)
-
-
 def group_archives(paths: Sequence[str | os.PathLike[str]], *, expected: Sequence[str] = ()) -> list[Archive]:
     """Find out which of the files belong together, by their names and their content.
 
@@ -137,7 +129,7 @@ def group_archives(paths: Sequence[str | os.PathLike[str]], *, expected: Sequenc
             raise OptionError(f"{path}: is given twice{also}; give each part once")
 
     archives: list[Archive] = []
-    all_series: dict[tuple[str, ...], _Series] = {}
+    all_series: dict[tuple[str, ...], tuple[PartName, dict[int, Path]]] = {}  # names that differ only in a number
     for path in files.values():
         name = parse_part_name(path.name)
         if name is None and path.suffix.lower() == ".zip":
@@ -151,15 +143,15 @@ def group_archives(paths: Sequence[str | os.PathLike[str]], *, expected: Sequenc
             archives.append(Archive(path.name, kind, (path,)))
             continue
         key: tuple[str, ...] = name.series
-        if name.number in all_series.setdefault(key, _Series(name)).given:
+        if name.number in all_series.setdefault(key, (name, {}))[1]:
             key = (*key, str(path.parent))  # two sets with the same names, in two folders
-        series = all_series.setdefault(key, _Series(name))
-        if name.number in series.given:
-            raise OptionError(f"{path}: has the same number as {series.given[name.number]}; give each part once")
-        series.given[name.number] = path
+        _, given = all_series.setdefault(key, (name, {}))
+        if name.number in given:
+            raise OptionError(f"{path}: has the same number as {given[name.number]}; give each part once")
+        given[name.number] = path
 
-    for series in all_series.values():
-        archives += [_assemble(series, run, expected) for run in _runs(series, _find_beside(series))]
+    for name, given in all_series.values():
+        archives += [_assemble(name, given, run, expected) for run in _runs(name, given)]
     order = list(files.values())
     return sorted(archives, key=lambda archive: min(order.index(part) for part in archive.parts))
 
@@ -171,39 +163,38 @@ def _status(path: Path) -> os.stat_result:
         raise input_error(error, path) from error
 
 
-def _find_beside(series: _Series) -> dict[int, Path]:
+def _find_beside(series: PartName, given: Mapping[int, Path]) -> dict[int, Path]:
     """Find the files in the folders of the given ones that belong to the series without a gap between them."""
     found: dict[int, Path] = {}
-    for folder in {path.parent for path in series.given.values()}:
+    for folder in {path.parent for path in given.values()}:
         names: list[str] = []
         with suppress(OSError):  # a folder that may be entered but not listed
             names = os.listdir(folder)
         for text in names:
             name = parse_part_name(text)
-            number = name.number if name and name.series == series.name.series else None
-            if series.name.style == "zip" and text == series.name.with_number(_LAST):
+            number = name.number if name and name.series == series.series else None
+            if series.style == "zip" and text == series.with_number(_LAST):
                 number = _LAST
-            if number is not None and number not in series.given and (folder / text).is_file():
+            if number is not None and number not in given and (folder / text).is_file():
                 found[number] = folder / text
-    if series.name.style == "zip":
+    if series.style == "zip":
         return found
     connected: set[int] = set()
-    for given in series.given:
+    for first in given:
         for step in (1, -1):
-            number = given + step
-            while number in found or (number in series.given and number not in connected):
+            number = first + step
+            while number in found or (number in given and number not in connected):
                 connected.add(number)
                 number += step
     return {number: path for number, path in found.items() if number in connected}
 
 
-def _runs(series: _Series, beside: dict[int, Path]) -> list[dict[int, Path]]:
+def _runs(series: PartName, given: Mapping[int, Path]) -> list[dict[int, Path]]:
     """Cut the series before each file that begins an archive of its own; keep what has a given file in it."""
-    style, before = series.name.style, series.name.before
-    never_cut = style == "zip" or (style != "inside" and _NAME_OF_A_SPLIT.fullmatch(before))
+    never_cut = series.style == "zip" or (series.style != "inside" and _NAME_OF_A_SPLIT.fullmatch(series.before))
     runs: list[dict[int, Path]] = []
     previous: Path | None = None
-    for number, path in sorted({**beside, **series.given}.items()):
+    for number, path in sorted({**_find_beside(series, given), **given}.items()):
         cut = previous is None
         if previous is not None and not never_cut:
             kind = _kind(_read_head(path))
@@ -217,24 +208,24 @@ def _runs(series: _Series, beside: dict[int, Path]) -> list[dict[int, Path]]:
             runs.append({})
         runs[-1][number] = path
         previous = path
-    return [run for run in runs if run.keys() & series.given.keys()]
+    return [run for run in runs if run.keys() & given.keys()]
 
 
-def _assemble(series: _Series, run: dict[int, Path], expected: Sequence[str]) -> Archive:
+def _assemble(series: PartName, given: Mapping[int, Path], run: Mapping[int, Path], expected: Sequence[str]) -> Archive:
     """Make the archive of a run of files, if all of them exist and are given."""
     parts = tuple(run.values())
     for number, path in run.items():
-        head = _read_head(path) if number in series.given else b"-"
+        head = _read_head(path) if number in given else b"-"
         other = path == parts[0] and head.startswith(tuple(_OTHER_KINDS))
         if not head or web_page_title(head) is not None or other:
             raise _not_an_archive(path, head)
     kind = _kind(first_head := _read_head(parts[0]))
 
     names = [(text, parse_part_name(text)) for text in expected]
-    wanted = {name.number: text for text, name in names if name and name.series == series.name.series}
+    wanted = {name.number: text for text, name in names if name and name.series == series.series}
     if not wanted.keys() & run.keys():
-        numbers = _wanted_numbers(series.name, list(run), begins_archive=kind is not None)
-        wanted = {number: series.name.with_number(number) for number in numbers}
+        numbers = _wanted_numbers(series, list(run), begins_archive=kind is not None)
+        wanted = {number: series.with_number(number) for number in numbers}
     missing = [text for number, text in sorted(wanted.items()) if number not in run]
     if missing:
         why = "" if kind else f"; {parts[0].name} is not the beginning of an archive"
@@ -242,17 +233,17 @@ def _assemble(series: _Series, run: dict[int, Path], expected: Sequence[str]) ->
             f"{parts[0].parent}: {listed(missing, 5, quote='')} {'is' if len(missing) == 1 else 'are'} missing (found "
             f"{listed([path.name for path in parts], quote='')}{why}); nothing was unpacked"
         )
-    not_given = [path.name for number, path in run.items() if number not in series.given]
+    not_given = [path.name for number, path in run.items() if number not in given]
     if not_given:
-        given = next(path for number, path in run.items() if number in series.given)
+        example = next(path for number, path in run.items() if number in given)
         raise OptionError(
-            f"{given}: is one of {len(run)} parts, but {listed(not_given, 5, quote='')} in the same folder "
+            f"{example}: is one of {len(run)} parts, but {listed(not_given, 5, quote='')} in the same folder "
             f"{'was' if len(not_given) == 1 else 'were'} not given; give all parts in one command"
         )
     name = parts[0].name
     if len(parts) > 1:
-        stem = re.sub(r"[._-]*(?:part)?[._-]*$", "", series.name.before, flags=re.IGNORECASE)
-        name = stem + (".zip" if series.name.style == "zip" else series.name.after) or name
+        stem = re.sub(r"[._-]*(?:part)?[._-]*$", "", series.before, flags=re.IGNORECASE)
+        name = stem + (".zip" if series.style == "zip" else series.after) or name
     if kind is None:
         raise _not_an_archive(parts[0], first_head)
     return Archive(name, kind, parts)

@@ -123,9 +123,7 @@ class Progress:
 
 
 class Staging:
-    """The files that unpacking leaves in an output: `folder` is hidden; in it are `tree`, the members, and the list
-    `refused`.
-    """
+    """The files that unpacking leaves in an output: a hidden `folder` with the `tree` of members and more."""
 
     def __init__(self, archive: Archive, output: Path) -> None:
         self._archive, self._output = archive, output
@@ -149,7 +147,14 @@ class Staging:
 
     def open(self) -> Progress:
         """Continue where an earlier run stopped, or begin; returns its progress."""
-        self._remove_outdated()
+        own = {version[0] for version in self._versions}
+        with suppress(OSError):
+            for folder in self._output.glob(f"{OWN_PREFIX}-*"):
+                parts = _read_json(folder / "progress.json").get("parts")
+                others = parts if isinstance(parts, list) and folder != self.folder else []
+                if own & {str(part[0]) for part in others if isinstance(part, list) and part}:
+                    _log.info("%s: deleted, since the parts that it was unpacked from have changed", folder)
+                    shutil.rmtree(folder)
         found: list[Progress] = []
         for name in ("progress.json", "synced.json"):
             state = _read_json(self.folder / name)
@@ -167,18 +172,6 @@ class Staging:
                 with open(self.refused, "ab") as file:
                     file.truncate(progress.refused_bytes)
         return progress
-
-    def _remove_outdated(self) -> None:
-        """Remove what was unpacked from the same parts before they were replaced by other files."""
-        own = {version[0] for version in self._versions}
-        with suppress(OSError):
-            for folder in self._output.glob(f"{OWN_PREFIX}-*"):
-                parts = _read_json(folder / "progress.json").get("parts")
-                if folder == self.folder or not isinstance(parts, list):
-                    continue
-                if own & {str(part[0]) for part in parts if isinstance(part, list) and part}:
-                    _log.info("%s: deleted, since the parts that it was unpacked from have changed", folder)
-                    shutil.rmtree(folder)
 
     def sync(self, progress: Progress) -> None:
         """Force all members to the disk, then write that those which `progress` counts are there."""

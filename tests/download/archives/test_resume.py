@@ -136,7 +136,11 @@ def test_after_a_power_cut_only_what_was_forced_to_the_disk_counts(
     assert changed == ([b"seen"] if synced else [])
 
 
-@pytest.mark.parametrize("change", ["cut before", "fetched again", b"", b'{"parts": 3}\n', b"[" * 100_000], ids=repr)
+@pytest.mark.parametrize(
+    "change",
+    ["cut before", "fetched again", b"", b'{"parts": 3}\n', b"[" * 100_000],
+    ids=["cut before", "fetched again", "empty", "other", "nested"],
+)
 def test_it_begins_again_after_parts_were_replaced_or_the_progress_was_damaged(
     tmp_path: Path, unpack: Unpack, change: str | bytes
 ) -> None:
