@@ -93,6 +93,12 @@ def fetch_files(
     threads, results = _start_threads(downloads, options.connections, cancel)
     done: dict[_FileDownload, Fetched | Exception] = {}
 
+    def report() -> None:
+        progress = [download.progress() for download in downloads]
+        totals = [total for _, total in progress if total is not None]
+        if observer:
+            observer(sum(done for done, _ in progress), sum(totals) if len(totals) == len(progress) else 0)
+
     def take_result(timeout: float) -> None:
         with suppress(queue.Empty):
             download, result = results.get(timeout=timeout)
@@ -108,8 +114,8 @@ def fetch_files(
                     f"stopped by {stop.signal_name or 'request'} after {len(done)} of {len(downloads)} files; what is "
                     "downloaded is kept: run the same command again to resume"
                 )
-            if observer and time.monotonic() > report_at:
-                observer(*_progress(downloads))
+            if time.monotonic() > report_at:
+                report()
                 report_at = time.monotonic() + _REPORT_EVERY
             take_result(_TICK)
     finally:
@@ -119,8 +125,7 @@ def fetch_files(
             thread.join(max(deadline - time.monotonic(), 0))
         while not results.empty():  # files that were completed just before a stop are reported too
             take_result(0)
-    if observer:
-        observer(*_progress(downloads))
+    report()
     if failures := [result for result in done.values() if isinstance(result, Exception)]:
         raise _one_error(failures, len(downloads))
     return [result for download in downloads if isinstance(result := done[download], Fetched)]
@@ -161,13 +166,6 @@ def _start_threads(
     for thread in threads:
         thread.start()
     return threads, results
-
-
-def _progress(downloads: Sequence[_FileDownload]) -> tuple[int, int]:
-    """Bytes done and bytes in all, 0 if these are not known."""
-    progress = [download.progress() for download in downloads]
-    totals = [total for _, total in progress if total is not None]
-    return sum(done for done, _ in progress), sum(totals) if len(totals) == len(progress) else 0
 
 
 def _one_error(failures: Sequence[Exception], files: int) -> Exception:
