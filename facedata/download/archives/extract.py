@@ -173,18 +173,18 @@ class _Run:
             raise InterruptedJobError(f"interrupted {done}; run the same command again to continue")
 
     def _unpack(self) -> None:
-        if self._progress.mark:
+        mark, parts = self._progress.mark, JoinedParts(self.archive.parts)
+        if mark:
             _log.info("%s: continuing after %d files", self.archive.name, self._progress.files)
-        parts = JoinedParts(self.archive.parts)
         self._refused_list = os.open(self.staging.refused, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
         try:
             if self.archive.kind == "zip":
                 reader = ZipReader(self.archive, parts)
-                size = reader.check(self._progress.mark, self.max_ratio, self._check_stop)
+                size = reader.check(mark, self.max_ratio, self._check_stop)
                 check_room(self.output, size, self.archive.name, _KEPT)
-                read = reader.read(self._progress.mark)
+                read = reader.read(mark)
             else:
-                read = read_tar(self.archive, parts, self._progress.mark, self.max_ratio)
+                read = read_tar(self.archive, parts, mark, self.max_ratio)
             with closing(self._events(read, parts)) as events:
                 event = next(events, None)
                 while event is not None:

@@ -210,12 +210,10 @@ class Staging:
                 lines = [json.loads(line) for line in islice(file, _FIRST_REFUSED)]
             refused = [(line["name"], line["reason"]) for line in lines]
         progress.samples = [sample for sample in progress.samples if _is_file(self._output / sample[0], sample[1])]
+        parts = zip(self._archive.parts, self._identities, strict=True)
         record = {
             "archive": self._archive.name,
-            "parts": [
-                {"name": part.name, **identity}
-                for part, identity in zip(self._archive.parts, self._identities, strict=True)
-            ],
+            "parts": [{"name": part.name, **identity} for part, identity in parts],
             **asdict(progress),
             "first_refused": refused,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -93,8 +93,7 @@ def test_without_a_validator_or_from_another_link_it_is_resumed_if_a_checksum_de
 
 
 def test_a_rest_that_was_not_requested_is_refused(server: Server, fetch: Any, partial: Any, tmp_path: Path) -> None:
-    served = partial()
-    served.content_range = "bytes 0-999999/1000000"
+    partial().content_range = "bytes 0-999999/1000000"
     with pytest.raises(TransferError, match="but those from 400,000 on were requested"):
         fetch(server.url("/a.bin"))
     assert (tmp_path / "a.bin.part").stat().st_size == 400_000
