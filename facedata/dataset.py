@@ -231,10 +231,7 @@ class SampleWriter(Protocol):
 
         `face` counts, from 0, the samples that were made of the same sample of the source: the faces in one photo.
 
-        Raises
-        ------
-        RefusedSampleError
-            If the format or the user does not want this sample.
+        Raises `RefusedSampleError` if the format or the user does not want this sample.
         """
         ...
 
@@ -319,13 +316,7 @@ class OrderedOutput(Output, ABC):
 
     @abstractmethod
     def open_writer(self, ends: Mapping[int, Mapping[str, Any]]) -> OrderedWriter:
-        """The writer, which goes on after what earlier runs wrote.
-
-        Parameters
-        ----------
-        ends : mapping
-            For each shard that is done, what `OrderedWriter.write` returned for it.
-        """
+        """The writer that continues earlier runs; `ends` has what `write` returned for each shard that is done."""
 
 
 class Sink(Output, ABC):
@@ -348,33 +339,18 @@ class Sink(Output, ABC):
         """A writer for one shard, in a worker. A shard that was interrupted is written again from its start."""
 
     def prefer(self, *, source_names: bool = False, shard_samples: int | None = None, landmarks: bool = False) -> Sink:
-        """Adopt what the job prefers wherever the user has given no option.
+        """Adopt what the job prefers if the user has given no option.
 
-        Parameters
-        ----------
-        source_names : bool
-            Name image files as in the source, whose keys are paths.
-        shard_samples : int, optional
-            Samples in a file, if each sample takes long.
-        landmarks : bool
-            Keep the landmarks of the samples.
+        That is to name image files as in the source, whose keys are paths; to put fewer samples into a file, if each
+        takes long; to keep the landmarks of the samples.
         """
         return self
 
     def fit(self, source: Source) -> tuple[Sink, tuple[int, ...] | None]:
         """Prepare for a source; called once, before there is a plan. Writes nothing.
 
-        Returns
-        -------
-        Sink
-            This sink, with what it had to learn about the source.
-        tuple of int or None
-            Where the shards of the job have to end; None if any cut will do.
-
-        Raises
-        ------
-        FacedataError
-            If the format cannot hold the source.
+        Returns this sink with what it had to learn about the source, and where the shards of the job have to end (None
+        if any cut will do). Raises `FacedataError` if the format cannot hold the source.
         """
         return self, None
 
@@ -514,12 +490,8 @@ def _holds_image(path: str) -> bool:
 def open_dataset(spec: str, **options: Any) -> Source:
     """Open a dataset for reading.
 
-    Parameters
-    ----------
-    spec : str
-        A path, whose format is found from its content, or ``format:path``.
-    **options
-        Options of the format: the keyword parameters of its ``open_source``.
+    `spec` is a path, whose format is found from its content, or ``format:path``; the options are the keyword parameters
+    of the format's ``open_source``.
 
     Raises
     ------
@@ -549,13 +521,7 @@ def _check_readable(path: str) -> None:
 
 
 def create_dataset(spec: str, **options: Any) -> Sink:
-    """Prepare to write a dataset to ``format:path``.
-
-    Parameters
-    ----------
-    spec : str
-    **options
-        Options of the format: the keyword parameters of its ``create_sink``.
+    """Prepare to write a dataset to ``format:path``; the options are the keywords of the format's ``create_sink``.
 
     Raises
     ------

@@ -241,12 +241,7 @@ def open_locked(path: StrPath, *, wait: bool = False) -> int:
 
     The kernel drops the lock however the process ends. The file may be renamed or removed while it is locked.
 
-    Parameters
-    ----------
-    path : path
-        No symbolic link is followed.
-    wait : bool
-        Wait for another process that has the lock, instead of an error.
+    No symbolic link is followed. With `wait`, another process that has the lock is waited for.
 
     Raises
     ------
@@ -320,19 +315,7 @@ def free_bytes(path: StrPath) -> int:
 def check_room(path: StrPath, size: int, what: str, advice: str = "") -> None:
     """Check that `size` more bytes fit on the disk of `path`, which need not exist yet.
 
-    Parameters
-    ----------
-    path : path
-    size : int
-    what : str
-        What needs the bytes: the subject of the message.
-    advice : str
-        What the message says after how much to free: what is kept, what to do instead.
-
-    Raises
-    ------
-    DiskFullError
-        If they do not fit.
+    `what` is the subject of the message, `advice` its end: what is kept, what to do instead. Raises `DiskFullError`.
     """
     try:
         free = free_bytes(path)
@@ -411,18 +394,9 @@ def cache_folder(name: str) -> Path:
 def network_file_system(path: StrPath, mounts: str | None = None) -> str | None:
     """The type of the network file system that `path` lies on.
 
-    Parameters
-    ----------
-    path : path
-        It need not exist yet: its nearest parent that exists counts, which also makes an automounter mount it.
-    mounts : str, optional
-        The text of Linux's ``mountinfo``; by default this process's own.
-
-    Returns
-    -------
-    str or None
-        ``"nfs4"``, ``"lustre"`` or ``"fuse.sshfs"``, for example; None on a local file system, or if the system does
-        not say.
+    `path` need not exist yet: its nearest parent that exists counts, which also makes an automounter mount it. `mounts`
+    is the text of Linux's ``mountinfo``, by default this process's own. Returns ``"nfs4"``, ``"lustre"`` or
+    ``"fuse.sshfs"``, for example; None on a local file system, or if the system does not say.
     """
     folder = _nearest_existing(path)
     if mounts is None:

@@ -134,15 +134,6 @@ class Recorder:
 
     Without a writer, shards are recorded in the order in which they end. With one, their blocks are written in the
     order of the shards. A block that ends early waits in memory, so only a few shards run ahead of the next one.
-
-    Parameters
-    ----------
-    state : JobState
-        Kept up to date.
-    journal : JournalWriter
-    meter : ProgressMeter
-    writer : OrderedWriter, optional
-    workers : int
     """
 
     def __init__(
@@ -214,16 +205,8 @@ class ShardRunner:
     A worker that dies breaks the whole executor. The shards that were running are then tried again, one at a time; a
     shard that was running at two deaths, alone at the second, is recorded as failed.
 
-    Parameters
-    ----------
-    todo : iterable of int
-        The shards.
-    make_task : callable
-        Gives the task of a shard; called just before the task is submitted.
-    recorder : Recorder
-    workers : int
-    executor_factory : callable
-        Makes an executor; called again after the workers of the last one died.
+    `make_task` gives the task of a shard, just before it is submitted; `executor_factory` is called again after the
+    workers of the last executor died.
     """
 
     def __init__(

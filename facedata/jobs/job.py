@@ -77,18 +77,12 @@ class JobSummary:
 
     Attributes
     ----------
-    output : str
-    finished : bool
-        Whether all parts of the job are done and its result is published.
-    nothing_to_do : bool
-        Whether it was finished before this run.
-    samples, bytes : int
-        Delivered by the whole job so far, and their encoded size.
-    failures : int
-        Samples not delivered so far.
+    finished, nothing_to_do : bool
+        Whether all parts of the job are done and its result is published; whether that was so before this run.
+    samples, bytes, failures : int
+        Delivered by the whole job so far, their encoded size, and samples not delivered.
     failed_shards : int
         Shards that could not be done; the same command tries them again.
-    shards_done, shards : int
     part : str
         ``i/n``, or ``1/1``.
     seconds, rate : float

@@ -126,12 +126,7 @@ class JobState:
 
 
 class Journal:
-    """The journal in the folder of a job.
-
-    Parameters
-    ----------
-    folder : path
-    """
+    """The journal in the folder of a job."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
@@ -287,12 +282,6 @@ class JournalWriter:
 
     A line survives the death of this process once it is written. It is not forced to the disk: the images are not
     either, and a power cut must not leave the line without them.
-
-    Parameters
-    ----------
-    journal : Journal
-    plan : Plan
-    part : Part
     """
 
     def __init__(self, journal: Journal, plan: Plan, part: Part) -> None:
@@ -321,10 +310,7 @@ class JournalWriter:
 class ShardLock:
     """A lock file with one byte per shard; the kernel drops the locks however the process ends.
 
-    Parameters
-    ----------
-    path : path
-        The lock file; created if it is missing, and left there.
+    The file is created if it is missing, and left there.
     """
 
     def __init__(self, path: Path) -> None:

@@ -29,13 +29,10 @@ def shard_count(samples: int, size: int, limit: int = 1 << 26, most: int | None 
 
     Parameters
     ----------
-    samples : int
-    size : int
-        Bytes in all, or an estimate that is always the same for the same input.
-    limit : int
-        Bytes in a shard, if not 64 MiB.
-    most : int, optional
-        Samples in a shard, if not 8,192: slow work is cut finer.
+    samples, size : int
+        The input's samples, and its bytes or an estimate that is always the same for the same input.
+    limit, most : int, optional
+        Bytes and samples in a shard, if not 64 MiB and 8,192: slow work is cut finer.
     """
     return min(max(-(-samples // (most or _SAMPLES_PER_SHARD)), -(-size // limit), 1), max(samples, 1))
 
@@ -43,19 +40,8 @@ def shard_count(samples: int, size: int, limit: int = 1 << 26, most: int | None 
 def cut_by_size(sizes: NDArray[np.integer[Any]], limit: int, count: int | None = None) -> tuple[int, ...]:
     """Cut samples into runs of at most `limit` bytes, and of at most `count` samples.
 
-    A sample that is larger than `limit` is a run of its own.
-
-    Parameters
-    ----------
-    sizes : ndarray of shape (N,), integers
-        Bytes of each sample.
-    limit : int
-    count : int, optional
-
-    Returns
-    -------
-    tuple of int
-        Where each run ends.
+    A sample that is larger than `limit` is a run of its own. `sizes` has the bytes of each sample, shape (N,). Returns
+    where each run ends.
     """
     ends: list[int] = []
     begin = 0

@@ -18,15 +18,12 @@ class JobStatus:
 
     Attributes
     ----------
-    output : str
     command_line : str
         The command that began it, which also resumes it.
     finished : bool
         Whether every shard is done and the result is published.
     samples_total, samples, failures : int
         In the whole job; delivered so far; not delivered so far.
-    bytes : int
-    shards, shards_done, shards_failed, shards_missing : int
     missing : list of [int, int]
         Ranges of shards that are neither done nor failed, first and last, counted from 0; the first 20.
     failed : dict
