@@ -16,19 +16,6 @@ from numpy.typing import NDArray
 from facedata.errors import EmptyDatasetError, FormatError
 from facedata.files import opened_regular
 
-__all__ = [
-    "LARGEST_LABEL",
-    "UNLABELLED",
-    "LabelLines",
-    "Lines",
-    "count_labels",
-    "different_labels",
-    "integers",
-    "read_label_lines",
-    "read_labels",
-    "whole_lines",
-]
-
 LARGEST_LABEL = (1 << 31) - 1
 """The largest label of any format here: the label of a Caffe ``Datum`` is an int32."""
 UNLABELLED = -1
@@ -146,7 +133,6 @@ class LabelLines:
 
     Attributes
     ----------
-    path : str
     starts : ndarray of shape (N,), int64
         Byte offset of each line.
     labels : ndarray of shape (N,), int32
@@ -198,7 +184,6 @@ def read_label_lines(path: str | os.PathLike[str], what: str = "path") -> LabelL
 
     Parameters
     ----------
-    path : str or path
     what : str
         What stands before the label, for messages.
 

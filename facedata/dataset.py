@@ -21,29 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = [
-    "DEFAULT_TARGET",
-    "FORMATS",
-    "BlockEncoder",
-    "Format",
-    "OrderedOutput",
-    "OrderedWriter",
-    "Output",
-    "Sample",
-    "SampleWriter",
-    "Sink",
-    "Source",
-    "WrappedSource",
-    "create_dataset",
-    "find_format",
-    "load_format",
-    "open_dataset",
-    "peek",
-    "split_spec",
-    "strict",
-    "target_spec",
-]
-
 _LABELS_AT_ONCE = 1 << 16
 _PEEKS = 8
 
@@ -160,12 +137,7 @@ class Source(ABC):
 
 
 class WrappedSource(Source):
-    """A source that changes something about another one; everything else is as the other says.
-
-    Parameters
-    ----------
-    source : Source
-    """
+    """A source that changes something about another one; everything else is as the other says."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -375,7 +347,6 @@ class Format:
 
     Attributes
     ----------
-    name : str
     open_source : callable, optional
         Opens a path as a `Source`; its keyword parameters are the options of the format for reading.
     create_sink : callable, optional

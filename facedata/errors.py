@@ -39,38 +39,6 @@ import errno
 import os
 from typing import Any
 
-__all__ = [
-    "ArchiveError",
-    "CatalogueError",
-    "ChecksumError",
-    "DiskFullError",
-    "EmptyDatasetError",
-    "FaceError",
-    "FacedataError",
-    "FormatError",
-    "InputError",
-    "InputNotFoundError",
-    "InputPermissionError",
-    "InputUnfinishedError",
-    "InterruptedJobError",
-    "MissingExtraError",
-    "MissingLibraryError",
-    "ModelError",
-    "OptionError",
-    "OutputError",
-    "OutputExistsError",
-    "OutputLockedError",
-    "OutputMismatchError",
-    "RefusedSampleError",
-    "SampleError",
-    "TransferError",
-    "UnsafeArchiveError",
-    "WebPageError",
-    "WorkerStartError",
-    "input_error",
-    "output_error",
-]
-
 
 class FacedataError(Exception):
     """The base class of all exceptions of facedata."""

@@ -28,29 +28,6 @@ from facedata.errors import (
     output_error,
 )
 
-__all__ = [
-    "atomic_writer",
-    "boot_id",
-    "cache_folder",
-    "check_room",
-    "combined_identity",
-    "file_identity",
-    "free_bytes",
-    "kind_name",
-    "lock_region",
-    "network_file_system",
-    "open_locked",
-    "open_regular",
-    "opened_regular",
-    "output_errors",
-    "read_exactly",
-    "read_small",
-    "remove_stale_temporaries",
-    "sync_folder",
-    "temporary_name",
-    "write_fully",
-]
-
 StrPath = str | os.PathLike[str]
 
 _KINDS = {

@@ -9,17 +9,6 @@ from typing import Any
 
 from facedata.errors import MissingLibraryError, RefusedSampleError
 
-__all__ = [
-    "IMAGE_EXTENSIONS",
-    "LARGEST_IMAGE",
-    "image_extension",
-    "image_size",
-    "import_opencv",
-    "known_extension",
-    "opencv_in_one_thread",
-    "stem_of_key",
-]
-
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "bmp", "webp"})
 """Extensions of image files, in lower case."""
 

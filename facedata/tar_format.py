@@ -14,21 +14,6 @@ from zlib import adler32
 
 from facedata.errors import FormatError
 
-__all__ = [
-    "BLOCK",
-    "END",
-    "FILE",
-    "FOLDER",
-    "SPARSE",
-    "Heading",
-    "Take",
-    "end_of_archive",
-    "member_header",
-    "padded",
-    "padding",
-    "read_heading",
-]
-
 BLOCK = 512
 _RECORD = 20 * BLOCK  # tar writes whole records, so a file's size is a multiple of this
 _ZEROS = bytes(BLOCK)

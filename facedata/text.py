@@ -7,17 +7,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from urllib.parse import urlsplit, urlunsplit
 
-__all__ = [
-    "counted",
-    "listed",
-    "natural_key",
-    "natural_sort",
-    "page_instead_of_file",
-    "plain_line",
-    "shown_url",
-    "web_page_title",
-]
-
 _DIGITS = re.compile(r"(\d+)", re.ASCII)
 _PLAIN_NUMBERS = re.compile(r"(?:0|[1-9]\d*)((?:[^\d/][^/]*)?)/(?:(?:0|[1-9]\d*)\1/)*", re.ASCII)
 

@@ -88,7 +88,6 @@ class AlignOptions:
         The lowest score of a face; by default that of the detector, and none for faces from a file.
     max_pixels : int
         Larger images are refused.
-    encoding : Encoding
     assume_aligned : bool
         Copy images that have the size of the output and no landmarks, byte for byte.
     keep_landmarks : bool

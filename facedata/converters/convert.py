@@ -94,7 +94,6 @@ class ConversionOptions:
     labels : str
         ``"shift"``: the labels of each source follow those of the sources before it, so that people stay apart;
         ``"keep"``: they stay as they are, so that people of different sources may share a label.
-    selection : Selection
     limit : int, optional
         Only the first so many of the selected samples.
     opening : mapping
@@ -133,12 +132,10 @@ class Conversion:
 
     Attributes
     ----------
-    plan : Plan
     source : Source
         The samples that are written, joined and selected.
     sink : Sink
         As `Sink.fit` prepared it for them.
-    change : Change, optional
     inputs : sequence of Input
     """
 
@@ -269,8 +266,6 @@ def plan_conversion(
 
     Parameters
     ----------
-    command : str
-    source, sink
     size : int, optional
         About how many bytes the input has, if that is not the size of the source; decides only the number of shards.
     ends : tuple of int, optional
@@ -279,7 +274,6 @@ def plan_conversion(
         Further options that decide what is written.
     facts : mapping, optional
         What else to keep with the job.
-    change : Change, optional
     """
     sink, wanted_ends = sink.fit(source)
     ends = wanted_ends if ends is None else ends

@@ -40,7 +40,6 @@ class ListSource(ImageFileSource):
     ----------
     root : str
         The folder that the paths start from.
-    lines : LabelLines
     facts : mapping
         The identity of the list and its images.
     """

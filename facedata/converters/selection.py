@@ -375,7 +375,6 @@ class _SelectedSource(WrappedSource):
 
     Parameters
     ----------
-    source : Source
     positions : ndarray of shape (N,), uint32, optional
         None for all as they come.
     new_labels : pair of ndarray of shape (C,), int64, optional

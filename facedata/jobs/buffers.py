@@ -36,7 +36,6 @@ class ProcessAddress(NamedTuple):
         The boot id, which differs between machines and after each start.
     namespace : int
         Differs between containers that count their processes separately.
-    process : int
     """
 
     machine: str
@@ -90,7 +89,6 @@ class SharedBuffer:
 
     Attributes
     ----------
-    size : int
     shared : MemFd or None
         The memory in which they lie; None if they go through the pipe.
     """

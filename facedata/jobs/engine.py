@@ -343,12 +343,7 @@ def _kill(executor: Executor) -> None:
 
 
 class LocalExecutor(ProcessPoolExecutor):
-    """Processes on this machine that die with their parent, however it dies.
-
-    Parameters
-    ----------
-    workers : int
-    """
+    """Processes on this machine that die with their parent, however it dies."""
 
     def __init__(self, workers: int) -> None:
         super().__init__(workers, mp_context=_context(), initializer=_start_worker)

@@ -134,12 +134,10 @@ def run_job(
 
     Parameters
     ----------
-    plan : Plan
     make_task : callable
         Gives the picklable task of a shard, by its number.
     output : Output
         An `OrderedOutput` is written in this process, from the blocks that the tasks return.
-    options : JobOptions, optional
     conclude : callable, optional
         Gives the facts of the final summary from those of the plan.
 

@@ -95,7 +95,6 @@ class Plan:
         What identifies the inputs, as JSON values.
     options : mapping
         Every option that decides what is written, as JSON values, including versions that matter.
-    samples, shards : int
     ends : tuple of int, optional
         Where each shard ends, if they are not all of one size.
     facts : mapping

@@ -170,7 +170,6 @@ def make_sample(
 
     Parameters
     ----------
-    folder, options, job
     preview : path, optional
         Also write a contact sheet of the first identities there (``.png`` or ``.jpg``).
     command_line : str

@@ -238,7 +238,6 @@ class MatchedLandmarks:
 
     Attributes
     ----------
-    store : EntryStore
     form : KeyForm
         In which the keys match.
     first : ndarray of shape (N,), int64

@@ -48,7 +48,6 @@ class FolderSource(ImageFileSource):
 
     Attributes
     ----------
-    root : str
     folders : tuple of str
         The class folders.
     class_labels : ndarray of shape (C,), int64

@@ -171,12 +171,10 @@ class LmdbWriter(OrderedWriter):
 
     Parameters
     ----------
-    files : BuildFiles
     ends : mapping
         What `write` returned for each shard that is done.
     map_size : int
         Bytes that the database is expected to need; it grows if that is too little.
-    single_file : bool
     """
 
     def __init__(

@@ -139,7 +139,6 @@ class Columns(NamedTuple):
 
     Attributes
     ----------
-    image, label : Leaf
     key : Leaf or None
         None if the number of the row is the key.
     landmarks : Leaf or None

@@ -80,7 +80,6 @@ def extract_archive(
     ----------
     archive : Archive
         From `group_archives`.
-    output : path
     overwrite : bool
         Replace files of the same names, and unpack again what was unpacked before.
     max_ratio : float
@@ -89,7 +88,6 @@ def extract_archive(
         Given a member's name (a relative path), the algorithm to hash it with while it is written, or None.
     observer : callable, optional
         Called with the compressed bytes that are done and the compressed bytes in all.
-    stop : StopRequest, optional
 
     Raises
     ------
