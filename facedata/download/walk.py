@@ -265,13 +265,19 @@ def run_in_order(
 
 
 def _batches(tasks: Iterable[Task[T]]) -> Iterator[list[Task[T]]]:
-    """Small tasks in groups, to save the cost of handing over each; a large one ends a group."""
+    """Small tasks in groups, to save the cost of handing over each; a large one is alone.
+
+    The results of a group arrive together, so a large task must not hold back those before it.
+    """
     batch: list[Task[T]] = []
     size = 0
     for task in tasks:
+        if batch and (task.size >= _LARGE or size >= _BATCH_BYTES or len(batch) >= _BATCH_TASKS):
+            yield batch
+            batch, size = [], 0
         batch.append(task)
         size += task.size
-        if task.size >= _LARGE or size >= _BATCH_BYTES or len(batch) >= _BATCH_TASKS:
+        if task.size >= _LARGE:
             yield batch
             batch, size = [], 0
     if batch:
