@@ -189,8 +189,10 @@ class BlockBuffer:
         return begin
 
     def append(self, data: bytes) -> None:
-        """Append bytes."""
-        begin = self.extend(len(data))
+        """Append bytes; as `extend`, but without its call, since this one is made for each part of each sample."""
+        begin, self.end = self.end, self.end + len(data)
+        if self.end > len(self.data):
+            self.data += bytes(max(self.end, 2 * len(self.data)) - len(self.data))
         self.data[begin : self.end] = data
 
     def share(self, receiver: ProcessAddress | None) -> SharedBuffer:
