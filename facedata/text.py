@@ -18,21 +18,21 @@ _PAGE_NAMES = (".html", ".htm", ".xhtml")
 
 
 def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
-    """What to sort by: runs of digits count as numbers, all else by code point, the name itself decides a tie."""
+    """The sort key: runs of digits count as numbers, all else by code point; the name itself decides a tie."""
     parts = _DIGITS.split(name)
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), name
 
 
 def _shared_prefix(first: str, last: str) -> int:
-    """How many letters all names between these two, sorted, begin with."""
+    """The number of letters that all names between these two, sorted, begin with."""
     return next((place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
 
 
 def natural_sort(names: Iterable[str]) -> list[str]:
     """The names in natural order.
 
-    Names that differ in one number alone, which most folders of images hold, are told at a glance and sorted by
-    length, then text: that is the same order, an order of magnitude faster.
+    Names that differ in one number alone, as in most folders of images, are recognised with one pattern and sorted by
+    length, then text: the same order, an order of magnitude faster.
     """
     names = sorted(names)
     if len(names) < 2:

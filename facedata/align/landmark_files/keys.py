@@ -1,4 +1,4 @@
-"""Keys of images and of landmarks: written in one way so that they can be compared, and found by their hashes."""
+"""Keys of images and of landmarks: normalised for comparison, and found by their hashes."""
 
 from __future__ import annotations
 
