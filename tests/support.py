@@ -242,13 +242,26 @@ def peak_bytes(call: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
-def raised_without_root(call: Callable[[], object]) -> str:
-    """What `call` raises in a process that may not read everything, as root may."""
-    reading, writing = os.pipe()
+def forked(call: Callable[[], object]) -> int:
+    """Make the call in a forked process; its exit status, or minus the number of the signal that ended it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # pytest-xdist has threads
         child = os.fork()
     if child == 0:
+        status = 1
+        try:
+            call()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def raised_without_root(call: Callable[[], object]) -> str:
+    """What `call` raises in a process that may not read everything, as root may."""
+    reading, writing = os.pipe()
+
+    def called() -> None:
         message = "nothing was raised"
         try:
             if os.geteuid() == 0:
@@ -257,8 +270,8 @@ def raised_without_root(call: Callable[[], object]) -> str:
         except BaseException as error:
             message = f"{type(error).__name__}: {error}"
         os.write(writing, message.encode())
-        os._exit(0)
+
+    forked(called)
     os.close(writing)
-    os.waitpid(child, 0)
     with open(reading) as file:
         return file.read()

@@ -1,194 +1,170 @@
-"""The bytes of record files: what MXNet writes facedata reads, and the other way round."""
+"""Record files against MXNet: both write the same bytes and read each other, and loaders take what facedata packs."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support import MemorySource, RecordSetMaker
+from mxnet_support import WITH_META, Pairs, dataset_merge, numbered, write
+from support import MemorySource, RecordSetMaker, jpeg, tree
 
 from facedata.converters.convert import plan_conversion, run_conversion
 from facedata.converters.rec import create_sink
-from facedata.converters.rec.record_set import open_record_set
+from facedata.converters.rec.record_set import index_records, open_record_set
 from facedata.converters.rec.recordio import (
+    INSIGHTFACE,
     MAGIC_BYTES,
+    PLAIN,
     ImageRecord,
     RecordReader,
-    encode_record,
     pack_image_record,
     read_index,
     unpack_image_record,
 )
-from facedata.converters.rec.source import import_mxnet_recordio
-from facedata.dataset import Sample
-from facedata.errors import FormatError, MissingExtraError
+from facedata.dataset import Sample, Source
+from facedata.images import import_opencv
 from facedata.jobs.job import JobOptions
+from facedata.synthetic.sample_set import SampleOptions, make_sample
 
-try:
-    recordio = import_mxnet_recordio()
-except MissingExtraError as missing:
-    pytest.skip(str(missing), allow_module_level=True)
+recordio = pytest.importorskip("mxnet.recordio")
 
-pytestmark = [pytest.mark.compat, pytest.mark.filterwarnings("ignore:tostring:DeprecationWarning")]
+pytestmark = [
+    pytest.mark.compat,
+    pytest.mark.filterwarnings("ignore:tostring:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*np.bool.*:DeprecationWarning"),
+]
 
-Records = Sequence[tuple[int, bytes]]
-WITH_META = ["face2rec2", "dataset_merge", "dataset_relabel", "dataset_clean"]
-
-_pieces = st.one_of(st.just(MAGIC_BYTES), st.binary(max_size=9), st.sampled_from([MAGIC_BYTES[:2], MAGIC_BYTES[2:]]))
-payloads = st.lists(_pieces, max_size=8).map(b"".join)
-keys = st.integers(0, 2**32 - 1)
-records_of_any_kind = st.lists(st.tuples(keys, payloads), min_size=1, max_size=6, unique_by=lambda record: record[0])
-float32 = st.floats(width=32, allow_nan=False)
-uint64 = st.integers(0, 2**64 - 1)
-
-
-def written_by_mxnet(folder: Path, records: Records) -> tuple[bytes, bytes]:
-    writer = recordio.MXIndexedRecordIO(str(folder / "train.idx"), str(folder / "train.rec"), "w")
-    for key, payload in records:
-        writer.write_idx(key, payload)
-    writer.close()
-    return (folder / "train.rec").read_bytes(), (folder / "train.idx").read_bytes()
+PIECES = st.just(MAGIC_BYTES) | st.binary(max_size=9) | st.sampled_from([MAGIC_BYTES[:2], MAGIC_BYTES[2:]])
+PAYLOADS = st.lists(PIECES, max_size=8).map(b"".join)
+KEYS = st.integers(0, 2**32 - 1)
+SPLIT = [b"\xff" * before + MAGIC_BYTES * n + bytes(after) for before, n, after in product(range(5), repeat=3)]
+FLOAT32 = st.floats(width=32, allow_nan=False)
+UINT64 = st.integers(0, 2**64 - 1)
+SETS = st.lists(st.tuples(st.integers(0, 3) | st.just(1 << 24), PAYLOADS.map(jpeg)), min_size=1, max_size=12)
 
 
-def written_by_facedata(folder: Path, records: Records) -> tuple[bytes, bytes]:
-    maker = RecordSetMaker(folder)
-    for key, payload in records:
-        maker.add_payload(key, payload)
-    maker.write()
-    return (folder / "train.rec").read_bytes(), (folder / "train.idx").read_bytes()
+def opened(folder: Path, mode: str = "r") -> Any:
+    return recordio.MXIndexedRecordIO(str(folder / "train.idx"), str(folder / "train.rec"), mode)
 
 
-def pack(folder: Path, samples: Sequence[Sample]) -> None:
-    """Pack in threads of this process: it has MXNet's own threads, and must not be forked."""
-    conversion = plan_conversion("test", MemorySource(samples), create_sink(str(folder), keep_undecodable=True))
-    assert run_conversion(conversion, JobOptions(workers=1, executor_factory=ThreadPoolExecutor)).good
-
-
-def read_by_mxnet(folder: Path, keys: Sequence[int]) -> list[bytes]:
-    reader = recordio.MXIndexedRecordIO(str(folder / "train.idx"), str(folder / "train.rec"), "r")
-    try:
-        return [reader.read_idx(key) for key in keys]
-    finally:
-        reader.close()
-
-
-def read_by_facedata(folder: Path, keys: Sequence[int]) -> list[bytes]:
-    index = read_index(folder / "train.idx")
-    with RecordReader(folder / "train.rec") as reader:
-        places = [index.position(key) for key in keys]
-        return [reader.read(int(index.offsets[place]))[0] for place in places if place is not None]
+def pack(folder: Path, source: Source, style: str) -> None:
+    """Pack in threads of this process: it has MXNet's own threads, and is not to be forked."""
+    conversion = plan_conversion("test", source, create_sink(str(folder), style=style), size=3 << 24)
+    assert run_conversion(conversion, JobOptions(workers=2, executor_factory=ThreadPoolExecutor)).good
 
 
 @settings(deadline=None)
-@given(records_of_any_kind)
-@example([(0, MAGIC_BYTES)])
-@example([(0, MAGIC_BYTES * 5)])
-@example([(0, MAGIC_BYTES + b"begins and ends with it ." + MAGIC_BYTES)])
-@example([(0, b"ends with it" + MAGIC_BYTES), (1, MAGIC_BYTES + b"begins with it")])
-@example([(0, b"." + MAGIC_BYTES + b"not where it splits" + MAGIC_BYTES)])
-@example([(0, b"twice in a row" + b".." + MAGIC_BYTES * 2 + b"and later" + b"..." + MAGIC_BYTES)])
-@example([(0, b""), (1, b""), (2, b"x")])
-def test_both_write_the_same_files_and_read_each_other(records: list[tuple[int, bytes]]) -> None:
-    keys, payloads = [key for key, _ in records], [payload for _, payload in records]
-    with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
+@given(st.dictionaries(KEYS, PAYLOADS, min_size=1, max_size=6))
+@example(dict(enumerate(SPLIT)))
+@example({0: b"." + MAGIC_BYTES + b"not where it splits" + MAGIC_BYTES, 1: MAGIC_BYTES + b"12345678" + MAGIC_BYTES})
+@example({0: b"twice in a row.." + MAGIC_BYTES * 2 + b"and later..." + MAGIC_BYTES})
+def test_both_write_the_same_files_and_read_each_other(records: dict[int, bytes]) -> None:
+    with TemporaryDirectory() as one, TemporaryDirectory() as other:
         mxnets, ours = Path(one), Path(other)
-
-        files = written_by_mxnet(mxnets, records)
-
-        assert written_by_facedata(ours, records) == files
-        assert b"".join(map(encode_record, payloads)) == files[0]
-        assert read_by_facedata(mxnets, keys) == payloads
-        assert read_by_mxnet(ours, keys) == payloads
-
-
-def test_split_at_every_place_as_mxnet_splits(tmp_path: Path) -> None:
-    places = product(range(5), range(4), range(5))
-    payloads = [b"\xff" * before + MAGIC_BYTES * times + b"\x00" * behind for before, times, behind in places]
-
-    assert written_by_mxnet(tmp_path, list(enumerate(payloads)))[0] == b"".join(map(encode_record, payloads))
-    assert read_by_facedata(tmp_path, range(len(payloads))) == payloads
-
-
-def test_the_chunks_noted_in_the_reference(tmp_path: Path) -> None:
-    image = b"abcd" + MAGIC_BYTES + b"efgh" + MAGIC_BYTES * 2 + b"xy"
-    written_by_mxnet(tmp_path, [(0, recordio.pack(recordio.IRHeader(0, 0.0, 0, 0), image))])
-
-    with RecordReader(tmp_path / "train.rec") as reader:
-        assert [reader.chunk(offset) for offset in (0, 36, 48, 56)] == [(1, 28), (2, 4), (2, 0), (3, 2)]
+        writer, maker = opened(mxnets, "w"), RecordSetMaker(ours)
+        for key, payload in records.items():
+            writer.write_idx(key, payload)
+            maker.add_payload(key, payload)
+        writer.close()
+        assert tree(maker.write()) == tree(mxnets)
+        index = read_index(mxnets / "train.idx")
+        with RecordReader(mxnets / "train.rec") as reader:
+            read = [reader.read(offset)[0] for offset in index.offsets.tolist()]
+        assert dict(zip(index.keys, read, strict=True)) == records
+        reading = opened(ours)
+        assert {key: reading.read_idx(key) for key in records} == records
+        reading.close()
 
 
 @settings(deadline=None)
-@given(float32 | st.lists(float32, min_size=1, max_size=8), uint64, uint64, payloads)
+@given(FLOAT32 | st.lists(FLOAT32, min_size=1, max_size=8), UINT64, UINT64, PAYLOADS)
 def test_both_pack_and_unpack_the_same_headers(label: float | list[float], key: int, key2: int, image: bytes) -> None:
     labels = (label,) if isinstance(label, float) else tuple(label)
     record = ImageRecord(0 if isinstance(label, float) else len(labels), labels, key, key2, image)
     packed = recordio.pack(recordio.IRHeader(0, label, key, key2), image)
-    header, unpacked = recordio.unpack(pack_image_record(record))
-
+    header, unpacked = recordio.unpack(packed)
     assert pack_image_record(record) == packed
     assert unpack_image_record(packed) == record
     assert (header.flag, tuple(np.atleast_1d(header.label)), header.id, header.id2) == (record.flag, labels, key, key2)
     assert unpacked == image
 
 
-def test_both_refuse_a_record_that_is_too_long(tmp_path: Path) -> None:
-    payload = bytes(1 << 29)
-
-    with pytest.raises(FormatError, match="at most 536870911"):
-        encode_record(payload)
-    with pytest.raises(Exception, match=r"2\^29 bytes"):
-        written_by_mxnet(tmp_path, [(0, payload)])
-
-
-def test_every_dialect_is_read(record_set: tuple[Path, list[Sample]]) -> None:
+def test_every_dialect_is_read_with_its_index_and_without(record_set: tuple[Path, list[Sample]]) -> None:
     folder, samples = record_set
-
-    opened = open_record_set(folder)
-
-    assert opened.dialect == ("insightface" if folder.name in WITH_META else "plain")
-    assert list(opened) == samples
-    assert list(opened[3:9]) == samples[3:9]
-    assert np.concatenate(list(opened.labels())).tolist() == [sample.label for sample in samples]
-
-
-def test_every_dialect_is_read_without_its_index(unindexed: tuple[Path, list[Sample]]) -> None:
-    folder, samples = unindexed
-
-    opened = open_record_set(folder)
-
-    assert opened.dialect == ("insightface" if folder.name in WITH_META else "plain")
-    assert list(opened) == samples
+    index = folder / "train.idx"
+    original = index.read_bytes()
+    for _ in ("with", "without"):
+        source = open_record_set(folder)
+        assert source.dialect == (INSIGHTFACE if folder.name in WITH_META else PLAIN)
+        assert list(source) == samples
+        assert list(source[3:9]) == samples[3:9]
+        assert np.concatenate(list(source.labels())).tolist() == [sample.label for sample in samples]
+        index.unlink(missing_ok=True)
+    assert index_records(folder).records == original.count(b"\n")
+    assert index.read_bytes() == original
 
 
-@pytest.mark.parametrize("record_set", ["dataset_merge"], indirect=True)
-def test_insightface_set_is_written_as_the_builder_writes_it(
-    record_set: tuple[Path, list[Sample]], tmp_path: Path
-) -> None:
-    folder, samples = record_set
-    ours = tmp_path / "ours"
-
-    pack(ours, samples)
-
-    for name in ("train.rec", "train.idx"):
-        assert (ours / name).read_bytes() == (folder / name).read_bytes()
-    assert (ours / "property").read_text().strip() == (folder / "property").read_text()
+@pytest.mark.parametrize("style", [INSIGHTFACE, PLAIN])
+@settings(deadline=None, max_examples=30)
+@given(pairs=SETS)
+def test_what_is_packed_has_the_bytes_that_mxnet_writes(style: str, pairs: Pairs) -> None:
+    pairs = sorted(pairs) if style == INSIGHTFACE else pairs
+    with TemporaryDirectory() as one, TemporaryDirectory() as other:
+        pack(Path(one), MemorySource([Sample(str(n), *pair) for n, pair in enumerate(pairs)]), style)
+        write(Path(other), dataset_merge(pairs) if style == INSIGHTFACE else numbered(pairs))
+        assert {name: Path(one, name).read_bytes() for name in tree(Path(other))} == tree(Path(other))
 
 
-def test_mxnet_finds_its_way_through_an_insightface_set_of_ours(tmp_path: Path) -> None:
-    pairs = [(0, b"a"), (0, MAGIC_BYTES), (1, b"b" * 9), (2, b"c"), (2, b"d")]
-    pack(tmp_path, [Sample(str(place), label, image) for place, (label, image) in enumerate(pairs)])
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    """Drawn faces, as JPEGs: 5 people with 4 images each."""
+    folder = tmp_path_factory.mktemp("faces")
+    make_sample(folder, SampleOptions(identities=5, images=4))
+    return open_record_set(folder)
 
-    def unpacked(key: int) -> tuple[list[float], int, bytes]:
-        header, image = recordio.unpack(read_by_mxnet(tmp_path, [key])[0])
-        return np.atleast_1d(header.label).tolist(), header.id, image
 
-    assert unpacked(0) == ([6, 9], 0, b"")
-    assert [unpacked(key) for key in (6, 7, 8)] == [([1, 3], 6, b""), ([3, 4], 7, b""), ([4, 6], 8, b"")]
-    assert [unpacked(key) for key in (1, 2, 5)] == [([0], 1, b"a"), ([0], 2, MAGIC_BYTES), ([2], 5, b"d")]
+def test_the_loaders_of_insightface_find_every_image_and_person(faces: Source, tmp_path: Path) -> None:
+    """They find their way through a set from the meta record on."""
+    pack(tmp_path, faces, INSIGHTFACE)
+    reader = opened(tmp_path)
+    first, end = map(int, recordio.unpack(reader.read_idx(0))[0].label)
+    read = {key: recordio.unpack(reader.read_idx(key)) for key in range(1, end)}
+    images = [(header.label, image) for key, (header, image) in read.items() if key < first]
+    assert images == [(sample.label, sample.image) for sample in faces]
+    people = [(*header.label, image) for key, (header, image) in read.items() if key >= first]
+    assert people == [(key, key + 4, b"") for key in range(1, 21, 4)]
+    assert (tmp_path / "property").read_text() == "5,112,112\n"
+
+
+def delivered(batches: Any) -> list[tuple[int, Any]]:
+    return [
+        (int(label), image)
+        for batch in batches
+        for label, image in zip(batch.label[0].asnumpy(), batch.data[0].asnumpy(), strict=True)
+    ]
+
+
+def test_the_iterators_of_mxnet_deliver_every_image(faces: Source, tmp_path: Path) -> None:
+    from mxnet.image import ImageIter
+    from mxnet.io import ImageRecordIter
+
+    cv2 = import_opencv()
+    samples = list(faces.take(np.random.RandomState(0).permutation(len(faces))))
+    pack(tmp_path, MemorySource(samples), PLAIN)
+    options: dict[str, Any] = {"data_shape": (3, 112, 112), "batch_size": 5}
+    options |= {"path_imgrec": str(tmp_path / "train.rec"), "path_imgidx": str(tmp_path / "train.idx")}
+    for iterator in (ImageIter(**options), ImageRecordIter(preprocess_threads=1, verbose=False, **options)):
+        found = delivered(iterator)
+        assert [label for label, _ in found] == [sample.label for sample in samples]
+        for (_, image), sample in zip(found, samples, strict=True):
+            pixels = cv2.imdecode(np.frombuffer(sample.image, np.uint8), cv2.IMREAD_COLOR)
+            assert np.abs(image - pixels[:, :, ::-1].transpose(2, 0, 1)).mean() < 2  # two builds of the JPEG library
+    mixed = delivered(ImageIter(shuffle=True, **options))
+    assert sorted(label for label, _ in mixed) == sorted(sample.label for sample in samples)

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support import chunk, file_of, peak_bytes
 
 from facedata.converters.rec import recordio
 from facedata.converters.rec.recordio import (
+    ADVICE,
     LARGEST_LABEL,
     MAGIC,
     MAGIC_BYTES,
@@ -48,32 +49,21 @@ def read(data: bytes, offset: int = 0) -> tuple[bytes, int]:
         return reader.read(offset)
 
 
-def chunks_of(data: bytes) -> list[tuple[int, bytes]]:
-    """`cflag` and payload of each chunk, taken apart by the letter of the format."""
-    found, at = [], 0
-    while at < len(data):
-        magic, word = struct.unpack_from("<II", data, at)
-        assert magic == MAGIC
-        length = word & MAXIMUM_LENGTH
-        found.append((word >> 29, data[at + 8 : at + 8 + length]))
-        padding = data[at + 8 + length : at + 8 + -(-length // 4) * 4]
-        assert padding == bytes(-length % 4)
-        at += 8 + length + len(padding)
-    return found
-
-
 @given(PAYLOADS)
 @example(bytes(24) + b"abcd" + MAGIC_BYTES + b"efgh" + MAGIC_BYTES * 2 + b"xy")
 @example(b"a" + MAGIC_BYTES + b"bcd")
 def test_a_payload_is_split_at_each_magic_on_a_multiple_of_four_and_comes_back(payload: bytes) -> None:
+    parts = [b""]
+    for at in range(0, len(payload), 4):
+        word = payload[at : at + 4]
+        if word == MAGIC_BYTES:
+            parts.append(b"")
+        else:
+            parts[-1] += word
+    flags = [0] if len(parts) == 1 else [1, *[2] * (len(parts) - 2), 3]
     data = encode_record(payload)
+    assert data == b"".join(map(chunk, flags, parts))
     assert read(data) == (payload, len(data))
-    chunks = chunks_of(data)
-    flags = [flag for flag, _ in chunks]
-    assert flags == ([0] if len(flags) == 1 else [1, *[2] * (len(flags) - 2), 3])
-    assert MAGIC_BYTES.join(part for _, part in chunks) == payload
-    for _, part in chunks:
-        assert all(part[at : at + 4] != MAGIC_BYTES for at in range(0, len(part), 4))
 
 
 def test_a_payload_longer_than_the_format_can_say_is_refused() -> None:
@@ -81,25 +71,20 @@ def test_a_payload_longer_than_the_format_can_say_is_refused() -> None:
         encode_record(bytes(MAXIMUM_LENGTH + 1))
 
 
-@given(
-    st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=40),
-    st.booleans(),
-    st.integers(0, (1 << 64) - 1),
-    st.integers(0, (1 << 64) - 1),
-    st.binary(max_size=20),
-)
-def test_image_headers_of_any_flag_come_back(
+FLOATS = st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=40)
+UINT64 = st.integers(0, (1 << 64) - 1)
+
+
+@given(FLOATS, st.booleans(), UINT64, UINT64, st.binary(max_size=20))
+def test_image_headers_have_the_layout_of_irheader(
     labels: list[float], is_array: bool, number: int, second: int, image: bytes
 ) -> None:
-    labels = labels if is_array else labels[:1]
-    record = ImageRecord(len(labels) if is_array else 0, tuple(labels), number, second, image)
-    assert unpack_image_record(pack_image_record(record)) == record
-
-
-def test_the_image_header_has_the_layout_of_irheader() -> None:
-    single, array = ImageRecord(0, (3.0,), 5, 7, b"image"), ImageRecord(2, (3.0, 4.0), 5, 7, b"image")
-    assert pack_image_record(single) == struct.pack("<IfQQ", 0, 3.0, 5, 7) + b"image"
-    assert pack_image_record(array) == struct.pack("<IfQQ2f", 2, 0.0, 5, 7, 3.0, 4.0) + b"image"
+    flag, single = (len(labels), 0.0) if is_array else (0, labels[0])
+    array = struct.pack(f"<{flag}f", *labels[:flag])
+    payload = struct.pack("<IfQQ", flag, single, number, second) + array + image
+    record = ImageRecord(flag, tuple(labels if is_array else labels[:1]), number, second, image)
+    assert pack_image_record(record) == payload
+    assert unpack_image_record(payload) == record
 
 
 def test_a_payload_shorter_than_its_header_says_is_refused() -> None:
@@ -110,9 +95,7 @@ def test_a_payload_shorter_than_its_header_says_is_refused() -> None:
         unpack_image_record(bytes(23))
 
 
-@pytest.mark.parametrize(
-    "label", [float("nan"), float("inf"), float("-inf"), -1.0, 0.5, 1e-30, float(LARGEST_LABEL + 2), 3.0e38]
-)
+@pytest.mark.parametrize("label", [np.nan, np.inf, -np.inf, -1.0, 0.5, 1e-30, float(LARGEST_LABEL + 2), 3.0e38])
 def test_a_label_that_is_not_an_exact_integer_from_0_is_refused(label: float) -> None:
     rounded = LARGEST_LABEL < label < float("inf")
     message = f"above {LARGEST_LABEL}, above which" if rounded else f"label {label:g} is not an integer from 0"
@@ -175,7 +158,6 @@ def test_any_bytes_read_anywhere_are_a_record_or_a_format_error(data: bytes, off
         assert len(payload) <= end - offset - 8
 
 
-@settings(max_examples=30)
 @given(HOSTILE_FILES)
 def test_no_claimed_length_is_believed_before_it_is_checked(data: bytes) -> None:
     with file_of(data) as path, RecordReader(path) as reader:
@@ -196,30 +178,27 @@ CRAFTED = {
 
 
 @pytest.mark.parametrize("data", CRAFTED.values(), ids=CRAFTED)
-def test_a_record_takes_little_more_memory_than_it_has_bytes(data: bytes, tmp_path: Path) -> None:
-    (tmp_path / "train.rec").write_bytes(data)
-
+def test_a_record_takes_little_more_memory_than_it_has_bytes(data: bytes) -> None:
     def read_it() -> None:
-        with RecordReader(tmp_path / "train.rec") as reader, suppress(FormatError):
-            reader.read(0)
+        with suppress(FormatError):
+            read(data)
 
     assert peak_bytes(read_it) < 3 * len(data)
 
 
 @given(st.integers(0, 60), st.data())
 def test_a_record_cut_anywhere_is_a_format_error(size: int, data: st.DataObject) -> None:
-    whole = encode_record(bytes(24) + MAGIC_BYTES.join([b"x" * size] * 3))
-    last = len(whole) - -len(chunks_of(whole)[-1][1]) % 4  # the padding of the last chunk may be missing
-    cut = data.draw(st.integers(0, last - 1))
+    payload = bytes(24) + MAGIC_BYTES.join([b"x" * size] * 3)
+    whole = encode_record(payload)
+    last = len(whole) - -len(payload) % 4  # the padding at the end may be missing
     with pytest.raises(FormatError):
-        read(whole[:cut])
-    assert read(whole[:last])[0] == read(whole)[0]
+        read(whole[: data.draw(st.integers(0, last - 1))])
+    assert read(whole[:last])[0] == payload
 
 
 # The index
 
 LARGEST = (1 << 63) - 1
-ADVICE = "give --rebuild-index to read without it, or rebuild it with facedata index-rec --overwrite"
 
 ENTRIES = st.dictionaries(
     st.integers(0, 30) | st.integers(0, 1 << 40), st.integers(0, 1 << 62) | st.integers(0, 1 << 20), max_size=30
@@ -233,9 +212,7 @@ def read_text(text: str) -> RecordIndex:
 
 
 @given(ENTRIES, st.sampled_from(["\n", "\r\n"]), st.booleans())
-def test_keys_and_offsets_in_any_order_come_back_in_key_order(
-    entries: dict[int, int], line_end: str, end_missing: bool
-) -> None:
+def test_entries_come_back_in_key_order(entries: dict[int, int], line_end: str, end_missing: bool) -> None:
     text = "".join(f"{key}\t{offset}{line_end}" for key, offset in entries.items())
     index = read_text(text.removesuffix(line_end) if end_missing else text)
     assert list(index.keys) == sorted(entries)
@@ -258,28 +235,17 @@ def test_keys_are_a_range_unless_there_are_gaps() -> None:
     assert len(read_text("")) == 0
 
 
-BAD_LINES = {
-    "last line cut before the tab": ("1\t0\n2", 2, "2"),
-    "last line cut behind the tab": ("1\t0\n2\t", 2, "2\t"),
-    "line cut in the middle": ("1\t0\n2\n3\t80\n", 2, "2"),
-    "key missing": ("1\t0\n\t40\n", 2, "\t40"),
-    "empty line inside": ("1\t0\n\n2\t40\n", 2, ""),
-    "letters": ("1\t0\nkey\toffset\n", 2, "key\toffset"),
-    "negative key": ("1\t0\n-1\t40\n", 2, "-1\t40"),
-    "float offset": ("1\t0\n2\t40.0\n", 2, "2\t40.0"),
-    "space in place of the tab": ("1\t0\n2 40\n", 2, "2 40"),
-    "three columns": ("1\t0\n2\t40\t80\n", 2, "2\t40\t80"),
-    "bytes that are no text": ("1\t0\n\N{SNOWMAN}\t40\n", 2, r"\xe2\x98\x83" + "\t40"),
-    "control characters": ("1\t0\n\x1b[2J\0\n", 2, r"\x1b[2J\x00"),
-    "one long line without an end": ("1\t0\n" + "2" * 100, 2, "2" * 60),
-}
+BAD_LINES = ["2", "2\t", "2\n3\t80\n", "\t40\n", "\n2\t40\n", "key\toffset\n", "-1\t40\n", "2\t40.0\n", "2 40\n"]
+BAD_LINES += ["2\t40\t80\n", "\N{SNOWMAN}\t40\n", "\x1b[2J\0\n", "2" * 100]
+SHOWN = {"\N{SNOWMAN}\t40": r"\xe2\x98\x83" + "\t40", "\x1b[2J\0": r"\x1b[2J\x00", "2" * 100: "2" * 60}
 
 
-@pytest.mark.parametrize(("text", "line", "shown"), BAD_LINES.values(), ids=BAD_LINES)
-def test_a_bad_line_is_refused_by_file_number_and_text(text: str, line: int, shown: str) -> None:
-    message = re.escape(f"train.idx: line {line} is '{shown}', expected key<TAB>offset") + f".*{ADVICE}$"
+@pytest.mark.parametrize("text", BAD_LINES)
+def test_a_bad_line_is_refused_by_file_number_and_text(text: str) -> None:
+    line = text.partition("\n")[0]
+    message = re.escape(f"train.idx: line 2 is '{SHOWN.get(line, line)}', expected key<TAB>offset") + f".*{ADVICE}$"
     with pytest.raises(FormatError, match=message):
-        read_text(text)
+        read_text(f"1\t0\n{text}")
 
 
 @pytest.mark.parametrize("text", ["1\t0\n2\t40\n1\t80\n", "2\t0\n1\t40\n1\t80\n", "5\t0\n1\t40\n2\t80\n1\t120\n"])

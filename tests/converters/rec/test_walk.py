@@ -9,7 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from support import chunk, file_of, jpeg, peak_bytes
 
@@ -27,11 +27,11 @@ from facedata.converters.rec.walk import WalkedRecords, walk_records
 from facedata.errors import FormatError
 
 
-def image_record(key: int, image: bytes | None = None, labels: tuple[float, ...] = (0.0,)) -> bytes:
+def image_record(key: int, image: bytes | None = None, labels: Sequence[float] = (0.0,)) -> bytes:
     """The chunks of an image record, or of a meta record where there are two labels."""
     flag = 0 if len(labels) == 1 else len(labels)
     content = jpeg(key) if image is None else image
-    return encode_record(pack_image_record(ImageRecord(flag, labels, key, 0, content)))
+    return encode_record(pack_image_record(ImageRecord(flag, tuple(labels), key, 0, content)))
 
 
 def records_of(pieces: st.SearchStrategy[bytes]) -> st.SearchStrategy[list[bytes]]:
@@ -94,24 +94,20 @@ def test_it_finds_what_was_written_wherever_the_blocks_end(records: list[bytes],
     assert walked.damaged == 0
 
 
-LONG = (1 << 26) - 1
-
-
 def test_a_long_record_is_jumped_over_not_read(tmp_path: Path) -> None:
-    path = tmp_path / "train.rec"
+    path, long = tmp_path / "train.rec", (1 << 26) - 1
     with open(path, "wb") as file:
-        file.write(chunk(0, bytes(24), length=LONG))
-        file.seek(8 + LONG + 1)  # a hole in the file: 64 MiB that are not there
+        file.write(chunk(0, bytes(24), length=long))
+        file.seek(8 + long + 1)  # a hole in the file: 64 MiB that are not there
         file.write(image_record(1))
     found: list[int] = []
     assert peak_bytes(lambda: found.extend(walk_records(path, block_size=1 << 20).offsets)) < 1 << 22
-    assert found == [0, 8 + LONG + 1]
+    assert found == [0, 8 + long + 1]
 
 
 IDS = st.integers(0, 1 << 40).filter(lambda number: number & 0xFFFFFFFF != MAGIC)  # or the header itself is split
 
 
-@settings(max_examples=30)
 @given(st.lists(IDS, unique=True, min_size=1, max_size=8))
 def test_keys_are_the_ids_of_the_records_if_these_differ(ids: list[int]) -> None:
     assume(sorted(ids) != list(range(1, len(ids) + 1)))  # see the next test
@@ -119,28 +115,23 @@ def test_keys_are_the_ids_of_the_records_if_these_differ(ids: list[int]) -> None
     assert keys_by_offset(b"".join(records)) == dict(zip(places(records), ids, strict=True))
 
 
-META = (3.0, 4.0)
-COUNTED: dict[str, tuple[list[bytes], list[int]]] = {
-    "all 0": ([image_record(0)] * 3, [0, 1, 2]),
-    "one twice": ([image_record(5), image_record(7), image_record(5)], [0, 1, 2]),
-    "shuffled from 1, as by shuffle_rec.py": ([image_record(3), image_record(1), image_record(2)], [0, 1, 2]),
-    "the meta record is the last": (
-        [image_record(7), image_record(7), image_record(7, b"", (1.0, 3.0)), image_record(7, b"", META)],
-        [1, 2, 3, 0],
-    ),
-    "more than meta counts, as left by dataset_clean.py": (
-        [image_record(3), image_record(9), image_record(3, b"", (1.0, 3.0)), image_record(0, b"", META)],
-        [1, 2, 3, 0],
-    ),
-    **{
-        f"meta counts {end}": ([image_record(1), image_record(2), image_record(0, b"", (3.0, end))], [1, 2, 0])
-        for end in (float("nan"), float("inf"), 3.4e38)
-    },
+# the ids of the images, those of the records after them, with the two labels of each, and the keys
+Ranges = list[tuple[int, float, float]]
+COUNTED: dict[str, tuple[list[int], Ranges, list[int]]] = {
+    "all 0": ([0, 0, 0], [], [0, 1, 2]),
+    "one twice": ([5, 7, 5], [], [0, 1, 2]),
+    "shuffled from 1, as by shuffle_rec.py": ([3, 1, 2], [], [0, 1, 2]),
+    "the meta record is the last": ([7, 7], [(7, 1, 3), (7, 3, 4)], [1, 2, 3, 0]),
+    "more than meta counts, as left by dataset_clean.py": ([3, 9], [(3, 1, 3), (0, 3, 4)], [1, 2, 3, 0]),
+    "meta counts nan": ([1, 2], [(0, 3, float("nan"))], [1, 2, 0]),
+    "meta counts inf": ([1, 2], [(0, 3, float("inf"))], [1, 2, 0]),
+    "meta counts 3.4e38": ([1, 2], [(0, 3, 3.4e38)], [1, 2, 0]),
 }
 
 
-@pytest.mark.parametrize(("records", "keys"), COUNTED.values(), ids=COUNTED)
-def test_records_are_counted_if_the_ids_cannot_be_the_keys(records: list[bytes], keys: list[int]) -> None:
+@pytest.mark.parametrize(("images", "others", "keys"), COUNTED.values(), ids=COUNTED)
+def test_records_are_counted_if_ids_cannot_be_keys(images: list[int], others: Ranges, keys: list[int]) -> None:
+    records = [image_record(key) for key in images] + [image_record(key, b"", labels) for key, *labels in others]
     assert keys_by_offset(b"".join(records)) == dict(zip(places(records), keys, strict=True))
 
 
@@ -150,10 +141,9 @@ def test_records_are_counted_if_the_ids_cannot_be_the_keys(records: list[bytes],
     ids=["no image header", "id too large", "damaged"],
 )
 def test_a_record_without_a_usable_id_takes_none_from_the_others(middle: bytes) -> None:
-    records = [A, middle, image_record(7), image_record(8)]
-    assert keys_by_offset(b"".join(records), salvage=True) == dict(zip(places(records), [0, 1, 7, 8], strict=True))
-    records = [A, middle, image_record(1), image_record(8)]
-    assert keys_by_offset(b"".join(records), salvage=True) == dict(zip(places(records), [0, 9, 1, 8], strict=True))
+    for after, keys in ((7, [0, 1, 7, 8]), (1, [0, 9, 1, 8])):
+        records = [A, middle, image_record(after), image_record(8)]
+        assert keys_by_offset(b"".join(records), salvage=True) == dict(zip(places(records), keys, strict=True))
 
 
 @given(st.lists(st.integers(0, (1 << 64) - 1), min_size=1, max_size=4), st.integers(0, 4))
@@ -216,7 +206,6 @@ def test_with_salvage_whole_records_after_a_wrong_length_are_found() -> None:
     assert salvaged(A + chunk(1, first[8:], length=len(first) + 4) + rest + B) == ([A, B], 1)
 
 
-@settings(max_examples=60)
 @given(UNLIKE_RECORDS, BLOCKS, st.booleans(), st.integers(1, 255) | st.sampled_from([4, 8, 16, 32, 64]), st.data())
 def test_with_salvage_a_flipped_byte_or_missing_ones_never_cost_a_whole_record(
     records: list[bytes], block: int, missing: bool, flip: int, data: st.DataObject
@@ -235,11 +224,8 @@ def test_with_salvage_a_flipped_byte_or_missing_ones_never_cost_a_whole_record(
         assert [record for record in whole if record in untouched] == untouched
 
 
-@settings(max_examples=30)
 @given(RECORDS, BLOCKS, st.data())
-def test_with_salvage_a_file_cut_anywhere_gives_what_lies_before(
-    records: list[bytes], block: int, data: st.DataObject
-) -> None:
+def test_salvage_of_a_cut_file_gives_what_lies_before(records: list[bytes], block: int, data: st.DataObject) -> None:
     whole = b"".join(records)
     end = data.draw(st.integers(0, len(whole)))
     found, damaged = salvaged(whole[:end], block)
@@ -249,10 +235,10 @@ def test_with_salvage_a_file_cut_anywhere_gives_what_lies_before(
     assert len(found) + damaged == sum(offset < end for offset in places(records))
 
 
-@given(
-    st.lists(st.binary(max_size=20) | st.sampled_from([A, SPLIT, MAGIC_BYTES, *map(chunk, range(4), [b""] * 4)])),
-    BLOCKS,
-)
+PIECES = st.binary(max_size=20) | st.sampled_from([A, SPLIT, MAGIC_BYTES, *map(chunk, range(4), [b""] * 4)])
+
+
+@given(st.lists(PIECES), BLOCKS)
 def test_any_bytes_are_walked_to_their_end(pieces: list[bytes], block: int) -> None:
     data = b"".join(pieces)
     whole, damaged = salvaged(data, block)
