@@ -367,6 +367,7 @@ def test_a_rebuilt_index_is_used_again_except_for_another_file_or_a_salvage(
         source = open_record_set(folder, cache_folder=cache, **options)
         assert len(source) == 4
         source.save_cache()
+    open_record_set(record_set("indexed").plain([0, 1]), cache_folder=cache).save_cache()
     assert len([path for path in cache.iterdir() if path.name.startswith(".facedata-")]) == 3
     assert [path.name for path in folder.iterdir()] == ["train.rec"]
 
