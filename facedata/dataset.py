@@ -33,7 +33,7 @@ class Sample(NamedTuple):
     key : str
         Its name in its dataset.
     label : int
-        Its class, from 0.
+        Its class, from 0; -1 if it has none.
     image : bytes
         The encoded image exactly as stored.
     landmarks : ndarray of shape (5, 2), float32, optional
@@ -56,6 +56,8 @@ class Source(ABC):
 
     keys_are_paths: bool = False
     """Whether keys are relative paths of image files, which a folder may keep as names."""
+    labelled: bool = True
+    """Whether the samples have labels; if not, the label of each is -1."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -102,7 +104,7 @@ class Source(ABC):
             yield item.key
 
     def labels(self) -> Iterator[NDArray[np.int64]]:
-        """The labels in order, in blocks; -1 for a sample whose label cannot be read."""
+        """The labels in order, in blocks; -1 for a sample that has none, or whose label cannot be read."""
         import numpy as np
 
         labels = [-1 if isinstance(item, SampleError) else item.label for item in self.read()]
@@ -149,6 +151,11 @@ class WrappedSource(Source):
     def keys_are_paths(self) -> bool:  # type: ignore[override]
         """Whether the keys of the wrapped source are relative paths."""
         return self._source.keys_are_paths
+
+    @property
+    def labelled(self) -> bool:  # type: ignore[override]
+        """Whether the samples of the wrapped source have labels."""
+        return self._source.labelled
 
     def read(self) -> Iterator[Sample | SampleError]:
         """The samples of the wrapped source."""
@@ -301,6 +308,8 @@ class Sink(Output, ABC):
     """Whether the samples of a class have to follow each other, in the order of the labels."""
     named_by_key: bool = False
     """Whether of two samples with the same key the second would replace the first."""
+    needs_labels: bool = False
+    """Whether the readers of the format need a label for every sample, so that one without a label is refused."""
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
@@ -479,6 +488,12 @@ def open_dataset(spec: str, **options: Any) -> Source:
         raise OptionError(f"{name}: this format cannot be read")
     _check_options(name, opener, options)
     return opener(path, **options)
+
+
+def takes_option(name: str, option: str) -> bool:
+    """Whether opening a dataset of this format takes the option."""
+    opener = load_format(name).open_source
+    return opener is not None and option in inspect.signature(opener).parameters
 
 
 def _check_readable(path: str) -> None:

@@ -19,7 +19,7 @@ from facedata.align.codec import MAX_PIXELS, Encoding, decode_image
 from facedata.align.faces import FACE_RULES, Face, check_inside, choose_faces, crop_face, five_points, upper_rows
 from facedata.align.landmark_files import in_pixels
 from facedata.align.similarity import apply_transforms, defect_error, similarity_transforms
-from facedata.converters.convert import ChangeItems, Refused
+from facedata.converters.convert import ChangeItems, LabelOptions, Refused
 from facedata.dataset import Sample
 from facedata.errors import FaceError, OptionError, SampleError
 from facedata.images import image_extension, image_size, import_opencv, opencv_in_one_thread, stem_of_key
@@ -96,6 +96,8 @@ class AlignOptions:
         Files for the landmarks of all faces, and for a contact sheet of some of them.
     limit : int, optional
         Only the first so many images.
+    labels : LabelOptions
+        Where the labels of the images come from.
     writing : mapping
         Options for the ``create_sink`` of the target's format.
     command_line : str
@@ -117,6 +119,7 @@ class AlignOptions:
     write_landmarks: str | None = None
     preview: str | None = None
     limit: int | None = None
+    labels: LabelOptions = field(default_factory=LabelOptions)
     writing: Mapping[str, Any] = field(default_factory=dict)
     command_line: str = "the same command"
 

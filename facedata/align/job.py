@@ -79,6 +79,7 @@ def plan_alignment(source: str, target: str, options: AlignOptions | None = None
     if options.preview is not None:
         sheet_extension(options.preview)
     conversion = ConversionOptions(
+        labels=options.labels,
         limit=options.limit,
         writing=options.writing,
         change=partial(_make_aligner, options=options, template=template),

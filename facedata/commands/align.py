@@ -131,6 +131,7 @@ PIXELS = options.together(
     help="Draw some images with their points, and the crops beside them (.jpg, .png).",
 )
 @TARGET
+@options.LABELS
 @options.LIMIT
 @options.SHARD
 @JOB
@@ -153,7 +154,7 @@ def command(source: str, output: str, **given: Any) -> int:
     """
     from facedata.align.codec import Encoding
     from facedata.align.job import AlignOptions, plan_alignment, run_alignment
-    from facedata.converters.convert import check_conversion
+    from facedata.converters.convert import LabelOptions, check_conversion
     from facedata.jobs.job import JobOptions
     from facedata.jobs.plan import Part
 
@@ -165,6 +166,7 @@ def command(source: str, output: str, **given: Any) -> int:
         **chosen,
         detector=_detector_options(given),
         encoding=Encoding(given["image_format"], given["quality"]),
+        labels=LabelOptions(given["labels"], given["label"]),
         writing={name: given[name] for name in _WRITING if given[name] not in (None, False)},
         command_line=options.command_line(),
     )

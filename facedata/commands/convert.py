@@ -74,6 +74,7 @@ def run_conversion(
     target: str | Sink,
     *,
     labels: str,
+    label: int | None,
     limit: int | None,
     workers: int | None,
     overwrite: bool,
@@ -100,8 +101,8 @@ def run_conversion(
     sources : sequence of str
         Specs.
     target : str or Sink
-    labels, limit, min_images, max_images, relabel, shuffle, seed
-        Which samples are written, as for `ConversionOptions` and `Selection`.
+    labels, label, limit, min_images, max_images, relabel, shuffle, seed
+        Which samples are written, as for `LabelOptions` and `Selection`.
     workers, overwrite, dry_run, as_json, quiet, shard
         How the job is run.
     salvage, rebuild_index, opening
@@ -109,7 +110,7 @@ def run_conversion(
     **writing
         All other options go to the format that is written, except those that were not given.
     """
-    from facedata.converters.convert import ConversionOptions, check_conversion, plan_dataset
+    from facedata.converters.convert import ConversionOptions, LabelOptions, check_conversion, plan_dataset
     from facedata.converters.convert import run_conversion as run
     from facedata.converters.selection import Selection
     from facedata.jobs.job import JobOptions
@@ -118,7 +119,7 @@ def run_conversion(
     options.start_logging(quiet=quiet)
     flags = {"salvage": salvage, "rebuild_index": rebuild_index}
     conversion_options = ConversionOptions(
-        labels=labels,
+        labels=LabelOptions(labels, label),
         selection=Selection(min_images, max_images, relabel, shuffle=shuffle, seed=seed),
         limit=limit,
         opening={**(opening or {}), **{name: True for name, wanted in flags.items() if wanted}},

@@ -110,6 +110,7 @@ PIXELS = options.together(
     help="If images fail: publish nothing and keep what is done; leave out row, label and key; or write rows of NaN.",
 )
 @click.option("--unlabeled", is_flag=True, help="Write -1 for each label.")
+@options.LABELS
 @options.SALVAGE
 @options.REBUILD_INDEX
 @options.LIMIT
@@ -136,6 +137,7 @@ def command(source: str, output: str, **given: Any) -> int:
       facedata extract-features aligned/ --model net.onnx --output data/ --name mine --flip --normalize
       facedata extract-features faces.lmdb --model w600k_r50.onnx --output data/ --name mine --on-error skip
     """
+    from facedata.converters.convert import LabelOptions
     from facedata.features.extraction.job import ExtractionOptions, check_extraction, plan_extraction, run_extraction
     from facedata.features.extraction.model import ModelOptions, Preprocessing
     from facedata.jobs.job import JobOptions
@@ -156,6 +158,7 @@ def command(source: str, output: str, **given: Any) -> int:
         model=model,
         preprocessing=Preprocessing(given["mean"], given["scale"], given["color"], given["resize"]),
         **{name: given[name] for name in ("flip", "normalize", "on_error", "unlabeled", "limit")},
+        labels=LabelOptions(given["labels"], given["label"]),
         opening={name: True for name in ("salvage", "rebuild_index") if given[name]},
         command_line=options.command_line(),
     )

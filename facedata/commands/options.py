@@ -98,6 +98,17 @@ class SizeType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return size
 
 
+def together(*several: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+    """Combine several options into one decorator, in this order."""
+
+    def decorate(function: _Command) -> _Command:
+        for option in reversed(several):
+            function = option(function)
+        return function
+
+    return decorate
+
+
 WORKERS = click.option(
     "--workers", type=click.IntRange(1, 4096), help="Number of worker processes.  [default: the CPUs of this job]"
 )
@@ -108,13 +119,16 @@ SHARD = click.option(
     help="Do only the i-th of n parts (1/n to n/n), as one element of a job array; all parts write one output.",
 )
 LIMIT = click.option("--limit", type=click.IntRange(1), metavar="N", help="Use only the first N samples.")
-LABELS = click.option(
-    "--labels",
-    type=click.Choice(["shift", "keep"]),
-    default="shift",
-    show_default=True,
-    help="With several datasets: shift the labels of each past those before it, or keep them even if people then "
-    "share a label.",
+LABELS = together(
+    click.option(
+        "--labels",
+        type=click.Choice(["shift", "keep", "folders", "none"]),
+        default="shift",
+        show_default=True,
+        help="shift: with several datasets, the labels of each follow those before it; keep: they stay, even if people "
+        "then share a label; folders: every folder is a class; none: no labels.",
+    ),
+    click.option("--label", type=click.IntRange(0), metavar="N", help="Give every image this label."),
 )
 MIN_IMAGES = click.option("--min-images", type=click.IntRange(1), help="Leave out classes with fewer images.")
 MAX_IMAGES = click.option("--max-images", type=click.IntRange(1), help="Use only this many images of each class.")
@@ -211,17 +225,6 @@ SALVAGE = click.option(
     is_flag=True,
     help="Record sets: read through a damaged file and use what can be read; the rest is listed as failed.",
 )
-
-
-def together(*several: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
-    """Combine several options into one decorator, in this order."""
-
-    def decorate(function: _Command) -> _Command:
-        for option in reversed(several):
-            function = option(function)
-        return function
-
-    return decorate
 
 
 def command_line() -> str:

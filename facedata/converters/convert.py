@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 from zlib import crc32
 
+from facedata.columns import UNLABELLED
 from facedata.converters.selection import Selection, join_sources, select
 from facedata.dataset import (
     BlockEncoder,
@@ -22,8 +23,9 @@ from facedata.dataset import (
     find_format,
     load_format,
     open_dataset,
+    takes_option,
 )
-from facedata.errors import FacedataError, RefusedSampleError, SampleError, output_error
+from facedata.errors import FacedataError, OptionError, RefusedSampleError, SampleError, output_error
 from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import JobState, ShardResult, refuse_unfinished
 from facedata.jobs.output import check_output, refuse_overlap
@@ -36,6 +38,7 @@ __all__ = [
     "Conversion",
     "ConversionOptions",
     "Input",
+    "LabelOptions",
     "Refused",
     "check_conversion",
     "convert_dataset",
@@ -86,14 +89,55 @@ ChangeMaker = Callable[[Source, Sink], tuple[Change, Sink]]
 
 
 @dataclass(frozen=True)
+class LabelOptions:
+    """Where the labels of the samples come from.
+
+    Attributes
+    ----------
+    mode : str
+        ``"shift"``: from the sources, the labels of each following those of the sources before it, so that people stay
+        apart; ``"keep"``: from the sources as they are, so that people of different sources may share a label;
+        ``"folders"``: as ``"shift"``, and each folder of a folder of images is a class, whatever it looks like;
+        ``"none"``: nowhere, every sample gets -1.
+    constant : int, optional
+        Every sample gets this label.
+    """
+
+    mode: str = "shift"
+    constant: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.constant is not None and self.mode == "none":
+            raise OptionError("--label and --labels none contradict each other")
+
+    @property
+    def scan(self) -> str | None:
+        """How a folder of images gets its labels, if not by what it looks like."""
+        if self.constant is not None:
+            return "none"
+        return self.mode if self.mode in ("none", "folders") else None
+
+    def options(self) -> dict[str, Any]:
+        """These options as JSON values; for a plan."""
+        return {"labels": self.mode if self.constant is None else self.constant}
+
+    def apply(self, source: Source) -> Source:
+        """The source with the labels that the user gave, or itself if there are none."""
+        if self.constant is not None or self.mode == "none":
+            from facedata.converters.labels import ConstantLabelSource
+
+            return ConstantLabelSource(source, UNLABELLED if self.constant is None else self.constant)
+        return source
+
+
+@dataclass(frozen=True)
 class ConversionOptions:
     """What to convert, and how.
 
     Attributes
     ----------
-    labels : str
-        ``"shift"``: the labels of each source follow those of the sources before it, so that people stay apart;
-        ``"keep"``: they stay as they are, so that people of different sources may share a label.
+    labels : LabelOptions
+        Where the labels come from.
     limit : int, optional
         Only the first so many of the selected samples.
     opening : mapping
@@ -108,7 +152,7 @@ class ConversionOptions:
         The command as the user typed it, for messages that say how to resume.
     """
 
-    labels: str = "shift"
+    labels: LabelOptions = field(default_factory=LabelOptions)
     selection: Selection = field(default_factory=Selection)
     limit: int | None = None
     opening: Mapping[str, Any] = field(default_factory=dict)
@@ -174,7 +218,10 @@ def convert_dataset(
 
 
 def open_inputs(
-    specs: Sequence[str], options: Mapping[str, Any] | None = None, output: Output | None = None
+    specs: Sequence[str],
+    options: Mapping[str, Any] | None = None,
+    output: Output | None = None,
+    labels: LabelOptions | None = None,
 ) -> list[Input]:
     """Open datasets as the inputs of a job.
 
@@ -185,6 +232,8 @@ def open_inputs(
         Keywords for the ``open_source`` of their formats.
     output : Output, optional
         The output of the job. It must not overlap with an input; that is checked before anything is opened.
+    labels : LabelOptions, optional
+        Decides how a folder of images is scanned.
 
     Raises
     ------
@@ -202,7 +251,12 @@ def open_inputs(
             refuse_unfinished(part)
         if output is not None:
             refuse_overlap(paths, output.root, output.named_files())
-    inputs = [Input(name, path, open_dataset(f"{name}:{path}", **(options or {}))) for name, path in formats]
+    scan = None if labels is None else labels.scan
+    inputs = []
+    for name, path in formats:
+        scanned = scan is not None and (scan != "none" or takes_option(name, "labels"))
+        opening = {**(options or {}), **({"labels": scan} if scanned else {})}
+        inputs.append(Input(name, path, open_dataset(f"{name}:{path}", **opening)))
     for item in inputs:
         places = item.source.places()
         if output is not None:
@@ -216,8 +270,15 @@ def plan_dataset(sources: Sequence[str], target: str | Sink, options: Conversion
     """Open the sources, select the samples and plan the job; writes nothing. Parameters as of `convert_dataset`."""
     options = options or ConversionOptions()
     sink = create_dataset(target, **options.writing) if isinstance(target, str) else target
-    inputs = open_inputs(sources, options.opening, sink)
-    joined, labels = join_sources([item.source for item in inputs], shift=options.labels == "shift")
+    inputs = open_inputs(sources, options.opening, sink, options.labels)
+    joined, labels = join_sources([item.source for item in inputs], shift=options.labels.mode != "keep")
+    joined = options.labels.apply(joined)
+    if sink.needs_labels and not joined.labelled:
+        unlabelled = next((item.path for item in inputs if not item.source.labelled), inputs[0].path)
+        raise OptionError(
+            f"{unlabelled}: its samples have no labels, and the readers of this format need one for each. Put the "
+            "images of each class into a folder, or give all one label: --label 0"
+        )
     selection = replace(options.selection, group=True) if sink.grouped else options.selection
     selected = select(joined, selection)
     source = selected if options.limit is None else selected[: options.limit]
@@ -241,7 +302,7 @@ def plan_dataset(sources: Sequence[str], target: str | Sink, options: Conversion
         options.command,
         source,
         sink,
-        options={"labels": options.labels, "limit": options.limit, **selection.options()},
+        options={**options.labels.options(), "limit": options.limit, **selection.options()},
         facts={"sets": facts, "command_line": options.command_line},
         change=change,
     )
@@ -351,6 +412,8 @@ class _ConvertShard:
                             failures.append(self._failure(index, item))
                             continue
                         try:
+                            if item.label < 0 and self.sink.needs_labels:
+                                raise RefusedSampleError("it has no label, and the readers of this format need one")
                             writer.write(index, item, face)
                         except RefusedSampleError as error:
                             failures.append(self._failure(index, Refused(item.key, error)))

@@ -97,6 +97,8 @@ class _ShiftedSource(WrappedSource):
                     f"{self._classes - 1})"
                 )
                 yield SampleError(dataset, item.key, reason, offset)
+            elif item.label < 0:
+                yield item
             else:
                 yield item._replace(label=item.label + self._shift)
 
@@ -122,6 +124,7 @@ class _JoinedSource(Source):
 
     def __init__(self, sources: Sequence[Source], which: NDArray[np.int32] | None = None) -> None:
         self._sources, self._which = list(sources), which
+        self.labelled = all(source.labelled for source in sources)
 
     def __len__(self) -> int:
         return sum(map(len, self._sources))
@@ -296,7 +299,7 @@ def select(source: Source, selection: Selection) -> Source:
                     f"{classes.counts[:-1].max(initial=0)}; lower --min-images"
                 )
             most = np.full(len(large), selection.max_images or np.iinfo(np.int64).max)
-            large[-1], most[-1] = True, np.iinfo(np.int64).max  # a sample without a label fails by name
+            large[-1], most[-1] = True, np.iinfo(np.int64).max  # samples without a label belong to no class
             chosen = np.concatenate([large[codes] & (ranks < most[codes]) for _, codes, ranks in classes.ranked()])
             wanted = None if chosen.all() else chosen
         if selection.group and not classes.grouped:
@@ -433,6 +436,8 @@ class _SelectedSource(WrappedSource):
         for part in self._parts():
             for position, item in enumerate(part.read()):
                 if isinstance(item, SampleError):
+                    yield item
+                elif item.label < 0:
                     yield item
                 elif item.label in renumbered:
                     yield item._replace(label=renumbered[item.label])

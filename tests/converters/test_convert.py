@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from support import RecordSetMaker, tree
 
 from facedata.converters.class_names import read_class_names
-from facedata.converters.convert import ConversionOptions, convert_dataset, plan_dataset
+from facedata.converters.convert import ConversionOptions, LabelOptions, convert_dataset, plan_dataset
 from facedata.converters.selection import Selection
 from facedata.dataset import open_dataset
 from facedata.errors import (

@@ -80,6 +80,8 @@ class LmdbSink(Sink, OrderedOutput):
     names: Mapping[int, str] | None = field(default=None, repr=False, compare=False)
     receiver: ProcessAddress | None = field(default=None, repr=False, compare=False)
 
+    needs_labels = True
+
     def __post_init__(self) -> None:
         for option, value, known in (("datum", self.datum, LAYOUTS), ("keys", self.keys, KEYS)):
             if value not in known:

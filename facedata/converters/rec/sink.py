@@ -55,6 +55,8 @@ class RecSink(Sink, OrderedOutput):
     names: Mapping[int, str] | None = field(default=None, repr=False, compare=False)
     receiver: ProcessAddress | None = field(default=None, repr=False, compare=False)
 
+    needs_labels = True
+
     def __post_init__(self) -> None:
         if self.style not in (INSIGHTFACE, PLAIN):
             raise OptionError(f"--style {self.style}: expected {INSIGHTFACE} or {PLAIN}")

@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 
 from facedata.columns import UNLABELLED
-from facedata.converters.convert import open_inputs
+from facedata.converters.convert import LabelOptions, open_inputs
 from facedata.dataset import Sample, Source, peek
 from facedata.errors import EmptyDatasetError, OptionError, OutputMismatchError, RefusedSampleError, SampleError
 from facedata.features.extraction.model import EmbeddingModel, ModelOptions, Preprocessing, prepare_model
@@ -57,6 +57,8 @@ class ExtractionOptions:
     """Write -1 for each label."""
     limit: int | None = None
     """Use only the first so many images."""
+    labels: LabelOptions = field(default_factory=LabelOptions)
+    """Where the labels come from."""
     opening: Mapping[str, Any] = field(default_factory=dict)
     """Options of the source's format."""
     command_line: str = "the same command"
@@ -87,7 +89,8 @@ def plan_extraction(spec: str, root: StrPath, name: str, options: ExtractionOpti
     SIGINT or SIGTERM ends the trial of the model.
     """
     output = FeatureOutput(FeatureSet(os.fspath(root), name), 0, 0, options.on_error)
-    ((format_name, _, source),) = open_inputs([spec], options.opening)
+    ((format_name, _, opened),) = open_inputs([spec], options.opening, labels=options.labels)
+    source = options.labels.apply(opened)
     refuse_overlap(source.places(), output.root, output.named_files())
     if options.limit is not None:
         source = source[: options.limit]
@@ -128,6 +131,7 @@ def plan_extraction(spec: str, root: StrPath, name: str, options: ExtractionOpti
         "normalize": options.normalize,
         "unlabeled": options.unlabeled,
         "limit": options.limit,
+        **options.labels.options(),
         "opening": dict(options.opening),
     }
     plan = Plan("extract-features", source.identity(), deciding, len(source), len(ends), facts, ends)
