@@ -362,6 +362,8 @@ class Format:
         Gives a `Sink` for a path; its keyword parameters are the options of the format for writing.
     recognises : callable, optional
         Whether a path holds this format, from its content.
+    accepts : callable, optional
+        Whether a path that no format recognises can be opened as this one.
     input_paths : callable
         The files and folders that a path of a spec stands for, and whether everything in a folder belongs to it.
     extensions : tuple of str
@@ -372,6 +374,7 @@ class Format:
     open_source: Callable[..., Source] | None = None
     create_sink: Callable[..., Sink] | None = None
     recognises: Callable[[str], bool] | None = None
+    accepts: Callable[[str], bool] | None = None
     input_paths: Callable[[str], Mapping[str, bool]] = lambda path: {path: True}
     extensions: tuple[str, ...] = ()
 
@@ -442,29 +445,15 @@ def find_format(spec: str) -> tuple[str, str]:
     if os.path.lexists(path):
         _check_readable(path)
     fitting = [known.name for known in formats if known.recognises is not None and known.recognises(path)]
+    if not fitting:
+        fitting = [known.name for known in formats if known.accepts is not None and known.accepts(path)]
     if not fitting:  # else it may be a pattern of names
         _check_readable(path)
     if len(fitting) == 1:
         return fitting[0], path
     found = f"it could be any of: {', '.join(fitting)}" if fitting else "no format fits its content"
-    hint = ""
-    if not fitting and _holds_image(path):
-        hint = "; it holds images, but no folder with images for each person or class, so there are no labels"
     readable = ", ".join(known.name for known in formats if known.open_source is not None)
-    raise FormatError(f"{path}: {found}{hint}; name the format to see what is wrong: FORMAT:{path}, one of {readable}")
-
-
-def _holds_image(path: str) -> bool:
-    """Whether the folder `path` has an image file in it."""
-    from facedata.images import IMAGE_EXTENSIONS
-
-    try:
-        with os.scandir(path) as entries:
-            return any(
-                entry.name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS and entry.name[0] != "." for entry in entries
-            )
-    except OSError:
-        return False
+    raise FormatError(f"{path}: {found}; name the format to see what is wrong: FORMAT:{path}, one of {readable}")
 
 
 def open_dataset(spec: str, **options: Any) -> Source:

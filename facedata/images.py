@@ -9,7 +9,9 @@ from typing import Any
 
 from facedata.errors import MissingLibraryError, RefusedSampleError
 
-IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "bmp", "webp"})
+IMAGE_EXTENSIONS = frozenset(
+    {"jpg", "jpeg", "jpe", "jfif", "png", "bmp", "webp", "gif", "tif", "tiff", "heic", "heif", "avif", "jp2", "j2k"}
+)
 """Extensions of image files, in lower case."""
 
 LARGEST_IMAGE = 1 << 28
@@ -30,6 +32,8 @@ _TIFF_TAGS = {256: "width", 257: "height", 262: "colours", 277: "samples", 322: 
 _TIFF_TAGS |= {273: "offsets", 279: "lengths", 324: "offsets", 325: "lengths"}  # of strips, of tiles
 _TIFF_PALETTE = 3
 _MOST_STRIPS = 1 << 16  # that are checked
+_AVIF = frozenset([b"avif", b"avis"])  # brands of the ISO base media format
+_HEIF = frozenset([b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"])
 _LARGEST_TILE = 1 << 24  # pixels; a tile may be larger than the image, and a decoder allocates all of it
 
 
@@ -78,8 +82,8 @@ def image_extension(data: bytes) -> str | None:
     Returns
     -------
     str or None
-        ``"jpg"``, ``"png"``, ``"bmp"``, ``"webp"``, ``"gif"`` or ``"tif"``; None if the bytes begin like none of
-        them.
+        ``"jpg"``, ``"png"``, ``"bmp"``, ``"webp"``, ``"gif"``, ``"tif"``, ``"heic"``, ``"avif"``, ``"jp2"`` or
+        ``"j2k"``; None if the bytes begin like none of them.
     """
     if data[:3] == b"\xff\xd8\xff":
         return "jpg"
@@ -91,7 +95,22 @@ def image_extension(data: bytes) -> str | None:
         return "bmp"
     if data[:6] in (b"GIF87a", b"GIF89a"):
         return "gif"
+    if data[4:8] == b"ftyp":
+        return _media_extension(data)
+    if data[:12] == b"\0\0\0\x0cjP  \r\n\x87\n":
+        return "jp2"
+    if data[:4] == b"\xff\x4f\xff\x51":
+        return "j2k"
     return "tif" if data[:4] in _TIFF_ORDERS else None
+
+
+def _media_extension(data: bytes) -> str | None:
+    """``"heic"`` or ``"avif"``, from the brands of the file, of which the first is the major one."""
+    end = min(int.from_bytes(data[:4], "big"), 64)
+    others = {data[place : place + 4] for place in range(16, end, 4)}
+    if data[8:12] in _AVIF or (data[8:12] in (b"mif1", b"msf1") and others & _AVIF):
+        return "avif"
+    return "heic" if data[8:12] in _HEIF else None
 
 
 def known_extension(data: bytes) -> str:

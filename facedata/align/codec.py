@@ -18,10 +18,12 @@ in a JPEG of 30 KB, 92 to 97 % in a WebP and all in a BMP became a picture, none
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import struct
 import threading
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -29,7 +31,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.errors import FaceError, OptionError
+from facedata.errors import FaceError, MissingExtraError, OptionError
 from facedata.images import image_extension, image_size, import_opencv
 
 __all__ = ["DEFAULT_QUALITY", "FORMATS", "MAX_PIXELS", "Encoding", "decode_image"]
@@ -53,6 +55,7 @@ _END = b"\xff\xd9"
 _SCAN, _BASELINE = 0xDA, frozenset([0xC0, 0xC1])
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _LONGEST_REASON = 200
+_PILLOW: Final = {"heic": ("HEIF",), "avif": ("AVIF",), "jp2": ("JPEG2000",), "j2k": ("JPEG2000",)}
 _MOST_SEGMENTS = 1024
 _ZEROS = 64  # that coded pixels of a WebP do not end in
 _PNG_CHUNK = struct.Struct(">I4s")
@@ -81,7 +84,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
     Parameters
     ----------
     data : bytes
-        A whole JPEG, PNG, WebP, BMP, GIF or TIFF.
+        A whole JPEG, PNG, WebP, BMP, GIF or TIFF; with the extra ``images`` also HEIC, AVIF or JPEG 2000.
     max_pixels : int
         The most pixels, height times width, that are decoded; they are read from the header.
 
@@ -99,16 +102,13 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
     if kind is None:
         found = f"its bytes begin {data[:8].hex(' ')}" if data else "it is empty"
         raise FaceError("undecodable", f"not an image: {found}")
+    if kind in _PILLOW:
+        return _decode_with_pillow(data, kind, max_pixels)
     size = image_size(data)
     if size is None:
         raise FaceError("undecodable", f"cut short or damaged: the header of this {kind} has no size")
     height, width, _ = size
-    if height * width > max_pixels:
-        raise FaceError(
-            "too large",
-            f"{width:,} x {height:,} pixels: more than --max-pixels {max_pixels:,}; "
-            f"with {height * width:,} it would be read, and take {9 * height * width / 1e9:.1f} GB of memory",
-        )
+    _check_pixels(height, width, max_pixels)
     whole = data
     if kind == "jpg":
         whole = _with_end_marker(data)
@@ -131,6 +131,37 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
         found = f"{image.shape[1]} x {image.shape[0]}"
         raise FaceError("undecodable", f"its header says {width} x {height} pixels, but it has {found}")
     return np.ascontiguousarray(image)
+
+
+def _check_pixels(height: int, width: int, most: int) -> None:
+    if height * width > most:
+        raise FaceError(
+            "too large",
+            f"{width:,} x {height:,} pixels: more than --max-pixels {most:,}; "
+            f"with {height * width:,} it would be read, and take {9 * height * width / 1e9:.1f} GB of memory",
+        )
+
+
+def _decode_with_pillow(data: bytes, kind: str, max_pixels: int) -> NDArray[np.uint8]:
+    """Decode what OpenCV cannot decode, or only in some of its builds."""
+    try:
+        from PIL import Image, ImageOps
+
+        if kind == "heic":
+            from pillow_heif import register_heif_opener
+
+            register_heif_opener()
+    except ImportError:
+        raise FaceError("undecodable", str(MissingExtraError(f"decoding {kind} images", "images"))) from None
+    try:
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning), Image.open(io.BytesIO(data), formats=_PILLOW[kind]) as image:
+            _check_pixels(image.height, image.width, max_pixels)
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+            return np.ascontiguousarray(np.asarray(upright)[:, :, ::-1])
+    except FaceError:
+        raise
+    except Exception as error:  # Pillow and its plugins raise many kinds, SyntaxError and ValueError among them
+        raise FaceError("undecodable", f"cut short or damaged: Pillow cannot decode this {kind}: {error}") from error
 
 
 def _without_animation(data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The format ``folder``: a folder of images, one folder for each class."""
+"""The format ``folder``: a folder of images, with or without a folder for each class, or one image file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ GLINT360K, IMAGEFOLDER, SOURCE = "glint360k", "imagefolder", "source"
 LAYOUTS = (GLINT360K, IMAGEFOLDER, SOURCE)
 
 
-def open_source(path: str) -> FolderSource:
+def open_source(path: str, *, labels: str | None = None) -> FolderSource:
     """Scan the folder at `path`; see `facedata.converters.folder.source.open_source`."""
     from facedata.converters.folder import source
 
-    return source.open_source(path)
+    return source.open_source(path, labels=labels)
 
 
 def recognises(path: str) -> bool:
@@ -29,6 +29,13 @@ def recognises(path: str) -> bool:
     from facedata.converters.folder import source
 
     return source.recognises(path)
+
+
+def accepts(path: str) -> bool:
+    """Whether `path` is an image, or a folder of images without class folders."""
+    from facedata.converters.folder import source
+
+    return source.accepts(path)
 
 
 def create_sink(path: str, *, layout: str | None = None, keep_undecodable: bool = False) -> FolderSink:
@@ -46,4 +53,4 @@ def create_sink(path: str, *, layout: str | None = None, keep_undecodable: bool 
     return FolderSink(path, layout, None, keep_undecodable)
 
 
-FORMAT = Format("folder", open_source=open_source, create_sink=create_sink, recognises=recognises)
+FORMAT = Format("folder", open_source=open_source, create_sink=create_sink, recognises=recognises, accepts=accepts)

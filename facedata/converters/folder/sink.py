@@ -32,7 +32,8 @@ _TEMPLATES = {
 _FOLDER_NAMES = {GLINT360K: re.compile(r"id_\d+"), IMAGEFOLDER: re.compile(r"\d{8,}")}
 _LONGEST_NAME = 255  # bytes, on all usual file systems
 _BYTES_PER_LETTER = 4  # at most
-_WRITTEN_EXTENSIONS = IMAGE_EXTENSIONS | {"tif", "gif", "bin"}
+_WRITTEN_EXTENSIONS = IMAGE_EXTENSIONS | {"bin"}
+_UNLABELLED = "unlabelled"
 _FRAGMENTS = ".facedata-list"
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -41,6 +42,8 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 @dataclass(frozen=True)
 class FolderSink(Sink):
     """Writes ``<identity folder>/<label>_<n>.<extension>``, n counting the samples of the job from 0, or keeps paths.
+
+    Images without a label become ``unlabelled/<n>.<extension>``.
 
     Attributes
     ----------
@@ -58,7 +61,12 @@ class FolderSink(Sink):
     class_names : mapping, optional
         Names of the labels, for ``classes.txt``; not sent to the workers.
     folders : frozenset of str
-        In the layout ``"source"`` the entries of the root that are written; not sent to the workers either.
+        In the layout ``"source"`` the folders in the root that are written; not sent to the workers either.
+    images : ndarray of int64, optional
+        In the layout ``"source"`` the sorted hashes of the names in the root, without extensions, of images that lie in
+        no folder; not sent to the workers either.
+    labelled : bool
+        Whether the source has labels.
     """
 
     root: str
@@ -67,9 +75,11 @@ class FolderSink(Sink):
     keep_undecodable: bool = False
     class_names: Mapping[int, str] | None = field(default=None, compare=False, repr=False)
     folders: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    images: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
+    labelled: bool = True
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("class_names", "folders")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("class_names", "folders", "images")}
 
     @property
     def named_by_key(self) -> bool:  # type: ignore[override]
@@ -97,17 +107,34 @@ class FolderSink(Sink):
         OptionError
         """
         if self.layout != SOURCE:
-            return replace(self, layout=self.layout or GLINT360K, class_names=source.class_names()), None
+            layout = self.layout or GLINT360K
+            return replace(self, layout=layout, class_names=source.class_names(), labelled=source.labelled), None
         _check_paths(source, self.root)
-        folders = frozenset(key.partition("/")[0] for key in source.keys())  # noqa: SIM118, not a mapping
+        if self.list_file is not None:
+            _check_list(source, self.list_file)
+        folders = frozenset(key.partition("/")[0] for key in source.keys() if "/" in key)  # noqa: SIM118, not a mapping
+        loose = (stem_of_key(key, _WRITTEN_EXTENSIONS) for key in source.keys() if "/" not in key)  # noqa: SIM118
         names = source.class_names()
         needed = names is not None and not folders.issuperset(names.values())  # else the folders have these names
-        return replace(self, folders=folders, class_names=names if needed else None), None
+        return replace(
+            self,
+            folders=folders,
+            images=np.sort(_hashes(loose)),
+            class_names=names if needed else None,
+            labelled=source.labelled,
+        ), None
 
     def owns(self, name: str) -> bool:
         """Whether an entry of the root is named as this sink names what it writes, in any layout."""
         numbered = any(names.fullmatch(name) for names in _FOLDER_NAMES.values())
-        return name in (_FRAGMENTS, CLASSES) or numbered or name in self.folders
+        return name in (_FRAGMENTS, CLASSES, _UNLABELLED) or numbered or name in self.folders or self._is_image(name)
+
+    def _is_image(self, name: str) -> bool:
+        """Whether an entry of the root is named like an image of the source that lies in no folder."""
+        if self.images is None or not len(self.images):
+            return False
+        name_hash = hash(stem_of_key(name, _WRITTEN_EXTENSIONS))
+        return int(self.images[min(np.searchsorted(self.images, name_hash), len(self.images) - 1)]) == name_hash
 
     def named_files(self) -> list[str]:
         """The list."""
@@ -135,10 +162,11 @@ class FolderSink(Sink):
             else:
                 pattern = _FOLDER_NAMES[self.layout or GLINT360K]
                 identities = sum(pattern.fullmatch(entry.name) is not None for entry in entries)
+        facts = {"identities": identities} if self.labelled else {}
         if self.class_names is not None:
             write_class_names(os.path.join(self.root, CLASSES), self.class_names)
         if self.list_file is None:
-            return {"identities": identities}
+            return facts
         try:
             with atomic_writer(self.list_file) as file:
                 for shard in range(shards):
@@ -146,7 +174,7 @@ class FolderSink(Sink):
                         shutil.copyfileobj(fragment, file, 1 << 20)
         except OSError as error:
             raise output_error(error, self.list_file) from error
-        return {"identities": identities, "list": self.list_file}
+        return {**facts, "list": self.list_file}
 
     def clean_up(self) -> None:
         """Remove the fragments of the list."""
@@ -160,7 +188,8 @@ class _FolderWriter:
     def __init__(self, sink: FolderSink, fragment: str | None) -> None:
         self._sink, self._fragment = sink, fragment
         self._template = None if sink.layout == SOURCE else _TEMPLATES[sink.layout or GLINT360K]
-        self._folder, self._descriptor = "", -1
+        self._folder: str | None = None
+        self._descriptor = -1
         self._list: BinaryIO | None = None
 
     def __enter__(self) -> _FolderWriter:
@@ -182,6 +211,8 @@ class _FolderWriter:
             extension = known_extension(sample.image)
         if self._template is None:
             folder, name = path_of_key(sample.key, extension)
+        elif sample.label < 0:
+            folder, name = _UNLABELLED, f"{index}_{face}.{extension}" if face else f"{index}.{extension}"
         else:
             folder = self._template.format(sample.label)
             name = f"{sample.label}_{index}_{face}.{extension}" if face else f"{sample.label}_{index}.{extension}"
@@ -194,15 +225,16 @@ class _FolderWriter:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise output_error(error, os.path.join(self._sink.root, self._folder, name)) from error
+            raise output_error(error, os.path.join(self._sink.root, folder, name)) from error
         if self._list is not None:  # an OSError here becomes one about the whole shard
-            self._list.write(f"{self._folder}/{name} {sample.label}\n".encode())
+            path = f"{folder}/{name}" if folder else name
+            self._list.write((f"{path}\n" if sample.label < 0 else f"{path} {sample.label}\n").encode())
 
     def _enter_folder(self, folder: str) -> None:
         """Create the folder and open it, without following a link in the place of a folder on the way."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
-        self._descriptor, self._folder = -1, ""
+        self._descriptor, self._folder = -1, None
         path = self._sink.root
         try:
             for name in folder.split("/"):
@@ -231,11 +263,9 @@ def path_of_key(key: str, extension: str) -> tuple[str, str]:
     Raises
     ------
     RefusedSampleError
-        If the key is not a path below a folder of the root.
+        If the key is not a path below the root.
     """
     names = key.split("/")
-    if len(names) < 2:
-        raise RefusedSampleError(f"its key '{key}' names no folder; --layout source needs keys as person/image.jpg")
     for name in names:
         if name.startswith(".") or not name or "\0" in name:  # a hidden name might be that of the journal
             raise RefusedSampleError(f"its key '{key}' is not a path below the output: it has the part '{name}'")
@@ -254,7 +284,7 @@ def path_of_key(key: str, extension: str) -> tuple[str, str]:
 def _check_paths(source: Source, root: str) -> None:
     """Refuse a source whose keys are not paths, or in which two images would get the same path."""
     first = next(iter(source.keys()), None)
-    if first is not None and "/" not in first:
+    if first is not None and "/" not in first and not source.keys_are_paths:
         raise OptionError(
             f"{root}: --layout source keeps the paths of a source whose keys are paths (a folder, a list), but the "
             f"keys of this source are like '{first}'. --layout glint360k names the images by label and number"
@@ -264,6 +294,16 @@ def _check_paths(source: Source, root: str) -> None:
             f"{root}: several images would be written as {listed(same, quote='')}: they differ only in their file "
             "extension, or occur twice in the source. --layout glint360k names the images by label and number"
         )
+
+
+def _check_list(source: Source, path: str) -> None:
+    """Refuse paths that the readers of the list would cut at a space."""
+    for key in source.keys():  # noqa: SIM118, not a mapping
+        if len(key.split()) > 1 or key != key.strip():
+            raise OptionError(
+                f"{path}: the path '{key}' has a space, and the readers of such a list cut lines at spaces. Leave out "
+                "--layout source, so that images are named by label and number, or rename the files and folders"
+            )
 
 
 def _colliding_keys(source: Source) -> list[str]:

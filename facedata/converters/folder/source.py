@@ -1,4 +1,4 @@
-"""`FolderSource`: the images of a folder of class folders, in natural order; scanning it, and labels from its names."""
+"""`FolderSource`: the images of a folder, in natural order; scanning it, and labels from the names of class folders."""
 
 from __future__ import annotations
 
@@ -12,27 +12,33 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.columns import LARGEST_LABEL
-from facedata.converters.class_names import read_class_names_in
+from facedata.columns import LARGEST_LABEL, UNLABELLED
+from facedata.converters.class_names import CLASSES, read_class_names_in
 from facedata.converters.image_files import ImageFileSource
-from facedata.errors import EmptyDatasetError, FormatError, input_error
-from facedata.images import IMAGE_EXTENSIONS
-from facedata.text import listed, natural_sort
+from facedata.errors import EmptyDatasetError, FormatError, InputError, InputNotFoundError, input_error
+from facedata.files import opened_regular
+from facedata.images import IMAGE_EXTENSIONS, image_extension
+from facedata.text import counted, listed, natural_sort
 
-__all__ = ["FolderSource", "open_source", "recognises"]
+__all__ = ["FolderSource", "accepts", "open_source", "recognises"]
 
 _CHECKPOINT = 64
 _BLOCK = 1 << 16
 _NUMBERED = re.compile(r"(?:id_)?(\d+)", re.ASCII)
 _MOST_DIGITS = 18  # int() refuses some thousands
-_FOLDERS_TO_TRY, _ENTRIES_TO_TRY = 1000, 256
+_FOLDERS_TO_TRY, _DEPTH_TO_TRY = 256, 2
+_MOST_FOLDERS = 1 << 20  # of a class
+_KINDS_SHOWN = 6
+_SIGNATURE = 64
+_OWN_FILES = frozenset({CLASSES, "failures.jsonl", "skipped.jsonl", "unused-landmarks.txt"})
+_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"})
 _COMMON = (".jpg", ".png")
 _THREADS = 16
 _WAITING = 3.0  # if listing takes this many times its CPU time, threads are faster
@@ -49,17 +55,19 @@ class FolderSource(ImageFileSource):
     Attributes
     ----------
     folders : tuple of str
-        The class folders.
-    class_labels : ndarray of shape (C,), int64
-        The label of each class folder.
+        The folders with images, relative to the root: class folders and those in them, or the root itself, "".
+    class_labels : ndarray of shape (F,), int64
+        The label of the images in each of these folders.
     runs, run_folders : ndarray of shape (R,), int64
-        The images from position ``runs[i]`` on lie in the class folder ``run_folders[i]``.
+        The images from position ``runs[i]`` on lie in the folder ``run_folders[i]``.
     names : bytes
         The file names, one after the other.
     lengths : ndarray of shape (N,), uint8
         The length of each name.
     facts : mapping
         The identity of the whole folder.
+    single : bool
+        Whether this is one image file, and not the folder that it lies in.
     """
 
     root: str
@@ -70,12 +78,18 @@ class FolderSource(ImageFileSource):
     names: bytes | bytearray
     lengths: NDArray[np.uint8]
     facts: Mapping[str, Any]
+    single: bool = False
+
+    @property
+    def labelled(self) -> bool:  # type: ignore[override]
+        """Whether there are class folders."""
+        return bool((self.class_labels != UNLABELLED).any())
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def take(self, positions: NDArray[np.int64]) -> FolderSource:
-        """The images at `positions`, with their class folders and no others: a worker gets no more."""
+        """The images at `positions`, with their folders and no others: a worker gets no more."""
         positions = np.asarray(positions, np.int64)
         lengths, folders = self.lengths[positions], self._folders_of(positions)
         names = memoryview(self.names)
@@ -121,7 +135,7 @@ class FolderSource(ImageFileSource):
         return table, np.concatenate([[0], np.cumsum(table.sum(axis=1, dtype=np.int64))])
 
     def entries(self) -> Iterator[tuple[str, str, int]]:
-        """Class folder, file name and label of each image."""
+        """Folder, file name and label of each image."""
         ends = np.append(self.runs, len(self))[1:].tolist()
         begin = 0
         for first, end, number in zip(self.runs.tolist(), ends, self.run_folders.tolist(), strict=True):
@@ -135,8 +149,8 @@ class FolderSource(ImageFileSource):
         return self.facts
 
     def places(self) -> Mapping[str, bool]:
-        """The folder."""
-        return {self.root: True}
+        """The folder, or the one file."""
+        return {self.locate(0)[0]: False} if self.single and len(self) else {self.root: not self.single}
 
     def labels(self) -> Iterator[NDArray[np.int64]]:
         """The label of each image's class folder."""
@@ -145,8 +159,9 @@ class FolderSource(ImageFileSource):
 
     def class_names(self) -> Mapping[int, str]:
         """The names in ``classes.txt`` of the folder, or else the names of the class folders."""
-        names = dict(zip(self.class_labels.tolist(), self.folders, strict=True))
         listed_names: Mapping[int, str] = read_class_names_in(self.root) or {}
+        pairs = zip(self.class_labels.tolist(), self.folders, strict=True)
+        names = {label: folder.partition("/")[0] for label, folder in pairs if label != UNLABELLED}
         return {label: listed_names.get(label, name) for label, name in names.items()}
 
     def declared_classes(self) -> int:
@@ -154,37 +169,54 @@ class FolderSource(ImageFileSource):
         return int(self.class_labels.max(initial=-1)) + 1
 
 
-def open_source(path: str) -> FolderSource:
-    """Scan the folder at `path`.
+def open_source(path: str, *, labels: str | None = None) -> FolderSource:
+    """Scan the folder at `path`, or take the one image file at `path`.
+
+    Parameters
+    ----------
+    labels : str, optional
+        ``"folders"``: each folder is a class, and its folders belong to it; ``"none"``: no image has a label, wherever
+        it lies. Without it, a folder that holds images but no folders of images is unlabelled, and folders called
+        train, val and so on are refused, since they are not classes.
 
     Raises
     ------
     InputError
-        If a folder cannot be listed.
+        If a folder cannot be listed, or a link in it leads nowhere.
     EmptyDatasetError
-        If no class folder holds an image.
+        If there is no image.
     FormatError
-        If two class folders have the same label.
+        If two class folders have the same label, or the folders are splits of a dataset.
     """
-    skipped, empty, differ_in_case = Counter[str](), list[str](), list[str]()
-    folders = natural_sort(_class_folders(path, skipped))
-    differ_in_case += _different_in_case(folders, "")
-    kept, firsts, names, lengths = [], [], bytearray(), bytearray()
-    for folder, files, counts in _list_folders(path, folders):
-        skipped += counts
-        if not files:
-            empty.append(folder)
-            continue
-        differ_in_case += _different_in_case(files, f"{folder}/")
-        kept.append(folder)
-        firsts.append(len(lengths))
-        encoded = os.fsencode("\0".join(files)).split(b"\0")
-        names += b"".join(encoded)
-        lengths += bytes(map(len, encoded))
-    if skipped:
-        found = ", ".join(f"{count:,} {what}" for what, count in sorted(skipped.items()))
-        _log.info("%s: skipped %s", path, found)
-    if empty:
+    if os.path.isfile(path):
+        return _single_image(path)
+    listings = list(_list_run(path, [""], deep=False))
+    _, loose, skipped, folders = listings[0]
+    folders = natural_sort(folders)
+    differ_in_case = _different_in_case(folders, "")
+    scan = _Scan()
+    empty = []
+    for folder in _list_folders(path, folders):
+        found = len(scan.lengths)
+        for name, files, counts, _ in folder:
+            skipped += counts
+            differ_in_case += _different_in_case(files, f"{name}/")
+            scan.add(name, files)
+        if found == len(scan.lengths):
+            empty.append(folder[0][0])
+    unlabelled = labels == "none" or (labels is None and not scan.folders and bool(loose))
+    if unlabelled:
+        differ_in_case += _different_in_case(loose, "")
+        scan.add("", loose)
+    elif loose:
+        _log.warning(
+            "%s: skipped %s outside of the class folders: %s; --labels none takes all images, without labels",
+            path,
+            counted(len(loose), "image"),
+            listed(loose),
+        )
+    _warn_of_skipped(path, skipped)
+    if empty and not unlabelled:
         _log.warning("%s: no image in the class folders %s; they get no label", path, listed(empty))
     if differ_in_case:
         _log.warning(
@@ -193,67 +225,119 @@ def open_source(path: str) -> FolderSource:
             path,
             listed(differ_in_case),
         )
-    if not kept:
-        raise EmptyDatasetError(
-            f"{path}: no folder in it holds an image; expected one folder for each class, with files that end in "
-            f"{', '.join(sorted(IMAGE_EXTENSIONS))}"
+    if not scan.folders:
+        raise EmptyDatasetError(f"{path}: holds no image; expected images, or one folder of images for each class")
+    classes = list(dict.fromkeys(folder.partition("/")[0] for folder in scan.folders))
+    if labels is None and not unlabelled and _SPLITS.issuperset(map(str.lower, classes)):
+        raise FormatError(
+            f"{path}: {listed(classes, 9)} are not classes, but parts of a dataset; name the parts that you want "
+            f"({' '.join(os.path.join(path, name) for name in classes[:3])}), or use --labels folders if each is a class"
         )
-    labels, first_positions = _labels_of(kept, path), np.array(firsts, np.int64)
-    source = FolderSource(
-        path, tuple(kept), labels, first_positions, np.arange(len(kept)), names, np.frombuffer(lengths, np.uint8), {}
-    )
-    digest = hashlib.blake2b(b"".join(os.fsencode(folder) + b"\0" for folder in kept), digest_size=16)
-    for data in (lengths, names, labels.data, first_positions.data):
-        digest.update(data)
-    totals = {"images": len(source), "classes": len(kept)}
-    return replace(source, facts={"folder": {**totals, "names": digest.hexdigest(), "content": source.content()}})
+    numbers = np.full(len(classes), UNLABELLED) if unlabelled else _labels_of(classes, path)
+    source = scan.source(path, dict(zip(classes, numbers.tolist(), strict=True)))
+    what = "unlabelled" if unlabelled else f"in {counted(len(classes), 'class folder')}"
+    _log.info("%s: %s, %s", path, counted(len(source), "image"), what)
+    return source
+
+
+class _Scan:
+    """What a scan has found so far: the folders with images, and the names of the images."""
+
+    def __init__(self) -> None:
+        self.folders: list[str] = []
+        self.firsts: list[int] = []
+        self.names, self.lengths = bytearray(), bytearray()
+
+    def add(self, folder: str, files: Sequence[str]) -> None:
+        if files:
+            self.folders.append(folder)
+            self.firsts.append(len(self.lengths))
+            encoded = os.fsencode("\0".join(files)).split(b"\0")
+            self.names += b"".join(encoded)
+            self.lengths += bytes(map(len, encoded))
+
+    def source(self, root: str, labels: Mapping[str, int]) -> FolderSource:
+        """The source; `labels` has the label of each class, which is the first part of a folder's path."""
+        numbers = np.array([labels[folder.partition("/")[0]] for folder in self.folders], np.int64)
+        firsts = np.array(self.firsts, np.int64)
+        lengths = np.frombuffer(self.lengths, np.uint8)
+        source = FolderSource(
+            root, tuple(self.folders), numbers, firsts, np.arange(len(firsts)), self.names, lengths, {}
+        )
+        digest = hashlib.blake2b(b"".join(os.fsencode(folder) + b"\0" for folder in self.folders), digest_size=16)
+        for data in (self.lengths, self.names, numbers.data, firsts.data):
+            digest.update(data)
+        totals = {"images": len(source), "classes": len(set(labels.values()) - {UNLABELLED})}
+        return replace(source, facts={"folder": {**totals, "names": digest.hexdigest(), "content": source.content()}})
+
+
+def _single_image(path: str) -> FolderSource:
+    """The source of one image file."""
+    if not _is_image(path):
+        raise FormatError(f"{path}: is neither a folder of images nor an image")
+    scan = _Scan()
+    scan.add("", [os.path.basename(path)])
+    return replace(scan.source(os.path.dirname(path) or ".", {"": UNLABELLED}), single=True)
+
+
+def _warn_of_skipped(root: str, skipped: Counter[str]) -> None:
+    """Say what in a folder is not taken, by kind."""
+    hidden = skipped.pop("", 0)
+    if hidden:
+        _log.info("%s: skipped %s", root, counted(hidden, "hidden entry", "hidden entries"))
+    if skipped:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in skipped.most_common(_KINDS_SHOWN))
+        others = f" and {len(skipped) - _KINDS_SHOWN} other kinds" if len(skipped) > _KINDS_SHOWN else ""
+        count = counted(skipped.total(), "file that is not an image", "files that are not images")
+        _log.warning("%s: skipped %s: %s%s", root, count, kinds, others)
 
 
 def recognises(path: str) -> bool:
     """Whether `path` is a folder with a folder that holds an image."""
-    if not os.path.isdir(path):
-        return False
-    with os.scandir(path) as entries:
-        folders = (entry.path for entry in entries if not entry.name.startswith(".") and entry.is_dir())
-        return any(map(_holds_image, islice(folders, _FOLDERS_TO_TRY)))
+    return os.path.isdir(path) and _holds_images(path, _DEPTH_TO_TRY, loose=False)
 
 
-def _holds_image(folder: str) -> bool:
-    """Whether one of the first entries of `folder` has the name of an image."""
-    with suppress(OSError), os.scandir(folder) as entries:
-        names = (entry.name for entry in islice(entries, _ENTRIES_TO_TRY))
-        return any(_is_image_name(name) and not name.startswith(".") for name in names)
-    return False
+def accepts(path: str) -> bool:
+    """Whether `path` is an image, or a folder of images without class folders."""
+    return _holds_images(path, 0, loose=True) if os.path.isdir(path) else _is_image(path)
 
 
-def _is_image_name(name: str) -> bool:
+def _holds_images(root: str, depth: int, *, loose: bool) -> bool:
+    """Whether one of the first entries of a folder, or of its folders, is an image."""
+    folders = []
+    with suppress(OSError), os.scandir(root) as entries:
+        for entry in islice(entries, _FOLDERS_TO_TRY):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                folders.append(entry.path)
+            elif loose and (_has_image_name(entry.name) or _is_image(entry.path)):
+                return True
+    return depth > 0 and any(_holds_images(folder, depth - 1, loose=True) for folder in folders)
+
+
+def _has_image_name(name: str) -> bool:
     return name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
 
 
-def _class_folders(root: str, skipped: Counter[str]) -> list[str]:
-    folders = []
-    try:
-        with os.scandir(root) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    skipped["hidden entries"] += not entry.name.startswith(".facedata-")
-                elif entry.is_dir():
-                    folders.append(entry.name)
-                elif _is_image_name(entry.name):
-                    skipped["images outside of class folders"] += 1
-    except OSError as error:
-        raise input_error(error, root) from error
-    return folders
+def _is_image(path: str) -> bool:
+    """Whether a file begins like an image."""
+    with suppress(OSError, InputError), opened_regular(path) as descriptor:
+        return image_extension(os.read(descriptor, _SIGNATURE)) is not None
+    return False
 
 
-_Listed = tuple[str, list[str], Counter[str]]
-"""A class folder, the names of its images in natural order, and what else is in it."""
+_Listed = tuple[str, list[str], Counter[str], list[str]]
+"""A folder, the names of its images in natural order, what else is in it by kind, and its folders."""
 
 
-def _list_folders(root: str, folders: Sequence[str]) -> Iterator[_Listed]:
+def _list_folders(root: str, folders: Sequence[str]) -> Iterator[list[_Listed]]:
     """List class folders in order; in threads if the file system is slow, which the first folders show."""
     runs = [folders[first : first + _FOLDERS_AT_ONCE] for first in range(0, len(folders), _FOLDERS_AT_ONCE)]
-    list_run = partial(_list_run, root)
+
+    def list_run(run: Sequence[str]) -> list[list[_Listed]]:
+        return [_list_run(root, [folder]) for folder in run]
+
     begin, worked = time.perf_counter(), time.thread_time()
     for run in runs[:1]:
         yield from list_run(run)
@@ -267,27 +351,42 @@ def _list_folders(root: str, folders: Sequence[str]) -> Iterator[_Listed]:
                 yield from listing
 
 
-def _list_run(root: str, folders: Sequence[str]) -> list[_Listed]:
-    listings = []
-    for folder in folders:
-        names, counts = [], Counter[str]()
-        path = os.path.join(root, folder)
-        try:
-            with os.scandir(path) as entries:
-                for entry in entries:
-                    name = entry.name
-                    if name.startswith("."):
-                        counts["hidden entries"] += 1
-                    elif not name.endswith(_COMMON) and not _is_image_name(name):
-                        counts["folders in class folders" if entry.is_dir() else "files that are not images"] += 1
-                    elif entry.is_dir():
-                        counts["folders in class folders"] += 1
-                    else:  # a named pipe or a broken link too: it fails by name when it is read
-                        names.append(name)
-        except OSError as error:
-            raise input_error(error, path) from error
-        listings.append((folder, natural_sort(names), counts))
+def _list_run(root: str, folders: Sequence[str], *, deep: bool = True) -> list[_Listed]:
+    """List a folder, and the folders in it, each after the one that holds it, in natural order."""
+    listings: list[_Listed] = []
+    waiting = list(folders)
+    while waiting:
+        listing = _list_folder(root, waiting.pop())
+        listings.append(listing)
+        if len(listings) > _MOST_FOLDERS:
+            raise FormatError(f"{os.path.join(root, folders[0])}: holds more than {_MOST_FOLDERS:,} folders; is it a loop?")
+        if deep:
+            waiting += [f"{listing[0]}/{name}" for name in reversed(natural_sort(listing[3]))]
     return listings
+
+
+def _list_folder(root: str, folder: str) -> _Listed:
+    names, folders, skipped = [], [], Counter[str]()
+    path = os.path.join(root, folder)
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.startswith("."):
+                    skipped[""] += not name.startswith(".facedata-")
+                elif entry.is_dir():
+                    folders.append(name)
+                elif name.endswith(_COMMON) or _has_image_name(name):
+                    names.append(name)  # a named pipe or a broken link too: it fails by name when it is read
+                elif _is_image(entry.path):
+                    names.append(name)
+                elif entry.is_symlink() and not os.path.exists(entry.path):
+                    raise InputNotFoundError(f"{entry.path}: is a link to {os.readlink(entry.path)}, which does not exist")
+                elif folder or name not in _OWN_FILES:
+                    skipped[os.path.splitext(name)[1].lower() or "without an extension"] += 1
+    except OSError as error:
+        raise error if isinstance(error, InputError) else input_error(error, path) from error
+    return folder, natural_sort(names), skipped, folders
 
 
 def _different_in_case(names: Sequence[str], before: str) -> list[str]:
