@@ -6,9 +6,9 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -138,12 +138,21 @@ class LabelLines:
     labels : ndarray of shape (N,), int32
     classes : int
         The largest label of the whole file plus 1.
+    cut : callable, optional
+        Gives the text of a line, if the lines are not ``text label``.
+    names : mapping, optional
+        The name of each label, if the file has names.
     """
 
     path: str
     starts: NDArray[np.int64]
     labels: NDArray[np.int32]
     classes: int = 0
+    cut: Callable[[bytes], str] | None = None
+    names: Mapping[int, str] | None = field(default=None, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "names": None}  # a worker does not need them
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -173,6 +182,9 @@ class LabelLines:
                     block, base = os.pread(descriptor, _READ_AHEAD, start), start
                     end = block.find(b"\n")
                     end = end if end >= 0 else len(block)
+                if self.cut is not None:
+                    yield self.cut(block[start - base : end])
+                    continue
                 text, _, number = block[start - base : end].rstrip(b"\r").rpartition(b" ")
                 if not (0 < len(number) <= 10 and number.isdigit() and int(number) == label):
                     raise FormatError(f"{self.path}: byte {start}: the line was changed while it was being read")

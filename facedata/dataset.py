@@ -451,9 +451,12 @@ def find_format(spec: str) -> tuple[str, str]:
         _check_readable(path)
     if len(fitting) == 1:
         return fitting[0], path
-    found = f"it could be any of: {', '.join(fitting)}" if fitting else "no format fits its content"
-    readable = ", ".join(known.name for known in formats if known.open_source is not None)
-    raise FormatError(f"{path}: {found}; name the format to see what is wrong: FORMAT:{path}, one of {readable}")
+    if not fitting:
+        from facedata.identify import identify
+
+        what = identify(path)
+        raise FormatError(f"{path}: is not a dataset that facedata knows" + (f": it is {what}" if what else ""))
+    raise FormatError(f"{path}: it could be any of: {', '.join(fitting)}; name the format: {fitting[0]}:{path}")
 
 
 def open_dataset(spec: str, **options: Any) -> Source:
@@ -476,7 +479,15 @@ def open_dataset(spec: str, **options: Any) -> Source:
     if opener is None:
         raise OptionError(f"{name}: this format cannot be read")
     _check_options(name, opener, options)
-    return opener(path, **options)
+    try:
+        return opener(path, **options)
+    except FormatError as error:
+        from facedata.identify import identify
+
+        what = identify(path)
+        if what is None or not what.advice or f"{name}:" in what.advice:
+            raise
+        raise FormatError(f"{error}. {path} is {what}") from error
 
 
 def takes_option(name: str, option: str) -> bool:

@@ -113,6 +113,14 @@ def _media_extension(data: bytes) -> str | None:
     return "heic" if data[8:12] in _HEIF else None
 
 
+def described(data: bytes) -> str:
+    """What bytes that are not an image are, for messages."""
+    from facedata.identify import identify_bytes
+
+    what = identify_bytes(data[: 1 << 13])
+    return f"its bytes begin {data[:8].hex(' ')}" if what is None or not data else f"it is {what.kind}; {what.advice}".rstrip("; ")
+
+
 def known_extension(data: bytes) -> str:
     """The file extension for an encoded image, as for `image_extension`.
 
@@ -123,7 +131,7 @@ def known_extension(data: bytes) -> str:
     """
     extension = image_extension(data)
     if extension is None:
-        raise RefusedSampleError(f"not an image: its bytes begin {data[:8].hex(' ')}")
+        raise RefusedSampleError(f"not an image: {described(data)}")
     return extension
 
 

@@ -166,7 +166,7 @@ def command(source: str, output: str, **given: Any) -> int:
         **chosen,
         detector=_detector_options(given),
         encoding=Encoding(given["image_format"], given["quality"]),
-        labels=LabelOptions(given["labels"], given["label"]),
+        labels=LabelOptions(given["labels"], given["label"], given["labels_from"]),
         writing={name: given[name] for name in _WRITING if given[name] not in (None, False)},
         command_line=options.command_line(),
     )

@@ -75,6 +75,7 @@ def run_conversion(
     *,
     labels: str,
     label: int | None,
+    labels_from: str | None,
     limit: int | None,
     workers: int | None,
     overwrite: bool,
@@ -101,7 +102,7 @@ def run_conversion(
     sources : sequence of str
         Specs.
     target : str or Sink
-    labels, label, limit, min_images, max_images, relabel, shuffle, seed
+    labels, label, labels_from, limit, min_images, max_images, relabel, shuffle, seed
         Which samples are written, as for `LabelOptions` and `Selection`.
     workers, overwrite, dry_run, as_json, quiet, shard
         How the job is run.
@@ -119,7 +120,7 @@ def run_conversion(
     options.start_logging(quiet=quiet)
     flags = {"salvage": salvage, "rebuild_index": rebuild_index}
     conversion_options = ConversionOptions(
-        labels=LabelOptions(labels, label),
+        labels=LabelOptions(labels, label, labels_from),
         selection=Selection(min_images, max_images, relabel, shuffle=shuffle, seed=seed),
         limit=limit,
         opening={**(opening or {}), **{name: True for name, wanted in flags.items() if wanted}},

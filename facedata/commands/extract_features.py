@@ -158,7 +158,7 @@ def command(source: str, output: str, **given: Any) -> int:
         model=model,
         preprocessing=Preprocessing(given["mean"], given["scale"], given["color"], given["resize"]),
         **{name: given[name] for name in ("flip", "normalize", "on_error", "unlabeled", "limit")},
-        labels=LabelOptions(given["labels"], given["label"]),
+        labels=LabelOptions(given["labels"], given["label"], given["labels_from"]),
         opening={name: True for name in ("salvage", "rebuild_index") if given[name]},
         command_line=options.command_line(),
     )

@@ -129,6 +129,12 @@ LABELS = together(
         "then share a label; folders: every folder is a class; none: no labels.",
     ),
     click.option("--label", type=click.IntRange(0), metavar="N", help="Give every image this label."),
+    click.option(
+        "--labels-from",
+        type=click.Path(dir_okay=False),
+        metavar="FILE",
+        help="Labels of the samples, in their order (.meta, .npy) or by key (a list, CSV, JSON lines).",
+    ),
 )
 MIN_IMAGES = click.option("--min-images", type=click.IntRange(1), help="Leave out classes with fewer images.")
 MAX_IMAGES = click.option("--max-images", type=click.IntRange(1), help="Use only this many images of each class.")

@@ -101,19 +101,22 @@ class LabelOptions:
         ``"none"``: nowhere, every sample gets -1.
     constant : int, optional
         Every sample gets this label.
+    file : str, optional
+        A file with the labels, see `labels.labels_from`.
     """
 
     mode: str = "shift"
     constant: int | None = None
+    file: str | None = None
 
     def __post_init__(self) -> None:
-        if self.constant is not None and self.mode == "none":
-            raise OptionError("--label and --labels none contradict each other")
+        if (self.mode == "none") + (self.constant is not None) + (self.file is not None) > 1:
+            raise OptionError("--labels none, --label and --labels-from contradict each other; choose one")
 
     @property
     def scan(self) -> str | None:
         """How a folder of images gets its labels, if not by what it looks like."""
-        if self.constant is not None:
+        if self.constant is not None or self.file is not None:
             return "none"
         return self.mode if self.mode in ("none", "folders") else None
 
@@ -123,6 +126,10 @@ class LabelOptions:
 
     def apply(self, source: Source) -> Source:
         """The source with the labels that the user gave, or itself if there are none."""
+        if self.file is not None:
+            from facedata.converters.labels import labels_from
+
+            return labels_from(source, self.file)
         if self.constant is not None or self.mode == "none":
             from facedata.converters.labels import ConstantLabelSource
 
@@ -277,7 +284,7 @@ def plan_dataset(sources: Sequence[str], target: str | Sink, options: Conversion
         unlabelled = next((item.path for item in inputs if not item.source.labelled), inputs[0].path)
         raise OptionError(
             f"{unlabelled}: its samples have no labels, and the readers of this format need one for each. Put the "
-            "images of each class into a folder, or give all one label: --label 0"
+            "images of each class into a folder, take labels from a file (--labels-from FILE), or give all one: --label 0"
         )
     selection = replace(options.selection, group=True) if sink.grouped else options.selection
     selected = select(joined, selection)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.columns import UNLABELLED
+from facedata.columns import LARGEST_LABEL, UNLABELLED, LabelLines, read_labels
 from facedata.dataset import Sample, Source, WrappedSource
-from facedata.errors import SampleError
+from facedata.errors import FormatError, SampleError
+from facedata.files import file_identity, opened_regular
+from facedata.images import stem_of_key
+from facedata.text import counted, listed
 
-__all__ = ["ConstantLabelSource"]
+__all__ = ["AssignedLabelSource", "ConstantLabelSource", "labels_from"]
 
 _BLOCK = 1 << 16
+_HEAD = 1 << 12
+_NPY = b"\x93NUMPY"
+_log = logging.getLogger(__name__)
 
 
 class ConstantLabelSource(WrappedSource):
@@ -47,3 +56,121 @@ class ConstantLabelSource(WrappedSource):
 
     def declared_classes(self) -> int | None:
         return self._label + 1
+
+
+class AssignedLabelSource(WrappedSource):
+    """A source whose samples have the labels of an array, shape (N,), int32; `facts` identifies where they come from."""
+
+    def __init__(
+        self, source: Source, labels: NDArray[np.int32], facts: Mapping[str, Any], names: Mapping[int, str] | None = None
+    ) -> None:
+        super().__init__(source)
+        self._labels, self._facts, self._names = labels, facts, names
+
+    @property
+    def labelled(self) -> bool:  # type: ignore[override]
+        return bool((self._labels >= 0).any())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_names": None}  # a worker does not need them
+
+    def __getitem__(self, part: slice) -> AssignedLabelSource:
+        return AssignedLabelSource(self._source[part], self._labels[part], self._facts, self._names)
+
+    def take(self, positions: NDArray[np.int64]) -> AssignedLabelSource:
+        return AssignedLabelSource(self._source.take(positions), self._labels[positions], self._facts, self._names)
+
+    def read(self) -> Iterator[Sample | SampleError]:
+        for item, label in zip(self._source.read(), self._labels.tolist(), strict=True):
+            yield item if isinstance(item, SampleError) else item._replace(label=label)
+
+    def identity(self) -> Mapping[str, Any]:
+        return {**self._source.identity(), "labels from": self._facts}
+
+    def labels(self) -> Iterator[NDArray[np.int64]]:
+        for begin in range(0, len(self), _BLOCK):
+            yield self._labels[begin : begin + _BLOCK].astype(np.int64)
+
+    def class_names(self) -> Mapping[int, str] | None:
+        return self._names
+
+    def declared_classes(self) -> int | None:
+        return int(self._labels.max(initial=-1)) + 1
+
+
+def labels_from(source: Source, path: str) -> AssignedLabelSource:
+    """The source with the labels in a file: by key if the file names the samples, else in their order.
+
+    Parameters
+    ----------
+    path : str
+        A ``.meta``, one integer a line; a ``.npy`` of integers, shape (N,); or a list of any kind that facedata reads.
+
+    Raises
+    ------
+    FormatError
+        If the file is none of these, has not as many labels as the source has samples, or names none of them.
+    InputError
+        If it cannot be read.
+    """
+    names = None
+    with opened_regular(path) as descriptor:
+        head = os.read(descriptor, _HEAD)
+    if head.startswith(_NPY):
+        labels = _array_labels(path)
+    elif head.split(b"\n")[0].strip().lstrip(b"-").isdigit():
+        labels = np.concatenate([np.empty(0, np.int64), *read_labels(path)])
+    else:
+        from facedata.converters.list_files import read_list
+
+        lines, _ = read_list(path)
+        if not lines.classes:
+            raise FormatError(f"{path}: has no labels; expected one for each sample, in their order or beside their keys")
+        labels, names = _by_key(source, lines, path), lines.names
+    if len(labels) != len(source):
+        raise FormatError(
+            f"{path}: has {counted(len(labels), 'label')}, but the dataset has {counted(len(source), 'sample')}; labels "
+            "in the order of the samples need one for each, also for those that a limit leaves out"
+        )
+    if int(labels.max(initial=0)) > LARGEST_LABEL or int(labels.min(initial=0)) < UNLABELLED:
+        raise FormatError(f"{path}: expected labels from 0 to {LARGEST_LABEL}, or -1 for none")
+    return AssignedLabelSource(source, labels.astype(np.int32), file_identity(path), names)
+
+
+def _array_labels(path: str) -> NDArray[np.int64]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{path}: is not a readable .npy: {error}") from error
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise FormatError(f"{path}: is an array of {array.dtype} of shape {array.shape}; expected integers of shape (N,)")
+    return np.asarray(array, np.int64)
+
+
+def _by_key(source: Source, lines: LabelLines, path: str) -> NDArray[np.int64]:
+    """The label of each sample, by its key with or without the extension; -1 for those that the file does not name."""
+    listed_keys = _hashes(lines.texts(), len(lines))
+    order = np.argsort(listed_keys, kind="stable")
+    ordered = listed_keys[order]
+    same = ordered[1:] == ordered[:-1]
+    numbers = lines.labels[order]
+    if (same & (numbers[1:] != numbers[:-1])).any():
+        place = int(order[1:][same & (numbers[1:] != numbers[:-1])][0])
+        key = next(lines.take(np.array([place])).texts())
+        raise FormatError(f"{path}: gives the sample {key} two different labels")
+    keys = _hashes(source.keys(), len(source))
+    places = np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)
+    found = ordered[places] == keys
+    if not found.any():
+        examples = listed([next(iter(source.keys()), "")]), listed([next(lines.texts())])
+        raise FormatError(
+            f"{path}: names none of the samples: their keys are like {examples[0]}, those in the file like {examples[1]}"
+        )
+    if not found.all():
+        missing = [key for key, there in zip(source.keys(), found.tolist(), strict=True) if not there]
+        _log.warning("%s: has no label for %s: %s", path, counted(len(missing), "sample"), listed(missing))
+    return np.where(found, numbers[places], UNLABELLED).astype(np.int64)
+
+
+def _hashes(keys: Iterable[str], count: int) -> NDArray[np.int64]:
+    return np.fromiter((hash(stem_of_key(key)) for key in keys), np.int64, count)

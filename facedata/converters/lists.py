@@ -1,12 +1,17 @@
-"""The format ``list``: a text file of ``relative/path label`` lines, and the folder that the paths start from.
+"""The format ``list``: a text file that names images, and the folder that the paths start from.
 
-As a spec: ``list:train.txt@root``, or ``list:train.txt`` if the paths start from the list's own folder.
+As a spec: ``list:train.txt@root``, or ``list:train.txt`` if the paths start from the list's own folder; ``-`` reads the
+list from stdin, with paths that start from the working folder.
 """
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
 import re
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.columns import LabelLines, read_label_lines
+from facedata.columns import LabelLines
 from facedata.converters.image_files import ImageFileSource
 from facedata.dataset import Format
-from facedata.errors import FormatError, InputNotFoundError, OptionError, input_error
+from facedata.errors import FormatError, InputError, InputNotFoundError, OptionError, input_error
 from facedata.files import file_identity
+from facedata.text import counted
 
 if TYPE_CHECKING:
     from facedata.converters.folder.sink import FolderSink
@@ -29,7 +35,11 @@ __all__ = ["FORMAT", "ListSource", "create_sink", "open_source", "recognises"]
 _LINES = 1 << 16
 _BLOCK = 1 << 22
 _LEAVES_ROOT = re.compile(rb"^(?:/|(?:[^\n]*/)?\.\.(?:/| \d))", re.MULTILINE)
-_FIRST_LINE = re.compile(rb"[^ \t\r\n]+ \d{1,10}\r?\n?")
+_ENDINGS = (".txt", ".lst", ".list", ".csv", ".tsv", ".jsonl")
+STDIN = "-"
+"""The path of a list that is read from stdin."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,11 @@ class ListSource(ImageFileSource):
     root: str
     lines: LabelLines
     facts: Mapping[str, Any]
+
+    @property
+    def labelled(self) -> bool:  # type: ignore[override]
+        """Whether the list has labels."""
+        return self.lines.classes > 0
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -81,38 +96,65 @@ class ListSource(ImageFileSource):
         for begin in range(0, len(self), _LINES):
             yield self.lines.labels[begin : begin + _LINES].astype(np.int64)
 
+    def class_names(self) -> Mapping[int, str] | None:
+        """The names of the labels, if the list has names."""
+        return self.lines.names
+
     def declared_classes(self) -> int:
         """The largest label of the whole list, plus 1."""
         return self.lines.classes
 
 
 def open_source(spec: str) -> ListSource:
-    """Open ``LIST@ROOT``, or ``LIST`` whose paths start from its own folder.
+    """Open ``LIST@ROOT``, or ``LIST`` whose paths start from its own folder; see `list_files` for what a list may be.
 
     Raises
     ------
     InputError
         If the list or the folder does not exist.
     FormatError
-        If a line is not ``path label``, or its path leaves the folder; the message names the line.
+        If a line does not fit, or its path leaves the folder; the message names the line.
     """
+    from facedata.converters.list_files import read_list
+
     path, root = _split(spec)
-    if not os.path.isdir(root):
+    if root is not None and not os.path.isdir(root):
         raise InputNotFoundError(f"{root}: no such folder; the paths of {path} start from it")
     if os.path.lexists(path) and not os.path.isfile(path):
         raise FormatError(f"{path}: is not a regular file; expected a list with lines of 'path label'")
-    lines = read_label_lines(path)
-    _refuse_paths_outside(path)
+    if path == STDIN:
+        path, root = _copy_of_stdin(), root or "."
+    lines, root = read_list(path, root)
+    if lines.cut is None:
+        _refuse_paths_outside(path)
     source = ListSource(root, lines, {})
+    if lines.names:
+        _log.info("%s: %s get the labels 0 to %d", path, counted(len(lines.names), "class name"), lines.classes - 1)
     return replace(source, facts={"list": file_identity(path), "content": source.content()})
 
 
-def _split(spec: str) -> tuple[str, str]:
-    """The path of the list and its root; an @ in the name of a list that exists belongs to the name."""
+def _split(spec: str) -> tuple[str, str | None]:
+    """The path of the list and the root, if one is named; an @ in the name of a list that exists belongs to the name."""
     if os.path.exists(spec) or "@" not in spec:
-        return spec, os.path.dirname(spec) or "."
+        return spec, None
     path, _, root = spec.rpartition("@")
     return path, root
+
+
+def _copy_of_stdin() -> str:
+    """A file with what stdin has, for every process reads its lines from the file; removed when the program ends."""
+    descriptor, path = tempfile.mkstemp(prefix="facedata-list-", suffix=".txt")
+    atexit.register(_remove, path, os.getpid())
+    with open(descriptor, "wb") as file:
+        while block := sys.stdin.buffer.read(_BLOCK):
+            file.write(block.replace(b"\0", b"\n"))  # find -print0
+    return path
+
+
+def _remove(path: str, process: int) -> None:
+    if os.getpid() == process:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _refuse_paths_outside(path: str) -> None:
@@ -137,11 +179,13 @@ def _refuse_paths_outside(path: str) -> None:
 
 
 def recognises(path: str) -> bool:
-    """Whether `path` is a text file whose first line is ``path label``."""
-    if not os.path.isfile(path) or not path.endswith((".txt", ".lst", ".list")):
-        return False
-    with suppress(OSError), open(path, "rb") as file:
-        return _FIRST_LINE.fullmatch(file.readline(1 << 12)) is not None
+    """Whether `path` is a text file whose first lines name images, or stdin."""
+    from facedata.converters.list_files import first_lines_fit
+
+    if path == STDIN:
+        return True
+    with suppress(OSError, InputError):
+        return path.lower().endswith(_ENDINGS) and os.path.isfile(path) and first_lines_fit(path)
     return False
 
 
@@ -164,7 +208,9 @@ def create_sink(spec: str, *, layout: str | None = None, keep_undecodable: bool 
 def input_paths(spec: str) -> dict[str, bool]:
     """The list, and the folder that its paths start from, which may hold other things too."""
     path, root = _split(spec)
-    return {path: True, root: False}
+    if path == STDIN:
+        return {root or ".": False}
+    return {path: True, root or os.path.dirname(path) or ".": False}
 
 
 FORMAT = Format(
