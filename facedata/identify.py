@@ -13,7 +13,7 @@ from typing import NamedTuple
 from facedata.errors import InputError
 from facedata.files import opened_regular
 from facedata.images import image_extension
-from facedata.text import plain_line, web_page_title
+from facedata.text import LFS_POINTER, plain_line, saved_instead
 
 __all__ = ["Identified", "identify", "identify_bytes"]
 
@@ -21,6 +21,9 @@ _HEAD = 1 << 13
 _ENTRIES = 256
 _EXTRACT = "unpack it first: facedata extract {path} --output FOLDER"
 _FEATURES = "facedata pack-features {path} takes it"
+
+
+_POINTER = (saved_instead(LFS_POINTER) or "").partition(";")[0]
 
 
 class Identified(NamedTuple):
@@ -41,10 +44,7 @@ class Identified(NamedTuple):
         return f"{self.kind}; {self.advice}" if self.advice else self.kind
 
 
-_POINTER = Identified("a Git LFS pointer, not the file itself", "fetch the files with: git lfs pull")
-
 _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
-    (0, b"version https://git-lfs.github.com/spec/", *_POINTER),
     (0, b"PK\x03\x04", "a zip archive", _EXTRACT),
     (0, b"PK\x05\x06", "an empty zip archive", ""),
     (0, b"\x1f\x8b", "a gzip file", _EXTRACT),
@@ -53,7 +53,12 @@ _SIGNATURES: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"\x28\xb5\x2f\xfd", "a Zstandard file", "unpack it first, with tar -xf or unzstd"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first, with 7z x"),
     (0, b"Rar!\x1a\x07", "a RAR archive", "unpack it first, with unrar x"),
-    (257, b"ustar", "a tar", "if it holds a dataset of samples, name it webdataset:{path}; else facedata extract {path}"),
+    (
+        257,
+        b"ustar",
+        "a tar",
+        "if it holds a dataset of samples, name it webdataset:{path}; else facedata extract {path}",
+    ),
     (0, struct.pack("<I", 0xCED7230A), "an MXNet record file", "name it rec:{path}"),
     (16, struct.pack("<I", 0xBEEFC0DE), "an LMDB database", "name it lmdb:{path}"),
     (0, b"PAR1", "a Parquet file", "name it parquet:{path}"),
@@ -94,6 +99,9 @@ def identify_bytes(head: bytes, name: str = "", size: int | None = None) -> Iden
     extension = os.path.splitext(name)[1].lower()
     if not head:
         return Identified("an empty file")
+    instead = saved_instead(head)
+    if instead is not None:
+        return Identified(*instead.split("; ", 1))
     for offset, signature, kind, advice in _SIGNATURES:
         if head[offset : offset + len(signature)] == signature:
             if extension == ".npz":
@@ -104,10 +112,6 @@ def identify_bytes(head: bytes, name: str = "", size: int | None = None) -> Iden
     image = image_extension(head)
     if image is not None:
         return Identified(f"an image ({image})")
-    title = web_page_title(head)
-    if title is not None:
-        shown = f" ('{title}')" if title else ""
-        return Identified(f"a web page{shown}, probably saved in the place of the file", "download the file again")
     if head[:1] == b"\x80" and 2 <= head[1] <= 5:
         what = "a pickle, as verification sets of InsightFace are" if extension == ".bin" else "a Python pickle"
         return Identified(what, "facedata does not load pickles here, since they can run code")
@@ -128,7 +132,11 @@ _LINES: tuple[tuple[str, str, str], ...] = (
     (r"-?\d+", "a file of labels, one a line", "give it with --labels-from"),
     (r"\S+ \S+\.[A-Za-z]{3,4} [01]", "a list of pairs", ""),
     (r"[^\t]+(\t[^\t]+)*\t[A-Za-z0-9+/=]{200,}", "a TSV of MS-Celeb-1M with images in base64", ""),
-    (r"\S+( \S+)*[ \t,;]\d+", "a list of paths or keys and labels", "name it list:{path}@FOLDER, with the images' folder"),
+    (
+        r"\S+( \S+)*[ \t,;]\d+",
+        "a list of paths or keys and labels",
+        "name it list:{path}@FOLDER, with the images' folder",
+    ),
     (r"[\[{].*", "JSON", ""),
 )
 
@@ -150,7 +158,7 @@ def _identify_text(head: bytes) -> Identified | None:
 def _are_floats(head: bytes) -> bool:
     """Whether the bytes are float32 of a size that features have."""
     numbers = struct.unpack_from(f"<{len(head) // 4}f", head)
-    return bool(numbers) and all(abs(number) < 1e4 for number in numbers) and any(1e-6 < abs(n) for n in numbers)
+    return bool(numbers) and all(abs(number) < 1e4 for number in numbers) and any(abs(n) > 1e-6 for n in numbers)
 
 
 def _identify_folder(path: str) -> Identified | None:
@@ -164,7 +172,7 @@ def _identify_folder(path: str) -> Identified | None:
                     found[what._replace(advice=what.advice.replace(os.path.join(folder, name), "FILE"))] += 1
     if not found:
         return None
-    pointer = next((what for what in found if what == _POINTER), None)
+    pointer = next((what for what in found if what.kind == _POINTER), None)
     if pointer is not None:
         return Identified("a folder with Git LFS pointers, not the files themselves", pointer.advice)
     what = found.most_common(1)[0][0]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from facedata.errors import MissingLibraryError, RefusedSampleError
+from facedata.text import saved_instead
 
 IMAGE_EXTENSIONS = frozenset(
     {"jpg", "jpeg", "jpe", "jfif", "png", "bmp", "webp", "gif", "tif", "tiff", "heic", "heif", "avif", "jp2", "j2k"}
@@ -113,14 +114,6 @@ def _media_extension(data: bytes) -> str | None:
     return "heic" if data[8:12] in _HEIF else None
 
 
-def described(data: bytes) -> str:
-    """What bytes that are not an image are, for messages."""
-    from facedata.identify import identify_bytes
-
-    what = identify_bytes(data[: 1 << 13])
-    return f"its bytes begin {data[:8].hex(' ')}" if what is None or not data else f"it is {what.kind}; {what.advice}".rstrip("; ")
-
-
 def known_extension(data: bytes) -> str:
     """The file extension for an encoded image, as for `image_extension`.
 
@@ -131,7 +124,8 @@ def known_extension(data: bytes) -> str:
     """
     extension = image_extension(data)
     if extension is None:
-        raise RefusedSampleError(f"not an image: {described(data)}")
+        found = saved_instead(data) or f"its bytes begin {data[:8].hex(' ')}"
+        raise RefusedSampleError(f"not an image: {found}")
     return extension
 
 

@@ -14,6 +14,8 @@ _LARGEST_HEAD = 1 << 16
 _PREAMBLE = re.compile(rb"(?:\s+|\xef\xbb\xbf|<!--.*?-->|<\?xml[^>]*\?>)*", re.DOTALL)
 _OPENING = re.compile(rb"<(?:!doctype\s+html|html|head|title|meta|script|body)[\s>/]", re.IGNORECASE)
 _TITLE = re.compile(rb"<title[^>]{0,200}>(.*?)(?:</title|\Z)", re.IGNORECASE | re.DOTALL)
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""How a file begins that Git LFS puts in the place of a large one."""
 _PAGE_NAMES = (".html", ".htm", ".xhtml")
 
 
@@ -70,6 +72,16 @@ def web_page_title(head: bytes) -> str | None:
     head = head[:_LARGEST_HEAD]
     preamble = _PREAMBLE.match(head)
     return _title(head) if preamble and _OPENING.match(head, preamble.end()) else None
+
+
+def saved_instead(head: bytes) -> str | None:
+    """What lies in the place of a file that begins so: a Git LFS pointer, or a web page; None if it is neither."""
+    if head.startswith(LFS_POINTER):
+        return "a Git LFS pointer, not the file itself; fetch the files with: git lfs pull"
+    title = web_page_title(head)
+    if title is None:
+        return None
+    return f"a web page{title and f' ({title!r})'}, probably saved in the place of the file; download the file again"
 
 
 def page_instead_of_file(name: str, content_type: str, head: bytes) -> str | None:

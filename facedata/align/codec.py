@@ -154,7 +154,10 @@ def _decode_with_pillow(data: bytes, kind: str, max_pixels: int) -> NDArray[np.u
     except ImportError:
         raise FaceError("undecodable", str(MissingExtraError(f"decoding {kind} images", "images"))) from None
     try:
-        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning), Image.open(io.BytesIO(data), formats=_PILLOW[kind]) as image:
+        with (
+            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
+            Image.open(io.BytesIO(data), formats=_PILLOW[kind]) as image,
+        ):
             _check_pixels(image.height, image.width, max_pixels)
             upright = ImageOps.exif_transpose(image).convert("RGB")
             return np.ascontiguousarray(np.asarray(upright)[:, :, ::-1])

@@ -131,9 +131,9 @@ class LabelOptions:
 
             return labels_from(source, self.file)
         if self.constant is not None or self.mode == "none":
-            from facedata.converters.labels import ConstantLabelSource
+            from facedata.converters.labels import constant_labels
 
-            return ConstantLabelSource(source, UNLABELLED if self.constant is None else self.constant)
+            return constant_labels(source, UNLABELLED if self.constant is None else self.constant)
         return source
 
 
@@ -284,7 +284,8 @@ def plan_dataset(sources: Sequence[str], target: str | Sink, options: Conversion
         unlabelled = next((item.path for item in inputs if not item.source.labelled), inputs[0].path)
         raise OptionError(
             f"{unlabelled}: its samples have no labels, and the readers of this format need one for each. Put the "
-            "images of each class into a folder, take labels from a file (--labels-from FILE), or give all one: --label 0"
+            "images of each class into a folder, take labels from a file (--labels-from FILE), or give all one label: "
+            "--label 0"
         )
     selection = replace(options.selection, group=True) if sink.grouped else options.selection
     selected = select(joined, selection)

@@ -17,7 +17,7 @@ from facedata.files import file_identity, opened_regular
 from facedata.images import stem_of_key
 from facedata.text import counted, listed
 
-__all__ = ["AssignedLabelSource", "ConstantLabelSource", "labels_from"]
+__all__ = ["constant_labels", "labels_from"]
 
 _BLOCK = 1 << 16
 _HEAD = 1 << 12
@@ -25,7 +25,7 @@ _NPY = b"\x93NUMPY"
 _log = logging.getLogger(__name__)
 
 
-class ConstantLabelSource(WrappedSource):
+class _ConstantSource(WrappedSource):
     """A source whose samples all have the same label."""
 
     def __init__(self, source: Source, label: int) -> None:
@@ -37,11 +37,11 @@ class ConstantLabelSource(WrappedSource):
     def labelled(self) -> bool:  # type: ignore[override]
         return self._labelled
 
-    def __getitem__(self, part: slice) -> ConstantLabelSource:
-        return ConstantLabelSource(self._source[part], self._label)
+    def __getitem__(self, part: slice) -> _ConstantSource:
+        return _ConstantSource(self._source[part], self._label)
 
-    def take(self, positions: NDArray[np.int64]) -> ConstantLabelSource:
-        return ConstantLabelSource(self._source.take(positions), self._label)
+    def take(self, positions: NDArray[np.int64]) -> _ConstantSource:
+        return _ConstantSource(self._source.take(positions), self._label)
 
     def read(self) -> Iterator[Sample | SampleError]:
         for item in self._source.read():
@@ -58,11 +58,15 @@ class ConstantLabelSource(WrappedSource):
         return self._label + 1
 
 
-class AssignedLabelSource(WrappedSource):
-    """A source whose samples have the labels of an array, shape (N,), int32; `facts` identifies where they come from."""
+class _AssignedSource(WrappedSource):
+    """A source whose samples have the labels of an array, shape (N,), int32; `facts` identify the file."""
 
     def __init__(
-        self, source: Source, labels: NDArray[np.int32], facts: Mapping[str, Any], names: Mapping[int, str] | None = None
+        self,
+        source: Source,
+        labels: NDArray[np.int32],
+        facts: Mapping[str, Any],
+        names: Mapping[int, str] | None = None,
     ) -> None:
         super().__init__(source)
         self._labels, self._facts, self._names = labels, facts, names
@@ -74,11 +78,11 @@ class AssignedLabelSource(WrappedSource):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_names": None}  # a worker does not need them
 
-    def __getitem__(self, part: slice) -> AssignedLabelSource:
-        return AssignedLabelSource(self._source[part], self._labels[part], self._facts, self._names)
+    def __getitem__(self, part: slice) -> _AssignedSource:
+        return _AssignedSource(self._source[part], self._labels[part], self._facts, self._names)
 
-    def take(self, positions: NDArray[np.int64]) -> AssignedLabelSource:
-        return AssignedLabelSource(self._source.take(positions), self._labels[positions], self._facts, self._names)
+    def take(self, positions: NDArray[np.int64]) -> _AssignedSource:
+        return _AssignedSource(self._source.take(positions), self._labels[positions], self._facts, self._names)
 
     def read(self) -> Iterator[Sample | SampleError]:
         for item, label in zip(self._source.read(), self._labels.tolist(), strict=True):
@@ -98,7 +102,12 @@ class AssignedLabelSource(WrappedSource):
         return int(self._labels.max(initial=-1)) + 1
 
 
-def labels_from(source: Source, path: str) -> AssignedLabelSource:
+def constant_labels(source: Source, label: int) -> Source:
+    """The source with the same label for all samples; -1 for none."""
+    return _ConstantSource(source, label)
+
+
+def labels_from(source: Source, path: str) -> Source:
     """The source with the labels in a file: by key if the file names the samples, else in their order.
 
     Parameters
@@ -125,16 +134,18 @@ def labels_from(source: Source, path: str) -> AssignedLabelSource:
 
         lines, _ = read_list(path)
         if not lines.classes:
-            raise FormatError(f"{path}: has no labels; expected one for each sample, in their order or beside their keys")
+            raise FormatError(
+                f"{path}: has no labels; expected one for each sample, in their order or beside their keys"
+            )
         labels, names = _by_key(source, lines, path), lines.names
     if len(labels) != len(source):
         raise FormatError(
-            f"{path}: has {counted(len(labels), 'label')}, but the dataset has {counted(len(source), 'sample')}; labels "
-            "in the order of the samples need one for each, also for those that a limit leaves out"
+            f"{path}: has {counted(len(labels), 'label')}, but the dataset has {counted(len(source), 'sample')}; "
+            "labels in the order of the samples need one for each, also for those that a limit leaves out"
         )
     if int(labels.max(initial=0)) > LARGEST_LABEL or int(labels.min(initial=0)) < UNLABELLED:
         raise FormatError(f"{path}: expected labels from 0 to {LARGEST_LABEL}, or -1 for none")
-    return AssignedLabelSource(source, labels.astype(np.int32), file_identity(path), names)
+    return _AssignedSource(source, labels.astype(np.int32), file_identity(path), names)
 
 
 def _array_labels(path: str) -> NDArray[np.int64]:
@@ -143,7 +154,9 @@ def _array_labels(path: str) -> NDArray[np.int64]:
     except (OSError, ValueError) as error:
         raise FormatError(f"{path}: is not a readable .npy: {error}") from error
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise FormatError(f"{path}: is an array of {array.dtype} of shape {array.shape}; expected integers of shape (N,)")
+        raise FormatError(
+            f"{path}: is an array of {array.dtype} of shape {array.shape}; expected integers of shape (N,)"
+        )
     return np.asarray(array, np.int64)
 
 
@@ -164,7 +177,7 @@ def _by_key(source: Source, lines: LabelLines, path: str) -> NDArray[np.int64]:
     if not found.any():
         examples = listed([next(iter(source.keys()), "")]), listed([next(lines.texts())])
         raise FormatError(
-            f"{path}: names none of the samples: their keys are like {examples[0]}, those in the file like {examples[1]}"
+            f"{path}: names none of the samples: their keys are like {examples[0]}, the file has {examples[1]}"
         )
     if not found.all():
         missing = [key for key, there in zip(source.keys(), found.tolist(), strict=True) if not there]

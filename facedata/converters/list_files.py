@@ -41,8 +41,8 @@ _PLAIN = re.compile(rb"[^ \t\r\n\\,;]+ \d{1,10}\r?\n?")
 _BOM = b"\xef\xbb\xbf"
 _CUB_LABELS, _CUB_CLASSES, _CUB_IMAGES = "image_class_labels.txt", "classes.txt", "images"
 _EXPECTED = (
-    "expected 'path label', a path alone, an .lst of im2rec or InsightFace, CSV or JSON lines with the columns path and "
-    "label, or the images.txt of CUB"
+    "expected 'path label', a path alone, an .lst of im2rec or InsightFace, CSV or JSON lines with the columns path "
+    "and label, or the images.txt of CUB"
 )
 
 
@@ -76,7 +76,7 @@ class Dialect:
     prefix: str = ""
 
     def cut(self, line: bytes) -> tuple[str, str | None, str | None]:
-        """The path, the label and its name in one line; raises ValueError, IndexError or KeyError if it does not fit."""
+        """Path, label and its name in one line; raises ValueError, IndexError or KeyError if it does not fit."""
         text = os.fsdecode(line.removeprefix(_BOM).rstrip(b"\r\n"))
         name = None
         if self.last_word:
@@ -102,8 +102,9 @@ class Dialect:
         if self.separator == "json":
             return json.loads(text)
         if self.separator == " ":
-            last = isinstance(self.path, int) and isinstance(self.label, int) and self.path > self.label
-            return text.split(None, self.path if last else -1)  # the path may hold spaces if it is the last column
+            path, label = self.path, self.label
+            last = isinstance(path, int) and isinstance(label, int) and path > label
+            return text.split(None, int(path) if last else -1)  # the path may hold spaces if it is the last column
         return next(csv.reader([text], delimiter=self.separator))
 
 
@@ -208,11 +209,17 @@ def _candidates(texts: Sequence[str], path: str) -> list[Dialect]:
         return [Dialect("\t", path=1, label=2)]
     words = first.split()
     if len(words) == 2 and words[0].isdigit() and _is_path(words[1]) and not _is_path(words[0]):
-        return [Dialect(" ", path=1, label=0)] if os.path.exists(os.path.join(os.path.dirname(path), _CUB_LABELS)) else []
+        return (
+            [Dialect(" ", path=1, label=0)] if os.path.exists(os.path.join(os.path.dirname(path), _CUB_LABELS)) else []
+        )
     separated = [
         Dialect(separator, path=0, label=1) for separator in (",", ";", "\t") if len(first.split(separator)) == 2
     ]
-    return [Dialect(), *separated, Dialect(last_word=True)] if _is_path(first.strip()) else [*separated, Dialect(last_word=True)]
+    return (
+        [Dialect(), *separated, Dialect(last_word=True)]
+        if _is_path(first.strip())
+        else [*separated, Dialect(last_word=True)]
+    )
 
 
 def _named(columns: Sequence[str], separator: str, first: int) -> list[Dialect]:
@@ -256,7 +263,7 @@ def _shared_folder(path: str, dialect: Dialect) -> str:
         if not name.startswith("/"):
             return ""
         low, high = min(low or name, name), max(high, name)
-    return os.path.commonprefix([low, high]).rpartition("/")[0] + "/"
+    return os.path.join(os.path.commonpath([os.path.dirname(low), os.path.dirname(high)]), "")
 
 
 def _prefix(shared: str, root: str | None, path: str) -> str:

@@ -134,7 +134,7 @@ def open_source(spec: str) -> ListSource:
 
 
 def _split(spec: str) -> tuple[str, str | None]:
-    """The path of the list and the root, if one is named; an @ in the name of a list that exists belongs to the name."""
+    """The list, and the root if one is named; an @ in the name of a list that exists belongs to the name."""
     if os.path.exists(spec) or "@" not in spec:
         return spec, None
     path, _, root = spec.rpartition("@")

@@ -435,9 +435,7 @@ class _SelectedSource(WrappedSource):
         renumbered = dict(zip(old.tolist(), new.tolist(), strict=True))
         for part in self._parts():
             for position, item in enumerate(part.read()):
-                if isinstance(item, SampleError):
-                    yield item
-                elif item.label < 0:
+                if isinstance(item, SampleError) or item.label < 0:
                     yield item
                 elif item.label in renumbered:
                     yield item._replace(label=renumbered[item.label])

@@ -125,7 +125,7 @@ def test_labels_of_several_sets_are_shifted(tmp_path: Path) -> None:
     assert [label for label, _ in pairs(f"{tmp_path}/out")] == [0, 0, 4, 5, 6]
     facts = [(fact["format"], fact["first_label"], fact["last_label"]) for fact in summary.facts["sets"]]
     assert facts == [("rec", 0, 4), ("rec", 5, 6)]
-    run([one, two], f"folder:{tmp_path}/kept", labels="keep")
+    run([one, two], f"folder:{tmp_path}/kept", labels=LabelOptions("keep"))
     assert sorted(label for label, _ in pairs(f"{tmp_path}/kept")) == [0, 0, 0, 1, 4]
 
 
@@ -357,7 +357,7 @@ def test_labels_that_no_reader_takes_are_refused(tmp_path: Path) -> None:
     for selection in selections:
         with pytest.raises(OptionError, match=r"the largest label would be 2147483648.*--relabel"):
             run([big, small], f"null:{tmp_path}/null", **selection)
-    assert run([big, small], f"null:{tmp_path}/null", labels="keep").good
+    assert run([big, small], f"null:{tmp_path}/null", labels=LabelOptions("keep")).good
     assert run([big], f"null:{tmp_path}/other", relabel=True).good
 
 

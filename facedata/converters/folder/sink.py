@@ -79,7 +79,9 @@ class FolderSink(Sink):
     labelled: bool = True
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("class_names", "folders", "images")}
+        return {
+            name: value for name, value in self.__dict__.items() if name not in ("class_names", "folders", "images")
+        }
 
     @property
     def named_by_key(self) -> bool:  # type: ignore[override]
@@ -134,7 +136,8 @@ class FolderSink(Sink):
         if self.images is None or not len(self.images):
             return False
         name_hash = hash(stem_of_key(name, _WRITTEN_EXTENSIONS))
-        return int(self.images[min(np.searchsorted(self.images, name_hash), len(self.images) - 1)]) == name_hash
+        place = min(int(np.searchsorted(self.images, name_hash)), len(self.images) - 1)
+        return int(self.images[place]) == name_hash
 
     def named_files(self) -> list[str]:
         """The list."""

@@ -231,7 +231,8 @@ def open_source(path: str, *, labels: str | None = None) -> FolderSource:
     if labels is None and not unlabelled and _SPLITS.issuperset(map(str.lower, classes)):
         raise FormatError(
             f"{path}: {listed(classes, 9)} are not classes, but parts of a dataset; name the parts that you want "
-            f"({' '.join(os.path.join(path, name) for name in classes[:3])}), or use --labels folders if each is a class"
+            f"({' '.join(os.path.join(path, name) for name in classes[:3])}), or take each as a class with --labels "
+            "folders"
         )
     numbers = np.full(len(classes), UNLABELLED) if unlabelled else _labels_of(classes, path)
     source = scan.source(path, dict(zip(classes, numbers.tolist(), strict=True)))
@@ -359,7 +360,9 @@ def _list_run(root: str, folders: Sequence[str], *, deep: bool = True) -> list[_
         listing = _list_folder(root, waiting.pop())
         listings.append(listing)
         if len(listings) > _MOST_FOLDERS:
-            raise FormatError(f"{os.path.join(root, folders[0])}: holds more than {_MOST_FOLDERS:,} folders; is it a loop?")
+            raise FormatError(
+                f"{os.path.join(root, folders[0])}: holds more than {_MOST_FOLDERS:,} folders; is it a loop?"
+            )
         if deep:
             waiting += [f"{listing[0]}/{name}" for name in reversed(natural_sort(listing[3]))]
     return listings
@@ -381,7 +384,9 @@ def _list_folder(root: str, folder: str) -> _Listed:
                 elif _is_image(entry.path):
                     names.append(name)
                 elif entry.is_symlink() and not os.path.exists(entry.path):
-                    raise InputNotFoundError(f"{entry.path}: is a link to {os.readlink(entry.path)}, which does not exist")
+                    raise InputNotFoundError(
+                        f"{entry.path}: is a link to {os.readlink(entry.path)}, which does not exist"
+                    )
                 elif folder or name not in _OWN_FILES:
                     skipped[os.path.splitext(name)[1].lower() or "without an extension"] += 1
     except OSError as error:
