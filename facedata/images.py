@@ -124,7 +124,8 @@ def known_extension(data: bytes) -> str:
     """
     extension = image_extension(data)
     if extension is None:
-        found = saved_instead(data) or f"its bytes begin {data[:8].hex(' ')}"
+        instead = saved_instead(data)
+        found = f"its bytes begin {data[:8].hex(' ')}" + (f": {instead}" if instead else "")
         raise RefusedSampleError(f"not an image: {found}")
     return extension
 

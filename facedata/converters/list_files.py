@@ -35,9 +35,10 @@ _LABELS = ("label", "class_id", "class", "identity", "person_id", "identity_id",
 _NAMES = ("label_name", "class_name", "person_name", "name", "person")
 _FIRST = 200  # lines that decide
 _HEAD = 1 << 18
-_WHOLE = re.compile(r"[+]?(\d{1,18})(?:\.0*)?", re.ASCII)
+_WHOLE = re.compile(r"(-1|\d{1,18})(?:\.0*)?", re.ASCII)
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?", re.ASCII)
 _PLAIN = re.compile(rb"[^ \t\r\n\\,;]+ \d{1,10}\r?\n?")
+_MISFITS = (ValueError, IndexError, KeyError, TypeError, csv.Error)
 _BOM = b"\xef\xbb\xbf"
 _CUB_LABELS, _CUB_CLASSES, _CUB_IMAGES = "image_class_labels.txt", "classes.txt", "images"
 _EXPECTED = (
@@ -60,6 +61,8 @@ class Dialect:
         How many lines stand before the first image.
     last_word : bool
         The label is the last word of the line and the path is all before it.
+    numbers : bool
+        The labels are numbers, not words.
     backslashes : bool
         Paths have backslashes in the place of slashes.
     prefix : str
@@ -72,6 +75,7 @@ class Dialect:
     name: int | str | None = None
     first: int = 0
     last_word: bool = False
+    numbers: bool = False
     backslashes: bool = False
     prefix: str = ""
 
@@ -174,18 +178,27 @@ def _first_lines(path: str) -> list[bytes]:
 
 
 def _recognise(lines: Sequence[bytes], path: str) -> Dialect | None:
-    """The dialect that all of the first lines fit, or None."""
+    """The dialect that most of the first lines fit, the first of them too, or None."""
     texts = [os.fsdecode(line) for line in lines]
     backslashes = any("\\" in text for text in texts) and not any("/" in text for text in texts)
+    best, most = None, 0
     for dialect in _candidates(texts, path):
         dialect = replace(dialect, backslashes=backslashes)
-        try:
-            rows = [dialect.cut(line) for line in lines[dialect.first :]]
-        except (ValueError, IndexError, KeyError, TypeError, csv.Error):
-            continue
-        if rows and (dialect.first or dialect.separator == "json" or all(_is_path(name) for name, _, _ in rows)):
-            return dialect
-    return None
+        rows = [_fitting(dialect, line) for line in lines[dialect.first :]]
+        fitting = [row for row in rows if row is not None]
+        if rows and rows[0] is not None and len(fitting) > most:
+            numbers = sum(label is not None and _WHOLE.fullmatch(label) is not None for _, label, _ in fitting)
+            best, most = replace(dialect, numbers=2 * numbers > len(fitting)), len(fitting)
+    return best
+
+
+def _fitting(dialect: Dialect, line: bytes) -> tuple[str, str | None, str | None] | None:
+    """The parts of a line if it fits."""
+    try:
+        row = dialect.cut(line)
+    except _MISFITS:
+        return None
+    return row if dialect.first or dialect.separator == "json" or _is_path(row[0]) else None
 
 
 def _candidates(texts: Sequence[str], path: str) -> list[Dialect]:
@@ -244,13 +257,15 @@ def _named(columns: Sequence[str], separator: str, first: int) -> list[Dialect]:
 
 
 def _is_path(text: str) -> bool:
-    return text.rpartition(".")[2].lower() in IMAGE_EXTENSIONS or "/" in text or "\\" in text
+    """Whether a text is a path: it ends like an image, or it is one word with a slash."""
+    named = text.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+    return named or (len(text.split()) == 1 and ("/" in text or "\\" in text))
 
 
 def _cut(dialect: Dialect, line: bytes, path: str, number: int) -> tuple[str, str | None, str | None]:
     try:
         return dialect.cut(line)
-    except (ValueError, IndexError, KeyError, TypeError, csv.Error):
+    except _MISFITS:
         shown = repr(line[:80].decode(errors="replace"))
         raise FormatError(f"{path}: line {number}: {shown} does not fit the lines before it; {_EXPECTED}") from None
 
@@ -309,11 +324,16 @@ def _read(path: str, dialect: Dialect, cub: tuple[dict[str, str], dict[int, str]
                 f"{path}: line {number}: the path leaves the folder that it starts from: {key!r}; expected relative "
                 "paths without '..'"
             )
+        elif dialect.numbers and label is not None and not _is_label(label):
+            raise FormatError(
+                f"{path}: line {number}: the label is not an integer from 0 to {LARGEST_LABEL}, or -1 for none: "
+                f"{label!r}"
+            )
         starts.append(start)
         codes.append(UNLABELLED if label is None else words.setdefault(label, len(words)))
         if name is not None and label is not None:
             names.setdefault(label, name)
-    labels, class_names = _number(words, path)
+    labels, class_names = _number(words)
     if names and class_names is None:
         class_names = {labels[words[word]]: name for word, name in names.items()}
     if cub is not None:
@@ -324,14 +344,15 @@ def _read(path: str, dialect: Dialect, cub: tuple[dict[str, str], dict[int, str]
     return LabelLines(path, np.array(starts, np.int64), numbers, classes, dialect.path_of, class_names)
 
 
-def _number(words: dict[str, int], path: str) -> tuple[list[int], dict[int, str] | None]:
+def _is_label(word: str) -> bool:
+    match = _WHOLE.fullmatch(word.strip())
+    return match is not None and int(match[1]) <= LARGEST_LABEL
+
+
+def _number(words: dict[str, int]) -> tuple[list[int], dict[int, str] | None]:
     """The label of each word, in the order of the words, and the names if the words are not numbers."""
-    matches = [_WHOLE.fullmatch(word.strip()) for word in words]
-    if all(matches):
-        labels = [int(match[1]) for match in matches if match]
-        if max(labels, default=0) > LARGEST_LABEL:
-            raise FormatError(f"{path}: the label {max(labels)} is larger than {LARGEST_LABEL}")
-        return labels, None
+    if all(map(_is_label, words)):
+        return [int(float(word)) for word in words], None
     order = {word: place for place, word in enumerate(natural_sort(words))}
     return [order[word] for word in words], {place: word for word, place in order.items()}
 

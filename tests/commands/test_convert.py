@@ -210,7 +210,7 @@ def test_a_dry_run_writes_nothing(record_set: MakeSet, inline_facedata: Facedata
         (
             "convert empty folder:out",
             1,
-            "empty: no format fits its content; name the format to see what is wrong: FORMAT:empty",
+            "empty: is not a dataset that facedata knows",
         ),
         ("convert a folder:a/out", 1, "the output lies in the input a"),
         ("build-lmdb a --output mine.lmdb", 1, "is not empty (it holds 'precious'), and no facedata job wrote it"),

@@ -236,8 +236,11 @@ def open_source(path: str, *, labels: str | None = None) -> FolderSource:
         )
     numbers = np.full(len(classes), UNLABELLED) if unlabelled else _labels_of(classes, path)
     source = scan.source(path, dict(zip(classes, numbers.tolist(), strict=True)))
-    what = "unlabelled" if unlabelled else f"in {counted(len(classes), 'class folder')}"
-    _log.info("%s: %s, %s", path, counted(len(source), "image"), what)
+    if unlabelled:
+        _log.info("%s: %s, no class folders: unlabelled", path, counted(len(source), "image"))
+    elif len(scan.folders) > len(classes):
+        images, class_folders = counted(len(source), "image"), counted(len(classes), "class folder")
+        _log.info("%s: %s in %s and the folders in them", path, images, class_folders)
     return source
 
 
@@ -370,7 +373,7 @@ def _list_run(root: str, folders: Sequence[str], *, deep: bool = True) -> list[_
 
 def _list_folder(root: str, folder: str) -> _Listed:
     names, folders, skipped = [], [], Counter[str]()
-    path = os.path.join(root, folder)
+    path = os.path.join(root, folder) if folder else root
     try:
         with os.scandir(path) as entries:
             for entry in entries:

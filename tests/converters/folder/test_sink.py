@@ -169,7 +169,6 @@ def test_a_folder_copied_with_its_paths_is_the_same_folder(tmp_path: Path) -> No
         ("a//b.jpg", "the part ''"),
         ("a/.facedata-plan.json", "the part '.facedata-plan.json'"),
         ("a/b\0.jpg", "the part"),
-        ("alone.jpg", "names no folder"),
         (f"a/{'x' * 300}.jpg", "304 bytes; a file name may have 255"),
     ],
 )
@@ -189,7 +188,6 @@ def test_no_key_leaves_the_root(key: str) -> None:
         return
     path = Path("/root") / folder / name
     assert path.resolve().is_relative_to("/root")
-    assert path.parent != Path("/root")
 
 
 def test_keys_that_are_no_paths_are_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -237,5 +235,5 @@ def test_a_name_that_gets_an_extension_takes_no_place_of_another(tmp_path: Path)
 
 def test_an_extension_is_not_doubled() -> None:
     assert path_of_key("a/1.tif", "tif") == ("a", "1.tif")
-    assert path_of_key("a/1.tif", "jpg") == ("a", "1.tif.jpg")
+    assert path_of_key("a/1.txt", "jpg") == ("a", "1.txt.jpg")
     assert path_of_key("a/1.PNG", "jpg") == ("a", "1.PNG")

@@ -75,15 +75,15 @@ def test_two_folders_of_one_label_are_refused(tmp_path: Path, one: str, other: s
 
 
 def test_what_is_no_image_is_passed_over_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    make(tmp_path, "a/1.jpg", "a/.hidden.jpg", "a/notes.txt", "a/deep/2.jpg", ".git/3.jpg", "lone.jpg", "b/readme")
+    make(tmp_path, "a/1.jpg", "a/.hidden.jpg", "a/noext", "a/deep/2.jpg", ".git/3.jpg", "lone.jpg", "b/deep/.4.jpg")
+    for name in ("a/notes.txt", "a/more.txt", "b/readme", "failures.jsonl"):
+        (tmp_path / name).write_text("text")
     with caplog.at_level(logging.INFO, logger="facedata"):
-        assert listed(opened(tmp_path)) == [("a/1.jpg", 0)]
-    assert "1 files that are not images" not in caplog.text  # 'a' and 'b' have one each
+        assert listed(opened(tmp_path)) == [("a/1.jpg", 0), ("a/noext", 0), ("a/deep/2.jpg", 0)]
     for part in (
-        "2 files that are not images",
-        "2 hidden entries",
-        "1 folders in class folders",
-        "1 images outside of",
+        "skipped 3 files that are not images: 2 .txt, 1 without an extension",
+        "3 hidden entries",
+        "skipped 1 image outside of the class folders: 'lone.jpg'; --labels none takes all",
     ):
         assert part in caplog.text
     assert "no image in the class folders 'b'; they get no label" in caplog.text
@@ -125,7 +125,9 @@ def test_a_name_that_is_not_utf8_survives(tmp_path: Path) -> None:
 
 def test_folders_without_images_or_that_are_not_there_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
-    with pytest.raises(EmptyDatasetError, match="no folder in it holds an image; expected one folder for each class"):
+    with pytest.raises(
+        EmptyDatasetError, match="holds no image; expected images, or one folder of images for each class"
+    ):
         opened(tmp_path)
     with pytest.raises(InputNotFoundError, match="nowhere: no such file or folder"):
         opened(tmp_path / "nowhere")
