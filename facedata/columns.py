@@ -23,7 +23,8 @@ UNLABELLED = -1
 
 _BLOCK = 1 << 22
 _LONGEST_NUMBER = 64
-_LONGEST_LINE = 1 << 14  # longer than any path may be
+LONGEST_LINE = 1 << 14
+"""Bytes; longer than any path may be."""
 _READ_AHEAD = 1 << 16
 _NUMBER = re.compile(rb"\s*-?\d{1,18}\s*")
 _log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Lines(NamedTuple):
     block: bytes
 
 
-def whole_lines(path: str | os.PathLike[str], longest: int = _LONGEST_LINE) -> Iterator[Lines]:
+def whole_lines(path: str | os.PathLike[str], longest: int = LONGEST_LINE) -> Iterator[Lines]:
     """Read a text file in blocks of whole lines, some MiB at a time; a last line without a newline gets one.
 
     Raises
@@ -241,7 +242,7 @@ def _label_column(lines: Lines, path: str, what: str) -> tuple[NDArray[np.int64]
     count = np.searchsorted(spaces, ends) - first
     space = spaces[np.minimum(first, max(len(spaces) - 1, 0))] if len(spaces) else np.zeros(len(ends), np.int64)
     digits = tails - space - 1
-    good = (count == 1) & (space > begins) & (digits > 0) & (digits <= 10) & (ends - begins <= _LONGEST_LINE)
+    good = (count == 1) & (space > begins) & (digits > 0) & (digits <= 10) & (ends - begins <= LONGEST_LINE)
     steps = np.zeros(len(text), np.int8)  # +1 where a label begins, -1 where it ends
     steps[space[good] + 1] = 1
     steps[tails[good]] = -1
@@ -259,8 +260,8 @@ def _label_column(lines: Lines, path: str, what: str) -> tuple[NDArray[np.int64]
 
 def _label_line_error(line: bytes, place: str, what: str) -> FormatError:
     shown, fields = repr(line[:80].decode(errors="replace")), line.split(b" ")
-    if len(line) >= _LONGEST_LINE:
-        return FormatError(f"{place}: is longer than {_LONGEST_LINE} bytes; expected '{what} label'")
+    if len(line) >= LONGEST_LINE:
+        return FormatError(f"{place}: is longer than {LONGEST_LINE} bytes; expected '{what} label'")
     if not line.strip():
         return FormatError(f"{place}: is blank; expected '{what} label'")
     if len(fields) != 2 or not fields[0]:

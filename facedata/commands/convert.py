@@ -197,6 +197,8 @@ def _show_sets(sets: Sequence[Mapping[str, Any]]) -> None:
     for facts in sets:
         first, last = facts["first_label"], facts["last_label"]
         labels = f"labels from {first}" if last is None else f"labels {first} to {last}"
+        if last is not None and last < first:
+            labels = "unlabelled"
         kind = facts.get("dialect") or facts["format"]
         click.echo(f"  {facts['set']}: {kind}, {counted(facts['images'], 'image')}, {labels}")
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from facedata.columns import LARGEST_LABEL, UNLABELLED, LabelLines, read_label_lines, whole_lines
+from facedata.columns import LARGEST_LABEL, LONGEST_LINE, UNLABELLED, LabelLines, read_label_lines, whole_lines
 from facedata.errors import EmptyDatasetError, FormatError
 from facedata.files import opened_regular
 from facedata.images import IMAGE_EXTENSIONS
@@ -304,6 +304,8 @@ def _lines(path: str, dialect: Dialect) -> Iterator[tuple[int, int, bytes]]:
                 blank = blank or number
             elif blank:
                 raise FormatError(f"{path}: line {blank} is blank, and lines follow it; remove it")
+            elif len(line) > LONGEST_LINE:
+                raise FormatError(f"{path}: line {number} is longer than {LONGEST_LINE:,} bytes; is this a text file?")
             else:
                 yield number, start, line
 

@@ -157,12 +157,12 @@ class FolderSource(ImageFileSource):
         for begin in range(0, len(self), _BLOCK):
             yield self.class_labels[self._folders_of(np.arange(begin, min(begin + _BLOCK, len(self))))]
 
-    def class_names(self) -> Mapping[int, str]:
+    def class_names(self) -> Mapping[int, str] | None:
         """The names in ``classes.txt`` of the folder, or else the names of the class folders."""
         listed_names: Mapping[int, str] = read_class_names_in(self.root) or {}
         pairs = zip(self.class_labels.tolist(), self.folders, strict=True)
         names = {label: folder.partition("/")[0] for label, folder in pairs if label != UNLABELLED}
-        return {label: listed_names.get(label, name) for label, name in names.items()}
+        return {label: listed_names.get(label, name) for label, name in names.items()} or None
 
     def declared_classes(self) -> int:
         """The largest label plus 1: only the class folders say how many classes there are."""
