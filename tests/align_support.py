@@ -1,20 +1,26 @@
-"""Photos of drawn people with exactly known landmarks, for the tests of alignment."""
+"""Photos of drawn people with exactly known landmarks, for the tests of alignment; and landmark files that are read."""
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from support import file_of
 
+from facedata.align.faces import Face
+from facedata.align.landmark_files import open_landmarks
+from facedata.errors import FaceError
 from facedata.images import import_opencv
 from facedata.synthetic.faces import draw_face, identity_from_seed
 
 cv2: Any = import_opencv()
-SIZE = (180, 200)
-"""Height and width of a photo."""
+SIZE = (180, 200)  # height and width of a photo
+ARCFACE = np.array([[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]])
 
 
 @dataclass(frozen=True)
@@ -68,16 +74,17 @@ def write_csv(path: Path, photos: list[Photo]) -> Path:
     return path
 
 
+def insightface_template(size: int) -> NDArray[np.float64]:
+    """Where InsightFace puts the five points."""
+    ratio, shift = (size / 112, 0.0) if size % 112 == 0 else (size / 128, 8.0 * size / 128)
+    return ARCFACE * ratio + (shift, 0.0)
+
+
 def norm_crop(photo: Photo, size: int = 112) -> NDArray[np.uint8]:
     """What InsightFace's norm_crop gives: scikit-image's transform to the template, and warpAffine."""
     from skimage.transform import SimilarityTransform
 
-    ratio, shift = (size / 112, 0.0) if size % 112 == 0 else (size / 128, 8.0 * size / 128)
-    template = np.array(
-        [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
-    )
-    template = template * ratio + (shift, 0.0)
-    transform: Any = SimilarityTransform.from_estimate(photo.landmarks, template)
+    transform: Any = SimilarityTransform.from_estimate(photo.landmarks, insightface_template(size))
     image = cv2.imdecode(np.frombuffer(photo.data, np.uint8), cv2.IMREAD_COLOR)
     crop: NDArray[np.uint8] = cv2.warpAffine(image, transform.params[:2], (size, size), borderValue=0.0)
     return crop
@@ -87,3 +94,20 @@ def decoded(data: bytes) -> NDArray[np.int16]:
     """The pixels of an encoded image, signed so that they can be subtracted."""
     pixels: NDArray[np.int16] = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).astype(np.int16)
     return pixels
+
+
+def read_landmarks(data: str | bytes, keys: Sequence[str], name: str = "points") -> list[list[Face] | FaceError]:
+    """The faces of each image in a landmark file with this content, as a worker reads them."""
+    with file_of(data if isinstance(data, bytes) else data.encode("utf-8", "surrogateescape"), name) as path:
+        matched = open_landmarks(path).match(keys, len(keys))
+        return list(pickle.loads(pickle.dumps(matched)).read())  # noqa: S301
+
+
+def only_faces(found: Iterable[list[Face] | FaceError]) -> list[Face]:
+    """The only face of each image."""
+    faces = []
+    for image in found:
+        assert isinstance(image, list)
+        (face,) = image
+        faces.append(face)
+    return faces

