@@ -6,6 +6,10 @@ dialects
     How each project writes a face in a line of text. **To add a file format**, add one small parse function and one
     entry of `DIALECTS` there, an example to tests/align/landmark_files/test_dialects.py, and a row to the table in
     docs/how-to/align-faces.md.
+tables
+    The dialects that most projects write: a key and numbers in columns, with or without a header.
+lines
+    What the dialects share.
 keys
     How keys of images are compared, and a table of them that takes 16 bytes an entry.
 file

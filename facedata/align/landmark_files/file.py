@@ -18,16 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.align.faces import Face
-from facedata.align.landmark_files.dialects import (
-    LONGEST_LINE,
-    Dialect,
-    Entry,
-    LineError,
-    find_dialect,
-    mostly_fractions,
-    parse_plain_numbers,
-)
+from facedata.align.landmark_files.dialects import find_dialect, parse_plain_numbers
 from facedata.align.landmark_files.keys import plain_keys, text_of_key
+from facedata.align.landmark_files.lines import LONGEST_LINE, Dialect, Entry, LineError, mostly_fractions
 from facedata.columns import whole_lines
 from facedata.errors import EmptyDatasetError, FormatError, InputError, input_error
 from facedata.files import combined_identity, file_identity, opened_regular, read_small
@@ -212,10 +205,12 @@ def open_text_file(path: str) -> EntryStore:
     lines = list(islice(chain.from_iterable(lines for _, _, lines in _read_lines(path)), _EXAMINED + 1))
     if not lines:
         raise EmptyDatasetError(f"{path}: is empty; expected a landmark file")
+    count = int(len(lines) > 1 and lines[0].strip().isdigit())  # of the lines, as CelebA writes it
     try:
-        dialect = find_dialect(lines)
+        dialect = find_dialect(lines[count:])
     except LineError as error:
-        raise FormatError(f"{path}: line 1: {error}") from None
+        raise FormatError(f"{path}: line {count + 1}: {error}") from None
+    dialect = replace(dialect, header=dialect.header + count)
     numbered = list(enumerate(lines, 1))[dialect.header :]
     faces = ((f"line {number}", partial(_face_of_line, dialect, line)) for number, line in numbered)
     _check_first_faces(path, faces, dialect.relative)

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.align.faces import Face
-from facedata.align.landmark_files.dialects import LineError
 from facedata.align.landmark_files.file import EntryStore
 from facedata.align.landmark_files.keys import (
     EXACT,
@@ -29,6 +28,7 @@ from facedata.align.landmark_files.keys import (
     without_extension,
     without_folders,
 )
+from facedata.align.landmark_files.lines import LineError
 from facedata.errors import EmptyDatasetError, FaceError, FormatError
 
 __all__ = ["LandmarkFile", "MatchedLandmarks", "in_pixels"]
