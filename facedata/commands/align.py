@@ -22,8 +22,8 @@ FACES = options.together(
         "--landmarks",
         type=click.Path(),
         metavar="FILE",
-        help="Landmarks of the faces: FaceX-Zoo info or landmark files, CVLFace's ldmk_5points.csv, an InsightFace "
-        ".lst, facedata's CSV or JSON lines; 5, 25, 68, 98 or 106 points a face.",
+        help="Landmarks of the faces: a list or CSV as of VGGFace2, CelebA, LFW or IJB-C, FaceX-Zoo info or landmark "
+        "files, CVLFace's ldmk_5points.csv, an InsightFace .lst, JSON lines; 5, 25, 68, 98 or 106 points a face.",
     ),
     click.option(
         "--detector",

@@ -40,6 +40,8 @@ FILES: dict[str, tuple[str, Callable[[str, list[str]], str]]] = {
         "",
         lambda key, numbers: f"lfw\\{key} 50 130 90 170 ".replace("/", "\\") + " ".join(numbers),
     ),
+    "as Python prints it": ("# made by hand\n", row("%s: [", ", ", "]")),
+    "the person's left first": ("", row("%s ", " ", order=[2, 3, 0, 1, 4, 5, 8, 9, 6, 7])),
     "all x, then all y": ("", row("%s ", " ", order=PLANAR)),
     "a count": ("2\n", row("%s, ", ", ")),
     "CelebA": (f"2\n{NAMED} \n", row("%s   ", "  ")),
