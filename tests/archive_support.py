@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,14 @@ def write_tar(path: Path, members: Sequence[tuple[str, Content]], form: int = ta
     data = tar_bytes(members, form)
     path.write_bytes(gzip.compress(data, 1, mtime=0) if path.name.endswith("gz") else data)
     return path
+
+
+def zip_bytes(*members: tuple[str | zipfile.ZipInfo, bytes], form: int = zipfile.ZIP_DEFLATED) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", form) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return file.getvalue()
 
 
 def split(path: Path, parts: int, form: str = "{name}_{number:02d}") -> list[Path]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from http_server import Server
 from hypothesis import settings
 from support import FACEDATA, Ran, RecordSetMaker
 
@@ -78,6 +79,12 @@ def inline_facedata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     yield run
     log.handlers[:], log.propagate = before[:2]
     log.setLevel(before[2])
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        yield server
 
 
 @pytest.fixture

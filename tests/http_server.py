@@ -18,10 +18,10 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, TypeVar
+from typing import Any, Self
 
-_Option = TypeVar("_Option")
 _PIECE = 1 << 16
 
 
@@ -30,10 +30,8 @@ class Asked:
     """A request that was received."""
 
     path: str
-    range: str | None
-    if_range: str | None
-    headers: dict[str, str]
-    method: str = "GET"
+    headers: Message
+    method: str
 
 
 @dataclass
@@ -51,7 +49,6 @@ class Served:
     rate: int | None = None  # bytes per second
     location: str | None = None  # redirect to this URL, with status 302
     headers: dict[str, str] = field(default_factory=dict)  # further ones, or replacements of the usual ones
-    content_range: str | None = None  # a wrong ``Content-Range``
     silent: bool = False  # accept the request and never answer
     on_request: Callable[[Asked], object] | None = None  # called before it is answered
 
@@ -61,7 +58,6 @@ class Served:
 
     @property
     def requests(self) -> int:
-        """The number of requests."""
         return len(self.asked)
 
     def wait_for(self, count: int) -> None:
@@ -71,41 +67,40 @@ class Served:
             assert time.monotonic() < deadline
             time.sleep(0.005)
 
-    def current(self, option: _Option | Sequence[_Option]) -> _Option:
+    def current(self, option: Any) -> Any:
         """The item of a list of options that applies to the last request."""
-        if isinstance(option, list | tuple):
-            item: _Option = option[min(self.requests, len(option)) - 1]
-            return item
-        return option  # type: ignore[return-value]
+        return option[min(self.requests, len(option)) - 1] if isinstance(option, list) else option
 
 
-class Server:
-    """The server; a context manager."""
+class Server(ThreadingHTTPServer):
+    """The server; a context manager. If it is a proxy, it answers itself in the place of any host."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    daemon_threads = False  # so that server_close waits for them
+    request_queue_size = 64
+
+    def __init__(self, tls: ssl.SSLContext | None = None, *, is_proxy: bool = False) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.tls, self.scheme = tls, "https" if tls and not is_proxy else "http"
         self.served: dict[str, Served] = {}
         self.closing, self.lock = threading.Event(), threading.Lock()
-        self._connections: set[socket.socket] = set()
-        self._server = _Listener(("127.0.0.1", 0), _Handler)
-        self._server.owner = self
-        self._server.tls = tls
-        self.scheme = "https" if tls else "http"
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.connections: list[socket.socket] = []
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.closing.set()
-        self._server.shutdown()
-        with self.lock:
-            for connection in self._connections:
-                with suppress(OSError):
-                    connection.shutdown(socket.SHUT_RDWR)
-        self._server.server_close()
+        self.shutdown()
+        for connection in self.connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self.server_close()
         self._thread.join()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: the tests are about clients that close their connections."""
 
     def add(self, path: str, data: bytes = b"", **options: Any) -> Served:
         """Serve `data` at `path`, as the options of `Served` say."""
@@ -113,8 +108,7 @@ class Server:
         return self.served[path]
 
     def url(self, path: str) -> str:
-        """The URL of a path."""
-        return f"{self.scheme}://127.0.0.1:{self.port}{path}"
+        return f"{self.scheme}://127.0.0.1:{self.server_port}{path}"
 
     def wait_until_idle(self) -> None:
         """Wait until no request is being answered and the counts are final."""
@@ -122,110 +116,47 @@ class Server:
         while any(served.at_once for served in self.served.values()) and time.monotonic() < deadline:
             time.sleep(0.005)
 
-    def note(self, connection: socket.socket, *, is_open: bool) -> None:
-        with self.lock:
-            (self._connections.add if is_open else self._connections.discard)(connection)
-
-
-class Tunnel:
-    """A proxy that connects every CONNECT to one server, whatever host it names; a context manager."""
-
-    def __init__(self, server: Server) -> None:
-        self._server, self.asked = server, list[str]()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._sockets, self._threads = [self._listener], [threading.Thread(target=self._accept, daemon=True)]
-
-    def __enter__(self) -> Tunnel:
-        self._threads[0].start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for connection in self._sockets:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join()
-        for connection in self._sockets:
-            connection.close()
-
-    def _accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                self._sockets.append(client)
-                self._spawn(self._connect, client)
-
-    def _spawn(self, target: Callable[..., None], *arguments: socket.socket) -> None:
-        self._threads.append(threading.Thread(target=target, args=arguments, daemon=True))
-        self._threads[-1].start()
-
-    def _connect(self, client: socket.socket) -> None:
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            head += client.recv(1) or b"\r\n\r\n"
-        self.asked.append(head.split()[1].decode())
-        upstream = socket.create_connection(("127.0.0.1", self._server.port))
-        self._sockets.append(upstream)
-        client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-        self._spawn(_pipe, client, upstream)
-        _pipe(upstream, client)
-
-
-def _pipe(source: socket.socket, target: socket.socket) -> None:
-    with suppress(OSError):
-        while data := source.recv(_PIECE):
-            target.sendall(data)
-    for end in (source, target):
-        with suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
-
-
-class _Listener(ThreadingHTTPServer):
-    owner: Server
-    tls: ssl.SSLContext | None
-    daemon_threads = False  # so that server_close waits for them
-    request_queue_size = 64
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: the tests are about clients that close their connections."""
-
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server: _Listener
+    server: Server
 
     def setup(self) -> None:
-        self._plain = self.request
-        self.server.owner.note(self._plain, is_open=True)
-        if self.server.tls is not None:
-            self.request.settimeout(10)
-            self.request = self.server.tls.wrap_socket(self.request, server_side=True)
-            self.server.owner.note(self.request, is_open=True)
-            self.request.settimeout(None)
+        self.server.connections.append(self.request)
+        if self.server.scheme == "https":
+            self._secure()
         super().setup()
+
+    def _secure(self) -> None:
+        assert self.server.tls is not None
+        self.request.settimeout(10)
+        self.request = self.server.tls.wrap_socket(self.request, server_side=True)
+        self.server.connections.append(self.request)
+        self.request.settimeout(None)
 
     def finish(self) -> None:
         with suppress(OSError):
             super().finish()
-        self.server.owner.note(self._plain, is_open=False)
-        self.server.owner.note(self.request, is_open=False)
         self.request.close()
 
     def log_message(self, *_: object) -> None:
         pass
 
+    def do_CONNECT(self) -> None:
+        self._head(200, {})
+        self._secure()
+        super().setup()
+        self.close_connection = False
+
     def do_GET(self) -> None:
         self.rfile.read(int(self.headers.get("content-length", 0)))
-        path = self.path.partition("?")[0] if self.path not in self.server.owner.served else self.path
-        served = self.server.owner.served.get(path)
+        all_served = self.server.served
+        served = all_served.get(self.path) or all_served.get(self.path.partition("?")[0])
         if served is None:
             self._error(404)
             return
-        asked = Asked(
-            self.path, self.headers["range"], self.headers["if-range"], dict(self.headers.items()), self.command
-        )
-        with self.server.owner.lock:
+        asked = Asked(self.path, self.headers, self.command)
+        with self.server.lock:
             served.asked.append(asked)
             status, cut_at = served.current(served.status), served.current(served.cut_at)
             served.at_once += 1
@@ -236,14 +167,14 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             self.close_connection = True
         finally:
-            with self.server.owner.lock:
+            with self.server.lock:
                 served.at_once -= 1
 
     do_POST = do_GET  # noqa: N815, the name that http.server looks for
 
     def _answer(self, served: Served, status: int, cut_at: int | None) -> None:
         if served.silent:
-            self.server.owner.closing.wait(60)
+            self.server.closing.wait(60)
             self.close_connection = True
         elif served.location is not None:
             self._head(302, {"Location": served.location, "Content-Length": "0", **served.headers})
@@ -259,11 +190,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _give(self, served: Served, cut_at: int | None) -> None:
         data, wanted = served.data, self._wanted(served)
-        headers = {"Content-Type": "application/octet-stream"}
-        if served.etag:
-            headers["ETag"] = served.etag
-        if served.last_modified:
-            headers["Last-Modified"] = served.last_modified
+        validators = (("ETag", served.etag), ("Last-Modified", served.last_modified))
+        headers = {name: text for name, text in validators if text}
         status, first, end = 200, 0, len(data)
         if wanted is not None:
             first, end = wanted
@@ -271,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._head(416, {"Content-Range": f"bytes */{len(data)}", "Content-Length": "0"})
                 return
             status, end = 206, min(end, len(data))
-            headers["Content-Range"] = served.content_range or f"bytes {first}-{end - 1}/{len(data)}"
+            headers["Content-Range"] = f"bytes {first}-{end - 1}/{len(data)}"
         if served.chunked:
             headers["Transfer-Encoding"] = "chunked"
         elif served.length is None:
@@ -280,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             headers["Content-Length"] = str(end - first if served.length == "right" else served.length)
             self.close_connection |= served.length != "right"
-        self._head(status, {**headers, **served.headers})
+        self._head(status, {"Content-Type": "application/octet-stream", **headers, **served.headers})
         self._send(served, memoryview(data)[first:end], cut_at)
 
     def _wanted(self, served: Served) -> tuple[int, int] | None:
@@ -301,14 +229,10 @@ class _Handler(BaseHTTPRequestHandler):
         piece = _PIECE if served.rate is None else max(min(_PIECE, served.rate // 20), 1)
         for first in range(0, end, piece):
             data = body[first : min(first + piece, end)]
-            if served.chunked:
-                self.wfile.write(b"%x\r\n" % len(data))
-            self.wfile.write(data)
-            if served.chunked:
-                self.wfile.write(b"\r\n")
-            with self.server.owner.lock:
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(data), bytes(data)) if served.chunked else data)
+            with self.server.lock:
                 served.bytes_served += len(data)
-            if served.rate is not None and self.server.owner.closing.wait(piece / served.rate):
+            if served.rate is not None and self.server.closing.wait(piece / served.rate):
                 break
         if cut_at is not None:
             self.wfile.flush()

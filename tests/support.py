@@ -217,6 +217,14 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
+def write_tree(folder: Path, files: Mapping[str, bytes | str]) -> Path:
+    """Write files by relative path, and their folders; returns the folder."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
 def chunk(flag: int, payload: bytes, *, length: int | None = None, magic: int = MAGIC) -> bytes:
     """One chunk of a record file, by the letter of the format; with a wrong magic or length where a test wants it."""
     word = flag << 29 | (len(payload) if length is None else length)

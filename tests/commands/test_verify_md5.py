@@ -3,65 +3,60 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from support import FACEDATA, Ran, Running, bytes_read, wait_until_idle
+from support import FACEDATA, Ran, Running, bytes_read, wait_until_idle, write_tree
 
 Facedata = Callable[..., Ran]
 
 
 @pytest.fixture
-def facedata(inline_facedata: Facedata) -> Facedata:
-    return inline_facedata
+def verify(inline_facedata: Facedata) -> Facedata:
+    return partial(inline_facedata, "verify-md5")
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Three files that have been there for a while, and the list that md5sum makes of them."""
-    folder = tmp_path / "data"
-    (folder / "sub").mkdir(parents=True)
-    for name in ("a", "sub/b", "sub/c d"):
-        (folder / name).write_text(name)
-        os.utime(folder / name, (1e9, 1e9))
-    made = subprocess.run(["md5sum", "a", "sub/b", "sub/c d"], cwd=folder, capture_output=True, check=True)
-    (tmp_path / "MD5SUMS").write_bytes(made.stdout)
+    folder = write_tree(tmp_path / "data", {name: name for name in ("a", "sub/b", "sub/c d")})
+    for path in folder.rglob("*"):
+        os.utime(path, (1e9, 1e9))
+    with open(tmp_path / "MD5SUMS", "wb") as file:
+        subprocess.run(["md5sum", "a", "sub/b", "sub/c d"], cwd=folder, stdout=file, check=True)
     return folder
 
 
-def check(facedata: Facedata, *more: str) -> Ran:
-    return facedata("verify-md5", "--manifest", "MD5SUMS", "--root", "data", *more)
+@pytest.fixture
+def check(verify: Facedata, data: Path) -> Facedata:
+    return partial(verify, "--manifest", "MD5SUMS", "--root", "data")
 
 
-def test_lines_are_those_of_md5sum(data: Path, facedata: Facedata) -> None:
+def test_all_that_is_wrong_is_reported(data: Path, check: Facedata) -> None:
     theirs = subprocess.run(["md5sum", "-c", "../MD5SUMS"], cwd=data, capture_output=True, text=True, check=True)
-    ran = check(facedata)
+    ran = check()
     assert (ran.status, ran.stdout) == (0, theirs.stdout)
     assert "3 files: 3 OK (" in ran.stderr
-
-
-def test_all_that_is_wrong_is_reported(data: Path, tmp_path: Path, facedata: Facedata) -> None:
-    with open(tmp_path / "MD5SUMS", "a") as file:
+    with open("MD5SUMS", "a") as file:
         file.write("garbled\n")
-    ran = check(facedata)
-    assert (ran.status, ran.stdout.count(": OK\n")) == (1, 3)
+    ran = check()
+    assert (ran.status, ran.stdout) == (1, theirs.stdout)
     assert "MD5SUMS: line 4: 'garbled' is neither" in ran.stderr
     assert "MD5SUMS: 1 line cannot be parsed" in ran.stderr
-    wrong = hashlib.md5(b"other").hexdigest()
-    right = hashlib.md5(b"a").hexdigest()
-    (data / "a").write_text("other")
     (data / "sub" / "b").unlink()
     (data / "sub" / "c d").rename(data / "c d")
-    (data / "new\nfile").write_text("")
-    ran = check(facedata)
+    write_tree(data, {"a": "other", "new\nfile": ""})
+    ran = check()
     assert ran.status == 1
     assert ran.stdout.splitlines() == [
-        f"a: FAILED (expected md5 {right}, found {wrong})",
+        f"a: FAILED (expected md5 {hashlib.md5(b'a').hexdigest()}, found {hashlib.md5(b'other').hexdigest()})",
         "sub/b: MISSING",
         "sub/c d: OK (found at c d)",
         "\\new\\nfile: EXTRA",
@@ -71,62 +66,60 @@ def test_all_that_is_wrong_is_reported(data: Path, tmp_path: Path, facedata: Fac
     assert "--root the right folder?" in ran.stderr
 
 
-def test_options_decide_what_counts_and_what_is_shown(data: Path, facedata: Facedata) -> None:
-    assert check(facedata, "--quiet", "--only-wrong") == Ran(0, "", "")
+def test_options_decide_what_counts_and_what_is_shown(data: Path, check: Facedata) -> None:
+    assert check("--quiet", "--only-wrong") == Ran(0, "", "")
     (data / "more").write_text("")
-    assert (check(facedata).status, check(facedata, "--strict").status) == (0, 1)
-    assert check(facedata, "--strict", "--no-extra").status == 0
+    assert (check().status, check("--strict").status, check("--strict", "--no-extra").status) == (0, 1, 0)
     (data / "a").unlink()
-    assert check(facedata, "--only-wrong", "--no-extra").stdout == "a: MISSING\n"
-    ran = check(facedata, "--json", "--no-extra")
+    assert check("--only-wrong", "--no-extra").stdout == "a: MISSING\n"
+    ran = check("--json", "--no-extra")
     summary = json.loads(ran.stdout)
     assert ran.status == 1
     assert summary["verdicts"] == {"OK": 2, "FAILED": 0, "MISSING": 1, "EXTRA": 0}
     assert [result["path"] for result in summary["not_plainly_ok"]] == ["a"]
 
 
-def test_a_list_can_come_from_stdin_and_lies_by_default_beside_the_files(
-    data: Path, tmp_path: Path, facedata: Facedata
-) -> None:
-    done = subprocess.run(
-        [*FACEDATA, "verify-md5", "--manifest", "-"],
-        input=(tmp_path / "MD5SUMS").read_bytes() + b"0" * 32 + b"  nope\n",
-        cwd=data,
-        capture_output=True,
-        check=False,
-    )
+def test_a_list_can_come_from_stdin_and_lies_by_default_beside_the_files(data: Path, verify: Facedata) -> None:
+    listed = Path("MD5SUMS").read_bytes() + b"0" * 32 + b"  nope\n"
+    command = [*FACEDATA, "verify-md5", "--manifest", "-"]
+    done = subprocess.run(command, input=listed, cwd=data, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (1, b"a: OK\nsub/b: OK\nsub/c d: OK\nnope: MISSING\n")
-    (tmp_path / "MD5SUMS").rename(data / "MD5SUMS")
-    ran = facedata("verify-md5", "--manifest", "data/MD5SUMS", "--strict")
+    Path("MD5SUMS").rename(data / "MD5SUMS")
+    ran = verify("--manifest", "data/MD5SUMS", "--strict")
     assert (ran.status, ran.stdout) == (0, "a: OK\nsub/b: OK\nsub/c d: OK\n")
 
 
-def test_a_list_that_was_made_has_all_files_but_itself(data: Path, tmp_path: Path, facedata: Facedata) -> None:
-    (data / "a\\b\nc").write_text("")
+def test_a_list_that_was_made_has_all_plain_files_in_order_but_itself(data: Path, verify: Facedata) -> None:
+    write_tree(data, dict.fromkeys([".hidden", "a-b", "a\\b\nc", "sub-x", "ä"], ""))
+    write_tree(data, dict.fromkeys(["a.part", ".facedata-plan.json", ".facedata/x"], "left out"))
+    for name, target in {"link": "a", "loop": ".", "lost": "nowhere", "circle": "circle"}.items():
+        (data / name).symlink_to(target)
     command = [*FACEDATA, "verify-md5", "--create", "data", "--algorithm", "sha256"]
     with open(data / "LIST", "wb") as file:
-        subprocess.run(command, stdout=file, cwd=tmp_path, check=True)
-    names = ["a", "a\\b\nc", "sub/b", "sub/c d"]
+        ran = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, text=True, check=False)
+    assert ran.returncode == 1
+    assert sorted(re.findall(r"data/(.*): left out", ran.stderr)) == ["circle", "loop", "lost"]
+    names = [".hidden", "a", "a-b", "a\\b\nc", "link", "sub-x", "sub/b", "sub/c d", "ä"]
     theirs = subprocess.run(["sha256sum", *names], cwd=data, capture_output=True, check=True)
     assert (data / "LIST").read_bytes() == theirs.stdout
-    assert facedata("verify-md5", "--manifest", "data/LIST", "--strict").status == 0
+    assert verify("--manifest", "data/LIST", "--strict").status == 0
 
 
-def test_what_cannot_be_listed_is_named(data: Path, facedata: Facedata) -> None:
+def test_what_cannot_be_listed_is_named(data: Path, verify: Facedata) -> None:
     os.mkfifo(data / "pipe")
-    assert "is a named pipe, not a file" in facedata("verify-md5", "--manifest", "data/pipe").stderr
-    ran = facedata("verify-md5", "--create", "data", "--quiet")
+    assert "is a named pipe, not a file" in verify("--manifest", "data/pipe").stderr
+    ran = verify("--create", "data", "--quiet")
     assert ran.status == 0
     assert "data/pipe: left out: it is a named pipe" in ran.stderr
     (data / "lost").symlink_to("nowhere")
-    ran = facedata("verify-md5", "--create", "data")
+    ran = verify("--create", "data")
     assert (ran.status, ran.stdout.count("\n")) == (1, 3)
     assert "data/lost: left out: it is a link that leads to no file" in ran.stderr
-    assert facedata("verify-md5", "--create", "data/a").stdout == f"{hashlib.md5(b'a').hexdigest()}  a\n"
+    assert verify("--create", "data/a").stdout == f"{hashlib.md5(b'a').hexdigest()}  a\n"
     for way in ("--manifest", "--create"):
-        assert "nowhere: no such file" in facedata("verify-md5", way, "nowhere").stderr
+        assert "nowhere: no such file" in verify(way, "nowhere").stderr
     (data / "empty").mkdir()
-    ran = facedata("verify-md5", "--create", "data/empty")
+    ran = verify("--create", "data/empty")
     assert (ran.status, ran.stdout) == (1, "")
     assert "empty: has no files in it" in ran.stderr
 
@@ -143,24 +136,21 @@ def test_what_cannot_be_listed_is_named(data: Path, facedata: Facedata) -> None:
         (["no-such-set"], "there is no dataset named 'no-such-set'"),
     ],
 )
-def test_contradictions_are_wrong_usage(arguments: list[str], sentence: str, facedata: Facedata) -> None:
-    ran = facedata("verify-md5", *arguments)
+def test_contradictions_are_wrong_usage(arguments: list[str], sentence: str, verify: Facedata) -> None:
+    ran = verify(*arguments)
     assert ran.status == 2
     assert sentence in " ".join(ran.stderr.split())
 
 
-def test_an_interrupted_call_resumes(tmp_path: Path, facedata: Facedata) -> None:
-    (tmp_path / "small").write_text("x")
-    with open(tmp_path / "large", "wb") as file:
-        file.truncate(1 << 40)
-    for name in ("small", "large"):
-        os.utime(tmp_path / name, (1e9, 1e9))
+def test_an_interrupted_call_resumes(verify: Facedata) -> None:
     lines = [f"{hashlib.md5(b'x').hexdigest()}  {name}\n" for name in ("small", "large")]
-    (tmp_path / "LIST").write_text("".join(lines))
+    write_tree(Path(), {"LIST": "".join(lines), "ONE": lines[0]})
+    with open("large", "wb") as file:
+        file.truncate(1 << 40)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        (tmp_path / "small").write_text("x")
-        os.utime(tmp_path / "small", (1e9, 1e9))  # it has changed: read again
-        running = Running(tmp_path, "verify-md5", "--manifest", "LIST")
+        Path("small").write_text("x")
+        os.utime("small", (1e9, 1e9))  # it has changed: read again
+        running = Running(Path(), "verify-md5", "--manifest", "LIST")
         while bytes_read(running.process.pid) < 100_000_000:
             time.sleep(0.02)
         if number == signal.SIGKILL:
@@ -170,16 +160,14 @@ def test_an_interrupted_call_resumes(tmp_path: Path, facedata: Facedata) -> None
         if number != signal.SIGKILL:
             assert "1 file checked; run the same command again to resume" in said
             assert running.process.returncode == 75
-        (tmp_path / "ONE").write_text(lines[0])
-        ran = facedata("verify-md5", "--manifest", "ONE")
+        ran = verify("--manifest", "ONE")
         assert "1 unchanged since they were read before" in ran.stderr
         assert "corrupt" not in ran.stderr
 
 
-def test_waiting_for_a_list_on_stdin_can_be_interrupted(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [*FACEDATA, "verify-md5", "--manifest", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
-    )
+def test_waiting_for_a_list_on_stdin_can_be_interrupted() -> None:
+    command = [*FACEDATA, "verify-md5", "--manifest", "-"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_until_idle(process.pid)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import write_tree
 
 from facedata.download.checksums import ALGORITHMS, Digest, Hashed, VerifiedFiles, hash_file, remember
 from facedata.errors import InputError, InputNotFoundError
@@ -67,17 +68,9 @@ class TestHashing:
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "facedata" / "verified"
-
-
-@pytest.fixture
-def root(tmp_path: Path, cache: Path) -> Path:
-    folder = tmp_path / "root"
-    folder.mkdir()
-    (folder / "file").write_text("content")
-    return folder
+    return write_tree(tmp_path / "root", {"file": "content"})
 
 
 def found(root: Path, name: str = "file", algorithm: str = "md5") -> Digest | None:
@@ -105,11 +98,8 @@ class TestMemory:
             path.write_text("CONTENT")
             os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
-        changes: tuple[Callable[[], object], ...] = (
-            lambda: path.write_text("longer content"),
-            change_in_secret,
-            lambda: path.rename(root / "old") and path.write_text("content"),
-        )
+        changes: list[Callable[[], object]] = [lambda: path.write_text("longer content"), change_in_secret]
+        changes.append(lambda: path.rename(root / "old") and path.write_text("content"))
         for change in changes:
             remember(root, "file", DIGEST)
             assert found(root) == DIGEST
@@ -128,17 +118,12 @@ class TestMemory:
             files.add("file", Hashed(DIGEST, status, unchanged, status.st_mtime_ns + int(age * 1e9)))
         assert found(root) == expected
 
-    def test_a_corrupt_database_is_removed_with_a_warning(
-        self, root: Path, cache: Path, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_a_corrupt_database_is_removed_with_a_warning(self, root: Path, caplog: pytest.LogCaptureFixture) -> None:
         remember(root, "file", DIGEST)
-        (database,) = cache.iterdir()
+        (database,) = (root.parent / "cache/facedata/verified").iterdir()
         whole = database.read_bytes()
-        for corrupt in (
-            b"not a database, " * 100,
-            whole[:4096] + bytes(len(whole) - 4096),
-            whole[:100] + b"\xff" * 5000,
-        ):
+        contents = [b"not a database, " * 100, whole[:4096] + bytes(len(whole) - 4096), whole[:100] + b"\xff" * 5000]
+        for corrupt in contents:
             database.write_bytes(corrupt)
             caplog.clear()
             assert found(root) is None
@@ -179,8 +164,7 @@ class TestMemory:
             f"for n in range(20): remember({os.fspath(root)!r}, f'{{sys.argv[1]}}-{{n}}', Digest('md5', '0' * 32))"
         )
         names = [f"{writer}-{number}" for writer in "ab" for number in range(20)]
-        for name in names:
-            (root / name).write_text("")
+        write_tree(root, dict.fromkeys(names, ""))
         processes = [subprocess.Popen([sys.executable, "-c", code, writer]) for writer in "ab"]
         assert [process.wait(60) for process in processes] == [0, 0]
         assert all(found(root, name) for name in names[::7])

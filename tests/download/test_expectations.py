@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import RecordSetMaker, file_of, jpeg
+from support import RecordSetMaker, file_of, jpeg, write_tree
 
 from facedata.download.catalogue import load_catalogue
 from facedata.download.expectations import (
@@ -25,12 +25,6 @@ from facedata.download.verify import Finding
 from facedata.errors import FormatError, InputError, InputNotFoundError
 
 KNOWN = load_catalogue()
-
-
-def write(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"")
 
 
 @pytest.mark.parametrize(
@@ -65,10 +59,10 @@ def test_features_that_are_not_in_the_catalogue_are_checked_against_their_labels
 
 
 def test_parts_are_needed_before_unpacking_and_files_afterwards(tmp_path: Path) -> None:
-    write(tmp_path, "glint360k_00")
+    write_tree(tmp_path, {"glint360k_00": ""})
     expected = set_expectations(KNOWN.find("glint360k"), tmp_path, {})
     assert [(each.path, each.optional) for each in expected] == [(f"glint360k_{part:02d}", False) for part in range(7)]
-    write(tmp_path, "glint360k/train.rec")
+    write_tree(tmp_path, {"glint360k/train.rec": ""})
     optional = {each.path: each.optional for each in set_expectations(KNOWN.find("glint360k"), tmp_path, {})}
     assert (optional["glint360k_03"], optional["glint360k/train.idx"]) == (True, False)
     cars = set_expectations(KNOWN.find("cars196"), tmp_path, {"finished": "now"})
@@ -76,7 +70,7 @@ def test_parts_are_needed_before_unpacking_and_files_afterwards(tmp_path: Path) 
 
 
 def test_files_with_the_names_of_an_old_release_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write(tmp_path, "glint360k03")
+    write_tree(tmp_path, {"glint360k03": ""})
     verify_set(KNOWN.find("glint360k"), tmp_path)
     assert "glint360k03: has the name of the first release of Glint360K" in caplog.text
     assert "; the current one is glint360k_03" in caplog.text
@@ -141,10 +135,8 @@ def test_any_bytes_are_a_record_file_or_not(data: bytes, offsets: list[int]) -> 
 
 
 def test_features_have_rows_of_their_size(tmp_path: Path) -> None:
-    (tmp_path / "features").mkdir()
-    (tmp_path / "labels").mkdir()
-    path = tmp_path / "features" / "part.bin"
-    path.write_bytes(bytes(7 * 256 * 4))
+    write_tree(tmp_path, {"features/part.bin": bytes(7 * 256 * 4), "labels/part.meta": "1\n" * 16})
+    path = tmp_path / "features/part.bin"
     assert FeatureMatrix(256, 7).check(str(path)).text == "7,168 bytes, 7 rows of 256 float32"
     found = FeatureMatrix(256, 8).check(str(path))
     assert found.text.startswith("expected 8,192 bytes for 8 rows of 256 float32, found 7,168: ")
@@ -152,14 +144,11 @@ def test_features_have_rows_of_their_size(tmp_path: Path) -> None:
     assert "float64?" in FeatureMatrix(256, 8).check(str(path)).text
     assert FeatureMatrix(256).check(str(path)).good
     assert not FeatureMatrix(255).check(str(path)).good
-    labels = tmp_path / "labels" / "part.meta"
-    labels.write_text("1\n" * 16)
     paired = FeatureMatrix(256, labels="../labels/part.meta")
     assert paired.check(str(path)).text == "16,384 bytes, 16 rows of 256 float32, as many as part.meta has lines"
-    labels.write_text("1\n" * 15)
-    assert "expected 15,360 bytes for 15 rows" in paired.check(str(path)).text
-    labels.write_text("")
-    assert "expected 0 bytes for 0 rows" in paired.check(str(path)).text
+    for rows in (15, 0):
+        write_tree(tmp_path, {"labels/part.meta": "1\n" * rows})
+        assert f"expected {rows * 1024:,} bytes for {rows} rows" in paired.check(str(path)).text
 
 
 @pytest.mark.parametrize("text", ["0\n1\n-1\n1\n", "0\n1\n-1\n1", "0\r\n1\r\n-1\r\n1\r\n", " 0\n1 \n-1\n1\n"])

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support import tree
+from support import tree, write_tree
 
 from facedata.download.catalogue import CatalogueSet, KnownFile, load_catalogue
 from facedata.download.layout import place, plan_moves
@@ -18,11 +18,7 @@ RECORDS = ["train.rec", "train.idx", "property", "deep/lfw.bin"]
 
 def unpacked(tmp_path: Path, *names: str) -> Path:
     """A folder with these files; each holds its own name."""
-    folder = tmp_path / "unpacked"
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(name)
-    return folder
+    return write_tree(tmp_path / "unpacked", {name: name for name in names})
 
 
 def placed(entry: CatalogueSet, folder: Path, root: Path, *, overwrite: bool = False) -> dict[str, str]:
@@ -68,17 +64,13 @@ def placed(entry: CatalogueSet, folder: Path, root: Path, *, overwrite: bool = F
         (MINE, {"x/1": "mine/x/1", "y/1": "mine/y/1"}),
     ],
 )
-def test_files_go_where_the_layout_of_the_set_has_them(
-    tmp_path: Path, entry: CatalogueSet, expected: dict[str, str]
-) -> None:
+def test_files_go_where_the_layout_has_them(tmp_path: Path, entry: CatalogueSet, expected: dict[str, str]) -> None:
     folder = unpacked(tmp_path, *expected, "__MACOSX/._x", "._y")
     assert placed(entry, folder, tmp_path / "root") == expected
 
 
 def test_a_set_joins_another_in_the_same_folders(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    (root / "features").mkdir(parents=True)
-    (root / "features/other.bin").write_text("other")
+    root = write_tree(tmp_path / "root", {"features/other.bin": "other"})
     where = placed(PART1, unpacked(tmp_path, "features/part1_test.bin"), root)
     assert where == {"other": "features/other.bin", "features/part1_test.bin": "features/part1_test.bin"}
 
@@ -89,9 +81,7 @@ def test_records_that_are_missing_are_reported(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_a_file_in_the_way_stops_it_before_anything_moves(tmp_path: Path) -> None:
-    folder, root = unpacked(tmp_path, "x/1", "a"), tmp_path / "root"
-    (root / "x").mkdir(parents=True)
-    (root / "x/1").write_text("precious")
+    folder, root = unpacked(tmp_path, "x/1", "a"), write_tree(tmp_path / "root", {"x/1": "precious"})
     with pytest.raises(OutputExistsError, match=r"x/1: already exists"):
         place(plan_moves(PLAIN, folder), root, overwrite=False)
     assert tree(root) == {"x/1": b"precious"}

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pytest
 from facedata.download.available import accept_terms, change_provenance, is_accepted, is_finished, read_provenance
 from facedata.download.catalogue import CatalogueSet
 from facedata.download.schema import PROVENANCE
-from facedata.errors import FormatError, OptionError
+from facedata.errors import FormatError
 
 ENTRY = CatalogueSet("a", "A", status=("derivative",), status_note="Made from B.", licence="none")
 
@@ -28,11 +28,8 @@ def test_writers_at_once_lose_nothing(tmp_path: Path) -> None:
             with change_provenance(tmp_path, name) as record:
                 record[str(number)] = number
 
-    threads = [threading.Thread(target=write, args=(name,)) for name in "ab"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, "ab"))
     assert [len(read_provenance(tmp_path, name)) for name in "abc"] == [10, 10, 0]
 
 
@@ -63,12 +60,3 @@ def test_accepted_terms_are_kept_word_for_word_and_others_are_asked_for_again(tm
     assert is_accepted(ENTRY, record)
     assert not is_accepted(CatalogueSet("a", "A", status=("withdrawn",)), record)
     assert is_accepted(CatalogueSet("a", "A", status=("synthetic",)), {})
-
-
-def test_refused_terms_leave_no_trace(tmp_path: Path) -> None:
-    def refuse(entry: CatalogueSet) -> str:
-        raise OptionError("no")
-
-    with pytest.raises(OptionError):
-        accept_terms(ENTRY, tmp_path, refuse)
-    assert not (tmp_path / PROVENANCE).exists()

@@ -24,11 +24,12 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def unpack(tmp_path: Path) -> Callable[..., Extraction]:
-    """Unpack files that belong together into ``out``."""
+def unpack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Extraction]:
+    """Unpack files that belong together into ``out`` in the current folder."""
+    monkeypatch.chdir(tmp_path)
 
-    def run(*paths: Path, output: Path = tmp_path / "out", **options: Any) -> Extraction:
-        (archive,) = group_archives(paths)
+    def run(*paths: str | Path, output: str | Path = "out", **options: Any) -> Extraction:
+        (archive,) = group_archives([Path(path) for path in paths])
         return extract_archive(archive, output, **options)
 
     return run

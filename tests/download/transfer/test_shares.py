@@ -6,10 +6,11 @@ import base64
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
+from download.transfer.conftest import Site
 from http_server import Served, Server
+from support import write_tree
 
 from facedata.download.transfer import Link
 from facedata.errors import ChecksumError, TransferError, WebPageError
@@ -37,43 +38,40 @@ def drive(internet: Server) -> Served:
 
 
 class TestDrive:
-    def test_a_large_file_is_downloaded_after_its_confirmation_and_resumed_if_it_is_cut(
-        self, drive: Served, fetch: Any, tmp_path: Path
-    ) -> None:
+    def test_a_large_file_is_downloaded_after_its_confirmation_and_resumed(self, drive: Served, site: Site) -> None:
         drive.cut_at = [100_000, None]
         with pytest.raises(TransferError, match="to resume"):
-            fetch(DRIVE, retries=0)
-        fetched = fetch(DRIVE)
-        assert drive.asked[-1].range == "bytes=100000-"
-        assert (tmp_path / "a.bin").read_bytes() == DATA
-        assert os.listdir(tmp_path) == ["a.bin"]
-        (tmp_path / "any").touch()
-        assert (tmp_path / "a.bin").stat().st_mode == (tmp_path / "any").stat().st_mode
+            site.fetch(DRIVE, retries=0)
+        fetched = site.fetch(DRIVE)
+        assert drive.asked[-1].headers["Range"] == "bytes=100000-"
+        assert fetched.path.read_bytes() == DATA
+        assert os.listdir() == ["a.bin"]
+        Path("any").touch()
+        assert fetched.path.stat().st_mode == Path("any").stat().st_mode
         assert fetched.final_url == DRIVE_PAGE
         assert (drive.requests, drive.bytes_served) == (2, len(DATA))
 
     def test_cookies_of_gdown_are_sent(
-        self, drive: Served, internet: Server, fetch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, drive: Served, internet: Server, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        cookies = tmp_path / "home/.cache/gdown/cookies.txt"
-        cookies.parent.mkdir(parents=True)
-        cookies.write_text("# Netscape HTTP Cookie File\n.google.com\tTRUE\t/\tTRUE\t0\tSID\tlogin\n")
+        cookies = "# Netscape HTTP Cookie File\n.google.com\tTRUE\t/\tTRUE\t0\tSID\tlogin\n"
+        write_tree(tmp_path, {"home/.cache/gdown/cookies.txt": cookies})
         monkeypatch.setenv("HOME", str(tmp_path / "home"))
-        fetch(DRIVE, check=DATA)
+        site.fetch(DRIVE, check=DATA)
         assert "SID=login" in internet.served["/uc"].asked[0].headers["Cookie"]
 
     @pytest.mark.parametrize("path", ["/uc", "/download"])
     def test_an_exceeded_quota_is_reported_with_what_to_do(
-        self, drive: Served, internet: Server, server: Server, fetch: Any, tmp_path: Path, path: str
+        self, drive: Served, internet: Server, site: Site, path: str
     ) -> None:
         internet.add(path, QUOTA, headers=HTML)
         with pytest.raises(TransferError, match="download quota for this file is exceeded") as caught:
-            fetch(DRIVE)
+            site.fetch(DRIVE)
         assert f"open {DRIVE_PAGE} in a browser" in str(caught.value)
         assert "--from-dir" in str(caught.value)
-        assert os.listdir(tmp_path) == []
-        server.add("/a.bin", DATA)
-        assert fetch(DRIVE, server.url("/a.bin"), check=DATA).link.kind == "http"
+        assert os.listdir() == []
+        site.add("/a.bin", DATA)
+        assert site.fetch(DRIVE, "/a.bin", check=DATA).link.kind == "http"
 
     @pytest.mark.parametrize(
         ("page", "message"),
@@ -85,23 +83,23 @@ class TestDrive:
             (b'"downloadUrl":"https://drive.google.com/uc"', "one page after another"),
         ],
     )
-    def test_pages_without_a_file(self, internet: Server, fetch: Any, page: bytes | None, message: str) -> None:
+    def test_pages_without_a_file(self, internet: Server, site: Site, page: bytes | None, message: str) -> None:
         if page is not None:
             internet.add("/uc", page, headers=HTML)
         with pytest.raises(TransferError, match=message):
-            fetch(DRIVE)
+            site.fetch(DRIVE)
 
-    def test_a_wrong_checksum_and_a_web_page_name_the_link(self, drive: Served, fetch: Any) -> None:
+    def test_a_wrong_checksum_and_a_web_page_name_the_link(self, drive: Served, site: Site) -> None:
         with pytest.raises(ChecksumError, match=f"{DRIVE_PAGE}: wrong checksum"):
-            fetch(DRIVE, check=b"other")
+            site.fetch(DRIVE, check=b"other")
         drive.data = CONFIRM
         with pytest.raises(WebPageError, match="Virus scan warning"):
-            fetch(DRIVE)
+            site.fetch(DRIVE)
 
-    def test_an_invalid_id_is_not_requested(self, fetch: Any) -> None:
+    def test_an_invalid_id_is_not_requested(self, site: Site) -> None:
         for identity in ("", "../../etc", "x y", "short"):
             with pytest.raises(TransferError, match="is not the id of a file"):
-                fetch(Link("google-drive", identity))
+                site.fetch(Link("google-drive", identity))
 
 
 SHARE = "https://1drv.ms/u/c/49e18460ed20d89c/IQA0-4CgNI50R5?e=35jiOO"
@@ -117,18 +115,18 @@ class TestOneDrive:
         internet.add(SHARE_PATH, json.dumps(ITEM).encode())
         internet.add("/file", DATA)
 
-    def test_the_link_of_an_organisation(self, internet: Server, fetch: Any) -> None:
+    def test_the_link_of_an_organisation(self, internet: Server, site: Site) -> None:
         served = internet.add("/:u:/g/personal/x/EaBc", location="/personal/x/_layouts/15/download.aspx?x=1")
         internet.add("/personal/x/_layouts/15/download.aspx?x=1", DATA)
-        fetch(Link("onedrive", "https://lab-my.sharepoint.com/:u:/g/personal/x/EaBc?e=1Fg&download=0"), check=DATA)
+        site.fetch(Link("onedrive", "https://lab-my.sharepoint.com/:u:/g/personal/x/EaBc?e=1Fg&download=0"), check=DATA)
         assert served.asked[0].path.endswith("?e=1Fg&download=1")
         internet.add("/:u:/g/x", b"<!DOCTYPE html><html><head><title>Sign in to your account</title>", headers=HTML)
         with pytest.raises(WebPageError, match="Sign in to your account"):
-            fetch(Link("onedrive", "https://lab-my.sharepoint.com/:u:/g/x"), name="b.bin")
+            site.fetch(Link("onedrive", "https://lab-my.sharepoint.com/:u:/g/x"), name="b.bin")
 
-    def test_the_link_of_a_person_is_redeemed_for_one_token(self, internet: Server, fetch: Any) -> None:
+    def test_the_link_of_a_person_is_redeemed_for_one_token(self, internet: Server, site: Site) -> None:
         internet.served["/file"].cut_at = [100_000, None]
-        fetched = fetch(Link("onedrive", SHARE), check=DATA)
+        fetched = site.fetch(Link("onedrive", SHARE), check=DATA)
         (token,), (asked,) = internet.served["/v1.0/token"].asked, internet.served[SHARE_PATH].asked
         assert token.method == "POST"
         assert (asked.headers["Authorization"], asked.headers["Prefer"]) == ("Badger t0ken", "autoredeem")
@@ -137,9 +135,9 @@ class TestOneDrive:
         assert fetched.final_url == "https://download.example.com/file"  # what opens it for an hour is not kept
         assert fetched.link.address == SHARE
 
-    def test_a_link_that_was_opened_in_a_browser_works_too(self, internet: Server, fetch: Any) -> None:
+    def test_a_link_that_was_opened_in_a_browser_works_too(self, internet: Server, site: Site) -> None:
         internet.add("/_api/v2.0/shares/u!aHR0cHM6/driveitem", json.dumps(ITEM).encode())
-        fetch(Link("onedrive", "https://onedrive.live.com/?redeem=aHR0cHM6&cid=49"), check=DATA)
+        site.fetch(Link("onedrive", "https://onedrive.live.com/?redeem=aHR0cHM6&cid=49"), check=DATA)
 
     @pytest.mark.parametrize(
         ("status", "answer", "message"),
@@ -153,8 +151,8 @@ class TestOneDrive:
         ],
     )
     def test_answers_without_a_file(
-        self, internet: Server, fetch: Any, status: int, answer: bytes, message: str
+        self, internet: Server, site: Site, status: int, answer: bytes, message: str
     ) -> None:
         internet.add(SHARE_PATH, answer, status=status)
         with pytest.raises(TransferError, match=message):
-            fetch(Link("onedrive", SHARE))
+            site.fetch(Link("onedrive", SHARE))
