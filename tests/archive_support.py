@@ -13,6 +13,7 @@ from typing import Any
 from facedata.jobs.signals import StopRequest
 
 Content = bytes | Mapping[str, Any]
+Members = Mapping[str, Content] | Sequence[tuple[str, Content]]
 
 
 class StopAfter(StopRequest):
@@ -27,11 +28,11 @@ class StopAfter(StopRequest):
         return self.count > self.looks
 
 
-def tar_bytes(members: Sequence[tuple[str, Content]], form: int = tarfile.GNU_FORMAT) -> bytes:
+def tar_bytes(members: Members, form: int = tarfile.GNU_FORMAT) -> bytes:
     """A tar archive: bytes make a regular file, a mapping sets the fields of a `TarInfo`."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w", format=form) as archive:
-        for name, content in members:
+        for name, content in members.items() if isinstance(members, Mapping) else members:
             fields: Mapping[str, Any] = {"data": content} if isinstance(content, bytes) else content
             info = tarfile.TarInfo(name)
             info.size, info.mtime = len(fields.get("data", b"")), 1_500_000_000
@@ -41,7 +42,7 @@ def tar_bytes(members: Sequence[tuple[str, Content]], form: int = tarfile.GNU_FO
     return file.getvalue()
 
 
-def write_tar(path: Path, members: Sequence[tuple[str, Content]], form: int = tarfile.GNU_FORMAT) -> Path:
+def write_tar(path: Path, members: Members, form: int = tarfile.GNU_FORMAT) -> Path:
     """Write a tar archive, compressed where its name says so."""
     data = tar_bytes(members, form)
     path.write_bytes(gzip.compress(data, 1, mtime=0) if path.name.endswith("gz") else data)

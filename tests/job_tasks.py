@@ -1,4 +1,4 @@
-"""Tasks, outputs and a source for tests of jobs, in a module that worker processes can import."""
+"""Tasks and outputs for tests of jobs, in a module that worker processes can import."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from support import MemorySource
-
-from facedata.dataset import OrderedOutput, OrderedWriter, Output, Sample
-from facedata.errors import ModelError, SampleError
+from facedata.dataset import OrderedOutput, OrderedWriter, Output
+from facedata.errors import ModelError
 from facedata.jobs.journal import ShardResult
 
 
@@ -65,23 +63,6 @@ class FullDisk:
     def __call__(self) -> ShardResult:
         time.sleep(self.seconds)
         raise OSError(28, "No space left on device")
-
-
-@dataclass(frozen=True)
-class KillingSource(MemorySource):
-    """Kills the process that reads it, or else its parent, once, when the sample of the key `at` is asked for."""
-
-    at: str = ""
-    parent: bool = True
-    mark: str = ""
-
-    def read(self) -> Iterator[Sample | SampleError]:
-        for item in self.items:
-            if item.key == self.at and not Path(self.mark).exists():
-                Path(self.mark).touch()
-                os.kill(os.getppid() if self.parent else os.getpid(), signal.SIGKILL)
-                signal.pause()
-            yield item
 
 
 @dataclass

@@ -108,9 +108,6 @@ class MemorySource(Source):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, part: slice) -> MemorySource:
-        return replace(self, items=self.items[part])
-
     def take(self, positions: NDArray[np.int64]) -> MemorySource:
         return replace(self, items=[self.items[position] for position in positions])
 
@@ -132,9 +129,6 @@ class MemorySource(Source):
 
     def labels(self) -> Iterator[NDArray[np.int64]]:
         yield np.array([item.label if isinstance(item, Sample) else -1 for item in self.items], np.int64)
-
-    def size(self) -> int:
-        return int(self.sizes().sum())
 
     def sizes(self) -> NDArray[np.int32]:
         return np.array([len(item.image) if isinstance(item, Sample) else 0 for item in self.items], np.int32)

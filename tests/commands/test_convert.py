@@ -82,7 +82,7 @@ def begun_and_done(folder: Path, runs: int, shards: int) -> bool:
         ("unpack-rec", "kill -9"),
         ("build-lmdb --single-file", "TERM"),
         ("pack-rec", "INT to the group"),
-        ("webdataset", "INT to the group"),
+        ("webdataset", "kill -9"),
     ],
 )
 def test_a_run_that_is_stopped_resumes_and_ends_in_the_same_bytes(
