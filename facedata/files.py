@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import filecmp
 import hashlib
 import logging
 import os
@@ -23,6 +24,7 @@ from facedata.errors import (
     InputError,
     OptionError,
     OutputError,
+    OutputExistsError,
     OutputLockedError,
     input_error,
     output_error,
@@ -99,7 +101,7 @@ def output_errors(path: StrPath) -> Iterator[None]:
     """Turn an OSError inside the block into the `OutputError` that says that `path` cannot be written."""
     try:
         yield
-    except OutputError:
+    except FacedataError:  # some are OSErrors too
         raise
     except OSError as error:
         raise output_error(error, path) from error
@@ -182,10 +184,11 @@ def _is_running(pid: int) -> bool:
 
 
 @contextmanager
-def atomic_writer(path: StrPath, *, sync: bool = True) -> Iterator[BinaryIO]:
+def atomic_writer(path: StrPath, *, sync: bool = True, replace: bool = True) -> Iterator[BinaryIO]:
     """Open a temporary file that becomes `path` if the block ends without an error.
 
-    With `sync` the bytes are forced to the disk before the file gets its name. After an error nothing is left.
+    With `sync` the bytes are forced to the disk before the file gets its name. Without `replace` it is renamed by
+    `rename_new`. After an error nothing is left.
     """
     temporary = temporary_name(path)
     try:
@@ -194,11 +197,33 @@ def atomic_writer(path: StrPath, *, sync: bool = True) -> Iterator[BinaryIO]:
             file.flush()
             if sync:
                 os.fsync(file.fileno())
-        os.replace(temporary, path)
+        (os.replace if replace else rename_new)(temporary, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def rename_new(source: StrPath, target: StrPath) -> None:
+    """Rename a file, but replace none: one that is at `target` already stays, and must have the same content.
+
+    So a run that was killed after its file got this name, and makes it once more, recognises it. Raises
+    `OutputExistsError` if the content differs; an OSError of EXDEV if `target` is on another file system.
+    """
+    try:
+        os.link(source, target)  # which replaces nothing, unlike rename
+    except FileExistsError as error:
+        if not (os.path.samefile(source, target) or filecmp.cmp(source, target, shallow=False)):
+            raise OutputExistsError(
+                f"{os.fspath(target)}: appeared while this job was running, and is left as it is; was another job "
+                "given the same name? Move it away and run the same command again to resume"
+            ) from error
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise
+        os.replace(source, target)  # a file system without hard links
+        return
+    os.unlink(source)
 
 
 def sync_folder(folder: StrPath) -> None:

@@ -18,6 +18,7 @@ from facedata.errors import (
     InputNotFoundError,
     OptionError,
     OutputError,
+    OutputExistsError,
     OutputLockedError,
 )
 from facedata.files import (
@@ -31,6 +32,7 @@ from facedata.files import (
     open_regular,
     read_small,
     remove_stale_temporaries,
+    rename_new,
 )
 
 
@@ -169,3 +171,18 @@ def test_the_nearest_mount_gives_the_file_system(tmp_path: Path) -> None:
         assert network_file_system(tmp_path / path, MOUNTS.format(tmp_path)) == kind
     assert network_file_system(tmp_path) == network_file_system(tmp_path, Path("/proc/self/mountinfo").read_text())
     assert network_file_system(tmp_path, "") is None
+
+
+def test_a_file_is_renamed_but_replaces_no_other(tmp_path: Path) -> None:
+    one, same, other, new = (tmp_path / name for name in ("one", "same", "other", "new"))
+    for path, text in ((one, "content"), (same, "content"), (other, "CONTENT")):
+        path.write_text(text)
+    rename_new(one, new)
+    rename_new(same, new)
+    os.link(new, one)
+    rename_new(one, new)
+    with pytest.raises(OutputExistsError, match="new: appeared while this job was running, and is left as it is"):
+        rename_new(other, new)
+    with pytest.raises(OutputExistsError), atomic_writer(new, replace=False) as file:
+        file.write(b"CONTENT")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"new": "content", "other": "CONTENT"}

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from facedata.commands import options
-from facedata.commands.convert import JOB, SELECTION, run_conversion
+from facedata.commands.convert import JOB, SELECTION, convert_and_report
 
 
 @click.command("build-lmdb", short_help="Build an LMDB and its key-label file, as FFC and LFS read them.")
@@ -36,4 +36,4 @@ def command(sources: tuple[str, ...], output: str, **given: Any) -> int:
       facedata build-lmdb rec:glint360k --output glint.lmdb --kv glint_kv.txt
       facedata build-lmdb rec:ms1m rec:glint360k --output both.lmdb --build-dir /scratch --workers 16
     """
-    return run_conversion("build-lmdb", sources, f"lmdb:{output}", **given)
+    return convert_and_report("build-lmdb", sources, f"lmdb:{output}", **given)

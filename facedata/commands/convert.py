@@ -22,7 +22,7 @@ __all__ = [
     "SELECTION",
     "TARGET",
     "command",
-    "run_conversion",
+    "convert_and_report",
     "show_conversion_plan",
     "show_outcome",
     "show_summary",
@@ -68,7 +68,7 @@ _COUNTS = {
 """How to word the counts that sinks report."""
 
 
-def run_conversion(
+def convert_and_report(
     command: str,
     sources: Sequence[str],
     target: str | Sink,
@@ -91,7 +91,7 @@ def run_conversion(
     seed: int = 0,
     shard: tuple[int, int] = (1, 1),
     opening: Mapping[str, Any] | None = None,
-    **writing: Any,
+    **writing: Any,  # an option that is not named here goes to the format: to its create_sink
 ) -> int:
     """Convert `sources` to `target`, show the summary, and return the exit status.
 
@@ -111,8 +111,13 @@ def run_conversion(
     **writing
         All other options go to the format that is written, except those that were not given.
     """
-    from facedata.converters.convert import ConversionOptions, LabelOptions, check_conversion, plan_dataset
-    from facedata.converters.convert import run_conversion as run
+    from facedata.converters.convert import (
+        ConversionOptions,
+        LabelOptions,
+        check_conversion,
+        plan_dataset,
+        run_conversion,
+    )
     from facedata.converters.selection import Selection
     from facedata.jobs.job import JobOptions
     from facedata.jobs.plan import Part
@@ -136,7 +141,7 @@ def run_conversion(
         show_conversion_plan(conversion, part, as_json=as_json)
         return 0
     with show_progress("images", quiet=quiet) as observer:
-        summary = run(conversion, JobOptions(workers, part, overwrite, observer))
+        summary = run_conversion(conversion, JobOptions(workers, part, overwrite, observer))
     show_summary(summary, as_json=as_json)
     return 0 if summary.good else 1
 
@@ -230,4 +235,4 @@ def command(sources: tuple[str, ...], target: str, **given: Any) -> int:
       facedata convert out/ parquet:hf/ --workers 8
       facedata convert lmdb:a.lmdb rec:b rec:merged/ --min-images 5 --relabel
     """
-    return run_conversion("convert", sources, target, **given)
+    return convert_and_report("convert", sources, target, **given)

@@ -47,7 +47,7 @@ def command(
     Parts are joined while they are read, in the order of their numbers; a missing part is named before anything
     starts. Files get their names when the whole archive has been verified. Links, devices and names that lead out of
     the folder are not unpacked: they are listed, and the exit status is 1. If it is interrupted, run it again to
-    continue. With --overwrite, files of the same names are replaced and others are left alone.
+    resume. With --overwrite, files of the same names are replaced and others are left alone.
 
     \b
     Example:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from facedata.commands import options
-from facedata.commands.convert import JOB, SELECTION, run_conversion
+from facedata.commands.convert import JOB, SELECTION, convert_and_report
 
 
 @click.command("pack-rec", short_help="Pack images into a record set, as InsightFace, MXNet and DALI read it.")
@@ -33,4 +33,4 @@ def command(sources: tuple[str, ...], output: str, **given: Any) -> int:
       facedata pack-rec out/ --output set/ --style insightface
       facedata pack-rec rec:ms1m --output ms1m-dali/ --style plain --shuffle --seed 0
     """
-    return run_conversion("pack-rec", sources, f"rec:{output}", **given)
+    return convert_and_report("pack-rec", sources, f"rec:{output}", **given)

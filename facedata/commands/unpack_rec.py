@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from facedata.commands import options
-from facedata.commands.convert import JOB, run_conversion
+from facedata.commands.convert import JOB, convert_and_report
 from facedata.commands.progress import show_bytes
 
 
@@ -76,4 +76,4 @@ def command(
     with show_bytes("index", quiet=quiet) as progress:
         opening = {"backend": backend, "cache_folder": output, "progress": progress}
         sets = [f"rec:{path}" for path in paths]
-        return run_conversion("unpack-rec", sets, sink, opening=opening, quiet=quiet, **given)
+        return convert_and_report("unpack-rec", sets, sink, opening=opening, quiet=quiet, **given)

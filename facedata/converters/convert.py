@@ -278,8 +278,9 @@ def plan_dataset(sources: Sequence[str], target: str | Sink, options: Conversion
     options = options or ConversionOptions()
     sink = create_dataset(target, **options.writing) if isinstance(target, str) else target
     inputs = open_inputs(sources, options.opening, sink, options.labels)
-    joined, labels = join_sources([item.source for item in inputs], shift=options.labels.mode != "keep")
-    joined = options.labels.apply(joined)
+    shifted = options.labels.mode != "keep"
+    own_labels, labels = join_sources([item.source for item in inputs], shift=shifted)
+    joined = options.labels.apply(own_labels)
     if sink.needs_labels and not joined.labelled:
         unlabelled = next((item.path for item in inputs if not item.source.labelled), inputs[0].path)
         raise OptionError(
@@ -311,7 +312,7 @@ def plan_dataset(sources: Sequence[str], target: str | Sink, options: Conversion
         source,
         sink,
         options={**options.labels.options(), "limit": options.limit, **selection.options()},
-        facts={"sets": facts, "command_line": options.command_line},
+        facts={"sets": facts, "labels_shifted": shifted and joined is own_labels, "command_line": options.command_line},
         change=change,
     )
     sink = conversion.sink
@@ -387,7 +388,7 @@ def run_conversion(conversion: Conversion, job: JobOptions | None = None) -> Job
 def _with_last_label(facts: Mapping[str, Any], state: JobState) -> Mapping[str, Any]:
     """The facts with the largest label that was written, which belongs to the last set if labels were shifted."""
     *others, last = facts.get("sets") or [{}]
-    if state.largest_label < 0 or not last or (others and last["first_label"] == 0):
+    if state.largest_label < 0 or not last or (others and not facts["labels_shifted"]):
         return facts
     largest = max(state.largest_label, -1 if last["last_label"] is None else last["last_label"])
     return {**facts, "sets": [*others, {**last, "last_label": largest}]}

@@ -35,10 +35,11 @@ from facedata.files import (
     check_room,
     open_regular,
     opened_regular,
+    output_errors,
     read_exactly,
     remove_stale_temporaries,
 )
-from facedata.jobs.output import new_folders, output_errors
+from facedata.jobs.output import new_folders
 from facedata.jobs.signals import StopRequest
 
 __all__ = [

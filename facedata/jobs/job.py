@@ -130,7 +130,7 @@ def run_job(
     options: JobOptions | None = None,
     conclude: Conclude | None = None,
 ) -> JobSummary:
-    """Run a job, or one part of it, and go on where an earlier run stopped.
+    """Run a job, or one part of it, or resume it where an earlier run stopped.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ def run_job(
                 lock.take_finishing()  # a run that publishes must not be disturbed by one that finds all shards done
                 if journal.read_summary() is None:
                     output.prepare()
-                    writer = stack.enter_context(output.open_writer(state.ends))
+                    writer = stack.enter_context(output.open_writer(state.output_ends))
                     _append_unrecorded(plan, journal, options.part, state, writer, output)
             todo = [shard for shard in part if not state.done[shard]]
             total, left = (sum(plan.sample_count(shard) for shard in shards) for shards in (part, todo))
@@ -195,7 +195,7 @@ def run_job(
     except InterruptedJobError as error:
         journal.write_failures(plan)
         again = "the same command, without --overwrite," if options.overwrite else "the same command again"
-        raise InterruptedJobError(f"{error}; run {again} to go on") from None
+        raise InterruptedJobError(f"{error}; run {again} to resume") from None
     except FacedataError:
         raise
     except OSError as error:

@@ -26,6 +26,7 @@ from facedata.jobs.plan import Part, Plan
 
 __all__ = [
     "BESIDE",
+    "BUILDING",
     "FAILURES",
     "PREFIX",
     "JobState",
@@ -40,6 +41,7 @@ __all__ = [
 
 PREFIX = ".facedata-"
 BESIDE = ".facedata"
+BUILDING = f"{PREFIX}building"
 PLAN = f"{PREFIX}plan.json"
 SUMMARY = f"{PREFIX}summary.json"
 PUBLISHING = f"{PREFIX}publishing"
@@ -88,6 +90,8 @@ class JobState:
         Delivered, and not delivered, in the shards that are done.
     failed_shards : dict of int to str
         Shards that could not be done, with the reason.
+    output_ends : dict of int to mapping
+        Where an `OrderedOutput` ends after each shard, as its writer returned it.
     """
 
     done: bytearray
@@ -98,7 +102,7 @@ class JobState:
     seconds: float = 0.0
     failed_shards: dict[int, str] = field(default_factory=dict)
     digests: dict[int, str] = field(default_factory=dict)
-    ends: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    output_ends: dict[int, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -120,7 +124,7 @@ class JobState:
         self.failures += len(entry["failures"])
         self.digests[shard] = str(entry["digest"])
         if "end" in entry:
-            self.ends[shard] = dict(entry["end"])
+            self.output_ends[shard] = dict(entry["end"])
         if entry["labels"]:
             self.largest_label = max(self.largest_label, int(entry["labels"][1]))
 

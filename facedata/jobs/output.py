@@ -19,8 +19,8 @@ from facedata.errors import (
     input_error,
     output_error,
 )
-from facedata.files import StrPath, remove_stale_temporaries
-from facedata.jobs.journal import BESIDE, FAILURES, PREFIX, Journal
+from facedata.files import StrPath, output_errors, remove_stale_temporaries
+from facedata.jobs.journal import BESIDE, BUILDING, FAILURES, PREFIX, Journal
 from facedata.jobs.plan import Plan
 from facedata.text import listed
 
@@ -31,11 +31,8 @@ __all__ = [
     "claim_output",
     "make_folders",
     "new_folders",
-    "output_errors",
     "refuse_overlap",
 ]
-
-_STAGING = f"{PREFIX}building"
 
 _CLEARING = f"{PREFIX}clearing"
 _NAMING_OPTIONS = ("format", "names")  # that decide what files are called
@@ -294,11 +291,11 @@ class StagedOutput(Output):
     @property
     def staging(self) -> str:
         """The hidden folder of the parts."""
-        return os.path.join(self.root, _STAGING)
+        return os.path.join(self.root, BUILDING)
 
     def owns(self, name: str) -> bool:
         """Whether `name`, an entry of the root, is the folder of the parts; all else there is the journal's."""
-        return name == _STAGING
+        return name == BUILDING
 
     def prepare(self) -> None:
         """Make the folder of the parts; raises `OutputError` if that is not possible."""
@@ -336,17 +333,6 @@ class StagedOutput(Output):
         for folder in {os.path.dirname(os.path.abspath(path)) for path in self.named_files()}:
             with suppress(OSError):
                 remove_stale_temporaries(folder)
-
-
-@contextmanager
-def output_errors(path: StrPath) -> Iterator[None]:
-    """Turn errors of the operating system into an `OutputError` about `path`."""
-    try:
-        yield
-    except FacedataError:  # some are OSErrors too
-        raise
-    except OSError as error:
-        raise output_error(error, path) from error
 
 
 def make_folders(*folders: StrPath) -> None:

@@ -113,7 +113,7 @@ def test_killed_or_stopped_the_same_command_goes_on(
     os.kill(running.process.pid, number)
     errors = running.end()
     if number == signal.SIGTERM:
-        assert (running.process.returncode, "run the same command again to go on" in errors) == (75, True)
+        assert (running.process.returncode, "run the same command again to resume" in errors) == (75, True)
     assert not (tmp_path / "data/knns/a/faiss_k_60.npz").exists()
     assert inline_facedata("status", "data/knns/a/faiss_k_60.npz").status == 75
     ran = inline_facedata(*command)

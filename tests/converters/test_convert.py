@@ -127,6 +127,8 @@ def test_labels_of_several_sets_are_shifted(tmp_path: Path) -> None:
     assert facts == [("rec", 0, 4), ("rec", 5, 6)]
     run([one, two], f"folder:{tmp_path}/kept", labels=LabelOptions("keep"))
     assert sorted(label for label, _ in pairs(f"{tmp_path}/kept")) == [0, 0, 0, 1, 4]
+    summary = run([one, two], f"folder:{tmp_path}/kept", labels=LabelOptions("keep"))
+    assert [(fact["first_label"], fact["last_label"]) for fact in summary.facts["sets"]] == [(0, None)] * 2
 
 
 def test_classes_are_chosen_by_size_and_numbered_anew(tmp_path: Path) -> None:

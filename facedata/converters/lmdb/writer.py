@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any
 from facedata.converters.lmdb import DATA
 from facedata.converters.lmdb.database import read_meta
 from facedata.dataset import OrderedWriter
-from facedata.errors import InputError, OptionError, OutputError, OutputExistsError, output_error
-from facedata.files import atomic_writer, free_bytes, output_errors, write_fully
+from facedata.errors import InputError, OptionError, OutputError, output_error
+from facedata.files import atomic_writer, free_bytes, output_errors, rename_new, write_fully
 
 if TYPE_CHECKING:
     from facedata.converters.lmdb.sink import Block
 
-__all__ = ["BUILDING", "BuildFiles", "LmdbWriter", "round_map_size"]
+__all__ = ["BuildFiles", "LmdbWriter", "round_map_size"]
 
-BUILDING = ".facedata-building"
 _LOOSE = 1.02  # pages in all, relative to those in use, from which the database is compacted
 _MEGABYTE = 1 << 20
 _NOTHING: Mapping[str, Any] = {"transaction": 0, "kv": 0}
@@ -106,9 +105,11 @@ class BuildFiles:
 
         import lmdb
 
+        # what was built stays until the summary is written: the copy has another transaction number, which does not say
+        # to the next run that all shards are in it
         with (
             output_errors(self.target),
-            atomic_writer(self.target) as file,
+            atomic_writer(self.target, replace=False) as file,
             _lmdb_errors(self.target, lambda: meta.used_pages * meta.page_size),
             lmdb.open(os.fsencode(self.data), subdir=False, readonly=True, lock=False, create=False) as environment,
         ):
@@ -119,21 +120,14 @@ def _move(source: str, target: str) -> None:
     """Rename, or copy if the target is on another file system; the bytes are on the disk before the name is."""
     with output_errors(target), open(source, "rb") as file:
         os.fsync(file.fileno())
-        try:  # a link replaces nothing: the job removed what it may replace when it began
-            os.link(source, target)
-        except FileExistsError as error:
-            if not os.path.samefile(source, target):  # else a run was killed right after the link
-                raise OutputExistsError(
-                    f"{target}: appeared while this job was running, and is left as it is; was another job given "
-                    "the same name? Move it away and run the same command again"
-                ) from error
+        try:
+            rename_new(source, target)
         except OSError as error:
-            if error.errno != errno.EXDEV:  # a file system without hard links
-                os.replace(source, target)
-                return
-            with atomic_writer(target) as copy:
+            if error.errno != errno.EXDEV:
+                raise
+            with atomic_writer(target, replace=False) as copy:
                 shutil.copyfileobj(file, copy, _MEGABYTE)
-        os.unlink(source)
+            os.unlink(source)  # a run that was killed before this finds both files, and the same content
 
 
 @contextmanager
@@ -162,9 +156,10 @@ def _lmdb_errors(path: str, needed: Callable[[], int]) -> Iterator[None]:
 class LmdbWriter(OrderedWriter):
     """Puts blocks into the database and their lines into the key-label file.
 
-    A transaction's number is one more than that of the transaction before, so the number in the database says how many
-    shards it holds. The journal entry is noted beside the database before each commit, for a run that is killed
-    between the commit and the journal.
+    The end of a shard is the number of the last transaction, and the size of the key-label file. The number does not
+    count shards, since a shard without records has no transaction: it is compared with the end that the journal has for
+    the last shard. The journal entry is noted beside the database before each commit, for a run that is killed between
+    the commit and the journal.
 
     The database is opened again for each shard. LMDB reuses memory of written pages without clearing it, and their
     unused parts would differ between a run and one that was interrupted and resumed.

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from facedata.converters.class_names import CLASSES
 from facedata.converters.rec.recordio import INSIGHTFACE, MAGIC, PLAIN
-from facedata.converters.rec.writer import BUILDING, BlockWriter, RecordEncoder, check_count, complete_set, count_people
+from facedata.converters.rec.writer import BlockWriter, RecordEncoder, check_count, complete_set, count_people
 from facedata.dataset import OrderedOutput, OrderedWriter, Sink, Source
 from facedata.errors import EmptyDatasetError, OptionError, OutputMismatchError
 from facedata.files import output_errors
 from facedata.jobs.buffers import ProcessAddress, this_process
+from facedata.jobs.journal import BUILDING
 
 __all__ = ["RecSink"]
 

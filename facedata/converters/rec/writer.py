@@ -1,6 +1,6 @@
 """Writing a record set: workers encode records, one process appends them, and the set is completed after the last.
 
-The files lie in the folder `BUILDING` until the set is complete: the records, the lines of the list, and the offsets
+The files lie in a hidden folder until the set is complete: the records, the lines of the list, and the offsets
 (int64, where each image record begins, and where the last one ends) and labels (int32) of all images, from which index,
 identity records and counts follow.
 """
@@ -39,9 +39,8 @@ from facedata.files import atomic_writer, output_errors, write_fully
 from facedata.images import image_size, known_extension
 from facedata.jobs.buffers import BlockBuffer, ProcessAddress, SharedBuffer
 
-__all__ = ["BUILDING", "BlockWriter", "RecordBlock", "RecordEncoder", "check_count", "complete_set", "count_people"]
+__all__ = ["BlockWriter", "RecordBlock", "RecordEncoder", "check_count", "complete_set", "count_people"]
 
-BUILDING = ".facedata-building"
 LARGEST_INSIGHTFACE_SET = LARGEST_LABEL
 """In records; above it the meta record, which counts in float32, would be wrong."""
 

@@ -168,7 +168,7 @@ class _Run:
     def _check_stop(self) -> None:
         if self.stop:
             done = "while moving files into place" if self._progress.complete else f"after {self._progress.files} files"
-            raise InterruptedJobError(f"interrupted {done}; run the same command again to continue")
+            raise InterruptedJobError(f"interrupted {done}; run the same command again to resume")
 
     def _unpack(self) -> None:
         mark, parts = self._progress.mark, JoinedParts(self.archive.parts)

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from facedata.columns import count_labels
 from facedata.errors import EmptyDatasetError, FormatError, InputError, OptionError, OutputMismatchError
 from facedata.features.feature_set import VALUE_BYTES, FeatureSet, Matrix
-from facedata.files import atomic_writer, check_room, write_fully
+from facedata.files import atomic_writer, check_room, output_errors, write_fully
 from facedata.jobs.journal import FAILURES
-from facedata.jobs.output import StagedOutput, output_errors
+from facedata.jobs.output import StagedOutput
 
 __all__ = ["FAIL", "NAN", "ON_ERROR", "SKIP", "FeatureOutput", "encoded_key"]
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.errors import OutputMismatchError
-from facedata.files import atomic_writer
-from facedata.jobs.output import StagedOutput, output_errors
+from facedata.files import atomic_writer, output_errors
+from facedata.jobs.output import StagedOutput
 
 __all__ = [
     "FORMATS",
