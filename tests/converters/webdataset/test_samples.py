@@ -217,9 +217,6 @@ def test_what_is_not_a_regular_file_is_refused(tmp_path: Path) -> None:
             TarReader(str(path))
 
 
-# Written
-
-
 @settings(max_examples=30)
 @given(st.lists(st.tuples(st.text("0123456789.abc", min_size=1, max_size=100), st.binary(max_size=1100)), max_size=6))
 def test_headers_written_are_those_of_tarfile(members: list[tuple[str, bytes]]) -> None:

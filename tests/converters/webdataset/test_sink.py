@@ -31,9 +31,6 @@ def members(path: Path) -> list[tuple[str, bytes]]:
         return [(one.name, tar.extractfile(one).read()) for one in tar]  # type: ignore[union-attr]
 
 
-# Members
-
-
 def test_a_sample_is_its_image_and_its_label_named_by_its_number(tmp_path: Path) -> None:
     items = [Sample("7", 0, jpeg("a")), Sample("3", 12, b"\x89PNG\r\n\x1a\n"), Sample("4", 1, b"<html>")]
     summary = convert(MemorySource(items), f"webdataset:{tmp_path}/out", keep_undecodable=True)
@@ -63,9 +60,6 @@ def test_keys_that_are_not_numbers_and_landmarks_go_into_json(tmp_path: Path) ->
     assert (np.array(json.loads(described["1"])["landmarks"], np.float32) == LANDMARKS).all()
     assert described["5"] == b'{"key":"7"}'  # JSON has no word for a number that is not finite
     assert list(open_source(str(tmp_path)).keys()) == ["id_1/ü.jpg", "5", "000000002", "٣", "", "7"]
-
-
-# Where tars are cut
 
 
 def test_tars_are_nearly_as_large_as_asked_for(tmp_path: Path) -> None:
@@ -101,9 +95,6 @@ def test_a_tar_that_is_gone_when_the_job_ends_is_named(tmp_path: Path) -> None:
         convert(numbered(4), f"webdataset:{tmp_path}", shard_samples=2)
 
 
-# Names and options
-
-
 def test_the_pattern_gives_the_folder_and_the_names(tmp_path: Path) -> None:
     convert(numbered(3), f"webdataset:{tmp_path}/a/glint-%05d.tar", shard_samples=1)
     assert list(tree(tmp_path / "a")) == [f"glint-0000{number}.tar" for number in range(3)]
@@ -119,9 +110,6 @@ def test_names_that_do_not_fit_are_refused_with_what_to_write_instead() -> None:
     for path in ("out/glint-%06d", "glint-%06d.tar.gz", "out/.facedata-%d.tar", "%d.zip"):
         with pytest.raises(OptionError, match=r"expected names that end in \.tar and are not hidden"):
             create_sink(path)
-
-
-# Read by others
 
 
 def test_gnu_tar_lists_and_unpacks_what_was_written(tmp_path: Path) -> None:
