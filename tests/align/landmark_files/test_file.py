@@ -84,6 +84,7 @@ def test_a_wrong_line_concerns_its_own_image_only(good: str, line: str, found: s
         (HEADER + ",key\n", "line 1: two columns have the name 'key'"),
         (HEADER + f"\n\na,{ROW}\n", "line 2: is blank"),
         (HEADER + f"\na,{ROW}\n\nb,{ROW}\n", "line 3: is blank"),
+        (HEADER + f"\na,{ROW}\n\nb,{ROW}", "line 3: is blank"),
         (HEADER + f"\na,{ROW}\n,{ROW}\n", "line 3: expected a key and 10 more fields"),
         (HEADER + f'\na,{ROW}\n"b\nc",{ROW}\n', "line 3: a quotation mark too many"),
         (JSON + '{"name": "b", ' + JSON_ROW + "}\n", 'line 2: expected an object with a "key"'),
