@@ -43,9 +43,8 @@ def facedata(tmp_path: Path) -> Callable[..., Ran]:
     """Run the command line in the test's folder, as a user's shell would."""
 
     def run(*arguments: object, timeout: float = 60, **environment: str) -> Ran:
-        command = [*FACEDATA, *map(str, arguments)]
         done = subprocess.run(
-            command,
+            [*FACEDATA, *map(str, arguments)],
             cwd=tmp_path,
             capture_output=True,
             text=True,

@@ -8,14 +8,17 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from facedata.dataset import OrderedOutput, OrderedWriter, Output
-from facedata.errors import ModelError
-from facedata.jobs.journal import ShardResult
+from facedata.errors import ModelError, OutputLockedError
+from facedata.jobs.journal import ShardLock, ShardResult
+
+HELD = ExitStack()
 
 
 def result(samples: int = 1) -> ShardResult:
@@ -39,19 +42,28 @@ class Note:
 
 @dataclass(frozen=True)
 class KillSelf:
-    """Kills its worker, the first `times` times that it runs."""
+    """Kills its worker, the first `times` times that it runs: at work, or while that is sending a large result."""
 
     folder: str
     shard: int
-    times: int
+    times: int = 1
+    sending: bool = False
 
     def __call__(self) -> ShardResult:
-        for attempt in range(self.times):
-            mark = Path(self.folder, f"killed-{self.shard}-{attempt}")
-            if not mark.exists():
-                mark.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-        return Note(self.folder, self.shard)()
+        block = bytes(10_000) if self.sending else None
+        tried = len(list(Path(self.folder).glob(f"killed-{self.shard}-*")))
+        if tried == self.times:
+            return replace(Note(self.folder, self.shard)(), block=block)
+        Path(self.folder, f"killed-{self.shard}-{tried}").touch()
+        if not self.sending:
+            os.kill(os.getpid(), signal.SIGKILL)
+        Connection._send = _send_half_and_die  # type: ignore[attr-defined]
+        return replace(result(), block=block)
+
+
+def _send_half_and_die(connection: Connection, buffer: memoryview) -> None:
+    os.write(connection.fileno(), bytes(buffer[: len(buffer) // 2]))
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -70,14 +82,9 @@ class PlainOutput(Output):
     """A job output that keeps whatever the tasks leave."""
 
     root: str
-    finished: int = 0
 
     def owns(self, name: str) -> bool:
         return name.startswith(("begun-", "done-", "killed-"))
-
-    def finish(self, shards: int) -> Mapping[str, Any]:
-        self.finished += 1
-        return {"shards": shards}
 
 
 @dataclass(frozen=True)
@@ -154,27 +161,14 @@ class LineWriter(OrderedWriter):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-@dataclass(frozen=True)
-class DieSending:
-    """Kills its worker while that is sending a large result, the first `times` times that it runs."""
-
-    folder: str
-    shard: int
-    times: int
-
-    def __call__(self) -> ShardResult:
-        for attempt in range(self.times):
-            mark = Path(self.folder, f"killed-{self.shard}-{attempt}")
-            if not mark.exists():
-                mark.touch()
-                Connection._send = _send_half_and_die  # type: ignore[attr-defined]
-                return replace(result(), block=bytes(10_000))
-        return replace(Note(self.folder, self.shard)(), block=bytes(10_000))
-
-
-def _send_half_and_die(connection: Connection, buffer: memoryview) -> None:
-    os.write(connection.fileno(), bytes(buffer[: len(buffer) // 2]))
-    os.kill(os.getpid(), signal.SIGKILL)
+def hold_shards(lock: Path, first: int, end: int) -> str:
+    """Lock these shards, in place of those before, while the process lives; returns why that was refused, if it was."""
+    HELD.close()
+    try:
+        HELD.enter_context(ShardLock(lock)).take(range(first, end))
+    except OutputLockedError as error:
+        return str(error)
+    return "taken"
 
 
 # Functions for `run_isolated`

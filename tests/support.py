@@ -124,15 +124,6 @@ class MemorySource(Source):
     def places(self) -> Mapping[str, bool]:
         return {}
 
-    def keys(self) -> Iterator[str]:
-        return (item.key for item in self.items)
-
-    def labels(self) -> Iterator[NDArray[np.int64]]:
-        yield np.array([item.label if isinstance(item, Sample) else -1 for item in self.items], np.int64)
-
-    def sizes(self) -> NDArray[np.int32]:
-        return np.array([len(item.image) if isinstance(item, Sample) else 0 for item in self.items], np.int32)
-
     def class_names(self) -> Mapping[int, str] | None:
         return self.names
 

@@ -36,14 +36,12 @@ def test_a_conversion_loads_what_it_needs_alone(record_set: Callable[[str], Reco
     assert len(own) <= 32, sorted(own)
 
 
-def test_the_version_an_unknown_command_and_the_status_of_no_job(
-    facedata: Callable[..., Ran], inline_facedata: Callable[..., Ran], tmp_path: Path
-) -> None:
+def test_the_version_and_wrong_usage(facedata: Callable[..., Ran], inline_facedata: Callable[..., Ran]) -> None:
     assert facedata("--version").stdout.startswith("facedata, version 0.")
     ran = inline_facedata("unpack")
     assert ran.status == 2
     assert "unpack" in ran.stderr
-    assert inline_facedata("status", "nowhere").status == 1
-    ran = inline_facedata("status", tmp_path)
+    assert "nowhere: no such folder" in inline_facedata("status", "nowhere").stderr
+    ran = inline_facedata("status", ".")
     assert ran.status == 1
     assert "is not the output of a facedata job" in ran.stderr

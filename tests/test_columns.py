@@ -9,18 +9,17 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support import peak_bytes
 
 from facedata import columns
 from facedata.columns import different_labels, integers, read_label_lines, read_labels, whole_lines
-from facedata.errors import FormatError, InputError
+from facedata.errors import FormatError
 
 LABELS = st.lists(st.integers(0, columns.LARGEST_LABEL), min_size=1, max_size=30)
 
 
-@settings(max_examples=30)
 @given(LABELS, st.integers(1, 40), st.booleans())
 def test_blocks_of_any_size_give_the_same_lines(labels: list[int], block: int, end_missing: bool) -> None:
     with TemporaryDirectory() as folder, patch.object(columns, "_BLOCK", block):
@@ -71,11 +70,6 @@ def test_a_label_file_names_the_line_that_is_not_an_integer(tmp_path: Path, text
 def test_numbers_end_at_the_first_word_that_is_not_one() -> None:
     assert integers(b"1\t2\n-3 x 4").tolist()[:3] in ([1, 2, -3], [])
     assert integers(b"99999999999999999999").tolist() == [np.iinfo(np.int64).max]
-
-
-def test_a_folder_is_not_a_text_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is a folder, not a file"):
-        list(whole_lines(tmp_path))
 
 
 def test_a_line_without_an_end_takes_no_memory(tmp_path: Path) -> None:

@@ -1,5 +1,3 @@
-"""Specs and the registry of formats."""
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -11,16 +9,8 @@ from support import RecordSetMaker, jpeg, raised_without_root
 
 from facedata.converters.convert import convert_dataset
 from facedata.converters.rec.source import RecSource
-from facedata.dataset import (
-    FORMATS,
-    Format,
-    Sample,
-    create_dataset,
-    find_format,
-    open_dataset,
-    split_spec,
-)
-from facedata.errors import FormatError, InputNotFoundError, OptionError
+from facedata.dataset import FORMATS, Format, Sample, create_dataset, find_format, open_dataset, split_spec
+from facedata.errors import InputNotFoundError, OptionError
 
 MakeSet = Callable[..., RecordSetMaker]
 
@@ -41,12 +31,6 @@ def test_a_record_set_is_opened_by_path_or_by_name(record_set: MakeSet, spec: st
     assert list(source) == [Sample("0", 0, jpeg("label 0 key 0")), Sample("1", 3, jpeg("label 3 key 1"))]
 
 
-def test_content_of_no_format_is_refused_with_what_it_is(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("Dear diary, today\n")
-    with pytest.raises(FormatError, match="is not a dataset that facedata knows: it is a text file that begins 'Dear"):
-        open_dataset(str(tmp_path / "notes.txt"))
-
-
 def test_a_path_that_may_not_be_read_is_said_by_name() -> None:
     with TemporaryDirectory() as folder:
         RecordSetMaker(Path(folder, "set")).plain([0])
@@ -54,12 +38,6 @@ def test_a_path_that_may_not_be_read_is_said_by_name() -> None:
         Path(folder).chmod(0o755)
         message = raised_without_root(lambda: open_dataset(f"{folder}/set"))
     assert message == f"InputPermissionError: {folder}/set: no permission to read it; check its mode and owner"
-
-
-@pytest.mark.parametrize("name", ["", "rec:"])
-def test_a_path_that_is_not_there_is_said_to_be_not_there(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputNotFoundError, match="nowhere: no such file or folder"):
-        open_dataset(f"{name}{tmp_path}/nowhere")
 
 
 def test_a_format_is_one_module_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

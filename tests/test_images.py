@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from facedata.images import image_extension, image_size, import_opencv
@@ -55,30 +55,19 @@ def decoded_size(data: bytes) -> tuple[int, ...]:
     return height, width, *(channels or [1])
 
 
-@settings(deadline=None)
-@given(
-    st.integers(1, 90),
-    st.integers(1, 90),
-    st.sampled_from([1, 3, 4]),
-    st.sampled_from(["jpg", "png", "webp", "bmp", "tif"]),
-)
-def test_the_size_in_the_header_is_that_of_the_decoded_image(
-    height: int, width: int, channels: int, extension: str
-) -> None:
-    data = encoded(height, width, channels, extension)
+@given(*[st.integers(1, 90)] * 2, st.sampled_from([1, 3, 4]), st.sampled_from(["jpg", "png", "webp", "bmp", "tif"]))
+def test_the_size_in_the_header_is_that_of_the_decoded_image(height: int, width: int, channels: int, kind: str) -> None:
+    data = encoded(height, width, channels, kind)
     assert image_size(data) == decoded_size(data)
 
 
 @pytest.mark.parametrize(
-    ("extension", "option", "value"),
-    [
-        *(("jpg", f"JPEG_{name}", 1) for name in ("PROGRESSIVE", "RST_INTERVAL", "OPTIMIZE")),
-        *(("webp", "WEBP_QUALITY", quality) for quality in (80, 101)),
-    ],
+    ("option", "value"),
+    [("JPEG_PROGRESSIVE", 1), ("JPEG_RST_INTERVAL", 1), ("JPEG_OPTIMIZE", 1), ("WEBP_QUALITY", 80)],
 )
-def test_other_codings(extension: str, option: str, value: int) -> None:
-    data = encoded(300, 7, 3, extension, (getattr(import_opencv(), f"IMWRITE_{option}"), value))
-    assert image_size(data) == (300, 7, 3)
+def test_other_codings(option: str, value: int) -> None:
+    coding = (getattr(import_opencv(), f"IMWRITE_{option}"), value)
+    assert image_size(encoded(300, 7, 3, option.partition("_")[0].lower(), coding)) == (300, 7, 3)
 
 
 def test_an_extended_webp_has_the_size_of_its_canvas() -> None:
@@ -255,7 +244,6 @@ BEGINNINGS = [data for data, _ in SIGNED.values()] + [encoded(9, 9, 3, kind) for
 BEGINNINGS += [png(6), bmp(8, COLOURS), tiff(), tiff(first=False, order=">"), b"RIFF\0\0\0\0WEBPVP8X"]
 
 
-@settings(deadline=None)
 @given(st.sampled_from(BEGINNINGS), st.binary(max_size=40), st.data())
 def test_any_bytes_have_a_plausible_size_or_none(beginning: bytes, rest: bytes, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(beginning)), min_size=2, max_size=2)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import traceback
@@ -21,26 +22,18 @@ from facedata.dataset import open_dataset
 from facedata.jobs.engine import LocalExecutor
 from facedata.jobs.journal import Journal
 
-MakeSet = Callable[[str], RecordSetMaker]
+MakeSet = Callable[..., RecordSetMaker]
 Facedata = Callable[..., Ran]
 
 TARGETS = {
-    "build-lmdb": "build-lmdb {big} --keep-undecodable --output {out}/a.lmdb",
-    "build-lmdb --single-file": "build-lmdb {big} --keep-undecodable --single-file --output {out}/a.lmdb",
-    "pack-rec": "pack-rec {big} --list --output {out}/packed",
-    "webdataset": "convert {big} webdataset:{out}/tars/a-%04d.tar --shard-size 1MB",
-    "parquet": "convert {big} parquet:{out}/parquet --shard-size 1MB",
-    "unpack-rec": "unpack-rec --include {big} --limit 8200 --output {out}/images --list {out}/list.txt",
+    "build-lmdb": ("a.lmdb", "build-lmdb {big} --keep-undecodable --output {out}/a.lmdb"),
+    "single-file": ("a.lmdb.facedata", "build-lmdb {big} --keep-undecodable --single-file --output {out}/a.lmdb"),
+    "pack-rec": ("packed", "pack-rec {big} --list --output {out}/packed"),
+    "webdataset": ("tars", "convert {big} webdataset:{out}/tars/a-%04d.tar --shard-size 1MB"),
+    "parquet": ("parquet", "convert {big} parquet:{out}/parquet --shard-size 1MB"),
+    "unpack-rec": ("images", "unpack-rec --include {big} --limit 8200 --output {out}/images --list {out}/list.txt"),
 }
-ROOTS = {
-    "build-lmdb": "a.lmdb",
-    "build-lmdb --single-file": "a.lmdb.facedata",
-    "pack-rec": "packed",
-    "webdataset": "tars",
-    "parquet": "parquet",
-    "unpack-rec": "images",
-}
-"""The folder with the journal."""
+"""The folder with the journal, and the command."""
 
 
 class Big:
@@ -52,7 +45,7 @@ class Big:
         self._trees: dict[str, dict[str, bytes]] = {}
 
     def command(self, target: str, out: Path | str, *more: str) -> list[str]:
-        return [*TARGETS[target].format(big=self.records, out=out).split(), *more]
+        return [*TARGETS[target][1].format(big=self.records, out=out).split(), *more]
 
     def undisturbed(self, target: str) -> dict[str, bytes]:
         if target not in self._trees:
@@ -75,36 +68,32 @@ def begun_and_done(folder: Path, runs: int, shards: int) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("target", "stop"),
+    ("target", "number"),
     [
-        ("build-lmdb", "kill -9"),
-        ("parquet", "kill -9"),
-        ("unpack-rec", "kill -9"),
-        ("build-lmdb --single-file", "TERM"),
-        ("pack-rec", "INT to the group"),
-        ("webdataset", "kill -9"),
+        ("build-lmdb", signal.SIGKILL),
+        ("parquet", signal.SIGKILL),
+        ("unpack-rec", signal.SIGKILL),
+        ("single-file", signal.SIGTERM),
+        ("pack-rec", signal.SIGINT),
+        ("webdataset", signal.SIGKILL),
     ],
 )
 def test_a_run_that_is_stopped_resumes_and_ends_in_the_same_bytes(
-    big: Big, facedata: Facedata, tmp_path: Path, target: str, stop: str
+    big: Big, facedata: Facedata, tmp_path: Path, target: str, number: int
 ) -> None:
-    where, stopped = tmp_path / ROOTS[target], 0
+    where, stopped = tmp_path / TARGETS[target][0], 0
+    kill = os.killpg if number == signal.SIGINT else os.kill  # Ctrl-C reaches the whole group
     for shards in (0, 2):
         running = Running(tmp_path, *big.command(target, tmp_path, "--workers", "2"))
         running.wait_for(partial(begun_and_done, where, len(Journal(where).runs()) if where.exists() else 0, shards))
-        if stop == "kill -9":
-            running.process.kill()
-        elif stop == "TERM":
-            running.process.terminate()
-        else:
-            with suppress(ProcessLookupError):  # it may just have finished
-                os.killpg(running.process.pid, signal.SIGINT)
+        with suppress(ProcessLookupError):  # it may just have finished
+            kill(running.process.pid, number)
         errors = running.end()
         if running.process.returncode != 0:
             stopped += 1
             assert not (tmp_path / "list.txt").exists()
             assert facedata("status", where).status in (75, 0)
-            if stop != "kill -9":
+            if number != signal.SIGKILL:
                 assert running.process.returncode == 75
                 assert "run the same command again" in errors
     assert facedata(*big.command(target, tmp_path)).status == 0
@@ -115,11 +104,9 @@ def test_a_run_that_is_stopped_resumes_and_ends_in_the_same_bytes(
 
 
 @pytest.mark.parametrize("target", ["build-lmdb", "unpack-rec"])
-def test_two_runs_at_once_into_one_output_one_says_so(
-    big: Big, facedata: Facedata, tmp_path: Path, target: str
-) -> None:
+def test_of_two_runs_into_one_output_one_says_so(big: Big, facedata: Facedata, tmp_path: Path, target: str) -> None:
     first = Running(tmp_path, *big.command(target, ".", "--workers", "1"))
-    first.wait_for(lambda: (tmp_path / ROOTS[target] / ".facedata-journal.jsonl").exists())
+    first.wait_for(lambda: (tmp_path / TARGETS[target][0] / ".facedata-journal.jsonl").exists())
     os.killpg(first.process.pid, signal.SIGSTOP)
     second = facedata(*big.command(target, "."))
     os.killpg(first.process.pid, signal.SIGCONT)
@@ -129,10 +116,8 @@ def test_two_runs_at_once_into_one_output_one_says_so(
     assert "another run is writing here" in second.stderr
 
 
-@pytest.mark.parametrize("target", ["build-lmdb --single-file", "pack-rec", "webdataset", "unpack-rec"])
-def test_a_full_disk_is_reported_and_the_next_run_resumes(
-    big: Big, facedata: Facedata, small_disk: Path, target: str
-) -> None:
+@pytest.mark.parametrize("target", ["single-file", "pack-rec", "webdataset", "unpack-rec"])
+def test_after_a_full_disk_the_next_run_resumes(big: Big, facedata: Facedata, small_disk: Path, target: str) -> None:
     ran = facedata(*big.command(target, small_disk))
     assert ran.status == 1, ran.stderr
     assert "no space left on device" in ran.stderr
@@ -165,10 +150,8 @@ def test_the_summary_in_words_and_as_json(record_set: MakeSet, inline_facedata: 
     assert ran.stdout.count("\n") == 1
     summary = json.loads(ran.stdout)
     assert (summary["images"], summary["identities"], summary["finished"], summary["failures"]) == (5, 4, True, 0)
-    assert [(one["set"], one["format"], one["first_label"]) for one in summary["sets"]] == [
-        ("a", "rec", 0),
-        ("b", "rec", 2),
-    ]
+    sets = [(one["set"], one["format"], one["first_label"]) for one in summary["sets"]]
+    assert sets == [("a", "rec", 0), ("b", "rec", 2)]
     assert "all done before" in inline_facedata("convert", "a", "rec:b", "folder:out").stdout
     ran = inline_facedata("convert", "out", "webdataset:tars/%03d.tar")
     assert ran.stdout.startswith("tars: 5 images in 1 tar, ")
@@ -182,17 +165,18 @@ def test_the_summary_in_words_and_as_json(record_set: MakeSet, inline_facedata: 
 
 
 def test_a_dry_run_writes_nothing(record_set: MakeSet, inline_facedata: Facedata, tmp_path: Path) -> None:
-    record_set("a").plain([0, 1])
+    record_set("a").plain([0, 1], index=False)
     for line in (
-        ["build-lmdb", "a", "--output", "x.lmdb"],
-        ["pack-rec", "a", "--output", "p"],
-        ["convert", "a", "folder:o"],
+        "build-lmdb a --output x.lmdb",
+        "pack-rec a --output p",
+        "convert a folder:o",
+        "unpack-rec --include a --output o",
     ):
-        ran = inline_facedata(*line, "--dry-run")
+        ran = inline_facedata(*line.split(), "--dry-run")
         assert ran.status == 0
         assert ran.stdout.startswith("would write 2 images in 1 shard into ")
-        assert json.loads(inline_facedata(*line, "--dry-run", "--json").stdout)["images"] == 2
-    assert os.listdir(tmp_path) == ["a"]
+        assert json.loads(inline_facedata(*line.split(), "--dry-run", "--json").stdout)["images"] == 2
+    assert {path.name for path in tmp_path.rglob("*")} == {"a", "train.rec"}
 
 
 @pytest.mark.parametrize(
@@ -202,52 +186,56 @@ def test_a_dry_run_writes_nothing(record_set: MakeSet, inline_facedata: Facedata
         ("convert a folder:out --kv x", 2, "--kv does not apply to the format 'folder'; it has --layout"),
         ("convert a webdataset:out/x.tar", 2, "say where their number goes"),
         ("convert a webdataset:out --shard-size 12XB", 2, "'12XB' is not a size, as 1GB, 500MB or 64MiB"),
+        ("convert a list:train.txt", 2, "name the folder of the images"),
+        ("convert a null:", 2, "names no path"),
+        ("convert rec: null:out", 2, "names no path"),
+        ("convert '' null:out", 2, "names no path"),
         ("pack-rec a --output p --shuffle", 2, "choose --style plain, or leave out --shuffle"),
         ("pack-rec a --output p --style plain --shard 1/2", 2, "No such option '--shard'"),
         ("convert a rec:p --shard 1/2", 2, "cannot be divided with --shard"),
         ("convert nowhere folder:out", 1, "nowhere: no such file or folder"),
         ("convert rec:nowhere folder:out", 1, "nowhere: no such file or folder"),
-        (
-            "convert empty folder:out",
-            1,
-            "empty: is not a dataset that facedata knows",
-        ),
+        ("convert empty folder:out", 1, "empty: is not a dataset that facedata knows"),
+        ("convert precious folder:out", 1, "is not a dataset that facedata knows: it is a text file that begins 'prec"),
         ("convert a folder:a/out", 1, "the output lies in the input a"),
         ("build-lmdb a --output mine.lmdb", 1, "is not empty (it holds 'precious'), and no facedata job wrote it"),
         ("build-lmdb a --output x.lmdb --kv precious", 1, "precious: already exists; choose another name"),
         ("build-lmdb a --output x.lmdb --keys path", 2, "--keys"),
         ("convert a null:out --min-images 5", 1, "no class has 5 images: the largest has 1; lower --min-images"),
+        ("unpack-rec --include empty --output o", 1, "empty: no .rec file in this folder"),
+        ("unpack-rec --include zero --output o", 1, "is empty (0 bytes)"),
+        ("unpack-rec --include , --output o", 2, "names no record set"),
+        ("unpack-rec --include a --output o --shard 0/4", 2, "counted from 1/4 to 4/4"),
+        ("unpack-rec --include a --output o --shard 5/4", 2, "counted from 1/4 to 4/4"),
+        ("unpack-rec --include a --output o --shard x", 2, "is not i/n"),
+        ("unpack-rec --include a --output o --overwrite --shard 1/2", 2, "other elements"),
+        ("unpack-rec --include a --output photos --overwrite", 1, "facedata writes, and this folder holds 'a.jpg'"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(
     record_set: MakeSet, inline_facedata: Facedata, tmp_path: Path, line: str, status: int, said: str
 ) -> None:
     record_set("a").plain([0, 1])
-    for folder in ("empty", "mine.lmdb"):
-        (tmp_path / folder).mkdir()
-    for path in ("mine.lmdb/precious", "precious"):
-        (tmp_path / path).write_text("precious")
+    (tmp_path / "empty").mkdir()
+    for path in ("mine.lmdb/precious", "precious", "photos/a.jpg", "zero/train.rec"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("" if path.startswith("zero") else "precious")
     before = tree(tmp_path)
-    ran = inline_facedata(*line.split())
-    assert (ran.status, ran.stdout) == (status, "")
+    ran = inline_facedata(*shlex.split(line))
+    assert (ran.status, ran.stdout, len(ran.stderr.splitlines())) == (status, "", 1)
     assert said in ran.stderr
     assert tree(tmp_path) == before
 
 
-def test_overwrite_replaces_the_whole_output_and_nothing_else(
-    record_set: MakeSet, inline_facedata: Facedata, tmp_path: Path
-) -> None:
+def test_overwrite_replaces_the_whole_output_and_nothing_else(record_set: MakeSet, inline_facedata: Facedata) -> None:
     record_set("a").plain([0, 1])
     record_set("b").plain([0, 0, 0])
-    (tmp_path / "other_kv.txt").write_text("mine")
-    for target in (
-        ("build-lmdb", "{}", "--keep-undecodable", "--output", "x.lmdb"),
-        ("pack-rec", "{}", "--output", "p"),
-    ):
-        assert inline_facedata(*(word.format("a") for word in target)).status == 0
-        refused = inline_facedata(*(word.format("b") for word in target))
+    Path("other_kv.txt").write_text("mine")
+    for line in ("build-lmdb {} --keep-undecodable --output x.lmdb", "pack-rec {} --output p"):
+        assert inline_facedata(*line.format("a").split()).status == 0
+        refused = inline_facedata(*line.format("b").split())
         assert refused.status == 1
         assert "belongs to a job that differs" in refused.stderr
-        assert inline_facedata(*(word.format("b") for word in target), "--overwrite").status == 0
-    assert len(open_dataset(f"lmdb:{tmp_path}/x.lmdb")) == len(open_dataset(f"{tmp_path}/p")) == 3
-    assert (tmp_path / "other_kv.txt").read_text() == "mine"
+        assert inline_facedata(*line.format("b").split(), "--overwrite").status == 0
+    assert len(open_dataset("lmdb:x.lmdb")) == len(open_dataset("p")) == 3
+    assert Path("other_kv.txt").read_text() == "mine"

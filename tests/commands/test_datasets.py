@@ -7,28 +7,20 @@ from pathlib import Path
 import pytest
 from support import Ran
 
-Run = Callable[..., Ran]
+Facedata = Callable[..., Ran]
 
 
-@pytest.fixture
-def facedata(inline_facedata: Run) -> Run:
-    return inline_facedata
-
-
-def test_the_table_has_a_line_for_each_set(facedata: Run) -> None:
-    ran = facedata("datasets")
+def test_the_table_has_a_line_for_each_set(inline_facedata: Facedata) -> None:
+    ran = inline_facedata("datasets")
     lines = ran.stdout.splitlines()
-    assert lines[0].split() == ["name", "what", "people", "images", "size", "status", "how"]
+    assert (ran.status, lines[0].split()) == (0, ["name", "what", "people", "images", "size", "status", "how"])
     glint = next(line for line in lines if line.startswith("glint360k"))
-    assert "360,232" in glint
-    assert "17,091,657" in glint
-    assert "~128.6 GB" in glint
-    assert glint.endswith("non-commercial       by hand")
-    assert ran.status == 0
+    for said in ("360,232", "17,091,657", "~128.6 GB", "non-commercial       by hand"):
+        assert said in glint
 
 
-def test_all_that_is_known_of_one(facedata: Run) -> None:
-    out = facedata("datasets", "glint360k", "--root", "my data").stdout
+def test_all_that_is_known_of_one(inline_facedata: Facedata) -> None:
+    out = inline_facedata("datasets", "glint360k", "--root", "my data").stdout
     for said in (
         "glint360k: Glint360K",
         "non-commercial research only",
@@ -40,31 +32,28 @@ def test_all_that_is_known_of_one(facedata: Run) -> None:
         assert said in out
 
 
-def test_as_json(facedata: Run) -> None:
-    listed = json.loads(facedata("datasets", "--json").stdout)["datasets"]
+def test_as_json(inline_facedata: Facedata) -> None:
+    listed = json.loads(inline_facedata("datasets", "--json").stdout)["datasets"]
     assert {"name", "people", "images", "bytes", "status", "access"} <= listed[0].keys()
-    one = json.loads(facedata("datasets", "faces_emore", "--json").stdout)
-    assert one["name"] == "ms1mv2"
-    assert one["sources"][0]["kind"] == "google-drive"
+    one = json.loads(inline_facedata("datasets", "faces_emore", "--json").stdout)
+    assert (one["name"], one["sources"][0]["kind"]) == ("ms1mv2", "google-drive")
 
 
-def test_an_unknown_name_and_a_file_that_does_not_exist(facedata: Run) -> None:
-    ran = facedata("datasets", "glint360")
+def test_an_unknown_name_and_a_file_that_does_not_exist(inline_facedata: Facedata) -> None:
+    ran = inline_facedata("datasets", "glint360")
     assert ran.status == 2
     assert "there is no dataset named 'glint360'; similar names are glint360k" in ran.stderr
-    assert "nowhere.toml: no such file" in facedata("datasets", "--catalogue", "nowhere.toml").stderr
+    assert "nowhere.toml: no such file" in inline_facedata("datasets", "--catalogue", "nowhere.toml").stderr
 
 
-def test_own_catalogues_on_the_command_line_and_in_the_configuration_folder(
-    facedata: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a.toml").write_text('[sets.mine]\ntitle = "Mine"\n')
+def test_own_catalogues(inline_facedata: Facedata, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tmp_path / "configuration/facedata"
     own.mkdir(parents=True)
     (own / "catalogue.toml").write_text('[sets.ours]\ntitle = "Ours"\nnotes = ["hello"]\n')
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "configuration"))
-    out = facedata("datasets", "--catalogue", "a.toml").stdout
-    (tmp_path / "b.toml").write_text('[[sets.glint360k.sources]]\nkind = "http"\nurl = "http://mirror.lab/glint/"\n')
-    assert "\n  http://mirror.lab/glint/\n" in facedata("datasets", "glint360k", "--catalogue", "b.toml").stdout
+    (tmp_path / "a.toml").write_text('[sets.mine]\ntitle = "Mine"\n')
+    out = inline_facedata("datasets", "--catalogue", "a.toml").stdout
     assert {"mine", "ours", "glint360k"} <= {line.split()[0] for line in out.splitlines()}
-    assert "hello" in facedata("datasets", "ours").stdout
+    (tmp_path / "b.toml").write_text('[[sets.glint360k.sources]]\nkind = "http"\nurl = "http://mirror.lab/glint/"\n')
+    assert "\n  http://mirror.lab/glint/\n" in inline_facedata("datasets", "glint360k", "--catalogue", "b.toml").stdout
+    assert "hello" in inline_facedata("datasets", "ours").stdout

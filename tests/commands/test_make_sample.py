@@ -32,8 +32,7 @@ def test_a_sample_can_be_read_and_its_landmarks_belong_to_its_images(inline_face
         image = cv2.imdecode(np.frombuffer(sample.image, np.uint8), cv2.IMREAD_COLOR)
         assert image is not None
         assert image.shape == (64, 64, 3)
-        assert np.shape(line["landmarks5"]) == (5, 2)
-        assert np.shape(line["landmarks68"]) == (68, 2)
+        assert (np.shape(line["landmarks5"]), np.shape(line["landmarks68"])) == ((5, 2), (68, 2))
         assert np.all((np.array(line["landmarks5"]) > 0) & (np.array(line["landmarks5"]) < 64))
     assert cv2.imread(str(tmp_path / "sample.png")) is not None
     assert (tmp_path / "sample" / "property").read_text() == "3,64,64\n"

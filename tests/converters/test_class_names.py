@@ -4,7 +4,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from facedata.converters.class_names import read_class_names, write_class_names
@@ -13,7 +13,6 @@ from facedata.errors import FormatError, InputNotFoundError, OutputError
 NAMES = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=30)
 
 
-@settings(max_examples=15)
 @given(st.dictionaries(st.integers(0, 10**9), NAMES, max_size=20))
 def test_names_come_back(names: dict[int, str]) -> None:
     with TemporaryDirectory() as folder:

@@ -8,45 +8,40 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import RecordSetMaker, tree
 
 from facedata.converters.class_names import read_class_names
-from facedata.converters.convert import ConversionOptions, LabelOptions, convert_dataset, plan_dataset
+from facedata.converters.convert import ConversionOptions, LabelOptions, convert_dataset
+from facedata.converters.lmdb.sink import LmdbSink
 from facedata.converters.selection import Selection
 from facedata.dataset import open_dataset
 from facedata.errors import (
     DiskFullError,
     EmptyDatasetError,
     FormatError,
-    InputNotFoundError,
     InputUnfinishedError,
     OptionError,
     OutputError,
     OutputExistsError,
-    OutputMismatchError,
 )
 from facedata.jobs.job import JobOptions, JobSummary
 from facedata.jobs.plan import Part
 
-MakeSet = Callable[..., RecordSetMaker]
 HERE = JobOptions(workers=1, executor_factory=ThreadPoolExecutor)
 """Without processes: most tests do not need them."""
-OVERWRITE = JobOptions(workers=1, overwrite=True, executor_factory=ThreadPoolExecutor)
-
-
-def part(number: int, count: int) -> JobOptions:
-    return JobOptions(workers=1, part=Part(number, count), executor_factory=ThreadPoolExecutor)
-
+OVERWRITE = replace(HERE, overwrite=True)
+TARGETS = ["lmdb:{}/a.lmdb", "rec:{}/packed", "webdataset:{}/tars", "parquet:{}/parquet", "folder:{}/folder"]
 
 # a JPEG whose header says 2 x 3 pixels and three channels, and that holds the magic word of record files
 HEADER = b"\xff\xd8\xff\xc0\x00\x11\x08\x00\x02\x00\x03\x03\x01\x11\x00\x02\x11\x01\x03\x11\x01"
@@ -65,6 +60,14 @@ def write_set(folder: Path, labels: Sequence[int], images: Sequence[bytes] | Non
     return maker.write()
 
 
+def write_folder(root: Path, *people: str, images: int = 3) -> Path:
+    for person in people:
+        (root / person).mkdir(parents=True)
+        for number in range(images):
+            (root / person / f"{number}.jpg").write_bytes(sized_jpeg(f"{person} {number}"))
+    return root
+
+
 def pairs(spec: str) -> list[tuple[int, bytes]]:
     return [(sample.label, sample.image) for sample in open_dataset(spec)]
 
@@ -75,48 +78,30 @@ def run(sources: Sequence[object], target: str, job: JobOptions = HERE, **option
     return convert_dataset([str(source) for source in sources], target, chosen, job)
 
 
-def go_round(start: Path, folder: Path) -> list[str]:
-    """From a record set through every format and back; returns the specs on the way, the first and the last too."""
-    specs = [
-        f"rec:{start}",
-        f"folder:{folder}/images",
-        f"lmdb:{folder}/a.lmdb",
-        f"webdataset:{folder}/tars/a-%04d.tar",
-        f"parquet:{folder}/parquet",
-        f"list:{folder}/list.txt@{folder}/listed",
-        f"rec:{folder}/packed",
-    ]
-    for source, target in pairwise(specs):
-        writing = {"style": "plain"} if target.startswith("rec:") else {}
-        summary = run([source], target, writing=writing)
-        assert (summary.finished, summary.good) == (True, True)
-    return specs
+IMAGES = st.binary(max_size=40) | st.binary(max_size=9).map(lambda some: b"xyz" + MAGIC + some)
 
 
-def test_going_round_all_formats_changes_nothing(tmp_path: Path) -> None:
-    labels = [label for label in range(12) for _ in range(label % 3 + 1)]
-    specs = go_round(write_set(tmp_path / "set", labels), tmp_path)
-    first = pairs(specs[0])
-    assert [label for label, _ in first] == labels
-    for spec in specs[1:]:
-        assert pairs(spec) == first, spec
-    digests = {run([spec], f"null:{tmp_path}/null-{number}").digest for number, spec in enumerate(specs)}
-    assert len(digests) == 1
-
-
-IMAGES = st.binary(max_size=40).map(HEADER.__add__) | st.binary(max_size=9).map(
-    lambda some: HEADER + b"xyz" + MAGIC + some
-)
-
-
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
+@example([(label, str(number).encode()) for label in range(12) for number in range(label % 3 + 1)])
 @given(st.lists(st.tuples(st.integers(0, 3), IMAGES), min_size=1, max_size=8))
-def test_going_round_changes_nothing_whatever_the_images(samples: list[tuple[int, bytes]]) -> None:
-    samples.sort(key=lambda pair: pair[0])  # a folder keeps the images of a class together
+def test_going_round_all_formats_changes_nothing(samples: list[tuple[int, bytes]]) -> None:
+    samples = sorted(((label, HEADER + rest) for label, rest in samples), key=lambda pair: pair[0])  # as folders do
+    labels, images = zip(*samples, strict=True)
     with TemporaryDirectory() as folder:
-        start = write_set(Path(folder, "set"), [label for label, _ in samples], [image for _, image in samples])
-        specs = go_round(start, Path(folder))
-        assert pairs(specs[-1]) == pairs(specs[0]) == samples
+        specs = [
+            f"rec:{write_set(Path(folder, 'set'), labels, images)}",
+            f"folder:{folder}/images",
+            f"lmdb:{folder}/a.lmdb",
+            f"webdataset:{folder}/tars/a-%04d.tar",
+            f"parquet:{folder}/parquet",
+            f"list:{folder}/list.txt@{folder}/listed",
+            f"rec:{folder}/packed",
+        ]
+        for source, target in pairwise(specs):
+            assert run([source], target, writing={"style": "plain"} if target.startswith("rec:") else {}).good
+            assert pairs(target) == samples, target
+        digests = {run([spec], f"null:{folder}/null-{number}").digest for number, spec in enumerate(specs)}
+        assert len(digests) == 1
 
 
 def test_labels_of_several_sets_are_shifted(tmp_path: Path) -> None:
@@ -136,30 +121,19 @@ def test_classes_are_chosen_by_size_and_numbered_anew(tmp_path: Path) -> None:
     run([start], f"webdataset:{tmp_path}/out/%d.tar", min_images=2, max_images=2, relabel=True)
     assert [label for label, _ in pairs(f"{tmp_path}/out")] == [0, 0, 1, 1]
     assert read_class_names(tmp_path / "out" / "classes.txt") == {0: "7", 1: "9"}
-    with pytest.raises(EmptyDatasetError, match="no class has 4 images: the largest has 3; lower --min-images"):
-        run([start], f"null:{tmp_path}/none", min_images=4)
 
 
 def test_the_names_of_class_folders_are_kept_beside_the_output(tmp_path: Path) -> None:
-    for name in ("Bob", "alice"):
-        (tmp_path / "people" / name).mkdir(parents=True)
-        (tmp_path / "people" / name / "1.jpg").write_bytes(sized_jpeg(name))
-    for target, names in [
-        ("lmdb:{}/a.lmdb", "a_classes.txt"),
-        ("rec:{}/packed", "packed/classes.txt"),
-        ("webdataset:{}/tars", "tars/classes.txt"),
-        ("parquet:{}/parquet", "parquet/classes.txt"),
-        ("folder:{}/images", "images/classes.txt"),
-    ]:
-        assert run([tmp_path / "people"], target.format(tmp_path)).good
-        assert read_class_names(tmp_path / names) == {0: "Bob", 1: "alice"}
-    run([tmp_path / "images"], f"webdataset:{tmp_path}/again")
+    people = write_folder(tmp_path / "people", "Bob", "alice")
+    for target in TARGETS:
+        output = run([people], target.format(tmp_path)).output
+        names = tmp_path / "a_classes.txt" if output.endswith(".lmdb") else Path(output, "classes.txt")
+        assert read_class_names(names) == {0: "Bob", 1: "alice"}
+    run([tmp_path / "folder"], f"webdataset:{tmp_path}/again")
     assert read_class_names(tmp_path / "again" / "classes.txt") == {0: "Bob", 1: "alice"}
 
 
-@pytest.mark.parametrize(
-    "target", ["lmdb:{}/a.lmdb", "rec:{}/packed", "webdataset:{}/tars", "parquet:{}/parquet", "folder:{}/folder"]
-)
+@pytest.mark.parametrize("target", TARGETS)
 def test_what_is_no_image_is_kept_out_and_named_or_kept_on_request(tmp_path: Path, target: str) -> None:
     start = write_set(tmp_path / "set", [0, 0, 1], [sized_jpeg(0), b"no image at all", sized_jpeg(1)])
     root = target.format(tmp_path)
@@ -175,9 +149,7 @@ def test_what_is_no_image_is_kept_out_and_named_or_kept_on_request(tmp_path: Pat
         assert [image for _, image in pairs(kept)][1] == b"no image at all"
 
 
-@pytest.mark.parametrize(
-    "target", ["lmdb:{}/a.lmdb", "rec:{}/packed", "webdataset:{}/tars", "parquet:{}/parquet", "folder:{}/folder"]
-)
+@pytest.mark.parametrize("target", TARGETS)
 def test_the_output_is_the_same_whatever_the_workers_and_the_parts(
     tmp_path: Path, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,25 +157,15 @@ def test_the_output_is_the_same_whatever_the_workers_and_the_parts(
     start = write_set(tmp_path / "set", sorted(n % 9 for n in range(60)))
     writing = {"shard_samples": 13} if target[0] in "wp" else {}
     whole, parts = (target.format(tmp_path / name) for name in ("whole", "parts"))
-    (tmp_path / "whole").mkdir()
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
     assert run([start], whole, JobOptions(workers=3), writing=writing).good
     if target.startswith(("lmdb", "rec")):  # one process writes them
-        (tmp_path / "parts").mkdir()
         assert run([start], parts, writing=writing).good
-        assert tree(tmp_path / "whole") == tree(tmp_path / "parts")
-        return
-    finished = [run([start], parts, part(n, 3), writing=writing).finished for n in (2, 3, 1)]
-    assert finished == [False, False, True]
+    else:
+        jobs = [replace(HERE, part=Part(number, 3)) for number in (2, 3, 1)]
+        assert [run([start], parts, job, writing=writing).finished for job in jobs] == [False, False, True]
     assert tree(tmp_path / "whole") == tree(tmp_path / "parts")
-
-
-def test_an_option_of_another_format_is_refused(tmp_path: Path) -> None:
-    start = write_set(tmp_path / "set", [0])
-    with pytest.raises(OptionError, match="--datum does not apply to the format 'webdataset'; it has --shard-size"):
-        run([start], f"webdataset:{tmp_path}/out", writing={"datum": "raw"})
-    run([start], f"folder:{tmp_path}/folder")
-    with pytest.raises(OptionError, match="--salvage does not apply to the format 'folder'"):
-        run([tmp_path / "folder"], f"null:{tmp_path}/out", opening={"salvage": True})
 
 
 @pytest.mark.parametrize("output", ["set", "set/out", "set/a/b", ".", "set/../set/out", "link/out"])
@@ -220,12 +182,11 @@ def test_an_output_inside_an_input_or_around_it_is_refused(tmp_path: Path, outpu
         run([start, other], f"folder:{other}/out")
     with pytest.raises(OutputError, match="the output lies in the input"):
         run([start / "train.rec"], f"folder:{start}")
+    assert run([start], f"folder:{start}s").good
 
 
-def test_an_input_that_is_missing_or_bad_leaves_no_output(tmp_path: Path) -> None:
+def test_an_input_that_is_bad_leaves_no_output(tmp_path: Path) -> None:
     good, bad = write_set(tmp_path / "good", [0]), write_set(tmp_path / "bad", [0, 1])
-    with pytest.raises(InputNotFoundError, match="nowhere: no such file or folder"):
-        run([good, tmp_path / "nowhere"], f"folder:{tmp_path}/out")
     os.truncate(bad / "train.rec", 60)
     with pytest.raises(FormatError, match=r"bad/train\.idx: 1 of 2 entries point past the end"):
         run([good, bad], f"folder:{tmp_path}/out")
@@ -256,17 +217,6 @@ def test_a_rebuilt_index_is_kept_in_the_output_and_used_again(tmp_path: Path, mo
     assert run([start], f"folder:{out}", opening=opening).nothing_to_do
 
 
-def test_a_foreign_output_is_refused(tmp_path: Path) -> None:
-    start = write_set(tmp_path / "set", [0, 1])
-    (tmp_path / "tars").mkdir()
-    (tmp_path / "tars" / "mine.txt").touch()
-    with pytest.raises(OutputExistsError, match=r"is not empty \(it holds 'mine.txt'\)"):
-        run([start], f"webdataset:{tmp_path}/tars")
-    run([start], f"parquet:{tmp_path}/p")
-    with pytest.raises(OutputMismatchError, match="belongs to a job that differs: limit was none, is now 1"):
-        run([start], f"parquet:{tmp_path}/p", limit=1)
-
-
 def test_the_first_samples_of_what_is_selected(tmp_path: Path) -> None:
     start = write_set(tmp_path / "set", [2, 0, 1, 0])
     run([start], f"rec:{tmp_path}/grouped", limit=3)
@@ -292,14 +242,6 @@ def test_parquet_that_would_have_to_be_read_out_of_order_is_refused(tmp_path: Pa
     with pytest.raises(OptionError, match=r"order.*(lmdb|webdataset)"):
         run([f"parquet:{tmp_path}/p"], f"rec:{tmp_path}/out", shuffle=True, writing={"style": "plain"})
     run([f"parquet:{tmp_path}/p"], f"null:{tmp_path}/null", max_images=1)  # leaving some out is no other order
-
-
-def write_folder(root: Path, *people: str, images: int = 3) -> Path:
-    for person in people:
-        (root / person).mkdir(parents=True)
-        for number in range(images):
-            (root / person / f"{number}.jpg").write_bytes(sized_jpeg(f"{person} {number}"))
-    return root
 
 
 @pytest.mark.parametrize(
@@ -339,7 +281,7 @@ def test_an_unfinished_output_is_found_however_it_is_named(
     monkeypatch.chdir(tmp_path)
     people = write_folder(tmp_path / "people", "a", "b")
     target = "parquet:hub/data" if "parquet" in spec else "webdataset:tars"
-    run([people], target, part(1, 2), writing={"shard_samples": 1})
+    run([people], target, replace(HERE, part=Part(1, 2)), writing={"shard_samples": 1})
     with pytest.raises(InputUnfinishedError, match="has not finished"):
         run([spec], "null:null")
 
@@ -350,7 +292,7 @@ def test_overwrite_leaves_nothing_of_a_job_of_another_kind(tmp_path: Path) -> No
     for target in (f"webdataset:{tmp_path}/out/x-%06d.tar", f"parquet:{tmp_path}/out"):
         with pytest.raises(OutputExistsError, match=r"holds 'shard-000000\.tar', which --overwrite does not delete"):
             run([people], target, OVERWRITE)
-    assert run([people], f"webdataset:{tmp_path}/out", JobOptions(workers=1, overwrite=True), limit=2).good
+    assert run([people], f"webdataset:{tmp_path}/out", OVERWRITE, limit=2).good
 
 
 def test_labels_that_no_reader_takes_are_refused(tmp_path: Path) -> None:
@@ -377,7 +319,7 @@ def test_without_a_single_label_there_is_nothing_to_number_or_choose(tmp_path: P
         run([tmp_path / "set"], f"null:{tmp_path}/null", max_images=1)
 
 
-@pytest.mark.parametrize("target", ["lmdb:{}/a.lmdb", "rec:{}/packed", "webdataset:{}/tars", "parquet:{}/parquet"])
+@pytest.mark.parametrize("target", TARGETS[:-1])
 def test_a_finished_output_that_lost_a_file_is_not_taken_for_whole(tmp_path: Path, target: str) -> None:
     people = write_folder(tmp_path / "people", "a", "b")
     summary = run([people], target.format(tmp_path))
@@ -387,12 +329,6 @@ def test_a_finished_output_that_lost_a_file_is_not_taken_for_whole(tmp_path: Pat
     lost.unlink()
     with pytest.raises(OutputError, match=f"{lost}: this finished job wrote it, but the file is gone"):
         run([people], target.format(tmp_path))
-
-
-def test_an_empty_path_is_refused(tmp_path: Path) -> None:
-    for source, target in (("", f"null:{tmp_path}/null"), ("rec:", f"null:{tmp_path}/null"), (str(tmp_path), "null:")):
-        with pytest.raises(OptionError, match="names no path"):
-            run([source], target)
 
 
 def test_overwrite_takes_away_what_the_job_before_left_beside_the_output(tmp_path: Path) -> None:
@@ -419,16 +355,14 @@ def test_a_forged_plan_has_nothing_deleted_elsewhere(tmp_path: Path) -> None:
 
 
 def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
-    start = write_set(tmp_path / "set", [0, 1])
-    conversion = plan_dataset([str(start)], f"lmdb:{tmp_path}/k.lmdb")
-    finish = type(conversion.sink).finish
+    start, finish = write_set(tmp_path / "set", [0, 1]), LmdbSink.finish
 
-    def late(sink: Any, shards: int) -> Any:
+    def late(sink: LmdbSink, shards: int) -> Any:
         (tmp_path / "k_kv.txt").write_text("of somebody else")
         return finish(sink, shards)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(conversion.sink), "finish", late)
+        patch.setattr(LmdbSink, "finish", late)
         with pytest.raises(OutputExistsError, match=r"k_kv\.txt: appeared"):
             run([start], f"lmdb:{tmp_path}/k.lmdb")
     assert (tmp_path / "k_kv.txt").read_text() == "of somebody else"

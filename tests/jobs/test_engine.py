@@ -15,9 +15,9 @@ from typing import Any
 
 import psutil
 import pytest
-from job_tasks import DieSending, FullDisk, KillSelf, Note, PlainOutput, result
+from job_tasks import FullDisk, KillSelf, Note, PlainOutput, result
 
-from facedata.errors import DiskFullError, InterruptedJobError, OptionError, OutputError
+from facedata.errors import DiskFullError, InterruptedJobError, OptionError
 from facedata.jobs.engine import LocalExecutor, Progress, available_cpus, cgroup_cpus
 from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import Journal
@@ -62,7 +62,7 @@ def test_parts_do_their_own_shards_and_the_last_one_finishes_the_job(
 
 
 def test_workers_that_are_killed_at_work_or_while_they_send_their_result_cost_nothing(tmp_path: Path) -> None:
-    tasks = {3: KillSelf(str(tmp_path), 3, 1), **{shard: DieSending(str(tmp_path), shard, 1) for shard in (0, 5)}}
+    tasks = {shard: KillSelf(str(tmp_path), shard, sending=shard != 3) for shard in (0, 3, 5)}
     summary = run(tmp_path, lambda shard: tasks.get(shard) or Note(str(tmp_path), shard))
     assert (summary.finished, summary.good) == (True, True)
     assert done(tmp_path) == list(range(SHARDS))
@@ -71,7 +71,7 @@ def test_workers_that_are_killed_at_work_or_while_they_send_their_result_cost_no
 def test_an_error_while_a_worker_sends_its_result_ends_the_run(tmp_path: Path) -> None:
     begin = time.monotonic()
     with pytest.raises(DiskFullError):
-        run(tmp_path, lambda shard: FullDisk(0.15) if shard == 0 else DieSending(str(tmp_path), shard, 1))
+        run(tmp_path, lambda shard: FullDisk(0.15) if shard == 0 else KillSelf(str(tmp_path), shard, sending=True))
     assert time.monotonic() - begin < 20
 
 
@@ -156,12 +156,6 @@ def test_an_executor_whose_workers_cannot_start_is_given_up(tmp_path: Path) -> N
 
     with pytest.raises(RuntimeError, match="died"):
         run(tmp_path, executor_factory=Broken)
-
-
-def test_an_output_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError):
-        run(tmp_path / "file" / "out")
 
 
 # The local executor

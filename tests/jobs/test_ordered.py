@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 from job_tasks import Encode, LineFile, LineWriter, result
 
-from facedata.errors import OptionError, OutputMismatchError
+from facedata.errors import OutputMismatchError
 from facedata.jobs.engine import ProgressMeter, Recorder
 from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import JobState, Journal, JournalWriter
@@ -50,28 +52,15 @@ def test_a_shard_that_kills_its_worker_twice_stops_the_job_and_the_next_run_goes
 @pytest.mark.parametrize("phase", ["written", "committed"])
 @pytest.mark.parametrize("shard", [0, 5, SHARDS - 1])
 def test_a_run_killed_in_the_middle_of_a_shard_goes_on_exactly_there(tmp_path: Path, shard: int, phase: str) -> None:
-    child = os.posix_spawn(
-        sys.executable,
-        ["python", "-c", _KILLED.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path), at=(shard, phase))],
-        os.environ,
-    )
-    assert os.waitpid(child, 0)[1] == 9
+    program = f"from test_ordered import Path, run; run(Path({str(tmp_path)!r}), die_at={(shard, phase)})"
+    folders = os.pathsep.join(map(str, Path(__file__).parents[:2]))
+    killed = subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": folders}, check=False)
+    assert killed.returncode == -signal.SIGKILL
     journal = Journal(tmp_path)
     assert sum(journal.load(PLAN).done) == shard  # the line of the shard itself was never written
     summary = run(tmp_path)
     assert (summary.finished, summary.samples) == (True, SHARDS)
     assert (tmp_path / "lines").read_text() == LINES
-
-
-_KILLED = """
-import sys
-sys.path.insert(0, {tests!r})
-from job_tasks import Encode, LineFile
-from facedata.jobs.job import JobOptions, run_job
-from facedata.jobs.plan import Plan
-plan = Plan("test", {{}}, {{}}, 12, 12, {{"command_line": "facedata test"}})
-run_job(plan, lambda shard: Encode({folder!r}, shard), LineFile({folder!r}, {at!r}), JobOptions(workers=2))
-"""
 
 
 def test_an_output_that_does_not_agree_with_its_journal_is_refused(tmp_path: Path) -> None:
@@ -90,12 +79,6 @@ def test_an_output_that_does_not_agree_with_its_journal_is_refused(tmp_path: Pat
 
     with pytest.raises(OutputMismatchError, match=r"do not agree \(0 and 1 shards\)"):
         run_job(PLAN, lambda shard: Encode(str(tmp_path), shard), Wrong(str(tmp_path / "other")))
-
-
-def test_the_work_cannot_be_cut_into_parts(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="written by a single process, so its work cannot be divided with --shard"):
-        run(tmp_path, part=Part(1, 2))
-    assert not list(tmp_path.iterdir())
 
 
 def test_few_blocks_wait_for_their_turn(tmp_path: Path) -> None:

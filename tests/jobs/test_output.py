@@ -1,16 +1,15 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from job_tasks import PlainOutput
+from job_tasks import PlainOutput, hold_shards
 
 from facedata.errors import FormatError, OutputError, OutputExistsError, OutputLockedError, OutputMismatchError
+from facedata.jobs.engine import LocalExecutor
 from facedata.jobs.journal import ShardLock, refuse_unfinished
-from facedata.jobs.output import check_still_ours, claim_output, refuse_overlap
+from facedata.jobs.output import check_still_ours, claim_output
 from facedata.jobs.plan import Plan
 
 PLAN = Plan("test", {}, {"limit": None}, 100, 10, {"command_line": "facedata test"})
@@ -19,22 +18,6 @@ OTHER = Plan("test", {}, {"limit": 3}, 3, 1, {"command_line": "facedata test --l
 
 def claim(folder: Path, plan: Plan = PLAN, *, overwrite: bool = False) -> None:
     claim_output(plan, PlainOutput(str(folder)), overwrite=overwrite)
-
-
-def test_a_new_an_empty_and_the_jobs_own_folder_are_taken(tmp_path: Path) -> None:
-    claim(tmp_path / "deep" / "new")
-    (tmp_path / "empty").mkdir()
-    claim(tmp_path / "empty")
-    claim(tmp_path / "empty")
-
-
-def test_a_folder_with_something_in_it_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").touch()
-    with pytest.raises(OutputExistsError, match=r"thesis\.tex"):
-        claim(tmp_path)
-    with pytest.raises(OutputExistsError, match=r"deletes only what facedata writes.*thesis\.tex"):
-        claim(tmp_path, overwrite=True)
-    assert (tmp_path / "thesis.tex").exists()
 
 
 def test_another_jobs_folder_is_refused_with_the_difference_and_its_own_command(tmp_path: Path) -> None:
@@ -81,62 +64,28 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 
 def test_two_runs_never_write_the_same_shards_nor_overwrite_each_other(tmp_path: Path) -> None:
     claim(tmp_path)
-    program = """
-import sys
-from pathlib import Path
-from facedata.errors import OutputLockedError
-from facedata.jobs.journal import ShardLock
-for line in sys.stdin:
-    with ShardLock(Path(sys.argv[1])) as lock:
-        try:
-            lock.take(range(*map(int, line.split())))
-            print("taken", flush=True)
-            sys.stdin.readline()
-        except OutputLockedError as error:
-            print(error, flush=True)
-"""
     lock = tmp_path / ".facedata-lock"
-    command = [sys.executable, "-c", program, str(lock)]
-    with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdin is not None
-        assert other.stdout is not None
-
-        def answer(request: str) -> str:
-            print(request, file=other.stdin, flush=True)
-            return other.stdout.readline() if request else ""  # type: ignore[union-attr]
-
+    with LocalExecutor(1) as other:
         with ShardLock(lock) as held:
             held.take(range(4, 8))
-            for shards in ("0 4", "8 9", "5 5"):
-                assert answer(shards) == "taken\n"
-                answer("")
-            assert "another run is writing here" in answer("7 9")
-        assert answer("7 9") == "taken\n"
+            for first, end in ((0, 4), (8, 9), (5, 5)):
+                assert other.submit(hold_shards, lock, first, end).result() == "taken"
+            assert "another run is writing here" in other.submit(hold_shards, lock, 7, 9).result()
+        assert other.submit(hold_shards, lock, 7, 9).result() == "taken"
         with pytest.raises(OutputLockedError):
             claim(tmp_path, OTHER, overwrite=True)
         other.kill()
     claim(tmp_path, OTHER, overwrite=True)
 
 
-def test_output_and_input_must_not_lie_in_each_other(tmp_path: Path) -> None:
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "train.rec").touch()
-    overlaps = [("a", "a"), ("a", "a/b"), ("a/b", "a"), ("a/train.rec", "a"), ("a/../a", "a/b/../c")]
-    for source, target in overlaps:
-        with pytest.raises(OutputError, match="lies in"):
-            refuse_overlap([str(tmp_path / source)], tmp_path / target)
-    refuse_overlap([str(tmp_path / "a")], tmp_path / "ab")
-
-
 def test_a_job_begun_by_another_version_is_refused_and_can_be_started_again(tmp_path: Path) -> None:
-    output = PlainOutput(str(tmp_path))
-    claim_output(PLAN, output, overwrite=False)
+    claim(tmp_path)
     path = tmp_path / ".facedata-plan.json"
     plan = json.loads(path.read_text())
     del plan["version"]  # plans had no version before
     path.write_text(json.dumps(plan))
     with pytest.raises(FormatError, match=r"another version of facedata \(plan version 1.*--overwrite"):
-        claim_output(PLAN, output, overwrite=False)
+        claim(tmp_path)
     with pytest.raises(FormatError, match="another version of facedata"):
         refuse_unfinished(tmp_path)
-    claim_output(PLAN, output, overwrite=True)
+    claim(tmp_path, overwrite=True)
