@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from facedata.errors import OptionError
 from facedata.jobs.plan import Part, Plan, cut_by_size, shard_count
 
 
@@ -37,6 +38,12 @@ def test_a_shard_is_a_moderate_piece_of_work() -> None:
     assert shard_count(1000, 10 * 2**30) == 160
     assert shard_count(3, 10**12) == 3
     assert shard_count(0, 0) == 1
+
+
+@pytest.mark.parametrize(("number", "count"), [(0, 4), (5, 4), (1, 0), (-1, 2)])
+def test_a_part_that_is_not_there_is_refused(number: int, count: int) -> None:
+    with pytest.raises(OptionError, match=r"counted from 1/"):
+        Part(number, count)
 
 
 def test_the_fingerprint_depends_on_what_decides_the_output_and_on_nothing_else() -> None:
