@@ -8,23 +8,14 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from features.sets import Array, people, write_set
 from support import Ran, Running, tree
 
-pytest.importorskip("faiss")
-
 Facedata = Callable[..., Ran]
-
-
-def make_set(root: Path, rows: int, dimensions: int = 16) -> Array:
-    """Write the set ``a``; returns its features."""
-    features, labels = people(rows, dimensions)
-    write_set(root, features, labels)
-    return features
+COMMAND = ("build-knn", "data", "--name", "a", "--k")
 
 
 def as_learn_to_cluster(data: Array) -> tuple[Array, Array, set[tuple[int, int]]]:
@@ -40,8 +31,9 @@ def as_learn_to_cluster(data: Array) -> tuple[Array, Array, set[tuple[int, int]]
 
 
 def test_learn_to_cluster_reads_what_numpy_finds(tmp_path: Path, inline_facedata: Facedata) -> None:
-    features = make_set(tmp_path / "data", 1000, 256)
-    ran = inline_facedata("build-knn", "data", "--name", "a", "--k", 40)
+    features, labels = people(1000, 256)
+    write_set(tmp_path / "data", features, labels)
+    ran = inline_facedata(*COMMAND, 40)
     assert ran.status == 0, ran.stderr
     assert ran.stdout.startswith("data/knns/a/faiss_k_40.npz: 1,000 rows, 40 neighbours each, 320.3 kB; ")
     data = np.load(tmp_path / "data/knns/a/faiss_k_40.npz", allow_pickle=False)["data"]
@@ -58,81 +50,69 @@ def test_learn_to_cluster_reads_what_numpy_finds(tmp_path: Path, inline_facedata
     assert len(in_float64[2] ^ edges) <= 2  # a similarity of 0.3 to the last bit
 
 
-@pytest.mark.parametrize(
-    ("arguments", "status", "said"),
-    [
+def test_refusals(tmp_path: Path, inline_facedata: Facedata) -> None:
+    write_set(tmp_path / "data", *people(60, 16))
+    for arguments, status, said in (
         (("--memory", "1MB"), 2, "this search needs at least"),
         (("--memory", "much"), 2, "is not a size"),
-        (("--dim", 32), 1, "60 rows of 32 float32, found 3,840: half of that: is it float16?"),
+        (("--dim", "32"), 1, "60 rows of 32 float32, found 3,840: half of that: is it float16?"),
         (("--output", "missing/a.npz"), 1, "does not exist; create it first"),
-    ],
-)
-def test_refusals(
-    tmp_path: Path, inline_facedata: Facedata, arguments: tuple[Any, ...], status: int, said: str
-) -> None:
-    make_set(tmp_path / "data", 60)
-    ran = inline_facedata("build-knn", "data", "--name", "a", "--k", 5, *arguments)
-    assert (ran.status, ran.stdout) == (status, "")
-    assert said in ran.stderr.replace("\n", " ")
-    assert not (tmp_path / "data/knns/a").exists() or os.listdir(tmp_path / "data/knns/a") == []
+    ):
+        ran = inline_facedata(*COMMAND, 5, *arguments)
+        assert (ran.status, ran.stdout) == (status, "")
+        assert said in ran.stderr.replace("\n", " ")
+        assert not (tmp_path / "data/knns/a").exists() or os.listdir(tmp_path / "data/knns/a") == []
 
 
 def test_a_missing_faiss_is_named(tmp_path: Path, inline_facedata: Facedata, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_set(tmp_path / "data", 60)
+    write_set(tmp_path / "data", *people(60, 16))
     monkeypatch.setitem(sys.modules, "faiss", None)
-    ran = inline_facedata("build-knn", "data", "--name", "a")
+    ran = inline_facedata(*COMMAND, 5)
     assert (ran.status, "pip install 'facedata[features]'" in ran.stderr) == (1, True)
 
 
 def test_a_dry_run_writes_nothing_and_json_is_one_object(tmp_path: Path, inline_facedata: Facedata) -> None:
-    make_set(tmp_path / "data", 60)
-    before = tree(tmp_path)
-    dry = inline_facedata("build-knn", "data", "--name", "a", "--k", 5, "--dry-run", "--json", "--format", "npy")
-    shown = json.loads(dry.stdout)
-    names = ["faiss_k_5.ids.npy", "faiss_k_5.distances.npy"]
-    assert [os.path.basename(name) for name in shown["files"]] == names
+    write_set(tmp_path / "data", *people(60, 16))
+    before, names = tree(tmp_path), ["faiss_k_5.ids.npy", "faiss_k_5.distances.npy"]
+    dry = inline_facedata(*COMMAND, 5, "--dry-run", "--json", "--format", "npy")
+    assert [os.path.basename(name) for name in json.loads(dry.stdout)["files"]] == names
     assert tree(tmp_path) == before
     assert not (tmp_path / "data/knns").exists()
-    done = inline_facedata("build-knn", "data", "--name", "a", "--k", 5, "--json", "--format", "npy", "--quiet")
+    done = inline_facedata(*COMMAND, 5, "--json", "--format", "npy", "--quiet")
     shown = json.loads(done.stdout)
     assert (shown["rows"], shown["k"], shown["finished"], done.stderr) == (60, 5, True, "")
     assert [os.path.basename(name) for name in shown["files"]] == names
-    again = inline_facedata("build-knn", "data", "--name", "a", "--k", 5, "--format", "npy")
-    assert "all done before" in again.stdout
+    assert "all done before" in inline_facedata(*COMMAND, 5, "--format", "npy").stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_or_stopped_the_same_command_goes_on(
-    tmp_path: Path, inline_facedata: Facedata, number: signal.Signals
-) -> None:
-    make_set(tmp_path / "data", 10_000, 128)
-    command = ("build-knn", "data", "--name", "a", "--k", "60")
-    blocks = tmp_path / "data/knns/a/faiss_k_60.npz.facedata/.facedata-building"
-    running = Running(tmp_path, *command)
+def test_killed_or_stopped_it_goes_on(tmp_path: Path, inline_facedata: Facedata, number: signal.Signals) -> None:
+    write_set(tmp_path / "data", *people(10_000, 128))
+    folder = tmp_path / "data/knns/a"
+    blocks = folder / "faiss_k_60.npz.facedata/.facedata-building"
+    running = Running(tmp_path, *COMMAND, "60")
     running.wait_for(lambda: blocks.is_dir() and len(list(blocks.glob("0*"))) >= 4)
     os.kill(running.process.pid, number)
     errors = running.end()
     if number == signal.SIGTERM:
         assert (running.process.returncode, "run the same command again to resume" in errors) == (75, True)
-    assert not (tmp_path / "data/knns/a/faiss_k_60.npz").exists()
+    assert not (folder / "faiss_k_60.npz").exists()
     assert inline_facedata("status", "data/knns/a/faiss_k_60.npz").status == 75
-    ran = inline_facedata(*command)
+    ran = inline_facedata(*COMMAND, 60)
     assert (ran.status, "resuming: " in ran.stderr) == (0, True)
     if number == signal.SIGKILL:
-        assert inline_facedata(*command, "--output", "whole.npz").status == 0
-        assert (tmp_path / "data/knns/a/faiss_k_60.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
-    assert sorted(os.listdir(tmp_path / "data/knns/a")) == ["faiss_k_60.npz", "faiss_k_60.npz.facedata"]
+        assert inline_facedata(*COMMAND, 60, "--output", "whole.npz").status == 0
+        assert (folder / "faiss_k_60.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    assert sorted(os.listdir(folder)) == ["faiss_k_60.npz", "faiss_k_60.npz.facedata"]
     assert not blocks.exists()
 
 
 def test_a_full_disk_keeps_what_is_done(tmp_path: Path, inline_facedata: Facedata, small_disk: Path) -> None:
-    make_set(tmp_path / "data", 5000, 128)
+    write_set(tmp_path / "data", *people(5000, 128))
     (small_disk / "filler").write_bytes(bytes(3_500_000))  # the blocks take 3.2 MB, and the file as much
-    command = ("build-knn", "data", "--name", "a", "--k", 80, "--output", small_disk / "a.npz")
-    ran = inline_facedata(*command)
+    ran = inline_facedata(*COMMAND, 80, "--output", small_disk / "a.npz")
     assert (ran.status, "free some space and run the same command again" in ran.stderr) == (1, True)
     assert not (small_disk / "a.npz").exists()
     (small_disk / "filler").unlink()
-    ran = inline_facedata(*command)
-    assert ran.status == 0
+    assert inline_facedata(*COMMAND, 80, "--output", small_disk / "a.npz").status == 0
     assert np.load(small_disk / "a.npz", allow_pickle=False)["data"].shape == (5000, 2, 80)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from features.sets import Array, read_set, saved
 from support import Ran, Running, tree
 
 Facedata = Callable[..., Ran]
@@ -18,53 +18,47 @@ SET = ("--output", "data", "--name", "my_set")
 
 
 @pytest.fixture
-def rows(tmp_path: Path) -> NDArray[np.float32]:
+def rows(tmp_path: Path) -> Array:
     array = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
     np.save(tmp_path / "feats.npy", array)
     (tmp_path / "labels.txt").write_text("".join(f"{row // 5}\n" for row in range(20)))
     return array
 
 
-def test_there_and_back(tmp_path: Path, inline_facedata: Facedata, rows: NDArray[np.float32]) -> None:
+def test_there_and_back(tmp_path: Path, inline_facedata: Facedata, rows: Array) -> None:
     ran = inline_facedata("pack-features", "feats.npy", "--labels", "labels.txt", *SET)
     assert (ran.status, ran.stderr) == (0, "")
     assert ran.stdout == (
         "data/features/my_set.bin: has 20 rows of 8 float32 (640 bytes)\ndata/labels/my_set.meta: has 4 classes\n"
     )
-    np.testing.assert_array_equal(np.fromfile(tmp_path / "data/features/my_set.bin", np.float32).reshape(20, 8), rows)
-    assert (tmp_path / "data/labels/my_set.meta").read_bytes() == (tmp_path / "labels.txt").read_bytes()
+    found, labels = read_set(tmp_path / "data", 8, "my_set")
+    np.testing.assert_array_equal(found, rows)
+    assert labels == [row // 5 for row in range(20)]
     for dimensions in (["--dim", "8"], []):
         back = ("data/features/my_set.bin", *dimensions, "--output", "b.npy", "--overwrite")
         ran = inline_facedata("pack-features", *back)
         assert (ran.status, ran.stdout) == (0, "b.npy: has 20 rows of 8 float32 (640 bytes)\n")
-        assert (tmp_path / "b.npy").read_bytes() == (tmp_path / "feats.npy").read_bytes()
+        assert (tmp_path / "b.npy").read_bytes() == saved(rows)
 
 
 @pytest.mark.usefixtures("rows")
 def test_json_and_dry_run(tmp_path: Path, inline_facedata: Facedata) -> None:
     how = ("--dry-run", "--json", "--limit", "7")
     ran = inline_facedata("pack-features", "feats.npy", "--labels", "labels.txt", *SET, *how)
-    assert json.loads(ran.stdout) == {
-        "dry_run": True,
-        "features": "data/features/my_set.bin",
-        "labels": "data/labels/my_set.meta",
-        "rows": 7,
-        "dimensions": 8,
-        "dtype": "float32",
-        "classes": 2,
-    }
-    assert not (tmp_path / "data").exists()
+    files = {"features": "data/features/my_set.bin", "labels": "data/labels/my_set.meta"}
+    facts = {"rows": 7, "dimensions": 8, "dtype": "float32", "classes": 2}
+    assert json.loads(ran.stdout) == {"dry_run": True, **files, **facts}
     ran = inline_facedata("pack-features", "feats.npy", "--unlabeled", *SET, "--dry-run")
     assert ran.stdout.splitlines()[1] == "data/labels/my_set.meta: would have -1 for every row"
     np.savetxt(tmp_path / "a.csv", np.ones((3, 2)), delimiter=",")
     ran = inline_facedata("pack-features", "a.csv", "--no-meta", *SET, "--dry-run")
     assert ran.stdout == "data/features/my_set.bin: would have all rows of 2 float32\n"
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.usefixtures("rows")
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
+def test_contradictions_are_wrong_usage(tmp_path: Path, inline_facedata: Facedata) -> None:
+    for arguments, expected in (
         (SET, "expected one of --labels FILE, --unlabeled and --no-meta, found none of them"),
         ((*SET, "--unlabeled", "--no-meta"), "found --unlabeled and --no-meta"),
         (("--output", "data", "--unlabeled"), "for a set give --name too; a single file ends in .npy or .bin"),
@@ -72,15 +66,10 @@ def test_json_and_dry_run(tmp_path: Path, inline_facedata: Facedata) -> None:
         (("--output", "a.npy", "--name", "x", "--unlabeled"), "for a file, leave out --name"),
         ((*SET, "--unlabeled", "--allow-nan"), "--allow-nan applies to a single file"),
         ((*SET, "--unlabeled", "--dim", "8"), "--dim applies to .bin files"),
-    ],
-)
-def test_contradictions_are_wrong_usage(
-    tmp_path: Path, inline_facedata: Facedata, arguments: tuple[str], expected: str
-) -> None:
-    ran = inline_facedata("pack-features", "feats.npy", *arguments)
-    assert ran.status == 2
-    assert expected in ran.stderr
-    assert not (tmp_path / "data").exists()
+    ):
+        ran = inline_facedata("pack-features", "feats.npy", *arguments)
+        assert (ran.status, expected in ran.stderr) == (2, True)
+        assert not (tmp_path / "data").exists()
 
 
 def test_wrong_data_is_status_1(tmp_path: Path, inline_facedata: Facedata) -> None:
@@ -96,9 +85,7 @@ def test_wrong_data_is_status_1(tmp_path: Path, inline_facedata: Facedata) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_stopped_or_killed_nothing_looks_done_and_the_same_command_does_it(
-    tmp_path: Path, inline_facedata: Facedata, number: signal.Signals
-) -> None:
+def test_stopped_or_killed_it_starts_again(tmp_path: Path, inline_facedata: Facedata, number: signal.Signals) -> None:
     array = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.float64, (40_000, 512))
     array[:] = 1.0
     array.flush()
@@ -114,8 +101,7 @@ def test_stopped_or_killed_nothing_looks_done_and_the_same_command_does_it(
     assert running.process.returncode == (75 if number == signal.SIGINT else -number)
     assert tree(tmp_path / "data") == {}
     assert len(partial_files()) == (number == signal.SIGKILL)
-    if number == signal.SIGINT:
-        assert "nothing is kept: run the same command to start again" in errors
+    assert ("nothing is kept: run the same command to start again" in errors) == (number == signal.SIGINT)
     assert inline_facedata(*command).status == 0
     assert (tmp_path / "data/features/my_set.bin").stat().st_size == 40_000 * 512 * 4
     assert not partial_files()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+
+
+class Trap:
+    """Makes the folder ``trapped`` when its pickle is loaded."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("trapped",)
 
 
 def archive_of(name: str, data: bytes, method: int = zipfile.ZIP_STORED) -> bytes:
@@ -30,11 +38,9 @@ def saved(array: Array) -> bytes:
 
 def people(rows: int, dimensions: int, of_each: int = 20, *, noise: float = 0.7, seed: int = 0) -> tuple[Array, Array]:
     """Unit rows, float32, around the centres of classes of `of_each` consecutive rows; and the classes."""
-    random = np.random.default_rng(seed)
-    labels = np.arange(rows) // of_each
-    features = random.normal(size=(labels.max() + 1, dimensions))[labels] + noise * random.normal(
-        size=(rows, dimensions)
-    )
+    random, labels = np.random.default_rng(seed), np.arange(rows) // of_each
+    centres = random.normal(size=(labels.max() + 1, dimensions))
+    features = centres[labels] + noise * random.normal(size=(rows, dimensions))
     return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32), labels
 
 
@@ -47,6 +53,13 @@ def write_set(root: Path, features: Array, labels: Array | str | None = None, na
         lines = labels if isinstance(labels, str) else "".join(f"{label}\n" for label in labels.tolist())
         (root / "labels" / f"{name}.meta").write_text(lines)
     return root
+
+
+def read_set(root: Path, dimensions: int, name: str = "a") -> tuple[Array, list[int]]:
+    """The rows and labels as the clustering code reads them: as many rows as there are labels."""
+    labels = [int(line) for line in (root / "labels" / f"{name}.meta").read_text().splitlines()]
+    rows = np.fromfile(root / "features" / f"{name}.bin", np.float32)
+    return rows.reshape(len(labels), dimensions), labels
 
 
 def nearest(features: Array, k: int) -> tuple[Array, Array]:

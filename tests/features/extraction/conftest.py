@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from features.sets import Array, read_set
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from facedata.align.detectors.networks import read_model, sha256_of
-from facedata.features.extraction import job as job_module
+from facedata.features.extraction import model as model_module
 from facedata.features.extraction.job import ExtractionOptions, plan_extraction, run_extraction
-from facedata.features.extraction.model import NCHW, EmbeddingModel, InputShape, ModelOptions, Preprocessing, try_model
+from facedata.features.extraction.model import ModelOptions, Preprocessing
+from facedata.features.feature_set import FeatureSet
 from facedata.images import import_opencv
 from facedata.jobs.job import JobOptions, JobSummary
 from facedata.jobs.plan import Part
-from facedata.jobs.signals import StopRequest
 
 cv2: Any = import_opencv()
 HEIGHT, WIDTH, DIMENSIONS = 16, 12, 8
-Floats = NDArray[np.float32]
-WriteNet = Callable[..., Path]
 
 
 class Net:
     """A graph that grows node by node."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int) -> None:
         self.nodes: list[Any] = []
         self.weights: list[Any] = []
-        self.generator = np.random.default_rng(3)
+        self.generator = np.random.default_rng(seed)
 
     def constant(self, values: Any) -> str:
         array = np.asarray(values)
@@ -50,48 +49,34 @@ class Net:
         self.nodes.append(helper.make_node(kind, list(inputs), [f"value{len(self.nodes)}"], **attributes))
         return f"value{len(self.nodes) - 1}"
 
-    def save(self, path: Path, inputs: Sequence[Any], outputs: Sequence[Any]) -> Path:
-        graph = helper.make_graph(self.nodes, "net", inputs, outputs, self.weights)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        onnx.checker.check_model(model)
-        path.write_bytes(model.SerializeToString())
-        return path
-
 
 def embedding_net(
-    path: Path,
-    *,
-    batch: int | str = "N",
-    layout: str = NCHW,
-    half: bool = False,
-    seed: int = 3,
-    ending: Callable[[Net, str, str], str] | None = None,
-    sides: tuple[Any, Any] = (HEIGHT, WIDTH),
+    path: Path, shape: Sequence[Any] = ("N", 3, HEIGHT, WIDTH), *, half: bool = False, seed: int = 3, ending: Any = None
 ) -> Path:
     """Two convolutions and a matrix; `ending` may add nodes, given the net, its input and its embedding."""
-    net = Net()
-    net.generator = np.random.default_rng(seed)
-    kind = TensorProto.FLOAT16 if half else TensorProto.FLOAT
-    shape = [batch, 3, *sides] if layout == NCHW else [batch, *sides, 3]
-    x = net.add("Cast", "input", to=TensorProto.FLOAT) if half else "input"
-    start = x = x if layout == NCHW else net.add("Transpose", x, perm=[0, 3, 1, 2])
-    x = net.add("Relu", net.add("Conv", x, net.random(8, 3, 3, 3), strides=[2, 2], pads=[1] * 4))
-    x = net.add("Relu", net.add("Conv", x, net.random(8, 8, 3, 3), strides=[2, 2], pads=[1] * 4))
+    net, kind = Net(seed), TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    x = net.add("Cast", "input", to=TensorProto.FLOAT)
+    start = x = x if shape[1] == 3 else net.add("Transpose", x, perm=[0, 3, 1, 2])
+    for channels in (3, 8):
+        x = net.add("Relu", net.add("Conv", x, net.random(8, channels, 3, 3), strides=[2, 2], pads=[1] * 4))
     places = 8 * (HEIGHT // 4) * (WIDTH // 4)
     x = net.add("MatMul", net.add("Flatten", x), net.constant(net.generator.normal(0.0, 0.1, (places, DIMENSIONS))))
-    if ending is not None:
-        x = ending(net, start, x)
-    net.add("Cast", x, to=kind)
-    net.nodes[-1].output[0] = "embedding"
-    return net.save(
-        path,
-        [helper.make_tensor_value_info("input", kind, shape)],
-        [helper.make_tensor_value_info("embedding", kind, [batch, DIMENSIONS])],
-    )
+    x = x if ending is None else ending(net, start, x)
+    net.nodes.append(helper.make_node("Cast", [x], ["embedding"], to=kind))
+    taken = helper.make_tensor_value_info("input", kind, list(shape))
+    given = helper.make_tensor_value_info("embedding", kind, [shape[0], DIMENSIONS])
+    graph = helper.make_graph(net.nodes, "net", [taken], [given], net.weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString())
+    return path
 
 
-@dataclass(frozen=True)
-class Images:
+def png(image: Array) -> bytes:
+    return bytes(cv2.imencode(".png", image)[1])
+
+
+class Images(NamedTuple):
     """A folder of class folders, and what its images look like."""
 
     folder: Path
@@ -102,110 +87,67 @@ class Images:
 
 def write_images(folder: Path, count: int, people: int = 5, size: tuple[int, int] = (HEIGHT, WIDTH)) -> Images:
     """PNG files of noise, in the natural order of their names."""
-    generator = np.random.default_rng(count)
-    keys, labels, pixels = [], [], []
-    for number in range(count):
-        label = number * people // count
-        image = generator.integers(0, 256, (*size, 3), np.uint8)
-        path = folder / f"person_{label}" / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
-        keys.append(f"person_{label}/{number}.png")
-        labels.append(label)
-        pixels.append(image)
+    labels = [number * people // count for number in range(count)]
+    keys = [f"person_{label}/{number}.png" for number, label in enumerate(labels)]
+    pixels = list(np.random.default_rng(count).integers(0, 256, (count, *size, 3), np.uint8))
+    for key, image in zip(keys, pixels, strict=True):
+        (folder / key).parent.mkdir(parents=True, exist_ok=True)
+        (folder / key).write_bytes(png(image))
     return Images(folder, keys, labels, pixels)
 
 
-def plain_loop(
-    model: Path,
-    images: Sequence[NDArray[np.uint8]],
-    batch: int,
-    *,
-    fixed: bool = False,
-    layout: str = NCHW,
-    half: bool = False,
-    output: str | None = None,
-    prepare: Callable[[NDArray[np.uint8]], Any] | None = None,
-) -> Floats:
-    """The obvious program: InsightFace's numbers, a batch at a time, ONNX Runtime with its defaults."""
-    session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    given = prepare or (lambda image: (image[..., ::-1].astype(np.float32) - 127.5) / 127.5)
-    rows = []
-    for begin in range(0, len(images), batch):
-        x = np.stack([np.asarray(given(image), np.float32) for image in images[begin : begin + batch]])
-        count = len(x)
-        if fixed and count < batch:
-            x = np.concatenate([x, np.zeros((batch - count, *x.shape[1:]), np.float32)])
-        x = np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if layout == NCHW else x
-        (found,) = session.run(
-            output and [output], {session.get_inputs()[0].name: x.astype(np.float16 if half else x.dtype)}
-        )
-        rows.append(found[:count].astype(np.float32))
-    return np.concatenate(rows)
+@dataclass
+class Work:
+    """A folder of images and a network, from which sets are extracted into the folder `root`."""
+
+    root: Path
+    net: Path
+    images: Images
+
+    def extract(
+        self, name: str = "a", *, workers: int = 1, part: Part = Part(), overwrite: bool = False, **options: Any
+    ) -> JobSummary:
+        """Run an extraction with options of the job, the model, the pixels or the extraction."""
+        of_model = {key: options.pop(key) for key in list(options) if key in ModelOptions.__dataclass_fields__}
+        of_pixels = {key: options.pop(key) for key in list(options) if key in Preprocessing.__dataclass_fields__}
+        chosen = ExtractionOptions(ModelOptions(str(self.net), **of_model), Preprocessing(**of_pixels), **options)
+        planned = plan_extraction(str(self.images.folder), self.root, name, chosen)
+        return run_extraction(planned, JobOptions(workers, part, overwrite))
+
+    def expected(self, batch: int = 32, output: str | None = None, prepare: Any = None) -> Array:
+        """The rows by the obvious program: InsightFace's numbers, a batch at a time, ONNX Runtime with its defaults."""
+        prepare = prepare or (lambda image: (image[..., ::-1].astype(np.float32) - 127.5) / 127.5)
+        session = onnxruntime.InferenceSession(str(self.net), providers=["CPUExecutionProvider"])
+        (taken,) = session.get_inputs()
+        rows = []
+        for begin in range(0, len(self.images.pixels), batch):
+            x = np.stack([prepare(image) for image in self.images.pixels[begin : begin + batch]])
+            count = len(x)
+            if isinstance(taken.shape[0], int):
+                x = np.concatenate([x, np.zeros((batch - count, *x.shape[1:]), np.float32)])
+            x = np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if taken.shape[1] == 3 else x
+            x = x.astype(np.float16 if taken.type == "tensor(float16)" else np.float32)
+            (found,) = session.run(output and [output], {taken.name: x})
+            rows.append(found[:count].astype(np.float32))
+        return np.concatenate(rows)
+
+    def read(self, name: str = "a") -> SimpleNamespace:
+        keys = (self.root / "features" / f"{name}.keys.txt").read_text().splitlines()
+        rows, labels = read_set(self.root, DIMENSIONS, name)
+        assert len(keys) == len(rows)
+        return SimpleNamespace(rows=rows, labels=labels, keys=keys)
+
+    def bytes_of(self, name: str = "a") -> list[bytes]:
+        files = FeatureSet(str(self.root), name)
+        return [Path(path).read_bytes() for path in (files.features, files.keys, files.labels)]
 
 
-@dataclass(frozen=True)
-class Read:
-    """A set as the clustering code reads it: the lines of the ``.meta`` say how many rows there are."""
-
-    rows: Floats
-    labels: list[int]
-    keys: list[str]
-
-
-def read_set(root: Path, name: str = "a", dimensions: int = DIMENSIONS) -> Read:
-    labels = [int(line) for line in (root / "labels" / f"{name}.meta").read_text().splitlines()]
-    rows = np.fromfile(root / "features" / f"{name}.bin", np.float32, count=len(labels) * dimensions)
-    assert (root / "features" / f"{name}.bin").stat().st_size == rows.nbytes
-    keys = (root / "features" / f"{name}.keys.txt").read_text().splitlines()
-    assert len(keys) == len(labels)
-    return Read(rows.reshape(len(labels), dimensions), labels, keys)
-
-
-def set_bytes(root: Path, name: str = "a") -> list[bytes]:
-    return [
-        (root / part).read_bytes()
-        for part in (f"features/{name}.bin", f"features/{name}.keys.txt", f"labels/{name}.meta")
-    ]
-
-
-def here(options: ModelOptions, stop: StopRequest | None = None) -> EmbeddingModel:
-    """What `prepare_model` does, without a subprocess: many times as fast."""
-    data = read_model(options.path)
-    sha256 = sha256_of(data)
-    found = try_model({**vars(options), "sha256": sha256})
-    return EmbeddingModel(
-        options.path,
-        sha256,
-        len(data),
-        options.device,
-        InputShape(**found["input"]),
-        found["output"],
-        found["dimensions"],
-        tuple(sorted(found["versions"].items())),
-    )
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    return Work(tmp_path, embedding_net(tmp_path / "net.onnx"), write_images(tmp_path / "images", 30))
 
 
 @pytest.fixture
 def tried_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try models in this process."""
-    monkeypatch.setattr(job_module, "prepare_model", here)
-
-
-def extract(
-    source: object,
-    root: Path,
-    model: Path,
-    name: str = "a",
-    *,
-    workers: int = 1,
-    part: Part | None = None,
-    overwrite: bool = False,
-    **options: Any,
-) -> JobSummary:
-    """Run an extraction with options of the job, the model, the pixels or the extraction."""
-    of_model = {key: options.pop(key) for key in list(options) if key in ModelOptions.__dataclass_fields__}
-    of_pixels = {key: options.pop(key) for key in list(options) if key in Preprocessing.__dataclass_fields__}
-    chosen = ExtractionOptions(ModelOptions(str(model), **of_model), Preprocessing(**of_pixels), **options)
-    planned = plan_extraction(str(source), root, name, chosen)
-    return run_extraction(planned, JobOptions(workers, part or Part(), overwrite))
+    """Try models in this process, which is many times as fast."""
+    monkeypatch.setattr(model_module, "run_isolated", lambda call, question, **_: call(question))

@@ -4,55 +4,35 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
-from features.extraction.conftest import (
-    DIMENSIONS,
-    HEIGHT,
-    WIDTH,
-    Net,
-    cv2,
-    embedding_net,
-    extract,
-    here,
-    plain_loop,
-    read_set,
-    write_images,
-)
+from features.extraction.conftest import DIMENSIONS, Work, cv2, embedding_net, png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from facedata.errors import (
-    FacedataError,
-    InterruptedJobError,
-    MissingExtraError,
-    ModelError,
-    OptionError,
-    RefusedSampleError,
-)
+from facedata import errors
 from facedata.features.extraction.model import Layout, ModelOptions, Preprocessing, input_shape, prepare_model
 from facedata.jobs.signals import StopRequest
 
 NUMBERS = st.floats(-300, 300, width=32).filter(lambda number: abs(number) > 0.01)
 THREE = st.tuples(NUMBERS) | st.tuples(NUMBERS, NUMBERS, NUMBERS)
+COLORS = st.sampled_from(["rgb", "bgr"])
 
 
 @settings(max_examples=25)
-@given(THREE, THREE, st.sampled_from(["rgb", "bgr"]), st.sampled_from(["nchw", "nhwc"]), st.integers(0, 99))
-def test_pixels_are_what_the_formula_says(
-    mean: tuple[float, ...], scale: tuple[float, ...], color: str, layout: Layout, seed: int
-) -> None:
+@given(st.builds(Preprocessing, THREE, THREE, COLORS), st.sampled_from(["nchw", "nhwc"]), st.integers(0, 99))
+def test_pixels_are_what_the_formula_says(how: Preprocessing, layout: Layout, seed: int) -> None:
     image = np.random.default_rng(seed).integers(0, 256, (5, 4, 3), np.uint8)
     into = np.empty((3, 5, 4) if layout == "nchw" else (5, 4, 3), np.float32)
-    Preprocessing(mean, scale, color).fill(image, layout, into)
-    channels = cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if color == "rgb" else image
-    expected = (channels.astype(np.float32) - np.array(mean, np.float32)) / np.array(scale, np.float32)
+    how.fill(image, layout, into)
+    channels = cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if how.color == "rgb" else image
+    expected = (channels.astype(np.float32) - np.array(how.mean, np.float32)) / np.array(how.scale, np.float32)
     np.testing.assert_array_equal(into, expected.transpose(2, 0, 1) if layout == "nchw" else expected)
 
 
@@ -70,18 +50,14 @@ def test_pixels_are_what_the_formula_says(
     ],
 )
 def test_invalid_options_are_refused(make: Any, options: dict[str, Any], said: str) -> None:
-    with pytest.raises(OptionError, match=said):
+    with pytest.raises(errors.OptionError, match=said):
         make(**options, **({"path": "m.onnx"} if make is ModelOptions else {}))
 
 
-def test_enlarging_is_bilinear_and_shrinking_takes_the_mean() -> None:
+def test_enlarging_one_side_is_bilinear() -> None:
     image = np.random.default_rng(0).integers(0, 256, (20, 10, 3), np.uint8)
-    data = cv2.imencode(".png", image)[1].tobytes()
-    scaling = Preprocessing(resize=True)
-    np.testing.assert_array_equal(scaling.decode(data, 10, 5), cv2.resize(image, (5, 10), interpolation=cv2.INTER_AREA))
-    np.testing.assert_array_equal(scaling.decode(data, 10, 30), cv2.resize(image, (30, 10)))
-    with pytest.raises(RefusedSampleError, match="expected 5 x 10 pixels, found 10 x 20"):
-        Preprocessing().decode(data, 10, 5)
+    found = Preprocessing(resize=True).decode(png(image), 10, 30)
+    np.testing.assert_array_equal(found, cv2.resize(image, (30, 10)))
 
 
 def listed(*shape: Any, kind: str = "tensor(float)") -> SimpleNamespace:
@@ -108,7 +84,7 @@ def listed(*shape: Any, kind: str = "tensor(float)") -> SimpleNamespace:
     ],
 )
 def test_inputs_that_do_not_take_images(inputs: list[Any], options: dict[str, Any], said: str) -> None:
-    with pytest.raises(FacedataError, match=said):
+    with pytest.raises(errors.FacedataError, match=said):
         input_shape(inputs, ModelOptions("m.onnx", **options))
 
 
@@ -127,94 +103,73 @@ def test_inputs_that_take_images(described: Any, options: dict[str, Any], found:
     assert (shape.layout, shape.height, shape.width, shape.batch, shape.fixed) == found
 
 
-def test_what_is_found_of_a_good_model(tmp_path: Path) -> None:
-    net = embedding_net(tmp_path / "net.onnx", layout="nhwc", batch=4)
-    model = prepare_model(ModelOptions(str(net)))
-    shape = model.input
-    assert (shape.layout, shape.height, shape.width, shape.batch, shape.fixed) == ("nhwc", HEIGHT, WIDTH, 4, True)
-    assert (model.dimensions, model.output) == (DIMENSIONS, "embedding")
-    assert [name for name, _ in model.versions] == ["ONNX Runtime"]
-    assert model == here(ModelOptions(str(net)))
-
-
-def _rank_four(net: Net, start: str, embedding: str) -> str:
-    return net.add("Conv", start, net.random(8, 3, 3, 3))
-
-
-def _training_mode(net: Net, start: str, embedding: str) -> str:
-    return net.add("Sub", embedding, net.add("ReduceMean", embedding, axes=[0], keepdims=1))
-
-
-def _one_at_a_time(net: Net, start: str, embedding: str) -> str:
-    return net.add("Reshape", embedding, net.constant([1, DIMENSIONS]))
-
-
-@pytest.mark.parametrize(
-    ("ending", "said"),
-    [
-        (_rank_four, r"expected 'embedding' to have the shape \(2, D\) for 2 images, found \(2, 8, 14, 10\)"),
-        (_training_mode, "depends on its place in the batch or on the other images; was the model exported in train"),
-        (_one_at_a_time, "fails on a batch of 2 x 3 x 16 x 12.*one image at a time works: --batch-size 1"),
-    ],
-)
-def test_outputs_that_are_not_embeddings(tmp_path: Path, ending: Any, said: str) -> None:
-    net = embedding_net(tmp_path / "net.onnx", ending=ending)
-    with pytest.raises(FacedataError, match=said):
-        here(ModelOptions(str(net)))
-    if ending is _one_at_a_time:
-        assert here(ModelOptions(str(net), batch_size=1)).dimensions == DIMENSIONS
-
-
-def test_whole_numbers_and_other_files_are_refused(tmp_path: Path) -> None:
-    net = tmp_path / "net.onnx"
-    model = onnx.load(embedding_net(net))
-    model.graph.node[-1].attribute[0].i = TensorProto.INT64
-    model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
-    onnx.save(model, net)
-    with pytest.raises(ModelError, match="expected 'embedding' to be floats, found int64"):
-        here(ModelOptions(str(net)))
-    net.write_bytes(b"no model at all")
-    with pytest.raises(ModelError, match=r"net\.onnx: expected an ONNX model, found a file that ONNX Runtime does not"):
-        here(ModelOptions(str(net)))
+ENDINGS: dict[str, Any] = {
+    "rank four": lambda net, start, _: net.add("Conv", start, net.random(8, 3, 3, 3)),
+    "training mode": lambda net, _, x: net.add("Sub", x, net.add("ReduceMean", x, axes=[0], keepdims=1)),
+    "one at a time": lambda net, _, x: net.add("Reshape", x, net.constant([1, DIMENSIONS])),
+}
 
 
 @pytest.mark.usefixtures("tried_here")
-def test_of_several_outputs_one_is_chosen(tmp_path: Path) -> None:
-    net, images = embedding_net(tmp_path / "net.onnx"), write_images(tmp_path / "images", 5)
-    model = onnx.load(net)
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [
+        ("rank four", r"expected 'embedding' to have the shape \(2, D\) for 2 images, found \(2, 8, 14, 10\)"),
+        ("training mode", "depends on its place in the batch or on the other images; was the model exported in train"),
+        ("one at a time", "fails on a batch of 2 x 3 x 16 x 12.*one image at a time works: --batch-size 1"),
+    ],
+)
+def test_outputs_that_are_not_embeddings(work: Work, ending: str, said: str) -> None:
+    embedding_net(work.net, ending=ENDINGS[ending])
+    with pytest.raises(errors.FacedataError, match=said):
+        work.extract()
+    if ending == "one at a time":
+        assert prepare_model(ModelOptions(str(work.net), batch_size=1)).dimensions == DIMENSIONS
+
+
+@pytest.mark.usefixtures("tried_here")
+def test_whole_numbers_and_other_files_are_refused(work: Work) -> None:
+    model = onnx.load(work.net)
+    model.graph.node[-1].attribute[0].i = TensorProto.INT64
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
+    onnx.save(model, work.net)
+    with pytest.raises(errors.ModelError, match="expected 'embedding' to be floats, found int64"):
+        work.extract()
+    work.net.write_bytes(b"no model at all")
+    with pytest.raises(errors.ModelError, match=r"net\.onnx: expected an ONNX model, found a file that ONNX Runtime"):
+        work.extract()
+
+
+@pytest.mark.usefixtures("tried_here")
+def test_of_several_outputs_one_is_chosen(work: Work) -> None:
+    model = onnx.load(work.net)
     model.graph.node.append(helper.make_node("Neg", ["embedding"], ["other"]))
     model.graph.output.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, ["N", DIMENSIONS]))
-    onnx.save(model, net)
-    with pytest.raises(OptionError, match=r"several outputs, 2: 'embedding' of float, .*'other'.*give --output-name"):
-        here(ModelOptions(str(net)))
-    with pytest.raises(OptionError, match=r"--output-name third: .* has 2: 'embedding'"):
-        here(ModelOptions(str(net), output_name="third"))
-    extract(images.folder, tmp_path, net, output_name="other")
-    expected = plain_loop(net, images.pixels, 32, output="other")
-    np.testing.assert_array_equal(read_set(tmp_path).rows, expected)
-    np.testing.assert_array_equal(expected, -plain_loop(net, images.pixels, 32, output="embedding"))
+    onnx.save(model, work.net)
+    with pytest.raises(errors.OptionError, match=r"several outputs, 2: 'embedding' of float, .*give --output-name"):
+        work.extract()
+    with pytest.raises(errors.OptionError, match=r"--output-name third: .* has 2: 'embedding'"):
+        work.extract(output_name="third")
+    work.extract(output_name="other")
+    np.testing.assert_array_equal(work.read().rows, work.expected(output="other"))
+    np.testing.assert_array_equal(work.read().rows, -work.expected(output="embedding"))
 
 
-def test_a_device_that_is_not_there_is_no_reason_to_take_another(tmp_path: Path) -> None:
-    import onnxruntime
-
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("there is CUDA here")
-    net = embedding_net(tmp_path / "net.onnx")
-    with pytest.raises(OptionError, match=r"device cuda: this ONNX Runtime, .*, is built without CUDA"):
-        prepare_model(ModelOptions(str(net), device="cuda"))
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="there is CUDA here")
+def test_a_device_that_is_not_there_is_no_reason_to_take_another(work: Work) -> None:
+    with pytest.raises(errors.OptionError, match=r"device cuda: this ONNX Runtime, .*, is built without CUDA"):
+        work.extract(device="cuda")
 
 
-def test_a_stop_ends_the_trial(tmp_path: Path) -> None:
+def test_a_stop_ends_the_trial(work: Work) -> None:
     stop = StopRequest()
     stop.signal_name = "SIGTERM"
     threading.Timer(0.05, lambda: setattr(stop, "count", 1)).start()
-    with pytest.raises(InterruptedJobError, match="stopped by SIGTERM; run the same command again"):
-        prepare_model(ModelOptions(str(embedding_net(tmp_path / "net.onnx"))), stop)
+    with pytest.raises(errors.InterruptedJobError, match="stopped by SIGTERM; run the same command again"):
+        prepare_model(ModelOptions(str(work.net)), stop)
 
 
-def test_without_onnx_runtime_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    net = embedding_net(tmp_path / "net.onnx")
+def test_without_onnx_runtime_the_extra_is_named(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'facedata\[features\]'"):
-        prepare_model(ModelOptions(str(net)))
+    with pytest.raises(errors.MissingExtraError, match=r"pip install 'facedata\[features\]'"):
+        work.extract()
