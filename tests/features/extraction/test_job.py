@@ -128,7 +128,7 @@ def test_failures_are_listed_and_another_answer_needs_no_work(work: Work, caplog
 def test_samples_without_a_label_or_an_image_keep_their_row(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     good = Sample("1", 6, png(work.images.pixels[0]))
     source = MemorySource([SampleError("memory", "0", "cut off", 77), good])
-    monkeypatch.setattr(job_module, "open_inputs", lambda specs, options: [("rec", specs[0], source)])
+    monkeypatch.setattr(job_module, "open_inputs", lambda specs, options, **_: [("rec", specs[0], source)])
     work.extract(on_error="nan")
     found = work.read()
     assert (found.keys, found.labels) == (["0", "1"], [-1, 6])
