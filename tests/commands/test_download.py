@@ -191,7 +191,8 @@ def test_a_member_that_would_leave_the_folder(download: Run) -> None:
 
 def test_a_password_is_neither_shown_nor_recorded(inline_facedata: Run, server: Server) -> None:
     server.add("/a.bin", b"hello")
-    catalogue(plain_set(server).replace("http://", "http://me:s3cret@"))
+    url = server.url("/a.bin").replace("http://", "http://me:s3cret@")
+    catalogue(plain_set(server).replace(server.url("/"), url))
     for line in ("datasets plain", "datasets plain --json", "download plain --dry-run --json", "download plain"):
         ran = inline_facedata(*line.split())
         assert ran.status == 0, ran.stderr

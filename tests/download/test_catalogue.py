@@ -15,15 +15,12 @@ from facedata.errors import CatalogueError, OptionError
 
 OWN = """
 schema = 1
-
 [sets.lab-faces]
 title = "Faces of our lab"
 status = ["free"]
-
 [[sets.lab-faces.sources]]
 kind = "http"
 url = "http://mirror.lab/faces/"
-
 [[sets.lab-faces.downloads]]
 name = "faces.tar"
 md5 = "00112233445566778899aabbccddeeff"

@@ -48,9 +48,7 @@ HOSTILE: dict[str, tuple[str, Mapping[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", sorted(HOSTILE))
-def test_only_the_hostile_member_is_refused_by_name(
-    unpack: Unpack, case: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_hostile_member_is_refused_by_name(unpack: Unpack, case: str, caplog: pytest.LogCaptureFixture) -> None:
     name, fields, reason = HOSTILE[case]
     path = write_tar(Path("a.tar"), [("good", b"good"), (name, fields), ("after", b"too")])
     with caplog.at_level(logging.WARNING, "facedata"):
@@ -168,6 +166,7 @@ def changed(data: bytes, *changes: tuple[bytes, int, bytes]) -> bytes:
 
 
 LOCAL, ENTRY, END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
+Changes = list[tuple[bytes, int, bytes]]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +181,7 @@ LOCAL, ENTRY, END = b"PK\x03\x04", b"PK\x01\x02", b"PK\x05\x06"
     ],
 )
 def test_hostile_encrypted_and_strangely_packed_members_of_a_zip_are_refused(
-    unpack: Unpack, name: str | zipfile.ZipInfo, changes: list[tuple[bytes, int, bytes]], reason: str
+    unpack: Unpack, name: str | zipfile.ZipInfo, changes: Changes, reason: str
 ) -> None:
     Path("a.zip").write_bytes(changed(zip_bytes(("good", b"good"), (name, b"evil")), *changes))
     extraction = unpack("a.zip")
@@ -195,6 +194,13 @@ def test_a_member_with_the_mode_of_a_folder_and_data_is_a_file(unpack: Unpack) -
     Path("a.zip").write_bytes(zip_bytes(*members))
     assert unpack("a.zip").folders == 1
     assert tree(OUT) == {"file": b"data"}
+
+
+def test_a_name_in_the_code_page_of_old_programs(unpack: Unpack) -> None:
+    data = zip_bytes(("name", b"data"))
+    Path("a.zip").write_bytes(changed(data, (LOCAL, 30, b"\x84"), (ENTRY, 46, b"\x84")))
+    unpack("a.zip")
+    assert tree(OUT) == {"äame": b"data"}
 
 
 def test_members_over_each_other_are_a_bomb(unpack: Unpack) -> None:
@@ -218,9 +224,7 @@ def test_members_over_each_other_are_a_bomb(unpack: Unpack) -> None:
         ([(ENTRY, 24, b"\x0a\0"), (ENTRY, 16, zlib.crc32(bytes(10)).to_bytes(4, "little"))], "expected 10 bytes"),
     ],
 )
-def test_a_zip_that_contradicts_itself_is_an_error(
-    unpack: Unpack, changes: list[tuple[bytes, int, bytes]], message: str
-) -> None:
+def test_a_zip_that_contradicts_itself_is_an_error(unpack: Unpack, changes: Changes, message: str) -> None:
     Path("a.zip").write_bytes(changed(zip_bytes(("aaaa", bytes(1000))), *changes))
     with pytest.raises(ArchiveError, match=message):
         unpack("a.zip")
@@ -228,9 +232,7 @@ def test_a_zip_that_contradicts_itself_is_an_error(
 
 @given(data=st.data())
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_is_changed_in_an_archive_there_is_an_error_of_ours_or_none(
-    tmp_path: Path, data: st.DataObject
-) -> None:
+def test_whatever_is_changed_is_an_error_of_ours_or_none(tmp_path: Path, data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["tar", "tgz", "zip"]))
     members = [("a/b.jpg", b"jpeg" * 50), ("ü" * 60, b"long"), ("c", b"")]
     if kind == "zip":

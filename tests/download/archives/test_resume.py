@@ -115,9 +115,7 @@ def test_publishing_that_was_cut_off_is_completed(unpack: Unpack, monkeypatch: p
 
 
 @pytest.mark.parametrize("synced", [True, False])
-def test_after_a_power_cut_only_what_was_forced_to_the_disk_counts(
-    unpack: Unpack, monkeypatch: pytest.MonkeyPatch, synced: bool
-) -> None:
+def test_a_power_cut_leaves_what_was_synced(unpack: Unpack, monkeypatch: pytest.MonkeyPatch, synced: bool) -> None:
     path, members = pack("tgz")
     if synced:
         monkeypatch.setattr("facedata.download.archives.extract._SYNC_EVERY", 1)
@@ -136,9 +134,7 @@ def test_after_a_power_cut_only_what_was_forced_to_the_disk_counts(
     ["cut before", "fetched again", b"", b'{"parts": 3}\n', b"[" * 100_000],
     ids=["cut before", "fetched again", "empty", "other", "nested"],
 )
-def test_it_begins_again_after_parts_were_replaced_or_the_progress_was_damaged(
-    unpack: Unpack, change: str | bytes
-) -> None:
+def test_it_begins_again_after_parts_were_replaced_or_progress_damaged(unpack: Unpack, change: str | bytes) -> None:
     path, members = pack("tgz")
     data = path.read_bytes()
     path.write_bytes(data[:-1000] if change == "cut before" else data)

@@ -41,9 +41,7 @@ def test_a_file_is_downloaded_with_its_date_and_nothing_else_is_left(site: Site)
 
 @pytest.mark.parametrize("options", [{}, {"ranges": False}, {"length": None, "ranges": False}, {"chunked": True}])
 @pytest.mark.parametrize("size", [0, 1, 70_000])
-def test_any_size_from_any_kind_of_server(
-    site: Site, caplog: pytest.LogCaptureFixture, size: int, options: Any
-) -> None:
+def test_any_size_from_any_server(site: Site, caplog: pytest.LogCaptureFixture, size: int, options: Any) -> None:
     site.add("/a.bin", DATA[:size], **options)
     assert site.fetch(check=DATA[:size]).path.read_bytes() == DATA[:size]
     assert caplog.text == ""

@@ -86,9 +86,7 @@ class TestPartialFile:
             with opened(tmp_path / "a") as partial:
                 assert partial.done == done
 
-    def test_enough_bytes_are_forced_to_the_disk_and_recorded(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_enough_bytes_are_synced_and_recorded(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(_: int) -> None:
             raise OSError(errno.EIO, "Input/output error")
 

@@ -61,9 +61,7 @@ class TestDrive:
         assert "SID=login" in internet.served["/uc"].asked[0].headers["Cookie"]
 
     @pytest.mark.parametrize("path", ["/uc", "/download"])
-    def test_an_exceeded_quota_is_reported_with_what_to_do(
-        self, drive: Served, internet: Server, site: Site, path: str
-    ) -> None:
+    def test_an_exceeded_quota_is_reported(self, drive: Served, internet: Server, site: Site, path: str) -> None:
         internet.add(path, QUOTA, headers=HTML)
         with pytest.raises(TransferError, match="download quota for this file is exceeded") as caught:
             site.fetch(DRIVE)
@@ -150,9 +148,7 @@ class TestOneDrive:
             (200, b"<html>", "sent an unknown answer"),
         ],
     )
-    def test_answers_without_a_file(
-        self, internet: Server, site: Site, status: int, answer: bytes, message: str
-    ) -> None:
+    def test_answers_with_no_file(self, internet: Server, site: Site, status: int, answer: bytes, message: str) -> None:
         internet.add(SHARE_PATH, answer, status=status)
         with pytest.raises(TransferError, match=message):
             site.fetch(Link("onedrive", SHARE))
