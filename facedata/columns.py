@@ -140,7 +140,7 @@ class LabelLines:
     classes : int
         The largest label of the whole file plus 1.
     cut : callable, optional
-        Gives the text of a line, if the lines are not ``text label``.
+        Gives the text of a line, or raises ValueError, if the lines are not ``text label``.
     names : mapping, optional
         The name of each label, if the file has names.
     """
@@ -183,13 +183,19 @@ class LabelLines:
                     block, base = os.pread(descriptor, _READ_AHEAD, start), start
                     end = block.find(b"\n")
                     end = end if end >= 0 else len(block)
-                if self.cut is not None:
-                    yield self.cut(block[start - base : end])
-                    continue
-                text, _, number = block[start - base : end].rstrip(b"\r").rpartition(b" ")
-                if not (0 < len(number) <= 10 and number.isdigit() and int(number) == label):
-                    raise FormatError(f"{self.path}: byte {start}: the line was changed while it was being read")
-                yield os.fsdecode(text)
+                line = block[start - base : end]
+                try:
+                    yield (_text_before_label(line, label) if self.cut is None else self.cut(line))
+                except ValueError:
+                    message = f"{self.path}: byte {start}: the line was changed while it was being read"
+                    raise FormatError(message) from None
+
+
+def _text_before_label(line: bytes, label: int) -> str:
+    text, _, number = line.rstrip(b"\r").rpartition(b" ")
+    if not (0 < len(number) <= 10 and number.isdigit() and int(number) == label):
+        raise ValueError
+    return os.fsdecode(text)
 
 
 def read_label_lines(path: str | os.PathLike[str], what: str = "path") -> LabelLines:

@@ -25,7 +25,7 @@ def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
     return tuple(int(part) if place % 2 else part for place, part in enumerate(parts)), name
 
 
-def _shared_prefix(first: str, last: str) -> int:
+def shared_prefix(first: str, last: str) -> int:
     """The number of letters that all names between these two, sorted, begin with."""
     return next((place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
 
@@ -39,7 +39,7 @@ def natural_sort(names: Iterable[str]) -> list[str]:
     names = sorted(names)
     if len(names) < 2:
         return names
-    shared = _shared_prefix(names[0], names[-1])
+    shared = shared_prefix(names[0], names[-1])
     while shared and names[0][shared - 1].isdigit():
         shared -= 1
     rest = "".join(f"{name[shared:]}/" for name in names)

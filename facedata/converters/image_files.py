@@ -79,7 +79,7 @@ class ImageFileSource(Source):
 
     def size(self) -> int:
         """The mean size of 64 images, times the number of images."""
-        sampled = self._sampled(_SAMPLED_SIZES)
+        sampled = self.sampled(_SAMPLED_SIZES)
         return int(sampled.sizes().sum(dtype=np.int64)) * len(self) // max(len(sampled), 1)
 
     def content(self) -> str:
@@ -90,9 +90,9 @@ class ImageFileSource(Source):
                 return file_identity(os.path.join(self.root, key))
             return None
 
-        return combined_identity((key, identity(key)) for key in self._sampled(_SAMPLED_CONTENTS).keys())  # noqa: SIM118
+        return combined_identity((key, identity(key)) for key in self.sampled(_SAMPLED_CONTENTS).keys())  # noqa: SIM118
 
-    def _sampled(self, count: int) -> Source:
+    def sampled(self, count: int) -> Source:
         """At most `count` images from all over the source, including the first and the last."""
         places = np.linspace(0, len(self) - 1, count) if len(self) else np.empty(0)
         return self.take(np.unique(places.astype(np.int64)))

@@ -132,7 +132,7 @@ def labels_from(source: Source, path: str) -> Source:
     else:
         from facedata.converters.list_files import read_list
 
-        lines, _ = read_list(path)
+        lines, _ = read_list(path, images=False)
         if not lines.classes:
             raise FormatError(
                 f"{path}: has no labels; expected one for each sample, in their order or beside their keys"

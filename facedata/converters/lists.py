@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,8 @@ __all__ = ["FORMAT", "ListSource", "create_sink", "open_source", "recognises"]
 
 _LINES = 1 << 16
 _BLOCK = 1 << 22
+_SAMPLED = 16
+_FOLDERS_ABOVE, _FOLDERS_TO_TRY = 3, 256
 _LEAVES_ROOT = re.compile(rb"^(?:/|(?:[^\n]*/)?\.\.(?:/| \d))", re.MULTILINE)
 _ENDINGS = (".txt", ".lst", ".list", ".csv", ".tsv", ".jsonl")
 STDIN = "-"
@@ -122,15 +125,33 @@ def open_source(spec: str) -> ListSource:
         raise InputNotFoundError(f"{root}: no such folder; the paths of {path} start from it")
     if os.path.lexists(path) and not os.path.isfile(path):
         raise FormatError(f"{path}: is not a regular file; expected a list with lines of 'path label'")
+    base = None
     if path == STDIN:
-        path, root = _copy_of_stdin(), root or "."
-    lines, root = read_list(path, root)
+        path, base = _copy_of_stdin(), "."
+    lines, root = read_list(path, root, base)
     if lines.cut is None:
         _refuse_paths_outside(path)
     source = ListSource(root, lines, {})
+    sampled = list(source.sampled(_SAMPLED).keys())
+    if not any(os.path.lexists(os.path.join(root, key)) for key in sampled if "\0" not in key):
+        raise InputNotFoundError(
+            f"{path}: none of its images is in {root}: {sampled[0]!r} is not; {_advice(spec, root, sampled[0])}"
+        )
     if lines.names:
         _log.info("%s: %s get the labels 0 to %d", path, counted(len(lines.names), "class name"), lines.classes - 1)
     return replace(source, facts={"list": file_identity(path), "content": source.content()})
+
+
+def _advice(spec: str, root: str, key: str) -> str:
+    """The folder that the paths of a list may start from, if not from `root`."""
+    path = _split(spec)[0]
+    above = [os.path.normpath(os.path.join(root, *[".."] * steps)) for steps in range(1, _FOLDERS_ABOVE + 1)]
+    with suppress(OSError), os.scandir(root) as entries:
+        inside = [entry.path for entry in islice(entries, _FOLDERS_TO_TRY) if entry.is_dir()]
+        for folder in [*above, os.curdir, *inside]:
+            if os.path.lexists(os.path.join(folder, key)):
+                return f"its paths start from {folder}: list:{path}@{folder}"
+    return f"name the folder that its paths start from: list:{path}@FOLDER"
 
 
 def _split(spec: str) -> tuple[str, str | None]:
