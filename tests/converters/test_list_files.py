@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ READ = {
 
 @pytest.mark.parametrize("case", READ.values(), ids=READ)
 @pytest.mark.parametrize("named", [True, False], ids=["@ROOT", "beside"])
-def test_a_list_is_read(root: Path, case: tuple, named: bool) -> None:
+def test_a_list_is_read(root: Path, case: tuple[Any, ...], named: bool) -> None:
     text, expected, *names = case
     path = Path("list.txt") if named else root / "list.txt"
     path.write_bytes(text.replace("ROOT", str(root)).encode())
