@@ -61,7 +61,7 @@ def facedata() -> None:
 
     \b
     Example:
-      facedata unpack-rec --include glint360k --output out/
+      facedata unpack-rec glint360k -o out/
     """
 
 
@@ -76,11 +76,14 @@ def main() -> None:
     try:
         status = facedata(prog_name="facedata", standalone_mode=False)
     except (click.exceptions.Abort, KeyboardInterrupt):
-        click.echo("facedata: interrupted; run the same command again", err=True)
-        sys.exit(INTERRUPTED)
+        from facedata.commands.options import report_error
+
+        sys.exit(report_error("interrupted; run the same command again", INTERRUPTED))
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        from facedata.commands.options import json_error
+
+        sys.exit(json_error(error.format_message(), error.exit_code))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # the work is done: a signal must not change the status now
     sys.exit(status if isinstance(status, int) else 0)

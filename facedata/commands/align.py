@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facedata.commands import options
-from facedata.commands.convert import JOB, TARGET, show_conversion_plan, show_summary
+from facedata.commands.convert import JOB, TARGET, named_target, show_conversion_plan, show_summary
 from facedata.commands.progress import show_progress
 from facedata.text import counted
 
@@ -110,12 +110,7 @@ PIXELS = options.together(
 
 @click.command("align", short_help="Cut out faces and align them to a template, from any dataset to any.")
 @click.argument("source")
-@click.option(
-    "--output",
-    required=True,
-    metavar="FOLDER|FORMAT:PATH",
-    help="What to write: a folder, or any other format by name.",
-)
+@options.output("What to write: a folder, or any other format by name.", metavar="FOLDER|FORMAT:PATH")
 @FACES
 @PIXELS
 @click.option(
@@ -170,17 +165,18 @@ def command(source: str, output: str, **given: Any) -> int:
         writing={name: given[name] for name in _WRITING if given[name] not in (None, False)},
         command_line=options.command_line(),
     )
-    planned = plan_alignment(source, output, aligning)
-    if given["dry_run"]:
-        check_conversion(planned, overwrite=given["overwrite"])
-        show_conversion_plan(planned, part, as_json=given["as_json"])
-        return 0
-    with show_progress("images", quiet=given["quiet"]) as observer:
-        summary = run_alignment(planned, replace(job, observer=observer))
-    show_summary(summary, as_json=given["as_json"])
-    if not given["as_json"]:
-        _show_beside(summary, given)
-    return 0 if summary.good else 1
+    with named_target(output) as target:
+        planned = plan_alignment(source, target, aligning)
+        if given["dry_run"]:
+            check_conversion(planned, overwrite=given["overwrite"])
+            show_conversion_plan(planned, part, as_json=given["as_json"])
+            return 0
+        with show_progress("images", quiet=given["quiet"]) as observer:
+            summary = run_alignment(planned, replace(job, observer=observer))
+        show_summary(summary, as_json=given["as_json"])
+        if not given["as_json"]:
+            _show_beside(summary, given)
+        return 0 if summary.good else 1
 
 
 _SAME = (

@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     help="learn-to-cluster: data, (N, 2, k); CDP: idx and dist; GCN-clustering: ids, (N, k + 1), the row itself and k "
     "others; or two .npy files, ids and distances.",
 )
-@click.option(
-    "--output",
+@options.output(
+    "The file.  [default: ROOT/knns/NAME/faiss_k_80.npz, by method and k]",
+    required=False,
     type=click.Path(dir_okay=False),
-    help="The file.  [default: ROOT/knns/NAME/faiss_k_80.npz, by method and k]",
 )
 @click.option(
     "--memory",

@@ -12,7 +12,7 @@ from facedata.commands.convert import JOB, SELECTION, convert_and_report
 
 @click.command("build-lmdb", short_help="Build an LMDB and its key-label file, as FFC and LFS read them.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.option("--output", required=True, type=click.Path(), help="The database to write, as msceleb.lmdb.")
+@options.output("The database to write, as msceleb.lmdb.")
 @options.KV
 @options.DATUM
 @options.KEYS

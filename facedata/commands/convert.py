@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,6 +24,7 @@ __all__ = [
     "SELECTION",
     "TARGET",
     "command",
+    "named_target",
     "convert_and_report",
     "show_conversion_plan",
     "show_outcome",
@@ -135,15 +138,26 @@ def convert_and_report(
     )
     part = Part(*shard)
     JobOptions(part=part, overwrite=overwrite)  # contradictions are reported before anything is opened
-    conversion = plan_dataset(sources, target, conversion_options)
-    if dry_run:
-        check_conversion(conversion, overwrite=overwrite)
-        show_conversion_plan(conversion, part, as_json=as_json)
-        return 0
-    with show_progress("images", quiet=quiet) as observer:
-        summary = run_conversion(conversion, JobOptions(workers, part, overwrite, observer))
-    show_summary(summary, as_json=as_json)
-    return 0 if summary.good else 1
+    with named_target(target) if isinstance(target, str) else nullcontext(target) as named:
+        conversion = plan_dataset(sources, named, conversion_options)
+        if dry_run:
+            check_conversion(conversion, overwrite=overwrite)
+            show_conversion_plan(conversion, part, as_json=as_json)
+            return 0
+        with show_progress("images", quiet=quiet) as observer:
+            summary = run_conversion(conversion, JobOptions(workers, part, overwrite, observer))
+        show_summary(summary, as_json=as_json)
+        return 0 if summary.good else 1
+
+
+@contextmanager
+def named_target(target: str) -> Iterator[str]:
+    """`target` itself, or for ``null:``, which names no path, a temporary folder for the journal of the job."""
+    if target != "null:":
+        yield target
+        return
+    with tempfile.TemporaryDirectory(prefix="facedata-null-") as folder:
+        yield f"null:{folder}"
 
 
 def show_conversion_plan(conversion: Conversion, part: Any, *, as_json: bool) -> None:
@@ -209,8 +223,12 @@ def _show_sets(sets: Sequence[Mapping[str, Any]]) -> None:
 
 
 @click.command("convert", short_help="Convert a dataset from any format to any other.")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.argument("target", metavar="FORMAT:TARGET")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE... [FORMAT:TARGET]")
+@options.output(
+    "What to write, instead of the last argument: a folder, or any format by name.",
+    required=False,
+    metavar="FOLDER|FORMAT:TARGET",
+)
 @SELECTION
 @TARGET
 @options.LIST
@@ -218,7 +236,7 @@ def _show_sets(sets: Sequence[Mapping[str, Any]]) -> None:
 @options.SHARD
 @JOB
 @options.runs_library
-def command(sources: tuple[str, ...], target: str, **given: Any) -> int:
+def command(sources: tuple[str, ...], output: str | None, **given: Any) -> int:
     """Write the images of one or more datasets, byte for byte, as a dataset of another format.
 
     A SOURCE is a path, whose format is found from its content, or FORMAT:PATH. The formats are rec (a folder with
@@ -232,7 +250,12 @@ def command(sources: tuple[str, ...], target: str, **given: Any) -> int:
     \b
     Examples:
       facedata convert rec:glint360k webdataset:shards/glint-%06d.tar --shard-size 1GB
-      facedata convert out/ parquet:hf/ --workers 8
+      facedata convert out/ -o parquet:hf/ -j 8
       facedata convert lmdb:a.lmdb rec:b rec:merged/ --min-images 5 --relabel
     """
-    return convert_and_report("convert", sources, target, **given)
+    from facedata.dataset import target_spec
+
+    if output is None and len(sources) < 2:
+        raise click.UsageError("nothing to write was named; expected: facedata convert SOURCE... FORMAT:TARGET")
+    *inputs, target = sources if output is None else (*sources, target_spec(output))
+    return convert_and_report("convert", inputs, target, **given)

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 @click.command("extract", short_help="Unpack .tar, .tar.gz and .zip archives, whole or in parts.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="The folder to unpack into."
-)
+@options.output("The folder to unpack into.", type=click.Path(file_okay=False, path_type=Path))
 @options.OVERWRITE
 @click.option(
     "--max-ratio",

@@ -96,9 +96,7 @@ PIXELS = options.together(
 
 @click.command("extract-features", short_help="Embed the images of a dataset with an ONNX model: .bin, .meta and keys.")
 @click.argument("source")
-@click.option(
-    "--output", required=True, type=click.Path(file_okay=False), help="The folder that holds features/ and labels/."
-)
+@options.output("The folder that holds features/ and labels/.", type=click.Path(file_okay=False))
 @click.option("--name", required=True, help="Name of the set: features/NAME.bin, labels/NAME.meta.")
 @MODEL
 @PIXELS

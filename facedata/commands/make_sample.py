@@ -10,7 +10,8 @@ from facedata.text import counted
 
 
 @click.command("make-sample", short_help="Draw a small dataset of invented faces, for trying things out.")
-@click.argument("folder", type=click.Path(file_okay=False))
+@click.argument("folder", type=click.Path(file_okay=False), required=False)
+@options.output("The folder to write, instead of FOLDER.", required=False, type=click.Path(file_okay=False))
 @click.option("--identities", type=click.IntRange(1, 1_000_000), default=36, show_default=True, help="How many people.")
 @click.option("--images", type=click.IntRange(1, 100_000), default=8, show_default=True, help="How many of each.")
 @click.option("--size", type=click.IntRange(16, 1024), default=112, show_default=True, help="Side in pixels.")
@@ -22,7 +23,8 @@ from facedata.text import counted
 @options.QUIET
 @options.runs_library
 def command(
-    folder: str,
+    folder: str | None,
+    output: str | None,
     identities: int,
     images: int,
     size: int,
@@ -47,6 +49,10 @@ def command(
     from facedata.synthetic.sample_set import SampleOptions, make_sample, plan_sample
 
     options.start_logging(quiet=quiet)
+    if folder is None or output is not None:
+        if (folder is None) == (output is None):
+            raise click.UsageError("expected one folder to write: facedata make-sample FOLDER")
+        folder = str(output)
     sample = SampleOptions(identities, images, size, seed)
     drawn = f"{counted(identities * images, 'image')} of {counted(identities, 'identity', 'identities')}"
     counts = {"output": folder, "identities": identities, "images": identities * images}

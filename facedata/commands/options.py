@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import logging
 import os
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from typing import Any, TypeVar
 
 import click
@@ -51,12 +54,17 @@ __all__ = [
     "WORKERS",
     "SizeType",
     "command_line",
+    "json_error",
+    "output",
     "print_json",
+    "report_error",
     "runs_library",
+    "shows_errors",
     "start_logging",
     "together",
 ]
 
+_VERBOSE = "facedata.verbose"
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -109,8 +117,16 @@ def together(*several: Callable[[_Command], _Command]) -> Callable[[_Command], _
     return decorate
 
 
+def output(what: str, *, required: bool = True, **attributes: Any) -> Callable[[_Command], _Command]:
+    """The option ``--output``, with help that says `what` it is in this command."""
+    return click.option("-o", "--output", required=required, help=what, **{"type": click.Path(), **attributes})
+
+
 WORKERS = click.option(
-    "--workers", type=click.IntRange(1, 4096), help="Number of worker processes.  [default: the CPUs of this job]"
+    "-j",
+    "--workers",
+    type=click.IntRange(1, 4096),
+    help="Number of worker processes.  [default: the CPUs of this job]",
 )
 SHARD = click.option(
     "--shard",
@@ -222,10 +238,20 @@ DIM = click.option(
 ROOT = click.option(
     "--root", type=click.Path(file_okay=False), default=".", show_default=True, help="The folder with the files."
 )
-DRY_RUN = click.option("--dry-run", is_flag=True, help="Report what would be done; write nothing.")
-OVERWRITE = click.option("--overwrite", is_flag=True, help="Start again, and replace the existing output.")
+DRY_RUN = click.option("-n", "--dry-run", is_flag=True, help="Report what would be done; write nothing.")
+OVERWRITE = click.option("-f", "--overwrite", is_flag=True, help="Start again, and replace the existing output.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object on stdout.")
-QUIET = click.option("--quiet", is_flag=True, help="Show only warnings and errors, no progress.")
+QUIET = together(
+    click.option("-q", "--quiet", is_flag=True, help="Show only warnings and errors, and no summary of a success."),
+    click.option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        expose_value=False,
+        callback=lambda context, parameter, value: context.meta.update({_VERBOSE: value}),
+        help="Show more of the log, and where in the code an error arose.",
+    ),
+)
 SALVAGE = click.option(
     "--salvage",
     is_flag=True,
@@ -239,9 +265,25 @@ def command_line() -> str:
     for word in sys.argv[1:]:
         if words and words[-1] == "--shard":
             words.pop()
-        elif word != "--overwrite" and not word.startswith("--shard="):
+        elif "--" in words or (words and re.fullmatch(r"-[nqv]*[oj]", words[-1])):
             words.append(word)
+        elif word != "--overwrite" and not word.startswith("--shard="):
+            kept = re.sub(r"(?<=^-)[nqvf]+", lambda flags: flags[0].replace("f", ""), word)  # -qfj8 becomes -qj8
+            words += [kept] if kept != "-" or word == "-" else []
     return shlex.join(["facedata", *words])
+
+
+def report_error(message: str, status: int) -> int:
+    """Report an error on stderr, and as `json_error` does; return the exit status."""
+    click.echo(f"facedata: {message}", err=True)
+    return json_error(message.removeprefix("error: "), status)
+
+
+def json_error(message: str, status: int) -> int:
+    """Report an error as one JSON object on stdout if the command line has ``--json``; return the exit status."""
+    if "--json" in sys.argv:
+        print_json({"error": message, "exit": status})
+    return status
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -257,7 +299,12 @@ def start_logging(*, quiet: bool) -> None:
     log = logging.getLogger("facedata")
     log.handlers[:] = [handler]
     log.propagate = False
-    log.setLevel(logging.WARNING if quiet else logging.INFO)
+    log.setLevel(logging.WARNING if quiet else logging.DEBUG if _is_verbose() else logging.INFO)
+
+
+def _is_verbose() -> bool:
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_VERBOSE))
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg, unused-ignore]
@@ -281,7 +328,7 @@ class _Formatter(logging.Formatter):
         return f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')} facedata: {level}{record.getMessage()}"
 
 
-def runs_library(function: _Command) -> _Command:
+def shows_errors(function: _Command) -> _Command:
     """Turn the library's errors into one line on stderr and an exit status."""
 
     @functools.wraps(function)
@@ -291,15 +338,31 @@ def runs_library(function: _Command) -> _Command:
         except OptionError as error:
             raise click.UsageError(str(error)) from error
         except InterruptedJobError as error:
-            click.echo(f"facedata: {error}", err=True)
-            return INTERRUPTED
+            return report_error(str(error), INTERRUPTED)
         except FacedataError as error:
-            click.echo(f"facedata: error: {error}", err=True)
-            return 1
+            if _is_verbose():
+                traceback.print_exc()
+            return report_error(f"error: {error}", 1)
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # stdout may be a broken pipe
-            if not isinstance(error, BrokenPipeError):
-                click.echo(f"facedata: error: {error.strerror or error}", err=True)
-            return 1
+            if isinstance(error, BrokenPipeError):
+                return 1
+            return report_error(f"error: {error.strerror or error}", 1)
 
     return wrapper  # type: ignore[return-value]
+
+
+def runs_library(function: _Command) -> _Command:
+    """As `shows_errors`, for a command that prints a summary: with ``--quiet`` it is shown only after a failure."""
+
+    @functools.wraps(function)
+    def wrapper(*arguments: Any, **options: Any) -> Any:
+        if not options.get("quiet") or options.get("as_json"):
+            return function(*arguments, **options)
+        with redirect_stdout(io.StringIO()) as summary:
+            status = function(*arguments, **options)
+        if status:
+            click.echo(summary.getvalue(), nl=False)
+        return status
+
+    return shows_errors(wrapper)  # type: ignore[return-value]

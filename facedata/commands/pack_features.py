@@ -18,9 +18,7 @@ _FILES = (".npy", ".bin")
 
 @click.command("pack-features", short_help="Write arrays of features as a set for clustering, or a set as an array.")
 @click.argument("features", type=click.Path())
-@click.option(
-    "--output", required=True, type=click.Path(), help="The folder of the set; without --name, a .npy or .bin file."
-)
+@options.output("The folder of the set; without --name, a .npy or .bin file.")
 @click.option("--name", help="The name of the set: writes OUTPUT/features/NAME.bin and OUTPUT/labels/NAME.meta.")
 @click.option(
     "--labels",

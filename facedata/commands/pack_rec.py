@@ -12,7 +12,7 @@ from facedata.commands.convert import JOB, SELECTION, convert_and_report
 
 @click.command("pack-rec", short_help="Pack images into a record set, as InsightFace, MXNet and DALI read it.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@click.option("--output", required=True, type=click.Path(file_okay=False), help="The folder to write.")
+@options.output("The folder to write.", type=click.Path(file_okay=False))
 @options.STYLE
 @options.LIST
 @SELECTION

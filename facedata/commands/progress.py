@@ -142,7 +142,7 @@ def output_name(root: str) -> str:
     """The output as the user named it: the journal of a single file is in a folder beside it."""
     from facedata.jobs.journal import BESIDE
 
-    return root.removesuffix(BESIDE)
+    return "null" if "facedata-null-" in root else root.removesuffix(BESIDE)
 
 
 def shown_path(path: str) -> str:

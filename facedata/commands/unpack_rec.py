@@ -13,15 +13,15 @@ from facedata.commands.progress import show_bytes
 
 
 @click.command("unpack-rec", short_help="Unpack MXNet record sets into folders of images.")
+@click.argument("sources", nargs=-1, metavar="SET...")
 @click.option(
     "--include",
     "includes",
-    required=True,
     multiple=True,
     metavar="SET[,SET...]",
-    help="Set folders (with train.rec and train.idx) or .rec files, separated by commas or given several times.",
+    help="Further sets, separated by commas or given several times.",
 )
-@click.option("--output", required=True, type=click.Path(), help="The folder to write.")
+@options.output("The folder to write.")
 @options.LAYOUT
 @click.option(
     "--list",
@@ -45,6 +45,7 @@ from facedata.commands.progress import show_bytes
 @JOB
 @options.runs_library
 def command(
+    sources: tuple[str, ...],
     includes: tuple[str, ...],
     output: str,
     layout: str | None,
@@ -56,22 +57,23 @@ def command(
 ) -> int:
     """Unpack MXNet record sets into OUTPUT/id_<label>/<label>_<n>.jpg, byte for byte as they are stored.
 
-    The dialect of a record set is recognised by its content. Images that cannot be read are listed in
-    OUTPUT/failures.jsonl, and the exit status is 1. After an interruption, a kill or a full disk, the same command
-    resumes.
+    A SET is a folder with train.rec and train.idx, or a .rec file; its dialect is recognised by its content. Images
+    that cannot be read are listed in OUTPUT/failures.jsonl, and the exit status is 1. After an interruption, a kill or
+    a full disk, the same command resumes.
 
     \b
     Examples:
-      facedata unpack-rec --include glint360k --output out/
+      facedata unpack-rec glint360k -o out/
       facedata unpack-rec --include ms1m,glint360k --output merged/ --workers 16 --json
-      facedata unpack-rec --include big --output out/ --shard 3/64
+      facedata unpack-rec big -o out/ --shard 3/64
     """
     from facedata.converters.folder.sink import FolderSink
 
     # split at commas, except in a path with a comma that exists
-    paths = [path for name in includes for path in ([name] if os.path.exists(name) else name.split(",")) if path]
+    included = [path for name in includes for path in ([name] if os.path.exists(name) else name.split(",")) if path]
+    paths = [path.removeprefix("rec:") for path in (*sources, *included)]
     if not paths:
-        raise click.UsageError("--include: names no record set")
+        raise click.UsageError("no record set was given; expected: facedata unpack-rec SET... -o OUTPUT")
     sink = FolderSink(output, layout, list_file, keep_undecodable)
     with show_bytes("index", quiet=quiet) as progress:
         opening = {"backend": backend, "cache_folder": output, "progress": progress}

@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 @click.option("--only-wrong", is_flag=True, help="Print no lines for files that are OK, as md5sum --quiet.")
 @options.JSON
 @options.QUIET
-@options.runs_library
+@options.shows_errors
 def command(
     name: str | None,
     root: str | None,

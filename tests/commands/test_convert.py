@@ -158,7 +158,7 @@ def test_the_summary_in_words_and_as_json(record_set: MakeSet, inline_facedata: 
     assert ran.stdout.startswith("tars: 5 images in 1 tar, ")
     assert "  out: folder, 5 images, labels 0 to 5\n" in ran.stdout
     assert sorted(os.listdir(tmp_path / "tars"))[-2:] == ["000.tar", "classes.txt"]
-    ran = inline_facedata("build-lmdb", "out", "--output", "x.lmdb", "--single-file", "--keep-undecodable", "--quiet")
+    ran = inline_facedata("build-lmdb", "out", "--output", "x.lmdb", "--single-file", "--keep-undecodable")
     assert ran.stdout.startswith("x.lmdb: 5 images of 4 classes, ")
     assert "keys and labels: " in ran.stdout
     assert ran.stderr.count("\n") == 1, "gaps in the labels are a warning"
@@ -205,7 +205,7 @@ def test_a_dry_run_writes_nothing(record_set: MakeSet, inline_facedata: Facedata
         ("convert a null:out --min-images 5", 1, "no class has 5 images: the largest has 1; lower --min-images"),
         ("unpack-rec --include empty --output o", 1, "empty: no .rec file in this folder"),
         ("unpack-rec --include zero --output o", 1, "is empty (0 bytes)"),
-        ("unpack-rec --include , --output o", 2, "names no record set"),
+        ("unpack-rec --include , --output o", 2, "no record set was given"),
         ("unpack-rec --include a --output o --shard 0/4", 2, "counted from 1/4 to 4/4"),
         ("unpack-rec --include a --output o --shard 5/4", 2, "counted from 1/4 to 4/4"),
         ("unpack-rec --include a --output o --shard x", 2, "is not i/n"),

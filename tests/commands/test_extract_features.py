@@ -73,7 +73,7 @@ def test_a_dry_run_writes_nothing(inline_facedata: Facedata, work: Work) -> None
     (work.root / "data/features").mkdir(parents=True)
     (work.root / "data/features/a.bin").write_text("mine")
     ran = inline_facedata(*COMMAND, "data", "--dry-run", "--json")
-    assert (ran.status, ran.stdout, "a.bin: already exists" in ran.stderr) == (1, "", True)
+    assert (ran.status, json.loads(ran.stdout)["exit"], "a.bin: already exists" in ran.stderr) == (1, 1, True)
 
 
 def test_mistakes_are_reported_before_anything_is_written(inline_facedata: Facedata, work: Work) -> None:
