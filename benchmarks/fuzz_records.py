@@ -85,9 +85,8 @@ def _open(*, salvage: bool, rebuild_index: bool) -> None:
         assert len(items) == len(source)
         for item in items:
             assert isinstance(item, SampleError) or (isinstance(item, Sample) and item.image and item.label >= 0)
-        assert [-1 if isinstance(item, SampleError) else item.label for item in items] == [
-            label for labels in source.labels() for label in labels.tolist()
-        ]
+        labels = [-1 if isinstance(item, SampleError) else item.label for item in items]
+        assert labels == source.labels().tolist()
 
 
 def packed(options: int, index: bytes, records: bytes) -> bytes:

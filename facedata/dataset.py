@@ -103,7 +103,13 @@ class Source(ABC):
         for item in self.read():
             yield item.key
 
-    def labels(self) -> Iterator[NDArray[np.int64]]:
+    def labels(self) -> NDArray[np.int64]:
+        """The labels of all samples, shape (N,); -1 for a sample that has none, or whose label cannot be read."""
+        import numpy as np
+
+        return np.concatenate([np.empty(0, np.int64), *self.label_blocks()])
+
+    def label_blocks(self) -> Iterator[NDArray[np.int64]]:
         """The labels in order, in blocks; -1 for a sample that has none, or whose label cannot be read."""
         import numpy as np
 
@@ -177,9 +183,9 @@ class WrappedSource(Source):
         """The keys of the wrapped source."""
         return self._source.keys()
 
-    def labels(self) -> Iterator[NDArray[np.int64]]:
-        """The labels of the wrapped source."""
-        return self._source.labels()
+    def label_blocks(self) -> Iterator[NDArray[np.int64]]:
+        """The blocks of labels of the wrapped source."""
+        return self._source.label_blocks()
 
     def size(self) -> int:
         """The size of the wrapped source."""

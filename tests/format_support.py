@@ -41,7 +41,7 @@ def check_parts(source: Source, data: st.DataObject, *, ascending: bool = False)
     """Parts of a source, and parts of these, are sources of the same samples, in this process and in another."""
 
     def rows(source: Source) -> list[tuple[Any, ...]]:
-        labels = np.concatenate([*source.labels(), np.empty(0, np.int64)]).tolist()
+        labels = source.labels().tolist()
         places = map(source.locate, range(len(source)))
         return list(zip(source, source.keys(), labels, source.sizes().tolist(), places, strict=True))
 

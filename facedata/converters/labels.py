@@ -47,7 +47,7 @@ class _ConstantSource(WrappedSource):
         for item in self._source.read():
             yield item if isinstance(item, SampleError) else item._replace(label=self._label)
 
-    def labels(self) -> Iterator[NDArray[np.int64]]:
+    def label_blocks(self) -> Iterator[NDArray[np.int64]]:
         for begin in range(0, len(self), _BLOCK):
             yield np.full(min(_BLOCK, len(self) - begin), self._label, np.int64)
 
@@ -91,7 +91,7 @@ class _AssignedSource(WrappedSource):
     def identity(self) -> Mapping[str, Any]:
         return {**self._source.identity(), "labels from": self._facts}
 
-    def labels(self) -> Iterator[NDArray[np.int64]]:
+    def label_blocks(self) -> Iterator[NDArray[np.int64]]:
         for begin in range(0, len(self), _BLOCK):
             yield self._labels[begin : begin + _BLOCK].astype(np.int64)
 

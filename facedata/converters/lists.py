@@ -94,7 +94,7 @@ class ListSource(ImageFileSource):
         """The list, and the folder that its paths start from, which may hold other things too."""
         return {self.lines.path: True, self.root: False}
 
-    def labels(self) -> Iterator[NDArray[np.int64]]:
+    def label_blocks(self) -> Iterator[NDArray[np.int64]]:
         """The labels of the lines."""
         for begin in range(0, len(self), _LINES):
             yield self.lines.labels[begin : begin + _LINES].astype(np.int64)

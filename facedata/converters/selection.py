@@ -54,7 +54,7 @@ def join_sources(sources: Sequence[Source], *, shift: bool) -> tuple[Source, lis
         if followed and classes is None:
             place = next(iter(source.places()), "a set")
             _log.info("%s: declares no number of classes; reading its labels to count them", place)
-            classes = max((int(block.max(initial=-1)) for block in source.labels()), default=-1) + 1
+            classes = max((int(block.max(initial=-1)) for block in source.label_blocks()), default=-1) + 1
         if first + (classes or 1) - 1 > LARGEST_LABEL:
             raise _too_large(first + (classes or 1) - 1)
         joined.append(_ShiftedSource(source, first, classes if followed else None) if first or followed else source)
@@ -105,9 +105,9 @@ class _ShiftedSource(WrappedSource):
     def identity(self) -> Mapping[str, Any]:
         return {**self._source.identity(), "label shift": self._shift}
 
-    def labels(self) -> Iterator[NDArray[np.int64]]:
+    def label_blocks(self) -> Iterator[NDArray[np.int64]]:
         end = np.iinfo(np.int64).max if self._classes is None else self._classes
-        for block in self._source.labels():
+        for block in self._source.label_blocks():
             yield np.where((block >= 0) & (block < end), block + self._shift, -1)
 
     def class_names(self) -> Mapping[int, str] | None:
@@ -166,9 +166,9 @@ class _JoinedSource(Source):
             return chain.from_iterable(parts)
         return (next(parts[number]) for number in self._which.tolist())
 
-    def labels(self) -> Iterator[NDArray[np.int64]]:
+    def label_blocks(self) -> Iterator[NDArray[np.int64]]:
         if self._which is None:
-            return chain.from_iterable(source.labels() for source in self._sources)
+            return chain.from_iterable(source.label_blocks() for source in self._sources)
         return iter([self._merge_arrays([all_labels(source) for source in self._sources]).astype(np.int64)])
 
     def sizes(self) -> NDArray[np.int32]:
@@ -217,7 +217,7 @@ def all_labels(source: Source) -> NDArray[np.int32]:
     """
     labels = np.empty(len(source), np.int32)
     filled = 0
-    for block in source.labels():
+    for block in source.label_blocks():
         if int(block.max(initial=-1)) > LARGEST_LABEL:
             raise _too_large(int(block.max()))
         labels[filled : filled + len(block)] = block
@@ -447,7 +447,7 @@ class _SelectedSource(WrappedSource):
     def keys(self) -> Iterator[str]:
         return chain.from_iterable(part.keys() for part in self._parts())
 
-    def labels(self) -> Iterator[NDArray[np.int64]]:
+    def label_blocks(self) -> Iterator[NDArray[np.int64]]:
         for block in self._old_labels():
             if self._new_labels is None:
                 yield block
@@ -459,7 +459,7 @@ class _SelectedSource(WrappedSource):
 
     def _old_labels(self) -> Iterator[NDArray[np.int64]]:
         if self._known_labels is None:
-            yield from chain.from_iterable(part.labels() for part in self._parts())
+            yield from chain.from_iterable(part.label_blocks() for part in self._parts())
             return
         known = self._known_labels
         for begin in range(0, len(self), _BLOCK):

@@ -137,7 +137,7 @@ def _labels_of_dataset(spec: str) -> Labels:
 
     def read() -> Iterator[Integers]:
         first = 0
-        for block in source.labels():
+        for block in source.label_blocks():
             unknown = np.flatnonzero(block < 0)
             if len(unknown):
                 sample = first + int(unknown[0])

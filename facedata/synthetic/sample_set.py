@@ -94,7 +94,7 @@ class DrawnFaces(Source):
                 )
                 yield Sample(str(position), position // self._options.images, encoded.tobytes())
 
-    def labels(self) -> Iterator[NDArray[np.int64]]:
+    def label_blocks(self) -> Iterator[NDArray[np.int64]]:
         """The labels, without drawing."""
         yield self._positions // self._options.images
 

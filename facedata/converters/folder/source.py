@@ -152,7 +152,7 @@ class FolderSource(ImageFileSource):
         """The folder, or the one file."""
         return {self.locate(0)[0]: False} if self.single and len(self) else {self.root: not self.single}
 
-    def labels(self) -> Iterator[NDArray[np.int64]]:
+    def label_blocks(self) -> Iterator[NDArray[np.int64]]:
         """The label of each image's class folder."""
         for begin in range(0, len(self), _BLOCK):
             yield self.class_labels[self._folders_of(np.arange(begin, min(begin + _BLOCK, len(self))))]

@@ -125,7 +125,7 @@ class LmdbSource(Source):
             return (_as_text(os.fsencode(text)) for text in self.order.texts())
         return (_name(position, record) for position, record in enumerate(self._records(values=False)))
 
-    def labels(self) -> Iterator[NDArray[np.int64]]:
+    def label_blocks(self) -> Iterator[NDArray[np.int64]]:
         """The labels; without a key-label file every record is read."""
         if isinstance(self.order, LabelLines):
             for first in range(0, len(self), _AT_ONCE):

@@ -153,7 +153,7 @@ class ParquetSource(Source):
         for batch in self._batches("key"):
             yield from _keys(batch)
 
-    def labels(self) -> Iterator[NDArray[np.int64]]:
+    def label_blocks(self) -> Iterator[NDArray[np.int64]]:
         """The labels in blocks, -1 for a row without a valid one; the images are not read."""
         return map(_labels, self._batches("label"))
 

@@ -139,7 +139,7 @@ def _check_insightface(source: Source, root: str) -> None:
     """Check that labels ascend and that float32 can count the records."""
     images = people = seen = 0
     last = -1
-    for block in source.labels():
+    for block in source.label_blocks():
         known = block[block >= 0]
         steps = np.diff(known, prepend=last)
         if (steps < 0).any():

@@ -159,7 +159,7 @@ class RecSource(Source):
                 else:
                     yield from self._lone_samples(run, blocks, reader)
 
-    def labels(self) -> Iterator[NDArray[np.int64]]:
+    def label_blocks(self) -> Iterator[NDArray[np.int64]]:
         """The labels of the images in blocks, -1 for each that cannot be read; images are not copied."""
         with self._open() as (blocks, reader):
             for run, neighbours in _runs(self.index.offsets):

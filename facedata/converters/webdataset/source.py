@@ -225,7 +225,7 @@ class WebDatasetSource(Source):
                 with TarReader(self.paths[tar]) as reader:
                     yield from (read(reader, row) for row in in_tar)
 
-    def labels(self) -> Iterator[NDArray[np.int64]]:
+    def label_blocks(self) -> Iterator[NDArray[np.int64]]:
         """The labels in blocks; -1 for a sample without a valid one."""
         for begin in range(0, len(self), _BLOCK):
             yield np.maximum(self.table["label"][begin : begin + _BLOCK].astype(np.int64), -1)

@@ -88,7 +88,7 @@ def test_the_key_label_file_gives_the_order_and_the_labels(database: MakeDatabas
         source = open_dataset(spec)
         assert flat(source) == expected(range(20))
         assert (len(source), source.declared_classes()) == (20, 7)
-        assert np.concatenate(list(source.labels())).tolist() == [n // 3 for n in range(20)]
+        assert source.labels().tolist() == [n // 3 for n in range(20)]
         assert list(source.keys()) == [key for key, _, _ in expected(range(20))]
         assert source.sizes().tolist() == [len(record) for record in people(20, layout).values()]
         assert source.locate(3) == (str(path if single else path / "data.mdb"), None)
@@ -106,7 +106,7 @@ def test_without_a_key_label_file_the_order_is_that_of_the_keys(database: MakeDa
     assert flat(source) == expected(order)
     assert source.declared_classes() is None
     assert list(source.keys()) == [key for key, _, _ in expected(order)]
-    assert np.concatenate(list(source.labels())).tolist() == [n // 3 for n in order]
+    assert source.labels().tolist() == [n // 3 for n in order]
 
 
 @pytest.mark.parametrize("layout", [MINIMAL, RAW])
@@ -236,7 +236,7 @@ def test_a_value_that_is_not_a_sample_fails_alone(tmp_path: Path) -> None:
     for item, (key, (_, reason)) in zip(items, spoilt.items(), strict=True):
         assert str(item).startswith(f"{path}/data.mdb: key {key.decode()}: ")
         assert reason in item
-    assert np.concatenate(list(open_source(str(path)).labels())).tolist() == [3, -1, -1, -1, -1, 4]
+    assert open_source(str(path)).labels().tolist() == [3, -1, -1, -1, -1, 4]
 
 
 def test_a_truncated_file_is_refused(database: MakeDatabase) -> None:

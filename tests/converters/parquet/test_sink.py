@@ -176,7 +176,7 @@ with ParquetSink(sys.argv[1], landmarks=True, file_count=1).open_shard(0) as wri
     for n in range(10_000):
         writer.write(n, Sample(str(n), n, b"\\xff\\xd8\\xff\\xe0" + bytes(2000), np.zeros((5, 2), np.float32)))
 source = open_dataset(sys.argv[1])
-assert len(list(source.read())) == len(list(source.keys())) == sum(map(len, source.labels())) == 10_000
+assert len(list(source.read())) == len(list(source.keys())) == len(source.labels()) == 10_000
 assert len(os.listdir("/proc/self/task")) == before  # forked workers would wait for them for ever
 assert "pandas" not in sys.modules  # half a second, for nothing
 """

@@ -114,7 +114,7 @@ def test_columns_are_found_by_name_and_type(
     pq.write_table(written, tmp_path / "a.parquet", row_group_size=7)
     source = opened(tmp_path)
     assert list(source) == [Sample(str(row), row // 4, jpeg(row)) for row in range(20)]
-    assert np.concatenate(list(source[3:].labels())).tolist() == [row // 4 for row in range(3, 20)]
+    assert source[3:].labels().tolist() == [row // 4 for row in range(3, 20)]
     assert list(source[3:5].keys()) == ["3", "4"]
 
 
@@ -166,7 +166,7 @@ def test_a_row_that_lacks_something_fails_alone(tmp_path: Path) -> None:
     place = f"{tmp_path}/a.parquet: key "
     found = [str(item).removeprefix(place) if isinstance(item, SampleError) else "" for item in source.read()]
     assert found == list(reasons)
-    assert np.concatenate(list(source.labels())).tolist() == [0, 1, 2, 3, -1, -1, -1, 7]
+    assert source.labels().tolist() == [0, 1, 2, 3, -1, -1, -1, 7]
 
 
 def test_bytes_that_are_not_utf8_are_replaced(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_a_damaged_page_fails_the_rest_of_its_row_group_only(tmp_path: Path, com
     # the same samples fail whatever the slices
     in_parts = [item for begin in range(0, 600, 37) for item in source[begin : begin + 37].read()]
     assert [isinstance(item, Sample) for item in in_parts] == [isinstance(item, Sample) for item in items]
-    assert len(np.concatenate(list(source.labels()))) == len(list(source.keys())) == 600
+    assert len(source.labels()) == len(list(source.keys())) == 600
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -331,7 +331,7 @@ def test_flipped_bits_raise_only_documented_errors_and_lose_no_item(tmp_path: Pa
         with suppress(InputError):
             source = opened(path)
             assert len(list(source.read())) == len(list(source.keys())) == len(source)
-            assert sum(map(len, source.labels())) == len(source)
+            assert len(source.labels()) == len(source)
             source.class_names()
 
 

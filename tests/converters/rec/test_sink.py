@@ -169,7 +169,7 @@ class ManyLabels(MemorySource):
     def __len__(self) -> int:
         return self.count
 
-    def labels(self) -> Iterator[Any]:
+    def label_blocks(self) -> Iterator[Any]:
         for begin in range(0, self.count, 1 << 20):
             yield np.arange(begin, min(begin + (1 << 20), self.count)) // 64
 
