@@ -8,7 +8,7 @@ from contextlib import suppress
 from urllib.parse import urlsplit, urlunsplit
 
 _DIGITS = re.compile(r"(\d+)", re.ASCII)
-_PLAIN_NUMBERS = re.compile(r"(?:0|[1-9]\d*)((?:[^\d/][^/]*)?)/(?:(?:0|[1-9]\d*)\1/)*", re.ASCII)
+_PLAIN_NUMBERS = r"{0}(?:0|[1-9]\d*)((?:[^\d\0][^\0]*)?)(?:\0{0}(?:0|[1-9]\d*)\1)*"
 
 _LARGEST_HEAD = 1 << 16
 _PREAMBLE = re.compile(rb"(?:\s+|\xef\xbb\xbf|<!--.*?-->|<\?xml[^>]*\?>)*", re.DOTALL)
@@ -42,8 +42,8 @@ def natural_sort(names: Iterable[str]) -> list[str]:
     shared = shared_prefix(names[0], names[-1])
     while shared and names[0][shared - 1].isdigit():
         shared -= 1
-    rest = "".join(f"{name[shared:]}/" for name in names)
-    if _PLAIN_NUMBERS.fullmatch(rest):
+    pattern = _PLAIN_NUMBERS.format(re.escape(names[0][:shared]))
+    if re.fullmatch(pattern, "\0".join(names), re.ASCII):
         names.sort(key=len)
     else:
         names.sort(key=natural_key)

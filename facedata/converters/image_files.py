@@ -16,7 +16,10 @@ from facedata.errors import InputError, SampleError
 from facedata.files import combined_identity, file_identity, read_exactly
 from facedata.images import LARGEST_IMAGE
 
-__all__ = ["ImageFileSource"]
+__all__ = ["LIST_ENDINGS", "ImageFileSource"]
+
+LIST_ENDINGS = (".txt", ".lst", ".list", ".csv", ".tsv", ".jsonl")
+"""Extensions of files that may name images."""
 
 _FILE = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a named pipe must not keep the reader waiting
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

@@ -30,7 +30,7 @@ from facedata.files import opened_regular
 from facedata.images import IMAGE_EXTENSIONS
 from facedata.text import natural_sort, shared_prefix
 
-__all__ = ["first_lines_fit", "read_list"]
+__all__ = ["first_rows", "read_list"]
 
 # columns, in lower case and without what is not a letter; the first of them that is there is taken
 _PATHS: tuple[str, ...] = ("path", "imagepath", "imgpath", "filepath", "relativepath", "filename", "imagename")
@@ -132,13 +132,15 @@ def _word(value: object) -> str | None:
     return None if value is None else str(value).strip() or None
 
 
-def first_lines_fit(path: str) -> bool:
-    """Whether the file looks like a list of images."""
+def first_rows(path: str) -> list[tuple[str, str | None]]:
+    """Path and label in the first lines of a file; empty if it does not look like a list of images."""
     try:
         lines = _first_lines(path)
-        return bool(lines) and _recognise(lines, path) is not None
-    except FormatError:
-        return False
+        dialect = _recognise(lines, path) if lines else None
+    except InputError:
+        return []
+    rows = [] if dialect is None else [_fitting(dialect, line, paths=False) for line in lines[dialect.first :]]
+    return [row[:2] for row in rows if row is not None]
 
 
 def read_list(

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import LabelLines
-from facedata.converters.image_files import ImageFileSource
+from facedata.converters.image_files import LIST_ENDINGS, ImageFileSource
 from facedata.dataset import Format
 from facedata.errors import FormatError, InputError, InputNotFoundError, OptionError, input_error
 from facedata.files import file_identity
@@ -38,7 +38,6 @@ _BLOCK = 1 << 22
 _SAMPLED = 16
 _FOLDERS_ABOVE, _FOLDERS_TO_TRY = 3, 256
 _LEAVES_ROOT = re.compile(rb"^(?:/|(?:[^\n]*/)?\.\.(?:/| \d))", re.MULTILINE)
-_ENDINGS = (".txt", ".lst", ".list", ".csv", ".tsv", ".jsonl")
 STDIN = "-"
 """The path of a list that is read from stdin."""
 
@@ -201,12 +200,12 @@ def _refuse_paths_outside(path: str) -> None:
 
 def recognises(path: str) -> bool:
     """Whether `path` is a text file whose first lines name images, or stdin."""
-    from facedata.converters.list_files import first_lines_fit
+    from facedata.converters.list_files import first_rows
 
     if path == STDIN:
         return True
     with suppress(OSError, InputError):
-        return path.lower().endswith(_ENDINGS) and os.path.isfile(path) and first_lines_fit(path)
+        return path.lower().endswith(LIST_ENDINGS) and os.path.isfile(path) and bool(first_rows(path))
     return False
 
 

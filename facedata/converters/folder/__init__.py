@@ -11,10 +11,22 @@ if TYPE_CHECKING:
     from facedata.converters.folder.sink import FolderSink
     from facedata.converters.folder.source import FolderSource
 
-__all__ = ["FORMAT", "GLINT360K", "IMAGEFOLDER", "LAYOUTS", "SOURCE", "create_sink", "open_source", "recognises"]
+__all__ = [
+    "FORMAT",
+    "GLINT360K",
+    "IMAGEFOLDER",
+    "LAYOUTS",
+    "NO_CLASS",
+    "SOURCE",
+    "create_sink",
+    "open_source",
+    "recognises",
+]
 
 GLINT360K, IMAGEFOLDER, SOURCE = "glint360k", "imagefolder", "source"
 LAYOUTS = (GLINT360K, IMAGEFOLDER, SOURCE)
+NO_CLASS = "unlabelled"
+"""The folder of the images without a label, if others have one."""
 
 
 def open_source(path: str, *, labels: str | None = None) -> FolderSource:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.converters.class_names import CLASSES, write_class_names
-from facedata.converters.folder import GLINT360K, IMAGEFOLDER, SOURCE
+from facedata.converters.folder import GLINT360K, IMAGEFOLDER, NO_CLASS, SOURCE
 from facedata.dataset import Sample, Sink, Source
 from facedata.errors import OptionError, RefusedSampleError, output_error
 from facedata.files import atomic_writer, write_fully
@@ -33,7 +33,6 @@ _FOLDER_NAMES = {GLINT360K: re.compile(r"id_\d+"), IMAGEFOLDER: re.compile(r"\d{
 _LONGEST_NAME = 255  # bytes, on all usual file systems
 _BYTES_PER_LETTER = 4  # at most
 _WRITTEN_EXTENSIONS = IMAGE_EXTENSIONS | {"bin"}
-_UNLABELLED = "unlabelled"
 _FRAGMENTS = ".facedata-list"
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -53,9 +52,10 @@ class FolderSink(Sink):
         ``"glint360k"`` names the identity folders ``id_<label>``, as the unpacking script of Glint360K does;
         ``"imagefolder"`` pads the label with zeros, so that sorted folders are in the order of the labels;
         ``"source"`` keeps the paths that the images have in the source, which are their keys. None is the first, or
-        the last if the job prefers the names of the source.
+        the last if the job prefers the names of the source, or no image has a label but all have paths.
     list_file : str, optional
-        Also write ``relative/path label`` lines to this file, in the order of the samples.
+        Also write ``relative/path label`` lines to this file, in the order of the samples; ``relative/path`` if none
+        has a label.
     keep_undecodable : bool
         Write what does not begin like an image as ``.bin`` instead of refusing it.
     class_names : mapping, optional
@@ -108,11 +108,12 @@ class FolderSink(Sink):
         ------
         OptionError
         """
-        if self.layout != SOURCE:
-            layout = self.layout or GLINT360K
+        names_matter = not source.labelled and source.keys_are_paths
+        layout = self.layout or (SOURCE if names_matter else GLINT360K)
+        if layout != SOURCE:
             return replace(self, layout=layout, class_names=source.class_names(), labelled=source.labelled), None
         _check_paths(source, self.root)
-        if self.list_file is not None:
+        if self.list_file is not None and source.labelled:
             _check_list(source, self.list_file)
         folders = frozenset(key.partition("/")[0] for key in source.keys() if "/" in key)  # noqa: SIM118, not a mapping
         loose = (stem_of_key(key, _WRITTEN_EXTENSIONS) for key in source.keys() if "/" not in key)  # noqa: SIM118
@@ -120,6 +121,7 @@ class FolderSink(Sink):
         needed = names is not None and not folders.issuperset(names.values())  # else the folders have these names
         return replace(
             self,
+            layout=layout,
             folders=folders,
             images=np.sort(_hashes(loose)),
             class_names=names if needed else None,
@@ -129,7 +131,7 @@ class FolderSink(Sink):
     def owns(self, name: str) -> bool:
         """Whether an entry of the root is named as this sink names what it writes, in any layout."""
         numbered = any(names.fullmatch(name) for names in _FOLDER_NAMES.values())
-        return name in (_FRAGMENTS, CLASSES, _UNLABELLED) or numbered or name in self.folders or self._is_image(name)
+        return name in (_FRAGMENTS, CLASSES, NO_CLASS) or numbered or name in self.folders or self._is_image(name)
 
     def _is_image(self, name: str) -> bool:
         """Whether an entry of the root is named like an image of the source that lies in no folder."""
@@ -215,7 +217,7 @@ class _FolderWriter:
         if self._template is None:
             folder, name = path_of_key(sample.key, extension)
         elif sample.label < 0:
-            folder, name = _UNLABELLED, f"{index}_{face}.{extension}" if face else f"{index}.{extension}"
+            folder, name = NO_CLASS, f"{index}_{face}.{extension}" if face else f"{index}.{extension}"
         else:
             folder = self._template.format(sample.label)
             name = f"{sample.label}_{index}_{face}.{extension}" if face else f"{sample.label}_{index}.{extension}"
@@ -231,7 +233,7 @@ class _FolderWriter:
             raise output_error(error, os.path.join(self._sink.root, folder, name)) from error
         if self._list is not None:  # an OSError here becomes one about the whole shard
             path = f"{folder}/{name}" if folder else name
-            self._list.write((f"{path}\n" if sample.label < 0 else f"{path} {sample.label}\n").encode())
+            self._list.write((f"{path} {sample.label}\n" if self._sink.labelled else f"{path}\n").encode())
 
     def _enter_folder(self, folder: str) -> None:
         """Create the folder and open it, without following a link in the place of a folder on the way."""

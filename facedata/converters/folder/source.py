@@ -14,18 +14,19 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import LARGEST_LABEL, UNLABELLED
 from facedata.converters.class_names import CLASSES, read_class_names_in
-from facedata.converters.image_files import ImageFileSource
+from facedata.converters.folder import NO_CLASS
+from facedata.converters.image_files import LIST_ENDINGS, ImageFileSource
 from facedata.errors import EmptyDatasetError, FormatError, InputError, InputNotFoundError, input_error
 from facedata.files import opened_regular
 from facedata.images import IMAGE_EXTENSIONS, image_extension
-from facedata.text import counted, listed, natural_sort
+from facedata.text import counted, listed, natural_sort, shared_prefix
 
 __all__ = ["FolderSource", "accepts", "open_source", "recognises"]
 
@@ -33,9 +34,10 @@ _CHECKPOINT = 64
 _BLOCK = 1 << 16
 _NUMBERED = re.compile(r"(?:id_)?(\d+)", re.ASCII)
 _MOST_DIGITS = 18  # int() refuses some thousands
-_FOLDERS_TO_TRY, _DEPTH_TO_TRY = 256, 2
+_ENTRIES_TO_TRY, _FOLDERS_TO_TRY = 256, 1024
 _MOST_FOLDERS = 1 << 20  # of a class
 _KINDS_SHOWN = 6
+_LISTS_TO_TRY = 16
 _SIGNATURE = 64
 _OWN_FILES = frozenset({CLASSES, "failures.jsonl", "skipped.jsonl", "unused-landmarks.txt"})
 _SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"})
@@ -190,21 +192,21 @@ def open_source(path: str, *, labels: str | None = None) -> FolderSource:
     """
     if os.path.isfile(path):
         return _single_image(path)
-    listings = list(_list_run(path, [""], deep=False))
-    _, loose, skipped, folders = listings[0]
+    listings = _list_run(path, [""], deep=False)
+    _, loose, skipped, folders, lists = listings[0]
     folders = natural_sort(folders)
     differ_in_case = _different_in_case(folders, "")
     scan = _Scan()
     empty = []
     for folder in _list_folders(path, folders):
         found = len(scan.lengths)
-        for name, files, counts, _ in folder:
+        for name, files, counts, *_ in folder:
             skipped += counts
             differ_in_case += _different_in_case(files, f"{name}/")
             scan.add(name, files)
         if found == len(scan.lengths):
             empty.append(folder[0][0])
-    unlabelled = labels == "none" or (labels is None and not scan.folders and bool(loose))
+    unlabelled = labels == "none" or (labels is None and len(loose) > len(scan.lengths))
     if unlabelled:
         differ_in_case += _different_in_case(loose, "")
         scan.add("", loose)
@@ -227,20 +229,28 @@ def open_source(path: str, *, labels: str | None = None) -> FolderSource:
         )
     if not scan.folders:
         raise EmptyDatasetError(f"{path}: holds no image; expected images, or one folder of images for each class")
+    if labels is None:
+        _warn_of_lists(path, lists)
     classes = list(dict.fromkeys(folder.partition("/")[0] for folder in scan.folders))
-    if labels is None and not unlabelled and _SPLITS.issuperset(map(str.lower, classes)):
+    inner = {folder.split("/", 2)[1] for folder in scan.folders if "/" in folder}
+    holder = len(classes) == 1 and len(inner) > 1 and classes[0] not in scan.folders
+    if labels is None and not unlabelled and (holder or _SPLITS.issuperset(map(str.lower, classes))):
+        what = "looks like a folder of class folders" if holder else "are not classes, but parts of a dataset"
         raise FormatError(
-            f"{path}: {listed(classes, 9)} are not classes, but parts of a dataset; name the parts that you want "
+            f"{path}: {listed(classes, 9)} {what}; name {'it' if holder else 'the parts that you want'} "
             f"({' '.join(os.path.join(path, name) for name in classes[:3])}), or take each as a class with --labels "
             "folders"
         )
-    numbers = np.full(len(classes), UNLABELLED) if unlabelled else _labels_of(classes, path)
-    source = scan.source(path, dict(zip(classes, numbers.tolist(), strict=True)))
-    if unlabelled:
-        _log.info("%s: %s, no class folders: unlabelled", path, counted(len(source), "image"))
-    elif len(scan.folders) > len(classes):
-        images, class_folders = counted(len(source), "image"), counted(len(classes), "class folder")
-        _log.info("%s: %s in %s and the folders in them", path, images, class_folders)
+    named = [] if unlabelled else [name for name in classes if name != NO_CLASS]
+    numbers = dict(zip(named, _labels_of(named, path).tolist(), strict=True))
+    source = scan.source(path, {name: numbers.get(name, UNLABELLED) for name in classes})
+    count = counted(len(source), "image")
+    if source.labelled:
+        deeper = " and the folders in them" if len(scan.folders) > len(classes) else ""
+        _log.info("%s: %s in %s%s", path, count, counted(len(classes), "class folder"), deeper)
+    elif labels is None:
+        few = "no class folders" if not folders else "few of them in class folders (--labels folders for these alone)"
+        _log.info("%s: %s, %s: unlabelled", path, count, few)
     return source
 
 
@@ -296,28 +306,53 @@ def _warn_of_skipped(root: str, skipped: Counter[str]) -> None:
         _log.warning("%s: skipped %s: %s%s", root, count, kinds, others)
 
 
+def _warn_of_lists(root: str, names: Sequence[str]) -> None:
+    """Name the lists in a folder that give labels which its class folders do not."""
+    from facedata.converters.list_files import first_rows
+
+    found = []
+    for path in (os.path.join(root, name) for name in natural_sort(names)):
+        labels: dict[str, str] = {}
+        rows = [(key, label) for key, label in first_rows(path) if label is not None]
+        differ = any(labels.setdefault(key.rpartition("/")[0], label) != label for key, label in rows)
+        if differ and os.path.lexists(os.path.join(root, rows[0][0])):
+            found.append(path)
+    if found:
+        _log.warning("%s: %s may have its labels; to take them, name list:%s", root, listed(found), found[0])
+
+
 def recognises(path: str) -> bool:
-    """Whether `path` is a folder with a folder that holds an image."""
-    return os.path.isdir(path) and _holds_images(path, _DEPTH_TO_TRY, loose=False)
+    """Whether `path` is a folder with folders that hold an image, a few levels deep."""
+    folders, tried = _images_and_folders(path)[1], 0
+    while folders and tried < _FOLDERS_TO_TRY:
+        inner = []
+        for folder in folders[: _FOLDERS_TO_TRY - tried]:
+            image, found = _images_and_folders(folder)
+            if image:
+                return True
+            inner += found
+            tried += 1
+        folders = inner
+    return False
 
 
 def accepts(path: str) -> bool:
     """Whether `path` is an image, or a folder of images without class folders."""
-    return _holds_images(path, 0, loose=True) if os.path.isdir(path) else _is_image(path)
+    return _images_and_folders(path)[0] if os.path.isdir(path) else _is_image(path)
 
 
-def _holds_images(root: str, depth: int, *, loose: bool) -> bool:
-    """Whether one of the first entries of a folder, or of its folders, is an image."""
-    folders = []
+def _images_and_folders(root: str) -> tuple[bool, list[str]]:
+    """Whether one of the first entries of a folder is an image, and the folders among them."""
+    image, folders = False, []
     with suppress(OSError), os.scandir(root) as entries:
-        for entry in islice(entries, _FOLDERS_TO_TRY):
+        for entry in islice(entries, _ENTRIES_TO_TRY):
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
                 folders.append(entry.path)
-            elif loose and (_has_image_name(entry.name) or _is_image(entry.path)):
-                return True
-    return depth > 0 and any(_holds_images(folder, depth - 1, loose=True) for folder in folders)
+            else:
+                image = image or _has_image_name(entry.name) or _is_image(entry.path)
+    return image, folders
 
 
 def _has_image_name(name: str) -> bool:
@@ -331,8 +366,14 @@ def _is_image(path: str) -> bool:
     return False
 
 
-_Listed = tuple[str, list[str], Counter[str], list[str]]
-"""A folder, the names of its images in natural order, what else is in it by kind, and its folders."""
+class _Listed(NamedTuple):
+    """A folder, its images in natural order, what else is in it by kind, its folders, and what may be lists."""
+
+    folder: str
+    images: list[str]
+    skipped: Counter[str]
+    folders: list[str]
+    lists: list[str]
 
 
 def _list_folders(root: str, folders: Sequence[str]) -> Iterator[list[_Listed]]:
@@ -367,39 +408,57 @@ def _list_run(root: str, folders: Sequence[str], *, deep: bool = True) -> list[_
                 f"{os.path.join(root, folders[0])}: holds more than {_MOST_FOLDERS:,} folders; is it a loop?"
             )
         if deep:
-            waiting += [f"{listing[0]}/{name}" for name in reversed(natural_sort(listing[3]))]
+            waiting += [f"{listing.folder}/{name}" for name in reversed(natural_sort(listing.folders))]
     return listings
 
 
 def _list_folder(root: str, folder: str) -> _Listed:
-    names, folders, skipped = [], [], Counter[str]()
+    listing = _Listed(folder, [], Counter(), [], [])
+    _, names, skipped, folders, lists = listing
     path = os.path.join(root, folder) if folder else root
     try:
         with os.scandir(path) as entries:
             for entry in entries:
                 name = entry.name
-                if name.startswith("."):
+                if name.endswith(_COMMON) and name[0] != "." and not entry.is_dir():
+                    names.append(name)  # a named pipe or a broken link too: it fails by name when it is read
+                elif name[0] == ".":
                     skipped[""] += not name.startswith(".facedata-")
                 elif entry.is_dir():
+                    if entry.is_symlink():
+                        _refuse_loop(root, folder, entry.path)
                     folders.append(name)
-                elif name.endswith(_COMMON) or _has_image_name(name):
-                    names.append(name)  # a named pipe or a broken link too: it fails by name when it is read
-                elif _is_image(entry.path):
+                elif _has_image_name(name) or _is_image(entry.path):
                     names.append(name)
                 elif entry.is_symlink() and not os.path.exists(entry.path):
                     raise InputNotFoundError(
                         f"{entry.path}: is a link to {os.readlink(entry.path)}, which does not exist"
                     )
                 elif folder or name not in _OWN_FILES:
-                    skipped[os.path.splitext(name)[1].lower() or "without an extension"] += 1
+                    extension = os.path.splitext(name)[1].lower()
+                    skipped[extension or "without an extension"] += 1
+                    if extension in LIST_ENDINGS and len(lists) < _LISTS_TO_TRY:
+                        lists.append(name)
     except OSError as error:
         raise error if isinstance(error, InputError) else input_error(error, path) from error
-    return folder, natural_sort(names), skipped, folders
+    return listing._replace(images=natural_sort(names))
+
+
+def _refuse_loop(root: str, folder: str, link: str) -> None:
+    """Raise if a link leads to a folder that it lies in."""
+    target, parts = os.path.realpath(link), folder.split("/")
+    above = (os.path.join(root, *parts[:count]) for count in range(len(parts) + 1))
+    if target in map(os.path.realpath, above):
+        raise FormatError(f"{link}: is a link to {target}, in which it lies itself: a loop; remove the link")
 
 
 def _different_in_case(names: Sequence[str], before: str) -> list[str]:
     """The pairs of names that differ only in case; `before` is shown before the first."""
-    if len(set(map(str.lower, names))) == len(names):
+    if len(names) < 2:
+        return []
+    prefix = names[0][: shared_prefix(min(names), max(names))]
+    text = "/".join(names).replace(prefix, "")
+    if text == text.lower() or len(set(map(str.lower, names))) == len(names):  # the first is much faster
         return []
     seen: dict[str, str] = {}
     firsts = ((seen.setdefault(name.lower(), name), name) for name in names)

@@ -96,6 +96,83 @@ def test_what_is_no_image_is_passed_over_and_counted(tmp_path: Path, caplog: pyt
     assert "no image in the class folders 'b'; they get no label" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("paths", "expected", "said"),
+    [
+        (["2.jpg", "10.jpg", "x.PNG"], {"2.jpg": -1, "10.jpg": -1, "x.PNG": -1}, "3 images, no class folders: unlab"),
+        (["1.jpg", "2.jpg", "raw/3.jpg"], {"raw/3.jpg": -1, "1.jpg": -1, "2.jpg": -1}, "few of them in class folders"),
+        (["a/1.jpg", "b/2.jpg"], {"a/1.jpg": 0, "b/2.jpg": 1}, "2 images in 2 class folders"),
+        (["Al/0/1.jpg", "Al/0/2.jpg", "Al/t.jpg"], {"Al/t.jpg": 0, "Al/0/1.jpg": 0, "Al/0/2.jpg": 0}, "the folders in"),
+        (["id_4/1.jpg", "unlabelled/2.jpg"], {"id_4/1.jpg": 4, "unlabelled/2.jpg": -1}, "2 images in 2 class folders"),
+    ],
+    ids=["flat", "most of it flat", "classes", "YouTube Faces", "some without label"],
+)
+def test_the_content_decides_about_labels_and_it_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, paths: list[str], expected: dict[str, int], said: str
+) -> None:
+    make(tmp_path, *paths)
+    with caplog.at_level(logging.INFO, logger="facedata"):
+        source = open_dataset(str(tmp_path))
+    assert dict(listed(source)) == expected
+    assert source.labelled is any(label >= 0 for label in expected.values())
+    assert said in caplog.text
+    unlabelled = open_dataset(f"folder:{tmp_path}", labels="none")
+    assert dict(listed(unlabelled)) == dict.fromkeys(paths, -1)
+    assert not unlabelled.labelled
+
+
+def test_one_image_is_a_dataset(tmp_path: Path) -> None:
+    make(tmp_path, "1.jpg", "2.jpg")
+    for spec in (f"{tmp_path}/1.jpg", f"folder:{tmp_path}/1.jpg"):
+        source = open_dataset(spec)
+        assert listed(source) == [("1.jpg", -1)]
+        assert source.places() == {f"{tmp_path}/1.jpg": False}
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (
+            ["train/a/1.jpg", "val/a/2.jpg"],
+            r"'train', 'val' are not classes, but parts of a dataset; .*t/train .*val",
+        ),
+        (["lfw/a/1.jpg", "lfw/b/2.jpg"], r"'lfw' looks like a folder of class folders; name it \(.*t/lfw\)"),
+    ],
+)
+def test_the_folder_above_the_classes_is_refused_with_theirs(tmp_path: Path, paths: list[str], message: str) -> None:
+    root = make(tmp_path / "t", *paths)
+    with pytest.raises(FormatError, match=message):
+        open_dataset(str(root))
+    assert len(open_dataset(f"folder:{root}", labels="folders")) == 2
+
+
+def test_links_that_lead_nowhere_or_round_are_refused_by_name(tmp_path: Path) -> None:
+    root = make(tmp_path / "t", "a/1.jpg", "b/2.jpg")
+    (root / "c").symlink_to("a")
+    assert [key for key, _ in listed(opened(root))] == ["a/1.jpg", "b/2.jpg", "c/1.jpg"]
+    (root / "b" / "y").symlink_to("../a")  # no loop before there is a/x
+    for link, target, message in (
+        ("gone", "nowhere", "t/gone: is a link to nowhere, which does not exist"),
+        ("a/up", "..", "t/a/up: is a link to .*/t, in which it lies itself"),
+        ("a/x", "../b", "t/a/x/y: is a link to .*/t/a, in which it lies itself"),
+    ):
+        (root / link).symlink_to(target)
+        with pytest.raises(InputError, match=message):
+            opened(root)
+        (root / link).unlink()
+
+
+def test_a_list_in_the_folder_that_has_its_labels_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make(tmp_path, "bicycle/1.jpg", "bicycle/2.jpg", "chair/3.jpg")
+    (tmp_path / "same.txt").write_text("bicycle/1.jpg 5\nbicycle/2.jpg 5\nchair/3.jpg 6\n")  # the class folders' own
+    (tmp_path / "points.csv").write_text("path,x1,y1\nbicycle/1.jpg,1,2\n")
+    opened(tmp_path)
+    assert "its labels" not in caplog.text
+    (tmp_path / "Ebay_train.txt").write_text("image_id class_id path\n1 1 bicycle/1.jpg\n2 2 bicycle/2.jpg\n")
+    opened(tmp_path)
+    assert f"'{tmp_path}/Ebay_train.txt' may have its labels; to take them, name list:{tmp_path}/Eb" in caplog.text
+
+
 def test_names_that_differ_in_case_are_kept_apart_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert len(opened(make(tmp_path, "a/x.jpg", "a/X.jpg", "B/1.jpg", "b/1.jpg"))) == 4
     assert "differ only in case: 'B, b', 'a/X.jpg, x.jpg'" in caplog.text
