@@ -14,25 +14,37 @@ from facedata import __version__
 from facedata.commands import INTERRUPTED
 from facedata.jobs.signals import interrupt
 
-COMMANDS = {
-    "align": "Cut out faces and align them to a template, from any dataset to any.",
-    "build-knn": "Find the nearest neighbours of each row of a feature set.",
-    "build-lmdb": "Build an LMDB and its key-label file, as FFC and LFS read them.",
-    "check-features": "Check feature sets: sizes, labels, values, neighbours, and their quality.",
-    "convert": "Convert a dataset from any format to any other.",
-    "download": "Fetch a dataset by its name: checked, unpacked, in its final layout.",
-    "datasets": "List the known datasets, or show all that is known of one.",
-    "extract": "Unpack .tar, .tar.gz and .zip archives, whole or in parts.",
-    "extract-features": "Embed the images of a dataset with an ONNX model: .bin, .meta and keys.",
-    "index-rec": "Write the missing train.idx of a record file.",
-    "make-sample": "Draw a small dataset of invented faces, for trying things out.",
-    "pack-features": "Write arrays of features as a set for clustering, or a set as an array.",
-    "pack-rec": "Pack images into a record set, as InsightFace, MXNet and DALI read it.",
-    "status": "Show what of a job is done, missing and failed.",
-    "unpack-rec": "Unpack MXNet record sets into folders of images.",
-    "verify-md5": "Check files against published checksums, or make a list of checksums.",
+SECTIONS = {
+    "Get a dataset": {
+        "datasets": "List the known datasets, or show all that is known of one.",
+        "download": "Fetch a dataset by its name: checked, unpacked, in its final layout.",
+        "verify-md5": "Check files against published checksums, or make a list of checksums.",
+        "extract": "Unpack .tar, .tar.gz and .zip archives, whole or in parts.",
+        "make-sample": "Draw a small dataset of invented faces, for trying things out.",
+    },
+    "Convert it": {
+        "convert": "Convert a dataset from any format to any other.",
+        "unpack-rec": "Unpack MXNet record sets into folders of images.",
+        "pack-rec": "Pack images into a record set, as InsightFace, MXNet and DALI read it.",
+        "build-lmdb": "Build an LMDB and its key-label file, as FFC and LFS read them.",
+        "index-rec": "Write the missing train.idx of a record file.",
+    },
+    "Align faces": {
+        "align": "Cut out faces and align them to a template, from any dataset to any.",
+    },
+    "Compute features": {
+        "extract-features": "Embed the images of a dataset with an ONNX model: .bin, .meta and keys.",
+        "pack-features": "Write arrays of features as a set for clustering, or a set as an array.",
+        "build-knn": "Find the nearest neighbours of each row of a feature set.",
+        "check-features": "Check feature sets: sizes, labels, values, neighbours, and their quality.",
+    },
+    "Follow jobs": {
+        "status": "Show what of a job is done, missing and failed.",
+    },
 }
-"""The name of each command and its short help; the module is ``facedata.commands.<name>``, with _ for -."""
+"""The commands by what people do, with their short help; the module is ``facedata.commands.<name>``, with _ for -."""
+
+COMMANDS = {name: text for section in SECTIONS.values() for name, text in section.items()}
 
 
 class _LazyGroup(click.Group):
@@ -46,12 +58,24 @@ class _LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        typed = arguments[0]
+        if typed not in COMMANDS and not typed.startswith("-"):
+            from difflib import get_close_matches
+
+            close = get_close_matches(typed.replace("_", "-"), COMMANDS) or [name for name in COMMANDS if typed in name]
+            context.fail(f"No such command '{typed}'." + (f" Did you mean {' or '.join(close[:3])}?" if close else ""))
+        return super().resolve_command(context, arguments)
+
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        from facedata.commands.help_page import write_sections
+
+        write_sections(formatter, {title: list(commands.items()) for title, commands in SECTIONS.items()})
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="facedata")
 def facedata() -> None:
     """Face-recognition datasets, from a link in a README to what training code opens.
@@ -74,7 +98,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="surrogateescape")  # show a file name that is not UTF-8 unchanged
     try:
-        status = facedata(prog_name="facedata", standalone_mode=False)
+        colour = False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None  # None: on terminals
+        status = facedata(prog_name="facedata", standalone_mode=False, color=colour)
     except (click.exceptions.Abort, KeyboardInterrupt):
         from facedata.commands.options import report_error
 

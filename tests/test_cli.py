@@ -5,7 +5,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 from support import Ran, RecordSetMaker
+
+from facedata import cli
+from facedata.commands.help_page import SECTIONS
 
 HEAVY = {"numpy", "cv2", "mxnet", "tqdm", "multiprocessing"}
 
@@ -45,3 +49,17 @@ def test_the_version_and_wrong_usage(facedata: Callable[..., Ran], inline_faceda
     ran = inline_facedata("status", ".")
     assert ran.status == 1
     assert "is not the output of a facedata job" in ran.stderr
+
+
+def test_every_option_in_a_section_of_the_help_exists() -> None:
+    context = click.Context(cli.facedata)
+    commands = [command for name in cli.COMMANDS if (command := cli.facedata.get_command(context, name)) is not None]
+    known = {name for command in commands for option in command.params for name in option.opts}
+    assert not {f"--{name}" for names in SECTIONS.values() for name in names.split()} - known
+
+
+def test_the_list_of_datasets_fits_the_terminal(facedata: Callable[..., Ran]) -> None:
+    for columns in (80, 120):
+        ran = facedata("datasets", COLUMNS=str(columns))
+        assert max(map(len, ran.stdout.splitlines())) <= columns
+        assert "\x1b" not in facedata("--help", COLUMNS=str(columns)).stdout

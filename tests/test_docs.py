@@ -59,6 +59,8 @@ def test_a_command_has_help_and_the_same_short_line_everywhere(name: str) -> Non
     assert command.help
     assert command.short_help == COMMANDS[name]
     assert not [one.name for one in command.params if isinstance(one, click.Option) and not one.help]
+    page = click.unstyle(command.get_help(click.Context(command, info_name=f"facedata {name}", terminal_width=80)))
+    assert not [line for line in page.splitlines() if len(line) > 80]
     assert f"\n## {name}\n\n{COMMANDS[name]}\n" in (DOCS / "reference" / "commands.md").read_text(encoding="utf-8")
     assert f"\n| `{name}` | {COMMANDS[name]} |\n" in (ROOT / "README.md").read_text(encoding="utf-8")
     _, _, section = command.help.partition("Example")  # at the end of the help text

@@ -108,7 +108,9 @@ PIXELS = options.together(
 """Options that decide the pixels and the bytes of the crops."""
 
 
-@click.command("align", short_help="Cut out faces and align them to a template, from any dataset to any.")
+@click.command(
+    "align", cls=options.Command, short_help="Cut out faces and align them to a template, from any dataset to any."
+)
 @click.argument("source")
 @options.output("What to write: a folder, or any other format by name.", metavar="FOLDER|FORMAT:PATH")
 @FACES
@@ -142,10 +144,10 @@ def command(source: str, output: str, **given: Any) -> int:
 
     \b
     Examples:
-      facedata align raw/ --landmarks lfw_face_info.txt --output lfw-112/
-      facedata align raw/ --detector scrfd --output aligned/ --workers 8
-      facedata align rec:raw --detector mtcnn --output webdataset:aligned/%06d.tar
-      facedata align raw/ --landmarks points.csv --output big/ --size 224 --preview preview.jpg
+      facedata align raw/ --landmarks lfw_face_info.txt -o lfw-112/
+      facedata align raw/ --detector scrfd -o aligned/ --workers 8
+      facedata align rec:raw --detector mtcnn -o webdataset:aligned/%06d.tar
+      facedata align raw/ --landmarks lfw.txt -o big/ --size 224 --preview a.jpg
     """
     from facedata.align.codec import Encoding
     from facedata.align.job import AlignOptions, plan_alignment, run_alignment

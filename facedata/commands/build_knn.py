@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from facedata.jobs.job import JobSummary
 
 
-@click.command("build-knn", short_help="Find the nearest neighbours of each row of a feature set.")
+@click.command("build-knn", cls=options.Command, short_help="Find the nearest neighbours of each row of a feature set.")
 @click.argument("root", type=click.Path(file_okay=False))
 @click.option("--name", required=True, help="The set: ROOT/features/NAME.bin.")
 @click.option("--k", type=int, default=80, show_default=True, help="Neighbours of each row, itself included.")

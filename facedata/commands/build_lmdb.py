@@ -10,7 +10,9 @@ from facedata.commands import options
 from facedata.commands.convert import JOB, SELECTION, convert_and_report
 
 
-@click.command("build-lmdb", short_help="Build an LMDB and its key-label file, as FFC and LFS read them.")
+@click.command(
+    "build-lmdb", cls=options.Command, short_help="Build an LMDB and its key-label file, as FFC and LFS read them."
+)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @options.output("The database to write, as msceleb.lmdb.")
 @options.KV
@@ -32,8 +34,8 @@ def command(sources: tuple[str, ...], output: str, **given: Any) -> int:
 
     \b
     Examples:
-      facedata build-lmdb out/ --output msceleb.lmdb
-      facedata build-lmdb rec:glint360k --output glint.lmdb --kv glint_kv.txt
-      facedata build-lmdb rec:ms1m rec:glint360k --output both.lmdb --build-dir /scratch --workers 16
+      facedata build-lmdb out/ -o msceleb.lmdb
+      facedata build-lmdb rec:glint360k -o glint.lmdb --kv glint_kv.txt
+      facedata build-lmdb rec:ms1m rec:glint -o both.lmdb --build-dir /fast -j 16
     """
     return convert_and_report("build-lmdb", sources, f"lmdb:{output}", **given)

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger("facedata")
 
 
-@click.command("check-features", short_help="Check feature sets: sizes, labels, values, neighbours, and their quality.")
+@click.command(
+    "check-features",
+    cls=options.Command,
+    short_help="Check feature sets: sizes, labels, values, neighbours, and their quality.",
+)
 @click.argument("path", type=click.Path())
 @click.option("--name", help="The set: features/NAME.bin, labels/NAME.meta, knns/NAME/.  [default: all in the folder]")
 @options.DIM
@@ -67,7 +71,7 @@ def command(
     \b
     Examples:
       facedata check-features data/ --name part1_test
-      facedata check-features data/ --name part1_test --dim 256 --k 80 --plot part1.png
+      facedata check-features data/ --name part1_test --k 80 --plot part1.png
       facedata check-features features.bin --dim 512
     """
     from facedata.features.checks import CheckOptions, check_feature_set, check_matrix, set_names

@@ -222,7 +222,7 @@ def _show_sets(sets: Sequence[Mapping[str, Any]]) -> None:
         click.echo(f"  {facts['set']}: {kind}, {counted(facts['images'], 'image')}, {labels}")
 
 
-@click.command("convert", short_help="Convert a dataset from any format to any other.")
+@click.command("convert", cls=options.Command, short_help="Convert a dataset from any format to any other.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE... [FORMAT:TARGET]")
 @options.output(
     "What to write, instead of the last argument: a folder, or any format by name.",
@@ -249,7 +249,7 @@ def command(sources: tuple[str, ...], output: str | None, **given: Any) -> int:
 
     \b
     Examples:
-      facedata convert rec:glint360k webdataset:shards/glint-%06d.tar --shard-size 1GB
+      facedata convert rec:glint360k webdataset:tars/%06d.tar --shard-size 1GB
       facedata convert out/ -o parquet:hf/ -j 8
       facedata convert lmdb:a.lmdb rec:b rec:merged/ --min-images 5 --relabel
     """

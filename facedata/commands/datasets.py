@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,9 +17,10 @@ if TYPE_CHECKING:
 
 _HEADINGS = ("name", "what", "people", "images", "size", "status", "how")
 _RIGHT = (2, 3, 4)
+_LEFT_OUT_FIRST = (2, 1, 4, 5, 3)  # columns for which a terminal may be too narrow
 
 
-@click.command("datasets", short_help="List the known datasets, or show all that is known of one.")
+@click.command("datasets", cls=options.Command, short_help="List the known datasets, or show all that is known of one.")
 @click.argument("name", required=False)
 @options.CATALOGUE
 @options.ROOT
@@ -44,13 +48,21 @@ def command(name: str | None, catalogue: tuple[str, ...], root: str, as_json: bo
         for entry in known:
             numbers = (_number(entry.people), _number(entry.images), _size(entry, "~"))
             rows.append((entry.name, entry.what, *numbers, ", ".join(entry.status), entry.access))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        widths = {number: max(map(len, column)) for number, column in enumerate(zip(*rows, strict=True))}
+        room = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else sys.maxsize
+        left_out = []
+        for number in _LEFT_OUT_FIRST:
+            if sum(widths.values()) + 2 * len(widths) - 2 > room:
+                left_out.append(_HEADINGS[number])
+                del widths[number]
         for row in rows:
             cells = [
-                cell.rjust(width) if number in _RIGHT else cell.ljust(width)
-                for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+                row[number].rjust(width) if number in _RIGHT else row[number].ljust(width)
+                for number, width in widths.items()
             ]
             click.echo("  ".join(cells).rstrip())
+        if left_out:
+            click.echo(f"not shown in this width: {', '.join(left_out)}; facedata datasets NAME shows all", err=True)
     return 0
 
 

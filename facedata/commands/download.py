@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("facedata")
 
 
-@click.command("download", short_help="Fetch a dataset by its name: checked, unpacked, in its final layout.")
+@click.command(
+    "download", cls=options.Command, short_help="Fetch a dataset by its name: checked, unpacked, in its final layout."
+)
 @click.argument("name")
 @options.ROOT
 @click.option(

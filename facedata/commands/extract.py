@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from facedata.download.archives import Archive, Extraction
 
 
-@click.command("extract", short_help="Unpack .tar, .tar.gz and .zip archives, whole or in parts.")
+@click.command("extract", cls=options.Command, short_help="Unpack .tar, .tar.gz and .zip archives, whole or in parts.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options.output("The folder to unpack into.", type=click.Path(file_okay=False, path_type=Path))
 @options.OVERWRITE

@@ -94,7 +94,11 @@ PIXELS = options.together(
 """Options of how images become rows."""
 
 
-@click.command("extract-features", short_help="Embed the images of a dataset with an ONNX model: .bin, .meta and keys.")
+@click.command(
+    "extract-features",
+    cls=options.Command,
+    short_help="Embed the images of a dataset with an ONNX model: .bin, .meta and keys.",
+)
 @click.argument("source")
 @options.output("The folder that holds features/ and labels/.", type=click.Path(file_okay=False))
 @click.option("--name", required=True, help="Name of the set: features/NAME.bin, labels/NAME.meta.")
@@ -131,9 +135,9 @@ def command(source: str, output: str, **given: Any) -> int:
 
     \b
     Examples:
-      facedata extract-features rec:ms1m --model w600k_r50.onnx --output data/ --name part1_test
-      facedata extract-features aligned/ --model net.onnx --output data/ --name mine --flip --normalize
-      facedata extract-features faces.lmdb --model w600k_r50.onnx --output data/ --name mine --on-error skip
+      facedata extract-features rec:ms1m --model r50.onnx -o data/ --name part1
+      facedata extract-features aligned/ --model net.onnx -o data/ --name a --flip
+      facedata extract-features x.lmdb --model a.onnx -o data/ --name x --on-error skip
     """
     from facedata.converters.convert import LabelOptions
     from facedata.features.extraction.job import ExtractionOptions, check_extraction, plan_extraction, run_extraction

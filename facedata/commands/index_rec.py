@@ -11,7 +11,7 @@ from facedata.commands.progress import show_bytes
 from facedata.text import counted
 
 
-@click.command("index-rec", short_help="Write the missing train.idx of a record file.")
+@click.command("index-rec", cls=options.Command, short_help="Write the missing train.idx of a record file.")
 @click.argument("path", type=click.Path())
 @options.SALVAGE
 @options.OVERWRITE

@@ -9,7 +9,9 @@ from facedata.commands.progress import human_bytes, show_progress
 from facedata.text import counted
 
 
-@click.command("make-sample", short_help="Draw a small dataset of invented faces, for trying things out.")
+@click.command(
+    "make-sample", cls=options.Command, short_help="Draw a small dataset of invented faces, for trying things out."
+)
 @click.argument("folder", type=click.Path(file_okay=False), required=False)
 @options.output("The folder to write, instead of FOLDER.", required=False, type=click.Path(file_okay=False))
 @click.option("--identities", type=click.IntRange(1, 1_000_000), default=36, show_default=True, help="How many people.")

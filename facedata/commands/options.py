@@ -52,6 +52,7 @@ __all__ = [
     "SINGLE_FILE",
     "STYLE",
     "WORKERS",
+    "Command",
     "SizeType",
     "command_line",
     "json_error",
@@ -66,6 +67,16 @@ __all__ = [
 
 _VERBOSE = "facedata.verbose"
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+class Command(click.Command):
+    """A command whose help shows its options in sections."""
+
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the sections."""
+        from facedata.commands.help_page import write_options
+
+        write_options(context, formatter)
 
 
 class _PartType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
@@ -163,46 +174,46 @@ KEEP_UNDECODABLE = click.option(
 REBUILD_INDEX = click.option(
     "--rebuild-index",
     is_flag=True,
-    help="Record sets: ignore train.idx and find the records by reading the file.",
+    help="Ignore train.idx and find the records by reading the file.",
 )
 LAYOUT = click.option(
     "--layout",
     type=click.Choice(["glint360k", "imagefolder", "source"]),
-    help="Folder: id_<label>/, as the script of Glint360K names them; labels padded with zeros, for torchvision's "
+    help="id_<label>/, as the script of Glint360K names them; labels padded with zeros, for torchvision's "
     "ImageFolder; or the paths of the images in the source.  [default: glint360k]",
 )
 DATUM = click.option(
     "--datum",
     type=click.Choice(["caffe", "minimal", "raw"]),
-    help="LMDB: the layout of the values. caffe is read by the loaders of FFC and LFS; minimal has only the image, in "
+    help="The layout of the values. caffe is read by the loaders of FFC and LFS; minimal has only the image, in "
     "field 1; raw is the image itself.  [default: caffe]",
 )
 KEYS = click.option(
     "--keys",
     type=click.Choice(["generated", "path", "source"]),
-    help="LMDB: <name>_<label>_<n>, the relative path of the image, or its key in the source.  [default: generated]",
+    help="<name>_<label>_<n>, the relative path of the image, or its key in the source.  [default: generated]",
 )
 KV = click.option(
-    "--kv", type=click.Path(dir_okay=False), help="LMDB: the key-label file to write.  [default: <output>_kv.txt]"
+    "--kv", type=click.Path(dir_okay=False), help="The key-label file to write.  [default: <output>_kv.txt]"
 )
 LANDMARK_COLUMN = click.option(
     "--landmark-column",
     is_flag=True,
     help="Parquet: add a column for landmarks even if the first samples have none.",
 )
-SINGLE_FILE = click.option("--single-file", is_flag=True, help="LMDB: write one file, not a folder with data.mdb.")
+SINGLE_FILE = click.option("--single-file", is_flag=True, help="Write one file, not a folder with data.mdb.")
 BUILD_DIR = click.option(
     "--build-dir",
     type=click.Path(file_okay=False),
-    help="LMDB: build the database in this folder on a local disk, then move it; network file systems can corrupt it.",
+    help="Build the database in this folder on a local disk, then move it; network file systems can corrupt it.",
 )
 STYLE = click.option(
     "--style",
     type=click.Choice(["insightface", "plain"]),
-    help="Record sets: with meta and identity records, grouped by label; or only images, as im2rec writes and NVIDIA "
+    help="With meta and identity records, grouped by label; or only images, as im2rec writes and NVIDIA "
     "DALI reads them.  [default: insightface]",
 )
-LIST = click.option("--list", "list_file", is_flag=True, help="Record sets: also write train.lst, as im2rec does.")
+LIST = click.option("--list", "list_file", is_flag=True, help="Also write train.lst, as im2rec does.")
 SHUFFLE = click.option("--shuffle", is_flag=True, help="Write the samples in a random order, set by --seed.")
 SEED = click.option(
     "--seed", type=click.IntRange(0, (1 << 32) - 1), default=0, show_default=True, help="Seed of --shuffle."
@@ -255,7 +266,7 @@ QUIET = together(
 SALVAGE = click.option(
     "--salvage",
     is_flag=True,
-    help="Record sets: read through a damaged file and use what can be read; the rest is listed as failed.",
+    help="Read through a damaged file and use what can be read; the rest is listed as failed.",
 )
 
 

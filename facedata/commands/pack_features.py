@@ -16,7 +16,11 @@ from facedata.text import counted
 _FILES = (".npy", ".bin")
 
 
-@click.command("pack-features", short_help="Write arrays of features as a set for clustering, or a set as an array.")
+@click.command(
+    "pack-features",
+    cls=options.Command,
+    short_help="Write arrays of features as a set for clustering, or a set as an array.",
+)
 @click.argument("features", type=click.Path())
 @options.output("The folder of the set; without --name, a .npy or .bin file.")
 @click.option("--name", help="The name of the set: writes OUTPUT/features/NAME.bin and OUTPUT/labels/NAME.meta.")
@@ -60,9 +64,9 @@ def command(
 
     \b
     Examples:
-      facedata pack-features feats.npy --labels labels.txt --output data/ --name my_set
-      facedata pack-features feats.npz --array embeddings --unlabeled --output data/ --name my_set
-      facedata pack-features data/features/my_set.bin --dim 256 --output my_set.npy
+      facedata pack-features x.npy --labels labels.txt -o data/ --name x
+      facedata pack-features x.npz --array rows --unlabeled -o data/ --name x
+      facedata pack-features data/features/x.bin --dim 256 -o x.npy
     """
     _refuse_contradictions(output, name, labels, given)
     from facedata.features.feature_set import FeatureSet

@@ -10,7 +10,9 @@ from facedata.commands import options
 from facedata.commands.convert import JOB, SELECTION, convert_and_report
 
 
-@click.command("pack-rec", short_help="Pack images into a record set, as InsightFace, MXNet and DALI read it.")
+@click.command(
+    "pack-rec", cls=options.Command, short_help="Pack images into a record set, as InsightFace, MXNet and DALI read it."
+)
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @options.output("The folder to write.", type=click.Path(file_okay=False))
 @options.STYLE
@@ -30,7 +32,7 @@ def command(sources: tuple[str, ...], output: str, **given: Any) -> int:
 
     \b
     Examples:
-      facedata pack-rec out/ --output set/ --style insightface
-      facedata pack-rec rec:ms1m --output ms1m-dali/ --style plain --shuffle --seed 0
+      facedata pack-rec out/ -o set/ --style insightface
+      facedata pack-rec rec:ms1m -o dali/ --style plain --shuffle --seed 0
     """
     return convert_and_report("pack-rec", sources, f"rec:{output}", **given)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from facedata.jobs.status import JobStatus
 
 
-@click.command("status", short_help="Show what of a job is done, missing and failed.")
+@click.command("status", cls=options.Command, short_help="Show what of a job is done, missing and failed.")
 @click.argument("output", type=click.Path())
 @options.JSON
 @options.runs_library

@@ -12,7 +12,7 @@ from facedata.commands.convert import JOB, convert_and_report
 from facedata.commands.progress import show_bytes
 
 
-@click.command("unpack-rec", short_help="Unpack MXNet record sets into folders of images.")
+@click.command("unpack-rec", cls=options.Command, short_help="Unpack MXNet record sets into folders of images.")
 @click.argument("sources", nargs=-1, metavar="SET...")
 @click.option(
     "--include",
@@ -64,7 +64,7 @@ def command(
     \b
     Examples:
       facedata unpack-rec glint360k -o out/
-      facedata unpack-rec --include ms1m,glint360k --output merged/ --workers 16 --json
+      facedata unpack-rec ms1m glint360k -o merged/ --workers 16 --json
       facedata unpack-rec big -o out/ --shard 3/64
     """
     from facedata.converters.folder.sink import FolderSink

@@ -27,7 +27,11 @@ _BAR_AFTER = 0.5
 _log = logging.getLogger(__name__)
 
 
-@click.command("verify-md5", short_help="Check files against published checksums, or make a list of checksums.")
+@click.command(
+    "verify-md5",
+    cls=options.Command,
+    short_help="Check files against published checksums, or make a list of checksums.",
+)
 @click.argument("name", required=False)
 @click.option(
     "--root",
