@@ -286,7 +286,8 @@ def command_line() -> str:
 
 def report_error(message: str, status: int) -> int:
     """Report an error on stderr, and as `json_error` does; return the exit status."""
-    click.echo(f"facedata: {message}", err=True)
+    shown = message.replace("error:", click.style("error:", fg="red", bold=True), 1 if message[:6] == "error:" else 0)
+    click.echo(f"facedata: {shown}", err=True)
     return json_error(message.removeprefix("error: "), status)
 
 
@@ -335,7 +336,9 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
         if sys.stderr.isatty():
-            return f"facedata: {level}{record.getMessage()}"
+            context = click.get_current_context(silent=True)
+            plain = not level or (context is not None and context.color is False)
+            return f"facedata: {level if plain else click.style(level, fg='yellow')}{record.getMessage()}"
         return f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')} facedata: {level}{record.getMessage()}"
 
 
