@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import click
-from support import Ran, RecordSetMaker
+from support import FACEDATA, Ran, RecordSetMaker
 
 from facedata import cli
 from facedata.commands.help_page import SECTIONS
@@ -59,8 +61,19 @@ def test_every_option_in_a_section_of_the_help_exists() -> None:
     assert not {f"--{name}" for names in SECTIONS.values() for name in names.split()} - known
 
 
-def test_the_list_of_datasets_fits_the_terminal(facedata: Callable[..., Ran]) -> None:
-    for columns in (80, 120):
-        ran = facedata("datasets", COLUMNS=str(columns))
-        assert max(map(len, ran.stdout.splitlines())) <= columns
-        assert "\x1b" not in facedata("--help", COLUMNS=str(columns)).stdout
+def test_a_terminal_gets_colours_and_lines_that_fit_and_no_one_else_does(facedata: Callable[..., Ran]) -> None:
+    screen, terminal = pty.openpty()
+    for command, environment, escapes in (
+        ("datasets", {}, False),
+        ("--help", {}, True),
+        ("-h", {"NO_COLOR": "1"}, False),
+    ):
+        line = [*FACEDATA, command]
+        changed = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "NO_COLOR": "", **environment}
+        subprocess.run(line, stdout=terminal, stderr=subprocess.DEVNULL, env=changed, check=True)
+        shown = os.read(screen, 1 << 16).decode()
+        assert ("\x1b" in shown) == escapes, command
+        assert max(map(len, click.unstyle(shown).splitlines())) <= 80
+    assert "\x1b" not in facedata("--help").stdout
+    os.close(screen)
+    os.close(terminal)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from typing import TYPE_CHECKING, Any
@@ -49,7 +48,7 @@ def command(name: str | None, catalogue: tuple[str, ...], root: str, as_json: bo
             numbers = (_number(entry.people), _number(entry.images), _size(entry, "~"))
             rows.append((entry.name, entry.what, *numbers, ", ".join(entry.status), entry.access))
         widths = {number: max(map(len, column)) for number, column in enumerate(zip(*rows, strict=True))}
-        room = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else sys.maxsize
+        room = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
         left_out = []
         for number in _LEFT_OUT_FIRST:
             if sum(widths.values()) + 2 * len(widths) - 2 > room:
