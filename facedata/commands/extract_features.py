@@ -137,7 +137,7 @@ def command(source: str, output: str, **given: Any) -> int:
     Examples:
       facedata extract-features rec:ms1m --model r50.onnx -o data/ --name part1
       facedata extract-features aligned/ --model net.onnx -o data/ --name a --flip
-      facedata extract-features a.lmdb --model a.onnx -o out/ --name b --on-error nan
+      facedata extract-features faces --model a.onnx -o x/ --name b --on-error nan
     """
     from facedata.converters.convert import LabelOptions
     from facedata.features.extraction.job import ExtractionOptions, check_extraction, plan_extraction, run_extraction
