@@ -57,6 +57,15 @@ def zip_bytes(*members: tuple[str | zipfile.ZipInfo, bytes], form: int = zipfile
     return file.getvalue()
 
 
+def zip_with_raw_names(*names: bytes) -> bytes:
+    """A zip as Windows writes it: its names have no mark of their encoding."""
+    placeholders = [chr(ord("A") + number) * len(name) for number, name in enumerate(names)]
+    data = zip_bytes(*((placeholder, b"") for placeholder in placeholders))
+    for placeholder, name in zip(placeholders, names, strict=True):
+        data = data.replace(placeholder.encode(), name)
+    return data
+
+
 def split(path: Path, parts: int, form: str = "{name}_{number:02d}") -> list[Path]:
     """Cut a file into parts; the file is removed."""
     data = path.read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from facedata.download.archives import Archive, Extraction
 
 
+def _check_encoding(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    try:
+        return None if value is None or b"".decode(value) else codecs.lookup(value).name
+    except LookupError:
+        raise click.BadParameter(f"'{value}' is not an encoding that Python knows, as gbk or shift_jis") from None
+
+
 @click.command("extract", cls=options.Command, short_help="Unpack .tar, .tar.gz and .zip archives, whole or in parts.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options.output("The folder to unpack into.", type=click.Path(file_okay=False, path_type=Path))
@@ -27,6 +35,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="How many times larger than its archive the content may be, from 1 GiB on.",
 )
+@click.option(
+    "--encoding",
+    metavar="NAME",
+    callback=_check_encoding,
+    help="Zips: the encoding of names that are not marked as UTF-8, as gbk, shift_jis or big5.  [default: guessed]",
+)
 @options.DRY_RUN
 @options.JSON
 @options.QUIET
@@ -36,6 +50,7 @@ def command(
     output: Path,
     overwrite: bool,
     max_ratio: float,
+    encoding: str | None,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -50,6 +65,7 @@ def command(
     \b
     Example:
       facedata extract data/glint360k_0* --output data/
+      facedata extract photos.zip --output photos/ --encoding gbk
     """
     from facedata.download.archives import extract_archive, extracted_before, group_archives
     from facedata.jobs.signals import stop_on_signals
@@ -57,7 +73,11 @@ def command(
     options.start_logging(quiet=quiet)
     archives = group_archives(files, expected=_catalogue_names())
     if dry_run:
-        _show_plan([(archive, extracted_before(archive, output)) for archive in archives], overwrite, as_json)
+        _show_plan(
+            [(archive, extracted_before(archive, output, encoding=encoding)) for archive in archives],
+            overwrite,
+            as_json,
+        )
         return 0
     done = []
     with stop_on_signals() as stop:
@@ -65,7 +85,13 @@ def command(
             with show_bytes(archive.name, quiet=quiet) as observer:
                 done.append(
                     extract_archive(
-                        archive, output, overwrite=overwrite, max_ratio=max_ratio, observer=observer, stop=stop
+                        archive,
+                        output,
+                        overwrite=overwrite,
+                        max_ratio=max_ratio,
+                        encoding=encoding,
+                        observer=observer,
+                        stop=stop,
                     )
                 )
             if not as_json:

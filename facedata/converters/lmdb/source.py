@@ -25,6 +25,7 @@ __all__ = ["LmdbSource", "open_source"]
 
 _AT_ONCE = 4096
 _SAMPLED = 8
+_PICKLES = [b"\x80" + bytes([protocol]) for protocol in range(2, 6)]
 _log = logging.getLogger(__name__)
 
 
@@ -220,10 +221,20 @@ def open_source(path: str) -> LmdbSource:
     order = StoredOrder(*leaf_pages(data, meta), 0, range(meta.records))
     source = LmdbSource(data, order, identity, None, meta.records)
     # look at a few records, so that a missing key-label file is not reported once for each image
-    layouts = set()
+    layouts, pickles = set(), 0
     for record in source[:_SAMPLED]._records():
         with suppress(FormatError):
             layouts.add(parse_datum(record.value or b"").layout)
+        pickles += bytes((record.value or b"")[:2]) in _PICKLES
+    with DatabaseReader(data) as reader:
+        listed_keys = reader.find(b"__keys__").value is not None
+    if not layouts and (pickles or listed_keys):
+        what = "Python pickles" if pickles else "Python objects of pyarrow.serialize"
+        raise FormatError(
+            f"{path}: its values are {what}, as folder2lmdb (Efficient-PyTorch) writes them. facedata does not load "
+            "them, since such values can run code; write the images into a folder for each class with the program "
+            "that made the database, or convert the images that it was made from"
+        )
     if layouts and CAFFE not in layouts:
         raise FormatError(
             f"{path}: its values hold no labels, and there is no key-label file "

@@ -56,9 +56,11 @@ _KEPT = "what is finished is kept, and it continues from there"
 _log = logging.getLogger(__name__)
 
 
-def extracted_before(archive: Archive, output: str | os.PathLike[str]) -> Extraction | None:
+def extracted_before(
+    archive: Archive, output: str | os.PathLike[str], *, encoding: str | None = None
+) -> Extraction | None:
     """Return what an earlier run unpacked from the same archive into the same output, if it still exists."""
-    return Staging(archive, Path(output)).read_record()
+    return Staging(archive, Path(output), encoding).read_record()
 
 
 def extract_archive(
@@ -67,6 +69,7 @@ def extract_archive(
     *,
     overwrite: bool = False,
     max_ratio: float = MAX_RATIO,
+    encoding: str | None = None,
     digests: Callable[[str], str | None] | None = None,
     observer: Callable[[int, int], None] | None = None,
     stop: StopRequest | None = None,
@@ -84,6 +87,8 @@ def extract_archive(
         Replace files of the same names, and unpack again what was unpacked before.
     max_ratio : float
         How many times larger than the archive its content may be.
+    encoding : str, optional
+        Of the names in a zip that do not say theirs, as Python calls it: ``"gbk"``. By default UTF-8, or else a guess.
     digests : callable, optional
         Given a member's name (a relative path), the algorithm to hash it with while it is written, or None.
     observer : callable, optional
@@ -107,7 +112,7 @@ def extract_archive(
     folder = Path(output)
     if os.path.lexists(folder) and not folder.is_dir():
         raise OutputExistsError(f"{folder}: already exists and is not a folder; choose another output")
-    staging = Staging(archive, folder)
+    staging = Staging(archive, folder, encoding)
     before = None if overwrite else staging.read_record()
     if before is not None and not staging.folder.exists():
         return before
@@ -120,7 +125,7 @@ def extract_archive(
         if before is not None:
             staging.remove()  # a run that was killed at its very end left it
             return before
-        return _Run(archive, folder, staging, overwrite, max_ratio, digests, observer, stop).run()
+        return _Run(archive, folder, staging, overwrite, max_ratio, encoding, digests, observer, stop).run()
     finally:
         os.close(descriptor)
 
@@ -134,6 +139,7 @@ class _Run:
     staging: Staging
     overwrite: bool
     max_ratio: float
+    encoding: str | None
     digests: Callable[[str], str | None] | None
     observer: Callable[[int, int], None] | None
     stop: StopRequest | None
@@ -177,7 +183,7 @@ class _Run:
         self._refused_list = os.open(self.staging.refused, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
         try:
             if self.archive.kind == "zip":
-                reader = ZipReader(self.archive, parts)
+                reader = ZipReader(self.archive, parts, self.encoding)
                 size = reader.check(mark, self.max_ratio, self._check_stop)
                 check_room(self.output, size, self.archive.name, _KEPT)
                 read = reader.read(mark)

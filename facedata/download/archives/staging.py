@@ -125,7 +125,7 @@ class Progress:
 class Staging:
     """The files that unpacking leaves in an output: a hidden `folder` with the `tree` of members and more."""
 
-    def __init__(self, archive: Archive, output: Path) -> None:
+    def __init__(self, archive: Archive, output: Path, encoding: str | None = None) -> None:
         self._archive, self._output = archive, output
         self._identities: list[dict[str, Any]] = [file_identity(part) for part in archive.parts]
         # these change if a part is replaced by another file with the same name and size
@@ -138,6 +138,8 @@ class Staging:
             # same size and often the same samples, and must not count as unpacked
             for identity, (_, _, modified, inode) in zip(self._identities, self._versions, strict=True):
                 identity["written"] = f"{modified} {inode}"
+        if encoding is not None:  # the names differ: another folder, and another record
+            self._identities[0]["encoding"] = encoding
         name = combined_identity(("", json.dumps(part, sort_keys=True)) for part in self._identities)[:16]
         self.folder = output / f"{OWN_PREFIX}-{name}"
         self.tree = self.folder / "tree"

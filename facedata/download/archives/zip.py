@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import stat
 import struct
 import time
@@ -14,6 +16,7 @@ from isal import igzip_lib, isal_zlib
 from facedata.download.archives.parts import Archive
 from facedata.download.archives.reading import Event, JoinedParts, Member, check_ratio, decompress, quoted
 from facedata.errors import ArchiveError, UnsafeArchiveError
+from facedata.text import counted
 
 __all__ = ["ZipReader"]
 
@@ -27,12 +30,33 @@ _LONGEST_FIELD = (1 << 16) - 1
 _IN_EXTRA = 0xFFFFFFFF  # a size or offset that does not fit and is in the extra field instead
 _DISK_IN_EXTRA = 0xFFFF
 _ENCRYPTED, _UTF8 = 1, 0x800
-_LARGE_VALUES, _TIMES = 1, 0x5455  # kinds of extra fields
+_LARGE_VALUES, _TIMES, _UNICODE_NAME = 1, 0x5455, 0x7075  # kinds of extra fields
 _BACKSLASH_SYSTEMS = (0, 10, 11, 14)  # MS-DOS and Windows
 _WINDOW = 1 << 20
 _CHECK_EVERY = 1 << 13  # entries: a directory of millions takes many seconds
 _STORED, _DEFLATED = 0, 8
 _METHODS = {1: "Shrink", 6: "Implode", 9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 99: "AES"}
+_OLD_NAMES = "cp437"  # the code page of MS-DOS: what names are in if nothing else fits
+_NAMES_TO_GUESS_FROM = 1 << 16  # bytes
+_LIKELY = 0.6
+_COMMON_LEADS = {  # the first bytes of the common characters; of these encodings the others have few in common
+    "cp932": (range(0x88, 0x98), 0x40),
+    "cp949": (range(0xB0, 0xC9), 0xA1),
+    "gb18030": (range(0xB0, 0xD8), 0xA1),
+    "big5": (range(0xA4, 0xC7), 0x40),
+}
+_CYRILLIC = r"[\u0410-\u042f]?[\u0430-\u044f\u0451]{2,}|[\u0410-\u042f]{3,}"
+_ACCENTED = r"(?<=[A-Za-z])[À-ž](?![^\0-\x7f])|(?<![^\0-\x7f])[À-ž](?=[A-Za-z])"
+_LETTERS = {
+    "cp932": r"[ぁ-ヶー々・]",
+    "cp866": _CYRILLIC,
+    "cp1251": _CYRILLIC,
+    "cp1252": _ACCENTED,
+    "cp437": _ACCENTED,
+    "cp850": _ACCENTED,
+}
+_ENCODINGS = (*_COMMON_LEADS, "cp866", "cp1251", "cp1252", "cp437", "cp850")
+_log = logging.getLogger(__name__)
 _REFUSED_KINDS = {
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFCHR: "a character device",
@@ -57,15 +81,23 @@ class _Entry(NamedTuple):
     date: int
     clock: int
     extra: bytes
+    encodings: tuple[str, ...]
+
+    @property
+    def known_name(self) -> str | None:
+        """The name if it says that it is UTF-8, or has a copy that is; None if its encoding is not known."""
+        copy = _extra_field(self.extra, _UNICODE_NAME)
+        if copy[:1] == b"\1" and copy[1:5] == isal_zlib.crc32(self.raw_name).to_bytes(4, "little"):
+            return copy[5:].decode(errors="surrogateescape")
+        known = self.flags & _UTF8 or self.raw_name.isascii()
+        return self.raw_name.decode(errors="surrogateescape") if known else None
 
     @property
     def name(self) -> str:
-        """The name, decoded: UTF-8 if it says so, and often if it does not; else of the code page of old MS-DOS."""
-        try:
-            text = self.raw_name.decode()
-        except UnicodeDecodeError:
-            utf8 = self.flags & _UTF8
-            text = self.raw_name.decode(errors="surrogateescape") if utf8 else self.raw_name.decode("cp437")
+        """The name, decoded: in the first encoding that fits if it does not say its own."""
+        text = self.known_name
+        if text is None:
+            text = next(text for code in self.encodings if (text := _decoded(self.raw_name, code)) is not None)
         if "\\" in text and "/" not in text and self.system in _BACKSLASH_SYSTEMS:
             text = text.replace("\\", "/")
         return text
@@ -103,6 +135,32 @@ class _Entry(NamedTuple):
             return 0.0
 
 
+def _decoded(name: bytes, encoding: str) -> str | None:
+    try:
+        return name.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+
+
+def _guess_encoding(names: bytes) -> str | None:
+    """The encoding in which most characters of these names are common ones, letter by letter or word by word.
+
+    charset-normalizer, made for documents, takes most names of two or three Chinese characters for Korean.
+    """
+
+    def share_of_common(encoding: str) -> float:
+        text = _decoded(names, encoding) or ""
+        found = sum(len(match[0]) for match in re.finditer(_LETTERS.get(encoding, "(?!)"), text))
+        foreign = [letter for letter in text if letter > "\x7f"]
+        leads, trail = _COMMON_LEADS.get(encoding, (range(0), 0))
+        codes = (letter.encode(encoding) for letter in foreign) if leads else ()
+        found += sum(len(code) == 2 and code[0] in leads and code[1] >= trail for code in codes)
+        return found / max(len(foreign), 1)
+
+    best = max(_ENCODINGS, key=share_of_common)
+    return best if share_of_common(best) >= _LIKELY else None
+
+
 def _extra_field(extra: bytes, wanted: int) -> bytes:
     """The first extra field of a kind; empty if there is none."""
     at = 0
@@ -115,10 +173,14 @@ def _extra_field(extra: bytes, wanted: int) -> bytes:
 
 
 class ZipReader:
-    """Read a zip archive in the order of its directory; an `ArchiveError` if bytes of or before that are missing."""
+    """Read a zip archive in the order of its directory; an `ArchiveError` if bytes of or before that are missing.
 
-    def __init__(self, archive: Archive, parts: JoinedParts) -> None:
-        self._name, self._parts = archive.name, parts
+    `encoding` is that of the names that do not say theirs; if it is None, and they are not UTF-8, it is guessed.
+    """
+
+    def __init__(self, archive: Archive, parts: JoinedParts, encoding: str | None = None) -> None:
+        self._name, self._parts, self._encoding = archive.name, parts, encoding
+        self._encodings = (*([encoding] if encoding else []), "utf-8", _OLD_NAMES)
         end_at = self._find_end()
         _, disk, first_disk, _, entries, size, offset, _ = _end.unpack(parts.read_at(end_at, _end.size))
         self._end = end_at
@@ -187,7 +249,8 @@ class ZipReader:
                     disk = int.from_bytes(large[:4], "little")
             offset = (self._in_all_parts(disk, offset) if self._disks else offset) + self._shift
             name, mode = window[name_at:extra_at], attributes >> 16
-            yield _Entry(name, flags, method, crc, packed, size, mode, offset, system, date, clock, extra)
+            numbers = (flags, method, crc, packed, size, mode, offset, system, date, clock)
+            yield _Entry(name, *numbers, extra, self._encodings)
             at = window_at + end
 
     def check(self, mark: int, max_ratio: float, check_stop: Callable[[], None]) -> int:
@@ -203,7 +266,8 @@ class ZipReader:
         import numpy as np
 
         begins, ends = array("q"), array("q")
-        size = packed = left = count = 0
+        size = packed = left = count = unknown = misfits = 0
+        names, example = bytearray(), None
         for count, entry in enumerate(self._entries(), 1):
             if count % _CHECK_EVERY == 0:
                 check_stop()
@@ -213,6 +277,11 @@ class ZipReader:
                     f"{self._name}: the member {quoted(entry.name)} would end at byte {end}, in the directory, which "
                     f"begins at byte {self._begin}: the archive is damaged, or parts are missing or in another order"
                 )
+            if entry.known_name is None:
+                unknown += 1
+                if _decoded(entry.raw_name, self._encodings[0]) is None:
+                    misfits, example = misfits + 1, example or entry
+                    names += entry.raw_name + b"\n" if len(names) < _NAMES_TO_GUESS_FROM else b""
             begins.append(entry.offset)
             ends.append(end)
             size, packed = size + entry.size, packed + entry.packed
@@ -222,6 +291,8 @@ class ZipReader:
                 f"{self._name}: the zip directory has {count} entries but declares {self._entry_count}: it is damaged"
             )
         check_ratio(self._name, size, packed, max_ratio)
+        if example is not None:
+            self._choose_encoding(bytes(names), example, misfits, unknown)
         order = np.argsort(np.frombuffer(begins, np.int64), kind="stable")
         if count > 1 and (np.frombuffer(ends, np.int64)[order[:-1]] > np.frombuffer(begins, np.int64)[order[1:]]).any():
             raise UnsafeArchiveError(
@@ -229,6 +300,21 @@ class ZipReader:
                 "nothing was unpacked"
             )
         return left
+
+    def _choose_encoding(self, names: bytes, example: _Entry, misfits: int, unknown: int) -> None:
+        """Choose how to read names that do not fit, and say so; `misfits` of the `unknown` names are such."""
+        guess = None if self._encoding else _guess_encoding(names)
+        if guess is not None:  # a third of the short names in GBK would do as UTF-8
+            self._encodings = (guess, *self._encodings) if 2 * misfits > unknown else ("utf-8", guess, _OLD_NAMES)
+        _log.warning(
+            "%s: %s not in %s, and %s, as in %s; if that is wrong, remove what was unpacked and name the encoding: "
+            "--encoding gbk, shift_jis, ...",
+            self._name,
+            counted(misfits, "name is", "names are"),
+            self._encoding or "UTF-8",
+            f"read as {guess}, which is a guess" if guess else f"read as {_OLD_NAMES} for want of a better guess",
+            quoted(example._replace(encodings=self._encodings).name),
+        )
 
     def read(self, mark: int) -> Iterator[Event]:
         """Read the members from entry number `mark` on; an `ArchiveError` if a CRC-32 or size is wrong."""

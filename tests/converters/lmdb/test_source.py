@@ -178,6 +178,16 @@ def test_the_identity_knows_the_content_and_not_the_place(database: MakeDatabase
 # What does not fit together
 
 
+@pytest.mark.parametrize(
+    ("prefix", "what"), [(b"\x80\x04", "Python pickles"), (b"\0\0", "Python objects of pyarrow.serialize")]
+)
+def test_objects_of_folder2lmdb_are_named_and_never_loaded(tmp_path: Path, prefix: bytes, what: str) -> None:
+    keys = [*(b"%d" % number for number in range(12)), b"__keys__", b"__len__"]
+    path = write(tmp_path / "t.lmdb", {key: prefix + HEADER for key in keys}, single=True)
+    with pytest.raises(FormatError, match=rf"{what}, as folder2lmdb .* writes them"):
+        open_source(str(path))
+
+
 def test_a_key_that_is_not_in_the_database_fails_alone(database: MakeDatabase) -> None:
     path = database(3, kv=f"person_0_1 0\nnobody 1\n{'long' * 200} 1\nperson_0_2 0\n")
     reason = "the key-label file names it, but the database has no such key"

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from archive_support import StopAfter, split, tar_bytes, write_tar, zip_bytes
+from archive_support import StopAfter, split, tar_bytes, visible, write_tar, zip_bytes, zip_with_raw_names
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import tree, write_tree
@@ -335,3 +335,38 @@ def test_unusual_members_and_headers(unpack: Unpack) -> None:
     TGZ.write_bytes(damaged)
     with pytest.raises(ArchiveError, match=r"CRC-32 or number is not the one recorded.*verify-md5"):
         unpack(TGZ, output="other")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "names"),
+    [
+        ("gbk", "张三/照片1.jpg 李四/照片2.jpg"),
+        ("gbk", "人脸/王小明/0001.jpg 人脸/刘德华/0002.jpg"),
+        ("big5", "人臉/王小明/0001.jpg 人臉/劉德華/0002.jpg"),
+        ("cp932", "写真/田中さん.jpg 表/山田太郎.jpg"),
+        ("cp932", "カメラ/1.jpg"),
+        ("cp949", "사진/김철수.jpg 얼굴/이영희.jpg"),
+        ("cp866", "Фото/Иванов.jpg"),
+        ("cp1251", "Фото/Иванов.jpg"),
+        ("cp437", "Müller/1.jpg"),
+        ("cp1252", "José/Ångström.jpg"),
+        ("utf-8", "张三/José.jpg"),
+    ],
+)
+def test_the_encoding_of_names_in_a_zip_is_guessed_and_said(
+    unpack: Unpack, caplog: pytest.LogCaptureFixture, encoding: str, names: str
+) -> None:
+    path = Path("a.zip")
+    path.write_bytes(zip_with_raw_names(*(name.encode(encoding) for name in names.split())))
+    unpack(path)
+    assert sorted(visible(OUT)) == sorted(names.split())
+    assert ("is a guess" in caplog.text) == (encoding != "utf-8")
+
+
+def test_an_encoding_that_is_named_counts(unpack: Unpack, caplog: pytest.LogCaptureFixture) -> None:
+    path = Path("a.zip")
+    path.write_bytes(zip_with_raw_names("脸".encode("gbk"), "É".encode("latin-1"), "联想".encode("gbk")))
+    unpack(path)
+    assert "3 names are not in UTF-8, and read as cp437 for want of a better guess, as in '" in caplog.text
+    assert sorted(unpack(path, encoding="gbk", output="other").top_level) == ["╔", "联想", "脸"]
+    assert "1 name is not in gbk" in caplog.text
