@@ -183,7 +183,7 @@ def test_the_identity_knows_the_content_and_not_the_place(database: MakeDatabase
 )
 def test_objects_of_folder2lmdb_are_named_and_never_loaded(tmp_path: Path, prefix: bytes, what: str) -> None:
     keys = [*(b"%d" % number for number in range(12)), b"__keys__", b"__len__"]
-    path = write(tmp_path / "t.lmdb", {key: prefix + HEADER for key in keys}, single=True)
+    path = write(tmp_path / "t.lmdb", dict.fromkeys(keys, prefix + HEADER), single=True)
     with pytest.raises(FormatError, match=rf"{what}, as folder2lmdb .* writes them"):
         open_source(str(path))
 
