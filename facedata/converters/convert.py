@@ -114,11 +114,14 @@ class LabelOptions:
             raise OptionError("--labels none, --label and --labels-from contradict each other; choose one")
 
     @property
+    def replaced(self) -> bool:
+        """Whether the labels of the sources do not matter."""
+        return self.mode == "none" or self.constant is not None or self.file is not None
+
+    @property
     def scan(self) -> str | None:
         """How a folder of images gets its labels, if not by what it looks like."""
-        if self.constant is not None or self.file is not None:
-            return "none"
-        return self.mode if self.mode in ("none", "folders") else None
+        return "none" if self.replaced else "folders" if self.mode == "folders" else None
 
     def options(self) -> dict[str, Any]:
         """These options as JSON values; for a plan."""
@@ -278,9 +281,12 @@ def plan_dataset(sources: Sequence[str], target: str | Sink, options: Conversion
     options = options or ConversionOptions()
     sink = create_dataset(target, **options.writing) if isinstance(target, str) else target
     inputs = open_inputs(sources, options.opening, sink, options.labels)
-    shifted = options.labels.mode != "keep"
+    shifted = options.labels.mode != "keep" and not options.labels.replaced
     own_labels, labels = join_sources([item.source for item in inputs], shift=shifted)
     joined = options.labels.apply(own_labels)
+    if options.labels.replaced:
+        first = options.labels.constant or 0
+        labels = [(first, (joined.declared_classes() or 0) - first)] * len(labels)
     if sink.needs_labels and not joined.labelled:
         unlabelled = next((item.path for item in inputs if not item.source.labelled), inputs[0].path)
         raise OptionError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ __all__ = ["constant_labels", "labels_from"]
 
 _BLOCK = 1 << 16
 _HEAD = 1 << 12
+_INTEGER = re.compile(rb"\s*(-?\d+)?\s*")
 _NPY = b"\x93NUMPY"
 _log = logging.getLogger(__name__)
 
@@ -122,29 +124,37 @@ def labels_from(source: Source, path: str) -> Source:
     InputError
         If it cannot be read.
     """
-    names = None
+    names, how = None, "in their order"
     with opened_regular(path) as descriptor:
         head = os.read(descriptor, _HEAD)
     if head.startswith(_NPY):
         labels = _array_labels(path)
-    elif head.split(b"\n")[0].strip().lstrip(b"-").isdigit():
+    elif all(_INTEGER.fullmatch(line) for line in head.split(b"\n")[:2]):
         labels = np.concatenate([np.empty(0, np.int64), *read_labels(path)])
     else:
         from facedata.converters.list_files import read_list
 
-        lines, _ = read_list(path, images=False)
+        folders = [place for place in source.places() if os.path.isdir(place)]
+        lines, _ = read_list(path, folders[0] if len(folders) == 1 else None, images=False)
         if not lines.classes:
             raise FormatError(
                 f"{path}: has no labels; expected one for each sample, in their order or beside their keys"
             )
-        labels, names = _by_key(source, lines, path), lines.names
+        labels, names, how = _by_key(source, lines, path), lines.names, "by key"
     if len(labels) != len(source):
         raise FormatError(
             f"{path}: has {counted(len(labels), 'label')}, but the dataset has {counted(len(source), 'sample')}; "
-            "labels in the order of the samples need one for each, also for those that a limit leaves out"
+            "without keys, labels are taken in order. If they belong to rows of features, put the key of each row "
+            f"before its label: paste -d ' ' NAME.keys.txt {path} > labels.txt"
         )
     if int(labels.max(initial=0)) > LARGEST_LABEL or int(labels.min(initial=0)) < UNLABELLED:
         raise FormatError(f"{path}: expected labels from 0 to {LARGEST_LABEL}, or -1 for none")
+    known = np.unique(labels[labels >= 0])
+    _log.info("%s: %s for the samples, %s", path, counted(len(known), "different label"), how)
+    gaps = 0 if not len(known) else int(known[-1]) + 1 - len(known)
+    if gaps:
+        shown = counted(gaps, "label")
+        _log.warning("%s: %s below %d without a sample; --relabel closes the gaps", path, shown, known[-1])
     return _AssignedSource(source, labels.astype(np.int32), file_identity(path), names)
 
 

@@ -177,7 +177,7 @@ def read_list(
     if not lines:
         raise EmptyDatasetError(f"{path}: is empty; {_EXPECTED}")
     there = not images or _exists(folder, os.fsdecode(lines[0].partition(b" ")[0]))
-    if there and all(map(_PLAIN.fullmatch, lines)) and not lines[0].startswith(b"./"):
+    if there and all(map(_PLAIN.fullmatch, lines)) and not lines[0].startswith((b"/", b"./")):
         try:
             return read_label_lines(path), folder
         except FormatError:  # another form further down: the slow way reads it, or names the line

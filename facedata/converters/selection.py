@@ -48,6 +48,8 @@ def join_sources(sources: Sequence[Source], *, shift: bool) -> tuple[Source, lis
     joined: list[Source] = []
     labels: list[tuple[int, int | None]] = []
     first = 0
+    if not shift:
+        _warn_of_names([source.class_names() or {} for source in sources])
     for number, source in enumerate(sources, 1):
         classes = source.declared_classes()
         followed = shift and number < len(sources)  # by a source whose labels begin after these
@@ -61,6 +63,16 @@ def join_sources(sources: Sequence[Source], *, shift: bool) -> tuple[Source, lis
         labels.append((first, classes))
         first += classes or 0 if shift else 0
     return (joined[0] if len(joined) == 1 else _JoinedSource(joined)), labels
+
+
+def _warn_of_names(sets: Sequence[Mapping[int, str]]) -> None:
+    """Report a label that has different names in different sets."""
+    names: dict[int, str] = {}
+    for label, name in (pair for known in sets for pair in known.items()):
+        if names.setdefault(label, name) != name:
+            both = names[label], name
+            _log.warning("label %d is '%s' in one set, '%s' in another; with --labels keep they are one", label, *both)
+            return
 
 
 def _too_large(label: int) -> OptionError:

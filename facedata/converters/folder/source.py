@@ -247,7 +247,7 @@ def open_source(path: str, *, labels: str | None = None) -> FolderSource:
     count = counted(len(source), "image")
     if source.labelled:
         deeper = " and the folders in them" if len(scan.folders) > len(classes) else ""
-        _log.info("%s: %s in %s%s", path, count, counted(len(classes), "class folder"), deeper)
+        _log.info("%s: %s in %s%s", path, count, counted(len(named), "class folder"), deeper)
     elif labels is None:
         few = "no class folders" if not folders else "few of them in class folders (--labels folders for these alone)"
         _log.info("%s: %s, %s: unlabelled", path, count, few)
