@@ -117,33 +117,39 @@ def open_source(spec: str) -> ListSource:
     FormatError
         If a line does not fit, or its path leaves the folder; the message names the line.
     """
-    from facedata.converters.list_files import read_list
-
     path, root = _split(spec)
     if root is not None and not os.path.isdir(root):
         raise InputNotFoundError(f"{root}: no such folder; the paths of {path} start from it")
     if os.path.lexists(path) and not os.path.isfile(path):
         raise FormatError(f"{path}: is not a regular file; expected a list with lines of 'path label'")
-    base = None
-    if path == STDIN:
-        path, base = _copy_of_stdin(), "."
+    if path != STDIN:
+        return _open(path, root)
+    copy = _copy_of_stdin()
+    try:
+        return _open(copy, root, os.curdir)
+    except InputError as error:
+        raise type(error)(str(error).replace(copy, "stdin")) from error
+
+
+def _open(path: str, root: str | None, base: str | None = None) -> ListSource:
+    """Read a list whose paths start from `root`, if that is named, or from `base`, if not from its own folder."""
+    from facedata.converters.list_files import read_list
+
     lines, root = read_list(path, root, base)
     if lines.cut is None:
         _refuse_paths_outside(path)
     source = ListSource(root, lines, {})
     sampled = list(source.sampled(_SAMPLED).keys())
     if not any(os.path.lexists(os.path.join(root, key)) for key in sampled if "\0" not in key):
-        raise InputNotFoundError(
-            f"{path}: none of its images is in {root}: {sampled[0]!r} is not; {_advice(spec, root, sampled[0])}"
-        )
+        advice = _advice(STDIN if base else path, root, sampled[0])
+        raise InputNotFoundError(f"{path}: none of its images is in {root}: {sampled[0]!r} is not; {advice}")
     if lines.names:
         _log.info("%s: %s get the labels 0 to %d", path, counted(len(lines.names), "class name"), lines.classes - 1)
     return replace(source, facts={"list": file_identity(path), "content": source.content()})
 
 
-def _advice(spec: str, root: str, key: str) -> str:
+def _advice(path: str, root: str, key: str) -> str:
     """The folder that the paths of a list may start from, if not from `root`."""
-    path = _split(spec)[0]
     above = [os.path.normpath(os.path.join(root, *[".."] * steps)) for steps in range(1, _FOLDERS_ABOVE + 1)]
     with suppress(OSError), os.scandir(root) as entries:
         inside = [entry.path for entry in islice(entries, _FOLDERS_TO_TRY) if entry.is_dir()]

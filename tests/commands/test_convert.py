@@ -161,7 +161,7 @@ def test_the_summary_in_words_and_as_json(record_set: MakeSet, inline_facedata: 
     ran = inline_facedata("build-lmdb", "out", "--output", "x.lmdb", "--single-file", "--keep-undecodable")
     assert ran.stdout.startswith("x.lmdb: 5 images of 4 classes, ")
     assert "keys and labels: " in ran.stdout
-    assert ran.stderr.count("\n") == 1, "gaps in the labels are a warning"
+    assert ran.stderr.count("warning") == 1, "gaps in the labels are a warning"
     assert inline_facedata("status", "x.lmdb").stdout.startswith("x.lmdb: finished")
 
 

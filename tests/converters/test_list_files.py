@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,20 @@ def test_paths_that_begin_with_dots_start_from_the_folder_that_they_share(root: 
     (root / "lists").mkdir()
     (root / "lists" / "all.txt").write_text("../a/1.jpg 0\n../b/2.jpg 1\n")
     assert [(sample.key, sample.label) for sample in open_dataset(f"list:{root}/lists/all.txt")] == TWO
+
+
+@pytest.mark.parametrize("separator", [b"\n", b"\0"], ids=["find", "find -print0"])
+def test_a_list_comes_from_stdin(root: Path, monkeypatch: pytest.MonkeyPatch, separator: bytes) -> None:
+    def opened(*paths: str) -> list[tuple[str, int]]:
+        data = b"".join(path.encode() + separator for path in paths)
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+        return [(sample.key, sample.label) for sample in open_dataset("-")]
+
+    assert opened("./r/a/1.jpg", "./r/A B/x 1.jpg") == [("r/a/1.jpg", -1), ("r/A B/x 1.jpg", -1)]
+    assert opened(f"{root}/a/1.jpg", f"{root}/b/2.jpg") == [("a/1.jpg", -1), ("b/2.jpg", -1)]
+    monkeypatch.chdir(root / "A B")
+    assert opened("../a/1.jpg", "../b/2.jpg") == [("a/1.jpg", -1), ("b/2.jpg", -1)]
+    with pytest.raises(InputError, match=r"^stdin: is empty"):
+        opened()
+    with pytest.raises(InputError, match=r"^stdin: none of its images is in \.: .*list:-@FOLDER"):
+        opened("x.jpg")
