@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import importlib
 import inspect
+import operator
 import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, SupportsIndex, overload
 
 from facedata.errors import FormatError, OptionError, SampleError, input_error
 
@@ -47,7 +48,10 @@ class Sample(NamedTuple):
 
 
 class Source(ABC):
-    """Reads a dataset: sized, sliceable, iterable, picklable; opens its files in each process.
+    """Reads a dataset as a sequence of samples: ``source[5]``, ``source[-1]``, ``source[10:20]``, ``len``, iteration.
+
+    It can be pickled, and used in forked and spawned processes, each of which opens the files for itself or reads them
+    with ``pread`` alone.
 
     A format has to say how many samples there are, which ones lie at given positions, how they are read, what
     identifies the input and which files are read. The other methods have defaults that read the samples; a format that
@@ -85,10 +89,37 @@ class Source(ABC):
     def places(self) -> Mapping[str, bool]:
         """The files and folders that are read; for a folder, whether everything in it belongs to the dataset."""
 
-    def __getitem__(self, part: slice) -> Source:
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Source: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Sample | Source:
+        """One sample, or a source of some; raises `SampleError` if the sample cannot be read."""
+        if isinstance(index, slice):
+            return self.sliced(index)
+        position, count = operator.index(index), len(self)
+        if not -count <= position < count:
+            raise IndexError(f"sample {position}: the dataset has {count:,}")
+        item = self.fetch(position if position >= 0 else position + count)
+        if isinstance(item, SampleError):
+            raise item
+        return item
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything except the files that `fetch` keeps open: a format keeps them as ``_opened``."""
+        return {name: value for name, value in self.__dict__.items() if name != "_opened"}
+
+    def sliced(self, part: slice) -> Source:
+        """The samples of a slice."""
         import numpy as np
 
         return self.take(np.arange(*part.indices(len(self))))
+
+    def fetch(self, position: int) -> Sample | SampleError:
+        """The sample at `position`, from 0 to len - 1, or the error in its place; for reading in any order."""
+        import numpy as np
+
+        return next(self.take(np.array([position])).read())
 
     def __iter__(self) -> Iterator[Sample]:
         """Every sample in order; raises `SampleError` at the first that cannot be read."""

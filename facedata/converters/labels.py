@@ -39,7 +39,7 @@ class _ConstantSource(WrappedSource):
     def labelled(self) -> bool:  # type: ignore[override]
         return self._labelled
 
-    def __getitem__(self, part: slice) -> _ConstantSource:
+    def sliced(self, part: slice) -> _ConstantSource:
         return _ConstantSource(self._source[part], self._label)
 
     def take(self, positions: NDArray[np.int64]) -> _ConstantSource:
@@ -80,7 +80,7 @@ class _AssignedSource(WrappedSource):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_names": None}  # a worker does not need them
 
-    def __getitem__(self, part: slice) -> _AssignedSource:
+    def sliced(self, part: slice) -> _AssignedSource:
         return _AssignedSource(self._source[part], self._labels[part], self._facts, self._names)
 
     def take(self, positions: NDArray[np.int64]) -> _AssignedSource:

@@ -68,7 +68,8 @@ class ListSource(ImageFileSource):
     def __len__(self) -> int:
         return len(self.lines)
 
-    def __getitem__(self, part: slice) -> ListSource:
+    def sliced(self, part: slice) -> ListSource:
+        """The samples of a slice."""
         return replace(self, lines=self.lines[part])
 
     def take(self, positions: NDArray[np.int64]) -> ListSource:

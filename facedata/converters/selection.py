@@ -92,7 +92,7 @@ class _ShiftedSource(WrappedSource):
         super().__init__(source)
         self._shift, self._classes = shift, classes
 
-    def __getitem__(self, part: slice) -> _ShiftedSource:
+    def sliced(self, part: slice) -> _ShiftedSource:
         return _ShiftedSource(self._source[part], self._shift, self._classes)
 
     def take(self, positions: NDArray[np.int64]) -> _ShiftedSource:
@@ -141,10 +141,10 @@ class _JoinedSource(Source):
     def __len__(self) -> int:
         return sum(map(len, self._sources))
 
-    def __getitem__(self, part: slice) -> Source:
+    def sliced(self, part: slice) -> Source:
         start, stop, step = part.indices(len(self))
         if self._which is not None or step != 1:
-            return super().__getitem__(part)
+            return super().sliced(part)
         kept, first = [], 0
         for source in self._sources:
             inner = slice(max(start - first, 0), max(min(stop - first, len(source)), 0))
@@ -411,7 +411,7 @@ class _SelectedSource(WrappedSource):
     def __len__(self) -> int:
         return len(self._source if self._positions is None else self._positions)
 
-    def __getitem__(self, part: slice) -> _SelectedSource:
+    def sliced(self, part: slice) -> _SelectedSource:
         if self._positions is None:
             return self._part(self._source[part], part)
         chosen = self._positions[part]

@@ -103,7 +103,8 @@ class LmdbSource(Source):
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, part: slice) -> LmdbSource:
+    def sliced(self, part: slice) -> LmdbSource:
+        """The samples of a slice."""
         return replace(self, order=self.order[part])
 
     def take(self, positions: NDArray[np.int64]) -> LmdbSource:
@@ -222,7 +223,7 @@ def open_source(path: str) -> LmdbSource:
     source = LmdbSource(data, order, identity, None, meta.records)
     # look at a few records, so that a missing key-label file is not reported once for each image
     layouts, pickles = set(), 0
-    for record in source[:_SAMPLED]._records():
+    for record in source.sliced(slice(_SAMPLED))._records():
         with suppress(FormatError):
             layouts.add(parse_datum(record.value or b"").layout)
         pickles += bytes((record.value or b"")[:2]) in _PICKLES

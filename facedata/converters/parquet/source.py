@@ -92,7 +92,8 @@ class ParquetSource(Source):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, part: slice) -> ParquetSource:
+    def sliced(self, part: slice) -> ParquetSource:
+        """The samples of a slice."""
         if part.step not in (None, 1):
             return self.take(np.arange(*part.indices(len(self))))
         return self._only(self.rows[part])

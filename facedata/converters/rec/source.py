@@ -84,7 +84,8 @@ class RecSource(Source):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, part: slice) -> RecSource:
+    def sliced(self, part: slice) -> RecSource:
+        """The samples of a slice."""
         return replace(self, index=self.index[part], rebuilt=None)
 
     def take(self, positions: NDArray[np.int64]) -> RecSource:
@@ -316,8 +317,9 @@ class MXNetRecSource(WrappedSource):
 
     _source: RecSource
 
-    def __getitem__(self, part: slice) -> MXNetRecSource:
-        return MXNetRecSource(self._source[part])
+    def sliced(self, part: slice) -> MXNetRecSource:
+        """The samples of a slice."""
+        return MXNetRecSource(self._source.sliced(part))
 
     def take(self, positions: NDArray[np.int64]) -> MXNetRecSource:
         """The records at `positions`."""

@@ -187,7 +187,8 @@ class WebDatasetSource(Source):
     def __len__(self) -> int:
         return len(self.table)
 
-    def __getitem__(self, part: slice) -> WebDatasetSource:
+    def sliced(self, part: slice) -> WebDatasetSource:
+        """The samples of a slice."""
         return self.take(part)
 
     def take(self, positions: NDArray[np.int64] | slice) -> WebDatasetSource:

@@ -360,7 +360,7 @@ def test_a_rebuilt_index_is_used_again_except_for_another_file_or_a_salvage(
         patch.setattr("facedata.converters.rec.walk.walk_records", lambda *_, **__: pytest.fail("walked again"))
         source = open_record_set(folder, cache_folder=cache)
     assert keys_and_labels(source) == expected
-    assert (source[:1].rebuilt, source.take(np.array([0])).rebuilt) == (None, None)
+    assert (source.sliced(slice(1)).rebuilt, source.take(np.array([0])).rebuilt) == (None, None)
     with open(folder / "train.rec", "ab") as records:
         records.write(encode_record(pack_image_record(ImageRecord(0, (9.0,), 9, 0, jpeg(9)))))
     for options in ({}, SALVAGE):
