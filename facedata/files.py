@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+from weakref import finalize
 
 from facedata.errors import (
     DiskFullError,
@@ -81,6 +82,13 @@ def open_regular(path: StrPath, *, follow_symlinks: bool = True) -> int:
     if not stat.S_ISREG(mode):
         os.close(descriptor)
         raise InputError(f"{os.fspath(path)}: is {kind_name(mode)}, not a file")
+    return descriptor
+
+
+def open_for(owner: object, path: StrPath) -> int:
+    """Open a regular file for reading, as `open_regular`; it is closed when `owner` is gone."""
+    descriptor = open_regular(path)
+    finalize(owner, os.close, descriptor)
     return descriptor
 
 

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from facedata.converters.rec.recordio import (
 )
 from facedata.dataset import Sample, Source, WrappedSource
 from facedata.errors import FormatError, MissingExtraError, SampleError
-from facedata.files import atomic_writer, opened_regular, output_errors
+from facedata.files import atomic_writer, open_for, opened_regular, output_errors
 
 __all__ = ["MXNetRecSource", "RecSource", "check_mxnet", "import_mxnet_recordio"]
 
@@ -160,6 +161,16 @@ class RecSource(Source):
                 else:
                     yield from self._lone_samples(run, blocks, reader)
 
+    def fetch(self, position: int) -> Sample | SampleError:
+        """The image at `position`, or the error in its place; the record file stays open."""
+        blocks, reader = self._opened
+        found = blocks.read_lone(self.index.offsets.item(position))
+        return self._read_one(position, reader) if found is None else Sample(str(self.index.keys[position]), *found)
+
+    @cached_property
+    def _opened(self) -> tuple[_Blocks, RecordReader]:
+        return self._readers(open_for(self, self.path))
+
     def label_blocks(self) -> Iterator[NDArray[np.int64]]:
         """The labels of the images in blocks, -1 for each that cannot be read; images are not copied."""
         with self._open() as (blocks, reader):
@@ -176,9 +187,12 @@ class RecSource(Source):
 
     @contextmanager
     def _open(self) -> Iterator[tuple[_Blocks, RecordReader]]:
-        typical_size = int(self.file_identity["size"]) // max(int(self.facts["records"]), 1)
         with opened_regular(self.path) as descriptor:
-            yield _Blocks(descriptor, self.index.offsets, typical_size), RecordReader(self.path, descriptor)
+            yield self._readers(descriptor)
+
+    def _readers(self, descriptor: int) -> tuple[_Blocks, RecordReader]:
+        typical_size = int(self.file_identity["size"]) // max(int(self.facts["records"]), 1)
+        return _Blocks(descriptor, self.index.offsets, typical_size), RecordReader(self.path, descriptor)
 
     def _samples(self, first: int, block: _Block, reader: RecordReader) -> Iterator[Sample | SampleError]:
         keys = self.index.keys[first : first + len(block.good)]
@@ -254,11 +268,12 @@ class _Blocks:
         self._descriptor, self._offsets = descriptor, offsets
         # one read holds most lone records; a longer one is read again
         self._guess = (min(max(2 * typical_size, 1 << 12), _BLOCK) + _HEADERS) & ~3
-        self._buffer = bytearray(_BLOCK + _LARGEST_GAP + self._guess + _SLACK)
+        self._buffer = bytearray()
 
     def read(self, run: range) -> Iterator[tuple[int, _Block]]:
         """Blocks of a run of neighbours, each with the position of its first record."""
         offsets, begin, end = self._offsets, run.start, run.stop
+        self._buffer = self._buffer or bytearray(_BLOCK + _LARGEST_GAP + self._guess + _SLACK)
         while begin < end:
             limit = min(int(offsets[begin]) + _BLOCK, _LARGEST_OFFSET)
             stop = max(int(np.searchsorted(offsets[begin:end], limit)), 1) + begin
