@@ -190,7 +190,8 @@ class MissingExtraError(MissingLibraryError):
 
     def __init__(self, what: str, extra: str, why: str = "") -> None:
         detail = f" ({why})" if why else ""
-        super().__init__(f"{what} needs the extra '{extra}'{detail}: pip install 'facedata[{extra}]'")
+        command = f"pip install -e '.[{extra}]', in the folder of facedata's checkout"
+        super().__init__(f"{what} needs the extra '{extra}'{detail}: {command}")
         self.what, self.extra, self.why = what, extra, why
 
     def __reduce__(self) -> tuple[Any, ...]:

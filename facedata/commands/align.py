@@ -30,7 +30,7 @@ FACES = options.together(
         type=click.Choice(
             ["scrfd", "retinaface", "yunet", "mtcnn", "centerface", "yolov5face", "yolov8face"], case_sensitive=False
         ),
-        help="Find the faces; with --landmarks, only in images without landmarks there. Needs facedata[detect].",
+        help="Find the faces; with --landmarks, only in images without landmarks there. Needs the extra 'detect'.",
     ),
     click.option(
         "--model", type=click.Path(dir_okay=False), help="The detector's ONNX file, instead of its default one."

@@ -99,7 +99,7 @@ def _show(entry: CatalogueSet, root: str, *, as_json: bool) -> None:
         ("images", _number(entry.images)),
         ("classes", _number(entry.classes)),
         ("size", _size(entry, "about ")),
-        ("homepage", entry.homepage),
+        ("homepage", entry.found_at),
         ("how", entry.access),
     )
     for heading, fact in facts:

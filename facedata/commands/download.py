@@ -91,7 +91,7 @@ def command(
     from facedata.download.acquire import AcquireOptions, acquire, plan_acquisition
     from facedata.download.catalogue import load_catalogue
     from facedata.download.transfer import TransferOptions
-    from facedata.errors import OptionError
+    from facedata.errors import FacedataError, OptionError
     from facedata.jobs.signals import stop_on_signals
 
     options.start_logging(quiet=quiet)
@@ -120,7 +120,7 @@ def command(
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             if not click.confirm("Do you accept this?", err=True):
-                raise OptionError(f"{entry.name}: not accepted; nothing was fetched")
+                raise FacedataError(f"{entry.name}: not accepted; nothing was fetched")
         finally:
             signal.signal(signal.SIGINT, before)
         return "answered on the terminal"

@@ -127,7 +127,7 @@ def command(source: str, output: str, **given: Any) -> int:
     format is found from its content, or FORMAT:PATH.
 
     The images must be aligned as the model expects. The defaults of --mean, --scale and --color are InsightFace's.
-    Needs facedata[features].
+    Needs the extra 'features'.
 
     The files appear when all is done; until then `facedata status OUTPUT/features/NAME.bin` shows the progress.
     Interrupted, killed or out of disk, the job resumes when the same command is run again. Images that fail are listed

@@ -38,7 +38,7 @@ from facedata.download.layout import forget_unpacked, is_unpacked, place_unpacke
 from facedata.download.transfer import Fetched, FileRequest, TransferOptions, fetch_files
 from facedata.download.verify import Result, verify
 from facedata.download.walk import check_stop
-from facedata.errors import FacedataError, output_error
+from facedata.errors import ChecksumError, FacedataError, output_error
 from facedata.files import check_room, open_locked
 from facedata.jobs.signals import StopRequest
 from facedata.text import shown_url
@@ -153,7 +153,7 @@ def acquire(
     ------
     ByHandError
         If a person must fetch files first; the message says which, from where, and how to resume.
-    OptionError
+    FacedataError
         If the terms are not accepted.
     TransferError, ChecksumError, ArchiveError, OutputError, InputError
     InterruptedJobError
@@ -298,8 +298,11 @@ class _Acquisition:
             path = download.path(self.root)
             requests.append(FileRequest(path, links, download.digest, download.size, download.superseded))
         options = replace(self.options.transfer, overwrite=overwrite)
-        with self.watch("fetching") as observer:
-            return fetch_files(requests, options, observer=observer, stop=self.stop, on_fetched=note)
+        try:
+            with self.watch("fetching") as observer:
+                return fetch_files(requests, options, observer=observer, stop=self.stop, on_fetched=note)
+        except ChecksumError as error:
+            raise ChecksumError(f"{error}; 'facedata datasets {self.entry.name}' shows all sources") from error
 
     def _verify(self, placed: Sequence[str]) -> tuple[Result, ...]:
         expected = file_expectations(self.entry, placed)

@@ -55,7 +55,7 @@ _BROWSER_COPY = re.compile(r"(.+?)(?: ?\(\d+\))?((?:\.[A-Za-z0-9]{1,4}){0,2})")
 
 
 Accept = Callable[[CatalogueSet], str]
-"""Shows the terms and asks for them to be accepted; returns how they were, or raises `OptionError`."""
+"""Shows the terms and asks for them to be accepted; returns how they were, or raises a `FacedataError`."""
 
 
 def read_provenance(root: Path, name: str) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def is_accepted(entry: CatalogueSet, record: Mapping[str, Any]) -> bool:
 
 
 def accept_terms(entry: CatalogueSet, root: Path, accept: Accept) -> None:
-    """Ask for the terms to be accepted, and record what was accepted and when; `OptionError` if they are not."""
+    """Ask for the terms to be accepted, and record what was accepted and when; a `FacedataError` if they are not."""
     facts = {"how": accept(entry), "status": list(entry.status), "terms": entry.terms}
     with change_provenance(root, entry.name) as record:
         record["accepted"] = {"at": _now(), **facts, "digest": _digest_of_terms(entry)}
@@ -234,8 +234,8 @@ def given_files(entry: CatalogueSet, from_dir: Path | None, from_files: Sequence
     """
     if not entry.downloads:
         lines = [f"{entry.name}: facedata knows no files of this set that it could fetch or check"]
-        lines += [*entry.terms, *entry.places]
-        lines.append("once you have it, add its files to a catalogue of your own: docs/reference/catalogue.md")
+        lines += [*entry.terms, *entry.places, *filter(None, [entry.found_at])]
+        lines.append(f"once you have it, add its files to your catalogue: facedata datasets {entry.name} --add FOLDER")
         raise ByHandError("\n  ".join(lines))
     for path in from_files:
         if not path.is_file():
@@ -397,8 +397,8 @@ def steps_by_hand(entry: CatalogueSet, missing: Sequence[Download], root: Path) 
     lines = [f"{entry.name}: no program can fetch these files; fetch them in a browser:"]
     for download in missing:
         lines.append(f"  {download.name}  ({download.digest or 'no checksum published'})")
-    if entry.places:
-        lines += ["from:", *(f"  {place}" for place in entry.places)]
+    if places := [*entry.places, *filter(None, [entry.found_at])]:
+        lines += ["from:", *(f"  {place}" for place in places)]
     else:
         lines.append("facedata knows no place to get them from")
     command = f"  facedata download {entry.name} --root {shlex.quote(os.fspath(root))}"

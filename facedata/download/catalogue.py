@@ -123,6 +123,8 @@ class CatalogueSet:
     status_note: str = ""
     licence: str = ""
     homepage: str = ""
+    publisher: str = ""
+    search: str = ""
     notes: tuple[str, ...] = ()
     layout: str = "files"
     folder: str = ""
@@ -152,7 +154,14 @@ class CatalogueSet:
             return "download"
         if any(source.kind == "agreement" for source in self.sources):
             return "by agreement"
-        return "by hand" if self.downloads else "not here"
+        return "by hand" if self.downloads or self.sources else "not here"
+
+    @property
+    def found_at(self) -> str:
+        """Where a person finds the set: the homepage, or who published it and what to search the web for."""
+        search = f"search the web for '{self.search}'" if self.search else ""
+        published = f"published by {self.publisher}" if self.publisher else ""
+        return "; ".join(filter(None, [published, self.homepage or search]))
 
     @property
     def bytes(self) -> tuple[int, bool]:

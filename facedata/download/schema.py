@@ -106,6 +106,8 @@ _SET: dict[str, Any] = {
     "status_note": _LINE,
     "licence": _LINE,
     "homepage": _Key("a URL", _matches(_URL)),
+    "publisher": _LINE,
+    "search": _LINE,
     "notes": _LINES,
     "layout": _Key(f"one of {', '.join(_LAYOUTS)}", _one_of(_LAYOUTS)),
     "folder": _Key("the name of a folder", _matches(_PART)),

@@ -68,7 +68,7 @@ def test_a_missing_faiss_is_named(tmp_path: Path, inline_facedata: Facedata, mon
     write_set(tmp_path / "data", *people(60, 16))
     monkeypatch.setitem(sys.modules, "faiss", None)
     ran = inline_facedata(*COMMAND, 5)
-    assert (ran.status, "pip install 'facedata[features]'" in ran.stderr) == (1, True)
+    assert (ran.status, "pip install -e '.[features]'" in ran.stderr) == (1, True)
 
 
 def test_a_dry_run_writes_nothing_and_json_is_one_object(tmp_path: Path, inline_facedata: Facedata) -> None:

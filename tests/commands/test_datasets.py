@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from support import Ran
 
+from facedata.download.catalogue import load_catalogue
+
 Facedata = Callable[..., Ran]
 
 
@@ -30,6 +32,14 @@ def test_all_that_is_known_of_one(inline_facedata: Facedata) -> None:
         "facedata unpack-rec --include 'my data'/glint360k",
     ):
         assert said in out
+
+
+def test_a_set_without_a_link_says_who_published_it_and_what_to_search_for(inline_facedata: Facedata) -> None:
+    for entry in load_catalogue():
+        assert entry.homepage or (entry.publisher and entry.search), entry.name
+    for command in ("datasets", "download"):
+        ran = inline_facedata(command, "ijb-c", *(["--accept-terms"] if command == "download" else []))
+        assert "published by NIST; search the web for 'IJB-C NIST face challenges'" in ran.stdout + ran.stderr
 
 
 def test_as_json(inline_facedata: Facedata) -> None:

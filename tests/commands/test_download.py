@@ -432,7 +432,7 @@ def test_a_disk_that_fills_up_while_unpacking_can_be_enlarged(download: Run, ser
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "said"), [(b"y\n", 0, "ready in"), (b"n\n", 2, "not accepted"), (b"\x03", 75, "interrupted")]
+    ("answer", "status", "said"), [(b"y\n", 0, "ready in"), (b"n\n", 1, "not accepted"), (b"\x03", 75, "interrupted")]
 )
 def test_terms_are_asked_for_on_a_terminal(server: Server, answer: bytes, status: int, said: str) -> None:
     clustering_set(server, status="withdrawn")

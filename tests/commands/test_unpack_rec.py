@@ -159,7 +159,7 @@ def test_a_backend_that_is_not_installed_says_what_installs_it(record_set: MakeS
     ran = unpack("--backend", "mxnet")
     if ran.status == 0:
         pytest.skip("MXNet is installed here")
-    assert "pip install 'facedata[mxnet]'" in ran.stderr
+    assert "pip install -e '.[mxnet]'" in ran.stderr
     assert len(ran.stderr.splitlines()) == 1
 
 

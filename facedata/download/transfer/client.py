@@ -19,7 +19,7 @@ from facedata import __version__
 from facedata.download.transfer.options import CancelledError, LinkError, TransferOptions, TransientError
 from facedata.text import plain_line, shown_url
 
-__all__ = ["Response", "Session"]
+__all__ = ["Response", "Session", "contacted_host"]
 
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524)
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -72,6 +72,17 @@ class Session(requests.Session):
             urls.append(_redirect_target(urls, response.headers["location"]))
             if urlsplit(urls[-1]).netloc != urlsplit(urls[-2]).netloc:
                 headers.pop("Authorization", None)
+
+
+def contacted_host(url: str) -> str:
+    """The host that a request for this URL connects to, a proxy perhaps; empty if the URL is invalid."""
+    try:
+        proxy = requests.utils.select_proxy(url, requests.utils.get_environ_proxies(url))
+        parts = urlsplit(url)
+        host = (urlsplit(proxy) if proxy else parts).hostname or ""
+    except ValueError:
+        return ""
+    return host if parts.scheme in ("http", "https") and re.fullmatch(r"[\w.:-]+", host) else ""
 
 
 class ContentRange(NamedTuple):

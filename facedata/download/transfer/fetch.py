@@ -6,6 +6,7 @@ import email.utils
 import logging
 import os
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,13 +31,14 @@ from facedata.errors import (
 )
 from facedata.files import check_room
 from facedata.jobs.signals import StopRequest
-from facedata.text import shown_url
+from facedata.text import listed, shown_url
 
 __all__ = ["fetch_files"]
 
 _TICK = 0.1
 _REPORT_EVERY = 0.25
 _GRACE = 0.5
+_RESOLVE_WITHIN = 10.0
 _log = logging.getLogger(__name__)
 
 
@@ -90,6 +92,7 @@ def fetch_files(
 
     downloads += [_FileDownload(request, options, cancel, check_room_for_all) for request in requests]
     check_room_for_all(0)
+    _check_names(requests, options.timeout, stop)
     threads, results = _start_threads(downloads, options.connections, cancel)
     done: dict[_FileDownload, Fetched | Exception] = {}
 
@@ -129,6 +132,51 @@ def fetch_files(
     if failures := [result for result in done.values() if isinstance(result, Exception)]:
         raise _one_error(failures, len(downloads))
     return [result for download in downloads if isinstance(result := done[download], Fetched)]
+
+
+def _check_names(requests: Sequence[FileRequest], timeout: float, stop: StopRequest | None) -> None:
+    """Raise a `TransferError` if not one host of all links has an address: each link would only find that out again."""
+    from facedata.download.transfer.client import contacted_host
+
+    links = [link for request in requests for link in request.links]
+    hosts = dict.fromkeys(contacted_host(link.page) for link in links)
+    answers = queue.SimpleQueue[str]()
+
+    def look_up(host: str) -> None:
+        reason = ""
+        for wait in (0, 1, 2):  # the failure may be that of a moment
+            time.sleep(wait)
+            try:
+                socket.getaddrinfo(host, None)
+            except (OSError, UnicodeError) as error:
+                reason = getattr(error, "strerror", None) or str(error)
+            else:
+                reason = ""
+                break
+        answers.put(reason)
+
+    if not all(hosts):  # an invalid URL has an error of its own
+        return
+    for host in hosts:
+        threading.Thread(target=look_up, args=(host,), daemon=True).start()
+    limit = min(timeout, _RESOLVE_WITHIN)
+    deadline, reasons = time.monotonic() + limit, dict[str, None]()
+    for _ in hosts:
+        reason = f"no answer in {limit:.0f} s"
+        while time.monotonic() < deadline and reason.startswith("no answer"):
+            if stop:
+                raise InterruptedJobError(f"stopped by {stop.signal_name}; run the same command again to resume")
+            with suppress(queue.Empty):
+                reason = answers.get(timeout=_TICK)
+        if not reason:
+            return
+        reasons[reason] = None
+    pages = " and ".join(dict.fromkeys(shown_url(link.page) for link in links[:3]))
+    raise TransferError(
+        f"cannot resolve {listed(list(hosts), quote='')} ({', '.join(reasons)}). What to do: check the network and the "
+        "name service of this machine, and HTTPS_PROXY if it needs a proxy; or open " + pages + " in a browser "
+        "elsewhere, save the files, and give their folder with --from-dir"
+    )
 
 
 def _start_threads(
@@ -261,13 +309,14 @@ class _FileDownload:
         elif errors and all(error.is_page for error in errors):
             kind = WebPageError
         reasons = dict.fromkeys(f"{shown_url(link.page)}: {error}" for link, error in all_errors)
-        pages = " or ".join(dict.fromkeys(shown_url(link.page) for link in self._request.links))
+        wrong = {link for link, error in all_errors if error.is_wrong}  # a browser would get the same file from them
+        pages = " or ".join(dict.fromkeys(shown_url(link.page) for link in self._request.links if link not in wrong))
         can_resume = partial.done and partial.state.resumable
         resume = "run the same command again to resume (the partial file is kept); or " if can_resume else ""
-        by_hand = f"open {pages} in a browser, save the file, and give its folder with --from-dir"
+        by_hand = f"open {pages} in a browser, save the file" if pages else "get the file from another source"
         return kind(
             f"{self._request.path}: cannot be downloaded: {'; '.join(reasons) or 'no link to it is known'}. "
-            f"What to do: {resume}{by_hand if pages else 'give a folder that contains the file with --from-dir'}"
+            f"What to do: {resume}{by_hand}, and give its folder with --from-dir"
         )
 
 

@@ -166,7 +166,7 @@ class LinkDownload:
                 "file as it is"
             )
         if total is not None and size is not None and total != size:
-            raise LinkError(f"the file there has {total:,} bytes, not the {size:,} that were published")
+            raise LinkError(f"the file there has {total:,} bytes, not the {size:,} that were published", is_wrong=True)
         is_provable = response.etag or response.last_modified or digest
         self.partial.restart(
             State(
@@ -231,7 +231,7 @@ class LinkDownload:
                 break
             done = partial.done + len(data)
             if size is not None and done > size:
-                raise LinkError(f"the server sends more than the {size:,} bytes that were published")
+                raise LinkError(f"the server sends more than the {size:,} bytes that were published", is_wrong=True)
             if total is None and size is None and done // _CHECK_ROOM_EVERY > partial.done // _CHECK_ROOM_EVERY:
                 self.check_room(_CHECK_ROOM_EVERY)  # without a size, the body may be endless
             partial.write(data)

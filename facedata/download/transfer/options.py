@@ -115,18 +115,21 @@ class TransferOptions:
 
 
 class LinkError(Exception):
-    """A link does not give the file, and a retry would not help; `is_page` if it gives a web page instead."""
+    """A link does not give the file, and a retry would not help.
 
-    def __init__(self, reason: str, *, is_page: bool = False) -> None:
+    It `is_page` if it gives a web page instead, and `is_wrong` if it gives another file.
+    """
+
+    def __init__(self, reason: str, *, is_page: bool = False, is_wrong: bool = False) -> None:
         super().__init__(reason)
-        self.is_page = is_page
+        self.is_page, self.is_wrong = is_page, is_wrong
 
 
 class WrongChecksumError(LinkError):
     """A link gave a complete file with another checksum; `is_known` if that file is known to be something else."""
 
     def __init__(self, reason: str, *, is_known: bool = False) -> None:
-        super().__init__(reason)
+        super().__init__(reason, is_wrong=True)
         self.is_known = is_known
 
 

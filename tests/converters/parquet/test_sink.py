@@ -155,7 +155,7 @@ def test_an_error_of_the_input_is_not_reported_as_one_of_the_output(tmp_path: Pa
 def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     convert(numbered(3), f"parquet:{tmp_path}/set")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    message = re.escape("the format parquet needs the extra 'parquet': pip install 'facedata[parquet]'")
+    message = re.escape("the format parquet needs the extra 'parquet': pip install -e '.[parquet]'")
     with pytest.raises(MissingExtraError, match=message):
         open_dataset(str(tmp_path / "set"))  # recognised without it
     with pytest.raises(MissingExtraError, match=message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -129,6 +130,8 @@ def test_a_checksum_wrong_everywhere_is_an_error_that_names_all(site: Site) -> N
         site.fetch(*wrong, check=DATA)
     digests = [md5(data).hexdigest() for data in (DATA, *wrong.values())]
     assert all(text in str(caught.value) for text in [*map(site.url, wrong), *digests])
+    assert "in a browser" not in str(caught.value)  # which would get the same wrong files
+    assert "get the file from another source, and give its folder with --from-dir" in str(caught.value)
     assert len(os.listdir()) == 2  # no more than two are kept aside
     assert not FILE.exists()
     site.add("/a.bin", DATA)
@@ -173,6 +176,28 @@ def test_a_refused_connection_is_given_up_soon(site: Site) -> None:
         url = gone.url("/a.bin")
     with pytest.raises(TransferError, match="the connection is refused \\(after 4 attempts\\)"):
         site.fetch(url)
+
+
+@pytest.mark.parametrize(("answers", "reason"), [(True, "Name or service not known"), (False, "no answer in 1 s")])
+def test_without_a_name_service_there_is_one_error_soon(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool, reason: str
+) -> None:
+    def look_up(*_: object) -> None:
+        if not answers:
+            time.sleep(60)
+        raise socket.gaierror(socket.EAI_NONAME, reason)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    links = [Link("http", "https://mirror.invalid/a"), Link("google-drive", "16WD4orcF9dqjNPLzST2U3maDh2cpzxAY")]
+    asked = [FileRequest(tmp_path / name, tuple(links)) for name in "abcdefg"]
+    begin = time.monotonic()
+    with pytest.raises(
+        TransferError, match=f"^cannot resolve mirror.invalid, drive.google.com \\({reason}\\)"
+    ) as caught:
+        fetch_files(asked, TransferOptions(timeout=60.0 if answers else 1.0))
+    assert time.monotonic() - begin < 15
+    assert "drive.google.com/file/d/16WD4" in str(caught.value)
+    assert os.listdir() == []
 
 
 def test_a_password_in_a_url_is_not_shown(site: Site, caplog: pytest.LogCaptureFixture) -> None:

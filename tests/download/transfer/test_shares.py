@@ -94,7 +94,7 @@ class TestDrive:
         with pytest.raises(WebPageError, match="Virus scan warning"):
             site.fetch(DRIVE)
 
-    def test_an_invalid_id_is_not_requested(self, site: Site) -> None:
+    def test_an_invalid_id_is_not_requested(self, internet: Server, site: Site) -> None:
         for identity in ("", "../../etc", "x y", "short"):
             with pytest.raises(TransferError, match="is not the id of a file"):
                 site.fetch(Link("google-drive", identity))

@@ -171,5 +171,5 @@ def test_a_stop_ends_the_trial(work: Work) -> None:
 
 def test_without_onnx_runtime_the_extra_is_named(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(errors.MissingExtraError, match=r"pip install 'facedata\[features\]'"):
+    with pytest.raises(errors.MissingExtraError, match=r"pip install -e '\.\[features\]'"):
         work.extract()
