@@ -30,6 +30,15 @@ def shared_prefix(first: str, last: str) -> int:
     return next((place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
 
 
+def shared_folder(paths: Iterable[str]) -> str:
+    """The folder that all paths lie in, with a slash at its end; empty if there is none."""
+    low = high = None
+    for path in paths:
+        low, high = path if low is None else min(low, path), path if high is None else max(high, path)
+    shared = (low or "")[: shared_prefix(low or "", high or "")]
+    return shared[: shared.rfind("/") + 1]
+
+
 def natural_sort(names: Iterable[str]) -> list[str]:
     """The names in natural order.
 

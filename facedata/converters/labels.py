@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from facedata.dataset import Sample, Source, WrappedSource
 from facedata.errors import FormatError, SampleError
 from facedata.files import file_identity, opened_regular
 from facedata.images import stem_of_key
-from facedata.text import counted, listed
+from facedata.text import counted, listed, shared_folder
 
 __all__ = ["constant_labels", "labels_from"]
 
@@ -171,29 +171,49 @@ def _array_labels(path: str) -> NDArray[np.int64]:
 
 
 def _by_key(source: Source, lines: LabelLines, path: str) -> NDArray[np.int64]:
-    """The label of each sample, by its key with or without the extension; -1 for those that the file does not name."""
-    listed_keys = _hashes(lines.texts(), len(lines))
-    order = np.argsort(listed_keys, kind="stable")
-    ordered = listed_keys[order]
-    same = ordered[1:] == ordered[:-1]
-    numbers = lines.labels[order]
-    if (same & (numbers[1:] != numbers[:-1])).any():
-        place = int(order[1:][same & (numbers[1:] != numbers[:-1])][0])
-        key = next(lines.take(np.array([place])).texts())
-        raise FormatError(f"{path}: gives the sample {key} two different labels")
-    keys = _hashes(source.keys(), len(source))
-    places = np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)
-    found = ordered[places] == keys
+    """The label of each sample, by its key; -1 for those that the file does not name."""
+    best = None
+    for of_line, of_sample in _ways_to_match(source, lines):
+        hashes = _hashes(map(of_line, lines.texts()), len(lines))
+        order = np.argsort(hashes, kind="stable")
+        hashes = hashes[order]
+        keys = _hashes(map(of_sample, source.keys()), len(source))
+        places = np.minimum(np.searchsorted(hashes, keys), len(hashes) - 1)
+        found = hashes[places] == keys
+        if best is None or found.sum() > best[0].sum():
+            best = found, places, order, hashes
+        if found.all():
+            break
+    assert best is not None
+    found, places, order, hashes = best
     if not found.any():
         examples = listed([next(iter(source.keys()), "")]), listed([next(lines.texts())])
         raise FormatError(
             f"{path}: names none of the samples: their keys are like {examples[0]}, the file has {examples[1]}"
         )
+    numbers = lines.labels[order]
+    differ = (hashes[1:] == hashes[:-1]) & (numbers[1:] != numbers[:-1])
+    if differ.any():
+        key = next(lines.take(order[1:][differ][:1]).texts())
+        raise FormatError(f"{path}: gives the sample {key} two different labels")
     if not found.all():
         missing = [key for key, there in zip(source.keys(), found.tolist(), strict=True) if not there]
         _log.warning("%s: has no label for %s: %s", path, counted(len(missing), "sample"), listed(missing))
     return np.where(found, numbers[places], UNLABELLED).astype(np.int64)
 
 
+_ChangeKey = Callable[[str], str]
+
+
+def _ways_to_match(source: Source, lines: LabelLines) -> Iterator[tuple[_ChangeKey, _ChangeKey]]:
+    """What to make of the keys in a file and of those of the samples, so that they may be the same."""
+    yield str, str
+    yield stem_of_key, stem_of_key
+    before = len(shared_folder(lines.texts()))
+    yield lambda key: stem_of_key(key[before:]), stem_of_key
+    first = len(shared_folder(source.keys()))
+    yield stem_of_key, lambda key: stem_of_key(key[first:])
+
+
 def _hashes(keys: Iterable[str], count: int) -> NDArray[np.int64]:
-    return np.fromiter((hash(stem_of_key(key)) for key in keys), np.int64, count)
+    return np.fromiter(map(hash, keys), np.int64, count)

@@ -28,7 +28,7 @@ from facedata.columns import LARGEST_LABEL, LONGEST_LINE, UNLABELLED, LabelLines
 from facedata.errors import EmptyDatasetError, FormatError, InputError, InputNotFoundError
 from facedata.files import opened_regular
 from facedata.images import IMAGE_EXTENSIONS
-from facedata.text import natural_sort, shared_prefix
+from facedata.text import natural_sort, shared_folder
 
 __all__ = ["first_rows", "read_list"]
 
@@ -196,7 +196,7 @@ def read_list(
             folder = os.path.join(folder, _CUB_IMAGES)
     first = dialect.cut(lines[dialect.first])[0]
     if first.startswith(("/", "../")) or (images and not _exists(folder, first)):
-        prefix, folder = _place(path, dialect, folder, named=root is not None)
+        prefix, folder = _place(path, dialect, folder, first, named=root is not None)
         dialect = replace(dialect, prefix=prefix)
     return _read(path, dialect, cub), folder
 
@@ -333,19 +333,14 @@ def _cut(dialect: Dialect, line: bytes, path: str, number: int) -> _Row:
         raise FormatError(f"{path}: line {number}: {shown} does not fit the lines before it; {_EXPECTED}") from None
 
 
-def _place(path: str, dialect: Dialect, folder: str, *, named: bool) -> tuple[str, str]:
+def _place(path: str, dialect: Dialect, folder: str, first: str, *, named: bool) -> tuple[str, str]:
     """What all paths begin with and keys shall not, and the folder that they then start from.
 
     Absolute paths, and those that begin with ``..``, start from the folder that they share. If the images are not
     there, as in a list from another computer, they are looked for in `folder`, with less and less of what all paths
     begin with.
     """
-    first = low = high = ""
-    for number, _, line in _lines(path, dialect):
-        name = _cut(dialect, line, path, number)[0]
-        first, low, high = first or name, min(low or name, name), max(high, name)
-    shared = low[: shared_prefix(low, high)]
-    shared = shared[: shared.rfind("/") + 1]
+    shared = shared_folder(_cut(dialect, line, path, number)[0] for number, _, line in _lines(path, dialect))
     absolute = os.path.join(os.path.abspath(folder), "")
     if named and shared.startswith(absolute):
         return absolute, folder

@@ -36,6 +36,8 @@ FILES = {
     "names": ("x.csv", b"key,person\n1,Ann\n2,Bob\nc/3,Ann\n", [0, 0, 1]),
     "JSON lines": ("x.jsonl", b'{"path": "1.jpg", "label": 3}\n{"path": "2.png", "label": null}\n', [-1, 3, -1]),
     "the same twice": ("x.txt", b"1 7\n1 7\n", [-1, 7, -1]),
+    "both extensions": ("x.txt", b"1.jpg 7\n1.png 8\n2.png 9\n", [-1, 7, 9]),
+    "a folder before": ("x.csv", b"key,person\nd/p/1.jpg,Ann\nd/p/2.png,Bob\nd/p/c/3.jpg,Bob\n", [1, 0, 1]),
     "absolute": ("x.txt", b"CWD/p/1.jpg 7\n", [-1, 7, -1]),
     "InsightFace": ("x.lst", b"1\tc/3.jpg\t6\n1\t2.png\t2\n", [6, -1, 2]),
 }
@@ -58,8 +60,8 @@ REFUSED = {
     "too large": (b"0\n1\n2147483648\n", "expected labels from 0 to 2147483647, or -1"),
     "not integers": (b"0\n1\nx\n", "line 3 is 'x', expected an integer"),
     "no labels": (b"1.jpg\n2.png\n", "has no labels; expected one for each sample"),
-    "other keys": (b"x/1.jpg 0\n", r"names none of the samples: their keys are like 'c/3\.jpg', the file has 'x/1"),
-    "two labels": (b"1.jpg 0\n1.png 1\n", r"gives the sample 1\.png two different labels"),
+    "other keys": (b"x/9.jpg 0\n", r"names none of the samples: their keys are like 'c/3\.jpg', the file has 'x/9"),
+    "two labels": (b"1.jpg 0\n1.jpg 1\n", r"gives the sample 1\.jpg two different labels"),
     "floats": (b"1.jpg 0.5\n", "the label is not an integer"),
 }
 

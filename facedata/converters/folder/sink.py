@@ -306,8 +306,8 @@ def _check_list(source: Source, path: str) -> None:
     for key in source.keys():  # noqa: SIM118, not a mapping
         if len(key.split()) > 1 or key != key.strip():
             raise OptionError(
-                f"{path}: the path '{key}' has a space, and the readers of such a list cut lines at spaces. Leave out "
-                "--layout source, so that images are named by label and number, or rename the files and folders"
+                f"{path}: the path '{key}' has a space, and the readers of such a list cut lines at spaces. Choose "
+                "--layout glint360k, which names images by label and number, or rename the files and folders"
             )
 
 

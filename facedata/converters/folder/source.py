@@ -34,7 +34,7 @@ _CHECKPOINT = 64
 _BLOCK = 1 << 16
 _NUMBERED = re.compile(r"(?:id_)?(\d+)", re.ASCII)
 _MOST_DIGITS = 18  # int() refuses some thousands
-_ENTRIES_TO_TRY, _FOLDERS_TO_TRY = 256, 1024
+_ENTRIES_TO_TRY, _FILES_TO_TRY, _FOLDERS_TO_TRY = 256, 16, 1024
 _MOST_FOLDERS = 1 << 20  # of a class
 _KINDS_SHOWN = 6
 _LISTS_TO_TRY = 16
@@ -228,16 +228,17 @@ def open_source(path: str, *, labels: str | None = None) -> FolderSource:
             listed(differ_in_case),
         )
     if not scan.folders:
-        raise EmptyDatasetError(f"{path}: holds no image; expected images, or one folder of images for each class")
+        what = f"folder with images, but {counted(len(loose), 'image')} outside of folders" if loose else "image"
+        raise EmptyDatasetError(f"{path}: holds no {what}; expected images, or one folder of images for each class")
     if labels is None:
         _warn_of_lists(path, lists)
     classes = list(dict.fromkeys(folder.partition("/")[0] for folder in scan.folders))
     inner = {folder.split("/", 2)[1] for folder in scan.folders if "/" in folder}
     holder = len(classes) == 1 and len(inner) > 1 and classes[0] not in scan.folders
     if labels is None and not unlabelled and (holder or _SPLITS.issuperset(map(str.lower, classes))):
-        what = "looks like a folder of class folders" if holder else "are not classes, but parts of a dataset"
+        what = "which looks like a folder of class folders" if holder else "not classes, but parts of a dataset"
         raise FormatError(
-            f"{path}: {listed(classes, 9)} {what}; name {'it' if holder else 'the parts that you want'} "
+            f"{path}: holds {listed(classes, 9)}, {what}; name {'it' if holder else 'the parts that you want'} "
             f"({' '.join(os.path.join(path, name) for name in classes[:3])}), or take each as a class with --labels "
             "folders"
         )
@@ -343,15 +344,17 @@ def accepts(path: str) -> bool:
 
 def _images_and_folders(root: str) -> tuple[bool, list[str]]:
     """Whether one of the first entries of a folder is an image, and the folders among them."""
-    image, folders = False, []
+    image, folders, tried = False, [], 0
     with suppress(OSError), os.scandir(root) as entries:
         for entry in islice(entries, _ENTRIES_TO_TRY):
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
                 folders.append(entry.path)
-            else:
-                image = image or _has_image_name(entry.name) or _is_image(entry.path)
+            elif not image and _has_image_name(entry.name):
+                image = True
+            elif not image and tried < _FILES_TO_TRY:
+                image, tried = _is_image(entry.path), tried + 1
     return image, folders
 
 

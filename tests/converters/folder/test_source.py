@@ -134,9 +134,12 @@ def test_one_image_is_a_dataset(tmp_path: Path) -> None:
     [
         (
             ["train/a/1.jpg", "val/a/2.jpg"],
-            r"'train', 'val' are not classes, but parts of a dataset; .*t/train .*val",
+            r"holds 'train', 'val', not classes, but parts of a dataset; .*t/train .*val",
         ),
-        (["lfw/a/1.jpg", "lfw/b/2.jpg"], r"'lfw' looks like a folder of class folders; name it \(.*t/lfw\)"),
+        (
+            ["lfw/a/1.jpg", "lfw/b/2.jpg"],
+            r"holds 'lfw', which looks like a folder of class folders; name it \(.*lfw\)",
+        ),
     ],
 )
 def test_the_folder_above_the_classes_is_refused_with_theirs(tmp_path: Path, paths: list[str], message: str) -> None:
