@@ -26,7 +26,7 @@ from facedata.features.feature_set import Matrix
 from facedata.features.neighbours.files import with_itself_first
 from facedata.features.neighbours.job import SearchThreads
 from facedata.features.neighbours.search import UnitRows, cut_search, exact_nearest
-from facedata.jobs.engine import available_cpus
+from facedata.jobs.machine import available_cpus
 
 LTC, OURS = "learn-to-cluster's steps", "facedata build-knn"
 

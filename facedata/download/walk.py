@@ -230,7 +230,7 @@ def run_in_order(
         If `stop` is set.
     """
     if workers is None:
-        from facedata.jobs.engine import available_cpus
+        from facedata.jobs.machine import available_cpus
 
         workers = available_cpus()
     meter.workers = workers

@@ -28,7 +28,6 @@ from facedata.jobs.engine import (
     Recorder,
     ShardRunner,
     ShardTask,
-    available_cpus,
 )
 from facedata.jobs.journal import JobState, Journal, JournalWriter
 from facedata.jobs.output import check_still_ours, claim_output
@@ -69,6 +68,14 @@ class JobOptions:
                 "--overwrite and --shard together would delete what the other elements of the array write: remove the "
                 "output once, before they start"
             )
+
+    def worker_count(self) -> int:
+        """The number of workers that the user gave, or else the CPUs that this process may use."""
+        if self.workers is not None:
+            return self.workers
+        from facedata.jobs.machine import available_cpus
+
+        return available_cpus()
 
 
 @dataclass(frozen=True)
@@ -188,7 +195,7 @@ def run_job(
                     _log.info("resuming: %d of %d shards are already done", len(part) - len(todo), len(part))
                 if writer is None:
                     output.prepare()
-                workers = options.workers or available_cpus()
+                workers = options.worker_count()
                 lines = stack.enter_context(JournalWriter(journal, plan, options.part))
                 recorder = Recorder(state, lines, meter, writer, workers)
                 ShardRunner(todo, make_task, recorder, workers, options.executor_factory).run()

@@ -18,9 +18,10 @@ import pytest
 from job_tasks import FullDisk, KillSelf, Note, PlainOutput, result
 
 from facedata.errors import DiskFullError, InterruptedJobError, OptionError
-from facedata.jobs.engine import LocalExecutor, Progress, available_cpus, cgroup_cpus
+from facedata.jobs.engine import LocalExecutor, Progress
 from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import Journal
+from facedata.jobs.machine import available_cpus, cgroup_cpus
 from facedata.jobs.plan import Part, Plan
 from facedata.jobs.status import job_status
 

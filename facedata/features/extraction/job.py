@@ -22,9 +22,9 @@ from facedata.features.extraction.output import FAIL, FeatureOutput
 from facedata.features.feature_set import FeatureSet, Floats, bad_rows
 from facedata.files import StrPath, output_errors
 from facedata.images import image_size, opencv_in_one_thread
-from facedata.jobs.engine import available_cpus
 from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import Journal, ShardResult
+from facedata.jobs.machine import available_cpus
 from facedata.jobs.output import check_output, make_folders, refuse_overlap
 from facedata.jobs.plan import Plan
 from facedata.jobs.signals import stop_on_signals

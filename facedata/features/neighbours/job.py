@@ -29,9 +29,9 @@ from facedata.features.neighbours.search import (
     measured_recall,
     use_one_core,
 )
-from facedata.jobs.engine import available_cpus, available_memory
 from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import ShardResult
+from facedata.jobs.machine import available_cpus, available_memory
 from facedata.jobs.output import check_output, make_folders, refuse_overlap
 from facedata.jobs.plan import Plan
 

@@ -1,0 +1,58 @@
+"""How many CPUs and how much memory this process may use."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["available_cpus", "available_memory", "cgroup_cpus"]
+
+
+def available_cpus() -> int:
+    """The CPUs that this process may use: the least of its affinity, the cgroup's quota and SLURM's allocation."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limits = [affinity, cgroup_cpus(), _slurm_cpus()]
+    return max(min(limit for limit in limits if limit), 1)
+
+
+def _slurm_cpus() -> int | None:
+    value = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return int(value) if value.isdigit() and int(value) > 0 else None
+
+
+def cgroup_cpus(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int | None:
+    """The CPU quota of this process's cgroup and those above it (version 2, and version 1 at its root), rounded up."""
+    quotas = []
+    for folder in _cgroup_folders(root, membership):
+        with suppress(OSError, ValueError):
+            quota, period = (folder / "cpu.max").read_text().split()
+            if quota != "max":
+                quotas.append(-(-int(quota) // int(period)))
+    with suppress(OSError, ValueError):
+        quota_v1 = int((root / "cpu/cpu.cfs_quota_us").read_text())
+        if quota_v1 > 0:
+            quotas.append(-(-quota_v1 // int((root / "cpu/cpu.cfs_period_us").read_text())))
+    return min(quotas, default=None)
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: of the machine, or less if its cgroup has a limit."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    for folder in _cgroup_folders(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")):
+        with suppress(OSError, ValueError):
+            limit, used = ((folder / name).read_text() for name in ("memory.max", "memory.current"))
+            free = min(free, int(limit) - int(used))
+    return max(free, 0)
+
+
+def _cgroup_folders(root: Path, membership: Path) -> list[Path]:
+    with suppress(OSError):
+        for line in membership.read_text().splitlines():
+            if line.startswith("0::/"):
+                folder = root / line.removeprefix("0::/")
+                return [folder, *[up for up in folder.parents if up.is_relative_to(root)]]
+    return [root]
