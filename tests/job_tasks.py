@@ -16,6 +16,7 @@ from typing import Any
 
 from facedata.dataset import OrderedOutput, OrderedWriter, Output
 from facedata.errors import ModelError, OutputLockedError
+from facedata.jobs.engine import report_progress
 from facedata.jobs.journal import ShardLock, ShardResult
 
 HELD = ExitStack()
@@ -38,6 +39,18 @@ class Note:
         time.sleep(self.seconds)
         Path(self.folder, f"done-{self.shard}").touch()
         return result()
+
+
+@dataclass(frozen=True)
+class Count(Note):
+    """As `Note`, and reports four samples, one after another."""
+
+    def __call__(self) -> ShardResult:
+        for done in range(4):
+            report_progress(done, 4)
+            Path(self.folder, f"begun-{self.shard}").touch()
+            time.sleep(self.seconds / 4)
+        return replace(Note(self.folder, self.shard)(), samples=4)
 
 
 @dataclass(frozen=True)

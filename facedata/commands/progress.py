@@ -38,7 +38,7 @@ def show_progress(unit: str, *, quiet: bool) -> Iterator[Observer | None]:
                 progress.done,
                 progress.total,
                 initial=progress.before,
-                postfix=f"{progress.byte_rate / 1e6:.0f} MB/s{_failed(progress)}",
+                postfix=(f"{progress.byte_rate / 1e6:.0f} MB/s" if progress.bytes else "") + _failed(progress),
             )
     else:
         yield _LogLines(unit)
@@ -78,7 +78,7 @@ class _Bar:
         if self._bar is not None:
             self._bar.close()
 
-    def show(self, done: int, total: int, *, initial: int = 0, postfix: str = "") -> None:
+    def show(self, done: int, total: int, *, initial: int = 0, postfix: str | None = None) -> None:
         if self._bar is not None and total != (self._bar.total or 0):
             self._bar.total = total or None
         if self._bar is None:
@@ -87,9 +87,9 @@ class _Bar:
             tqdm.monitor_interval = 0  # with its thread, forking workers would be unsafe
             options = {"dynamic_ncols": True, "leave": False, **self._options}
             self._bar = tqdm(file=sys.stderr, total=total or None, initial=initial, **options)
-        self._bar.set_postfix_str(postfix, refresh=False)
+        self._bar.set_postfix_str(postfix or "", refresh=False)
         self._bar.update(done - self._bar.n)
-        if postfix:
+        if postfix is not None:
             self._bar.refresh()
 
 

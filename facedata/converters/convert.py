@@ -26,6 +26,7 @@ from facedata.dataset import (
     takes_option,
 )
 from facedata.errors import FacedataError, OptionError, RefusedSampleError, SampleError, output_error
+from facedata.jobs.engine import report_progress
 from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import JobState, ShardResult, refuse_unfinished
 from facedata.jobs.output import check_output, refuse_overlap
@@ -49,6 +50,7 @@ __all__ = [
 ]
 
 _BYTES_PER_SHARD = 1 << 26
+_REPORT_EVERY = 256  # samples that are only copied
 _BYTES_PER_BLOCK = 1 << 24  # what a single writer gets at a time: several of these are in memory at once
 
 
@@ -421,6 +423,8 @@ class _ConvertShard:
             with opened as change, self.sink.open_shard(self.shard) as writer:
                 items = self.source.read()
                 made = ((item,) for item in items) if change is None else change(items)
+                slow, count = change is not None, len(self.source)
+                report_progress(0, count)
                 for index, faces in enumerate(made, self.first):
                     for face, item in enumerate(faces):
                         if not isinstance(item, Sample):
@@ -441,6 +445,8 @@ class _ConvertShard:
                             last_label = label
                             low, high = labels or (label, label)
                             labels = (min(low, label), max(high, label))
+                    if slow or not index % _REPORT_EVERY:
+                        report_progress(index - self.first + 1, count)
                 block = writer.block() if isinstance(writer, BlockEncoder) else None
         except FacedataError:
             raise

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import connection
+from multiprocessing.sharedctypes import RawArray
+from typing import Any
 
 from facedata.dataset import OrderedWriter
 from facedata.errors import InterruptedJobError, WorkerStartError
@@ -33,6 +35,7 @@ __all__ = [
     "ShardRunner",
     "ShardTask",
     "die_with_parent",
+    "report_progress",
 ]
 
 GRACE = 10.0
@@ -43,6 +46,10 @@ _DEATHS_TO_FAIL = 2
 _IDLE_DEATHS_TO_FAIL = 5
 _BLOCKS_AHEAD = 2
 _MOST_BLOCKS_AHEAD = 16  # blocks in memory at once, however many workers there are
+
+_SECONDS_TO_LOSE = 2.0  # of work on a shard, which a stop may drop
+_SLOTS = 4096  # far more shards than run at once
+_BEGUN, _REPORTED = 1, 2  # what is in a slot: 0, or this, or this and the samples done
 
 _PR_SET_PDEATHSIG = 1
 _TICK_AT_END = 0.1
@@ -104,7 +111,7 @@ class ProgressMeter:
 
     def __init__(self, total: int, before: int, observer: Observer | None) -> None:
         self._total, self._before, self._observer = total, before, observer
-        self._done, self._bytes, self._failures = before, 0, 0
+        self._done, self._bytes, self._failures, self._underway = before, 0, 0, 0
         self._begin = time.monotonic()
 
     def add(self, samples: int, size: int, failures: int) -> None:
@@ -112,17 +119,18 @@ class ProgressMeter:
         self._done += samples + failures
         self._bytes += size
         self._failures += failures
-        self.tick()
 
-    def tick(self) -> None:
-        """Call the observer, so that a display's clock goes on while nothing else happens."""
+    def tick(self, underway: int = 0) -> None:
+        """Call the observer, so that a display goes on; `underway` samples are done, of shards that are not."""
+        self._underway = underway
         if self._observer:
             self._observer(self.progress())
 
     def progress(self) -> Progress:
         """The progress now."""
         seconds = time.monotonic() - self._begin
-        return Progress(self._total, self._before, self._done, self._bytes, self._failures, seconds)
+        done = min(self._done + self._underway, self._total)
+        return Progress(self._total, self._before, done, self._bytes, self._failures, seconds)
 
 
 class Recorder:
@@ -170,6 +178,11 @@ class Recorder:
         self.state.add(shard, entry)
         self.meter.add(result.samples, result.bytes, len(result.failures))
 
+    def tick(self, underway: int) -> None:
+        """Show the progress, with samples of running shards and of those that wait for an earlier one."""
+        waiting = sum(result.samples + len(result.failures) for result in self._waiting.values())
+        self.meter.tick(underway + waiting)
+
     def fail(self, shard: int, reason: str) -> bool:
         """Record that `shard` cannot be done; return whether the others can be done without it."""
         entry = {"shard": shard, "failed": reason}
@@ -183,8 +196,13 @@ class _PicklableTask:
     """A task whose errors can be sent back: an error that cannot be unpickled would look like a dead worker."""
 
     task: ShardTask
+    shard: int
 
     def __call__(self) -> ShardResult:
+        global _slot
+        _slot = 2 * (self.shard % _SLOTS)
+        if _counts is not None:
+            _counts[_slot] = _BEGUN
         try:
             return self.task()
         except Exception as error:
@@ -193,6 +211,17 @@ class _PicklableTask:
             except Exception:
                 raise RuntimeError(f"{type(error).__name__}: {error}") from error
             raise
+
+
+_counts: Any = None  # in a worker: for each slot, the samples done and all samples of a running shard
+_slot = 0
+
+
+def report_progress(done: int, total: int) -> None:
+    """Report, in a task that is at work, how many of its samples are done; costs less than a microsecond."""
+    if _counts is not None:
+        _counts[_slot + 1] = total
+        _counts[_slot] = _REPORTED + done
 
 
 class ShardRunner:
@@ -213,7 +242,10 @@ class ShardRunner:
         workers: int,
         executor_factory: ExecutorFactory,
     ) -> None:
-        self._waiting, self._suspects = deque(todo), deque[int]()
+        self._todo = list(todo)
+        self._waiting, self._suspects = deque(self._todo), deque[int]()
+        self._begun: dict[int, float] = {}
+        self._counts: Any = None
         self._deaths: dict[int, int] = {}
         self._make_task, self._recorder = make_task, recorder
         self._workers, self._executor_factory = workers, executor_factory
@@ -245,8 +277,9 @@ class ShardRunner:
                 idle_deaths += was_idle
                 if idle_deaths > _IDLE_DEATHS_TO_FAIL:
                     raise RuntimeError(f"the workers died {idle_deaths} times before they were given any work")
-            if stop:
-                done = self._recorder.state.done
+            state = self._recorder.state
+            done = state.done
+            if stop and not all(done[shard] or shard in state.failed_shards for shard in self._todo):
                 raise InterruptedJobError(f"stopped by {stop.signal_name}: {sum(done)} of {len(done)} shards are done")
 
     def _use(self, executor: Executor, stop: StopRequest) -> bool:
@@ -255,12 +288,16 @@ class ShardRunner:
         Returns whether it broke while no shard was running, so that no shard is to blame.
         """
         has_dead_worker = getattr(executor, "has_dead_worker", bool)
+        self._counts = getattr(executor, "counts", None)
         ticks_with_dead_worker = 0
         while (self._waiting or self._suspects or self._running) and not stop:
             # submit as many shards as may run; suspects run alone
             queue, most = (self._suspects, 1) if self._suspects else (self._waiting, self._workers + 1)
             while queue and len(self._running) < most and not (self._running and not self._recorder.has_room(queue[0])):
-                task = _PicklableTask(self._make_task(queue[0]))
+                task = _PicklableTask(self._make_task(queue[0]), queue[0])
+                self._begun.pop(queue[0], None)
+                if self._counts is not None:
+                    self._counts[2 * (queue[0] % _SLOTS)] = 0
                 try:
                     future = executor.submit(task)
                 except BrokenExecutor:
@@ -289,7 +326,12 @@ class ShardRunner:
     def _collect(self, done: Iterable[Future[ShardResult]]) -> None:
         for future in done:
             self._recorder.add(self._running.pop(future), future.result())
-        self._recorder.meter.tick()
+        underway, now = 0, time.monotonic()
+        for shard in self._running.values() if self._counts is not None else ():
+            if count := self._counts[2 * (shard % _SLOTS)]:
+                self._begun.setdefault(shard, now)
+                underway += max(count - _REPORTED, 0)
+        self._recorder.tick(underway)
 
     def _handle_dead_worker(self, executor: Executor, stop: StopRequest) -> None:
         """Keep the results that arrived before the executor broke, and plan to try the other shards again."""
@@ -317,18 +359,31 @@ class ShardRunner:
                 self._suspects.clear()
 
     def _drain(self, executor: Executor, stop: StopRequest) -> None:
-        """Let running shards finish if they do so soon; drop the others."""
-        _log.warning("%s: finishing the running shards; a second signal drops them", stop.signal_name)
+        """Let running shards finish if they do so soon and have done much; drop the others."""
         for future in list(self._running):
             if future.cancel():
                 del self._running[future]
         deadline = time.monotonic() + GRACE
-        while self._running and time.monotonic() < deadline and not stop.at_once:
+        if any(map(self._is_worth_waiting, self._running.values())):
+            _log.warning("%s: finishing the running shards; a second signal drops them", stop.signal_name)
+        while any(map(self._is_worth_waiting, self._running.values())):
+            if time.monotonic() > deadline or stop.at_once:
+                break
             done, _ = wait(self._running, timeout=_TICK, return_when=FIRST_COMPLETED)
             if any(isinstance(future.exception(), BrokenExecutor) for future in done):
                 break
             self._collect(done)
         _kill(executor)
+
+    def _is_worth_waiting(self, shard: int) -> bool:
+        """Whether a running shard would lose much if it was dropped, and is likely to end soon; True if unknown."""
+        if self._counts is None:
+            return True
+        count, total = self._counts[(slot := 2 * (shard % _SLOTS)) : slot + 2]
+        if count <= _BEGUN:
+            return bool(count)
+        seconds, done = time.monotonic() - self._begun.get(shard, time.monotonic()), count - _REPORTED
+        return done > 0 and seconds >= _SECONDS_TO_LOSE and seconds * (total - done) / done <= GRACE
 
 
 def _kill(executor: Executor) -> None:
@@ -342,7 +397,8 @@ class LocalExecutor(ProcessPoolExecutor):
     """Processes on this machine that die with their parent, however it dies."""
 
     def __init__(self, workers: int) -> None:
-        super().__init__(workers, mp_context=_context(), initializer=_start_worker)
+        self.counts = RawArray(ctypes.c_long, 2 * _SLOTS)
+        super().__init__(workers, mp_context=_context(), initializer=_start_worker, initargs=(self.counts,))
 
     def kill(self) -> None:
         """Kill the workers at once, whatever they are doing.
@@ -382,7 +438,9 @@ def _context() -> multiprocessing.context.BaseContext:
     return multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 
 
-def _start_worker() -> None:
+def _start_worker(counts: Any) -> None:
+    global _counts
+    _counts = counts
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     die_with_parent()

@@ -32,6 +32,7 @@ from facedata.jobs.engine import (
 from facedata.jobs.journal import JobState, Journal, JournalWriter
 from facedata.jobs.output import check_still_ours, claim_output
 from facedata.jobs.plan import Part, Plan
+from facedata.text import counted
 
 __all__ = ["Conclude", "JobOptions", "JobSummary", "run_job"]
 
@@ -160,6 +161,17 @@ def run_job(
         raise OptionError(
             f"{output.root}: is written by a single process, so its work cannot be divided with --shard; "
             "it still reads with many --workers"
+        )
+    parts = options.part.count
+    if parts > plan.shards:
+        finer = "" if plan.ends is None else ", or write smaller files (--shard-size, --shard-samples)"
+        _log.warning(
+            "--shard %s: the job has only %s, so some of the %d parts have nothing to do; give --shard i/%d%s",
+            options.part,
+            counted(plan.shards, "shard"),
+            parts,
+            plan.shards,
+            finer,
         )
     journal = claim_output(plan, output, overwrite=options.overwrite)
     meter = ProgressMeter(0, 0, None)

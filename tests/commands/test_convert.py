@@ -188,7 +188,7 @@ def test_a_dry_run_writes_nothing(record_set: MakeSet, inline_facedata: Facedata
         ("convert a webdataset:out/x.tar", 2, "say where their number goes"),
         ("convert a webdataset:out --shard-size 12XB", 2, "'12XB' is not a size, as 1GB, 500MB or 64MiB"),
         ("convert a list:train.txt", 2, "name the folder of the images"),
-        ("convert a null:", 2, "names no path"),
+        ("convert a rec:", 2, "names no path"),
         ("convert rec: null:out", 2, "names no path"),
         ("convert '' null:out", 2, "names no path"),
         ("pack-rec a --output p --shuffle", 2, "choose --style plain, or leave out --shuffle"),

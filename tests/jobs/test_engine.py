@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
-from job_tasks import FullDisk, KillSelf, Note, PlainOutput, result
+from job_tasks import Count, FullDisk, KillSelf, Note, PlainOutput, result
 
 from facedata.errors import DiskFullError, InterruptedJobError, OptionError
 from facedata.jobs.engine import LocalExecutor, Progress
@@ -122,6 +122,37 @@ def test_a_signal_finishes_the_shards_at_work_and_leaves_the_rest(tmp_path: Path
     assert 0 < len(finished) < SHARDS
     assert [shard for shard, one in enumerate(Journal(tmp_path).load(PLAN).done) if one] == finished
     assert run(tmp_path).finished
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ends"),
+    [(60, False), (1.6, False), (3.6, True)],
+    ids=["would take too long", "has done little", "ends soon"],
+)
+def test_a_shard_that_reports_its_progress_is_finished_after_a_signal_if_that_is_worth_it(
+    tmp_path: Path, seconds: float, ends: bool
+) -> None:
+    plan = Plan("test", {}, {}, 4, 1, {"command_line": "facedata test"})
+    output = PlainOutput(str(tmp_path))
+    seen: list[Progress] = []
+
+    def observe(progress: Progress) -> None:
+        seen.append(progress)
+        if progress.done == (3 if ends else 0) and (tmp_path / "begun-0").exists():
+            (tmp_path / "begun-0").unlink()
+            signal.raise_signal(signal.SIGINT)
+
+    def make_task(shard: int) -> Count:
+        return Count(str(tmp_path), shard, seconds)
+
+    begin = time.monotonic()
+    if ends:  # and then nothing was interrupted
+        assert run_job(plan, make_task, output, JobOptions(observer=observe)).finished
+        assert {progress.done for progress in seen} == {0, 1, 2, 3, 4}
+        return
+    with pytest.raises(InterruptedJobError, match="0 of 1 shards are done"):
+        run_job(plan, make_task, output, JobOptions(observer=observe))
+    assert time.monotonic() - begin < 1.5
 
 
 def test_a_second_signal_drops_what_is_at_work(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from facedata.features.extraction.output import FAIL, FeatureOutput
 from facedata.features.feature_set import FeatureSet, Floats, bad_rows
 from facedata.files import StrPath, output_errors
 from facedata.images import image_size, opencv_in_one_thread
+from facedata.jobs.engine import report_progress
 from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import Journal, ShardResult
 from facedata.jobs.machine import available_cpus
@@ -224,6 +225,7 @@ class ExtractShard:
             self.output.open_rows() as write_rows,
             closing(_one_ahead(self._batches())) as batches,
         ):
+            report_progress(0, len(self.source))
             for images, entries in batches:
                 rows, first = self._embed(images), len(labels)
                 for row, entry, bad in zip(rows, entries, bad_rows(rows).tolist(), strict=True):
@@ -242,6 +244,7 @@ class ExtractShard:
                     labels.append(entry.label)
                     keys.append(entry.key)
                 write_rows(self.first + first, rows)
+                report_progress(len(labels), len(self.source))
             self.output.write_lines(self.shard, labels, keys, failed)
         for row in reversed(failed):
             del labels[row]
