@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ import numpy as np
 
 from facedata.align.aligner import Aligner, AlignOptions, ShardAligner, aligned_key
 from facedata.align.faces import five_points
-from facedata.align.outputs import ExpectedSource, FoundLandmarks, aligned_output
+from facedata.align.outputs import AlignedOutput, ExpectedSource, FoundLandmarks, aligned_output
 from facedata.align.similarity import fits_mirrored
 from facedata.align.templates import TEMPLATES, Template, load_template
 from facedata.contact_sheet import PreviewFace, sheet_extension, write_preview
@@ -67,9 +68,19 @@ def align_dataset(
 
 
 def run_alignment(planned: Conversion, job: JobOptions | None = None) -> JobSummary:
-    """Run what was planned, or resume it."""
+    """Run what was planned, or resume it; then draw the preview, unless its file exists since an earlier run."""
     with opencv_in_one_thread():
-        return run_conversion(planned, job)
+        summary = run_conversion(planned, job)
+        assert isinstance(planned.sink, AlignedOutput)
+        assert isinstance(planned.change, Aligner)
+        preview = planned.sink.preview
+        if preview is None or not summary.finished:
+            return summary
+        if os.path.exists(preview):
+            _log.info("%s: exists already, not drawn again", preview)
+        elif not _draw_preview(planned.source, planned.change, preview):
+            return summary
+        return replace(summary, facts={**summary.facts, "preview": preview})
 
 
 def plan_alignment(source: str, target: str, options: AlignOptions | None = None) -> Conversion:
@@ -118,7 +129,6 @@ def _make_aligner(source: Source, sink: Sink, options: AlignOptions, template: T
         found=found,
         unused=None if listed is None or matched is None else partial(listed.unused, matched),
         preview=options.preview,
-        draw=partial(_draw_preview, source[: options.limit], aligner),
     )
     own_template = None if options.template in TEMPLATES else options.template
     model = None if options.detector is None else options.detector.model

@@ -125,7 +125,7 @@ class AlignedOutput(Sink):
     """A sink, and what the parent process writes beside it.
 
     `expected` gives, for the source, what the sink has to expect; `unused` the keys of the entries of the landmark file
-    that belong to no image. `draw` writes the contact sheet `preview` and returns whether there was anything to draw.
+    that belong to no image. `preview` is a file that is written after the job: see `run_alignment`.
     """
 
     sink: Sink
@@ -133,7 +133,6 @@ class AlignedOutput(Sink):
     found: FoundLandmarks | None = None
     unused: Callable[[], Iterable[str]] | None = None
     preview: str | None = None
-    draw: Callable[[str], bool] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:  # workers have only the sink
         return _unchanged, (self.sink,)
@@ -163,9 +162,8 @@ class AlignedOutput(Sink):
         return replace(self, sink=sink), ends
 
     def identity(self) -> Mapping[str, Any]:
-        """The identity of the sink, and which files are written beside it."""
-        paths = {"write landmarks": self.found and self.found.path, "preview": self.preview}
-        return {**self.sink.identity(), **{name: path and os.path.abspath(path) for name, path in paths.items()}}
+        """The identity of the sink, and which landmarks are written beside it."""
+        return {**self.sink.identity(), "write landmarks": self.found and os.path.abspath(self.found.path)}
 
     def owns(self, name: str) -> bool:
         """Whether the sink, or what is written beside it, uses this name."""
@@ -198,8 +196,6 @@ class AlignedOutput(Sink):
             self.found.join(shards)
         if self.unused is not None:
             facts["unused_landmarks"] = _write_unused(os.path.join(self.root, UNUSED), self.unused())
-        if self.preview is not None and self.draw is not None and self.draw(self.preview):
-            facts["preview"] = self.preview
         return {**facts, "causes": _count_causes(os.path.join(self.root, FAILURES))}
 
     def clean_up(self) -> None:

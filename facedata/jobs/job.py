@@ -162,17 +162,7 @@ def run_job(
             f"{output.root}: is written by a single process, so its work cannot be divided with --shard; "
             "it still reads with many --workers"
         )
-    parts = options.part.count
-    if parts > plan.shards:
-        finer = "" if plan.ends is None else ", or write smaller files (--shard-size, --shard-samples)"
-        _log.warning(
-            "--shard %s: the job has only %s, so some of the %d parts have nothing to do; give --shard i/%d%s",
-            options.part,
-            counted(plan.shards, "shard"),
-            parts,
-            plan.shards,
-            finer,
-        )
+    _warn_of_idle_parts(plan, options.part)
     journal = claim_output(plan, output, overwrite=options.overwrite)
     meter = ProgressMeter(0, 0, None)
     try:
@@ -225,6 +215,14 @@ def run_job(
         raise
     except OSError as error:
         raise output_error(error, output.root) from error
+
+
+def _warn_of_idle_parts(plan: Plan, part: Part) -> None:
+    if part.count > plan.shards:
+        way = f"use --shard i/{plan.shards}" if plan.shards > 1 else "run it without --shard"
+        finer = "" if plan.ends is None else ", or write smaller files (--shard-size, --shard-samples)"
+        shards = counted(plan.shards, "shard")
+        _log.warning("--shard %s: the job has %s, so some parts have nothing to do; %s%s", part, shards, way, finer)
 
 
 def _append_unrecorded(

@@ -122,9 +122,6 @@ class _SampleSink(RecSink):
     sample: SampleOptions = SampleOptions()
     preview: str | None = None
 
-    def identity(self) -> Mapping[str, Any]:
-        return {**super().identity(), "preview": self.preview and os.path.abspath(self.preview)}
-
     def owns(self, name: str) -> bool:
         return name == _LANDMARKS or super().owns(name)
 
@@ -144,13 +141,6 @@ class _SampleSink(RecSink):
                     file.write(json.dumps(line).encode() + b"\n")
         except OSError as error:
             raise output_error(error, self.root) from error
-        if self.preview is not None:
-            from facedata.contact_sheet import write_contact_sheet
-
-            columns = min(self.sample.images, _PREVIEW_COLUMNS)
-            starts = range(0, self.sample.images * min(self.sample.identities, _PREVIEW_ROWS), self.sample.images)
-            rows = [[self.sample.draw(start + column) for column in range(columns)] for start in starts]
-            write_contact_sheet(self.preview, rows, labels=[f"id_{row}" for row in range(len(rows))], overwrite=True)
         return super().finish(shards)
 
 
@@ -171,7 +161,8 @@ def make_sample(
     Parameters
     ----------
     preview : path, optional
-        Also write a contact sheet of the first identities there (``.png`` or ``.jpg``).
+        Also write a contact sheet of the first identities there (``.png`` or ``.jpg``), unless it exists since an
+        earlier run.
     command_line : str
         The command as the user typed it, for messages that say how to resume.
 
@@ -186,7 +177,17 @@ def make_sample(
     """
     conversion = plan_sample(folder, options, preview=preview, command_line=command_line)
     with opencv_in_one_thread():  # in the process that forks the workers too
-        return run_conversion(conversion, job)
+        summary = run_conversion(conversion, job)
+    if preview is not None and summary.finished and not os.path.exists(preview):
+        from facedata.contact_sheet import write_contact_sheet
+
+        sample = options or SampleOptions()
+        starts = range(0, sample.images * min(sample.identities, _PREVIEW_ROWS), sample.images)
+        rows = [
+            [sample.draw(start + column) for column in range(min(sample.images, _PREVIEW_COLUMNS))] for start in starts
+        ]
+        write_contact_sheet(preview, rows, labels=[f"id_{row}" for row in range(len(rows))])
+    return summary
 
 
 def plan_sample(

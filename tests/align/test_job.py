@@ -267,6 +267,10 @@ def test_another_option_is_another_job(tmp_path: Path, raw: Path, points: Path) 
     with pytest.raises(OutputMismatchError):
         run(raw, tmp_path / "out", write_csv(tmp_path / "other.csv", PHOTOS[1:]), preview=str(sheet))
     assert run(raw, tmp_path / "out", write_csv(tmp_path / "same.csv", PHOTOS), preview=str(sheet)).nothing_to_do
+    other_sheet, before = tmp_path / "other.png", sheet.read_bytes()
+    summary = run(raw, tmp_path / "out", points, preview=str(other_sheet))  # a preview only looks at the result
+    assert (summary.nothing_to_do, summary.facts["preview"]) == (True, str(other_sheet))
+    assert other_sheet.read_bytes() == sheet.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ def unpack(inline_facedata: Facedata) -> Facedata:
 
 def test_the_files_are_those_of_the_original(record_set: MakeSet, unpack: Facedata, tmp_path: Path) -> None:
     record_set("in").insightface([2, 1, 3], index=False)
-    ran = unpack("--quiet")
-    assert (ran.status, ran.stderr) == (0, "")
+    ran = unpack()
+    assert ran.status == 0
     assert tree(tmp_path / "out") == {
         f"id_{label}/{label}_{count}.jpg": jpeg(f"label {label} key {count + 1}")
         for count, label in enumerate([0, 0, 1, 2, 2, 2])
