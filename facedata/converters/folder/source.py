@@ -236,7 +236,8 @@ def open_source(path: str, *, labels: str | None = None) -> FolderSource:
     inner = {folder.split("/", 2)[1] for folder in scan.folders if "/" in folder}
     holder = len(classes) == 1 and len(inner) > 1 and classes[0] not in scan.folders
     if labels is None and not unlabelled and (holder or _SPLITS.issuperset(map(str.lower, classes))):
-        what = "which looks like a folder of class folders" if holder else "not classes, but parts of a dataset"
+        what = "which looks like a folder of class folders" if holder else "not a class, but a part of a dataset"
+        what = what if len(classes) == 1 else "not classes, but parts of a dataset"
         raise FormatError(
             f"{path}: holds {listed(classes, 9)}, {what}; name {'it' if holder else 'the parts that you want'} "
             f"({' '.join(os.path.join(path, name) for name in classes[:3])}), or take each as a class with --labels "
@@ -315,7 +316,7 @@ def _warn_of_lists(root: str, names: Sequence[str]) -> None:
     for path in (os.path.join(root, name) for name in natural_sort(names)):
         labels: dict[str, str] = {}
         rows = [(key, label) for key, label in first_rows(path) if label is not None]
-        differ = any(labels.setdefault(key.rpartition("/")[0], label) != label for key, label in rows)
+        differ = any(labels.setdefault(key[: key.find("/") + 1], label) != label for key, label in rows)
         if differ and os.path.lexists(os.path.join(root, rows[0][0])):
             found.append(path)
     if found:

@@ -166,12 +166,12 @@ def test_links_that_lead_nowhere_or_round_are_refused_by_name(tmp_path: Path) ->
 
 
 def test_a_list_in_the_folder_that_has_its_labels_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    make(tmp_path, "bicycle/1.jpg", "bicycle/2.jpg", "chair/3.jpg")
-    (tmp_path / "same.txt").write_text("bicycle/1.jpg 5\nbicycle/2.jpg 5\nchair/3.jpg 6\n")  # the class folders' own
+    make(tmp_path, "bicycle/1.jpg", "bicycle/x/2.jpg", "chair/3.jpg")
+    (tmp_path / "same.txt").write_text("bicycle/1.jpg 5\nbicycle/x/2.jpg 5\nchair/3.jpg 6\n")  # the class folders' own
     (tmp_path / "points.csv").write_text("path,x1,y1\nbicycle/1.jpg,1,2\n")
     opened(tmp_path)
     assert "its labels" not in caplog.text
-    (tmp_path / "Ebay_train.txt").write_text("image_id class_id path\n1 1 bicycle/1.jpg\n2 2 bicycle/2.jpg\n")
+    (tmp_path / "Ebay_train.txt").write_text("image_id class_id path\n1 1 bicycle/1.jpg\n2 2 bicycle/x/2.jpg\n")
     opened(tmp_path)
     assert f"'{tmp_path}/Ebay_train.txt' may have its labels; to take them, name list:{tmp_path}/Eb" in caplog.text
 
