@@ -137,7 +137,8 @@ def command(source: str, output: str, **given: Any) -> int:
     """Align the faces of SOURCE to a template, by the similarity transform of their landmarks.
 
     These are the pixels of InsightFace's norm_crop and of FaceX-Zoo's cropper. A SOURCE is a path, its format found
-    from its content, or FORMAT:PATH; the output a folder, or FORMAT:PATH. From folder to folder names are kept.
+    from its content, or FORMAT:PATH, or - for a list of paths from stdin; the output a folder, or FORMAT:PATH. From
+    folder to folder names are kept.
 
     Every face that cannot be written is listed in failures.jsonl in the output, with the reason, and the exit status
     is 1. After an interruption, a kill or a full disk, the same command resumes.
