@@ -8,13 +8,14 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facedata.errors import EmptyDatasetError, FormatError
-from facedata.files import opened_regular
+from facedata.files import open_for, opened_regular
 
 LARGEST_LABEL = (1 << 31) - 1
 """The largest label of any format here: the label of a Caffe ``Datum`` is an int32."""
@@ -25,7 +26,7 @@ _BLOCK = 1 << 22
 _LONGEST_NUMBER = 64
 LONGEST_LINE = 1 << 14
 """Bytes; longer than any path may be."""
-_READ_AHEAD = 1 << 16
+_READ_AHEAD, _SHORT_LINE = 1 << 16, 1 << 8
 _NUMBER = re.compile(rb"\s*-?\d{1,18}\s*")
 _log = logging.getLogger(__name__)
 
@@ -153,7 +154,8 @@ class LabelLines:
     names: Mapping[int, str] | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "names": None}  # a worker does not need them
+        # a worker does not need the names, and opens the file itself
+        return {name: value for name, value in self.__dict__.items() if name != "_opened"} | {"names": None}
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -183,12 +185,26 @@ class LabelLines:
                     block, base = os.pread(descriptor, _READ_AHEAD, start), start
                     end = block.find(b"\n")
                     end = end if end >= 0 else len(block)
-                line = block[start - base : end]
-                try:
-                    yield (_text_before_label(line, label) if self.cut is None else self.cut(line))
-                except ValueError:
-                    message = f"{self.path}: byte {start}: the line was changed while it was being read"
-                    raise FormatError(message) from None
+                yield self._text_of(block[start - base : end], start, label)
+
+    def text(self, position: int) -> str:
+        """The text of one line, as in `texts`; the file stays open."""
+        start = self.starts.item(position)
+        line, newline, _ = os.pread(self._opened, _SHORT_LINE, start).partition(b"\n")
+        if not newline:
+            line = os.pread(self._opened, _READ_AHEAD, start).partition(b"\n")[0]
+        return self._text_of(line, start, self.labels.item(position))
+
+    @cached_property
+    def _opened(self) -> int:
+        return open_for(self, self.path)
+
+    def _text_of(self, line: bytes, start: int, label: int) -> str:
+        try:
+            return _text_before_label(line, label) if self.cut is None else self.cut(line)
+        except ValueError:
+            message = f"{self.path}: byte {start}: the line was changed while it was being read"
+            raise FormatError(message) from None
 
 
 def _text_before_label(line: bytes, label: int) -> str:

@@ -51,16 +51,25 @@ class ImageFileSource(Source):
                         descriptor = os.open(os.path.join(self.root, folder), _FOLDER)
                         current = folder
                     image = _read_image(name, descriptor)
-                except FileNotFoundError:
-                    yield SampleError(self.root, key, "no such file")
                 except (OSError, ValueError) as error:  # ValueError: a zero byte in a name, or not an image file
-                    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-                    yield SampleError(self.root, key, f"cannot be read: {reason}")
+                    yield SampleError(self.root, key, _reason(error))
                 else:
                     yield Sample(key, label, image)
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
+
+    @abstractmethod
+    def entry(self, position: int) -> tuple[str, int]:
+        """The key and the label of one image."""
+
+    def fetch(self, position: int) -> Sample | SampleError:
+        """The image at `position`, or the error in its place."""
+        key, label = self.entry(position)
+        try:
+            return Sample(key, label, _read_image(os.path.join(self.root, key)))
+        except (OSError, ValueError) as error:
+            return SampleError(self.root, key, _reason(error))
 
     def keys(self) -> Iterator[str]:
         """The path of each image, relative to the root."""
@@ -101,8 +110,15 @@ class ImageFileSource(Source):
         return self.take(np.unique(places.astype(np.int64)))
 
 
-def _read_image(name: str, folder: int) -> bytes:
-    """Read a file in an open folder. Raises OSError, or ValueError if it cannot be an image file."""
+def _reason(error: Exception) -> str:
+    """Why a file could not be read."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    return f"cannot be read: {error.strerror if isinstance(error, OSError) and error.strerror else error}"
+
+
+def _read_image(name: str, folder: int | None = None) -> bytes:
+    """Read a file, perhaps in an open folder. Raises OSError, or ValueError if it cannot be an image file."""
     descriptor = os.open(name, _FILE, dir_fd=folder)
     try:
         status = os.fstat(descriptor)

@@ -76,6 +76,10 @@ class ListSource(ImageFileSource):
         """The images of the lines at `positions`."""
         return replace(self, lines=self.lines.take(positions))
 
+    def entry(self, position: int) -> tuple[str, int]:
+        """The path and the label of one line."""
+        return self.lines.text(position), self.lines.labels.item(position)
+
     def entries(self) -> Iterator[tuple[str, str, int]]:
         """Folder, file name and label of each line."""
         for path, label in zip(self.lines.texts(), self.lines.labels.tolist(), strict=True):

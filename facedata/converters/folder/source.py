@@ -136,6 +136,16 @@ class FolderSource(ImageFileSource):
         table = np.pad(self.lengths, (0, -len(self.lengths) % _CHECKPOINT)).reshape(-1, _CHECKPOINT)
         return table, np.concatenate([[0], np.cumsum(table.sum(axis=1, dtype=np.int64))])
 
+    def entry(self, position: int) -> tuple[str, int]:
+        """The key and the label of one image."""
+        checkpoint = position // _CHECKPOINT
+        first = checkpoint * _CHECKPOINT
+        begin = self._checkpoints[1].item(checkpoint) + sum(self.lengths[first:position].tolist())
+        name = os.fsdecode(bytes(self.names[begin : begin + self.lengths.item(position)]))
+        number = self.run_folders.item(int(self.runs.searchsorted(position, "right")) - 1)
+        folder = self.folders[number]
+        return f"{folder}/{name}" if folder else name, self.class_labels.item(number)
+
     def entries(self) -> Iterator[tuple[str, str, int]]:
         """Folder, file name and label of each image."""
         ends = np.append(self.runs, len(self))[1:].tolist()

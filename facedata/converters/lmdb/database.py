@@ -12,6 +12,7 @@ import struct
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import NamedTuple
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,12 +91,23 @@ class _Node(NamedTuple):
 
 
 class _Page(NamedTuple):
-    """A page of a tree, where its nodes begin, and their keys."""
+    """A page of a tree, where its nodes begin, and their keys if they were read."""
 
     data: bytes
     nodes: tuple[int, ...]
     keys: list[bytes]
     is_leaf: bool
+
+    def key_at(self, node: int) -> bytes:
+        """The key of a node, which follows its head of 8 bytes, of which the last two are the key's size."""
+        data = self.data
+        if node + _NODE.size > len(data):
+            raise _CorruptPageError
+        return data[node + 8 : node + 8 + data[node + 6] + (data[node + 7] << 8)]
+
+    def with_keys(self) -> _Page:
+        """The page with all keys."""
+        return self._replace(keys=list(map(self.key_at, self.nodes)))
 
 
 def begins_like_lmdb(path: str) -> bool:
@@ -198,6 +210,7 @@ class DatabaseReader:
     def __init__(self, path: str) -> None:
         self._root = read_meta(path)
         self._descriptor = open_regular(path)
+        self._close = finalize(self, os.close, self._descriptor)
         self._pages = _Pages(self._descriptor, self._root.page_size)
         self._branches: dict[int, _Page] = {}
         self._leaves: dict[int, _Page] = {}
@@ -207,7 +220,7 @@ class DatabaseReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
+        self._close()
 
     def find(self, key: bytes, *, value: bool = True) -> Record:
         """The record with a key; without its value if only the size is wanted."""
@@ -215,8 +228,8 @@ class DatabaseReader:
             leaf = self._last
             if not leaf.keys or not leaf.keys[0] <= key <= leaf.keys[-1]:
                 leaf = self._last = self._find_leaf(key)
-            place = bisect_left(leaf.keys, key)
-            if place == len(leaf.keys) or leaf.keys[place] != key:
+            place = bisect_left(leaf.keys, key) if leaf.keys else bisect_left(leaf.nodes, key, key=leaf.key_at)
+            if place == len(leaf.nodes) or leaf.key_at(leaf.nodes[place]) != key:
                 return Record(key, None, problem="the key-label file names it, but the database has no such key")
             return self._record(leaf, place, value=value)
         except _CorruptPageError:
@@ -233,7 +246,7 @@ class DatabaseReader:
         return Record(None, None, problem=f"page {number} is corrupt")
 
     def _record(self, leaf: _Page, place: int, *, value: bool) -> Record:
-        key = leaf.keys[place]
+        key = leaf.key_at(leaf.nodes[place])
         try:
             node = _node_at(leaf.data, leaf.nodes[place])
             if node.flags & _NOT_PLAIN:
@@ -252,12 +265,15 @@ class DatabaseReader:
             page = self._leaves.get(number) or self._branches.get(number)
             if page is None:
                 page = self._cache(number, self._pages.read(number))
+            elif not page.keys:  # the first visit needs few of the keys, and may be the only one
+                page = self._cache(number, page.with_keys())
             if page.is_leaf:
                 return page
             if not page.nodes:
                 break
             # the first key of a branch page stands for everything before the second
-            place = max(bisect_right(page.keys, key, 1) - 1, 0)
+            later = bisect_right(page.keys, key, 1) if page.keys else bisect_right(page.nodes, key, 1, key=page.key_at)
+            place = max(later - 1, 0)
             number = _node_at(page.data, page.nodes[place], branch=True).number
         raise _CorruptPageError
 
@@ -277,8 +293,8 @@ class _Pages:
         self._descriptor, self._size = descriptor, page_size
         self.count = os.fstat(descriptor).st_size // page_size
 
-    def read(self, number: int, *, keys: bool = True) -> _Page:
-        """Read a page of a tree; without the keys if only its nodes are wanted."""
+    def read(self, number: int) -> _Page:
+        """Read a page of a tree, without the keys of its nodes."""
         if not 2 <= number < self.count:
             raise _CorruptPageError
         data = os.pread(self._descriptor, self._size, number * self._size)
@@ -289,13 +305,7 @@ class _Pages:
         if own_number != number or flags not in (_LEAF, _BRANCH) or not 0 <= count <= self._size // 2 - _PAGE_HEADER:
             raise _CorruptPageError
         nodes = struct.unpack_from(f"<{count}H", data, _PAGE_HEADER)
-        if not keys:
-            return _Page(data, nodes, [], flags == _LEAF)
-        try:  # the key of a node follows its head of 8 bytes, of which the last two are the key's size
-            found = [data[node + 8 : node + 8 + data[node + 6] + (data[node + 7] << 8)] for node in nodes]
-        except IndexError:
-            raise _CorruptPageError from None
-        return _Page(data, nodes, found, flags == _LEAF)
+        return _Page(data, nodes, [], flags == _LEAF)
 
     def leaves(self, root: int) -> Iterator[tuple[int, _Page]]:
         """The leaf pages of a tree, with their numbers, in the order of the keys."""
@@ -306,7 +316,7 @@ class _Pages:
             visited += 1
             if depth > _DEEPEST or visited > self.count:
                 raise _CorruptPageError
-            page = self.read(number, keys=False)
+            page = self.read(number)
             if page.is_leaf:
                 yield number, page
             else:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice, repeat
 from typing import Any
 
@@ -67,6 +68,12 @@ class StoredOrder:
         begin = int(self.ends[first - 1]) if first else self.begin
         part = slice(first, last + 1)
         return StoredOrder(self.pages[part].copy(), self.ends[part].copy(), begin, positions)
+
+    def place(self, position: int) -> tuple[int, int]:
+        """The leaf page of one record, and its place there."""
+        record = int(self.positions[position])
+        which = int(self.ends.searchsorted(record, "right"))
+        return self.pages.item(which), record - (self.ends.item(which - 1) if which else self.begin)
 
     def places(self) -> Iterator[tuple[int, int]]:
         """The leaf page of each record, and its place there."""
@@ -153,20 +160,33 @@ class LmdbSource(Source):
         """Every image in order, or the error in its place."""
         labels = self.order.labels.tolist() if isinstance(self.order, LabelLines) else repeat(None)
         for position, (record, label) in enumerate(zip(self._records(), labels, strict=False)):
-            name = _name(position, record)
-            if record.value is None:
-                yield SampleError(self.path, name, record.problem)
-                continue
-            try:
-                datum = parse_datum(record.value)
-                found = datum.label if label is None else label
-                if found is None:
-                    raise FormatError("the value holds no label; name the key-label file: lmdb:PATH@KEY_LABEL_FILE")
-                if found < 0:
-                    raise FormatError(f"the label is {found}; expected 0 to {LARGEST_LABEL}")
-                yield Sample(name, found, datum.image, datum.landmarks)
-            except FormatError as error:
-                yield SampleError(self.path, name, str(error))
+            yield self._sample(position, record, label)
+
+    def fetch(self, position: int) -> Sample | SampleError:
+        """The image at `position`, or the error in its place; the files stay open."""
+        if isinstance(self.order, LabelLines):
+            record = self._opened.find(os.fsencode(self.order.text(position)))
+            return self._sample(position, record, self.order.labels.item(position))
+        return self._sample(position, self._opened.at(*self.order.place(position)), None)
+
+    @cached_property
+    def _opened(self) -> DatabaseReader:
+        return DatabaseReader(self.path)
+
+    def _sample(self, position: int, record: Record, label: int | None) -> Sample | SampleError:
+        name = _name(position, record)
+        if record.value is None:
+            return SampleError(self.path, name, record.problem)
+        try:
+            datum = parse_datum(record.value)
+            found = datum.label if label is None else label
+            if found is None:
+                raise FormatError("the value holds no label; name the key-label file: lmdb:PATH@KEY_LABEL_FILE")
+            if found < 0:
+                raise FormatError(f"the label is {found}; expected 0 to {LARGEST_LABEL}")
+            return Sample(name, found, datum.image, datum.landmarks)
+        except FormatError as error:
+            return SampleError(self.path, name, str(error))
 
     def _records(self, *, values: bool = True) -> Iterator[Record]:
         with DatabaseReader(self.path) as reader:

@@ -10,6 +10,7 @@ from itertools import groupby
 from operator import itemgetter
 from struct import Struct
 from typing import Any, NamedTuple, Self
+from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,11 +71,13 @@ class Member(NamedTuple):
 class TarReader:
     """An open tar file that reads bytes anywhere in it, and ahead if they are wanted in order.
 
-    Raises `InputError` if it cannot be opened or is not a regular file.
+    Raises `InputError` if it cannot be opened or is not a regular file. Readers may share the file of another.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path, self._descriptor = path, open_regular(path)
+    def __init__(self, path: str, shared: TarReader | None = None) -> None:
+        self.path, self._shared = path, shared
+        self._descriptor: int = open_regular(path) if shared is None else shared._descriptor
+        self._close = finalize(self, os.close, self._descriptor) if shared is None else None
         self.size = os.fstat(self._descriptor).st_size
         self._base, self._window, self._ahead = 0, b"", _SMALL_WINDOW
 
@@ -82,7 +85,8 @@ class TarReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._descriptor)
+        if self._close is not None:
+            self._close()
 
     def take(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset`; raises `FormatError` if the file ends before them."""

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from itertools import chain, groupby, pairwise, product
 from math import prod
 from operator import attrgetter
@@ -41,6 +42,7 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 _MOST_NAMES = 1 << 20
 _BLOCK = 1 << 16
+_MOST_OPEN = 64  # tars at once, for reading in any order
 _MAGIC = slice(257, 262)
 
 _log = logging.getLogger(__name__)
@@ -210,6 +212,17 @@ class WebDatasetSource(Source):
             If a tar cannot be opened.
         """
         return self._each(read_sample)
+
+    def fetch(self, position: int) -> Sample | SampleError:
+        """The sample at `position`, or the error in its place; some tars stay open."""
+        place, *numbers = self.table[position].item()
+        tar = int(self.starts.searchsorted(place, "right")) - 1
+        opened = self._opened(self.paths[tar])
+        return read_sample(TarReader(opened.path, opened), Row(tar, place - self.starts.item(tar), *numbers))
+
+    @cached_property
+    def _opened(self) -> Callable[[str], TarReader]:
+        return lru_cache(_MOST_OPEN)(TarReader)
 
     def keys(self) -> Iterator[str]:
         """The ``key`` in each sample's ``.json``, or else the path of its image without the extension."""
