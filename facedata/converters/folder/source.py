@@ -28,7 +28,7 @@ from facedata.files import opened_regular
 from facedata.images import IMAGE_EXTENSIONS, image_extension
 from facedata.text import counted, listed, natural_sort, shared_prefix
 
-__all__ = ["FolderSource", "accepts", "open_source", "recognises"]
+__all__ = ["SPLITS", "FolderSource", "accepts", "class_labels", "open_source", "recognises"]
 
 _CHECKPOINT = 64
 _BLOCK = 1 << 16
@@ -40,7 +40,9 @@ _KINDS_SHOWN = 6
 _LISTS_TO_TRY = 16
 _SIGNATURE = 64
 _OWN_FILES = frozenset({CLASSES, "failures.jsonl", "skipped.jsonl", "unused-landmarks.txt"})
-_SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"})
+SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"})
+"""Names of parts of a dataset, in lower case, which are not classes."""
+
 _COMMON = (".jpg", ".png")
 _THREADS = 16
 _WAITING = 3.0  # if listing takes this many times its CPU time, threads are faster
@@ -245,7 +247,7 @@ def open_source(path: str, *, labels: str | None = None) -> FolderSource:
     classes = list(dict.fromkeys(folder.partition("/")[0] for folder in scan.folders))
     inner = {folder.split("/", 2)[1] for folder in scan.folders if "/" in folder}
     holder = len(classes) == 1 and len(inner) > 1 and classes[0] not in scan.folders
-    if labels is None and not unlabelled and (holder or _SPLITS.issuperset(map(str.lower, classes))):
+    if labels is None and not unlabelled and (holder or SPLITS.issuperset(map(str.lower, classes))):
         what = "which looks like a folder of class folders" if holder else "not a class, but a part of a dataset"
         what = what if len(classes) == 1 else "not classes, but parts of a dataset"
         raise FormatError(
@@ -254,7 +256,7 @@ def open_source(path: str, *, labels: str | None = None) -> FolderSource:
             "folders"
         )
     named = [] if unlabelled else [name for name in classes if name != NO_CLASS]
-    numbers = dict(zip(named, _labels_of(named, path).tolist(), strict=True))
+    numbers = dict(zip(named, class_labels(named, path).tolist(), strict=True))
     source = scan.source(path, {name: numbers.get(name, UNLABELLED) for name in classes})
     count = counted(len(source), "image")
     if source.labelled:
@@ -479,7 +481,7 @@ def _different_in_case(names: Sequence[str], before: str) -> list[str]:
     return [f"{before}{first}, {name}" for first, name in firsts if first != name]
 
 
-def _labels_of(folders: Sequence[str], root: str) -> NDArray[np.int64]:
+def class_labels(folders: Sequence[str], root: str) -> NDArray[np.int64]:
     """The label of each class folder, shape (C,).
 
     ``id_<n>`` and names of digits alone keep their number; others are numbered in order, after the largest of these.

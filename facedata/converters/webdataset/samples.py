@@ -1,13 +1,17 @@
-"""Walking through tars and reading samples: members in a row that share their path up to the first dot of the name."""
+"""Walking through tars and reading samples: members in a row that share their path up to the first dot of the name.
+
+Names with more dots are told apart by what lies beside them. If ``a.b.jpg`` has an ``a.b.cls`` or ``a.b.json``, or if
+there is neither ``a.cls`` nor ``a.json``, it is a sample of its own. Else it is an image of the sample ``a``, which has
+the first of its images, as in ``a.input.jpg``, ``a.target.jpg`` and ``a.cls``.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
+from array import array
 from collections.abc import Iterator, Sequence
-from itertools import groupby
-from operator import itemgetter
 from struct import Struct
 from typing import Any, NamedTuple, Self
 from weakref import finalize
@@ -15,16 +19,28 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.columns import LARGEST_LABEL
+from facedata.columns import LARGEST_LABEL, UNLABELLED
 from facedata.dataset import Sample
 from facedata.errors import EmptyDatasetError, FormatError, InputError, SampleError, input_error
 from facedata.files import open_regular, read_exactly
-from facedata.images import LARGEST_IMAGE
+from facedata.images import IMAGE_EXTENSIONS, LARGEST_IMAGE
 from facedata.tar_format import BLOCK, END, FILE, FOLDER, SPARSE, Heading, padded, read_heading
 
-__all__ = ["ROW", "Member", "Row", "TarReader", "read_key", "read_sample", "scan_tars", "walk_members"]
+__all__ = [
+    "NO_LABEL",
+    "REPEATED",
+    "ROW",
+    "Member",
+    "Row",
+    "Scan",
+    "TarReader",
+    "read_key",
+    "read_sample",
+    "scan_tars",
+    "walk_members",
+]
 
-IMAGES = frozenset([b"jpg", b"jpeg", b"png", b"bmp", b"webp", b"gif", b"tif", b"tiff", b"bin"])
+IMAGES = frozenset({extension.encode() for extension in IMAGE_EXTENSIONS} | {b"bin"})
 """The extensions, in lower case, of the members that are a sample's image."""
 
 ROW = np.dtype([("place", "<i8"), ("size", "<i4"), ("label", "<i4"), ("extra", "<i4"), ("heading", "<u2")])
@@ -36,12 +52,20 @@ image to the headers of the ``.json``, or of the member that is wrong; 0 if none
 of the image take.
 """
 
+NO_LABEL = UNLABELLED
+"""The label of a sample that has none."""
+
+REPEATED = -3
+"""In the place of the label of a sample that has a member twice."""
+
 _row = Struct("<qiiiH")
 _LARGEST_JSON = 1 << 20  # bytes; a larger .json is not read
-_NO_LABEL, _BAD_LABEL, _REPEATED = -1, -2, -3  # in the place of a label; the last is for a repeated extension
+_BAD_LABEL = -2
 _INT32 = (1 << 31) - 1
 _TEXTS = {b"cls": 65, b"json": _LARGEST_JSON}  # the bytes that are read of each
 _LONGEST_KEY = 1 << 12
+_MOST_MEMBERS = 1 << 12  # that are held at once; a larger sample is cut between two names
+_MOST_KEYS = 1 << 16  # that are remembered to find members that are not adjacent
 _SHOWN = 40
 _LARGEST_COORDINATE = float(np.finfo(np.float32).max)
 _KINDS = {
@@ -195,82 +219,177 @@ class Row(NamedTuple):
     heading: int
 
 
-def scan_tars(paths: Sequence[str]) -> tuple[NDArray[np.void], NDArray[np.int64]]:
-    """Walk through the tars once and note where their samples are.
+class Scan(NamedTuple):
+    """What a walk through tars has found.
 
-    Returns
-    -------
+    Attributes
+    ----------
     table : ndarray of shape (N,), `ROW`
     starts : ndarray of shape (T,), int64
         Where each tar begins, as in ``place``.
+    folders : list of str
+        The paths in the tars of the folders with images.
+    folder_of : ndarray of shape (N,), int32
+        The folder of each image.
+    """
+
+    table: NDArray[np.void]
+    starts: NDArray[np.int64]
+    folders: list[str]
+    folder_of: NDArray[np.int32]
+
+
+class _Part(NamedTuple):
+    """A member of a sample.
+
+    `key` is its path up to the first dot of the name, `stem` up to the last; `extension` is what follows the last, in
+    lower case. `text` is read if it may be a label.
+    """
+
+    key: bytes
+    stem: bytes
+    extension: bytes
+    member: Member
+    text: bytes
+
+
+def scan_tars(paths: Sequence[str]) -> Scan:
+    """Walk through the tars once and note where their samples are.
 
     Raises
     ------
     InputError
         If a tar cannot be read.
     FormatError
-        If a tar is corrupt, or holds something other than regular files and folders.
+        If a tar is corrupt, holds something other than regular files and folders, or has labels apart from the images.
     EmptyDatasetError
         If there is no sample with an image.
     """
-    rows = bytearray()
+    rows, folder_of, folders = bytearray(), array("i"), dict[bytes, int]()
     without_image = more_images = start = 0
-    first_without_image, starts = "", []
+    first_without_image, first_more, starts = "", "", []
+    apart: set[int] = set()  # hashes of keys with a label and no image
+    unlabelled: dict[int, str] = {}
     for path in paths:
         with TarReader(path) as reader:
-            for key, group in groupby(_members_of_samples(reader), itemgetter(0)):
-                members = list(group)
-                images = [(extension, member) for _, extension, member, _ in members if extension in IMAGES]
-                if images:
-                    rows += _row_of(start, images[0][1], members)
-                    more_images += len({extension for extension, _ in images}) - 1
-                else:
+            for parts in _groups(reader):
+                samples, skipped, orphans = _samples_of(parts)
+                for image, stem, members in samples:
+                    row = _row_of(start, image, members)
+                    rows += row
+                    folder_of.append(folders.setdefault(stem.rpartition(b"/")[0], len(folders)))
+                    if _row.unpack(row)[2] == NO_LABEL and len(unlabelled) < _MOST_KEYS:
+                        unlabelled[hash(stem)] = os.fsdecode(stem)
+                if skipped:
+                    more_images += len(skipped)
+                    first_more = first_more or f"{path}: {os.fsdecode(skipped[0].name)}"
+                if not samples:
                     without_image += 1
-                    first_without_image = first_without_image or f"{path}: {os.fsdecode(key)}"
+                    first_without_image = first_without_image or f"{path}: {os.fsdecode(parts[0].key)}"
+                if len(apart) < _MOST_KEYS:
+                    apart.update(map(hash, orphans))
             starts.append(start)
             start += reader.size
     if not rows:
         extensions = ", ".join(sorted(extension.decode() for extension in IMAGES))
         found = f"; {without_image} samples have none, the first is {first_without_image}" if without_image else ""
         raise EmptyDatasetError(f"{paths[0]}: there is no sample with an image ({extensions}){found}")
+    split = next((key for number, key in unlabelled.items() if number in apart), None)
+    if split is not None:
+        raise FormatError(
+            f"{paths[0]}: the members of the sample {split!r} are not adjacent: its label does not follow or precede "
+            "its image, as all programs that read such tars expect; unpack the tar and write it again in the order of "
+            "the names: tar --sort=name -cf NEW.tar -C FOLDER ."
+        )
     if without_image:
         _log.warning("skipped %d samples without an image; the first is %s", without_image, first_without_image)
     if more_images:
-        _log.warning("%s: read the first image of each sample, and skipped %d others", paths[0], more_images)
-    return np.frombuffer(rows, ROW), np.array(starts, np.int64)
+        _log.warning(
+            "%s: read the first image of each sample, and skipped %d others; the first of these is %s",
+            paths[0],
+            more_images,
+            first_more,
+        )
+    names = list(map(os.fsdecode, folders))
+    return Scan(np.frombuffer(rows, ROW), np.array(starts, np.int64), names, np.frombuffer(folder_of, np.int32))
 
 
-def _members_of_samples(reader: TarReader) -> Iterator[tuple[bytes, bytes, Member, bytes]]:
-    """The key, the extension, the place and the text of each member that belongs to a sample."""
+def _groups(reader: TarReader) -> Iterator[list[_Part]]:
+    """The members in a row with the same path up to the first dot."""
+    parts: list[_Part] = []
     for member in walk_members(reader):
-        if (parts := _split_name(member.name)) is not None:
-            most = _TEXTS.get(parts[1], 0)  # read now, since the walk goes on from here
-            yield *parts, member, reader.take(member.offset, min(member.size, most)) if most else b""
+        key, stem, extension = _split_name(member.name)
+        if not extension:
+            continue
+        if parts and (key != parts[0].key or (len(parts) >= _MOST_MEMBERS and stem != parts[-1].stem)):
+            yield parts
+            parts = []
+        most = _TEXTS.get(extension, 0)  # read now, since the walk goes on from here
+        text = reader.take(member.offset, min(member.size, most)) if most else b""
+        parts.append(_Part(key, stem, extension, member, text))
+    if parts:
+        yield parts
 
 
-def _row_of(start: int, image: Member, members: Sequence[tuple[bytes, bytes, Member, bytes]]) -> bytes:
+def _samples_of(parts: Sequence[_Part]) -> tuple[list[tuple[Member, bytes, list[_Part]]], list[Member], list[bytes]]:
+    """The samples among members with the same key, the images that belong to none, and the names of labels of none.
+
+    A sample is its image, the path of that without the extension, and its members.
+    """
+    key, samples, orphans = parts[0].key, [], []
+    if (
+        len(parts) == 2
+        and parts[0].stem == parts[1].stem
+        and (parts[0].extension in IMAGES) != (parts[1].extension in IMAGES)
+    ):  # nearly always
+        return [(parts[parts[1].extension in IMAGES].member, parts[0].stem, list(parts))], [], []
+    by_stem: dict[bytes, list[_Part]] = {}
+    for part in parts:
+        by_stem.setdefault(part.stem, []).append(part)
+    skipped: list[Member] = []
+    shared = [part for part in by_stem.get(key, ()) if part.extension in _TEXTS]
+    free = bool(shared) and not any(part.extension in IMAGES for part in by_stem[key])  # labels that need an image
+    for stem, some in by_stem.items():
+        images = {part.extension: part.member for part in reversed(some) if part.extension in IMAGES}
+        *others, image = images.values() if images else (None,)
+        described = any(part.extension in _TEXTS for part in some)
+        if image is None:
+            orphans += [stem] if described and stem != key else []
+        elif described or stem == key or not shared:
+            samples.append((image, stem, some))
+            skipped += others
+        elif free:
+            samples.append((image, stem, [*some, *shared]))
+            skipped, free = skipped + others, False
+        else:
+            skipped += images.values()
+    return samples, skipped, [*orphans, *([key] if free else [])]
+
+
+def _row_of(start: int, image: Member, members: Sequence[_Part]) -> bytes:
     """The row of a sample that consists of `members`."""
     repeated: Member | None = None
     found: dict[bytes, Member] = {}
     texts: dict[bytes, bytes] = {}
-    for _, extension, member, text in members:
+    for _, _, extension, member, text in members:
         if extension in found:
             repeated = repeated or member
         elif extension in IMAGES or extension in _TEXTS:
             found[extension], texts[extension] = member, text
-    label, other = _NO_LABEL, found.get(b"json")
+    label, other = NO_LABEL, found.get(b"json")
     if repeated is not None:
-        label, other = _REPEATED, repeated
+        label, other = REPEATED, repeated
     elif b"cls" in found:
         digits = texts[b"cls"].strip()
-        label = int(digits) if digits.isdigit() and len(digits) < _TEXTS[b"cls"] else _BAD_LABEL
-        if not 0 <= label <= LARGEST_LABEL:
+        short = digits.removeprefix(b"-").isdigit() and len(digits) < _TEXTS[b"cls"]
+        label = int(digits) if short else _BAD_LABEL
+        if not NO_LABEL <= label <= LARGEST_LABEL:
             label, other = _BAD_LABEL, found[b"cls"]
     elif other is not None:
         described = _json_object(texts[b"json"])
         value = described.get("label", described.get("cls"))
         if value is not None:
-            label = value if type(value) is int and 0 <= value <= LARGEST_LABEL else _BAD_LABEL
+            label = value if type(value) is int and NO_LABEL <= value <= LARGEST_LABEL else _BAD_LABEL
     blocks = 0 if other is None else (other.start - image.offset) // BLOCK
     return _row.pack(
         start + image.offset,
@@ -281,16 +400,18 @@ def _row_of(start: int, image: Member, members: Sequence[tuple[bytes, bytes, Mem
     )
 
 
-def _split_name(name: bytes) -> tuple[bytes, bytes] | None:
-    """The key and the extension, in lower case, of a member; None if it belongs to no sample.
+def _split_name(name: bytes) -> tuple[bytes, bytes, bytes]:
+    """The path up to the first dot of the name and up to the last, and what follows the last, in lower case.
 
-    As the webdataset library splits names: at the first dot of the file name, without ``__meta__`` files.
+    The webdataset library, too, groups by the first dot. All three are empty for a member that belongs to no sample,
+    as a ``__meta__`` file.
     """
     slash = name.rfind(b"/")
     dot = name.find(b".", slash + 1)
     if dot <= slash + 1 or (name[:2] == b"__" and name.split(b"/", 1)[0].endswith(b"__")):
-        return None
-    return name[:dot], name[dot + 1 :].lower()
+        return b"", b"", b""
+    key, last = name[:dot], name.rfind(b".")
+    return key, key if last == dot else name[:last], name[last + 1 :].lower()
 
 
 def _json_object(text: bytes) -> dict[str, Any]:
@@ -307,8 +428,8 @@ def read_sample(reader: TarReader, row: Row) -> Sample | SampleError:
     key = f"at byte {row.offset}"
     try:
         key = _key_in_name(reader, row)
-        if row.label < 0:
-            reason = _label_problem(reader, row, key)
+        if row.label < NO_LABEL:
+            reason = _label_problem(reader, row)
         elif row.size == 0:
             reason = "the image is empty (0 bytes)"
         elif row.size > LARGEST_IMAGE:
@@ -329,7 +450,7 @@ def read_sample(reader: TarReader, row: Row) -> Sample | SampleError:
 def read_key(reader: TarReader, row: Row) -> str:
     """Read the sample's key; if that fails, the place of its image."""
     try:
-        described = _json_object(_other_member(reader, row)[1]) if row.extra and row.label >= 0 else {}
+        described = _json_object(_other_member(reader, row)[1]) if row.extra and row.label >= NO_LABEL else {}
         return _key_in(described, _key_in_name(reader, row))
     except InputError:
         return f"at byte {row.offset}"
@@ -339,10 +460,10 @@ def _key_in_name(reader: TarReader, row: Row) -> str:
     """The path of the image without its extension, from the same headers as when the tar was opened."""
     start = row.offset - BLOCK * row.heading
     heading = read_heading(reader.take, start)
-    parts = _split_name(heading.name)
-    if parts is None or heading.offset != row.offset or (heading.size != row.size and row.size <= LARGEST_IMAGE):
+    stem = _split_name(heading.name)[1]
+    if not stem or heading.offset != row.offset or (heading.size != row.size and row.size <= LARGEST_IMAGE):
         raise FormatError(f"byte {start}: another member begins here")
-    return os.fsdecode(parts[0])
+    return os.fsdecode(stem)
 
 
 def _other_member(reader: TarReader, row: Row) -> tuple[str, bytes]:
@@ -351,11 +472,9 @@ def _other_member(reader: TarReader, row: Row) -> tuple[str, bytes]:
     return os.fsdecode(heading.name), reader.take(heading.offset, min(heading.size, _LARGEST_JSON))
 
 
-def _label_problem(reader: TarReader, row: Row, key: str) -> str:
-    if row.label == _NO_LABEL:
-        return f"no label: there is neither {key}.cls beside the image, nor a 'label' in {key}.json"
+def _label_problem(reader: TarReader, row: Row) -> str:
     name, text = _other_member(reader, row)
-    if row.label == _REPEATED:
+    if row.label == REPEATED:
         return f"the sample has a second {name}: it is not clear which one to read"
     found: Any = os.fsdecode(text[:_SHOWN])
     if name.lower().endswith(".json"):

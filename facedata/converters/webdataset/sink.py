@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from facedata.columns import UNLABELLED
 from facedata.converters.class_names import CLASSES, write_class_names
 from facedata.converters.webdataset.source import COMPRESSED, NumberedNames, parse_numbered
 from facedata.dataset import Sample, Sink, Source
@@ -141,7 +142,8 @@ class _TarWriter:
         if face:
             name += f"_{face}"
         self._add(f"{name}.{extension}", image)
-        self._add(f"{name}.cls", b"%d" % sample.label)
+        if sample.label != UNLABELLED:
+            self._add(f"{name}.cls", b"%d" % sample.label)
         if sample.landmarks is not None or not _is_number(sample.key):
             value: dict[str, Any] = {"key": sample.key}
             if sample.landmarks is not None and np.isfinite(sample.landmarks).all():

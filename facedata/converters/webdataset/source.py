@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from itertools import chain, groupby, pairwise, product
 from math import prod
@@ -18,12 +18,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.converters.class_names import read_class_names_in
-from facedata.converters.webdataset.samples import Row, TarReader, read_key, read_sample, scan_tars
-from facedata.dataset import Sample, Source
+from facedata.converters.webdataset.samples import (
+    NO_LABEL,
+    REPEATED,
+    Row,
+    Scan,
+    TarReader,
+    read_key,
+    read_sample,
+    scan_tars,
+)
+from facedata.dataset import Sample, Source, refuse_mixed_splits
 from facedata.errors import EmptyDatasetError, FormatError, InputError, InputNotFoundError, SampleError, input_error
 from facedata.files import combined_identity, file_identity, opened_regular
 from facedata.tar_format import BLOCK
-from facedata.text import natural_sort
+from facedata.text import counted, listed, natural_sort
 
 __all__ = [
     "COMPRESSED",
@@ -177,6 +186,10 @@ class WebDatasetSource(Source):
         Of the whole dataset: number, bytes and digest of its tars; its largest label plus 1.
     folder : str
         That of the first tar, where a file may hold the names of the classes.
+    labelled : bool
+        Whether a sample of the whole dataset has a label, if only a wrong one.
+    names : mapping, optional
+        The names of the labels if these are from the folders in the tars; not sent to workers.
     """
 
     paths: tuple[str, ...]
@@ -185,6 +198,11 @@ class WebDatasetSource(Source):
     tars_identity: Mapping[str, Any]
     classes: int
     folder: str
+    labelled: bool = True
+    names: Mapping[int, str] | None = field(default=None, compare=False, repr=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "names": None}
 
     def __len__(self) -> int:
         return len(self.table)
@@ -264,16 +282,22 @@ class WebDatasetSource(Source):
         return dict.fromkeys(self.paths, True)
 
     def class_names(self) -> Mapping[int, str] | None:
-        """The names in a ``classes.txt`` beside the first tar, if facedata wrote it."""
-        return read_class_names_in(self.folder)
+        """The names of the folders in the tars, or those in a ``classes.txt`` that facedata wrote beside the first."""
+        return read_class_names_in(self.folder) if self.names is None else self.names
 
     def declared_classes(self) -> int:
         """The largest label plus 1: only the samples say how many classes there are."""
         return self.classes
 
 
-def open_source(spec: str) -> WebDatasetSource:
+def open_source(spec: str, *, labels: str | None = None) -> WebDatasetSource:
     """Open the tars that `spec` names, see `find_tars`, and walk through them once.
+
+    Parameters
+    ----------
+    labels : str, optional
+        ``"folders"``: the folders in the tars are the classes, whatever else says so; ``"none"``: no sample has a
+        label. Without it, the folders are the classes if no sample has a label of its own.
 
     Raises
     ------
@@ -282,10 +306,19 @@ def open_source(spec: str) -> WebDatasetSource:
     EmptyDatasetError
         If there is no image in them.
     FormatError
-        If one is corrupt, or holds something other than regular files and folders.
+        If one is corrupt, or holds something other than regular files and folders, or labels apart from their images;
+        or if the tars or the folders in them are parts of a dataset, as train and test.
     """
     paths = find_tars(spec)
-    table, starts = scan_tars(paths)
+    if os.path.isdir(spec):
+        refuse_mixed_splits("webdataset", spec, paths)
+    scan = scan_tars(paths)
+    table, names = scan.table, None
+    unlabelled = int(np.count_nonzero(table["label"] == NO_LABEL))
+    if labels == "none":
+        _set_labels(table, NO_LABEL)
+    elif labels == "folders" or unlabelled == len(table):
+        names = _label_by_folders(scan, paths[0], force=labels == "folders")
     identities = [file_identity(path) for path in paths]
     identity = {
         "number": len(paths),
@@ -293,7 +326,55 @@ def open_source(spec: str) -> WebDatasetSource:
         "digest": combined_identity((str(identity["size"]), identity["digest"]) for identity in identities),
     }
     classes = int(table["label"].max(initial=-1)) + 1
-    return WebDatasetSource(tuple(paths), starts, table, identity, classes, os.path.dirname(paths[0]))
+    labelled = bool((table["label"] != NO_LABEL).any())
+    folder = os.path.dirname(paths[0])
+    source = WebDatasetSource(tuple(paths), scan.starts, table, identity, classes, folder, labelled, names)
+    if labels is None and 0 < unlabelled < len(table):
+        first = int(np.argmax(table["label"] == NO_LABEL))
+        _log.warning(
+            "%s: %s of %s have no label, neither in a .cls nor in a .json, and stay unlabelled; the first is %s",
+            source.locate(first)[0],
+            f"{unlabelled:,}",
+            counted(len(table), "sample"),
+            next(source[first : first + 1].keys()),
+        )
+    return source
+
+
+def _set_labels(table: NDArray[np.void], labels: NDArray[np.int32] | int) -> None:
+    """Give the samples these labels, except those that have a member twice."""
+    table["label"] = np.where(table["label"] == REPEATED, REPEATED, labels)
+
+
+def _label_by_folders(scan: Scan, path: str, *, force: bool) -> Mapping[int, str] | None:
+    """Write the labels of the folders into the table, and return their names; None if there are no class folders.
+
+    The class of an image is its first folder below those that all images are in. Unless by `force`, splits are refused.
+    """
+    from facedata.converters.folder.source import SPLITS, class_labels
+
+    parts = [[part for part in folder.split("/") if part not in ("", ".")] for folder in scan.folders]
+    levels = enumerate(zip(*parts, strict=False))
+    shared = next((depth for depth, names in levels if len(set(names)) > 1), min(map(len, parts)))
+    shared -= force and len(parts) == 1 and shared > 0
+    class_of = ["".join(folder[shared : shared + 1]) for folder in parts]
+    classes = natural_sort({name for name in class_of if name})
+    count = counted(len(scan.table), "image")
+    if not classes:
+        _log.info("%s: %s, without labels and class folders: unlabelled", path, count)
+        return None
+    if not force and SPLITS.issuperset(map(str.lower, classes)):
+        raise FormatError(
+            f"{path}: the folders {listed(classes, 9)} in it are not classes, but parts of a dataset; unpack it "
+            "(facedata extract) and name the parts that you want, or take each as a class with --labels folders"
+        )
+    numbers = dict(zip(classes, class_labels(classes, path).tolist(), strict=True))
+    labels = np.array([numbers.get(name, NO_LABEL) for name in class_of], np.int32)[scan.folder_of]
+    _set_labels(scan.table, labels)
+    _log.info("%s: %s, labels from %s: %s", path, count, counted(len(classes), "folder"), listed(classes))
+    if loose := int(np.count_nonzero(labels == NO_LABEL)):
+        _log.warning("%s: %s outside of the class folders: unlabelled", path, counted(loose, "image"))
+    return {label: name for name, label in numbers.items()}
 
 
 def recognises(spec: str) -> bool:

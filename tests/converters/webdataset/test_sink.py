@@ -46,6 +46,15 @@ def test_a_sample_is_its_image_and_its_label_named_by_its_number(tmp_path: Path)
     assert (summary.samples, summary.facts["tars"], summary.finished) == (3, 1, True)
 
 
+def test_a_sample_without_a_label_has_no_cls_and_is_read_as_such(tmp_path: Path) -> None:
+    items = [Sample("7", -1, jpeg("a")), Sample("3", 12, jpeg("b"))]
+    for count in (1, 2):
+        convert(MemorySource(items[:count]), f"webdataset:{tmp_path}/{count}")
+        assert members(tmp_path / f"{count}/shard-000000.tar")[0] == ("000000000.jpg", jpeg("a"))
+        source = open_source(str(tmp_path / f"{count}"))
+        assert ([sample.label for sample in source], source.labelled) == ([-1, 12][:count], count == 2)
+
+
 def test_keys_that_are_not_numbers_and_landmarks_go_into_json(tmp_path: Path) -> None:
     broken = LANDMARKS.copy()
     broken[2, 1] = np.nan
