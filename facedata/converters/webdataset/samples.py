@@ -319,7 +319,7 @@ def _groups(reader: TarReader) -> Iterator[list[_Part]]:
     parts: list[_Part] = []
     for member in walk_members(reader):
         key, stem, extension = _split_name(member.name)
-        if not extension:
+        if not key:
             continue
         if parts and (key != parts[0].key or (len(parts) >= _MOST_MEMBERS and stem != parts[-1].stem)):
             yield parts
