@@ -202,7 +202,7 @@ class WebDatasetSource(Source):
     names: Mapping[int, str] | None = field(default=None, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "names": None}
+        return {**super().__getstate__(), "names": None}
 
     def __len__(self) -> int:
         return len(self.table)
