@@ -38,6 +38,9 @@ SECTIONS = {
         "build-knn": "Find the nearest neighbours of each row of a feature set.",
         "check-features": "Check feature sets: sizes, labels, values, neighbours, and their quality.",
     },
+    "Look at it": {
+        "preview": "Draw a contact sheet of any dataset.",
+    },
     "Follow jobs": {
         "status": "Show what of a job is done, missing and failed.",
     },

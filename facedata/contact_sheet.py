@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.errors import OptionError, OutputExistsError, output_error
+from facedata.dataset import Source
+from facedata.errors import FacedataError, OptionError, OutputExistsError, SampleError, output_error
 from facedata.files import atomic_writer
 from facedata.images import import_opencv
 
-__all__ = ["MOST_FACES", "PreviewFace", "contact_sheet", "sheet_extension", "write_contact_sheet", "write_preview"]
+__all__ = [
+    "MOST_FACES",
+    "PreviewFace",
+    "contact_sheet",
+    "sheet_extension",
+    "write_contact_sheet",
+    "write_dataset_sheet",
+    "write_preview",
+]
 
 MOST_FACES = 24
 """The most faces of a preview."""
+
+_log = logging.getLogger(__name__)
 
 Image = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -44,7 +59,8 @@ def contact_sheet(
     rows : sequence of sequences of ndarray, uint8
         Images of shape (H, W, 3), BGR, or (H, W), grey. Rows may differ in length.
     labels : sequence of str
-        A text for each row, written at its left, shortened to 24 characters; characters outside ASCII become ``?``.
+        A text for each row, written at its left, shortened to 24 characters. Those outside ASCII are drawn with a font
+        of the system, by Pillow and fontconfig's ``fc-list``; without these they become ``?``.
     cell : int
         Side in pixels of the square that an image is scaled into; its aspect ratio is kept.
     margin : int
@@ -52,21 +68,22 @@ def contact_sheet(
 
     Returns a sheet of shape (H, W, 3), uint8, BGR. Raises an `OptionError` if there is no image.
     """
-    cv2 = import_opencv()
     columns = max((len(row) for row in rows), default=0)
     if not columns:
         raise OptionError("contact sheet: expected at least one image, found none")
-    texts = [re.sub("[^ -~]", "?", label) for label in labels] or [""] * len(rows)
+    texts = ["".join(c if c.isprintable() else "?" for c in label) for label in labels] or [""] * len(rows)
     texts = [text if len(text) <= _LABEL_LENGTH else f"{text[: _LABEL_LENGTH - 3]}..." for text in texts]
-    font, scale = cv2.FONT_HERSHEY_SIMPLEX, min(0.5, max(0.3, cell / 224.0))
-    widths = [cv2.getTextSize(text, font, scale, 1)[0][0] for text in texts if text]
-    left = margin + (max(widths) + max(margin, 4) if widths else 0)
+    scale = min(0.5, max(0.3, cell / 224.0))
+    written = [_write(text, scale) for text in texts]
+    widest = max(text.shape[1] for text in written)
+    left = margin + (widest + max(margin, 4) if any(texts) else 0)
     height, width = margin + len(rows) * (cell + margin), left + columns * (cell + margin)
     sheet = np.full((height, width, 3), _BACKGROUND, np.uint8)
-    for index, (row, text) in enumerate(zip(rows, texts, strict=True)):
+    for index, (row, text) in enumerate(zip(rows, written, strict=True)):
         top = margin + index * (cell + margin)
-        baseline = top + round(0.5 * cell + 11.0 * scale)  # Hershey's capitals are 22 units high
-        cv2.putText(sheet, text, (margin, baseline), font, scale, _INK, 1, cv2.LINE_AA)
+        place = max(top + (cell - text.shape[0]) // 2, 0)
+        space = sheet[place : place + text.shape[0], margin : margin + text.shape[1]]
+        np.minimum(space, text[: len(space)], out=space)
         for column in range(columns):
             x = left + column * (cell + margin)
             space = sheet[top : top + cell, x : x + cell]
@@ -76,16 +93,62 @@ def contact_sheet(
     return sheet
 
 
+def _write(text: str, scale: float) -> Image:
+    """A text in one line on the background of the sheet."""
+    cv2 = import_opencv()
+    if not re.fullmatch("[ -~]*", text):
+        font = _font(frozenset(text), round(34 * scale))
+        if font is not None:
+            from PIL import Image, ImageDraw
+
+            left, top, right, bottom = map(round, font.getbbox(text))
+            canvas = Image.new("RGB", (max(right - left, 1), max(bottom - top, 1)), (_BACKGROUND,) * 3)
+            ImageDraw.Draw(canvas).text((-left, -top), text, fill=_INK[::-1], font=font)
+            return np.array(canvas)[..., ::-1]
+        text = re.sub("[^ -~]", "?", text)
+    style = (cv2.FONT_HERSHEY_SIMPLEX, scale)
+    (width, height), below = cv2.getTextSize(text, *style, 1)
+    picture: NDArray[np.uint8] = np.full((max(height + below, 1), max(width, 1), 3), _BACKGROUND, np.uint8)
+    cv2.putText(picture, text, (0, height), *style, _INK, 1, cv2.LINE_AA)
+    return picture
+
+
+@cache
+def _font(letters: frozenset[str], size: int) -> Any:
+    """A font of the system that has these letters, opened by Pillow; None, with a warning, if there is none."""
+    codes = " ".join(f"{ord(letter):x}" for letter in sorted(letters))
+    command = ["fc-list", "--format", "%{file}\n", f":charset={codes}"]
+    try:
+        from PIL import ImageFont
+
+        found = subprocess.run(command, capture_output=True, timeout=20, check=True).stdout
+    except (ImportError, OSError, subprocess.SubprocessError):
+        _log.warning("letters outside ASCII are drawn as '?': the fonts of the system need Pillow and fontconfig")
+        return None
+    for path in sorted(found.splitlines(), key=lambda path: (b"Sans" not in path, b"Bold" in path, path)):
+        with suppress(OSError, ValueError):  # a bitmap font, for example
+            return ImageFont.truetype(os.fsdecode(path), size)
+    _log.warning("no font of the system has all letters of a name; those outside ASCII are drawn as '?'")
+    return None
+
+
 def _draw(image: NDArray[Any], space: NDArray[np.uint8]) -> None:
     """Scale an image and draw it in the middle of `space`, a square part of the sheet."""
     side = space.shape[0]
+    image = _fit(image, side)
+    height, width = image.shape[:2]
+    top, left = (side - height) // 2, (side - width) // 2
+    space[top : top + height, left : left + width] = image if image.ndim == 3 else image[..., None]
+
+
+def _fit(image: NDArray[Any], side: int) -> NDArray[Any]:
+    """Scale an image so that its longer side has `side` pixels."""
     factor = side / max(image.shape[:2])
     height, width = (max(1, round(length * factor)) for length in image.shape[:2])
     if (height, width) != image.shape[:2]:
         cv2 = import_opencv()
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if factor < 1.0 else cv2.INTER_CUBIC)
-    top, left = (side - height) // 2, (side - width) // 2
-    space[top : top + height, left : left + width] = image if image.ndim == 3 else image[..., None]
+    return image
 
 
 def write_contact_sheet(
@@ -112,8 +175,7 @@ def write_contact_sheet(
     """
     name = os.fspath(path)
     extension = sheet_extension(name)
-    if os.path.lexists(name) and not overwrite:
-        raise OutputExistsError(f"{name}: exists already; choose another name, or overwrite it")
+    _refuse_existing(name, overwrite=overwrite)
     sheet = contact_sheet(rows, labels=labels, cell=cell, margin=margin)
     _, encoded = import_opencv().imencode(extension, sheet)
     try:
@@ -123,12 +185,60 @@ def write_contact_sheet(
         raise output_error(error, name) from error
 
 
+def write_dataset_sheet(
+    path: str | os.PathLike[str],
+    source: Source,
+    decode: Callable[[bytes], Image],
+    *,
+    rows: int = 10,
+    columns: int = 8,
+    cell: int = 112,
+    overwrite: bool = False,
+) -> tuple[int, int]:
+    """Write a contact sheet of a dataset: classes from all over it, one a row, or without labels just images.
+
+    Returns how many images were drawn, and how many could not be read or decoded, which are logged. `decode` makes an
+    image of shape (H, W, 3), uint8, BGR, of its bytes. Raises as `write_contact_sheet`.
+    """
+    name = os.fspath(path)
+    _refuse_existing(name, overwrite=overwrite)
+    if source.labelled:
+        labels = source.labels()
+        order = labels.argsort(kind="stable")
+        known, starts, counts = np.unique(labels[order], return_index=True, return_counts=True)
+        chosen = np.unique(np.linspace(0, len(known) - 1, rows).round().astype(int))[: len(known)].tolist()
+        groups = [order[starts[row] : starts[row] + min(counts[row], columns)] for row in chosen]
+        names = source.class_names() or {}
+        texts = [names.get(int(known[row]), str(known[row]) if known[row] >= 0 else "unlabelled") for row in chosen]
+    else:
+        spread = np.unique(np.linspace(0, len(source) - 1, rows * columns).round().astype(int))
+        groups = [spread[start : start + columns] for start in range(0, len(spread), columns)] if len(source) else []
+        texts = []
+    wanted = np.unique(np.concatenate([np.empty(0, np.int64), *groups]))
+    pictures: dict[int, Image] = {}
+    for position, item in zip(wanted.tolist(), source.take(wanted).read(), strict=True):
+        try:
+            if isinstance(item, SampleError):
+                raise item
+            pictures[position] = _fit(decode(item.image), cell)
+        except FacedataError as error:
+            _log.warning("%s: not drawn: %s", item.key, item.reason if isinstance(item, SampleError) else error)
+    sheet_rows = [[pictures[place] for place in group.tolist() if place in pictures] for group in groups]
+    write_contact_sheet(name, sheet_rows, labels=texts, cell=cell, overwrite=overwrite)
+    return len(pictures), len(wanted) - len(pictures)
+
+
 def sheet_extension(name: str) -> str:
     """The file extension of a contact sheet, which decides its encoding; raises an `OptionError` at others."""
     extension = os.path.splitext(name)[1].lower()
     if extension not in _EXTENSIONS:
         raise OptionError(f"{name}: expected a name that ends in one of {', '.join(_EXTENSIONS)}")
     return extension
+
+
+def _refuse_existing(name: str, *, overwrite: bool) -> None:
+    if os.path.lexists(name) and not overwrite:
+        raise OutputExistsError(f"{name}: already exists; choose another name, or --overwrite to replace it")
 
 
 # The preview: where the points are in the sources, and the crops made from them

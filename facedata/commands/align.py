@@ -176,7 +176,8 @@ def command(source: str, output: str, **given: Any) -> int:
             return 0
         with show_progress("images", quiet=given["quiet"]) as observer:
             summary = run_alignment(planned, replace(job, observer=observer))
-        show_summary(summary, as_json=given["as_json"])
+        images = planned.plan.samples if given["faces"] == "all" else None
+        show_summary(summary, as_json=given["as_json"], faces_of=images)
         if not given["as_json"]:
             _show_beside(summary, given)
         return 0 if summary.good else 1

@@ -174,8 +174,8 @@ def show_conversion_plan(conversion: Conversion, part: Any, *, as_json: bool) ->
     _show_sets(plan.facts["sets"])
 
 
-def show_summary(summary: JobSummary, *, as_json: bool) -> None:
-    """Report on stdout what a job that wrote images has done."""
+def show_summary(summary: JobSummary, *, as_json: bool, faces_of: int | None = None) -> None:
+    """Report on stdout what a job that wrote images, or the faces of so many images, has done."""
     if as_json:
         value = summary.to_json()
         options.print_json({"images": value.pop("samples"), **value})
@@ -186,7 +186,10 @@ def show_summary(summary: JobSummary, *, as_json: bool) -> None:
     )
     size = human_bytes(summary.bytes)
     output = output_name(summary.output)
-    click.echo(f"{output}: {counted(summary.samples, 'image')}{inside}, {size}; {time_taken(summary)}")
+    what = counted(summary.samples, "image")
+    if faces_of is not None:
+        what = f"{counted(summary.samples, 'face')} in {counted(faces_of, 'image')}"
+    click.echo(f"{output}: {what}{inside}, {size}; {time_taken(summary)}")
     _show_sets(facts["sets"])
     if "kv" in facts:
         click.echo(f"  keys and labels: {shown_path(facts['kv'])}")
