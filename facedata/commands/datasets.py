@@ -20,7 +20,7 @@ _LEFT_OUT_FIRST = (2, 1, 4, 5, 3)  # columns for which a terminal may be too nar
 
 
 @click.command("datasets", cls=options.Command, short_help="List the known datasets, or show all that is known of one.")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=options.complete_dataset)
 @options.CATALOGUE
 @options.ROOT
 @options.JSON

@@ -25,7 +25,7 @@ _log = logging.getLogger("facedata")
 @click.command(
     "download", cls=options.Command, short_help="Fetch a dataset by its name: checked, unpacked, in its final layout."
 )
-@click.argument("name")
+@click.argument("name", shell_complete=options.complete_dataset)
 @options.ROOT
 @click.option(
     "--from-dir", type=click.Path(file_okay=False), help="Use files that were fetched by hand, from this folder."

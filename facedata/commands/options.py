@@ -13,12 +13,15 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from facedata.commands import INTERRUPTED
 from facedata.errors import FacedataError, InterruptedJobError, OptionError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 __all__ = [
     "BUILD_DIR",
@@ -55,6 +58,7 @@ __all__ = [
     "Command",
     "SizeType",
     "command_line",
+    "complete_dataset",
     "json_error",
     "output",
     "print_json",
@@ -268,6 +272,20 @@ SALVAGE = click.option(
     is_flag=True,
     help="Read through a damaged file and use what can be read; the rest is listed as failed.",
 )
+
+
+def complete_dataset(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The names of datasets that begin so, for the completion of shells; files too if none does."""
+    from click.shell_completion import CompletionItem
+
+    from facedata.download.catalogue import load_catalogue
+
+    try:
+        names = [entry.name for entry in load_catalogue(context.params.get("catalogue") or ())]
+    except FacedataError:
+        names = []
+    items = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+    return items or [CompletionItem(incomplete, type="file")]
 
 
 def command_line() -> str:

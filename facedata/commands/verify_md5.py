@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from facedata.commands import options
-from facedata.errors import OptionError
+from facedata.errors import InputError, OptionError
 
 if TYPE_CHECKING:
+    from facedata.download.catalogue import CatalogueSet
     from facedata.download.verify import Result, Verification
 
 _ALGORITHMS = ("md5", "sha1", "sha256", "sha512")
@@ -32,11 +35,12 @@ _log = logging.getLogger(__name__)
     cls=options.Command,
     short_help="Check files against published checksums, or make a list of checksums.",
 )
-@click.argument("name", required=False)
+@click.argument("names", nargs=-1, metavar="[NAME|FOLDER|LIST]...", shell_complete=options.complete_dataset)
+@click.option("-c", "--check", is_flag=True, help="As md5sum -c: check each LIST (or stdin) in the current folder.")
 @click.option(
     "--root",
     type=click.Path(file_okay=False),
-    help="The folder with the files.  [default: the folder of the manifest; for NAME the current one]",
+    help="The folder with the files.  [default: that of the LIST; with NAME or -c the current one]",
 )
 @click.option(
     "--manifest",
@@ -56,12 +60,13 @@ _log = logging.getLogger(__name__)
 @click.option("--no-cache", is_flag=True, help="Read every file, also if it has not changed since it was read before.")
 @click.option("--no-extra", is_flag=True, help="Do not look for files that are not expected.")
 @click.option("--strict", is_flag=True, help="Exit with 1 if there are such files.")
-@click.option("--only-wrong", is_flag=True, help="Print no lines for files that are OK, as md5sum --quiet.")
+@click.option("--only-wrong", is_flag=True, help="Print no lines for files that are OK, as --quiet does too.")
 @options.JSON
 @options.QUIET
 @options.shows_errors
 def command(
-    name: str | None,
+    names: tuple[str, ...],
+    check: bool,
     root: str | None,
     manifest: str | None,
     create: str | None,
@@ -75,24 +80,26 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Check the files of dataset NAME, or of a list of checksums, or make such a list.
+    """Check the files of dataset NAME, of a FOLDER, or of a LIST of checksums; or make such a list.
 
-    Each file is OK, FAILED, MISSING or EXTRA (not expected); the exit status is 1 if any FAILED or is MISSING. A file
-    that is not in its place is searched for by its name. If no checksum was ever published, the structure of the file
-    is checked, and its line says so.
+    A FOLDER is checked against the lists in it and the datasets that were downloaded to it. Each file is OK, FAILED,
+    MISSING or EXTRA (not expected); the exit status is 1 if any FAILED or is MISSING. A file that is not in its place
+    is searched for by its name. If no checksum was ever published, the structure of the file is checked, and its line
+    says so.
 
     \b
     Example:
-      facedata verify-md5 --manifest MD5SUMS --root data/
+      facedata verify-md5 glint360k --root data/
+      facedata verify-md5 MD5SUMS --root data/
     """
-    ways = {"NAME": name, "--manifest": manifest, "--create": create}
+    ways = {"NAME": names or check or None, "--manifest": manifest, "--create": create}
     chosen = [way for way, value in ways.items() if value is not None]
     if len(chosen) > 1:
         raise OptionError(f"{' and '.join(chosen)} were given; give one of {', '.join(ways)}")
     if not chosen:
-        raise OptionError("give the NAME of a dataset, or --manifest with a list of checksums, or --create FOLDER")
+        raise OptionError("give the NAME of a dataset, a FOLDER, a LIST of checksums, or --create FOLDER")
     others: dict[str, dict[str, object]] = {
-        "NAME": {"--algorithm": algorithm},
+        "NAME": {},
         "--manifest": {"--catalogue": catalogue},
         "--create": {
             "--root": root,
@@ -110,24 +117,20 @@ def command(
     options.start_logging(quiet=quiet)
     if create is not None:
         return _create(create, algorithm or "md5", workers, quiet=quiet)
+    from facedata.download.verify import Verification
     from facedata.jobs.signals import stop_on_signals
 
     shown: list[Result] = []
+    repairs: list[str] = []
     with ExitStack() as stack:
-        if manifest is not None:
-            from facedata.download.manifest import ManifestFile, verify_manifest
-
-            listed = stack.enter_context(ManifestFile(None if manifest == "-" else manifest, algorithm))
-        else:
-            from facedata.download.catalogue import load_catalogue
-            from facedata.download.expectations import verify_set
-
-            try:
-                entry = load_catalogue(catalogue).find(name or "")
-            except OptionError as error:
-                if os.path.isfile(name or ""):
-                    raise OptionError(f"{name} is a file; a list of checksums is given with --manifest") from error
-                raise
+        checks: list[_Check] = []
+        for name in names or (manifest or "-",):
+            if manifest is not None or check:
+                checks.append(
+                    _of_list(name, "." if check and root is None else root, algorithm, stack, extra=not check)
+                )
+            else:
+                checks += _find_checks(name, root, catalogue, algorithm, stack)
         screen = stack.enter_context(_Screen("checked", quiet=quiet))
 
         def report(result: Result) -> None:
@@ -135,27 +138,26 @@ def command(
                 is_plain = result.verdict == "OK" and result.how == "checksum" and not result.found_at
                 if not is_plain and len(shown) < _MOST_LISTED:
                     shown.append(result)
-            elif not (only_wrong and result.verdict == "OK"):
+            elif not ((only_wrong or quiet) and result.verdict == "OK"):
                 screen.write(result.line)
 
         how: dict[str, Any] = {
             "workers": workers,
             "use_cache": not no_cache,
-            "extra": not no_extra,
             "observer": screen.show,
             "stop": stack.enter_context(stop_on_signals()),
             "on_result": report,
         }
-        if manifest is not None:
-            root = root or ("." if manifest == "-" else os.path.dirname(manifest) or ".")
-            done = verify_manifest(listed, root, **how)
-        else:
-            root = root or "."
-            done = verify_set(entry, Path(root), **how)
+        done = Verification()
+        for each in checks:
+            found = each.run(extra=each.extra and not no_extra, **how)
+            if each.repair and not found.good:
+                repairs.append(each.repair)
+            done.add(found)
     good = done.good and not (strict and done.verdicts["EXTRA"])
     if as_json:
         summary = {
-            "root": root,
+            "root": checks[0].root,
             "files": sum(done.verdicts.values()),
             "verdicts": {verdict: done.verdicts[verdict] for verdict in _VERDICTS},
             "checked_by": dict(done.hows),
@@ -165,11 +167,70 @@ def command(
             "not_plainly_ok": [asdict(result) for result in shown],
         }
         options.print_json(summary)
-    _log_sum(done, good=good)
+    _log_sum(done, repairs, good=good)
     return 0 if good else 1
 
 
-def _log_sum(done: Verification, *, good: bool) -> None:
+class _Check(NamedTuple):
+    """Something to check: the folder, the function, whether to report extra files, the command that repairs it."""
+
+    root: str
+    run: Callable[..., Verification]
+    extra: bool = True
+    repair: str = ""
+
+
+def _of_list(path: str, root: str | None, algorithm: str | None, stack: ExitStack, *, extra: bool = True) -> _Check:
+    from facedata.download.manifest import ManifestFile, verify_manifest
+
+    listed = stack.enter_context(ManifestFile(None if path == "-" else path, algorithm))
+    root = root or os.path.dirname(path) or "."
+    return _Check(root, partial(verify_manifest, listed, root), extra)
+
+
+def _of_set(entry: CatalogueSet, root: str, catalogue: tuple[str, ...]) -> _Check:
+    from facedata.download.expectations import verify_set
+
+    words = ["facedata", "download", entry.name, "--root", root]
+    words += [word for file in catalogue for word in ("--catalogue", file)]
+    return _Check(root, partial(verify_set, entry, Path(root)), repair=shlex.join(words))
+
+
+def _find_checks(
+    name: str, root: str | None, catalogue: tuple[str, ...], algorithm: str | None, stack: ExitStack
+) -> list[_Check]:
+    """What to check for the name of a dataset, a list, or a folder."""
+    from facedata.download.catalogue import load_catalogue
+
+    if os.sep not in name:
+        try:
+            entry = load_catalogue(catalogue).find(name)
+        except OptionError:
+            if not os.path.exists(name):
+                raise
+        else:
+            if algorithm:
+                raise OptionError("--algorithm does not apply to NAME: leave it out")
+            return [_of_set(entry, root or ".", catalogue)]
+    if not os.path.isdir(name):
+        return [_of_list(name, root, algorithm, stack)]
+    if root is not None:
+        raise OptionError(f"--root does not apply to a folder, as {name} is: leave it out")
+    from facedata.download.available import read_records
+    from facedata.download.manifest import lists_in
+
+    lists, known = lists_in(name), load_catalogue(catalogue)
+    checks = [_of_list(each, name, algorithm, stack, extra=len(lists) == 1) for each in lists]
+    checks += [_of_set(known.find(each), name, catalogue) for each in read_records(Path(name)) if each in known.sets]
+    if not checks:
+        raise InputError(
+            f"{name}: has no list of checksums in it, as MD5SUMS, and no dataset was downloaded to it; name the "
+            f"dataset: facedata verify-md5 NAME --root {name}; or make a list: facedata verify-md5 --create {name}"
+        )
+    return checks
+
+
+def _log_sum(done: Verification, repairs: Sequence[str], *, good: bool) -> None:
     """Log the sum, and what to do if something is wrong."""
     from facedata.commands.progress import human_bytes, human_seconds
     from facedata.text import counted
@@ -182,7 +243,9 @@ def _log_sum(done: Verification, *, good: bool) -> None:
     files = counted(sum(done.verdicts.values()), "file")
     text = f"{files}: {', '.join(verdicts) or 'nothing to check'} ({'; '.join(notes)})"
     _log.log(logging.INFO if good else logging.WARNING, "%s", text)
-    if done.verdicts["FAILED"]:
+    if repairs:
+        _log.warning("to fetch what is wrong again: %s", "; ".join(repairs))
+    elif done.verdicts["FAILED"]:
         _log.warning("a FAILED file is damaged or is not the published one: fetch it again")
     if done.verdicts["MISSING"]:
         _log.warning("a MISSING file was searched for by name in the whole folder; is --root the right folder?")

@@ -6,7 +6,6 @@ their placing. Every step finds out what has been done already, so that the same
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import shutil
@@ -33,10 +32,10 @@ from facedata.download.available import (
 )
 from facedata.download.catalogue import CatalogueSet, Download
 from facedata.download.checksums import hash_file, remember
-from facedata.download.expectations import file_expectations
-from facedata.download.layout import forget_unpacked, is_unpacked, place_unpacked, unpack
+from facedata.download.expectations import file_expectations, set_expectations
+from facedata.download.layout import forget_unpacked, is_unpacked, place_unpacked, set_aside, unpack
 from facedata.download.transfer import Fetched, FileRequest, TransferOptions, fetch_files
-from facedata.download.verify import Result, verify
+from facedata.download.verify import Expectation, Result, verify
 from facedata.download.walk import check_stop
 from facedata.errors import ChecksumError, FacedataError, output_error
 from facedata.files import check_room, open_locked
@@ -131,9 +130,15 @@ def plan_acquisition(
         If given files do not exist.
     """
     given_files(entry, options.from_dir, options.from_files)
-    if not options.overwrite and is_finished(read_provenance(root, entry.name), root):
+    acquisition = _Acquisition(entry, root, options, watch, stop)
+    if options.overwrite:
+        return acquisition.plan(entry, again=True)
+    damaged, is_finished_set = acquisition.damaged(), is_finished(read_provenance(root, entry.name), root)
+    needed = acquisition.needed(acquisition.is_unpacked_right())
+    if not damaged and (is_finished_set or not needed.downloads):
         return Plan(already=True)
-    return _Acquisition(entry, root, options, watch, stop).plan(again=options.overwrite)
+    plan = acquisition.plan(needed, again=False)
+    return replace(plan, wrong={os.fspath(root / each.path): each.detail for each in damaged} | plan.wrong)
 
 
 def acquire(
@@ -161,7 +166,7 @@ def acquire(
     """
     acquisition = _Acquisition(entry, root, options, watch, stop)
     record = read_provenance(root, entry.name)
-    if not options.overwrite and is_finished(record, root):
+    if not options.overwrite and is_finished(record, root) and not acquisition.damaged():
         # what an earlier call was killed before removing, or was not asked to remove
         if acquisition.work.exists() or (options.remove_archives and any(map(Path.exists, acquisition.archives))):
             with acquisition.working(restart=False):
@@ -200,17 +205,23 @@ class _Acquisition:
         placed: list[str] = []
         refused: dict[str, str] = {}
         with self.working(restart=self.options.overwrite) as overwrite:
+            is_right = not overwrite and self.is_unpacked_right()
+            needed = entry if overwrite else self.needed(is_right)
             if "finished" in read_provenance(root, entry.name):
-                record_restart(entry, root)  # files were lost; what this run records may be used by the next one
-            if not is_unpacked(self.work) and (overwrite or not self._is_placed_by_hand()):
-                used, fetched = self._collect(overwrite=overwrite)
+                # files were lost or damaged; what this run records may be used by the next one
+                record_restart(entry, root)
+            if not is_unpacked(self.work) and needed.downloads:
+                used, fetched = self._collect(needed, overwrite=overwrite)
+            if not is_unpacked(self.work) and not is_right:
                 archives = [used[download.name] for download in entry.downloads if entry.is_archive(download)]
                 if archives:
                     _log.info("%s: unpacking %s", entry.name, ", ".join(path.name for path in archives))
                 with self.watch("unpacking") as observer:
                     unpack(entry, archives, self.work, observer, self.stop)
             if is_unpacked(self.work):
-                placed, refused = place_unpacked(root, self.work, overwrite=overwrite, stop=self.stop)
+                there = [each for each in self._unpacked() if not overwrite and (root / each.path).is_file()]
+                damaged = {root / each.path: each.detail for each in self._check(there) if not each.good}
+                placed, refused = place_unpacked(root, self.work, damaged, overwrite=overwrite, stop=self.stop)
             placed += [place for download in entry.downloads if (place := entry.place_of(download))]
             fetched_paths = {file.path for file in fetched}
             done = Acquired(
@@ -220,7 +231,7 @@ class _Acquisition:
                 used={name: os.fspath(path) for name, path in used.items() if path not in fetched_paths},
                 placed=sorted(placed),
                 refused=refused,
-                results=self._verify(placed),
+                results=self._check(file_expectations(entry, placed)),
                 next=entry.next_commands(root),
             )
             if done.good:
@@ -228,12 +239,31 @@ class _Acquisition:
                 self.clear()
         return done
 
-    def plan(self, *, again: bool, fresh: Collection[str] = ()) -> Plan:
+    def damaged(self) -> list[Result]:
+        """Files in their places that are wrong; of a finished set, missing files too, but not archives."""
+        record = read_provenance(self.root, self.entry.name)
+        expected = set_expectations(self.entry, self.root, record)
+        if not is_finished(record, self.root):  # what is missing need not be searched for
+            expected = [each for each in expected if (self.root / each.path).is_file()]
+        archives = {path.name for path in self.archives if not path.exists()}
+        return [each for each in self._check(expected) if not each.good and each.path not in archives]
+
+    def needed(self, is_unpacked_right: bool) -> CatalogueSet:
+        """The set with those downloads alone that have to be there: plain files, and archives to unpack or repair."""
+        wrong = {each.path for each in self.damaged()} if is_unpacked_right else set()
+        downloads = [
+            download
+            for download in self.entry.downloads
+            if download.name in wrong or not (is_unpacked_right and self.entry.is_archive(download))
+        ]
+        return replace(self.entry, downloads=tuple(downloads))
+
+    def plan(self, needed: CatalogueSet, *, again: bool, fresh: Collection[str] = ()) -> Plan:
         """What there is to do; with `again`, downloads without a checksum are not trusted, unless they are `fresh`."""
-        unproven = {download.name for download in self.entry.downloads if again and download.digest is None}
+        unproven = {download.name for download in needed.downloads if again and download.digest is None}
         with self.watch("checking what is there") as observer:
             return find_downloads(
-                self.entry,
+                needed,
                 self.root,
                 self.options.from_dir,
                 self.options.from_files,
@@ -243,17 +273,17 @@ class _Acquisition:
                 stop=self.stop,
             )
 
-    def _collect(self, *, overwrite: bool) -> tuple[dict[str, Path], list[Fetched]]:
-        """Get every download: where each is read from, and what was fetched for it."""
+    def _collect(self, needed: CatalogueSet, *, overwrite: bool) -> tuple[dict[str, Path], list[Fetched]]:
+        """Get every needed download: where each is read from, and what was fetched for it."""
         recorded = read_provenance(self.root, self.entry.name).get("downloads", {})
         fresh = {name for name, facts in recorded.items() if isinstance(facts, dict) and "old" not in facts}
-        plan = self.plan(again=overwrite, fresh=fresh)
-        downloads = {download.name: download for download in self.entry.downloads}
+        plan = self.plan(needed, again=overwrite, fresh=fresh)
+        downloads = {download.name: download for download in needed.downloads}
         paths = {name: download.path(self.root) for name, download in downloads.items()}
         # wrong files in the places of downloads are renamed; others are the user's own and stay
         for path, reason in plan.wrong.items():
             if Path(path) in paths.values():
-                _log.warning("%s: %s; kept as %s", path, reason, _set_aside(Path(path)).name)
+                set_aside(Path(path), reason)
             else:
                 _log.warning("%s: %s; it is not used", path, reason)
         for name, file in plan.found.items():
@@ -304,17 +334,28 @@ class _Acquisition:
         except ChecksumError as error:
             raise ChecksumError(f"{error}; 'facedata datasets {self.entry.name}' shows all sources") from error
 
-    def _verify(self, placed: Sequence[str]) -> tuple[Result, ...]:
-        expected = file_expectations(self.entry, placed)
+    def _check(self, expected: Sequence[Expectation]) -> tuple[Result, ...]:
+        if not expected:
+            return ()
         workers = self.options.workers
         with self.watch("checking") as observer:
             return tuple(verify(self.root, expected, workers=workers, observer=observer, stop=self.stop).results)
 
-    def _is_placed_by_hand(self) -> bool:
-        """Whether the files are right and in their final places, unpacked by hand for example."""
-        needed = [self.root / file.path for file in self.entry.files if not file.optional]
-        exist = bool(needed) and all(path.is_file() for path in needed)
-        return exist and all(result.good for result in self._verify([]))
+    def _unpacked(self) -> list[Expectation]:
+        """What the files from the archives must be; the plain downloads are left out."""
+        plain = set(map(self.entry.place_of, self.entry.downloads))
+        placed = read_provenance(self.root, self.entry.name).get("files", {})
+        return [each for each in file_expectations(self.entry, placed) if each.path not in plain]
+
+    def is_unpacked_right(self) -> bool:
+        """Whether the files from the archives are right and in their final places, perhaps unpacked by hand."""
+        record, expected = read_provenance(self.root, self.entry.name), self._unpacked()
+        needed = [self.root / each.path for each in expected if not each.optional]
+        if not needed:  # nothing is known of them but what was recorded
+            plain = set(map(self.entry.place_of, self.entry.downloads))
+            files = {path: size for path, size in record.get("files", {}).items() if path not in plain}
+            return is_finished({**record, "files": files}, self.root)
+        return all(path.is_file() for path in needed) and all(result.good for result in self._check(expected))
 
     def clear(self) -> None:
         """Remove the hidden folder and, if that is asked for, the archives."""
@@ -346,19 +387,6 @@ class _Acquisition:
             raise
         except OSError as error:
             raise output_error(error, self.work) from error
-
-
-def _set_aside(path: Path) -> Path:
-    """Rename a wrong file, so that the right one can take its place."""
-    aside = path.with_name(f"{path.name}.wrong")
-    numbers = itertools.count(2)
-    while os.path.lexists(aside):
-        aside = path.with_name(f"{path.name}.wrong-{next(numbers)}")
-    try:
-        os.replace(path, aside)
-    except OSError as error:
-        raise output_error(error, path) from error
-    return aside
 
 
 def _bytes_on_disk(path: Path) -> int:

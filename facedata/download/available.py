@@ -12,18 +12,18 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from facedata import __version__
 from facedata.download.catalogue import CatalogueSet, Download
-from facedata.download.checksums import Digest, remember
+from facedata.download.checksums import ALGORITHMS, Digest, remember
 from facedata.download.schema import PROVENANCE
 from facedata.download.verify import Expectation, Result, verify
 from facedata.download.walk import check_stop
-from facedata.errors import FormatError, InputError, InputNotFoundError, input_error, output_error
+from facedata.errors import FormatError, InputError, InputNotFoundError, OptionError, input_error, output_error
 from facedata.files import atomic_writer, open_locked, opened_regular, read_small, temporary_name
 from facedata.jobs.signals import StopRequest
 from facedata.text import web_page_title
@@ -41,9 +41,11 @@ __all__ = [
     "is_finished",
     "put_in_root",
     "read_provenance",
+    "read_records",
     "record_download",
     "record_finish",
     "record_restart",
+    "recorded_digest",
     "steps_by_hand",
 ]
 
@@ -68,11 +70,11 @@ def read_provenance(root: Path, name: str) -> dict[str, Any]:
     InputError
         If it cannot be read.
     """
-    return _read_records(root).get(name, {})
+    return read_records(root).get(name, {})
 
 
-def _read_records(root: Path) -> dict[str, dict[str, Any]]:
-    """The records of all sets in `root`, by name."""
+def read_records(root: Path) -> dict[str, dict[str, Any]]:
+    """The records of all sets in `root`, by name; raises as `read_provenance`."""
     path = root / PROVENANCE
     if not os.path.lexists(path):
         return {}
@@ -89,6 +91,14 @@ def _read_records(root: Path) -> dict[str, dict[str, Any]]:
     return dict(sets)
 
 
+def recorded_digest(record: Mapping[str, Any], name: str) -> Digest | None:
+    """The checksum that a download had when it was fetched or given, by the record of its set."""
+    for algorithm in ALGORITHMS:
+        with suppress(KeyError, TypeError, OptionError):
+            return Digest(algorithm, record["downloads"][name][algorithm])
+    return None
+
+
 @contextmanager
 def change_provenance(root: Path, name: str) -> Iterator[dict[str, Any]]:
     """The record of a set, to be changed; written when the block ends without an error.
@@ -100,7 +110,7 @@ def change_provenance(root: Path, name: str) -> Iterator[dict[str, Any]]:
         root.mkdir(parents=True, exist_ok=True)
         lock = open_locked(root / _LOCK, wait=True)
         try:
-            sets = _read_records(root)
+            sets = read_records(root)
             yield sets.setdefault(name, {})
             text = json.dumps({"sets": sets, "facedata": __version__}, indent=2, ensure_ascii=False)
             with atomic_writer(path) as file:
@@ -274,11 +284,14 @@ def find_downloads(
     given = given_files(entry, from_dir, from_files)
     found: dict[str, AvailableFile] = {}
     wrong: dict[str, str] = {}
+    sets = read_records(root)
+    record = sets.get(entry.name, {})
 
     def check(folder: Path, wanted: Mapping[str, Download], is_given: bool) -> None:
         """Check the files of a folder together; `wanted` maps their names to the downloads that they may be."""
+        recorded = {} if is_given else {name: recorded_digest(record, each.name) for name, each in wanted.items()}
         expected = [
-            Expectation(path, download.digest, download.size, known=download.superseded)
+            Expectation(path, download.digest or recorded.get(path), download.size, known=download.superseded)
             for path, download in wanted.items()
         ]
         for result in verify(folder, expected, workers=workers, observer=observer, stop=stop).results:
@@ -315,7 +328,6 @@ def find_downloads(
         for folder, wanted in batches.items():
             check(folder, wanted, is_given=True)
     # archives of several sets may have the same name, data.tar.gz for example; only a checksum tells them apart
-    sets = _read_records(root)
     for download in filter(entry.is_archive, entry.downloads):
         path, file = download.path(root), found.get(download.name)
         is_proven = file is not None and file.digest is not None and not file.given

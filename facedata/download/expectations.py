@@ -15,8 +15,8 @@ from typing import Any
 
 from facedata.columns import count_labels
 from facedata.converters.rec.recordio import CHUNK_HEADER_SIZE, RecordReader, padded, read_index
-from facedata.download.available import read_provenance
-from facedata.download.catalogue import CatalogueSet, KnownFile
+from facedata.download.available import read_provenance, recorded_digest
+from facedata.download.catalogue import CatalogueSet, Download, KnownFile
 from facedata.download.verify import Expectation, Finding, Structure, Verification, verify
 from facedata.errors import FormatError
 from facedata.files import opened_regular
@@ -162,11 +162,14 @@ def _compare(found: int, expected: int | None, what: str) -> Finding:
     return Finding(False, f"expected {expected:,} {what}, found {found:,}")
 
 
-def file_expectations(entry: CatalogueSet, placed: Iterable[str] = ()) -> list[Expectation]:
+def file_expectations(
+    entry: CatalogueSet, placed: Iterable[str] = (), record: Mapping[str, Any] = {}
+) -> list[Expectation]:
     """What the set's files in their final places must be.
 
     In a learn-to-cluster set, those files among `placed`, relative to the root, that the catalogue does not name are
-    expected too, features and labels checked against each other.
+    expected too, features and labels checked against each other. A download without a published checksum must have the
+    one in the `record` of the set.
     """
     counts = {file.path: file.lines for file in entry.files}
     plain = {place: download for download in entry.downloads if (place := entry.place_of(download))}
@@ -176,7 +179,7 @@ def file_expectations(entry: CatalogueSet, placed: Iterable[str] = ()) -> list[E
             structure = None if file.digest else _structure(file, counts)
             expected[file.path] = Expectation(file.path, file.digest, file.size, structure, optional=file.optional)
     for place, download in plain.items():
-        expected.setdefault(place, Expectation(place, download.digest, download.size, known=download.superseded))
+        expected.setdefault(place, _download_expectation(place, download, record))
     if entry.layout == "learn-to-cluster":
         unknown = sorted(set(placed) - expected.keys())
         labels = {PurePosixPath(path).stem: path for path in unknown if path.startswith("labels/")}
@@ -189,6 +192,15 @@ def file_expectations(entry: CatalogueSet, placed: Iterable[str] = ()) -> list[E
                 structure = LabelLines()
             expected[str(path)] = Expectation(str(path), structure=structure)
     return list(expected.values())
+
+
+def _download_expectation(
+    path: str, download: Download, record: Mapping[str, Any], *, optional: bool = False
+) -> Expectation:
+    digest, note = download.digest, ""
+    if digest is None and (digest := recorded_digest(record, download.name)):
+        note = "no checksum is published, this one was recorded at the download"
+    return Expectation(path, digest, download.size, known=download.superseded, optional=optional, note=note)
 
 
 def _structure(file: KnownFile, counts: Mapping[str, int | None]) -> Structure | None:
@@ -209,10 +221,10 @@ def set_expectations(entry: CatalogueSet, root: Path, record: Mapping[str, Any])
 
     The `record` of the set is what `read_provenance` returns.
     """
-    files = file_expectations(entry, placed=record.get("files", {}))
+    files = file_expectations(entry, record.get("files", {}), record)
     unpacked = any((root / file.path).exists() for file in files) or "finished" in record
     archives = [
-        Expectation(each.name, each.digest, each.size, known=each.superseded, optional=bool(files) and unpacked)
+        _download_expectation(each.name, each, record, optional=bool(files) and unpacked)
         for each in entry.downloads
         if entry.is_archive(each)
     ]

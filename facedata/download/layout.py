@@ -5,11 +5,12 @@ The moves are written to ``placing.json`` before the first one, so that a run th
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from facedata.errors import FormatError, OutputExistsError, input_error, output_
 from facedata.files import atomic_writer
 from facedata.jobs.signals import StopRequest
 
-__all__ = ["Move", "forget_unpacked", "is_unpacked", "place", "place_unpacked", "plan_moves", "unpack"]
+__all__ = ["Move", "forget_unpacked", "is_unpacked", "place", "place_unpacked", "plan_moves", "set_aside", "unpack"]
 
 _PLAN, _UNPACKED = "placing.json", "unpacked"
 _CLUSTERING = ("features", "labels", "knns", "pretrained_models")
@@ -95,9 +96,16 @@ def unpack(
 
 
 def place_unpacked(
-    root: Path, work: Path, *, overwrite: bool, stop: StopRequest | None = None
+    root: Path,
+    work: Path,
+    damaged: Mapping[Path, str] = {},
+    *,
+    overwrite: bool,
+    stop: StopRequest | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """Move what `unpack` unpacked to where it belongs; resumes where an earlier call was interrupted.
+
+    The `damaged` files, given with what is wrong with them, are set aside for those that were unpacked.
 
     Returns the files and folders below the root, and the members of archives that were not unpacked, and why.
 
@@ -112,7 +120,8 @@ def place_unpacked(
         raise FormatError(f"{work / _PLAN}: cannot be read: {error}; delete {work} and run again") from error
     unpacked = work / _UNPACKED
     moves = [Move(unpacked / source, target) for source, target in plan["moves"]]
-    place([move for move in moves if os.path.lexists(move.source)], root, overwrite=overwrite, stop=stop)
+    left = [move for move in moves if os.path.lexists(move.source)]
+    place(left, root, damaged, overwrite=overwrite, stop=stop)
     for member, text in plan["digests"].items():  # hashed while it was unpacked: need not be read to be verified
         path = unpacked / member
         for move in moves:
@@ -211,8 +220,17 @@ def _outside(folder: Path, own: Path) -> Iterator[Path]:
             yield path
 
 
-def place(moves: Iterable[Move], root: Path, *, overwrite: bool, stop: StopRequest | None = None) -> None:
+def place(
+    moves: Iterable[Move],
+    root: Path,
+    damaged: Mapping[Path, str] = {},
+    *,
+    overwrite: bool,
+    stop: StopRequest | None = None,
+) -> None:
     """Rename everything to where it belongs; may be interrupted and called again with the moves that are left.
+
+    Files in the way that are `damaged` are set aside, see `place_unpacked`.
 
     Raises
     ------
@@ -225,7 +243,7 @@ def place(moves: Iterable[Move], root: Path, *, overwrite: bool, stop: StopReque
     moves = list(moves)
     for move in moves if not overwrite else ():
         for source, target in _joined(move.source, root / move.target):
-            if os.path.lexists(target) and not _same_content(source, target, stop):
+            if os.path.lexists(target) and target not in damaged and not _same_content(source, target, stop):
                 raise OutputExistsError(
                     f"{target}: already exists and differs from the file of this download; "
                     "move it away, or replace it with --overwrite"
@@ -234,9 +252,24 @@ def place(moves: Iterable[Move], root: Path, *, overwrite: bool, stop: StopReque
         try:
             for source, target in _joined(move.source, root / move.target):
                 target.parent.mkdir(parents=True, exist_ok=True)
+                if target in damaged and os.path.lexists(target):
+                    set_aside(target, damaged[target])
                 os.replace(source, target)
         except OSError as error:
             raise output_error(error, root / move.target) from error
+
+
+def set_aside(path: Path, reason: str) -> None:
+    """Rename a file that is wrong for that reason, so that the right one can take its place."""
+    aside = path.with_name(f"{path.name}.wrong")
+    numbers = itertools.count(2)
+    while os.path.lexists(aside):
+        aside = path.with_name(f"{path.name}.wrong-{next(numbers)}")
+    try:
+        os.replace(path, aside)
+    except OSError as error:
+        raise output_error(error, path) from error
+    _log.warning("%s: %s; kept as %s", path, reason, aside.name)
 
 
 def _joined(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:

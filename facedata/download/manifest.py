@@ -25,6 +25,7 @@ __all__ = [
     "Listed",
     "ManifestFile",
     "list_checksums",
+    "lists_in",
     "manifest_line",
     "read_manifest",
     "verify_manifest",
@@ -38,6 +39,10 @@ _BSD = re.compile(rb"(\\?)([A-Za-z0-9-]{3,12}) ?\((.+)\) ?= ?([0-9A-Fa-f]{32,})"
 _ESCAPES = {b"\\\\": b"\\", b"\\n": b"\n", b"\\r": b"\r"}
 _OTHER_ALGORITHM = re.compile(
     r"b2sum|b3sum|blake|sha3[^0-9]|sha-?224|sha-?384|sm3|whirlpool|tiger|ripemd", re.IGNORECASE
+)
+_LIST = re.compile(
+    r"(md5|sha1|sha256|sha512)(sums?)?(\.txt)?|check[-_]?sums?(\.\w+)?|.+[._-](md5|sha1|sha256|sha512)(sums?)?(\.txt)?",
+    re.IGNORECASE,
 )
 _log = logging.getLogger(__name__)
 
@@ -176,6 +181,15 @@ class ManifestFile:
                     self.bad_lines += 1
                     if self.bad_lines <= _MOST_BAD:
                         _log.warning("%s: line %d: %s", self.title, line.number, line.reason)
+
+
+def lists_in(folder: str) -> list[str]:
+    """The lists of checksums that lie in a folder, by their usual names."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if _LIST.fullmatch(name))
+    except OSError as error:
+        raise input_error(error, folder) from error
+    return [path for name in names if os.path.isfile(path := os.path.join(folder, name))]
 
 
 def verify_manifest(manifest: ManifestFile, root: str, *, extra: bool = True, **options: Any) -> Verification:

@@ -59,6 +59,8 @@ class Expectation:
         Wrong digests that the file is known to have elsewhere, in hexadecimal, and what the file is then.
     optional : bool
         True if the file may be missing.
+    note : str
+        What to add to the result about the digest.
     """
 
     path: str
@@ -67,6 +69,7 @@ class Expectation:
     structure: Structure | None = None
     known: Mapping[str, str] = field(default_factory=dict)
     optional: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,16 @@ class Verification:
     def good(self) -> bool:
         """Whether all was checked, and no file failed or is missing."""
         return not (self.bad_lines or self.verdicts["FAILED"] or self.verdicts["MISSING"])
+
+    def add(self, other: Verification) -> None:
+        """Add the counts and results of another verification."""
+        self.verdicts += other.verdicts
+        self.hows += other.hows
+        self.from_cache += other.from_cache
+        self.bytes_read += other.bytes_read
+        self.seconds += other.seconds
+        self.bad_lines += other.bad_lines
+        self.results += other.results
 
 
 def verify(
@@ -351,10 +364,12 @@ def _failed(expectation: Expectation, detail: str) -> Result:
 
 def _judge(expectation: Expectation, digest: Digest, unchanged: bool = True) -> Result:
     if digest == expectation.digest:
-        return Result(expectation.path, "OK", "checksum")
+        return Result(expectation.path, "OK", "checksum", expectation.note)
     detail = f"expected {expectation.digest}, found {digest.value}"
     if digest.value in expectation.known:
         detail += f": it is {expectation.known[digest.value]}"
     if not unchanged:
         detail += "; it changed while it was read"
+    if expectation.note:
+        detail += f"; {expectation.note}"
     return Result(expectation.path, "FAILED", "checksum", detail)

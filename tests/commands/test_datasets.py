@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.shell_completion import ShellComplete
 from support import Ran
 
+from facedata import cli
 from facedata.download.catalogue import load_catalogue
 
 Facedata = Callable[..., Ran]
@@ -40,6 +42,17 @@ def test_a_set_without_a_link_says_who_published_it_and_what_to_search_for(inlin
     for command in ("datasets", "download"):
         ran = inline_facedata(command, "ijb-c", *(["--accept-terms"] if command == "download" else []))
         assert "published by NIST; search the web for 'IJB-C NIST face challenges'" in ran.stdout + ran.stderr
+
+
+def test_the_shell_completes_names_of_datasets() -> None:
+    for command, begun, names in (
+        ("download", "ms1mv", ["ms1mv2", "ms1mv3"]),
+        ("verify-md5", "gli", ["glint360k"]),
+        ("datasets", "ijb", ["ijb-b", "ijb-c"]),
+        ("verify-md5", "./", ["./"]),  # of files the shell knows
+    ):
+        completion = ShellComplete(cli.facedata, {}, "facedata", "_FACEDATA_COMPLETE")
+        assert [item.value for item in completion.get_completions([command], begun)] == names
 
 
 def test_as_json(inline_facedata: Facedata) -> None:

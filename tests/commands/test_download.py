@@ -306,6 +306,87 @@ class TestFilesOfTheUser:
         assert (DATA / "b/x").read_bytes() == b"b"
 
 
+class TestHealing:
+    """A set that was there is damaged: the same size, other bytes."""
+
+    def damage(self, *names: str) -> None:
+        for name in names:
+            data = bytearray((DATA / name).read_bytes())
+            data[len(data) // 2] ^= 1
+            (DATA / name).write_bytes(data)
+
+    @pytest.mark.parametrize("published", [True, False])
+    def test_of_plain_files_the_damaged_one_alone_is_fetched(
+        self, download: Run, inline_facedata: Run, server: Server, published: bool
+    ) -> None:
+        files = {name: noise(5000, ord(name)) for name in "abc"}
+        served = {name: server.add(f"/{name}", data) for name, data in files.items()}
+        digests = {name: f'\nmd5 = "{md5(data)}"' if published else "" for name, data in files.items()}
+        catalogue(a_set("plain", "", server, *(f'name = "{name}"{digest}' for name, digest in digests.items())))
+        download("plain")
+        assert "already complete" in download("plain").stdout
+        self.damage("b")
+        ran = inline_facedata("verify-md5", "plain", "--root", DATA)
+        assert (ran.status, "b: FAILED" in ran.stdout) == (1, True)
+        assert ("this one was recorded at the download" in ran.stdout) == (not published)
+        assert "to fetch what is wrong again: facedata download plain --root data\n" in ran.stderr
+        assert "b: would fetch it" in download("plain", "--dry-run").stdout
+        assert "plain: ready in data; 1 file fetched" in download("plain").stdout
+        assert {name: each.requests for name, each in served.items()} == {"a": 1, "b": 2, "c": 1}
+        assert {name: (DATA / name).read_bytes() for name in "abc"} == files
+        assert "already complete" in download("plain").stdout
+        assert inline_facedata("verify-md5", "plain", "--root", DATA).status == 0
+
+    @pytest.mark.parametrize("archive", ["kept", "removed", "damaged"])
+    def test_of_unpacked_files_the_damaged_one_alone_is_replaced(
+        self, download: Run, inline_facedata: Run, server: Server, archive: str
+    ) -> None:
+        served = clustering_set(server)
+        download("small", *(["--remove-archives"] if archive == "removed" else []))
+        labels = (DATA / "labels/f.meta").read_bytes()
+        wrong = ["small.tar.gz"] if archive == "damaged" else []
+        self.damage("features/f.bin", *wrong)
+        assert "features/f.bin: FAILED" in inline_facedata("verify-md5", "small", "--root", DATA).stdout
+        assert "data/features/f.bin: expected md5" in download("small", "--dry-run").stdout
+        assert "f.bin: expected md5" in download("small").stderr
+        assert served.requests == (1 if archive == "kept" else 2)
+        assert (DATA / "features/f.bin").read_bytes() == FEATURES
+        assert (DATA / "features/f.bin.wrong").exists()
+        assert (DATA / "labels/f.meta").read_bytes() == labels
+        assert inline_facedata("verify-md5", "small", "--root", DATA).status == 0
+
+    def test_an_archive_alone_is_repaired_and_not_unpacked(
+        self, download: Run, inline_facedata: Run, server: Server
+    ) -> None:
+        served = clustering_set(server)
+        download("small")
+        inode = (DATA / "features/f.bin").stat().st_ino
+        self.damage("small.tar.gz")
+        assert inline_facedata("verify-md5", "small", "--root", DATA).status == 1
+        download("small")
+        assert (served.requests, (DATA / "features/f.bin").stat().st_ino) == (2, inode)
+        assert inline_facedata("verify-md5", "small", "--root", DATA).status == 0
+
+    def test_a_file_cut_short_and_a_set_that_was_unpacked_by_hand(self, download: Run, server: Server) -> None:
+        clustering_set(server)
+        write_tree(DATA, {"features/f.bin": FEATURES[:-4], "labels/f.meta": LABELS})
+        for _ in range(2):
+            download("small")
+            assert (DATA / "features/f.bin").read_bytes() == FEATURES
+            (DATA / "features/f.bin").write_bytes(FEATURES[: len(FEATURES) // 2])
+        assert (DATA / "features/f.bin.wrong").read_bytes() == FEATURES[:-4]
+
+    def test_a_plain_file_beside_an_archive_that_was_removed(self, download: Run, server: Server) -> None:
+        archive = tar_gz({"big/x": b"image"})
+        served = [server.add("/big.tar.gz", archive), server.add("/labels.txt", b"0 1 2")]
+        downloads = ['name = "big.tar.gz"', 'name = "labels.txt"\nplace = "big/labels.txt"']
+        catalogue(a_set("big", 'layout = "folder"\nfolder = "big"', server, *downloads))
+        download("big", "--remove-archives")
+        self.damage("big/labels.txt")
+        download("big")
+        assert ([each.requests for each in served], tree(DATA / "big")["labels.txt"]) == ([1, 2], b"0 1 2")
+
+
 class TestInterruptions:
     @pytest.mark.parametrize("option", ["--remove-archives", "--overwrite"])
     def test_killed_before_the_hidden_folder_was_removed(self, download: Run, option: str) -> None:

@@ -89,6 +89,32 @@ def test_a_list_can_come_from_stdin_and_lies_by_default_beside_the_files(data: P
     assert (ran.status, ran.stdout) == (0, "a: OK\nsub/b: OK\nsub/c d: OK\n")
 
 
+def test_a_folder_and_a_list_by_their_names_alone(data: Path, verify: Facedata) -> None:
+    said = verify("data").stderr
+    assert "data: has no list of checksums in it, as MD5SUMS, and no dataset was downloaded to it" in said
+    assert "nowhere/x: no such file" in verify("nowhere/x").stderr
+    Path("MD5SUMS").rename(data / "MD5SUMS")
+    Path("lfw").symlink_to("data")  # the name of a dataset too
+    for words in (["data"], ["./lfw"], ["data/MD5SUMS"], ["data/MD5SUMS", "--root", "lfw"], ["data", "data"]):
+        ran = verify(*words, "--strict")
+        assert (ran.status, ran.stdout) == (0, "a: OK\nsub/b: OK\nsub/c d: OK\n" * (2 if "data" in words[1:] else 1))
+    write_tree(data, {"sub.sha256": f"{hashlib.sha256(b'sub/b').hexdigest()}  sub/b\n", "more": ""})
+    assert verify("data").stdout.endswith("sub/c d: OK\nsub/b: OK\n")
+    (data / "a").write_text("b")
+    assert verify("data", "--quiet").stdout.startswith("a: FAILED (")
+
+
+def test_a_check_as_md5sum_makes_it(data: Path, verify: Facedata, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(data)
+    for words in (["-c", "../MD5SUMS"], ["-c", "../MD5SUMS", "../MD5SUMS"], ["--quiet", "-c", "../MD5SUMS"]):
+        theirs = subprocess.run(["md5sum", *words], capture_output=True, text=True, check=True)
+        ran = verify(*words)
+        assert (ran.status, ran.stdout, "warning" in ran.stderr) == (0, theirs.stdout, False)
+    with open("../MD5SUMS") as file:
+        done = subprocess.run([*FACEDATA, "verify-md5", "-c"], stdin=file, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"a: OK\nsub/b: OK\nsub/c d: OK\n")
+
+
 def test_a_list_that_was_made_has_all_plain_files_in_order_but_itself(data: Path, verify: Facedata) -> None:
     write_tree(data, dict.fromkeys([".hidden", "a-b", "a\\b\nc", "sub-x", "ä"], ""))
     write_tree(data, dict.fromkeys(["a.part", ".facedata-plan.json", ".facedata/x"], "left out"))
@@ -127,13 +153,15 @@ def test_what_cannot_be_listed_is_named(data: Path, verify: Facedata) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "give the NAME of a dataset, or --manifest with a list of checksums, or --create FOLDER"),
+        ([], "give the NAME of a dataset, a FOLDER, a LIST of checksums, or --create FOLDER"),
         (["glint360k", "--manifest", "M"], "NAME and --manifest were given; give one of"),
         (["--create", ".", "--manifest", "M"], "--manifest and --create were given"),
         (["--create", ".", "--root", "."], "--root does not apply to --create"),
         (["--create", ".", "--json"], "--json does not apply to --create"),
         (["glint360k", "--algorithm", "md5"], "--algorithm does not apply to NAME"),
         (["no-such-set"], "there is no dataset named 'no-such-set'"),
+        (["-c", "--create", "."], "NAME and --create were given"),
+        (["./", "--root", "."], "--root does not apply to a folder"),
     ],
 )
 def test_contradictions_are_wrong_usage(arguments: list[str], sentence: str, verify: Facedata) -> None:
