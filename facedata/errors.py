@@ -21,6 +21,8 @@ The tree (in brackets the builtin exception that a class also derives from)::
     ├── TransferError [ConnectionError]          a failed download
     │   └── WebPageError                         a web page instead of the file
     ├── WorkerStartError [OSError]
+    ├── WorkerCrashError [RuntimeError]          so many samples end their worker that they are not to blame
+    ├── TooManyFailuresError [RuntimeError]      more samples failed than the user allows
     ├── OutputError [OSError]
     │   ├── OutputExistsError [FileExistsError]
     │   ├── OutputMismatchError [ValueError]     the output of another job
@@ -38,6 +40,8 @@ from __future__ import annotations
 import errno
 import os
 from typing import Any
+
+_RESULTS = ("no face", "low score", "too small", "several faces")  # of looking for faces, and of the user's own bounds
 
 
 class FacedataError(Exception):
@@ -119,6 +123,9 @@ class SampleError(InputError, ValueError):
 class RefusedSampleError(FacedataError, ValueError):
     """A writer does not accept a sample; the caller adds where the sample came from."""
 
+    is_result: bool = False
+    """Whether this is what the user asked for or expects, so that the sample is skipped and has not failed."""
+
 
 class FaceError(RefusedSampleError):
     """A face, or the image of a face, cannot be aligned.
@@ -134,6 +141,7 @@ class FaceError(RefusedSampleError):
     def __init__(self, cause: str, detail: str = "") -> None:
         super().__init__(f"{cause}: {detail}" if detail else cause)
         self.cause, self.detail = cause, detail
+        self.is_result = cause in _RESULTS
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.cause, self.detail)
@@ -149,6 +157,14 @@ class WebPageError(TransferError):
 
 class WorkerStartError(FacedataError, OSError):
     """The operating system refused to start worker processes."""
+
+
+class WorkerCrashError(FacedataError, RuntimeError):
+    """So many samples end the process that works on them that they are hardly to blame."""
+
+
+class TooManyFailuresError(FacedataError, RuntimeError):
+    """More samples failed than the user allows; a job that allows more resumes."""
 
 
 class OutputError(FacedataError, OSError):

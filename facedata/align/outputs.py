@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -19,7 +17,7 @@ from facedata.align.landmark_files import landmark_header, landmark_line
 from facedata.dataset import OrderedOutput, OrderedWriter, Sample, SampleWriter, Sink, Source, WrappedSource
 from facedata.errors import OptionError, SampleError, output_error
 from facedata.files import atomic_writer
-from facedata.jobs.journal import FAILURES
+from facedata.jobs.journal import FAILURES, SKIPPED
 
 __all__ = ["UNUSED", "AlignedOutput", "ExpectedSource", "FoundLandmarks", "aligned_output"]
 
@@ -28,19 +26,6 @@ UNUSED = "unused-landmarks.txt"
 
 _FRAGMENTS = ".facedata-landmarks"
 _BUFFER = 1 << 20
-_CAUSES = {
-    "no face",
-    "low score",
-    "too small",
-    "degenerate landmarks",
-    "outside the image",
-    "undecodable",
-    "no landmarks",
-    "too large",
-    "aligned already",
-    "several faces",
-    "bad landmarks",
-}
 
 
 class ExpectedSource(WrappedSource):
@@ -157,7 +142,7 @@ class AlignedOutput(Sink):
             taken.add(place)
             if place.startswith(os.path.join(root, "")):
                 name = os.path.relpath(place, root).partition(os.sep)[0]
-                if name in (FAILURES, _FRAGMENTS, UNUSED) or sink.owns(name):
+                if name in (FAILURES, SKIPPED, _FRAGMENTS, UNUSED) or sink.owns(name):
                     raise OptionError(f"{path}: the output itself uses '{name}'; choose another name")
         return replace(self, sink=sink), ends
 
@@ -190,13 +175,13 @@ class AlignedOutput(Sink):
         return self.sink.open_shard(shard)
 
     def finish(self, shards: int) -> Mapping[str, Any]:
-        """Publish the dataset, then the rest; count the failures by their cause."""
+        """Publish the dataset, then the rest."""
         facts = dict(self.sink.finish(shards))
         if self.found is not None:
             self.found.join(shards)
         if self.unused is not None:
             facts["unused_landmarks"] = _write_unused(os.path.join(self.root, UNUSED), self.unused())
-        return {**facts, "causes": _count_causes(os.path.join(self.root, FAILURES))}
+        return facts
 
     def clean_up(self) -> None:
         """Remove what only the unfinished job needed."""
@@ -235,14 +220,3 @@ def _write_unused(path: str, keys: Iterable[str]) -> int:
     except OSError as error:
         raise output_error(error, path) from error
     return count
-
-
-def _count_causes(path: str) -> dict[str, int]:
-    """How many of the failures in a file have each cause, the most frequent first."""
-    counts: Counter[str] = Counter()
-    if os.path.exists(path):
-        with open(path, "rb") as file:
-            for line in file:
-                cause = json.loads(line)["reason"].partition(":")[0]
-                counts[cause if cause in _CAUSES else "unreadable"] += 1
-    return dict(counts.most_common())

@@ -46,6 +46,7 @@ __all__ = [
     "open_inputs",
     "plan_conversion",
     "plan_dataset",
+    "read_without",
     "run_conversion",
 ]
 
@@ -378,6 +379,18 @@ def check_conversion(conversion: Conversion, *, overwrite: bool) -> None:
     check_output(conversion.plan, conversion.sink, overwrite=overwrite)
 
 
+def read_without(source: Source, first: int, culprits: Mapping[int, str]) -> Iterator[Sample | SampleError]:
+    """Read a source whose first sample is number `first`; `culprits` are not read, and fail for the reason given."""
+    begin = 0
+    for place in sorted(number - first for number in culprits if 0 <= number - first < len(source)):
+        yield from source[begin:place].read()
+        dataset, offset = source.locate(place)
+        key = next(source[place : place + 1].keys(), "")
+        yield SampleError(dataset, key, culprits[first + place], offset)
+        begin = place + 1
+    yield from (source[begin:] if begin else source).read()
+
+
 def run_conversion(conversion: Conversion, job: JobOptions | None = None) -> JobSummary:
     """Run a planned conversion, or the part of it that `job` asks for, or resume it. Raises as `convert_dataset`."""
     plan, source, sink, change = conversion.plan, conversion.source, conversion.sink, conversion.change
@@ -411,6 +424,18 @@ class _ConvertShard:
     shard: int
     first: int
     change: Change | None = None
+    culprits: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> range:
+        """The numbers of its samples in the job."""
+        return range(self.first, self.first + len(self.source))
+
+    def part(self, samples: range, culprits: Mapping[int, str]) -> _ConvertShard:
+        """The task for these samples, without the `culprits` among them; see `DivisibleTask`."""
+        begin, end = samples.start - self.first, samples.stop - self.first
+        change = None if self.change is None else self.change.part(begin, end)
+        return replace(self, source=self.source[begin:end], first=samples.start, change=change, culprits=culprits)
 
     def __call__(self) -> ShardResult:
         begin = time.monotonic()
@@ -418,21 +443,23 @@ class _ConvertShard:
         labels: tuple[int, int] | None = None
         last_label = -1
         failures: list[Mapping[str, Any]] = []
+        skipped: list[Mapping[str, Any]] = []
         opened = nullcontext() if self.change is None else self.change.open_shard(self.shard)
         try:
             with opened as change, self.sink.open_shard(self.shard) as writer:
-                items = self.source.read()
+                items = read_without(self.source, self.first, self.culprits)
                 made = ((item,) for item in items) if change is None else change(items)
                 slow, count = change is not None, len(self.source)
                 report_progress(0, count)
                 for index, faces in enumerate(made, self.first):
                     for face, item in enumerate(faces):
                         if not isinstance(item, Sample):
-                            failures.append(self._failure(index, item))
+                            is_result = isinstance(item, Refused) and item.reason.is_result
+                            (skipped if is_result else failures).append(self._failure(index, item))
                             continue
                         try:
                             if item.label < 0 and self.sink.needs_labels:
-                                raise RefusedSampleError("it has no label, and the readers of this format need one")
+                                raise RefusedSampleError("no label: the readers of this format need one for each image")
                             writer.write(index, item, face)
                         except RefusedSampleError as error:
                             failures.append(self._failure(index, Refused(item.key, error)))
@@ -452,7 +479,9 @@ class _ConvertShard:
             raise
         except OSError as error:
             raise output_error(error, self.sink.root) from error
-        return ShardResult(samples, size, f"{digest:08x}", labels, tuple(failures), time.monotonic() - begin, block)
+        seconds = time.monotonic() - begin
+        digits = f"{digest:08x}"
+        return ShardResult(samples, size, digits, labels, tuple(failures), seconds, block, tuple(skipped))
 
     def _failure(self, index: int, item: SampleError | Refused) -> Mapping[str, Any]:
         if isinstance(item, Refused):

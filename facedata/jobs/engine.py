@@ -18,12 +18,15 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
 from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.sharedctypes import RawArray
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from facedata.dataset import OrderedWriter
-from facedata.errors import InterruptedJobError, WorkerStartError
+from facedata.errors import InterruptedJobError, TooManyFailuresError, WorkerStartError
 from facedata.jobs.journal import JobState, JournalWriter, ShardResult, done_entry
 from facedata.jobs.signals import StopRequest, stop_on_signals
+
+if TYPE_CHECKING:
+    from facedata.jobs.culprits import CulpritSearch
 
 __all__ = [
     "ExecutorFactory",
@@ -138,6 +141,8 @@ class Recorder:
 
     Without a writer, shards are recorded in the order in which they end. With one, their blocks are written in the
     order of the shards. A block that ends early waits in memory, so only a few shards run ahead of the next one.
+
+    Once more samples of the whole job than `failures_allowed` have failed, `TooManyFailuresError` is raised.
     """
 
     def __init__(
@@ -147,8 +152,9 @@ class Recorder:
         meter: ProgressMeter,
         writer: OrderedWriter | None = None,
         workers: int = 1,
+        failures_allowed: int | None = None,
     ) -> None:
-        self.state, self.meter = state, meter
+        self.state, self.meter, self._failures_allowed = state, meter, failures_allowed
         self._journal, self._writer = journal, writer
         self._next = 0 if writer is None else writer.done
         self._window = min(workers + _BLOCKS_AHEAD, _MOST_BLOCKS_AHEAD)
@@ -176,11 +182,13 @@ class Recorder:
             writer.commit(entry)
         self._journal.append(entry)
         self.state.add(shard, entry)
-        self.meter.add(result.samples, result.bytes, len(result.failures))
+        self.meter.add(result.samples + len(result.skipped), result.bytes, len(result.failures))
+        if self._failures_allowed is not None and self.state.failures > self._failures_allowed:
+            raise TooManyFailuresError
 
     def tick(self, underway: int) -> None:
         """Show the progress, with samples of running shards and of those that wait for an earlier one."""
-        waiting = sum(result.samples + len(result.failures) for result in self._waiting.values())
+        waiting = sum(result.samples + len(result.failures) + len(result.skipped) for result in self._waiting.values())
         self.meter.tick(underway + waiting)
 
     def fail(self, shard: int, reason: str) -> bool:
@@ -227,8 +235,9 @@ def report_progress(done: int, total: int) -> None:
 class ShardRunner:
     """Runs shards on executors, at most ``workers + 1`` of them at a time.
 
-    A worker that dies breaks the whole executor. The shards that were running are then tried again, one at a time; a
-    shard that was running at two deaths, alone at the second, is recorded as failed.
+    A worker that dies breaks the whole executor. The shards that were running are then tried again, one at a time. Of a
+    shard that was running at two deaths, alone at the second, the samples that are to blame are searched for, and it is
+    done without them. If none is to blame, or its task cannot be divided, it is recorded as failed.
 
     `make_task` gives the task of a shard, just before it is submitted; `executor_factory` is called again after the
     workers of the last executor died.
@@ -247,6 +256,8 @@ class ShardRunner:
         self._begun: dict[int, float] = {}
         self._counts: Any = None
         self._deaths: dict[int, int] = {}
+        self._searches: dict[int, CulpritSearch] = {}
+        self._culprits = 0
         self._make_task, self._recorder = make_task, recorder
         self._workers, self._executor_factory = workers, executor_factory
         self._running: dict[Future[ShardResult], int] = {}
@@ -294,12 +305,14 @@ class ShardRunner:
             # submit as many shards as may run; suspects run alone
             queue, most = (self._suspects, 1) if self._suspects else (self._waiting, self._workers + 1)
             while queue and len(self._running) < most and not (self._running and not self._recorder.has_room(queue[0])):
-                task = _PicklableTask(self._make_task(queue[0]), queue[0])
+                task = self._make_task(queue[0])
+                if (search := self._searches.get(queue[0])) is not None:
+                    task = search.next_task(task)  # type: ignore[arg-type]
                 self._begun.pop(queue[0], None)
                 if self._counts is not None:
                     self._counts[2 * (queue[0] % _SLOTS)] = 0
                 try:
-                    future = executor.submit(task)
+                    future = executor.submit(_PicklableTask(task, queue[0]))
                 except BrokenExecutor:
                     break
                 except OSError as error:
@@ -325,13 +338,21 @@ class ShardRunner:
 
     def _collect(self, done: Iterable[Future[ShardResult]]) -> None:
         for future in done:
-            self._recorder.add(self._running.pop(future), future.result())
+            self._finish(self._running.pop(future), future.result())
         underway, now = 0, time.monotonic()
         for shard in self._running.values() if self._counts is not None else ():
             if count := self._counts[2 * (shard % _SLOTS)]:
                 self._begun.setdefault(shard, now)
                 underway += max(count - _REPORTED, 0)
         self._recorder.tick(underway)
+
+    def _finish(self, shard: int, result: ShardResult) -> None:
+        search = self._searches.get(shard)
+        if search is None or search.over:
+            self._recorder.add(shard, result)
+        else:
+            search.survived()
+            self._suspects.appendleft(shard)
 
     def _handle_dead_worker(self, executor: Executor, stop: StopRequest) -> None:
         """Keep the results that arrived before the executor broke, and plan to try the other shards again."""
@@ -340,23 +361,45 @@ class ShardRunner:
         unfinished = []
         for future, shard in self._running.items():
             if future.done() and not future.cancelled() and future.exception() is None:
-                self._recorder.add(shard, future.result())
+                self._finish(shard, future.result())
             else:
                 unfinished.append(shard)
         self._running.clear()
         if stop:
             return
+        how = getattr(executor, "ending", lambda: "reason unknown")()
         for shard in unfinished:
+            search = self._searches.get(shard)
             self._deaths[shard] = deaths = self._deaths.get(shard, 0) + 1
-            if len(unfinished) > 1 or deaths < _DEATHS_TO_FAIL:
-                _log.warning("a worker was killed (out of memory?); shard %d is tried again by itself", shard)
+            if search is not None and not search.over:
+                if search.died(how):
+                    self._culprits += 1
+                    progress = self._recorder.meter.progress()
+                    search.check(self._culprits, progress.done - progress.before)
+                self._suspects.appendleft(shard)
+            elif len(unfinished) > 1 or deaths < _DEATHS_TO_FAIL:
+                _log.warning("a worker was killed (%s); shard %d is tried again by itself", how, shard)
                 self._suspects.append(shard)
-                continue
-            reason = "its worker was killed twice (out of memory?)"
-            _log.error("shard %d: %s", shard, reason)
-            if not self._recorder.fail(shard, reason):
-                self._waiting.clear()
-                self._suspects.clear()
+            elif search is None and self._begin_search(shard):
+                _log.warning("a worker was killed again (%s); looking for the sample of shard %d to blame", how, shard)
+                self._suspects.appendleft(shard)
+            else:
+                reason = f"its worker was killed twice ({how})"
+                if search is not None:
+                    reason = f"its worker is killed ({how}), though none of its samples does that by itself"
+                _log.error("shard %d: %s", shard, reason)
+                if not self._recorder.fail(shard, reason):
+                    self._waiting.clear()
+                    self._suspects.clear()
+
+    def _begin_search(self, shard: int) -> bool:
+        """Begin to look for the samples of a shard that end its worker; return False if its task cannot be divided."""
+        from facedata.jobs.culprits import CulpritSearch, DivisibleTask
+
+        task = self._make_task(shard)
+        if isinstance(task, DivisibleTask):
+            self._searches[shard] = CulpritSearch(task)
+        return shard in self._searches
 
     def _drain(self, executor: Executor, stop: StopRequest) -> None:
         """Let running shards finish if they do so soon and have done much; drop the others."""
@@ -424,6 +467,14 @@ class LocalExecutor(ProcessPoolExecutor):
             for process in processes if manager.is_alive() else ():
                 process.kill()
             manager.join()
+
+    def ending(self) -> str:
+        """How the worker ended that ended first, as far as that is known: ``"SIGSEGV"``."""
+        codes = {process.exitcode or 0 for process in list((self._processes or {}).values())}
+        if crashes := codes - {0, -signal.SIGKILL, -signal.SIGTERM}:  # these two also end the others
+            code = max(crashes)
+            return f"exit status {code}" if code > 0 else signal.Signals(-code).name
+        return "out of memory?"
 
     def has_dead_worker(self) -> bool:
         """Whether a worker has ended. The executor does not notice while it waits for the rest of a result."""

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from facedata.errors import (
     OptionError,
     OutputError,
     OutputMismatchError,
+    TooManyFailuresError,
     output_error,
 )
 from facedata.files import remove_stale_temporaries
@@ -29,13 +30,14 @@ from facedata.jobs.engine import (
     ShardRunner,
     ShardTask,
 )
-from facedata.jobs.journal import JobState, Journal, JournalWriter
+from facedata.jobs.journal import FAILURES, JobState, Journal, JournalWriter
 from facedata.jobs.output import check_still_ours, claim_output
 from facedata.jobs.plan import Part, Plan
 from facedata.text import counted
 
 __all__ = ["Conclude", "JobOptions", "JobSummary", "run_job"]
 
+_SHOWN_CAUSES = 5
 _log = logging.getLogger(__name__)
 
 
@@ -55,6 +57,11 @@ class JobOptions:
         Called with the progress of the job.
     executor_factory : callable
         Makes the executor, given the number of workers.
+    max_failures : int, optional
+        So many samples may fail. If more do, the job stops, and resumes once more are allowed. By default all may fail,
+        but the job is only good if none does.
+    max_failure_rate : float, optional
+        The same, as a share of all samples of the job.
     """
 
     workers: int | None = None
@@ -62,6 +69,12 @@ class JobOptions:
     overwrite: bool = False
     observer: Observer | None = None
     executor_factory: ExecutorFactory = LocalExecutor
+    max_failures: int | None = None
+    max_failure_rate: float | None = None
+
+    def failures_allowed(self, plan: Plan) -> int | None:
+        """How many samples of the job may fail; None if the user has not said so."""
+        return self.max_failures if self.max_failure_rate is None else int(self.max_failure_rate * plan.samples)
 
     def __post_init__(self) -> None:
         if self.overwrite and self.part.count > 1:
@@ -87,8 +100,12 @@ class JobSummary:
     ----------
     finished, nothing_to_do : bool
         Whether all parts of the job are done and its result is published; whether that was so before this run.
-    samples, bytes, failures : int
-        Delivered by the whole job so far, their encoded size, and samples not delivered.
+    samples, bytes, failures, skipped : int
+        Delivered by the whole job so far, their encoded size, samples not delivered, and samples that are not wanted.
+    samples_total, failures_allowed : int
+        Samples in the input of the whole job, and how many of them may fail.
+    causes, skipped_causes : dict of str to int
+        How many samples failed, and were skipped, for each cause.
     failed_shards : int
         Shards that could not be done; the same command tries them again.
     part : str
@@ -107,6 +124,11 @@ class JobSummary:
     samples: int
     bytes: int
     failures: int
+    skipped: int
+    samples_total: int
+    failures_allowed: int
+    causes: Mapping[str, int]
+    skipped_causes: Mapping[str, int]
     failed_shards: int
     shards_done: int
     shards: int
@@ -118,8 +140,17 @@ class JobSummary:
 
     @property
     def good(self) -> bool:
-        """Whether nothing failed."""
-        return self.failures == 0 and self.failed_shards == 0
+        """Whether nothing failed, or no more samples than are allowed."""
+        return self.failures <= self.failures_allowed and self.failed_shards == 0
+
+    def failures_in_words(self, noun: str, note: str = "") -> str:
+        """``3 of 30 images failed: 2 undecodable, 1 no label; see out/failures.jsonl``; `note` follows "failed"."""
+        causes = [f"{count:,} {cause}" for cause, count in self.causes.items()]
+        if len(causes) > _SHOWN_CAUSES:
+            causes[_SHOWN_CAUSES - 1 :] = [f"{sum(list(self.causes.values())[_SHOWN_CAUSES - 1 :]):,} for other causes"]
+        log = os.path.join(self.output, FAILURES)
+        total = counted(self.samples_total, noun)
+        return f"{self.failures:,} of {total} failed{note}: {', '.join(causes)}; see {log}"
 
     def to_json(self) -> dict[str, Any]:
         """One flat JSON object."""
@@ -153,10 +184,13 @@ def run_job(
     ------
     OutputError
         If the output cannot be written or belongs to another job.
+    TooManyFailuresError
+        If more samples fail than `options` allow.
     InterruptedJobError
         After SIGINT or SIGTERM.
     """
     options = options or JobOptions()
+    allowed = options.failures_allowed(plan)
     if isinstance(output, OrderedOutput) and options.part.count > 1:
         raise OptionError(
             f"{output.root}: is written by a single process, so its work cannot be divided with --shard; "
@@ -174,7 +208,7 @@ def run_job(
                         f"{path}: this finished job wrote it, but the file is gone; --overwrite starts the job again"
                     )
             _clean_up(journal, output)
-            return _summary(plan, journal.load(plan), output, options, meter, finished, nothing_to_do=True)
+            return _summary(plan, journal, journal.load(plan), output, options, meter, finished, nothing_to_do=True)
 
         # hold the locks of this part's shards and do those that no earlier run has done
         part = options.part.shards(plan)
@@ -192,15 +226,16 @@ def run_job(
             todo = [shard for shard in part if not state.done[shard]]
             total, left = (sum(plan.sample_count(shard) for shard in shards) for shards in (part, todo))
             meter = ProgressMeter(total, total - left, options.observer)
-            if todo:
+            if todo and (allowed is None or state.failures <= allowed):
                 if len(todo) < len(part):
                     _log.info("resuming: %d of %d shards are already done", len(part) - len(todo), len(part))
                 if writer is None:
                     output.prepare()
                 workers = options.worker_count()
                 lines = stack.enter_context(JournalWriter(journal, plan, options.part))
-                recorder = Recorder(state, lines, meter, writer, workers)
-                ShardRunner(todo, make_task, recorder, workers, options.executor_factory).run()
+                recorder = Recorder(state, lines, meter, writer, workers, allowed)
+                with suppress(TooManyFailuresError):  # `_publish` says so
+                    ShardRunner(todo, make_task, recorder, workers, options.executor_factory).run()
     except InterruptedJobError as error:
         journal.write_failures(plan)
         again = "the same command, without --overwrite," if options.overwrite else "the same command again"
@@ -250,8 +285,15 @@ def _publish(
         check_still_ours(plan, output)
         state = journal.load(plan)
         journal.write_failures(plan)
+        allowed = options.failures_allowed(plan)
+        if allowed is not None and state.failures > allowed:
+            failed = _summary(plan, journal, state, output, options, meter, None).failures_in_words("sample")
+            raise TooManyFailuresError(
+                f"{output.root}: stopped: {failed}. --max-failures allows {allowed:,}; the same command with a larger "
+                "number resumes"
+            )
         if not state.complete:
-            return _summary(plan, state, output, options, meter, None)
+            return _summary(plan, journal, state, output, options, meter, None)
         final = journal.read_summary()
         if final is None:
             journal.note_publishing()
@@ -261,13 +303,14 @@ def _publish(
                 "samples": state.samples,
                 "bytes": state.bytes,
                 "failures": state.failures,
+                "skipped": state.skipped,
                 "largest_label": state.largest_label,
                 "digest": hashlib.blake2b(digests.encode(), digest_size=16).hexdigest(),
                 "facts": facts,
             }
             journal.write_summary(final)
         _clean_up(journal, output)
-        return _summary(plan, state, output, options, meter, final)
+        return _summary(plan, journal, state, output, options, meter, final)
 
 
 def _clean_up(journal: Journal, output: Output) -> None:
@@ -278,6 +321,7 @@ def _clean_up(journal: Journal, output: Output) -> None:
 
 def _summary(
     plan: Plan,
+    journal: Journal,
     state: JobState,
     output: Output,
     options: JobOptions,
@@ -287,6 +331,7 @@ def _summary(
     nothing_to_do: bool = False,
 ) -> JobSummary:
     progress = meter.progress()
+    causes, skipped_causes = journal.causes(plan) if state.failures or state.skipped else ({}, {})
     return JobSummary(
         output=output.root,
         finished=final is not None,
@@ -294,6 +339,11 @@ def _summary(
         samples=state.samples,
         bytes=state.bytes,
         failures=state.failures,
+        skipped=state.skipped,
+        samples_total=plan.samples,
+        failures_allowed=options.failures_allowed(plan) or 0,
+        causes=causes,
+        skipped_causes=skipped_causes,
         failed_shards=len(state.failed_shards),
         shards_done=sum(state.done),
         shards=plan.shards,

@@ -5,7 +5,7 @@ Its files are hidden, and none that stays is a folder, because readers of image 
 - ``.facedata-plan.json`` says which job writes this output; without ``.facedata-summary.json`` it is unfinished;
 - ``.facedata-journal*.jsonl`` has one line for each shard that is done or failed; each part appends to its own file;
 - ``.facedata-lock`` is locked byte by byte, one byte per shard, so that two runs never write the same shard at once;
-- ``failures.jsonl`` names each sample that could not be delivered;
+- ``failures.jsonl`` names each sample that could not be delivered, ``skipped.jsonl`` each that was not wanted;
 - ``.facedata-summary.json`` is written last.
 """
 
@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,6 +31,7 @@ __all__ = [
     "BUILDING",
     "FAILURES",
     "PREFIX",
+    "SKIPPED",
     "JobState",
     "Journal",
     "JournalWriter",
@@ -46,6 +49,8 @@ PLAN = f"{PREFIX}plan.json"
 SUMMARY = f"{PREFIX}summary.json"
 PUBLISHING = f"{PREFIX}publishing"
 FAILURES = "failures.jsonl"
+SKIPPED = "skipped.jsonl"
+_LONGEST_CAUSE = 40
 _FINISHING = 1 << 40  # the byte that stands for publishing the result, far beyond those of the shards
 
 
@@ -67,6 +72,8 @@ class ShardResult:
         Time spent on it.
     block : object, optional
         What the single writer of an `OrderedOutput` writes, prepared in the worker.
+    skipped : sequence of mapping
+        As `failures`, for the samples that are not wanted: an image without a face.
     """
 
     samples: int
@@ -76,6 +83,7 @@ class ShardResult:
     failures: tuple[Mapping[str, Any], ...]
     seconds: float
     block: Any = None
+    skipped: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass
@@ -86,8 +94,8 @@ class JobState:
     ----------
     done : bytearray of length shards
         1 for each shard that is done.
-    samples, bytes, failures : int
-        Delivered, and not delivered, in the shards that are done.
+    samples, bytes, failures, skipped : int
+        Delivered, their encoded size, not delivered, and not wanted, in the shards that are done.
     failed_shards : dict of int to str
         Shards that could not be done, with the reason.
     output_ends : dict of int to mapping
@@ -98,6 +106,7 @@ class JobState:
     samples: int = 0
     bytes: int = 0
     failures: int = 0
+    skipped: int = 0
     largest_label: int = -1
     seconds: float = 0.0
     failed_shards: dict[int, str] = field(default_factory=dict)
@@ -122,6 +131,7 @@ class JobState:
         self.bytes += int(entry["bytes"])
         self.seconds += float(entry["seconds"])
         self.failures += len(entry["failures"])
+        self.skipped += len(entry.get("skipped", ()))
         self.digests[shard] = str(entry["digest"])
         if "end" in entry:
             self.output_ends[shard] = dict(entry["end"])
@@ -232,35 +242,47 @@ class Journal:
         """The runs that have worked on the job, in order of their journals: host, pid, part, start."""
         return [line["run"] for path in self._paths() for _, line in _lines(path) if isinstance(line.get("run"), dict)]
 
-    def write_failures(self, plan: Plan) -> int:
-        """Update ``failures.jsonl`` from the journals; return its number of lines.
+    def write_failures(self, plan: Plan) -> None:
+        """Update ``failures.jsonl`` and ``skipped.jsonl`` from the journals.
 
-        The lines are in the order of the samples. Without failures there is no file.
+        The lines are in the order of the samples. Without any there is no file.
         """
+        written = set()
+        with atomic_writer(self.folder / FAILURES) as failures, atomic_writer(self.folder / SKIPPED) as skipped:
+            for name, line in self._listed(plan):
+                written.add(name)
+                (failures if name == FAILURES else skipped).write(_dump(line) + b"\n")
+        for name in {FAILURES, SKIPPED} - written:
+            (self.folder / name).unlink(missing_ok=True)
+
+    def causes(self, plan: Plan) -> tuple[dict[str, int], dict[str, int]]:
+        """How many samples failed, and how many were skipped, for each cause, the most frequent first."""
+        counts = {FAILURES: Counter[str](), SKIPPED: Counter[str]()}
+        for name, line in self._listed(plan):
+            if "shard" not in line:
+                counts[name][_cause(line["reason"])] += 1
+        return dict(counts[FAILURES].most_common()), dict(counts[SKIPPED].most_common())
+
+    def _listed(self, plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The lines of ``failures.jsonl`` and ``skipped.jsonl``, in the order of the samples."""
         places: dict[int, tuple[Path, int]] = {}
         for path, place, entry in self._entries(plan):
             if entry["shard"] not in places or "failed" not in entry:
                 places[entry["shard"]] = (path, place)
-        lines = 0
-        with atomic_writer(self.folder / FAILURES) as file:
-            for shard in sorted(places):
-                path, place = places[shard]
-                with open(path, "rb") as journal:
-                    journal.seek(place)
-                    entry = json.loads(journal.readline())
-                failures = entry.get("failures", ())
-                if "failed" in entry:
-                    failures = [{"shard": shard, "samples": list(plan.bounds(shard)), "reason": entry["failed"]}]
-                for failure in failures:
-                    file.write(_dump(failure) + b"\n")
-                    lines += 1
-        if not lines:
-            (self.folder / FAILURES).unlink(missing_ok=True)
-        return lines
+        for shard in sorted(places):
+            path, place = places[shard]
+            with open(path, "rb") as journal:
+                journal.seek(place)
+                entry = json.loads(journal.readline())
+            if "failed" in entry:
+                yield FAILURES, {"shard": shard, "samples": list(plan.bounds(shard)), "reason": entry["failed"]}
+            for name, kind in ((FAILURES, "failures"), (SKIPPED, "skipped")):
+                for line in entry.get(kind, ()):
+                    yield name, line
 
     def files(self) -> list[Path]:
         """Every file of the journal except the lock, the plan last."""
-        names = [SUMMARY, FAILURES]
+        names = [SUMMARY, FAILURES, SKIPPED]
         if self.folder.is_dir():
             names += [n for n in sorted(os.listdir(self.folder)) if n.startswith(PREFIX) and n != f"{PREFIX}lock"]
         ordered = sorted(set(names), key=lambda name: name == PLAN)
@@ -353,6 +375,8 @@ def done_entry(shard: int, result: ShardResult, end: Mapping[str, Any] | None = 
         "failures": list(result.failures),
         "seconds": round(result.seconds, 3),
     }
+    if result.skipped:
+        entry["skipped"] = list(result.skipped)
     return entry if end is None else {**entry, "end": dict(end)}
 
 
@@ -415,6 +439,12 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if isinstance(value, dict):
                 yield offset, value
             offset += len(line)
+
+
+def _cause(reason: str) -> str:
+    """The words of a reason before its details, if they say it in short and without a number."""
+    head = re.split(r" ?[:;,(]", reason, maxsplit=1)[0]
+    return head if len(head) <= _LONGEST_CAUSE and not re.search(r"\d", head) else "unreadable"
 
 
 def _dump(value: Any, indent: int | None = None) -> bytes:

@@ -20,7 +20,7 @@ from facedata.errors import (
     output_error,
 )
 from facedata.files import StrPath, output_errors, remove_stale_temporaries
-from facedata.jobs.journal import BESIDE, BUILDING, FAILURES, PREFIX, Journal
+from facedata.jobs.journal import BESIDE, BUILDING, FAILURES, PREFIX, SKIPPED, Journal
 from facedata.jobs.plan import Plan
 from facedata.text import listed
 
@@ -104,7 +104,7 @@ def _refuse_appeared(output: Output) -> None:
 def _check_foreign(plan: Plan, folder: Path, names: Sequence[str], output: Output, *, overwrite: bool) -> None:
     """Refuse files that no job wrote; --overwrite accepts those that are named like this output's own."""
     others = [name for name in names if not name.startswith(PREFIX)]
-    foreign = [name for name in others if not output.owns(name) and name != FAILURES]
+    foreign = [name for name in others if not output.owns(name) and name not in (FAILURES, SKIPPED)]
     if overwrite and foreign and _CLEARING not in names:
         _refuse_other_kind(plan, folder, [name for name in foreign if name not in _listed_by_job_before(folder)])
     if overwrite and foreign and f"{PREFIX}plan.json" not in names and _CLEARING not in names:

@@ -72,12 +72,15 @@ def run(target: str, workers: int = 1) -> JobSummary:
 def test_one_sample_may_become_several_or_none(tmp_path: Path, target: str) -> None:
     root = target.format(tmp_path)
     summary = run(root)
-    assert (summary.finished, summary.samples, summary.failures) == (True, 6, 3)
+    assert (summary.finished, summary.samples, summary.failures, summary.skipped) == (True, 6, 1, 2)
     written = sorted(sample.image[len(HEADER) :] for sample in open_dataset(root))
     assert written == [b"a", b"b", b"b", b"e", b"e", b"e"]
-    lines = [json.loads(line) for line in (Path(summary.output) / "failures.jsonl").read_text().splitlines()]
-    told = [(line["key"], line["index"], line["reason"]) for line in lines]
-    assert told == [("b-1", 1, "too small: second"), ("c", 2, "is gone"), ("e-1", 4, "too small: second")]
+    for name, expected in {
+        "failures": [("c", 2, "is gone")],
+        "skipped": [("b-1", 1, "too small: second"), ("e-1", 4, "too small: second")],
+    }.items():
+        lines = [json.loads(line) for line in (Path(summary.output) / f"{name}.jsonl").read_text().splitlines()]
+        assert [(line["key"], line["index"], line["reason"]) for line in lines] == expected
 
 
 def test_names_do_not_depend_on_the_workers_and_say_which_face_it_is(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 
 from facedata.columns import UNLABELLED
-from facedata.converters.convert import LabelOptions, open_inputs
+from facedata.converters.convert import LabelOptions, open_inputs, read_without
 from facedata.dataset import Sample, Source, peek
 from facedata.errors import EmptyDatasetError, OptionError, OutputMismatchError, RefusedSampleError, SampleError
 from facedata.features.extraction.model import EmbeddingModel, ModelOptions, Preprocessing, prepare_model
@@ -198,6 +198,9 @@ class _Entry(NamedTuple):
     failure: Mapping[str, Any] | None
 
 
+_NOT_TRIED = _Entry("", UNLABELLED, 0, {})
+
+
 @dataclass(frozen=True)
 class ExtractShard:
     """The task of one shard, sent to the worker that does it."""
@@ -210,6 +213,18 @@ class ExtractShard:
     shard: int
     first: int
     """The number of its first image in the job."""
+    culprits: Mapping[int, str] = field(default_factory=dict)
+    only: range | None = None
+    """If only some of its images are tried: their numbers. Batches without any of them are left out."""
+
+    @property
+    def samples(self) -> range:
+        """The numbers of its images in the job."""
+        return range(self.first, self.first + len(self.source))
+
+    def part(self, samples: range, culprits: Mapping[int, str]) -> ExtractShard:
+        """The task for these images, without the `culprits` among them; see `DivisibleTask`."""
+        return replace(self, only=samples, culprits=culprits)
 
     def __call__(self) -> ShardResult:
         """Extract and write the rows, labels and keys of the shard."""
@@ -265,12 +280,19 @@ class ExtractShard:
         return unit
 
     def _batches(self) -> Iterator[tuple[Floats, list[_Entry]]]:
-        """The prepared images of the shard in batches; zeros in the places of those that cannot be used."""
+        """The prepared images of the shard in batches; zeros in the places of those that are not or cannot be used."""
         shape, count = self.model.input, len(self.source)
-        items = iter(self.source.read())
-        for begin in range(0, count, shape.batch):
+        start, stop = (0, count) if self.only is None else (self.only.start - self.first, self.only.stop - self.first)
+        items = read_without(self.source[start:stop], self.first + start, self.culprits)
+        for begin in range(start // shape.batch * shape.batch, stop, shape.batch):
             images = np.zeros(shape.shape(min(shape.batch, count - begin)), np.float32)
-            yield images, [self._prepare(begin + place, next(items), into) for place, into in enumerate(images)]
+            yield (
+                images,
+                [
+                    self._prepare(place, next(items), into) if start <= place < stop else _NOT_TRIED
+                    for place, into in enumerate(images, begin)
+                ],
+            )
 
     def _prepare(self, place: int, item: Sample | SampleError, into: Floats) -> _Entry:
         if isinstance(item, SampleError):
