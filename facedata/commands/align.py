@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facedata.commands import options
-from facedata.commands.convert import JOB, TARGET, named_target, show_conversion_plan, show_summary
+from facedata.commands.convert import JOB, TARGET, named_target, report_failures, show_conversion_plan, show_summary
 from facedata.commands.progress import show_progress
 from facedata.text import counted
 
@@ -57,7 +57,7 @@ FACES = options.together(
         default="central",
         show_default=True,
         help="Which of several faces in an image: the largest; the large and central one, as InsightFace chooses; "
-        "all; or one, which fails if there are more.",
+        "all; or one, which skips images with more.",
     ),
 )
 """Options that say where the faces are, and which are wanted."""
@@ -140,8 +140,9 @@ def command(source: str, output: str, **given: Any) -> int:
     from its content, or FORMAT:PATH, or - for a list of paths from stdin; the output a folder, or FORMAT:PATH. From
     folder to folder names are kept.
 
-    Every face that cannot be written is listed in failures.jsonl in the output, with the reason, and the exit status
-    is 1. After an interruption, a kill or a full disk, the same command resumes.
+    An image without a face, or whose faces are left out by --min-score, --min-size or --faces one, is listed in
+    skipped.jsonl in the output. Every other face that cannot be written is listed in failures.jsonl, with the reason,
+    and the exit status is 1. After an interruption, a kill or a full disk, the same command resumes.
 
     \b
     Examples:
@@ -158,7 +159,7 @@ def command(source: str, output: str, **given: Any) -> int:
 
     options.start_logging(quiet=given["quiet"])
     part = Part(*given["shard"])
-    job = JobOptions(given["workers"], part, given["overwrite"])
+    job = JobOptions(given["workers"], part, given["overwrite"], max_failures=given["max_failures"])
     chosen = {name: given[name] for name in _SAME if given[name] is not None}
     aligning = AlignOptions(
         **chosen,
@@ -180,7 +181,7 @@ def command(source: str, output: str, **given: Any) -> int:
         show_summary(summary, as_json=given["as_json"], faces_of=images)
         if not given["as_json"]:
             _show_beside(summary, given)
-        return 0 if summary.good else 1
+        return report_failures(summary)
 
 
 _SAME = (
@@ -224,10 +225,8 @@ def _detector_options(given: dict[str, Any]) -> DetectorOptions | None:
 
 
 def _show_beside(summary: JobSummary, given: dict[str, Any]) -> None:
-    """Report the causes of failures, and the files beside the dataset."""
+    """Report the files beside the dataset."""
     facts = summary.facts
-    for cause, count in facts.get("causes", {}).items():
-        click.echo(f"    {count:,} {cause}")
     if facts.get("unused_landmarks"):
         entries = counted(facts["unused_landmarks"], "entry", "entries")
         unused = os.path.join(summary.output, "unused-landmarks.txt")

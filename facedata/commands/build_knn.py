@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facedata.commands import options
-from facedata.commands.convert import time_taken
+from facedata.commands.convert import report_failures, time_taken
 from facedata.commands.progress import human_bytes, output_name, show_progress, shown_path
 from facedata.text import counted
 
@@ -100,7 +100,7 @@ def command(root: str, **given: Any) -> int:
     with show_progress("rows", quiet=given["quiet"]) as observer:
         summary = planned.run(replace(job, observer=observer))
     _show_summary(summary, as_json=given["as_json"])
-    return 0 if summary.good else 1
+    return report_failures(summary)
 
 
 def _show_plan(planned: NeighbourJob, *, as_json: bool) -> None:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +27,7 @@ __all__ = [
     "command",
     "convert_and_report",
     "named_target",
+    "report_failures",
     "show_conversion_plan",
     "show_outcome",
     "show_summary",
@@ -46,7 +48,9 @@ SELECTION = options.together(
 )
 """Which samples are written, with which labels, in which order."""
 
-JOB = options.together(options.WORKERS, options.OVERWRITE, options.DRY_RUN, options.JSON, options.QUIET)
+JOB = options.together(
+    options.WORKERS, options.MAX_FAILURES, options.OVERWRITE, options.DRY_RUN, options.JSON, options.QUIET
+)
 """How the job is run."""
 
 TARGET = options.together(
@@ -81,6 +85,7 @@ def convert_and_report(
     labels_from: str | None,
     limit: int | None,
     workers: int | None,
+    max_failures: int | float | None,
     overwrite: bool,
     dry_run: bool,
     as_json: bool,
@@ -107,7 +112,7 @@ def convert_and_report(
     target : str or Sink
     labels, label, labels_from, limit, min_images, max_images, relabel, shuffle, seed
         Which samples are written, as for `LabelOptions` and `Selection`.
-    workers, overwrite, dry_run, as_json, quiet, shard
+    workers, max_failures, overwrite, dry_run, as_json, quiet, shard
         How the job is run.
     salvage, rebuild_index, opening
         How the sources are opened; `opening` has further keywords for their ``open_source``.
@@ -137,7 +142,7 @@ def convert_and_report(
         command_line=options.command_line(),
     )
     part = Part(*shard)
-    JobOptions(part=part, overwrite=overwrite)  # contradictions are reported before anything is opened
+    job = JobOptions(workers, part, overwrite, max_failures=max_failures)  # before anything is opened
     with named_target(target) if isinstance(target, str) else nullcontext(target) as named:
         conversion = plan_dataset(sources, named, conversion_options)
         if dry_run:
@@ -145,9 +150,9 @@ def convert_and_report(
             show_conversion_plan(conversion, part, as_json=as_json)
             return 0
         with show_progress("images", quiet=quiet) as observer:
-            summary = run_conversion(conversion, JobOptions(workers, part, overwrite, observer))
+            summary = run_conversion(conversion, replace(job, observer=observer))
         show_summary(summary, as_json=as_json)
-        return 0 if summary.good else 1
+        return report_failures(summary)
 
 
 @contextmanager
@@ -203,16 +208,28 @@ def time_taken(summary: JobSummary) -> str:
     return f"{human_seconds(summary.seconds)}, {summary.rate:,.{0 if summary.rate >= 10 else 1}f}/s"
 
 
-def show_outcome(summary: JobSummary, failed_images: str = "") -> None:
-    """Report on stdout what a job has not done: shards left, images that failed and what became of them."""
+def show_outcome(summary: JobSummary) -> None:
+    """Report on stdout what a job has left: shards to do, and images that are not wanted."""
     if not summary.finished:
         output = output_name(summary.output)
         click.echo(f"  {summary.shards_done} of {summary.shards} shards are done; facedata status {output}")
+    if summary.skipped:
+        causes = ", ".join(f"{count:,} {cause}" for cause, count in summary.skipped_causes.items())
+        listed = os.path.join(summary.output, "skipped.jsonl")
+        click.echo(f"  {counted(summary.skipped, 'image')} skipped: {causes}; see {listed}")
+
+
+def report_failures(summary: JobSummary, note: str = "") -> int:
+    """Report on stderr which images failed; `note` says what became of them. Return the exit status."""
+    level = "warning" if summary.good else "error"
+    kept = output_name(summary.output) != "null"  # whose folder is temporary
+    log = f"; see {os.path.join(summary.output, 'failures.jsonl')}" if kept else ""
     if summary.failures:
-        log = os.path.join(summary.output, "failures.jsonl")
-        click.echo(f"  {counted(summary.failures, 'image')} failed{failed_images}: {log}")
+        click.echo(f"facedata: {level}: {summary.failures_in_words('image', note)}{log}", err=True)
     if summary.failed_shards:
-        click.echo(f"  {counted(summary.failed_shards, 'shard')} failed; the same command tries them again")
+        shards = counted(summary.failed_shards, "shard")
+        click.echo(f"facedata: error: {shards} failed; the same command tries again{log}", err=True)
+    return 0 if summary.good else 1
 
 
 def _show_sets(sets: Sequence[Mapping[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facedata.commands import options
-from facedata.commands.convert import JOB, show_outcome, time_taken
+from facedata.commands.convert import JOB, report_failures, show_outcome, time_taken
 from facedata.commands.progress import human_bytes, output_name, show_progress
 from facedata.text import counted
 
@@ -147,7 +147,9 @@ def command(source: str, output: str, **given: Any) -> int:
 
     options.start_logging(quiet=given["quiet"])
     part = Part(*given["shard"])
-    job = JobOptions(given["workers"], part, given["overwrite"])
+    if given["max_failures"] and given["on_error"] == "fail":
+        raise click.UsageError("--max-failures: if an image fails, nothing is published; give --on-error skip or nan")
+    job = JobOptions(given["workers"], part, given["overwrite"], max_failures=given["max_failures"])
     model = ModelOptions(
         path=given["model"],
         device=given["device"],
@@ -172,7 +174,10 @@ def command(source: str, output: str, **given: Any) -> int:
     with show_progress("images", quiet=given["quiet"]) as observer:
         summary = run_extraction(planned, replace(job, observer=observer))
     _show_summary(summary, as_json=given["as_json"])
-    return 0 if summary.good else 1
+    return report_failures(summary, _NOTES.get(summary.facts.get("on_error", ""), ""))
+
+
+_NOTES = {"skip": ", their rows left out", "nan": ", their rows NaN"}
 
 
 def _show_plan(planned: Extraction, part: Any, *, as_json: bool) -> None:
@@ -203,4 +208,4 @@ def _show_summary(summary: JobSummary, *, as_json: bool) -> None:
         click.echo(f"{name}: {rows}, {counted(facts['classes'], 'class', 'classes')}; {time_taken(summary)}")
     else:
         click.echo(f"{name}: not finished: {counted(summary.samples, 'image')} done; {time_taken(summary)}")
-    show_outcome(summary, {"skip": ", rows left out", "nan": ", rows of NaN"}.get(facts.get("on_error", ""), ""))
+    show_outcome(summary)

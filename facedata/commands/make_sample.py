@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from facedata.commands import options
+from facedata.commands.convert import report_failures
 from facedata.commands.progress import human_bytes, show_progress
 from facedata.text import counted
 
@@ -73,4 +74,4 @@ def command(
     else:
         shown = f"; preview: {preview}" if preview else ""
         click.echo(f"{folder}: {drawn}, {human_bytes(summary.bytes)}{shown}")
-    return 0
+    return report_failures(summary)

@@ -39,6 +39,7 @@ __all__ = [
     "LAYOUT",
     "LIMIT",
     "LIST",
+    "MAX_FAILURES",
     "MAX_IMAGES",
     "MIN_IMAGES",
     "OVERWRITE",
@@ -121,6 +122,18 @@ class SizeType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
         return size
 
 
+class _FailuresType(click.ParamType):  # type: ignore[type-arg, unused-ignore]
+    """A number of images, ``100``, as an int; or a share of all, ``0.1%``, as a float."""
+
+    name = "failures"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int | float:
+        match = re.fullmatch(r"(\d{1,15})|(\d{1,3}(?:\.\d+)?) ?%", str(value).strip(), re.ASCII)
+        if not match or float(match[2] or 0) > 100:
+            self.fail(f"'{value}' is not a number of images or a share of them, as 100 or 0.1%", parameter, context)
+        return float(match[2]) / 100 if match[2] else int(match[1])
+
+
 def together(*several: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
     """Combine several options into one decorator, in this order."""
 
@@ -148,6 +161,12 @@ SHARD = click.option(
     type=_PartType(),
     default="1/1",
     help="Do only the i-th of n parts (1/n to n/n), as one element of a job array; all parts write one output.",
+)
+MAX_FAILURES = click.option(
+    "--max-failures",
+    type=_FailuresType(),
+    metavar="N|P%",
+    help="So many images may fail with exit status 0; if more do, stop.  [default: continue, with exit status 1]",
 )
 LIMIT = click.option("--limit", type=click.IntRange(1), metavar="N", help="Use only the first N samples.")
 LABELS = together(

@@ -48,6 +48,8 @@ def _show(status: JobStatus) -> None:
         click.echo(f"  {counted(status.shards_missing, 'shard')} missing: {shown}")
     if status.failures:
         click.echo(f"  {counted(status.failures, 'sample')} failed: see failures.jsonl")
+    if status.skipped:
+        click.echo(f"  {counted(status.skipped, 'sample')} skipped: see skipped.jsonl")
     for shard, reason in sorted(status.failed.items()):
         click.echo(f"  shard {shard} failed: {reason}")
     if status.parts_missing:

@@ -38,6 +38,7 @@ from facedata.text import counted
 __all__ = ["Conclude", "JobOptions", "JobSummary", "run_job"]
 
 _SHOWN_CAUSES = 5
+_ROUNDING = 1e-6  # 0.29 * 100 is a little less than 29
 _log = logging.getLogger(__name__)
 
 
@@ -57,11 +58,9 @@ class JobOptions:
         Called with the progress of the job.
     executor_factory : callable
         Makes the executor, given the number of workers.
-    max_failures : int, optional
-        So many samples may fail. If more do, the job stops, and resumes once more are allowed. By default all may fail,
-        but the job is only good if none does.
-    max_failure_rate : float, optional
-        The same, as a share of all samples of the job.
+    max_failures : int or float, optional
+        So many samples of the whole job may fail: an int is their number, a float from 0 to 1 their share. If more do,
+        the job stops, and resumes once more are allowed. By default it goes on, but is only good if none fails.
     """
 
     workers: int | None = None
@@ -69,12 +68,12 @@ class JobOptions:
     overwrite: bool = False
     observer: Observer | None = None
     executor_factory: ExecutorFactory = LocalExecutor
-    max_failures: int | None = None
-    max_failure_rate: float | None = None
+    max_failures: int | float | None = None
 
     def failures_allowed(self, plan: Plan) -> int | None:
         """How many samples of the job may fail; None if the user has not said so."""
-        return self.max_failures if self.max_failure_rate is None else int(self.max_failure_rate * plan.samples)
+        allowed = self.max_failures
+        return int(allowed * plan.samples + _ROUNDING) if isinstance(allowed, float) else allowed
 
     def __post_init__(self) -> None:
         if self.overwrite and self.part.count > 1:
@@ -144,13 +143,11 @@ class JobSummary:
         return self.failures <= self.failures_allowed and self.failed_shards == 0
 
     def failures_in_words(self, noun: str, note: str = "") -> str:
-        """``3 of 30 images failed: 2 undecodable, 1 no label; see out/failures.jsonl``; `note` follows "failed"."""
+        """``3 of 30 images failed: 2 undecodable, 1 no label``; `note` follows "failed"."""
         causes = [f"{count:,} {cause}" for cause, count in self.causes.items()]
         if len(causes) > _SHOWN_CAUSES:
             causes[_SHOWN_CAUSES - 1 :] = [f"{sum(list(self.causes.values())[_SHOWN_CAUSES - 1 :]):,} for other causes"]
-        log = os.path.join(self.output, FAILURES)
-        total = counted(self.samples_total, noun)
-        return f"{self.failures:,} of {total} failed{note}: {', '.join(causes)}; see {log}"
+        return f"{self.failures:,} of {counted(self.samples_total, noun)} failed{note}: {', '.join(causes)}"
 
     def to_json(self) -> dict[str, Any]:
         """One flat JSON object."""
@@ -289,8 +286,8 @@ def _publish(
         if allowed is not None and state.failures > allowed:
             failed = _summary(plan, journal, state, output, options, meter, None).failures_in_words("sample")
             raise TooManyFailuresError(
-                f"{output.root}: stopped: {failed}. --max-failures allows {allowed:,}; the same command with a larger "
-                "number resumes"
+                f"stopped: {failed}; see {os.path.join(output.root, FAILURES)}. --max-failures allows {allowed:,}; the "
+                "same command with a larger number resumes"
             )
         if not state.complete:
             return _summary(plan, journal, state, output, options, meter, None)

@@ -22,8 +22,8 @@ class JobStatus:
         The command that began it, which also resumes it.
     finished : bool
         Whether every shard is done and the result is published.
-    samples_total, samples, failures : int
-        In the whole job; delivered so far; not delivered so far.
+    samples_total, samples, failures, skipped : int
+        In the whole job; delivered so far; not delivered so far; not wanted.
     missing : list of [int, int]
         Ranges of shards that are neither done nor failed, first and last, counted from 0; the first 20.
     failed : dict
@@ -40,6 +40,7 @@ class JobStatus:
     samples_total: int
     samples: int
     failures: int
+    skipped: int
     bytes: int
     shards: int
     shards_done: int
@@ -88,6 +89,7 @@ def job_status(output: str | os.PathLike[str]) -> JobStatus:
         samples_total=plan.samples,
         samples=state.samples,
         failures=state.failures,
+        skipped=state.skipped,
         bytes=state.bytes,
         shards=plan.shards,
         shards_done=sum(state.done),

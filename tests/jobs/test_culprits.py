@@ -94,14 +94,14 @@ def test_a_job_that_passes_its_bound_stops_early_and_resumes_with_a_larger_one(t
     items: list[Sample | SampleError] = list(numbered(SAMPLES).read())
     items[:9:2] = [SampleError("memory", str(n), "not an image: 00") for n in range(0, 9, 2)]
     source, target = MemorySource(items), target.format(tmp_path / "out")
-    for job in (JobOptions(1, max_failures=3), JobOptions(1, max_failure_rate=0.1), JobOptions(1, max_failures=0)):
+    for job in (JobOptions(1, max_failures=3), JobOptions(1, max_failures=0.1), JobOptions(1, max_failures=0)):
         with pytest.raises(
             TooManyFailuresError, match=r"4 of 24 samples failed: 4 not an image; see .*jsonl\. .* allo"
         ):
             convert(source, target, job)
     with pytest.raises(TooManyFailuresError, match="5 of 24"):
         convert(source, target, JobOptions(1, max_failures=4))
-    summary = convert(source, target, JobOptions(1, max_failure_rate=0.25))
+    summary = convert(source, target, JobOptions(1, max_failures=0.25))
     assert (summary.finished, summary.good, summary.failures, summary.samples) == (True, True, 5, 19)
     assert not convert(source, target, JobOptions(1, max_failures=3)).good
     assert len([json.loads(line) for line in (Path(summary.output) / "failures.jsonl").read_text().splitlines()]) == 5
