@@ -444,7 +444,7 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _cause(reason: str) -> str:
     """The words of a reason before its details, if they say it in short and without a number."""
     head = re.split(r" ?[:;,(]", reason, maxsplit=1)[0]
-    return head if len(head) <= _LONGEST_CAUSE and not re.search(r"\d", head) else "unreadable"
+    return head if len(head) <= _LONGEST_CAUSE and not re.search(r"\d", head) else "cannot be read"
 
 
 def _dump(value: Any, indent: int | None = None) -> bytes:

@@ -46,15 +46,16 @@ def test_what_fails_is_counted_by_its_cause_and_the_status_is_1(align: Facedata,
     ran = align("--write-landmarks", "found.csv")
     assert ran.status == 1
     assert ran.stdout.splitlines()[2:] == [
-        "  5 images failed: out/failures.jsonl",
-        "    3 no landmarks",
-        "    2 degenerate landmarks",
         "  1 entry of points.csv without an image: out/unused-landmarks.txt",
         "  landmarks: found.csv",
     ]
     assert "points.csv: has no landmarks for 3 of 12 images" in ran.stderr
+    failed = "5 of 12 images failed: 3 no landmarks, 2 degenerate landmarks; see out/failures.jsonl\n"
+    assert ran.stderr.endswith(f"facedata: error: {failed}")
     again = align("--write-landmarks", "found.csv")
     assert (again.status, again.stdout.splitlines()[2:]) == (1, ran.stdout.splitlines()[2:])
+    again = align("--write-landmarks", "found.csv", "--max-failures", "42%")
+    assert (again.status, f"facedata: warning: {failed}" in again.stderr) == (0, True)
 
 
 def test_a_dry_run_writes_nothing_and_json_is_one_object(align: Facedata, tmp_path: Path) -> None:
@@ -63,8 +64,16 @@ def test_a_dry_run_writes_nothing_and_json_is_one_object(align: Facedata, tmp_pa
     assert not (tmp_path / "out").exists()
     ran = align("--min-size", "110", "--json")
     value = json.loads(ran.stdout)
-    assert (ran.status, value["finished"], value["unused_landmarks"]) == (1, True, 0)
-    assert value["images"] + value["causes"]["too small"] == 12
+    assert (ran.status, value["finished"], value["unused_landmarks"], value["failures"]) == (0, True, 0, 0)
+    assert value["images"] + value["skipped_causes"]["too small"] == 12
+    skipped = f"  {value['skipped']} images skipped: {value['skipped']} too small; see out/skipped.jsonl\n"
+    assert skipped in align("--min-size", "110").stdout
+    (tmp_path / "out/.facedata-summary.json").unlink()
+    (tmp_path / "out/skipped.jsonl").unlink()
+    assert skipped in align("--min-size", "110").stdout
+    assert (tmp_path / "out/skipped.jsonl").exists()
+    assert align("--overwrite").status == 0
+    assert not (tmp_path / "out/skipped.jsonl").exists()
 
 
 @pytest.mark.parametrize(
@@ -75,6 +84,7 @@ def test_a_dry_run_writes_nothing_and_json_is_one_object(align: Facedata, tmp_pa
         ("--landmarks", "nowhere.txt", "nowhere.txt: no such file"),
         ("--preview", "sheet.gif", "sheet.gif: expected a name that ends in one of .png, .jpg, .jpeg"),
         ("--faces", "best", "'best' is not one of"),
+        ("--max-failures", "101%", "'101%' is not a number of images or a share of them"),
     ],
 )
 def test_wrong_options_are_named_first(align: Facedata, tmp_path: Path, option: str, value: str, said: str) -> None:

@@ -58,10 +58,15 @@ def test_failures_are_counted_and_the_status_is_1(inline_facedata: Facedata, wor
     assert (ran.status, ran.stdout) == (1, "")
     assert "data/features/a.bin: is not published, because 1 of 30 images failed: see data/features/a.bin" in ran.stderr
     ran = inline_facedata(*COMMAND, "data", "--on-error", "skip")
-    first, second = ran.stdout.splitlines()
+    (first,) = ran.stdout.splitlines()
     assert ran.status == 1
     assert first.startswith("data/features/a.bin: 29 rows of 8 float32, 928 bytes, 5 classes; ")
-    assert second == "  1 image failed, rows left out: data/features/a.bin.facedata/failures.jsonl"
+    failed = (
+        "facedata: error: 1 of 30 images failed, their rows left out: 1 undecodable; see data/features/a.bin.facedata/"
+    )
+    assert failed in ran.stderr
+    ran = inline_facedata(*COMMAND, "data", "--max-failures", "1")
+    assert (ran.status, "nothing is published; give --on-error skip or nan" in ran.stderr) == (2, True)
 
 
 @pytest.mark.usefixtures("tried_here")

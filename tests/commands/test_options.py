@@ -39,7 +39,8 @@ def test_quiet_shows_the_summary_of_a_failure(record_set: MakeSet, inline_faceda
     maker.write()
     ran = inline_facedata("unpack-rec", "a", "-qo", "x")
     assert ran.status == 1
-    assert "1 image failed" in ran.stdout
+    assert ran.stdout.startswith("x: 0 images")
+    assert "error: 1 of 1 image failed: 1 not an image; see x/failures.jsonl" in ran.stderr
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,8 @@ def test_records_that_cannot_be_read_fail_alone_by_name(
     maker.write()
     ran = unpack()
     assert ran.status == 1
-    assert "6 images failed" in ran.stdout
+    failed = "facedata: error: 6 of 14 images failed: 4 cannot be read, 1 not an image, 1 the record holds no image; "
+    assert f"{failed}see out/failures.jsonl" in ran.stderr
     failures = [json.loads(line) for line in Path("out/failures.jsonl").read_text().splitlines()]
     assert [failure["key"] for failure in failures] == ["3", "8", "9", "10", "11", "12"]
     assert failures[0]["set"].endswith("train.rec")
