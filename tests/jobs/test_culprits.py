@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -35,6 +36,7 @@ class DeadlySource(MemorySource):
     def read(self) -> Iterator[Sample | SampleError]:
         for item in self.items:
             if item.key in self.deadly and os.getpid() != self.parent and self._kills():
+                faulthandler.disable()
                 os.kill(os.getpid(), self.signal)
             yield item
 
