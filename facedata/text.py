@@ -8,7 +8,7 @@ from contextlib import suppress
 from urllib.parse import urlsplit, urlunsplit
 
 _DIGITS = re.compile(r"(\d+)", re.ASCII)
-_PLAIN_NUMBERS = r"{0}(?:0|[1-9]\d*)((?:[^\d\0][^\0]*)?)(?:\0{0}(?:0|[1-9]\d*)\1)*"
+_PLAIN_NUMBERS = r"{0}(?:0|[1-9]\d*)((?:[^\d\0][^\0]*)?)(?:\0{0}(?:0|[1-9]\d*+)\1)*+"
 
 _LARGEST_HEAD = 1 << 16
 _PREAMBLE = re.compile(rb"(?:\s+|\xef\xbb\xbf|<!--.*?-->|<\?xml[^>]*\?>)*", re.DOTALL)

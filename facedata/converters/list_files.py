@@ -45,7 +45,7 @@ _NUMBER = re.compile(r"[-+]?\d{1,30}(?:\.\d{0,30})?(?:[eE][-+]?\d{1,2})?", re.AS
 _NOT_LETTERS = re.compile(r"[\W_]+")
 _DRIVE = re.compile(r"[A-Za-z]:/")
 _PLAIN = re.compile(rb"[^ \t\r\n\\,;]+ \d{1,10}\r?\n?")
-_MISFITS = (ValueError, IndexError, KeyError, TypeError, csv.Error, RecursionError)
+_MISFITS = (ValueError, IndexError, KeyError, TypeError, AttributeError, csv.Error, RecursionError)
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _CUB_LABELS, _CUB_CLASSES, _CUB_IMAGES = "image_class_labels.txt", "classes.txt", "images"
@@ -104,7 +104,7 @@ class Dialect:
             path = text.strip()
         else:
             values = self._values(text)
-            path = values[self.path]
+            path = values[self.path].strip()
             label, name = (None if key is None else _word(values[key]) for key in (self.label, self.name))
         path = (path.replace("\\", "/") if self.backslashes else path).removeprefix("./")
         if not path.startswith(self.prefix) or path == self.prefix:
@@ -122,6 +122,8 @@ class Dialect:
         if self.separator == "json":
             return json.loads(text)
         if self.separator != " ":
+            if '"' not in text:
+                return text.split(self.separator)
             return next(csv.reader([text], delimiter=self.separator, skipinitialspace=True))
         path, label = self.path, self.label
         last = isinstance(path, int) and isinstance(label, int) and path > label

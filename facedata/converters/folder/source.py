@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -43,7 +43,7 @@ _OWN_FILES = frozenset({CLASSES, "failures.jsonl", "skipped.jsonl", "unused-land
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"})
 """Names of parts of a dataset, in lower case, which are not classes."""
 
-_COMMON = (".jpg", ".png")
+_COMMON = (".jpg\0", ".png\0")  # how names end that are images without a further look
 _THREADS = 16
 _WAITING = 3.0  # if listing takes this many times its CPU time, threads are faster
 _FOLDERS_AT_ONCE = 64  # that a thread lists in a row
@@ -280,9 +280,10 @@ class _Scan:
         if files:
             self.folders.append(folder)
             self.firsts.append(len(self.lengths))
-            encoded = os.fsencode("\0".join(files)).split(b"\0")
-            self.names += b"".join(encoded)
-            self.lengths += bytes(map(len, encoded))
+            text = "".join(files)
+            self.names += os.fsencode(text)
+            plain = text.isascii()  # one byte a letter
+            self.lengths += bytes(map(len, files if plain else map(os.fsencode, files)))
 
     def source(self, root: str, labels: Mapping[str, int]) -> FolderSource:
         """The source; `labels` has the label of each class, which is the first part of a folder's path."""
@@ -429,35 +430,45 @@ def _list_run(root: str, folders: Sequence[str], *, deep: bool = True) -> list[_
 
 
 def _list_folder(root: str, folder: str) -> _Listed:
-    listing = _Listed(folder, [], Counter(), [], [])
-    _, names, skipped, folders, lists = listing
+    names: list[str] = []
+    folders: list[str] = []
+    lists: list[str] = []
+    skipped = Counter[str]()
     path = os.path.join(root, folder) if folder else root
     try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                name = entry.name
-                if name.endswith(_COMMON) and name[0] != "." and not entry.is_dir():
-                    names.append(name)  # a named pipe or a broken link too: it fails by name when it is read
-                elif name[0] == ".":
-                    skipped[""] += not name.startswith(".facedata-")
-                elif entry.is_dir():
-                    if entry.is_symlink():
-                        _refuse_loop(root, folder, entry.path)
-                    folders.append(name)
-                elif _has_image_name(name) or _is_image(entry.path):
-                    names.append(name)
-                elif entry.is_symlink() and not os.path.exists(entry.path):
-                    raise InputNotFoundError(
-                        f"{entry.path}: is a link to {os.readlink(entry.path)}, which does not exist"
-                    )
-                elif folder or name not in _OWN_FILES:
-                    extension = os.path.splitext(name)[1].lower()
-                    skipped[extension or "without an extension"] += 1
-                    if extension in LIST_ENDINGS and len(lists) < _LISTS_TO_TRY:
-                        lists.append(name)
+        others: list[os.DirEntry[str]] = []
+        set_aside: Callable[[os.DirEntry[str]], object] = others.append
+        with os.scandir(path) as entries:  # the loop over millions of files: nothing else is done in it
+            files = [entry.name for entry in entries if entry.is_file() or set_aside(entry)]
+        for entry in others:
+            name = entry.name
+            if name.startswith(".") or not entry.is_dir():
+                image = name.startswith(".") or _has_image_name(name)
+                if entry.is_symlink() and not image and not os.path.exists(entry.path):
+                    target = os.readlink(entry.path)
+                    raise InputNotFoundError(f"{entry.path}: is a link to {target}, which does not exist")
+                files.append(name)  # a named pipe or a broken link like an image: it fails by name when it is read
+                continue
+            if entry.is_symlink():
+                _refuse_loop(root, folder, entry.path)
+            folders.append(name)
     except OSError as error:
         raise error if isinstance(error, InputError) else input_error(error, path) from error
-    return listing._replace(images=natural_sort(names))
+    text = "\0".join(files) + "\0" * bool(files)
+    if sum(map(text.count, _COMMON)) == len(files) and "\0." not in text and not text.startswith("."):
+        names = files
+    else:
+        for name in files:
+            if name.startswith("."):
+                skipped[""] += not name.startswith(".facedata-")
+            elif _has_image_name(name) or _is_image(os.path.join(path, name)):
+                names.append(name)
+            elif folder or name not in _OWN_FILES:
+                extension = os.path.splitext(name)[1].lower()
+                skipped[extension or "without an extension"] += 1
+                if extension in LIST_ENDINGS and len(lists) < _LISTS_TO_TRY:
+                    lists.append(name)
+    return _Listed(folder, natural_sort(names), skipped, folders, lists)
 
 
 def _refuse_loop(root: str, folder: str, link: str) -> None:
