@@ -26,7 +26,16 @@ _log = logging.getLogger("facedata")
     "download", cls=options.Command, short_help="Fetch a dataset by its name: checked, unpacked, in its final layout."
 )
 @click.argument("name", shell_complete=options.complete_dataset)
-@options.ROOT
+@click.option(
+    "--root",
+    "-o",
+    "--output",
+    "root",
+    type=click.Path(file_okay=False),
+    default=".",
+    show_default=True,
+    help="The folder of the files.",
+)
 @click.option(
     "--from-dir", type=click.Path(file_okay=False), help="Use files that were fetched by hand, from this folder."
 )

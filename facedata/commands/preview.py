@@ -15,13 +15,15 @@ from facedata.text import counted
 @options.output("The picture to write, .png or .jpg.", type=click.Path(dir_okay=False))
 @click.option("--rows", type=click.IntRange(1, 200), default=10, show_default=True, help="How many classes.")
 @click.option("--columns", type=click.IntRange(1, 200), default=8, show_default=True, help="How many images of each.")
-@click.option("--size", type=click.IntRange(16, 512), default=112, show_default=True, help="Side of a cell in pixels.")
+@click.option(
+    "--cell", type=click.IntRange(16, 512), default=112, show_default=True, help="Side of each image in pixels."
+)
 @options.LABELS
 @options.OVERWRITE
 @options.JSON
 @options.QUIET
 @options.runs_library
-def command(dataset: str, output: str, rows: int, columns: int, size: int, **given: Any) -> int:
+def command(dataset: str, output: str, rows: int, columns: int, cell: int, **given: Any) -> int:
     """Draw images of a dataset as one picture: a class in each row, from all over the dataset.
 
     DATASET is a path, whose format is found from its content, or FORMAT:PATH. Images without labels fill the rows in
@@ -31,7 +33,7 @@ def command(dataset: str, output: str, rows: int, columns: int, size: int, **giv
     \b
     Examples:
       facedata preview glint360k -o glint.png
-      facedata preview photos/ -o photos.jpg --rows 5 --columns 5 --size 200
+      facedata preview photos/ -o photos.jpg --rows 5 --columns 5 --cell 200
     """
     from facedata.align.codec import decode_image
     from facedata.contact_sheet import sheet_extension, write_dataset_sheet
@@ -42,7 +44,7 @@ def command(dataset: str, output: str, rows: int, columns: int, size: int, **giv
     labels = LabelOptions(given["labels"], given["label"], given["labels_from"])
     source = labels.apply(open_inputs([dataset], labels=labels)[0].source)
     drawn, failed = write_dataset_sheet(
-        output, source, decode_image, rows=rows, columns=columns, cell=size, overwrite=given["overwrite"]
+        output, source, decode_image, rows=rows, columns=columns, cell=cell, overwrite=given["overwrite"]
     )
     if given["as_json"]:
         options.print_json({"output": output, "images": len(source), "drawn": drawn, "failed": failed})

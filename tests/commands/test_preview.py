@@ -32,7 +32,7 @@ def test_a_sheet_of_any_dataset(inline_facedata: Facedata, sample: Path) -> None
         ("flat", ["--columns", 4], 2, 7),
         ("sample", ["--labels", "none", "--rows", 1, "--columns", 3], 1, 3),
     ):
-        ran = inline_facedata("preview", spec, "-fo", "sheet.png", "--size", 32, *options, "--json")
+        ran = inline_facedata("preview", spec, "-fo", "sheet.png", "--cell", 32, *options, "--json")
         assert (ran.status, json.loads(ran.stdout)["drawn"]) == (0, drawn), ran.stderr
         drawn_sheet = cv2.imread("sheet.png")
         assert drawn_sheet is not None
