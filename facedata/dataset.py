@@ -43,12 +43,15 @@ class Sample(NamedTuple):
         The encoded image exactly as stored.
     landmarks : ndarray of shape (5, 2), float32, optional
         Pixel coordinates, x then y: eye on the image's left, eye on the right, nose tip, left and right mouth corner.
+    values : tuple of float, optional
+        What follows the label in a record with several label values: an age, say. Only the format ``rec`` keeps them.
     """
 
     key: str
     label: int
     image: bytes
     landmarks: NDArray[np.float32] | None = None
+    values: tuple[float, ...] | None = None
 
 
 class Source(ABC):
@@ -66,6 +69,8 @@ class Source(ABC):
     """Whether keys are relative paths of image files, which a folder may keep as names."""
     labelled: bool = True
     """Whether the samples have labels; if not, the label of each is -1."""
+    may_have_values: bool = False
+    """Whether samples may have further label values, `Sample.values`."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -197,6 +202,11 @@ class WrappedSource(Source):
     def labelled(self) -> bool:  # type: ignore[override]
         """Whether the samples of the wrapped source have labels."""
         return self._source.labelled
+
+    @property
+    def may_have_values(self) -> bool:  # type: ignore[override]
+        """Whether the samples of the wrapped source may have further label values."""
+        return self._source.may_have_values
 
     def read(self) -> Iterator[Sample | SampleError]:
         """The samples of the wrapped source."""
@@ -351,6 +361,8 @@ class Sink(Output, ABC):
     """Whether of two samples with the same key the second would replace the first."""
     needs_labels: bool = False
     """Whether the readers of the format need a label for every sample, so that one without a label is refused."""
+    keeps_values: bool = False
+    """Whether the format holds further label values, `Sample.values`."""
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
@@ -408,6 +420,17 @@ def peek(source: Source) -> list[Sample | SampleError]:
     """Eight samples from all over a source: if sets are joined, the first says little about the last."""
     places = sorted({round(place * (len(source) - 1) / (_PEEKS - 1)) for place in range(_PEEKS)}) if len(source) else []
     return [item for place in places for item in source[place : place + 1].read()]
+
+
+def further_values(source: Source) -> tuple[float, ...] | None:
+    """All label values of a sample that has several, found by `peek`; None if there is none, or the others are 0.
+
+    ``[label, 0]`` says no more than the label: some readers want this form.
+    """
+    for item in peek(source):
+        if isinstance(item, Sample) and item.values is not None and any(item.values):
+            return (item.label, *item.values)
+    return None
 
 
 @dataclass(frozen=True)

@@ -57,3 +57,5 @@ def check_parts(source: Source, data: st.DataObject, *, ascending: bool = False)
             source, whole = source.take(np.array(chosen, np.int64)), [whole[place] for place in chosen]
         source = pickle.loads(pickle.dumps(source))  # noqa: S301, our own bytes
         assert (rows(source), source.identity()) == (whole, identity)
+        for place in data.draw(st.lists(st.integers(-len(whole), len(whole) - 1), max_size=5)) if whole else ():
+            assert source[place] == whole[place][0]

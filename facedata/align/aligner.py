@@ -280,7 +280,7 @@ class ShardAligner:
             landmarks = None
             if options.keep_landmarks:
                 landmarks = apply_transforms(candidate.matrix[None], candidate.landmarks[None])[0].astype(np.float32)
-            made.append(Sample(key, sample.label, options.encoding.encode(crop), landmarks))
+            made.append(Sample(key, sample.label, options.encoding.encode(crop), landmarks, sample.values))
         return made
 
     def _choose(self, sample: Sample, known: list[FoundFace]) -> tuple[Image, list[FoundFace]]:

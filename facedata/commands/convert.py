@@ -58,6 +58,7 @@ TARGET = options.together(
     options.SHARD_SIZE,
     options.SHARD_SAMPLES,
     options.STYLE,
+    options.LABEL_ARRAY,
     options.DATUM,
     options.KEYS,
     options.KV,

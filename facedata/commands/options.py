@@ -35,6 +35,7 @@ __all__ = [
     "KEYS",
     "KV",
     "LABELS",
+    "LABEL_ARRAY",
     "LANDMARK_COLUMN",
     "LAYOUT",
     "LIMIT",
@@ -235,6 +236,11 @@ STYLE = click.option(
     type=click.Choice(["insightface", "plain"]),
     help="With meta and identity records, grouped by label; or only images, as im2rec writes and NVIDIA "
     "DALI reads them.  [default: insightface]",
+)
+LABEL_ARRAY = click.option(
+    "--label-array",
+    is_flag=True,
+    help="Write each label as the array [label, 0], which the scripts of Glint360K and OneFlow need.",
 )
 LIST = click.option("--list", "list_file", is_flag=True, help="Also write train.lst, as im2rec does.")
 SHUFFLE = click.option("--shuffle", is_flag=True, help="Write the samples in a random order, set by --seed.")

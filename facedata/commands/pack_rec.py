@@ -16,6 +16,7 @@ from facedata.commands.convert import JOB, SELECTION, convert_and_report
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @options.output("The folder to write.", type=click.Path(file_okay=False))
 @options.STYLE
+@options.LABEL_ARRAY
 @options.LIST
 @SELECTION
 @JOB

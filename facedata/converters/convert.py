@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from facedata.dataset import (
     Source,
     create_dataset,
     find_format,
+    further_values,
     load_format,
     open_dataset,
     takes_option,
@@ -50,6 +52,9 @@ __all__ = [
     "run_conversion",
 ]
 
+_log = logging.getLogger(__name__)
+
+_VALUES_SHOWN = 4
 _BYTES_PER_SHARD = 1 << 26
 _REPORT_EVERY = 256  # samples that are only copied
 _BYTES_PER_BLOCK = 1 << 24  # what a single writer gets at a time: several of these are in memory at once
@@ -297,6 +302,14 @@ def plan_dataset(sources: Sequence[str], target: str | Sink, options: Conversion
             "images of each class into a folder, take labels from a file (--labels-from FILE), or give all one label: "
             "--label 0"
         )
+    for item in inputs:
+        if item.source.may_have_values and not sink.keeps_values and (values := further_values(item.source)):
+            _log.warning(
+                "%s: its records have %d label values, as in [%s]; only the first is kept, as the label",
+                item.path,
+                len(values),
+                ", ".join(f"{value:g}" for value in values[:_VALUES_SHOWN]) + ", ..." * (len(values) > _VALUES_SHOWN),
+            )
     selection = replace(options.selection, group=True) if sink.grouped else options.selection
     selected = select(joined, selection)
     source = selected if options.limit is None else selected[: options.limit]

@@ -137,6 +137,7 @@ class _JoinedSource(Source):
     def __init__(self, sources: Sequence[Source], which: NDArray[np.int32] | None = None) -> None:
         self._sources, self._which = list(sources), which
         self.labelled = all(source.labelled for source in sources)
+        self.may_have_values = any(source.may_have_values for source in sources)
 
     def __len__(self) -> int:
         return sum(map(len, self._sources))

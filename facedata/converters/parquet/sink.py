@@ -196,7 +196,7 @@ class _ParquetWriter:
             self._writer.is_open = False  # or pyarrow closes it again when it is collected, and prints the error
 
     def write(self, index: int, sample: Sample, face: int = 0) -> None:
-        key, label, image, landmarks = sample
+        key, label, image, landmarks, _ = sample
         extension = image_extension(image) or "bin" if self._sink.keep_undecodable else known_extension(image)
         try:
             path = (f"{key}.{extension}" if self._sink.add_extensions else key).encode()

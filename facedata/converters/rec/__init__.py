@@ -47,12 +47,17 @@ def recognises(path: str) -> bool:
 
 
 def create_sink(
-    path: str, *, style: str = "insightface", list_file: bool = False, keep_undecodable: bool = False
+    path: str,
+    *,
+    style: str = "insightface",
+    list_file: bool = False,
+    keep_undecodable: bool = False,
+    label_array: bool = False,
 ) -> RecSink:
     """A sink that writes the folder `path`; see `RecSink`."""
     from facedata.converters.rec.sink import RecSink
 
-    return RecSink(path, style, list_file, keep_undecodable)
+    return RecSink(path, style, list_file, keep_undecodable, label_array)
 
 
 FORMAT = Format("rec", open_source=open_source, create_sink=create_sink, recognises=recognises, extensions=(".rec",))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from facedata.converters.class_names import CLASSES
 from facedata.converters.rec.recordio import INSIGHTFACE, MAGIC, PLAIN
 from facedata.converters.rec.writer import BlockWriter, RecordEncoder, check_count, complete_set, count_people
-from facedata.dataset import OrderedOutput, OrderedWriter, Sink, Source
+from facedata.dataset import OrderedOutput, OrderedWriter, Sink, Source, further_values
 from facedata.errors import EmptyDatasetError, OptionError, OutputMismatchError
 from facedata.files import output_errors
 from facedata.jobs.buffers import ProcessAddress, this_process
@@ -45,6 +45,10 @@ class RecSink(Sink, OrderedOutput):
         Also write ``train.lst`` as im2rec has it: ``key<TAB>label<TAB>key of the source``.
     keep_undecodable : bool
         Also write bytes that do not begin like an image.
+    label_array : bool
+        Write each label as ``[label, 0]``; in a plain set the first record, key 0, keeps a single label.
+    several : bool
+        Whether the source has records with several label values that say more than that, from `fit`.
     names, receiver : mapping, ProcessAddress, optional
         The names of the classes, from `fit`; in a sink that was sent to a worker, the process of the writer.
     """
@@ -53,10 +57,13 @@ class RecSink(Sink, OrderedOutput):
     style: str = INSIGHTFACE
     list_file: bool = False
     keep_undecodable: bool = False
+    label_array: bool = False
+    several: bool = False
     names: Mapping[int, str] | None = field(default=None, repr=False, compare=False)
     receiver: ProcessAddress | None = field(default=None, repr=False, compare=False)
 
     needs_labels = True
+    keeps_values = True
 
     def __post_init__(self) -> None:
         if self.style not in (INSIGHTFACE, PLAIN):
@@ -76,7 +83,7 @@ class RecSink(Sink, OrderedOutput):
     def identity(self) -> Mapping[str, Any]:
         """Style and options, as JSON values."""
         options = {"style": self.style, "list": self.list_file, "keep undecodable": self.keep_undecodable}
-        return {"format": "rec", **options}
+        return {"format": "rec", **options, **({"label array": True} if self.label_array else {})}
 
     def fit(self, source: Source) -> tuple[RecSink, None]:
         """Read the names of the classes; check that the style can count the records and has labels in its order."""
@@ -86,7 +93,8 @@ class RecSink(Sink, OrderedOutput):
             raise OptionError(f"{self.root}: {len(source):,} images are more than one record set can number")
         if self.style == INSIGHTFACE:
             _check_insightface(source, self.root)
-        return replace(self, names=source.class_names()), None
+        several = source.may_have_values and further_values(source) is not None
+        return replace(self, names=source.class_names(), several=several), None
 
     def owns(self, name: str) -> bool:
         """Whether an entry of the root is named like a file of this sink."""
@@ -103,7 +111,13 @@ class RecSink(Sink, OrderedOutput):
     @contextmanager
     def open_shard(self, shard: int) -> Iterator[RecordEncoder]:
         """The encoder of a shard."""
-        yield RecordEncoder(listed=self.list_file, keep_undecodable=self.keep_undecodable, receiver=self.receiver)
+        yield RecordEncoder(
+            listed=self.list_file,
+            keep_undecodable=self.keep_undecodable,
+            label_array=self.label_array,
+            scalar_first=self.style == PLAIN and not self.several,
+            receiver=self.receiver,
+        )
 
     def open_writer(self, ends: Mapping[int, Mapping[str, Any]]) -> OrderedWriter:
         """The writer of the record file, which continues after the last shard that is done."""

@@ -82,6 +82,8 @@ class RecSource(Source):
     index_file: str | None = None
     rebuilt: tuple[Path, RecordIndex] | None = field(default=None, repr=False, compare=False)
 
+    may_have_values = True
+
     def __len__(self) -> int:
         return len(self.index)
 
@@ -164,8 +166,8 @@ class RecSource(Source):
     def fetch(self, position: int) -> Sample | SampleError:
         """The image at `position`, or the error in its place; the record file stays open."""
         blocks, reader = self._opened
-        found = blocks.read_lone(self.index.offsets.item(position))
-        return self._read_one(position, reader) if found is None else Sample(str(self.index.keys[position]), *found)
+        found = blocks.read_lone(str(self.index.keys[position]), self.index.offsets.item(position))
+        return self._read_one(position, reader) if found is None else found
 
     @cached_property
     def _opened(self) -> tuple[_Blocks, RecordReader]:
@@ -197,10 +199,15 @@ class RecSource(Source):
     def _samples(self, first: int, block: _Block, reader: RecordReader) -> Iterator[Sample | SampleError]:
         keys = self.index.keys[first : first + len(block.good)]
         view = block.view
-        columns = (block.good.tolist(), block.labels.tolist(), block.starts.tolist(), block.stops.tolist())
-        for place, (key, good, label, start, stop) in enumerate(zip(keys, *columns, strict=True)):
+        columns = (block.good, block.labels, block.starts, block.stops, block.flags)
+        rows = zip(keys, *(column.tolist() for column in columns), strict=True)
+        for place, (key, good, label, start, stop, flag) in enumerate(rows):
             if good:
-                yield Sample(str(key), label, bytes(view[start:stop]))
+                image = bytes(view[start:stop])
+                if flag < 2:
+                    yield Sample(str(key), label, image)
+                else:
+                    yield Sample(str(key), label, image, None, _values_before(view, start, flag))
             else:
                 yield self._read_one(first + place, reader)
 
@@ -208,8 +215,8 @@ class RecSource(Source):
         part = slice(run.start, run.stop)
         keys = np.asarray(self.index.keys[part], np.int64).tolist()
         for position, key, offset in zip(run, keys, self.index.offsets[part].tolist(), strict=True):
-            found = blocks.read_lone(offset)
-            yield self._read_one(position, reader) if found is None else Sample(str(key), *found)
+            found = blocks.read_lone(str(key), offset)
+            yield self._read_one(position, reader) if found is None else found
 
     def _read_one(self, position: int, reader: RecordReader) -> Sample | SampleError:
         """Read one record, with every check and an exact reason if it fails."""
@@ -220,7 +227,7 @@ class RecSource(Source):
             record = unpack_image_record(reader.read(offset)[0])
             if not record.image:
                 raise FormatError("the record holds no image")
-            return Sample(str(key), class_of(record), record.image)
+            return Sample(str(key), class_of(record), record.image, None, record.labels[1:] or None)
         except FormatError as error:
             return SampleError(self.path, str(key), str(error), offset)
         except OSError as error:
@@ -236,7 +243,7 @@ class _Block:
     """Neighbouring records, read at once.
 
     `good` marks the simple ones: complete, in one piece, with an image and a valid label. `labels`, `starts` and
-    `stops` (bytes in `view`) are right only for these; the others are read one by one.
+    `stops` (bytes in `view`) and `flags` are right only for these; the others are read one by one.
     """
 
     view: memoryview
@@ -244,6 +251,12 @@ class _Block:
     labels: NDArray[np.int64]
     starts: NDArray[np.int64]
     stops: NDArray[np.int64]
+    flags: NDArray[np.int64]
+
+
+def _values_before(data: bytes | memoryview, start: int, flag: int) -> tuple[float, ...]:
+    """The label values after the first, of an array of `flag` values that ends at `start`."""
+    return struct.unpack_from(f"<{flag - 1}f", data, start - 4 * (flag - 1))
 
 
 def _runs(offsets: NDArray[np.int64]) -> Iterator[tuple[range, bool]]:
@@ -285,8 +298,8 @@ class _Blocks:
             yield begin, _parse_block(self._buffer, got, offsets[begin:stop] - base)
             begin = stop
 
-    def read_lone(self, offset: int) -> tuple[int, bytes] | None:
-        """Label and image of a record that is simple, as in `_Block`; None if it is not."""
+    def read_lone(self, key: str, offset: int) -> Sample | None:
+        """The sample of a record that is simple, as in `_Block`; None if it is not."""
         try:
             data = os.pread(self._descriptor, self._guess, offset) if offset >= 0 else b""
         except OSError:
@@ -302,7 +315,9 @@ class _Blocks:
         if not 0 <= label <= LARGEST_LABEL or label != int(label):
             return None
         contains_magic = data.find(MAGIC_BYTES, CHUNK_HEADER_SIZE, stop) >= 0
-        return None if contains_magic else (int(label), data[start:stop])
+        if contains_magic:
+            return None
+        return Sample(key, int(label), data[start:stop], None, _values_before(data, start, flag) if flag > 1 else None)
 
 
 def _parse_block(buffer: bytearray, got: int, places: NDArray[np.int64]) -> _Block:
@@ -324,7 +339,7 @@ def _parse_block(buffer: bytearray, got: int, places: NDArray[np.int64]) -> _Blo
     # a magic word inside a record means that its length is wrong, since a writer splits such a record
     magic = np.flatnonzero(words[: got >> 2] == MAGIC)
     good &= np.searchsorted(magic, (stops + 3) >> 2) == np.searchsorted(magic, (places >> 2) + 1)
-    return _Block(memoryview(buffer), good, labels, starts, stops)
+    return _Block(memoryview(buffer), good, labels, starts, stops, flag)
 
 
 class MXNetRecSource(WrappedSource):
@@ -368,7 +383,7 @@ class MXNetRecSource(WrappedSource):
                 raise FormatError("the record holds no image")
             labels = (float(header.label),) if header.flag == 0 else tuple(map(float, header.label))
             record = ImageRecord(header.flag, labels, header.id, header.id2, image)
-            return Sample(str(key), class_of(record), bytes(image))
+            return Sample(str(key), class_of(record), bytes(image), None, labels[1:] or None)
         except Exception as error:  # MXNet and struct raise many kinds of errors, each about this record
             # the first lines of MXNet's message are a traceback; some errors have no message
             reason = (str(error).strip() or type(error).__name__).splitlines()[-1]

@@ -27,8 +27,10 @@ from facedata.converters.rec.recordio import (
     LARGEST_LABEL,
     MAGIC,
     MAXIMUM_LENGTH,
+    ImageRecord,
     RecordReader,
     encode_record,
+    pack_image_record,
     padded,
     unpack_image_record,
     write_index,
@@ -65,20 +67,36 @@ _log = logging.getLogger(__name__)
 class RecordBlock:
     """The records of a shard, still without keys: samples may fail, so a worker cannot know the keys.
 
-    `ends` says where each record ends in `data`; `names` has its text in the list, if there is a list.
+    `ends` says where each record ends in `data`; `names` has its text in the list, if there is a list. `first` takes
+    the place of the first record if that is the first of a plain set.
     """
 
     data: SharedBuffer
     ends: NDArray[np.int64]
     labels: NDArray[np.int32]
     names: list[bytes]
+    first: bytes | None = None
 
 
 class RecordEncoder(BlockEncoder):
-    """Encodes the records of a shard in a worker, for the writer in the process `receiver`."""
+    """Encodes the records of a shard in a worker, for the writer in the process `receiver`.
 
-    def __init__(self, *, listed: bool, keep_undecodable: bool, receiver: ProcessAddress | None = None) -> None:
+    With `label_array` a label is the array ``[label, 0]``, unless the sample has values of its own. With `scalar_first`
+    such an array is not in the first record: readers would take that for the meta record of the InsightFace dialect.
+    """
+
+    def __init__(
+        self,
+        *,
+        listed: bool,
+        keep_undecodable: bool,
+        label_array: bool = False,
+        scalar_first: bool = False,
+        receiver: ProcessAddress | None = None,
+    ) -> None:
         self._listed, self._keep_undecodable, self._receiver = listed, keep_undecodable, receiver
+        self._label_array, self._scalar_first = label_array, scalar_first
+        self._first: bytes | None = None
         self._buffer = BlockBuffer()
         self._ends: list[int] = []
         self._labels: list[int] = []
@@ -94,16 +112,23 @@ class RecordEncoder(BlockEncoder):
                 f"label {label}: records hold labels in float32, which is exact only from 0 to {LARGEST_LABEL:,}; "
                 "--relabel numbers them again, from 0"
             )
-        if not 0 < len(image) <= _LARGEST_IMAGE:
+        values = (0.0,) if sample.values is None and self._label_array else sample.values
+        flag = 0 if values is None else 1 + len(values)
+        array = b"" if values is None else struct.pack(f"<{flag}f", label, *values)
+        if not 0 < len(image) <= _LARGEST_IMAGE - len(array):
             raise RefusedSampleError(f"an image of {len(image)} bytes: a record holds 1 to {_LARGEST_IMAGE:,}")
         if self._listed:
             self._names.append(_list_name(sample.key))
-        length = IMAGE_HEADER_SIZE + len(image)
+        if values == (0.0,) and self._scalar_first and not self._ends:
+            self._first = encode_record(pack_image_record(ImageRecord(0, (label,), 0, 0, image)))
+        length = IMAGE_HEADER_SIZE + len(array) + len(image)
         begin = self._buffer.extend(CHUNK_HEADER_SIZE + padded(length))
         data, end = self._buffer.data, self._buffer.end
         data[end - 4 : end] = bytes(4)  # an earlier shard may have left bytes there
-        _headers.pack_into(data, begin, MAGIC, length, 0, label)
-        data[begin + _HEADERS : begin + CHUNK_HEADER_SIZE + length] = image
+        _headers.pack_into(data, begin, MAGIC, length, flag, 0 if flag else label)
+        image_begin = begin + _HEADERS + len(array)
+        data[begin + _HEADERS : image_begin] = array
+        data[image_begin : begin + CHUNK_HEADER_SIZE + length] = image
         self._labels.append(label)
         self._ends.append(end)
 
@@ -123,13 +148,14 @@ class RecordEncoder(BlockEncoder):
                 inside = np.diff(np.searchsorted(magic, np.append(begins, self._buffer.end))) > 1
                 records = [bytes(view[begin:end]) for begin, end in zip(begins.tolist(), self._ends, strict=True)]
         if records is None:
-            return RecordBlock(self._buffer.share(self._receiver), ends, labels, self._names)
+            return RecordBlock(self._buffer.share(self._receiver), ends, labels, self._names, self._first)
         self._buffer.free()
         for place in np.flatnonzero(inside).tolist():
             length = _headers.unpack_from(records[place])[1]
             records[place] = encode_record(records[place][CHUNK_HEADER_SIZE : CHUNK_HEADER_SIZE + length])
         ends = np.cumsum([len(record) for record in records], dtype=np.int64)
-        return RecordBlock(SharedBuffer(memoryview(b"".join(records)), self._receiver), ends, labels, self._names)
+        data = SharedBuffer(memoryview(b"".join(records)), self._receiver)
+        return RecordBlock(data, ends, labels, self._names, self._first)
 
 
 def _list_name(key: str) -> bytes:
@@ -183,9 +209,13 @@ class BlockWriter(OrderedWriter):
             self._scratch = np.empty(block.data.size // 4, "<u4")
         words = self._scratch[: block.data.size // 4]
         block.data.take(words.data.cast("B"))
-        places = np.concatenate([[0], block.ends[:-1] >> 2])[: len(keys)] + _KEY_WORD
+        ends = block.ends
+        if block.first is not None and not self._images:
+            words = np.concatenate([np.frombuffer(block.first, "<u4"), words[ends[0] >> 2 :]])
+            ends = ends - ends[0] + len(block.first)
+        places = np.concatenate([[0], ends[:-1] >> 2])[: len(keys)] + _KEY_WORD
         words[places], words[places + 1] = keys & 0xFFFFFFFF, keys >> 32
-        offsets = block.ends + self._records.end
+        offsets = ends + self._records.end
         self._records.append(words.data.cast("B"))
         self._offsets.append(offsets.tobytes())
         self._labels.append(block.labels.tobytes())

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import MemorySource, RecordSetMaker, forked, jpeg, peak_bytes, tree
 
-from facedata.converters.convert import plan_conversion, run_conversion
+from facedata.converters.convert import convert_dataset, plan_conversion, run_conversion
 from facedata.converters.rec import create_sink
 from facedata.converters.rec.record_set import open_record_set
 from facedata.converters.rec.recordio import INSIGHTFACE, LARGEST_LABEL, MAGIC_BYTES, PLAIN
@@ -81,6 +81,38 @@ def test_what_is_packed_is_read_back(drawn: list[tuple[int, bytes]], shards: int
             maker.add(key, float(sample.label), sample.image)
         expected = tree(maker.write(num_classes=labels[-1] + 1))
         assert {name: Path(folder, name).read_bytes() for name in expected} == expected
+
+
+@pytest.mark.parametrize("style", [INSIGHTFACE, PLAIN])
+def test_label_values_are_kept_and_a_label_array_is_written_if_asked_for(tmp_path: Path, style: str) -> None:
+    def values(folder: Path, source: Any, **options: Any) -> list[tuple[float, ...] | None]:
+        pack(folder, source, style=style, **options)
+        source = open_record_set(folder)
+        assert list(source) == [source[place] for place in range(len(source))]  # blocks, and one by one
+        return [sample.values for sample in source]
+
+    items = [sample._replace(image=sample.image + MAGIC_BYTES * 3) for sample in samples_of([0, 1, *[2] * 20])]
+    aged = [item._replace(values=(float(n), 0.5) if n else (0.0,)) for n, item in enumerate(items)]
+    source = MemorySource(aged)
+    source.may_have_values = True
+    assert values(tmp_path / "aged", source) == [item.values for item in aged]
+    again = values(tmp_path / "again", open_record_set(tmp_path / "aged"), label_array=True)
+    assert again == [item.values for item in aged]
+    # the first record of a plain set must not look like the meta record of the other style
+    first = [None] if style == PLAIN else [(0.0,)]
+    assert values(tmp_path / "arrays", MemorySource(items), label_array=True) == [*first, *[(0.0,)] * 21]
+    assert (
+        values(tmp_path / "moved", open_record_set(tmp_path / "arrays")[1:])[0] in first
+    )
+
+
+def test_dropped_label_values_are_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name, age in (("ages", 20.5), ("arrays", 0.0)):
+        pack(tmp_path / name, MemorySource([item._replace(values=(age,)) for item in samples_of([0, 0, 1])]))
+    sources = [f"rec:{tmp_path}/{name}" for name in ("ages", "arrays")]
+    convert_dataset(sources, f"folder:{tmp_path}/out", job=JobOptions(workers=1))
+    message = f"{tmp_path}/ages: its records have 2 label values, as in [0, 20.5]; only the first is kept, as the label"
+    assert caplog.messages == [message]
 
 
 def test_a_set_of_many_people_ends_as_the_other_writer_ends_it(tmp_path: Path) -> None:
