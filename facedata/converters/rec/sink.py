@@ -93,7 +93,7 @@ class RecSink(Sink, OrderedOutput):
             raise OptionError(f"{self.root}: {len(source):,} images are more than one record set can number")
         if self.style == INSIGHTFACE:
             _check_insightface(source, self.root)
-        several = source.may_have_values and further_values(source) is not None
+        several = self.style == PLAIN and source.may_have_values and further_values(source) is not None
         return replace(self, names=source.class_names(), several=several), None
 
     def owns(self, name: str) -> bool:

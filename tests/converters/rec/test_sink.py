@@ -39,6 +39,10 @@ def pack(folder: Path, source: Any, *, shards: int = 3, job: Any = None, **optio
     return run_conversion(conversion, JobOptions(**job))
 
 
+class WithValues(MemorySource):
+    may_have_values = True
+
+
 def samples_of(labels: Sequence[int], size: int = 40) -> list[Sample]:
     return [
         Sample(f"id_{label}/{n}.jpg", label, jpeg(random.Random(n).randbytes(size + n % 7)))
@@ -93,17 +97,13 @@ def test_label_values_are_kept_and_a_label_array_is_written_if_asked_for(tmp_pat
 
     items = [sample._replace(image=sample.image + MAGIC_BYTES * 3) for sample in samples_of([0, 1, *[2] * 20])]
     aged = [item._replace(values=(float(n), 0.5) if n else (0.0,)) for n, item in enumerate(items)]
-    source = MemorySource(aged)
-    source.may_have_values = True
-    assert values(tmp_path / "aged", source) == [item.values for item in aged]
+    assert values(tmp_path / "aged", WithValues(aged)) == [item.values for item in aged]
     again = values(tmp_path / "again", open_record_set(tmp_path / "aged"), label_array=True)
     assert again == [item.values for item in aged]
     # the first record of a plain set must not look like the meta record of the other style
     first = [None] if style == PLAIN else [(0.0,)]
     assert values(tmp_path / "arrays", MemorySource(items), label_array=True) == [*first, *[(0.0,)] * 21]
-    assert (
-        values(tmp_path / "moved", open_record_set(tmp_path / "arrays")[1:])[0] in first
-    )
+    assert values(tmp_path / "moved", open_record_set(tmp_path / "arrays")[1:])[0] in first
 
 
 def test_dropped_label_values_are_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
