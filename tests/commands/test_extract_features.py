@@ -52,6 +52,23 @@ def test_options_reach_the_network(inline_facedata: Facedata, work: Work) -> Non
 
 
 @pytest.mark.usefixtures("tried_here")
+def test_photos_without_labels_become_a_folder_for_each_cluster(inline_facedata: Facedata, work: Work) -> None:
+    photos = work.root / "photos"
+    photos.mkdir()
+    for number, key in enumerate(work.images.keys):
+        (work.images.folder / key).rename(photos / f"{number}.png")
+    ran = inline_facedata("extract-features", "photos", *COMMAND[2:], "data")
+    assert (ran.status, (work.root / "data/labels/a.meta").read_text()) == (0, "-1\n" * 30)
+    assert "photos: 30 images, no class folders: unlabelled" in ran.stderr
+    (work.root / "clusters.meta").write_text("".join(f"{number % 3 - 1}\n" for number in range(30)))
+    ran = inline_facedata("convert", "photos", "folder:clusters", "--labels-from", "clusters.meta")
+    assert (ran.status, len(list((work.root / "clusters" / "id_1").iterdir()))) == (0, 10)
+    assert sorted(path.name for path in (work.root / "clusters").glob("[!.]*")) == ["id_0", "id_1", "unlabelled"]
+    ran = inline_facedata("extract-features", "photos", *COMMAND[2:], "more", "--labels-from", "clusters.meta")
+    assert (work.root / "more/labels/a.meta").read_text() == (work.root / "clusters.meta").read_text()
+
+
+@pytest.mark.usefixtures("tried_here")
 def test_failures_are_counted_and_the_status_is_1(inline_facedata: Facedata, work: Work) -> None:
     (work.images.folder / work.images.keys[2]).write_bytes(b"no image")
     ran = inline_facedata(*COMMAND, "data")

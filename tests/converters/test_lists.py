@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import os
 import pickle
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support import jpeg
 
+from facedata.converters.convert import ConversionOptions, convert_dataset
 from facedata.converters.lists import ListSource
 from facedata.dataset import open_dataset
-from facedata.errors import EmptyDatasetError, FormatError, InputNotFoundError, SampleError
+from facedata.errors import EmptyDatasetError, FormatError, InputNotFoundError, OptionError, SampleError
 
 
 @pytest.fixture
@@ -115,3 +117,25 @@ def test_a_list_that_changes_while_it_is_read_is_noticed(images: Path, tmp_path:
     write(path, "a/1.jpg 20\nb/2.jpg 11\n")
     with pytest.raises(FormatError, match="changed while it was being read"):
         list(source)
+
+
+@pytest.mark.parametrize("labels", [(" 3", " 0"), ("", ""), (" 3", " -1")], ids=["labelled", "unlabelled", "some"])
+def test_a_list_that_was_written_is_read(images: Path, tmp_path: Path, labels: tuple[str, str]) -> None:
+    path = write(tmp_path / "in.txt", f"b/2.jpg{labels[0]}\na/1.jpg{labels[1]}\n")
+    convert_dataset([f"list:{path}@{images}"], f"list:{tmp_path}/out.txt@{tmp_path}/out")
+    again = open_dataset(f"list:{tmp_path}/out.txt@{tmp_path}/out")
+    assert [(sample.label, sample.image) for sample in again] == [
+        (int(label or -1), jpeg(f"root/{name}")) for label, name in zip(labels, ("b/2.jpg", "a/1.jpg"), strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("label", "refused"), [(" 0", True), ("", False)], ids=["labelled", "unlabelled"])
+def test_a_path_with_a_space_is_written_only_without_a_label(
+    images: Path, tmp_path: Path, label: str, refused: bool
+) -> None:
+    (images / "a" / "x y.jpg").write_bytes(jpeg("x y"))
+    path = write(tmp_path / "in.txt", f"a/x y.jpg{label}\n")
+    options = ConversionOptions(writing={"layout": "source"})
+    with pytest.raises(OptionError, match=r"'a/x y.jpg' has a space") if refused else nullcontext():
+        convert_dataset([f"list:{path}@{images}"], f"list:{tmp_path}/out.txt@{tmp_path}/out", options)
+    assert (tmp_path / "out.txt").exists() is not refused
