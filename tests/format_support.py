@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import faulthandler
+import os
 import pickle
-from collections.abc import Iterable
+import signal
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +18,7 @@ from support import MemorySource, jpeg
 
 from facedata.converters.convert import plan_conversion, run_conversion
 from facedata.dataset import Sample, Source, create_dataset
+from facedata.errors import SampleError
 from facedata.jobs.job import JobOptions, JobSummary
 
 HERE = JobOptions(workers=1, executor_factory=ThreadPoolExecutor)
@@ -22,6 +28,34 @@ HERE = JobOptions(workers=1, executor_factory=ThreadPoolExecutor)
 def numbered(count: int, size: int = 100) -> MemorySource:
     """Images of so many bytes, whose keys count from 0; four of each label."""
     return MemorySource([Sample(str(n), n // 4, jpeg(n).ljust(size, b".")) for n in range(count)])
+
+
+@dataclass(frozen=True)
+class DeadlySource(MemorySource):
+    """Ends the worker that reads some of its samples: always, or so many times in all."""
+
+    deadly: tuple[str, ...] = ()
+    signal: int = signal.SIGSEGV
+    notes: Path | None = None
+    times: int = 0
+    parent: int = os.getpid()
+
+    def read(self) -> Iterator[Sample | SampleError]:
+        for item in self.items:
+            if item.key in self.deadly and os.getpid() != self.parent and self._kills():
+                faulthandler.disable()
+                os.kill(os.getpid(), self.signal)
+            yield item
+
+    def keys(self) -> Iterator[str]:
+        return (item.key for item in self.items)
+
+    def _kills(self) -> bool:
+        if self.notes is None:
+            return True
+        before = len(list(self.notes.iterdir()))
+        (self.notes / str(before)).touch()
+        return before < self.times
 
 
 def convert(source: Source, target: str, job: JobOptions = HERE, **options: Any) -> JobSummary:

@@ -285,7 +285,7 @@ def _publish(
         journal.write_failures(plan)
         allowed = options.failures_allowed(plan)
         if allowed is not None and state.failures > allowed:
-            failed = _summary(plan, journal, state, output, options, meter, None).failures_in_words("sample")
+            failed = _summary(plan, journal, state, output, options, meter, None).failures_in_words("image")
             raise TooManyFailuresError(
                 f"stopped: {failed}; see {os.path.join(output.root, FAILURES)}. --max-failures allows {allowed:,}; the "
                 "same command with a larger number resumes"

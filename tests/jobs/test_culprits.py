@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import faulthandler
 import json
-import os
 import signal
-from collections.abc import Iterator
-from dataclasses import dataclass
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from format_support import numbered
+from align_support import decoded, draw_photos, norm_crop, write_csv, write_photos
+from format_support import DeadlySource, numbered
 from support import MemorySource, tree
 
 from facedata.converters.convert import plan_conversion, run_conversion
@@ -23,39 +23,11 @@ SAMPLES = 24
 WORDS = "crashed its worker (SIGSEGV), twice and by itself"
 
 
-@dataclass(frozen=True)
-class DeadlySource(MemorySource):
-    """Ends the worker that reads some of its samples: always, or so many times in all."""
-
-    deadly: tuple[str, ...] = ()
-    signal: int = signal.SIGSEGV
-    notes: Path | None = None
-    times: int = 0
-    parent: int = os.getpid()
-
-    def read(self) -> Iterator[Sample | SampleError]:
-        for item in self.items:
-            if item.key in self.deadly and os.getpid() != self.parent and self._kills():
-                faulthandler.disable()
-                os.kill(os.getpid(), self.signal)
-            yield item
-
-    def keys(self) -> Iterator[str]:
-        return (item.key for item in self.items)
-
-    def _kills(self) -> bool:
-        if self.notes is None:
-            return True
-        before = len(list(self.notes.iterdir()))
-        (self.notes / str(before)).touch()
-        return before < self.times
-
-
 def convert(source: MemorySource, target: str, job: JobOptions | None = None) -> JobSummary:
     cut = {"shard_samples": 8} if target.startswith(("webdataset", "parquet")) else {}
     style = {"style": "plain"} if target.startswith("rec") else {}
     sink = create_dataset(target, **cut, **style)
-    ends = None if cut else (8, 16, SAMPLES)
+    ends = None if cut else (*range(8, len(source), 8), len(source))
     return run_conversion(plan_conversion("test", source, sink, ends=ends), job or JobOptions(2))
 
 
@@ -84,11 +56,37 @@ def test_a_worker_that_is_killed_while_others_take_the_memory_blames_no_sample(t
 
 
 def test_a_job_in_which_every_sample_crashes_stops_and_resumes(tmp_path: Path) -> None:
-    items = list(numbered(SAMPLES).read())
+    items = list(numbered(3).read())
     keys = tuple(item.key for item in items)
-    with pytest.raises(WorkerCrashError, match=r"8 samples end the process .* crashed its worker .* run the same"):
+    with pytest.raises(WorkerCrashError, match=r"3 samples end the process .* crashed its worker .* run the same"):
         convert(DeadlySource(items, deadly=keys), f"folder:{tmp_path}/out", JobOptions(1))
     assert convert(MemorySource(items), f"folder:{tmp_path}/out").good
+
+
+def test_a_crash_of_a_decoder_costs_the_photo_and_moves_no_landmarks(tmp_path: Path) -> None:
+    photos = draw_photos()[:8]
+    raw, points = write_photos(tmp_path / "raw", photos), write_csv(tmp_path / "points.csv", photos)
+    program = _CRASHING.format(bad=[photos[2].data, photos[3].data])
+    command = ["align", str(raw), "--landmarks", str(points), "-o", "out", "--format", "png", "--max-failures", "2"]
+    ran = subprocess.run([sys.executable, "-c", program, *command], cwd=tmp_path, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout.startswith("out: 6 images of 2 identities")) == (0, True)
+    assert "warning: 2 of 8 images failed: 2 crashed its worker; see out/failures.jsonl" in ran.stderr
+    for photo in photos[:2] + photos[4:]:
+        crop = decoded((tmp_path / "out" / photo.key.replace(".jpg", ".png")).read_bytes())
+        assert np.abs(crop - norm_crop(photo)).max() <= 1
+
+
+_CRASHING = """
+import os, signal, cv2
+bad, parent, decode = {bad!r}, os.getpid(), cv2.imdecode
+def crash(data, flags):
+    if os.getpid() != parent and bytes(data) in bad:
+        os.kill(os.getpid(), signal.SIGBUS)
+    return decode(data, flags)
+cv2.imdecode = crash
+from facedata.cli import main
+main()
+"""
 
 
 @pytest.mark.parametrize("target", ["folder:{}", "lmdb:{}.lmdb"])
@@ -97,9 +95,7 @@ def test_a_job_that_passes_its_bound_stops_early_and_resumes_with_a_larger_one(t
     items[:9:2] = [SampleError("memory", str(n), "not an image: 00") for n in range(0, 9, 2)]
     source, target = MemorySource(items), target.format(tmp_path / "out")
     for job in (JobOptions(1, max_failures=3), JobOptions(1, max_failures=0.1), JobOptions(1, max_failures=0)):
-        with pytest.raises(
-            TooManyFailuresError, match=r"4 of 24 samples failed: 4 not an image; see .*jsonl\. .* allo"
-        ):
+        with pytest.raises(TooManyFailuresError, match=r"4 of 24 images failed: 4 not an image; see .*jsonl\. .* allo"):
             convert(source, target, job)
     with pytest.raises(TooManyFailuresError, match="5 of 24"):
         convert(source, target, JobOptions(1, max_failures=4))

@@ -198,7 +198,7 @@ class LmdbSink(Sink, OrderedOutput):
         if not len(labels):
             raise EmptyDatasetError(
                 f"{self.path}: no image could be written, so there is no database; see "
-                f"{os.path.join(self.root, 'failures.jsonl')}"
+                f"{os.path.join(self.root, 'failures.jsonl')} or skipped.jsonl there"
             )
         gaps = int(labels[-1]) + 1 - len(labels)
         files.publish_kv()

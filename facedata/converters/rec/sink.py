@@ -131,7 +131,7 @@ class RecSink(Sink, OrderedOutput):
         path = self._path(BUILDING, "labels")
         with output_errors(self.root):
             if not os.path.exists(path) or os.path.getsize(path) == 0:
-                raise EmptyDatasetError(f"{self.root}: no image could be written; see failures.jsonl")
+                raise EmptyDatasetError(f"{self.root}: no image could be written; see failures.jsonl or skipped.jsonl")
             labels: NDArray[np.int32] = np.memmap(path, np.int32, "r")
             if os.path.exists(self._path(BUILDING, "train.rec")):  # else publishing has begun
                 complete_set(self._path(BUILDING), labels, style=self.style, listed=self.list_file, names=self.names)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from features.extraction.conftest import HEIGHT, WIDTH, Images, Net, Work, cv2, embedding_net, png, write_images
+from format_support import DeadlySource
 from support import MemorySource
 
 from facedata import errors
@@ -135,6 +136,17 @@ def test_samples_without_a_label_or_an_image_keep_their_row(work: Work, monkeypa
     assert np.isnan(found.rows).any(axis=1).tolist() == [True, False]
     failure = json.loads((work.root / "features/a.bin.facedata/failures.jsonl").read_text())
     assert (failure["key"], failure["offset"], failure["reason"]) == ("0", 77, "cut off")
+
+
+def test_an_image_that_crashes_the_model_costs_its_own_row(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = [Sample(str(row), row, png(pixels)) for row, pixels in enumerate(work.images.pixels)]
+    source = DeadlySource(items, deadly=("3", "13"))
+    monkeypatch.setattr(job_module, "open_inputs", lambda specs, options, **_: [("rec", specs[0], source)])
+    summary = work.extract(on_error="skip", batch_size=4)
+    assert (summary.causes, summary.samples) == ({"crashed its worker": 2}, 28)
+    kept = [row for row in range(30) if row not in (3, 13)]
+    np.testing.assert_array_equal(work.read().rows, work.expected(4)[kept])
+    assert work.read().labels == kept
 
 
 def test_a_key_is_one_line_and_a_single_class_is_pointed_out(work: Work, caplog: pytest.LogCaptureFixture) -> None:
