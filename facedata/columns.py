@@ -49,7 +49,9 @@ class Lines(NamedTuple):
     block: bytes
 
 
-def whole_lines(path: str | os.PathLike[str], longest: int = LONGEST_LINE) -> Iterator[Lines]:
+def whole_lines(
+    path: str | os.PathLike[str], longest: int = LONGEST_LINE, advice: str = "is this a text file?"
+) -> Iterator[Lines]:
     """Read a text file in blocks of whole lines, some MiB at a time; a last line without a newline gets one.
 
     Raises
@@ -57,7 +59,7 @@ def whole_lines(path: str | os.PathLike[str], longest: int = LONGEST_LINE) -> It
     InputError
         If the file cannot be read.
     FormatError
-        If a line is longer than `longest` bytes.
+        If a line is longer than `longest` bytes; `advice` ends the message.
     """
     path = os.fspath(path)
     first, offset, rest = 1, 0, b""
@@ -66,13 +68,12 @@ def whole_lines(path: str | os.PathLike[str], longest: int = LONGEST_LINE) -> It
             data = rest + data
             end = data.rfind(b"\n") + 1
             block, rest = data[:end], data[end:]
-            if len(rest) > longest:
-                number = first + block.count(b"\n")
-                raise FormatError(f"{path}: line {number:,} is longer than {longest:,} bytes; is this a text file?")
-            if block:
+            if block:  # a wrong line in it is named first
                 yield Lines(first, offset, block)
                 first += block.count(b"\n")
                 offset += len(block)
+            if len(rest) > longest:
+                raise FormatError(f"{path}: line {first:,} is longer than {longest:,} bytes; {advice}")
         if rest:
             yield Lines(first, offset, rest + b"\n")
 
@@ -100,7 +101,7 @@ def read_labels(path: str | os.PathLike[str]) -> Iterator[NDArray[np.int64]]:
     FormatError
         If a line is not an integer; the message names it. A blank line is an error in learn-to-cluster's reader too.
     """
-    for first, _, block in whole_lines(path, _LONGEST_NUMBER):
+    for first, _, block in whole_lines(path, _LONGEST_NUMBER, "expected an integer"):
         lines = block.count(b"\n")
         text = np.frombuffer(block, np.uint8)
         plain = bool(((text >= 48) & (text <= 57) | (text == 45) | (text == 10)).all())

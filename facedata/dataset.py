@@ -538,7 +538,11 @@ def find_format(spec: str) -> tuple[str, str]:
         from facedata.identify import identify
 
         what = identify(path)
-        raise FormatError(f"{path}: is not a dataset that facedata knows" + (f": it is {what}" if what else ""))
+        readable = ", ".join(known.name for known in formats if known.open_source is not None)
+        way_out = f"to see what is wrong, name its format: FORMAT:{path}, one of {readable}"
+        raise FormatError(
+            f"{path}: is not a dataset that facedata knows{f': it is {what}' if what else f'; {way_out}'}"
+        )
     raise FormatError(f"{path}: it could be any of: {', '.join(fitting)}; name the format: {fitting[0]}:{path}")
 
 

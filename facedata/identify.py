@@ -21,6 +21,7 @@ _HEAD = 1 << 13
 _ENTRIES = 256
 _EXTRACT = "unpack it first: facedata extract {path} --output FOLDER"
 _FEATURES = "facedata pack-features {path} takes it"
+_RECORDS = "name the .rec beside it, or their folder, as rec:FOLDER"
 
 
 _POINTER = (saved_instead(LFS_POINTER) or "").partition(";")[0]
@@ -128,7 +129,8 @@ def identify_bytes(head: bytes, name: str = "", size: int | None = None) -> Iden
 
 
 _LINES: tuple[tuple[str, str, str], ...] = (
-    (r"\d+\t\d+", "the index of a record file", "name the .rec beside it, or their folder"),
+    (r"\d+\t\d+", "the index of a record file", _RECORDS),
+    (r"\d+,\d+,\d+", "the property file of a record set", _RECORDS),
     (r"-?\d+", "a file of labels, one a line", "give it with --labels-from"),
     (r"\S+ \S+\.[A-Za-z]{3,4} [01]", "a list of pairs", ""),
     (r"[^\t]+(\t[^\t]+)*\t[A-Za-z0-9+/=]{200,}", "a TSV of MS-Celeb-1M with images in base64", ""),

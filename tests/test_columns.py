@@ -59,7 +59,9 @@ def test_a_line_that_is_wrong_is_named(tmp_path: Path, text: str, message: str) 
         read_label_lines(path)
 
 
-@pytest.mark.parametrize("text", ["1\n\n2\n", "1\n2 3\n", "1\nx\n", "1\n1.5\n", "1\n" + "9" * 30 + "\n"])
+@pytest.mark.parametrize(
+    "text", ["1\n\n2\n", "1\n2 3\n", "1\nx\n", "1\n1.5\n", "1\n" + "9" * 30 + "\n", "1\nx\n" + "y" * 9_000_000]
+)
 def test_a_label_file_names_the_line_that_is_not_an_integer(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.meta"
     path.write_text(text)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +11,7 @@ from support import RecordSetMaker, jpeg, raised_without_root
 from facedata.converters.convert import convert_dataset
 from facedata.converters.rec.source import RecSource
 from facedata.dataset import FORMATS, Format, Sample, create_dataset, find_format, open_dataset, split_spec
-from facedata.errors import InputNotFoundError, OptionError
+from facedata.errors import FormatError, InputNotFoundError, OptionError
 
 MakeSet = Callable[..., RecordSetMaker]
 
@@ -38,6 +39,14 @@ def test_a_path_that_may_not_be_read_is_said_by_name() -> None:
         Path(folder).chmod(0o755)
         message = raised_without_root(lambda: open_dataset(f"{folder}/set"))
     assert message == f"InputPermissionError: {folder}/set: no permission to read it; check its mode and owner"
+
+
+def test_a_damaged_record_set_is_not_called_another_kind_of_file(record_set: MakeSet) -> None:
+    folder = Path(record_set().plain([0, 3]))
+    (folder / "property").write_text("2,112,112\n")
+    os.truncate(folder / "train.rec", 70)
+    with pytest.raises(FormatError, match=r"is incomplete: .* index-rec --overwrite$"):
+        open_dataset(str(folder))
 
 
 def test_a_format_is_one_module_and_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,9 +147,10 @@ def _centre(landmarks: Floats) -> _Centred:
 def _checked_shapes(landmarks: NDArray[Any], template: NDArray[Any]) -> tuple[Floats, Floats]:
     points, targets = np.asarray(landmarks, np.float64), np.asarray(template, np.float64)
     targets = targets[None] if targets.ndim == 2 else targets
-    for name, array in (("landmarks", points), ("template", targets)):
-        if array.ndim != 3 or array.shape[1:] != (5, 2) or (array is targets and not len(targets)):
-            raise OptionError(f"{name}: expected shape (N, 5, 2), found {array.shape}")
+    if points.ndim != 3 or points.shape[1:] != (5, 2):
+        raise OptionError(f"landmarks: expected shape (N, 5, 2), found {points.shape}")
+    if targets.ndim != 3 or targets.shape[1:] != (5, 2) or not len(targets):
+        raise OptionError(f"template: expected shape (5, 2) or (T, 5, 2), found {np.shape(template)}")
     return points, targets
 
 

@@ -83,12 +83,13 @@ def read_records(root: Path) -> dict[str, dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: is not a record of downloads: {error}; move it away") from error
     sets: Any = whole.get("sets") if isinstance(whole, dict) else None
-    records = sets.values() if isinstance(sets, dict) else [None]
-    for record in records:
+    if not isinstance(sets, dict):
+        raise FormatError(f"{path}: is not a record of downloads: it has no 'sets'; move it away")
+    for name, record in sets.items():
         tables = (record.get("downloads", {}), record.get("files", {})) if isinstance(record, dict) else (None,)
         if not all(isinstance(table, dict) for table in tables):
-            raise FormatError(f"{path}: is not a record of downloads: its 'sets' are invalid; move it away")
-    return dict(sets)
+            raise FormatError(f"{path}: is not a record of downloads: its record of {name!a} is invalid; move it away")
+    return sets
 
 
 def recorded_digest(record: Mapping[str, Any], name: str) -> Digest | None:

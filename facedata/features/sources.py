@@ -234,7 +234,7 @@ class NumbersInText(FeatureSource):
 
 def _blocks_of_lines(path: str) -> Iterator[tuple[int, list[str]]]:
     """The lines of a file, some MiB at a time: the number of the first, and the lines without their ends."""
-    for first, offset, block in whole_lines(path, _LONGEST_LINE):
+    for first, offset, block in whole_lines(path, _LONGEST_LINE, "expected a row of numbers"):
         text = block.removeprefix(_BYTE_ORDER_MARK) if offset == 0 else block
         yield first, text.replace(b"\r\n", b"\n").removesuffix(b"\n").decode("latin-1").split("\n")
 

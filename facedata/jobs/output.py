@@ -339,6 +339,8 @@ def make_folders(*folders: StrPath) -> None:
     """Make folders and their parents; raises `OutputError` if that is not possible."""
     for folder in folders:
         with output_errors(folder):
+            if os.path.lexists(folder) and not os.path.isdir(folder):
+                raise OutputExistsError(f"{os.fspath(folder)}: exists and is not a folder; choose another output")
             os.makedirs(folder, exist_ok=True)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from align_support import similarity
@@ -79,11 +81,11 @@ def test_a_transform_does_not_depend_on_the_other_faces() -> None:
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("landmarks", (5, 2)), ("landmarks", (1, 5, 3)), ("template", (0, 5, 2)), ("template", (2, 68, 2))],
+    [("landmarks", (5, 2)), ("landmarks", (1, 5, 3)), ("template", (0, 5, 2)), ("template", (4, 2))],
 )
 def test_other_shapes_are_refused(name: str, shape: tuple[int, ...]) -> None:
     arguments = {"landmarks": faces(1), "template": ARCFACE, name: np.zeros(shape)}
-    with pytest.raises(OptionError, match=f"{name}: expected shape"):
+    with pytest.raises(OptionError, match=rf"{name}: expected shape .*5, 2\), found {re.escape(str(shape))}"):
         similarity_transforms(**arguments)
 
 

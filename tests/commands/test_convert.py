@@ -196,7 +196,7 @@ def test_a_dry_run_writes_nothing(record_set: MakeSet, inline_facedata: Facedata
         ("convert a rec:p --shard 1/2", 2, "cannot be divided with --shard"),
         ("convert nowhere folder:out", 1, "nowhere: no such file or folder"),
         ("convert rec:nowhere folder:out", 1, "nowhere: no such file or folder"),
-        ("convert empty folder:out", 1, "empty: is not a dataset that facedata knows"),
+        ("convert empty folder:out", 1, "to see what is wrong, name its format: FORMAT:empty, one of rec, folder,"),
         ("convert precious folder:out", 1, "is not a dataset that facedata knows: it is a text file that begins 'prec"),
         ("convert a folder:a/out", 1, "the output lies in the input a"),
         ("build-lmdb a --output mine.lmdb", 1, "is not empty (it holds 'precious'), and no facedata job wrote it"),

@@ -164,7 +164,7 @@ def test_labels_are_counted(text: str) -> None:
     [
         (b"1\n\n2\n", "line 2 is blank, expected an integer"),
         (b"1\nbanana\xff\n", r"line 2 is 'banana\\xff'"),
-        (b"9" * 20_000_000, "line 1 is longer than 64 bytes"),
+        (b"9" * 20_000_000, "line 1 is longer than 64 bytes; expected an integer"),
     ],
 )
 def test_a_line_that_is_no_number_is_named(text: bytes, reason: str) -> None:

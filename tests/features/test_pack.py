@@ -154,7 +154,7 @@ def test_nothing_is_overwritten_without_the_option(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"labels/a.meta": before["labels/a.meta"]}
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "features").write_bytes(b"")
-    with pytest.raises(errors.OutputError, match="features: cannot be written: File exists"):
+    with pytest.raises(errors.OutputError, match="features: exists and is not a folder"):
         pack(tmp_path / "b", some_rows())
     (tmp_path / "c" / "features" / "a.bin").mkdir(parents=True)
     with pytest.raises(errors.OutputExistsError, match="is a folder"):

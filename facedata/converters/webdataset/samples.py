@@ -25,6 +25,7 @@ from facedata.errors import EmptyDatasetError, FormatError, InputError, SampleEr
 from facedata.files import open_regular, read_exactly
 from facedata.images import IMAGE_EXTENSIONS, LARGEST_IMAGE
 from facedata.tar_format import BLOCK, END, FILE, FOLDER, SPARSE, Heading, padded, read_heading
+from facedata.text import counted
 
 __all__ = [
     "NO_LABEL",
@@ -292,7 +293,9 @@ def scan_tars(paths: Sequence[str]) -> Scan:
             start += reader.size
     if not rows:
         extensions = ", ".join(sorted(extension.decode() for extension in IMAGES))
-        found = f"; {without_image} samples have none, the first is {first_without_image}" if without_image else ""
+        found = ""
+        if without_image:
+            found = f"; {counted(without_image, 'sample')} without one, the first is {first_without_image}"
         raise EmptyDatasetError(f"{paths[0]}: there is no sample with an image ({extensions}){found}")
     split = next((key for number, key in unlabelled.items() if number in apart), None)
     if split is not None:

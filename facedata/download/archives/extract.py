@@ -117,7 +117,7 @@ def extract_archive(
     if before is not None and not staging.folder.exists():
         return before
     lock = folder / f"{OWN_PREFIX}-lock"
-    with output_errors(lock):
+    with output_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = open_locked(lock)
     try:

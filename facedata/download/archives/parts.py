@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from facedata.errors import ArchiveError, InputNotFoundError, OptionError, input_error
+from facedata.errors import ArchiveError, InputError, InputNotFoundError, OptionError, input_error
 from facedata.files import opened_regular
 from facedata.tar_format import BLOCK
 from facedata.text import listed, web_page_title
@@ -122,6 +123,8 @@ def group_archives(paths: Sequence[str | os.PathLike[str]], *, expected: Sequenc
     files: dict[tuple[int, int], Path] = {}
     for path in map(Path, paths):
         status = _status(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise InputError(f"{path}: is a folder; give the files of an archive")
         with opened_regular(path):
             before = files.setdefault((status.st_dev, status.st_ino), path)
         if before is not path:

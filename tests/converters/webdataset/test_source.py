@@ -111,7 +111,7 @@ def test_samples_are_those_of_the_webdataset_library(names: list[tuple[str, str]
 
 def test_a_folder_without_an_image_says_what_was_found(tmp_path: Path) -> None:
     write_tar(tmp_path / "x.tar", {"a.cls": b"1", "b.txt": b""})
-    with pytest.raises(EmptyDatasetError, match=r"no sample with an image \(avif, bin, .*\); 2 samples have none"):
+    with pytest.raises(EmptyDatasetError, match=r"no sample with an image \(avif, bin, .*\); 2 samples without one"):
         open_source(str(tmp_path))
     write_tar(tmp_path / "x.tar", {})
     with pytest.raises(EmptyDatasetError, match=r"there is no sample with an image \([a-z0-9, ]+\)$"):

@@ -124,7 +124,7 @@ def test_files_that_cannot_be_parts_are_named(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="g_01: is a web page"):
         group_archives(paths)
     os.mkfifo(tmp_path / "a.tar")
-    cases = {"a.tar": "is a named pipe", ".": "is a folder", "none.zip": "no such file"}
+    cases = {"a.tar": "is a named pipe", ".": "is a folder; give the files of an archive", "none.zip": "no such file"}
     for name, message in cases.items():
         with pytest.raises(InputError, match=message):
             group_archives([tmp_path / name])
