@@ -27,39 +27,6 @@ _NPY = b"\x93NUMPY"
 _log = logging.getLogger(__name__)
 
 
-class _ConstantSource(WrappedSource):
-    """A source whose samples all have the same label."""
-
-    def __init__(self, source: Source, label: int) -> None:
-        super().__init__(source)
-        self._label = label
-        self._labelled = label != UNLABELLED
-
-    @property
-    def labelled(self) -> bool:  # type: ignore[override]
-        return self._labelled
-
-    def sliced(self, part: slice) -> _ConstantSource:
-        return _ConstantSource(self._source[part], self._label)
-
-    def take(self, positions: NDArray[np.int64]) -> _ConstantSource:
-        return _ConstantSource(self._source.take(positions), self._label)
-
-    def read(self) -> Iterator[Sample | SampleError]:
-        for item in self._source.read():
-            yield item if isinstance(item, SampleError) else item._replace(label=self._label)
-
-    def label_blocks(self) -> Iterator[NDArray[np.int64]]:
-        for begin in range(0, len(self), _BLOCK):
-            yield np.full(min(_BLOCK, len(self) - begin), self._label, np.int64)
-
-    def class_names(self) -> Mapping[int, str] | None:
-        return None
-
-    def declared_classes(self) -> int | None:
-        return self._label + 1
-
-
 class _AssignedSource(WrappedSource):
     """A source whose samples have the labels of an array, shape (N,), int32; `facts` identify the file."""
 
@@ -106,7 +73,7 @@ class _AssignedSource(WrappedSource):
 
 def constant_labels(source: Source, label: int) -> Source:
     """The source with the same label for all samples; -1 for none."""
-    return _ConstantSource(source, label)
+    return _AssignedSource(source, np.broadcast_to(np.int32(label), len(source)), {"all": label})
 
 
 def labels_from(source: Source, path: str) -> Source:

@@ -19,6 +19,7 @@ import os
 import re
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,6 +47,7 @@ _NOT_LETTERS = re.compile(r"[\W_]+")
 _DRIVE = re.compile(r"[A-Za-z]:/")
 _PLAIN = re.compile(rb"[^ \t\r\n\\,;]+ \d{1,10}\r?\n?")
 _MISFITS = (ValueError, IndexError, KeyError, TypeError, AttributeError, csv.Error, RecursionError)
+_LEAVES_FOLDER = re.compile(rb"^(?:/|(?:[^\n]*/)?\.\.(?:/| \d))", re.MULTILINE)
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _CUB_LABELS, _CUB_CLASSES, _CUB_IMAGES = "image_class_labels.txt", "classes.txt", "images"
@@ -122,12 +124,18 @@ class Dialect:
         if self.separator == "json":
             return json.loads(text)
         if self.separator != " ":
-            if '"' not in text:
-                return text.split(self.separator)
-            return next(csv.reader([text], delimiter=self.separator, skipinitialspace=True))
+            return _fields(text, self.separator)
         path, label = self.path, self.label
         last = isinstance(path, int) and isinstance(label, int) and path > label
         return text.split(None, int(path) if last else -1)  # the path may hold spaces if it is the last column
+
+
+def _fields(text: str, separator: str) -> list[str]:
+    if separator == " ":
+        return text.split()
+    if '"' not in text:
+        return text.split(separator)
+    return next(csv.reader([text], delimiter=separator, skipinitialspace=True))
 
 
 def _word(value: object) -> str | None:
@@ -180,10 +188,10 @@ def read_list(
         raise EmptyDatasetError(f"{path}: is empty; {_EXPECTED}")
     there = not images or _exists(folder, os.fsdecode(lines[0].partition(b" ")[0]))
     if there and all(map(_PLAIN.fullmatch, lines)) and not lines[0].startswith((b"/", b"./")):
-        try:
-            return read_label_lines(path), folder
-        except FormatError:  # another form further down: the slow way reads it, or names the line
-            pass
+        with suppress(FormatError):  # another form further down: the slow way reads it, or names the line
+            plain = read_label_lines(path)
+            if not any(map(_LEAVES_FOLDER.search, (lines.block for lines in whole_lines(path)))):
+                return plain, folder
     dialect = _recognise(lines, path, images=images)
     if dialect is None:
         raise _not_a_list(lines, path)
@@ -216,6 +224,8 @@ def _first_lines(path: str) -> list[bytes]:
     if head.startswith(_UTF16):
         raise FormatError(f"{path}: is in UTF-16; write it in UTF-8: iconv -f UTF-16 -t UTF-8 '{path}' > list.txt")
     lines = head.removeprefix(_BOM).split(b"\n")
+    if len(lines[0]) > LONGEST_LINE:
+        raise FormatError(f"{path}: line 1 is longer than {LONGEST_LINE:,} bytes; is this a text file?")
     whole = lines if len(head) < _HEAD else lines[:-1]
     return [line.rstrip(b"\r") for line in whole[:_FIRST] if line.strip()]
 
@@ -266,10 +276,10 @@ def _candidates(texts: Sequence[str], path: str) -> list[Dialect]:
             return []
     counted = len(texts) > 1 and first.strip().isdigit()  # the number of lines, above a header
     for separator in (",", ";", "\t", " "):
-        header = texts[1] if counted else first
-        columns = header.split() if separator == " " else next(csv.reader([header], delimiter=separator), [])
-        if len(columns) > 1 and (found := _named(columns, separator, 1 + counted)):
-            return found
+        with suppress(csv.Error):
+            columns = _fields(texts[counted], separator)
+            if len(columns) > 1 and (found := _named(columns, separator, 1 + counted)):
+                return found
     if _plain_name(first) in _PATHS:
         return [Dialect(first=1, columns="paths alone, after a header")]
     tabs = first.split("\t")
@@ -417,6 +427,8 @@ def _read(path: str, dialect: Dialect, cub: tuple[dict[str, str], dict[int, str]
         labels, class_names = [order[word] for word in words], {place: word for word, place in order.items()} or None
     if cub is not None:
         class_names = cub[1] or None
+    if dialect.columns and 1 < len(words) == len(starts):
+        _log.warning("%s: every image has a label of its own; are these the labels? %s", path, dialect.columns)
     table = np.array([*labels, UNLABELLED], np.int32)  # the last is that of the code -1
     numbers = table[np.frombuffer(codes, np.int32)]
     classes = int(numbers.max(initial=-1)) + 1

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -24,7 +23,7 @@ from numpy.typing import NDArray
 from facedata.columns import LabelLines
 from facedata.converters.image_files import LIST_ENDINGS, ImageFileSource
 from facedata.dataset import Format
-from facedata.errors import FormatError, InputError, InputNotFoundError, OptionError, input_error
+from facedata.errors import FormatError, InputError, InputNotFoundError, OptionError
 from facedata.files import file_identity
 from facedata.text import counted
 
@@ -37,7 +36,6 @@ _LINES = 1 << 16
 _BLOCK = 1 << 22
 _SAMPLED = 16
 _FOLDERS_ABOVE, _FOLDERS_TO_TRY = 3, 256
-_LEAVES_ROOT = re.compile(rb"^(?:/|(?:[^\n]*/)?\.\.(?:/| \d))", re.MULTILINE)
 STDIN = "-"
 """The path of a list that is read from stdin."""
 
@@ -141,8 +139,6 @@ def _open(path: str, root: str | None, base: str | None = None) -> ListSource:
     from facedata.converters.list_files import read_list
 
     lines, root = read_list(path, root, base)
-    if lines.cut is None:
-        _refuse_paths_outside(path)
     source = ListSource(root, lines, {})
     sampled = list(source.sampled(_SAMPLED).keys())
     if not any(os.path.lexists(os.path.join(root, key)) for key in sampled if "\0" not in key):
@@ -186,27 +182,6 @@ def _remove(path: str, process: int) -> None:
     if os.getpid() == process:
         with suppress(FileNotFoundError):
             os.unlink(path)
-
-
-def _refuse_paths_outside(path: str) -> None:
-    """Raise if a path in the list is absolute or has the part ``..``."""
-    number, rest = 1, b""
-    try:
-        with open(path, "rb") as file:
-            while block := rest + file.read(_BLOCK):
-                end = block.rfind(b"\n") + 1 or len(block)
-                rest, block = block[end:], block[:end]
-                suspicious = b".." in block or b"\n/" in block or block[:1] == b"/"  # much faster than the exact test
-                if suspicious and (match := _LEAVES_ROOT.search(block)):
-                    number += block.count(b"\n", 0, match.start())
-                    line = block[match.start() :].partition(b"\n")[0][:80].decode(errors="replace")
-                    raise FormatError(
-                        f"{path}: line {number}: the path leaves the folder that it starts from: {line!r}; expected "
-                        "relative paths without '..'"
-                    )
-                number += block.count(b"\n")
-    except OSError as error:
-        raise input_error(error, path) from error
 
 
 def recognises(path: str) -> bool:
