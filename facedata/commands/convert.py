@@ -227,6 +227,8 @@ def report_failures(summary: JobSummary, note: str = "") -> int:
     log = f"; see {os.path.join(summary.output, 'failures.jsonl')}" if kept else ""
     if summary.failures:
         click.echo(f"facedata: {level}: {summary.failures_in_words('image', note)}{log}", err=True)
+    if summary.finished and summary.skipped and not summary.samples:
+        click.echo("facedata: warning: the output is empty: no image has a face that is wanted", err=True)
     if summary.failed_shards:
         shards = counted(summary.failed_shards, "shard")
         click.echo(f"facedata: error: {shards} failed; the same command tries again{log}", err=True)

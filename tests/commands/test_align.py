@@ -72,6 +72,7 @@ def test_a_dry_run_writes_nothing_and_json_is_one_object(align: Facedata, tmp_pa
     (tmp_path / "out/skipped.jsonl").unlink()
     assert skipped in align("--min-size", "110").stdout
     assert (tmp_path / "out/skipped.jsonl").exists()
+    assert "warning: the output is empty: no image has" in align("--min-size", "999", "--overwrite").stderr
     assert align("--overwrite").status == 0
     assert not (tmp_path / "out/skipped.jsonl").exists()
 
