@@ -59,6 +59,7 @@ TARGET = options.together(
     options.SHARD_SAMPLES,
     options.STYLE,
     options.LABEL_ARRAY,
+    options.LIST_SEPARATOR,
     options.DATUM,
     options.KEYS,
     options.KV,

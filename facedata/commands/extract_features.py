@@ -112,6 +112,7 @@ PIXELS = options.together(
     help="If images fail: publish nothing and keep what is done; leave out row, label and key; or write rows of NaN.",
 )
 @click.option("--unlabeled", is_flag=True, help="Write -1 for each label.")
+@options.LABELS_NPY
 @options.LABELS
 @options.SALVAGE
 @options.REBUILD_INDEX
@@ -161,7 +162,7 @@ def command(source: str, output: str, **given: Any) -> int:
     chosen = ExtractionOptions(
         model=model,
         preprocessing=Preprocessing(given["mean"], given["scale"], given["color"], given["resize"]),
-        **{name: given[name] for name in ("flip", "normalize", "on_error", "unlabeled", "limit")},
+        **{name: given[name] for name in ("flip", "normalize", "on_error", "unlabeled", "labels_npy", "limit")},
         labels=LabelOptions(given["labels"], given["label"], given["labels_from"]),
         opening={name: True for name in ("salvage", "rebuild_index") if given[name]},
         command_line=options.command_line(),

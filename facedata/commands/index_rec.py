@@ -22,7 +22,8 @@ from facedata.text import counted
 def command(path: str, salvage: bool, overwrite: bool, dry_run: bool, as_json: bool, quiet: bool) -> int:
     """Write the index of a record file beside it. PATH is the file, or the folder of its set.
 
-    The file is read once, from the first record to the last. An existing index is replaced only with --overwrite.
+    The file is read once, from the first record to the last. An index that lists the same records is left as it is;
+    another one is replaced only with --overwrite.
 
     \b
     Example:
@@ -36,7 +37,7 @@ def command(path: str, salvage: bool, overwrite: bool, dry_run: bool, as_json: b
     if as_json:
         options.print_json({"dry_run": dry_run, **asdict(summary)})
     else:
-        verb = "would have" if dry_run else "has"
+        verb = "is up to date:" if summary.up_to_date else "would have" if dry_run else "has"
         click.echo(f"{summary.index}: {verb} {counted(summary.records, 'line')}")
         if summary.damaged:
             click.echo(f"  skipped {counted(summary.damaged, 'damaged place')}")

@@ -35,11 +35,13 @@ __all__ = [
     "KEYS",
     "KV",
     "LABELS",
+    "LABELS_NPY",
     "LABEL_ARRAY",
     "LANDMARK_COLUMN",
     "LAYOUT",
     "LIMIT",
     "LIST",
+    "LIST_SEPARATOR",
     "MAX_FAILURES",
     "MAX_IMAGES",
     "MIN_IMAGES",
@@ -237,10 +239,18 @@ STYLE = click.option(
     help="With meta and identity records, grouped by label; or only images, as im2rec writes and NVIDIA "
     "DALI reads them.  [default: insightface]",
 )
+LABELS_NPY = click.option(
+    "--labels-npy", is_flag=True, help="Also write the labels as labels/NAME.npy, as GCN-clustering reads them."
+)
 LABEL_ARRAY = click.option(
     "--label-array",
     is_flag=True,
     help="Write each label as the array [label, 0], which the scripts of Glint360K and OneFlow need.",
+)
+LIST_SEPARATOR = click.option(
+    "--list-separator",
+    type=click.Choice(["space", "tab"]),
+    help="Between path and label in a list; InsightFace's Paddle reader needs tab.  [default: space]",
 )
 LIST = click.option("--list", "list_file", is_flag=True, help="Also write train.lst, as im2rec does.")
 SHUFFLE = click.option("--shuffle", is_flag=True, help="Write the samples in a random order, set by --seed.")

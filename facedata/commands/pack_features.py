@@ -31,6 +31,7 @@ _FILES = (".npy", ".bin")
     "lines, a folder of class folders, or any dataset as FORMAT:PATH.",
 )
 @click.option("--unlabeled", is_flag=True, help="No labels are known: write a .meta with -1 for every row.")
+@options.LABELS_NPY
 @click.option("--no-meta", is_flag=True, help="Write no .meta.")
 @options.DIM
 @click.option(
@@ -89,7 +90,14 @@ def command(
     opened = no_labels if labels is None else open_labels(labels)  # a folder takes its time: not under the signals
     with show_bytes("packed", quiet=quiet or dry_run) as observer, stop_on_signals() as stop:
         chosen = PackOptions(
-            given["allow_zero"], given["allow_nan"], given["limit"], given["overwrite"], dry_run, observer, stop
+            given["allow_zero"],
+            given["allow_nan"],
+            given["limit"],
+            given["overwrite"],
+            dry_run,
+            observer,
+            stop,
+            given["labels_npy"],
         )
         if name is None:
             packed = save_features(source, output, chosen)
@@ -112,6 +120,8 @@ def command(
 
 def _refuse_contradictions(output: str, name: str | None, labels: str | None, given: dict[str, Any]) -> None:
     ways = {"--labels": labels is not None, "--unlabeled": given["unlabeled"], "--no-meta": given["no_meta"]}
+    if given["labels_npy"] and (name is None or given["no_meta"]):
+        raise OptionError("--labels-npy applies to a set with labels: give --name, and --labels or --unlabeled")
     chosen = [option for option, is_given in ways.items() if is_given]
     if name is None:
         if not output.endswith(_FILES):

@@ -36,6 +36,8 @@ _LINES = 1 << 16
 _BLOCK = 1 << 22
 _SAMPLED = 16
 _FOLDERS_ABOVE, _FOLDERS_TO_TRY = 3, 256
+SEPARATORS = {"space": " ", "tab": "\t"}
+"""What may stand between path and label in a list that is written."""
 STDIN = "-"
 """The path of a list that is read from stdin."""
 
@@ -195,7 +197,9 @@ def recognises(path: str) -> bool:
     return False
 
 
-def create_sink(spec: str, *, layout: str | None = None, keep_undecodable: bool = False) -> FolderSink:
+def create_sink(
+    spec: str, *, layout: str | None = None, keep_undecodable: bool = False, list_separator: str = "space"
+) -> FolderSink:
     """A sink for ``LIST@FOLDER``, which writes the images into the folder, and their list.
 
     Raises
@@ -208,7 +212,9 @@ def create_sink(spec: str, *, layout: str | None = None, keep_undecodable: bool 
     path, at, root = spec.rpartition("@")
     if not at or not path or not root:
         raise OptionError(f"list:{spec}: name the folder of the images: list:LIST@FOLDER, as list:train.txt@images/")
-    return FolderSink(root, layout, path, keep_undecodable)
+    if list_separator not in SEPARATORS:
+        raise OptionError(f"--list-separator {list_separator}: expected {' or '.join(SEPARATORS)}")
+    return FolderSink(root, layout, path, keep_undecodable, SEPARATORS[list_separator])
 
 
 def input_paths(spec: str) -> dict[str, bool]:

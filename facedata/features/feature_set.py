@@ -6,8 +6,9 @@ numbers. So its size is compared with rows and dimensions whenever it is opened,
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,6 +36,7 @@ __all__ = [
     "bad_rows",
     "check_rows",
     "check_shape",
+    "label_array",
     "labelled_rows",
     "open_feature_set",
     "open_matrix",
@@ -80,6 +82,11 @@ class FeatureSet:
         return os.path.join(self.root, "labels", f"{self.name}.meta")
 
     @property
+    def label_array(self) -> str:
+        """The same labels as ``.npy``, if they were asked for: int64, shape (rows,)."""
+        return os.path.join(self.root, "labels", f"{self.name}.npy")
+
+    @property
     def keys(self) -> str:
         """The keys: a line for each row that names its image."""
         return os.path.join(self.root, "features", f"{self.name}.keys.txt")
@@ -87,6 +94,15 @@ class FeatureSet:
     def neighbours(self, method: str, k: int) -> str:
         """The nearest neighbours, under the name that learn-to-cluster looks for: ``faiss_k_80.npz``."""
         return os.path.join(self.root, "knns", self.name, f"{method}_k_{k}.npz")
+
+
+def label_array(blocks: Iterable[NDArray[np.int64]], rows: int) -> Iterator[bytes]:
+    """The content of a ``.npy`` with so many labels, a block at a time."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": (rows,)})
+    yield header.getvalue()
+    for block in blocks:
+        yield block.astype("<i8").tobytes()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.columns import UNLABELLED, read_label_lines, read_labels
+from facedata.columns import UNLABELLED, integers, read_label_lines, read_labels
 from facedata.converters.convert import open_inputs
 from facedata.dataset import split_spec
 from facedata.errors import (
@@ -28,7 +28,7 @@ from facedata.errors import (
     output_error,
 )
 from facedata.features.arrays import open_npy
-from facedata.features.feature_set import NPY_MAGIC, VALUE_BYTES, FeatureSet, FeatureSource, check_rows
+from facedata.features.feature_set import NPY_MAGIC, VALUE_BYTES, FeatureSet, FeatureSource, check_rows, label_array
 from facedata.files import (
     StrPath,
     atomic_writer,
@@ -192,6 +192,8 @@ class PackOptions:
     observer: Callable[[int, int], None] | None = None
     """Called with the bytes written and the total (0 if it is unknown)."""
     stop: StopRequest | None = None
+    labels_npy: bool = False
+    """Write ``labels/NAME.npy`` too."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ def pack_features(
     rows = _limited(source.rows, limit)
     if rows is not None:
         _check_label_count(source, labels, rows, limit)
-        _check_labels_replaceable(output, labels, rows, overwrite=overwrite)
+        _check_labels_replaceable(output, labels, rows, options)
     meta = None if labels == NO_LABELS else output.labels
     classes = labels.count(limit)[1] if isinstance(labels, Labels) else None if meta is None else 0
     packed = Packed(output.features, meta, rows, source.dimensions, source.dtype, classes)
@@ -250,12 +252,15 @@ def pack_features(
         if meta is not None:  # it gets its name before the matrix: contexts end in reverse order
             files.append(stack.enter_context(_written(meta)))
             files[-1].writelines(meta_lines(labels, rows))
+        if options.labels_npy:
+            files.append(stack.enter_context(_written(output.label_array)))
+            files[-1].writelines(label_array(map(integers, meta_lines(labels, rows)), rows))
         for file in files:
             file.flush()
             os.fsync(file.fileno())
         # something may have appeared in the meantime
         _check_replaceable(output.features, source.path, overwrite=overwrite)
-        _check_labels_replaceable(output, labels, rows, overwrite=overwrite)
+        _check_labels_replaceable(output, labels, rows, options)
         if overwrite:  # at no moment may a reader find a matrix with the labels of another
             with output_errors(output.features), suppress(FileNotFoundError):
                 os.unlink(output.features)
@@ -263,7 +268,8 @@ def pack_features(
             _log.warning("%s: removed; these were the labels of the previous features", output.labels)
             with output_errors(output.labels):
                 os.unlink(output.labels)
-    for path in (os.path.dirname(output.neighbours("any", 1)), output.keys):
+    others = () if options.labels_npy else (output.label_array,)
+    for path in (os.path.dirname(output.neighbours("any", 1)), output.keys, *others):
         if os.path.lexists(path):
             _log.warning("%s: belongs to the previous features of this name; remove it, or create it again", path)
     return replace(packed, rows=rows)
@@ -321,8 +327,12 @@ def _check_label_count(source: FeatureSource, labels: Labels | str, rows: int, l
             )
 
 
-def _check_labels_replaceable(output: FeatureSet, labels: Labels | str, rows: int, *, overwrite: bool) -> None:
+def _check_labels_replaceable(output: FeatureSet, labels: Labels | str, rows: int, options: PackOptions) -> None:
     """Refuse to replace a ``.meta`` with other labels; equal ones were left by a killed run, or are the input."""
+    overwrite = options.overwrite
+    if options.labels_npy and os.path.lexists(output.label_array):
+        if not _same_bytes(output.label_array, label_array(map(integers, meta_lines(labels, rows)), rows)):
+            _check_replaceable(output.label_array, "", overwrite=overwrite)
     if not os.path.lexists(output.labels):
         return
     if labels == NO_LABELS:

@@ -17,6 +17,12 @@ def test_an_index_is_replaced_only_if_asked(record_set: MakeSet, inline_facedata
     ran = inline_facedata("index-rec", "a")
     assert (ran.status, ran.stdout) == (0, "a/train.idx: has 10 lines\n")
     assert index.read_bytes() == before
+    ran = inline_facedata("index-rec", "a")
+    assert (ran.status, ran.stdout) == (0, "a/train.idx: is up to date: 10 lines\n")
+    index.write_bytes(before[: before.index(b"\n", 20) + 1])
+    ran = inline_facedata("index-rec", "a")
+    assert ran.status == 1
+    assert "does not list the 10 records of a/train.rec; give --overwrite to replace it" in ran.stderr
     index.write_text("0\t18446744073709551615\n")
     ran = inline_facedata("index-rec", "a/train.rec")
     assert ran.status == 1

@@ -58,6 +58,8 @@ class FolderSink(Sink):
         has a label.
     keep_undecodable : bool
         Write what does not begin like an image as ``.bin`` instead of refusing it.
+    separator : str
+        What stands between path and label in the list.
     class_names : mapping, optional
         Names of the labels, for ``classes.txt``; not sent to the workers.
     folders : frozenset of str
@@ -73,6 +75,7 @@ class FolderSink(Sink):
     layout: str | None = None
     list_file: str | None = None
     keep_undecodable: bool = False
+    separator: str = " "
     class_names: Mapping[int, str] | None = field(default=None, compare=False, repr=False)
     folders: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     images: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
@@ -99,6 +102,7 @@ class FolderSink(Sink):
             "layout": self.layout or GLINT360K,
             "list": self.list_file is not None and os.path.abspath(self.list_file),
             "keep undecodable": self.keep_undecodable,
+            **({"separator": self.separator} if self.separator != " " else {}),
         }
 
     def fit(self, source: Source) -> tuple[FolderSink, None]:
@@ -114,7 +118,7 @@ class FolderSink(Sink):
             return replace(self, layout=layout, class_names=source.class_names(), labelled=source.labelled), None
         _check_paths(source, self.root)
         if self.list_file is not None and source.labelled:
-            _check_list(source, self.list_file)
+            _check_list(source, self.list_file, self.separator)
         folders = frozenset(key.partition("/")[0] for key in source.keys() if "/" in key)  # noqa: SIM118, not a mapping
         loose = (stem_of_key(key, _WRITTEN_EXTENSIONS) for key in source.keys() if "/" not in key)  # noqa: SIM118
         names = source.class_names()
@@ -233,7 +237,9 @@ class _FolderWriter:
             raise output_error(error, os.path.join(self._sink.root, folder, name)) from error
         if self._list is not None:  # an OSError here becomes one about the whole shard
             path = f"{folder}/{name}" if folder else name
-            self._list.write((f"{path} {sample.label}\n" if self._sink.labelled else f"{path}\n").encode())
+            self._list.write(
+                (f"{path}{self._sink.separator}{sample.label}\n" if self._sink.labelled else f"{path}\n").encode()
+            )
 
     def _enter_folder(self, folder: str) -> None:
         """Create the folder and open it, without following a link in the place of a folder on the way."""
@@ -301,13 +307,15 @@ def _check_paths(source: Source, root: str) -> None:
         )
 
 
-def _check_list(source: Source, path: str) -> None:
-    """Refuse paths that the readers of the list would cut at a space."""
+def _check_list(source: Source, path: str, separator: str) -> None:
+    """Refuse paths that the readers of the list would cut, at any blank or at tabs."""
+    cut, what = ("\t", "tab") if separator == "\t" else (None, "space")
     for key in source.keys():  # noqa: SIM118, not a mapping
-        if len(key.split()) > 1 or key != key.strip():
+        if len(key.split(cut)) > 1 or key != key.strip(cut):
+            tab = "" if cut else "--list-separator tab, if the reader cuts at tabs, "
             raise OptionError(
-                f"{path}: the path '{key}' has a space, and the readers of such a list cut lines at spaces. Choose "
-                "--layout glint360k, which names images by label and number, or rename the files and folders"
+                f"{path}: the path '{key}' has a {what}, and the readers of such a list cut lines at {what}s. Choose "
+                f"{tab}--layout glint360k, which names images by label and number, or rename the files and folders"
             )
 
 

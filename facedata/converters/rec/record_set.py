@@ -7,6 +7,7 @@ import math
 import os
 from bisect import bisect_left
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -325,12 +326,16 @@ def float32_error(value: int) -> int:
 
 @dataclass(frozen=True)
 class IndexSummary:
-    """The index file that was written, its lines, the damaged places skipped, and whether it replaced another one."""
+    """The index file that was written, its lines, the damaged places skipped, and whether it replaced another one.
+
+    If `up_to_date`, the index was right already, and nothing was written.
+    """
 
     index: str
     records: int
     damaged: int
     replaced: bool
+    up_to_date: bool = False
 
 
 def index_records(
@@ -357,7 +362,7 @@ def index_records(
     Raises
     ------
     OutputExistsError
-        If there is an index and `overwrite` is not given.
+        If there is an index that does not list the same records, and `overwrite` is not given.
     FormatError
         If the record file is damaged and `salvage` is not given.
     """
@@ -365,14 +370,22 @@ def index_records(
 
     files = find_record_files(path)
     target = files.index or files.records.removesuffix(".rec") + ".idx"
-    if files.index is not None and not overwrite:
-        raise OutputExistsError(f"{target}: already exists; give --overwrite to replace it")
     walked = walk_records(files.records, salvage=salvage, progress=progress)
     index = walked.index(files.records)
     if len(index) == 0:
         raise EmptyDatasetError(f"{files.records}: is empty (0 records)")
+    offsets = np.where(index.offsets < 0, damage_mark(index.offsets), index.offsets)
+    if files.index is not None and not overwrite:
+        there = np.empty(0, np.int64)
+        with suppress(FormatError):  # other keys are as good: a shuffled set keeps old ones in its records
+            there = np.sort(read_index(target).offsets)
+        if not np.array_equal(there, np.sort(offsets)):
+            raise OutputExistsError(
+                f"{target}: already exists, but does not list the {len(index):,} records of {files.records}; give "
+                "--overwrite to replace it"
+            )
+        return IndexSummary(target, len(index), walked.damaged, replaced=False, up_to_date=True)
     if not dry_run:
-        offsets = np.where(index.offsets < 0, damage_mark(index.offsets), index.offsets)
         in_file_order = offsets.argsort(kind="stable")
         write_index(target, index.take(in_file_order).keys, offsets[in_file_order])
     return IndexSummary(target, len(index), walked.damaged, files.index is not None)

@@ -56,6 +56,8 @@ class ExtractionOptions:
     """If images fail: ``"fail"`` publishes nothing, ``"skip"`` leaves out their rows, ``"nan"`` writes rows of NaN."""
     unlabeled: bool = False
     """Write -1 for each label."""
+    labels_npy: bool = False
+    """Write ``labels/NAME.npy`` too."""
     limit: int | None = None
     """Use only the first so many images."""
     labels: LabelOptions = field(default_factory=LabelOptions)
@@ -89,7 +91,7 @@ def plan_extraction(spec: str, root: StrPath, name: str, options: ExtractionOpti
     other, the model or the images; `OutputError` if the set would be written over the input; `InterruptedJobError` if
     SIGINT or SIGTERM ends the trial of the model.
     """
-    output = FeatureOutput(FeatureSet(os.fspath(root), name), 0, 0, options.on_error)
+    output = FeatureOutput(FeatureSet(os.fspath(root), name), 0, 0, options.on_error, options.labels_npy)
     ((format_name, _, opened),) = open_inputs([spec], options.opening, labels=options.labels)
     source = options.labels.apply(opened)
     refuse_overlap(source.places(), output.root, output.named_files())
@@ -134,6 +136,7 @@ def plan_extraction(spec: str, root: StrPath, name: str, options: ExtractionOpti
         "limit": options.limit,
         **options.labels.options(),
         "opening": dict(options.opening),
+        **({"labels npy": True} if options.labels_npy else {}),
     }
     plan = Plan("extract-features", source.identity(), deciding, len(source), len(ends), facts, ends)
     return Extraction(plan, source, model, options, output)

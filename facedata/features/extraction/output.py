@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.columns import count_labels
+from facedata.columns import count_labels, read_labels
 from facedata.errors import EmptyDatasetError, FormatError, InputError, OptionError, OutputMismatchError
-from facedata.features.feature_set import VALUE_BYTES, FeatureSet, Matrix
+from facedata.features.feature_set import VALUE_BYTES, FeatureSet, Matrix, label_array
 from facedata.files import atomic_writer, check_room, output_errors, write_fully
 from facedata.jobs.journal import FAILURES
 from facedata.jobs.output import StagedOutput
@@ -54,6 +54,8 @@ class FeatureOutput(StagedOutput):
     dimensions: int
     on_error: str = FAIL
     """What to do with the rows of images that failed: one of `ON_ERROR`. All three use the same work."""
+    labels_npy: bool = False
+    """Write the labels as ``.npy`` too."""
 
     def __post_init__(self) -> None:
         if self.on_error not in ON_ERROR:
@@ -73,8 +75,9 @@ class FeatureOutput(StagedOutput):
         return self.rows * self.dimensions * VALUE_BYTES
 
     def named_files(self) -> list[str]:
-        """The set's three files."""
-        return [self.target.features, self.target.labels, self.target.keys]
+        """The set's files."""
+        files = self.target
+        return [files.features, files.labels, files.keys, *([files.label_array] if self.labels_npy else [])]
 
     def prepare(self) -> None:
         """Make the matrix at its full size.
@@ -178,6 +181,9 @@ class FeatureOutput(StagedOutput):
                 label_file.writelines(b"%d\n" % label for label in compress(labels, kept))
                 key_file.writelines(encoded_key(key) + b"\n" for key in compress(keys, kept))
                 first += len(labels)
+        if self.labels_npy:
+            with atomic_writer(self.target.label_array) as file:
+                file.writelines(label_array(read_labels(self.target.labels), int(good.sum())))
         if good.all():
             with open(self._matrix, "rb") as file:
                 os.fsync(file.fileno())
