@@ -197,7 +197,7 @@ def read_list(
         raise _not_a_list(lines, path)
     if dialect.columns:
         _log.info("%s: %s", path, dialect.columns)
-    elif dialect.separator == "\t" and dialect.label == 1 and dialect.path != 2:
+    elif dialect.separator == "\t" and dialect.label == 1 and dialect.path not in (0, 2):
         _log.warning("%s: has several values for each image; only the first is read, as the label", path)
     cub = None
     if dialect.separator == " " and (dialect.path, dialect.label) == (1, 0):  # the number of the image, not a label

@@ -331,8 +331,9 @@ def _check_labels_replaceable(output: FeatureSet, labels: Labels | str, rows: in
     """Refuse to replace a ``.meta`` with other labels; equal ones were left by a killed run, or are the input."""
     overwrite = options.overwrite
     if options.labels_npy and os.path.lexists(output.label_array):
-        if not _same_bytes(output.label_array, label_array(map(integers, meta_lines(labels, rows)), rows)):
-            _check_replaceable(output.label_array, "", overwrite=overwrite)
+        array = label_array(map(integers, meta_lines(labels, rows)), rows)
+        same = _same_bytes(output.label_array, array)
+        _check_replaceable(output.label_array, "", overwrite=overwrite or same)
     if not os.path.lexists(output.labels):
         return
     if labels == NO_LABELS:

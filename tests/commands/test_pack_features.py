@@ -34,6 +34,17 @@ def test_there_and_back(tmp_path: Path, inline_facedata: Facedata, rows: Array) 
     found, labels = read_set(tmp_path / "data", 8, "my_set")
     np.testing.assert_array_equal(found, rows)
     assert labels == [row // 5 for row in range(20)]
+    again = (*SET, "--overwrite", "--labels-npy", "--limit", "6")
+    assert inline_facedata("pack-features", "feats.npy", "--labels", "labels.txt", *again).status == 0
+    array = np.load(tmp_path / "data/labels/my_set.npy")
+    assert (array.dtype, array.tolist()) == (np.int64, [0, 0, 0, 0, 0, 1])
+    ran = inline_facedata("pack-features", "feats.npy", "--labels", "labels.txt", *SET, "--overwrite")
+    assert "labels/my_set.npy: belongs to the previous features of this name" in ran.stderr
+    (tmp_path / "data/features/my_set.bin").unlink()
+    ran = inline_facedata("pack-features", "feats.npy", "--labels", "labels.txt", *SET, "--labels-npy")
+    assert "my_set.npy: already exists" in ran.stderr
+    (tmp_path / "data/labels/my_set.npy").unlink()
+    assert inline_facedata("pack-features", "feats.npy", "--labels", "labels.txt", *SET).status == 0
     for dimensions in (["--dim", "8"], []):
         back = ("data/features/my_set.bin", *dimensions, "--output", "b.npy", "--overwrite")
         ran = inline_facedata("pack-features", *back)
@@ -64,6 +75,7 @@ def test_contradictions_are_wrong_usage(tmp_path: Path, inline_facedata: Facedat
         (("--output", "data", "--unlabeled"), "for a set give --name too; a single file ends in .npy or .bin"),
         (("--output", "a.npy", "--unlabeled"), "--unlabeled applies to a set"),
         (("--output", "a.npy", "--name", "x", "--unlabeled"), "for a file, leave out --name"),
+        ((*SET, "--no-meta", "--labels-npy"), "--labels-npy applies to a set with labels"),
         ((*SET, "--unlabeled", "--allow-nan"), "--allow-nan applies to a single file"),
         ((*SET, "--unlabeled", "--dim", "8"), "--dim applies to .bin files"),
     ):

@@ -84,6 +84,15 @@ def test_paths_are_those_of_the_source(tmp_path: Path) -> None:
     assert tree(tmp_path / "copy") == written
 
 
+def test_a_list_with_tabs_holds_paths_with_spaces(tmp_path: Path) -> None:
+    source, target = MemorySource([Sample("Ada L/1 2.jpg", 3, jpeg(1))]), f"list:{tmp_path}/l.txt@{tmp_path}/out"
+    with pytest.raises(OptionError, match=r"'Ada L/1 2.jpg' has a space, .* Choose --list-separator tab"):
+        convert(source, target, layout=SOURCE)
+    convert(source, target, layout=SOURCE, list_separator="tab")
+    assert (tmp_path / "l.txt").read_bytes() == b"Ada L/1 2.jpg\t3\n"
+    assert list(open_dataset(target)) == list(source)
+
+
 @pytest.mark.parametrize(
     ("key", "wrong"),
     [
