@@ -15,7 +15,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self, SupportsIndex, overload
 
-from facedata.errors import FormatError, OptionError, SampleError, input_error
+from facedata.errors import (
+    EmptyDatasetError,
+    FormatError,
+    InputNotFoundError,
+    OptionError,
+    RefusedSampleError,
+    SampleError,
+    input_error,
+)
+from facedata.images import image_extension
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -416,6 +425,22 @@ def strict(items: Iterator[Sample | SampleError]) -> Iterator[Sample]:
         yield item
 
 
+def known_extension(image: bytes) -> str:
+    """The file extension for an encoded image, as of `image_extension`, for sinks that refuse anything else.
+
+    Raises
+    ------
+    RefusedSampleError
+        If the bytes do not begin like an image.
+    """
+    extension = image_extension(image)
+    if extension is None:
+        from facedata.identify import not_an_image
+
+        raise RefusedSampleError(not_an_image(image))
+    return extension
+
+
 def peek(source: Source) -> list[Sample | SampleError]:
     """Eight samples from all over a source: if sets are joined, the first says little about the last."""
     places = sorted({round(place * (len(source) - 1) / (_PEEKS - 1)) for place in range(_PEEKS)}) if len(source) else []
@@ -568,13 +593,11 @@ def open_dataset(spec: str, **options: Any) -> Source:
     _check_options(name, opener, options)
     try:
         return opener(path, **options)
-    except FormatError as error:
-        from facedata.identify import identify
+    except (FormatError, EmptyDatasetError, InputNotFoundError) as error:
+        from facedata.identify import explained
 
-        what = identify(path)
-        if what is None or not what.advice or f"{name}:" in what.advice:
-            raise
-        raise FormatError(f"{error}. {path} is {what}") from error
+        with explained(next(iter(load_format(name).input_paths(path)), path), name, f"a dataset of the format {name}"):
+            raise error
 
 
 def takes_option(name: str, option: str) -> bool:

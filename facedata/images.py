@@ -7,8 +7,7 @@ from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from facedata.errors import MissingLibraryError, RefusedSampleError
-from facedata.text import saved_instead
+from facedata.errors import MissingLibraryError
 
 IMAGE_EXTENSIONS = frozenset(
     {"jpg", "jpeg", "jpe", "jfif", "png", "bmp", "webp", "gif", "tif", "tiff", "heic", "heif", "avif", "jp2", "j2k"}
@@ -112,22 +111,6 @@ def _media_extension(data: bytes) -> str | None:
     if data[8:12] in _AVIF or (data[8:12] in (b"mif1", b"msf1") and others & _AVIF):
         return "avif"
     return "heic" if data[8:12] in _HEIF else None
-
-
-def known_extension(data: bytes) -> str:
-    """The file extension for an encoded image, as for `image_extension`.
-
-    Raises
-    ------
-    RefusedSampleError
-        If the bytes do not begin like an image.
-    """
-    extension = image_extension(data)
-    if extension is None:
-        instead = saved_instead(data)
-        found = f"its bytes begin {data[:8].hex(' ')}" + (f": {instead}" if instead else "")
-        raise RefusedSampleError(f"not an image: {found}")
-    return extension
 
 
 def image_size(data: bytes) -> tuple[int, int, int] | None:

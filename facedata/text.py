@@ -10,14 +10,6 @@ from urllib.parse import urlsplit, urlunsplit
 _DIGITS = re.compile(r"(\d+)", re.ASCII)
 _PLAIN_NUMBERS = r"{0}(?:0|[1-9]\d*)((?:[^\d\0][^\0]*)?)(?:\0{0}(?:0|[1-9]\d*+)\1)*+"
 
-_LARGEST_HEAD = 1 << 16
-_PREAMBLE = re.compile(rb"(?:\s+|\xef\xbb\xbf|<!--.*?-->|<\?xml[^>]*\?>)*", re.DOTALL)
-_OPENING = re.compile(rb"<(?:!doctype\s+html|html|head|title|meta|script|body)[\s>/]", re.IGNORECASE)
-_TITLE = re.compile(rb"<title[^>]{0,200}>(.*?)(?:</title|\Z)", re.IGNORECASE | re.DOTALL)
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-"""How a file begins that Git LFS puts in the place of a large one."""
-_PAGE_NAMES = (".html", ".htm", ".xhtml")
-
 
 def natural_key(name: str) -> tuple[tuple[str | int, ...], str]:
     """The sort key: runs of digits count as numbers, all else by code point; the name itself decides a tie."""
@@ -68,49 +60,6 @@ def listed(names: Sequence[object], most: int = 3, *, quote: str = "'") -> str:
     """The first few names of many: ``'a', 'b', 'c' and 14 more``."""
     shown = ", ".join(f"{quote}{name}{quote}" for name in names[:most])
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
-
-
-def web_page_title(head: bytes) -> str | None:
-    """The title of the web page that starts with these bytes; empty if it has none, None if this is not a web page.
-
-    Parameters
-    ----------
-    head : bytes
-        The first bytes of a file: a few KB are enough, and at most 64 KiB are read.
-    """
-    head = head[:_LARGEST_HEAD]
-    preamble = _PREAMBLE.match(head)
-    return _title(head) if preamble and _OPENING.match(head, preamble.end()) else None
-
-
-def saved_instead(head: bytes) -> str | None:
-    """What lies in the place of a file that begins so: a Git LFS pointer, or a web page; None if it is neither."""
-    if head.startswith(LFS_POINTER):
-        return "a Git LFS pointer, not the file itself; fetch the files with: git lfs pull"
-    title = web_page_title(head)
-    if title is None:
-        return None
-    return f"a web page{title and f' ({title!r})'}, probably saved in the place of the file; download the file again"
-
-
-def page_instead_of_file(name: str, content_type: str, head: bytes) -> str | None:
-    """The title of a web page that the server sends instead of the file `name`, or None if it sends a file.
-
-    If the first bytes contain NUL, it is a file, whatever the server's ``Content-Type`` says.
-    """
-    if name.lower().endswith(_PAGE_NAMES):
-        return None
-    title = web_page_title(head)
-    if title is None and content_type.partition(";")[0].strip().lower() == "text/html" and b"\0" not in head[:1024]:
-        return _title(head[:_LARGEST_HEAD])
-    return title
-
-
-def _title(head: bytes) -> str:
-    import html  # only if there is a page
-
-    match = _TITLE.search(head)
-    return plain_line(html.unescape(match[1].decode(errors="replace"))) if match else ""
 
 
 def plain_line(text: str, longest: int = 120) -> str:

@@ -32,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.errors import FaceError, MissingExtraError, OptionError
+from facedata.identify import not_an_image
 from facedata.images import image_extension, image_size, import_opencv
 
 __all__ = ["DEFAULT_QUALITY", "FORMATS", "MAX_PIXELS", "Encoding", "decode_image"]
@@ -100,8 +101,7 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
     """
     kind = image_extension(data)
     if kind is None:
-        found = f"its bytes begin {data[:8].hex(' ')}" if data else "it is empty"
-        raise FaceError("undecodable", f"not an image: {found}")
+        raise FaceError("undecodable", not_an_image(data))
     if kind in _PILLOW:
         return _decode_with_pillow(data, kind, max_pixels)
     size = image_size(data)

@@ -15,6 +15,7 @@ from facedata.columns import LARGEST_LABEL, UNLABELLED, LabelLines, read_labels
 from facedata.dataset import Sample, Source, WrappedSource
 from facedata.errors import FormatError, SampleError
 from facedata.files import file_identity, opened_regular
+from facedata.identify import explained
 from facedata.images import stem_of_key
 from facedata.text import counted, listed, shared_folder
 
@@ -91,6 +92,11 @@ def labels_from(source: Source, path: str) -> Source:
     InputError
         If it cannot be read.
     """
+    with explained(path, "labels", "labels"):
+        return _labels_from(source, path)
+
+
+def _labels_from(source: Source, path: str) -> Source:
     names, how = None, "in their order"
     with opened_regular(path) as descriptor:
         head = os.read(descriptor, _HEAD)

@@ -25,8 +25,8 @@ from facedata.download.verify import Expectation, Result, verify
 from facedata.download.walk import check_stop
 from facedata.errors import FormatError, InputError, InputNotFoundError, OptionError, input_error, output_error
 from facedata.files import atomic_writer, open_locked, opened_regular, read_small, temporary_name
+from facedata.identify import web_page_title
 from facedata.jobs.signals import StopRequest
-from facedata.text import web_page_title
 
 __all__ = [
     "Accept",

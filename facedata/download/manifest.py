@@ -17,6 +17,7 @@ from facedata.download.verify import Expectation, Verification, verify
 from facedata.download.walk import LeftOut, Meter, Task, run_in_order, walk
 from facedata.errors import EmptyDatasetError, FormatError, InputError, InterruptedJobError, input_error
 from facedata.files import open_regular
+from facedata.identify import explained
 from facedata.jobs.signals import StopRequest
 from facedata.text import counted
 
@@ -173,7 +174,7 @@ class ManifestFile:
     def __iter__(self) -> Iterator[Expectation]:
         """What the lines that can be parsed say of files."""
         is_first_pass, self._is_first_pass = self._is_first_pass, False
-        with open(open_regular(self.path), "rb") as file:
+        with open(open_regular(self.path), "rb") as file, explained(self.title, "checksums", "a list of checksums"):
             for line in read_manifest(file, self.title, self._algorithm):
                 if isinstance(line, Listed):
                     yield Expectation(line.name, line.digest)

@@ -30,6 +30,7 @@ from facedata.features.feature_set import (
     size_and_head,
 )
 from facedata.files import StrPath
+from facedata.identify import explained
 from facedata.jobs.journal import refuse_unfinished
 from facedata.text import listed
 
@@ -82,6 +83,11 @@ def open_features(
         If an option does not apply to such a file, or one is missing.
     """
     path = os.fspath(path)
+    with explained(path, "features", "features"):
+        return _open(path, dimensions, dtype, array, column)
+
+
+def _open(path: str, dimensions: int | None, dtype: str | None, array: str | None, column: str | None) -> FeatureSource:
     kind = _kind_of(path)
     given = {"--dim": dimensions, "--dtype": dtype, "--array": array, "--column": column}
     for option, value in given.items():

@@ -34,6 +34,7 @@ from facedata.errors import (
     output_error,
 )
 from facedata.files import cache_folder, open_locked
+from facedata.identify import explained
 from facedata.images import import_opencv
 from facedata.jobs.isolated import run_isolated
 from facedata.jobs.signals import StopRequest
@@ -183,9 +184,10 @@ def prepare_detector(options: DetectorOptions, stop: StopRequest | None = None) 
     prepared = PreparedDetector(options.name, tuple(files), tuple(sha256), size, min_score, options.device)
     memory = _TRIAL_MEMORY if options.device == "cpu" else None  # CUDA reserves any amount of addresses
     try:
-        found = run_isolated(
-            _try_detector, asdict(prepared), path=files[0], seconds=_TRIAL_SECONDS, memory=memory, stop=stop
-        )
+        with explained(files[0], "model", "an ONNX model"):
+            found = run_isolated(
+                _try_detector, asdict(prepared), path=files[0], seconds=_TRIAL_SECONDS, memory=memory, stop=stop
+            )
     except ImportError as error:
         raise MissingExtraError(f"the detector '{options.name}'", "detect", str(error)) from error
     return replace(prepared, size=found["size"], versions=tuple(sorted(found["versions"].items())))

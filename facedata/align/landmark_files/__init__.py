@@ -25,6 +25,7 @@ import os
 from facedata.align.landmark_files.dialects import landmark_header, landmark_line
 from facedata.align.landmark_files.file import open_folder, open_text_file
 from facedata.align.landmark_files.matching import LandmarkFile, MatchedLandmarks, in_pixels
+from facedata.identify import explained
 
 __all__ = ["LandmarkFile", "MatchedLandmarks", "in_pixels", "landmark_header", "landmark_line", "open_landmarks"]
 
@@ -42,4 +43,5 @@ def open_landmarks(path: str | os.PathLike[str]) -> LandmarkFile:
         If it has no landmarks.
     """
     path = os.fspath(path)
-    return LandmarkFile(open_folder(path) if os.path.isdir(path) else open_text_file(path))
+    with explained(path, "landmarks", "landmarks"):
+        return LandmarkFile(open_folder(path) if os.path.isdir(path) else open_text_file(path))

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from facedata.converters.class_names import CLASSES, write_class_names
 from facedata.converters.folder import GLINT360K, IMAGEFOLDER, NO_CLASS, SOURCE
-from facedata.dataset import Sample, Sink, Source
+from facedata.dataset import Sample, Sink, Source, known_extension
 from facedata.errors import OptionError, RefusedSampleError, output_error
 from facedata.files import atomic_writer, write_fully
-from facedata.images import IMAGE_EXTENSIONS, image_extension, known_extension, stem_of_key
+from facedata.images import IMAGE_EXTENSIONS, image_extension, stem_of_key
 from facedata.text import listed
 
 __all__ = ["FolderSink", "path_of_key"]

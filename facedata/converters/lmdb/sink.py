@@ -17,10 +17,9 @@ from facedata.columns import LARGEST_LABEL, different_labels
 from facedata.converters.lmdb import DATA, stem_of
 from facedata.converters.lmdb.datum import CAFFE, LAYOUTS, datum_parts
 from facedata.converters.lmdb.writer import BuildFiles, LmdbWriter, round_map_size
-from facedata.dataset import BlockEncoder, OrderedOutput, Sample, Sink, Source
+from facedata.dataset import BlockEncoder, OrderedOutput, Sample, Sink, Source, known_extension
 from facedata.errors import EmptyDatasetError, OptionError, RefusedSampleError
 from facedata.files import network_file_system, output_errors, remove_stale_temporaries
-from facedata.images import known_extension
 from facedata.jobs.buffers import BlockBuffer, ProcessAddress, SharedBuffer, this_process
 from facedata.jobs.journal import BESIDE, BUILDING
 

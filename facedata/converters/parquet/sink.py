@@ -20,10 +20,10 @@ from facedata.converters.parquet.library import (
     LANDMARK_COLUMN,
     import_pyarrow,
 )
-from facedata.dataset import Sample, Sink, Source, peek
+from facedata.dataset import Sample, Sink, Source, known_extension, peek
 from facedata.errors import FacedataError, OptionError, RefusedSampleError, output_error
 from facedata.files import atomic_writer, remove_stale_temporaries
-from facedata.images import image_extension, known_extension
+from facedata.images import image_extension
 from facedata.jobs.plan import cut_by_size
 
 __all__ = ["ParquetSink"]

@@ -35,10 +35,10 @@ from facedata.converters.rec.recordio import (
     unpack_image_record,
     write_index,
 )
-from facedata.dataset import BlockEncoder, OrderedWriter, Sample
+from facedata.dataset import BlockEncoder, OrderedWriter, Sample, known_extension
 from facedata.errors import FormatError, InputError, OptionError, OutputMismatchError, RefusedSampleError
 from facedata.files import atomic_writer, output_errors, write_fully
-from facedata.images import image_size, known_extension
+from facedata.images import image_size
 from facedata.jobs.buffers import BlockBuffer, ProcessAddress, SharedBuffer
 
 __all__ = ["BlockWriter", "RecordBlock", "RecordEncoder", "check_count", "complete_set", "count_people"]

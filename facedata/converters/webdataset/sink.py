@@ -14,10 +14,10 @@ import numpy as np
 from facedata.columns import UNLABELLED
 from facedata.converters.class_names import CLASSES, write_class_names
 from facedata.converters.webdataset.source import COMPRESSED, NumberedNames, parse_numbered
-from facedata.dataset import Sample, Sink, Source
+from facedata.dataset import Sample, Sink, Source, known_extension
 from facedata.errors import OptionError, OutputError
 from facedata.files import atomic_writer, remove_stale_temporaries
-from facedata.images import LARGEST_IMAGE, image_extension, known_extension
+from facedata.images import LARGEST_IMAGE, image_extension
 from facedata.jobs.plan import cut_by_size
 from facedata.tar_format import BLOCK, end_of_archive, member_header, padded, padding
 

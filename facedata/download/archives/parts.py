@@ -14,8 +14,9 @@ from typing import Literal, NamedTuple
 
 from facedata.errors import ArchiveError, InputError, InputNotFoundError, OptionError, input_error
 from facedata.files import opened_regular
+from facedata.identify import identify, identify_bytes, web_page_title
 from facedata.tar_format import BLOCK
-from facedata.text import listed, web_page_title
+from facedata.text import listed
 
 __all__ = ["GZIP", "Archive", "PartName", "group_archives", "parse_part_name"]
 
@@ -23,14 +24,6 @@ Kind = Literal["tar", "tar.gz", "zip"]
 
 GZIP = b"\x1f\x8b\x08"
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08PK\x03\x04", b"PK00PK\x03\x04")  # the last two: split by zip itself
-_OTHER_KINDS = {
-    b"\xfd7zXZ\x00": "is an xz archive; unpack it with: xz -dc FILE | tar -x",
-    b"BZh": "is a bzip2 archive; unpack it with: bzip2 -dc FILE | tar -x",
-    b"\x28\xb5\x2f\xfd": "is a zstd archive; unpack it with: zstd -dc FILE | tar -x",
-    b"7z\xbc\xaf\x27\x1c": "is a 7z archive; unpack it with: 7z x FILE",
-    b"Rar!\x1a\x07": "is a RAR archive; unpack it with: unrar x FILE",
-    b"\x0a\x23\xd7\xce": "is a record file, which is not packed; see 'facedata unpack-rec'",
-}
 _HEAD = 1 << 16
 _END_OF_TAR = 2 * BLOCK
 _MOST_PARTS = 100_000
@@ -140,9 +133,9 @@ def group_archives(paths: Sequence[str | os.PathLike[str]], *, expected: Sequenc
             if first in files.values() or first.is_file():
                 name = PartName(path.name[:-3], "", "zip", _LAST, 2)
         if name is None:
-            kind = _kind(head := _read_head(path))
+            kind = _kind(_read_head(path))
             if kind is None:
-                raise _not_an_archive(path, head)
+                raise _not_an_archive(path)
             archives.append(Archive(path.name, kind, (path,)))
             continue
         key: tuple[str, ...] = name.series
@@ -219,10 +212,11 @@ def _assemble(series: PartName, given: Mapping[int, Path], run: Mapping[int, Pat
     parts = tuple(run.values())
     for number, path in run.items():
         head = _read_head(path) if number in given else b"-"
-        other = path == parts[0] and head.startswith(tuple(_OTHER_KINDS))
+        what = identify_bytes(head, path.name)
+        other = path == parts[0] and what is not None and "archive" not in what.uses
         if not head or web_page_title(head) is not None or other:
-            raise _not_an_archive(path, head)
-    kind = _kind(first_head := _read_head(parts[0]))
+            raise _not_an_archive(path)
+    kind = _kind(_read_head(parts[0]))
 
     names = [(text, parse_part_name(text)) for text in expected]
     wanted = {name.number: text for text, name in names if name and name.series == series.series}
@@ -248,7 +242,7 @@ def _assemble(series: PartName, given: Mapping[int, Path], run: Mapping[int, Pat
         stem = re.sub(r"[._-]*(?:part)?[._-]*$", "", series.before, flags=re.IGNORECASE)
         name = stem + (".zip" if series.style == "zip" else series.after) or name
     if kind is None:
-        raise _not_an_archive(parts[0], first_head)
+        raise _not_an_archive(parts[0])
     return Archive(name, kind, parts)
 
 
@@ -305,20 +299,11 @@ def _begins_tar(block: bytes) -> bool:
     return not any(header) or sum(header[:148]) + 8 * ord(" ") + sum(header[156:]) == checksum
 
 
-def _not_an_archive(path: Path, head: bytes) -> ArchiveError:
+def _not_an_archive(path: Path) -> ArchiveError:
     """The error that says what a file is that is not a supported archive, and what to do."""
-    other = [text for magic, text in _OTHER_KINDS.items() if head.startswith(magic)]
-    if not head:
-        text = "is empty (0 bytes); fetch it again"
-    elif web_page_title(head) is not None:
-        text = (
-            "is a web page, not an archive: the server sent a page (a quota, a login, a preview) instead of the file; "
-            "open it in a browser to see what it says, and fetch the file again"
-        )
-    elif other:
-        text = other[0].replace("FILE", str(path))
-    elif head.startswith(GZIP):
-        text = f"is gzip data, but not of a tar archive; if it is a single file, use: gunzip {path}"
-    else:
+    what = identify(path)
+    if what is None or "archive" in what.uses:
         text = "is not a tar, gzip or zip file, nor the first part of one; check its checksum, or fetch it again"
+    else:
+        text = f"expected an archive (tar, tar.gz or zip), found {what}"
     return ArchiveError(f"{path}: {text}")

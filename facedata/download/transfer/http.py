@@ -29,7 +29,8 @@ from facedata.download.transfer.options import (
     TransientError,
 )
 from facedata.download.transfer.partial import PartialFile, State
-from facedata.text import page_instead_of_file, plain_line, shown_url
+from facedata.identify import page_instead_of_file
+from facedata.text import plain_line, shown_url
 
 __all__ = ["LinkDownload"]
 

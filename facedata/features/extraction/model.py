@@ -18,6 +18,7 @@ from facedata.align.codec import decode_image
 from facedata.align.detectors.networks import Device, new_session, one_line, read_model, sha256_of
 from facedata.errors import MissingExtraError, ModelError, OptionError, RefusedSampleError
 from facedata.features.feature_set import Floats
+from facedata.identify import explained
 from facedata.images import import_opencv
 from facedata.jobs.isolated import run_isolated
 from facedata.jobs.signals import StopRequest
@@ -352,14 +353,15 @@ def prepare_model(options: ModelOptions, stop: StopRequest | None = None) -> Emb
     question = {**asdict(options), "sha256": sha256_of(data)}
     memory = _MOST_MEMORY if options.device == "cpu" else None  # CUDA reserves any amount of addresses
     try:
-        found = run_isolated(
-            try_model,
-            question,
-            path=options.path,
-            seconds=_SECONDS,
-            memory=memory,
-            stop=StopRequest() if stop is None else stop,
-        )
+        with explained(options.path, "model", "an ONNX model"):
+            found = run_isolated(
+                try_model,
+                question,
+                path=options.path,
+                seconds=_SECONDS,
+                memory=memory,
+                stop=StopRequest() if stop is None else stop,
+            )
     except ImportError as error:
         raise MissingExtraError("extract-features", "features", str(error)) from error
     return EmbeddingModel(
