@@ -40,7 +40,7 @@ _TEXT = "checksums features labels landmarks list"
 _KINDS: dict[str, tuple[str, str]] = {
     "a Git LFS pointer, not the file itself": ("fetch the files with: git lfs pull", ""),
     "an empty file": ("copy or download it again", ""),
-    "a web page": ("it was probably saved in the place of the file: download the file again", ""),
+    "a web page": ("it was saved in the place of the file: see what it says, and download the file again", ""),
     "an image": ("to read it: facedata convert {path} folder:OUTPUT", "folder"),
     "an MXNet record file": ("to read it: facedata unpack-rec {path} --output FOLDER", "rec"),
     "a record file without the ending .rec": ("rename it to end in .rec, and its index in .idx", ""),
@@ -49,31 +49,40 @@ _KINDS: dict[str, tuple[str, str]] = {
     "an LMDB database": ("to read it: facedata convert lmdb:{path} folder:OUTPUT", "lmdb"),
     "a single Datum of an LMDB": ("facedata reads the LMDB that it comes from", ""),
     "a Parquet file": ("to read it: facedata convert parquet:{path} folder:OUTPUT", "parquet features"),
-    "a tar archive": (f"to read it: facedata convert webdataset:{{path}} folder:OUTPUT; or {_EXTRACT}", "webdataset archive"),
-    "a tar.gz archive": (_EXTRACT, "archive"),
+    "a tar archive": (
+        f"to read it: facedata convert webdataset:{{path}} folder:OUTPUT; or {_EXTRACT}",
+        "webdataset archive",
+    ),
+    "a tar.gz archive": (_EXTRACT, "archive webdataset"),
     "a zip archive": (_EXTRACT, "archive"),
     "a part of a zip archive": (_EXTRACT, "archive"),
-    "a gzip file": ("unpack it first: gzip -dc {path} > FILE", ""),
+    "a gzip file": ("unpack it first: gzip -dc {path} > FILE", "webdataset"),
     "a bzip2 file": ("unpack it first: bzip2 -dc {path} > FILE", ""),
     "an xz file": ("unpack it first: xz -dc {path} > FILE", ""),
     "a Zstandard file": ("unpack it first: zstd -dc {path} > FILE", ""),
     "a 7z archive": ("unpack it first: 7z x {path}", ""),
     "a RAR archive": ("unpack it first: unrar x {path}", ""),
     "an array of numbers (.npy)": (_PACK, "features"),
-    "an array of integers (.npy)": (_LABELS, "labels"),
+    "an array of integers (.npy)": (_LABELS, "labels features"),
     "arrays (.npz)": (f"{_PACK}; facedata check-features reads the neighbours of a set", "features neighbours"),
     "a matrix of float32, as features are": (f"{_PACK} --dim D", "features"),
     "labels, one a line": (_LABELS, "labels features"),
-    "an ONNX model": ("to use it: facedata extract-features DATASET --model {path} --output FOLDER --name NAME", "model"),
-    "a PyTorch file": (f"{_PICKLE}; save models with torch.onnx.export, features with numpy.save", ""),
+    "an ONNX model": (
+        "to use it: facedata extract-features DATASET --model {path} --output FOLDER --name NAME",
+        "model",
+    ),
+    "a PyTorch file": (f"{_PICKLE}; save models with torch.onnx.export, features with numpy.save", "features"),
     "a verification set of InsightFace, a pickle": (_PICKLE, ""),
-    "a pickle": (_PICKLE, ""),
+    "a pickle": (_PICKLE, "features"),
     "an HDF5 file": ("read it with h5py, and write its arrays with numpy.save", ""),
     "a MATLAB file": ("read it with scipy.io.loadmat, and write a list or an array", ""),
     "an Arrow file": ("write it as Parquet: datasets.Dataset.from_file(...).to_parquet(...)", ""),
     "a video": ("write its frames as images: ffmpeg -i {path} FOLDER/%06d.png", ""),
     "a TSV of MS-Celeb-1M": ("its images are in base64, in the last field of each line: write them as files", ""),
-    "a list of images": ("to read it: facedata convert list:{path}@IMAGES folder:OUTPUT, with their folder as IMAGES", "list labels"),
+    "a list of images": (
+        "to read it: facedata convert list:{path}@IMAGES folder:OUTPUT, with their folder as IMAGES",
+        "list labels",
+    ),
     "a list of keys and labels": ("name the LMDB that it belongs to, or give it with --labels-from", "list labels"),
     "a list of pairs of images": ("", ""),
     "a list of checksums": ("to use it: facedata verify-md5 --manifest {path}", "checksums"),
@@ -107,11 +116,24 @@ _SIGNATURES = (
 
 
 class Identified(NamedTuple):
-    """What a file is: its kind with an article, what to do with it (may be empty), and as what it can be read."""
+    """What a file is.
+
+    Attributes
+    ----------
+    kind : str
+        With its article.
+    advice : str
+        What to do with it; may be empty.
+    uses : tuple of str
+        As what it can be read, or its reader says better what is wrong: the name of a format, or what `explained` gets.
+    sure : bool
+        Whether its first bytes can be nothing else.
+    """
 
     kind: str
     advice: str = ""
     uses: tuple[str, ...] = ()
+    sure: bool = True
 
     def __str__(self) -> str:
         return f"{self.kind}; {self.advice}" if self.advice else self.kind
@@ -132,9 +154,14 @@ def explained(path: StrPath, use: str, expected: str) -> Iterator[None]:
         yield
     except (FormatError, EmptyDatasetError, InputNotFoundError) as error:
         what = identify(path)
-        if what is None or use in what.uses:
+        if what is None or use in what.uses or what.kind == "an empty file":
             raise
-        raise type(error)(f"{os.fspath(path)}: expected {expected}, found {what}") from error
+        found = (
+            f"{os.fspath(path)}: expected {expected}, found {what}"
+            if what.sure
+            else f"{error}; it looks like {what.kind}"
+        )
+        raise type(error)(found) from error
 
 
 def not_an_image(data: bytes) -> str:
@@ -151,17 +178,19 @@ def identify_bytes(head: bytes, name: str = "", size: int | None = None) -> Iden
 
     Its name and its whole size decide what its content does not.
     """
-    kind = _kind_of(head[:_HEAD], os.path.splitext(name)[1].lower(), len(head) if size is None else size)
+    extension, size = os.path.splitext(name)[1].lower(), len(head) if size is None else size
+    kind = sure = _kind_of(head[:_HEAD], extension) if size else "an empty file"
+    kind = kind or _kind_of_text(head[:_HEAD])
+    if kind is None and extension == ".bin" and size % 4 == 0 and _are_floats(head[:_HEAD]):
+        kind = "a matrix of float32, as features are"
     if kind is None:
         return None
     known = _KINDS.get(kind) or _KINDS.get(kind.partition(" (")[0])  # as in "an image (jpg)"
     advice, uses = known or ("", _TEXT if kind.startswith("a text") else "")
-    return Identified(kind, advice, tuple(uses.split()))
+    return Identified(kind, advice, tuple(uses.split()), sure is not None)
 
 
-def _kind_of(head: bytes, extension: str, size: int) -> str | None:
-    if not size:
-        return "an empty file"
+def _kind_of(head: bytes, extension: str) -> str | None:
     if (title := web_page_title(head)) is not None:
         return f"a web page ({title!r})" if title else "a web page"
     if (image := image_extension(head)) is not None:
@@ -178,11 +207,6 @@ def _kind_of(head: bytes, extension: str, size: int) -> str | None:
         return "an ONNX model"
     if head[:1] in (b"\x08", b"\x0a") and any(image_extension(head[place:]) for place in range(2, 32)):
         return "a single Datum of an LMDB"
-    if (text := _kind_of_text(head)) is not None:
-        return text
-    numbers = struct.unpack_from(f"<{len(head) // 4}f", head)
-    if extension == ".bin" and size % 4 == 0 and all(abs(number) < 1e4 for number in numbers) and any(numbers):
-        return "a matrix of float32, as features are"
     return None
 
 
@@ -199,6 +223,11 @@ def _refined(kind: str, head: bytes, extension: str) -> str:
     if kind == "an array of numbers (.npy)" and (array := _ARRAY.search(head)) and array[1] in b"iu":
         return "an array of integers (.npy)"
     return "a record file without the ending .rec" if kind == "an MXNet record file" and extension != ".rec" else kind
+
+
+def _are_floats(head: bytes) -> bool:
+    numbers = struct.unpack_from(f"<{len(head) // 4}f", head)
+    return all(abs(number) < 1e4 for number in numbers) and any(numbers)
 
 
 def _kind_of_text(head: bytes) -> str | None:
@@ -258,9 +287,8 @@ def _identify_folder(path: str) -> Identified | None:
             for entry in entries:
                 if not entry.name.startswith(".") and not entry.name.endswith(_PAGE_NAMES) and entry.is_file():
                     with suppress(InputError):
-                        what = _identify_file(entry.path)
-                        found.setdefault(what.kind if what else "", []).append((entry.path, what or Identified("")))
-    found.pop("", None)
+                        if (what := _identify_file(entry.path)) is not None and what.kind != "an empty file":
+                            found.setdefault(what.kind, []).append((entry.path, what))
     if not found:
         return None
     replaced = [kind for kind in found if kind.startswith(("a Git LFS", "a web page"))]
@@ -272,7 +300,7 @@ def _identify_folder(path: str) -> Identified | None:
         inside = os.path.dirname(os.path.dirname(file) if what.uses[0] == "folder" else file)  # of the class folders
         advice = f"did you mean {inside}?" if len(inside) > len(path) else ""
     others = f" (and {len(found[kind]) - 1:,} more)" if found[kind][1:] else ""
-    return Identified(f"a folder in which {os.path.relpath(file, path)} is {kind}{others}", advice, uses)
+    return Identified(f"a folder in which {os.path.relpath(file, path)} is {kind}{others}", advice, uses, what.sure)
 
 
 def web_page_title(head: bytes) -> str | None:

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import time
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facedata.text import natural_key, natural_sort, page_instead_of_file, shown_url, web_page_title
+from facedata.text import natural_key, natural_sort, shown_url
 
 
 def test_numbers_count_as_numbers() -> None:

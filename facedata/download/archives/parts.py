@@ -213,8 +213,8 @@ def _assemble(series: PartName, given: Mapping[int, Path], run: Mapping[int, Pat
     for number, path in run.items():
         head = _read_head(path) if number in given else b"-"
         what = identify_bytes(head, path.name)
-        other = path == parts[0] and what is not None and "archive" not in what.uses
-        if not head or web_page_title(head) is not None or other:
+        other = path == parts[0] and what is not None and what.sure and "archive" not in what.uses
+        if not head or web_page_title(head) is not None or (other and not head.startswith(GZIP)):
             raise _not_an_archive(path)
     kind = _kind(_read_head(parts[0]))
 
@@ -302,7 +302,7 @@ def _begins_tar(block: bytes) -> bool:
 def _not_an_archive(path: Path) -> ArchiveError:
     """The error that says what a file is that is not a supported archive, and what to do."""
     what = identify(path)
-    if what is None or "archive" in what.uses:
+    if what is None or not what.sure or "archive" in what.uses:
         text = "is not a tar, gzip or zip file, nor the first part of one; check its checksum, or fetch it again"
     else:
         text = f"expected an archive (tar, tar.gz or zip), found {what}"

@@ -101,11 +101,11 @@ def test_a_part_that_begins_with_a_header_by_chance_is_a_part(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"\n<!DOCTYPE html><title>Quota exceeded</title>", "is a web page"),
-        (b"", "is empty"),
+        (b"\n<!DOCTYPE html><title>Quota exceeded</title>", "found a web page .'Quota exceeded'"),
+        (b"", "found an empty file"),
         (b"\xfd7zXZ\x00....", "xz -dc"),
         (b"7z\xbc\xaf\x27\x1c...", "7z x"),
-        (gzip.compress(b"one file" * 100, mtime=0), "is gzip data, but not"),
+        (gzip.compress(b"one file" * 100, mtime=0), "found a gzip file; .*gzip -dc"),
         (b"\x0a\x23\xd7\xce" + bytes(600), "record file"),
         (b"nothing known" * 100, "is not a tar, gzip or zip file"),
     ],
@@ -121,7 +121,7 @@ def test_what_is_no_archive_is_said(tmp_path: Path, content: bytes, words: str, 
 def test_files_that_cannot_be_parts_are_named(tmp_path: Path) -> None:
     paths = lay(tmp_path, "g_00", "g_01", "g_02")
     paths[1].write_text("<html>Sign in</html>")
-    with pytest.raises(ArchiveError, match="g_01: is a web page"):
+    with pytest.raises(ArchiveError, match=r"g_01: .* found a web page"):
         group_archives(paths)
     os.mkfifo(tmp_path / "a.tar")
     cases = {"a.tar": "is a named pipe", ".": "is a folder; give the files of an archive", "none.zip": "no such file"}
