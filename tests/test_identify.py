@@ -85,20 +85,8 @@ FILES = {
     **{f"a.{kind}": (encoded(kind), f"an image ({kind})") for kind in ("jpg", "png", "webp", "bmp")},
     "a.heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "an image (heic); to read it: facedata convert a.heic folder:"),
 }
-RUN = [
-    "my tar.tar",
-    "a.tgz",
-    "a.zip",
-    "a.bin",
-    "a.npy",
-    "ids.npy",
-    "a.npz",
-    "labels.meta",
-    "a.txt",
-    "MD5SUMS",
-    "points.txt",
-]
-RUN += ["a.jpg", "set/train.rec", "a.lmdb", "part.parquet"]
+RUN = ["my tar.tar", "a.tgz", "a.zip", "a.bin", "a.npy", "ids.npy", "a.npz", "labels.meta", "a.txt", "MD5SUMS"]
+RUN += ["points.txt", "a.jpg", "set/train.rec", "a.lmdb", "part.parquet"]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -114,6 +102,7 @@ def test_the_command_that_is_named_works(
 ) -> None:
     write_tree(tmp_path, {file: content for file, (content, _) in FILES.items()})
     write_tree(tmp_path / "images" / "f", {"ä b.jpg": JPEG, "c.jpg": JPEG, "0.jpg": JPEG})
+    write_tree(tmp_path / "photo", {"0.jpg": JPEG})
     maker = RecordSetMaker(tmp_path / "set")
     for key in range(3):
         maker.add(key, float(key), JPEG)
@@ -127,7 +116,7 @@ def test_the_command_that_is_named_works(
     assert what is not None
     command = what.advice[what.advice.index("facedata ") :].partition(",")[0].partition(";")[0]
     words = [word.replace("IMAGES", "images").replace("OUTPUT", "out") for word in shlex.split(command)[1:]]
-    named = {"DATASET": "images" if name == "points.txt" else "set", "FOLDER": "out", "NAME": "n", "D": "16"}
+    named = {"DATASET": "photo" if name == "points.txt" else "set", "FOLDER": "out", "NAME": "n", "D": "16"}
     ran = inline_facedata(*(named.get(word, word) for word in words))
     assert ran.status == 0, (command, ran.stderr)
 

@@ -141,10 +141,8 @@ def test_what_is_no_image_is_kept_out_and_named_or_kept_on_request(tmp_path: Pat
     assert (summary.finished, summary.samples, summary.failures) == (True, 2, 1)
     (line,) = map(json.loads, (Path(summary.output) / "failures.jsonl").read_text().splitlines())
     assert (line["key"], line["index"]) == ("1", 1)
-    assert (
-        line["reason"]
-        == "not an image: its bytes begin 6e 6f 20 69 6d 61 67 65: a text file that begins 'no image at all'"
-    )
+    found = "6e 6f 20 69 6d 61 67 65: a text file that begins 'no image at all'"
+    assert line["reason"] == f"not an image: its bytes begin {found}"
     assert pairs(root) == [(0, sized_jpeg(0)), (1, sized_jpeg(1))]
     kept = root.replace("/a.lmdb", "/b.lmdb") if "lmdb" in root else f"{root}-2"
     assert run([start], kept, writing={"keep_undecodable": True}).good
