@@ -45,6 +45,7 @@ SELECTION = options.together(
     options.KEEP_UNDECODABLE,
     options.SALVAGE,
     options.REBUILD_INDEX,
+    options.COLUMNS,
 )
 """Which samples are written, with which labels, in which order."""
 
@@ -94,6 +95,8 @@ def convert_and_report(
     quiet: bool,
     salvage: bool = False,
     rebuild_index: bool = False,
+    image_column: str | None = None,
+    label_column: str | None = None,
     min_images: int | None = None,
     max_images: int | None = None,
     relabel: bool = False,
@@ -116,7 +119,7 @@ def convert_and_report(
         Which samples are written, as for `LabelOptions` and `Selection`.
     workers, max_failures, overwrite, dry_run, as_json, quiet, shard
         How the job is run.
-    salvage, rebuild_index, opening
+    salvage, rebuild_index, image_column, label_column, opening
         How the sources are opened; `opening` has further keywords for their ``open_source``.
     **writing
         All other options go to the format that is written, except those that were not given.
@@ -133,12 +136,17 @@ def convert_and_report(
     from facedata.jobs.plan import Part
 
     options.start_logging(quiet=quiet)
-    flags = {"salvage": salvage, "rebuild_index": rebuild_index}
+    how = {
+        "salvage": salvage or None,
+        "rebuild_index": rebuild_index or None,
+        "image_column": image_column,
+        "label_column": label_column,
+    }
     conversion_options = ConversionOptions(
         labels=LabelOptions(labels, label, labels_from),
         selection=Selection(min_images, max_images, relabel, shuffle=shuffle, seed=seed),
         limit=limit,
-        opening={**(opening or {}), **{name: True for name, wanted in flags.items() if wanted}},
+        opening={**(opening or {}), **{name: value for name, value in how.items() if value is not None}},
         writing={name: value for name, value in writing.items() if value not in (None, False)},
         command=command,
         command_line=options.command_line(),

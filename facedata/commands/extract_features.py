@@ -116,6 +116,7 @@ PIXELS = options.together(
 @options.LABELS
 @options.SALVAGE
 @options.REBUILD_INDEX
+@options.COLUMNS
 @options.LIMIT
 @options.SHARD
 @JOB
@@ -164,7 +165,9 @@ def command(source: str, output: str, **given: Any) -> int:
         preprocessing=Preprocessing(given["mean"], given["scale"], given["color"], given["resize"]),
         **{name: given[name] for name in ("flip", "normalize", "on_error", "unlabeled", "labels_npy", "limit")},
         labels=LabelOptions(given["labels"], given["label"], given["labels_from"]),
-        opening={name: True for name in ("salvage", "rebuild_index") if given[name]},
+        opening={
+            name: given[name] for name in ("salvage", "rebuild_index", "image_column", "label_column") if given[name]
+        },
         command_line=options.command_line(),
     )
     planned = plan_extraction(source, output, given["name"], chosen)

@@ -20,7 +20,7 @@ SECTIONS = {
     "Folders": "layout",
     "Record sets": "style list salvage rebuild-index backend",
     "LMDB": "datum keys kv single-file build-dir",
-    "WebDataset and Parquet": "shard-size shard-samples landmark-column",
+    "WebDataset and Parquet": "shard-size shard-samples landmark-column image-column label-column",
     "Files fetched by hand": "from-dir from-file",
     "Network": "connections timeout",
     "Job": "workers max-failures shard overwrite dry-run json quiet verbose",

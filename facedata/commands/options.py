@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BUILD_DIR",
     "CATALOGUE",
+    "COLUMNS",
     "DATUM",
     "DEVICE",
     "DIM",
@@ -226,6 +227,10 @@ LANDMARK_COLUMN = click.option(
     "--landmark-column",
     is_flag=True,
     help="Parquet: add a column for landmarks even if the first samples have none.",
+)
+COLUMNS = together(
+    click.option("--image-column", metavar="NAME", help="Parquet: the column of the images.  [default: found]"),
+    click.option("--label-column", metavar="NAME", help="Parquet: the column of the labels.  [default: found]"),
 )
 SINGLE_FILE = click.option("--single-file", is_flag=True, help="Write one file, not a folder with data.mdb.")
 BUILD_DIR = click.option(

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 __all__ = ["FORMAT", "create_sink", "open_source", "recognises"]
 
 
-def open_source(path: str) -> ParquetSource:
+def open_source(
+    path: str, *, image_column: str | None = None, label_column: str | None = None, labels: str | None = None
+) -> ParquetSource:
     """Open the rows of Parquet files; see `facedata.converters.parquet.source.open_source`."""
     from facedata.converters.parquet import source
 
-    return source.open_source(path)
+    return source.open_source(path, image_column=image_column, label_column=label_column, labels=labels)
 
 
 def recognises(path: str) -> bool:

@@ -22,6 +22,7 @@ __all__ = [
     "HUGGINGFACE_METADATA",
     "LANDMARK_COLUMN",
     "ROW_GROUP",
+    "ColumnOptions",
     "Columns",
     "Leaf",
     "find_columns",
@@ -54,6 +55,7 @@ _LABEL_COLUMNS = ("label", "labels", "cls", "class", "target", "identity")
 _KEY_COLUMNS = ("path", "key", "__key__", "file_name", "filename")
 _BINARY, _STRING = {"binary", "large_binary", "binary_view"}, {"string", "large_string", "string_view"}
 _FLOAT = {"halffloat", "float", "double"}
+_DOUBLE = {"double"}  # what pandas makes of integers if some are missing
 _INTEGER = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 _READ_BUFFER = 1 << 20
 
@@ -134,11 +136,26 @@ class Leaf(NamedTuple):
         return array.flatten()[array.type.get_field_index(self.member)]  # null wherever the struct is null
 
 
+class ColumnOptions(NamedTuple):
+    """Which columns the user names; None for those that are found by name and type.
+
+    Without `labels` no column of labels is looked for.
+    """
+
+    image: str | None = None
+    label: str | None = None
+    labels: bool = True
+
+
 class Columns(NamedTuple):
     """The columns of a Parquet file that make up a sample.
 
     Attributes
     ----------
+    label : Leaf or None
+        None if there are no labels.
+    texts : bool
+        Whether the labels are texts.
     key : Leaf or None
         None if the number of the row is the key.
     landmarks : Leaf or None
@@ -147,45 +164,62 @@ class Columns(NamedTuple):
     """
 
     image: Leaf
-    label: Leaf
+    label: Leaf | None
+    texts: bool
     key: Leaf | None
     landmarks: Leaf | None
     has_extensions: bool
 
 
-def find_columns(schema: Any, path: str) -> Columns:
+def find_columns(schema: Any, path: str, options: ColumnOptions = ColumnOptions()) -> Columns:
     """Find the columns of a sample in the Arrow schema of the file at `path`.
 
     The image is a column with a usual name (``image``, ``jpg``) that is binary, or a struct with a binary member
-    ``bytes`` like the image feature of Hugging Face; or else the only such struct. The label is an integer column with
-    a usual name. The key is the member ``path`` of the image's struct, or a string column with a usual name.
+    ``bytes`` like the image feature of Hugging Face; or else the only such struct. The label is a column of integers or
+    texts with a usual name; if no column can be the label, there are no labels. The key is the member ``path`` of the
+    image's struct, or a string column with a usual name.
 
     Raises
     ------
     FormatError
-        If there is no image or no label column; the message lists the columns of the file.
+        If there is no image column, or a label column cannot be told; the message lists the columns of the file.
     """
     types = {field.name: field.type for field in schema if len(schema.get_all_field_indices(field.name)) == 1}
 
     images = {name: leaf for name, kind in types.items() if (leaf := _image_leaf(name, kind)) is not None}
     structs = [leaf for leaf in images.values() if leaf.member is not None]
     image = next((images[name] for name in _IMAGE_COLUMNS if name in images), structs[0] if len(structs) == 1 else None)
-    label = _named_column(types, _LABEL_COLUMNS, _INTEGER)
-    if image is None or label is None:
+    image = image if options.image is None else images.get(options.image)
+    label_kinds = (_INTEGER, _DOUBLE, _STRING)
+    label_names = _LABEL_COLUMNS if options.label is None else (options.label,)
+    labels = [leaf for kinds in label_kinds if (leaf := _named_column(types, label_names, kinds)) is not None]
+    label = labels[0] if labels and options.labels else None
+    key = _named_column(types, _KEY_COLUMNS, _STRING)
+    others = [
+        name
+        for name, kind in types.items()
+        if _type_name(kind) in _INTEGER | _STRING
+        and name not in _KEY_COLUMNS
+        and (image is None or name != image.column)
+    ]
+    if image is None or (label is None and options.labels and (others or options.label is not None)):
         what, names = ("image", _IMAGE_COLUMNS) if image is None else ("label", _LABEL_COLUMNS)
-        kind = "a binary column, or a struct with a binary member 'bytes'," if image is None else "an integer column"
+        wanted = options.image if image is None else options.label
+        kind = "a binary column, or a struct with a binary member 'bytes'" if image is None else "integers or texts"
+        named = f"named {', '.join(names[:-1])} or {names[-1]}" if wanted is None else f"named {wanted}"
         found = ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"
+        way_out = "" if image is None else ", or read it without labels: --labels none"
         raise FormatError(
-            f"{path}: has no {what} column; expected {kind} named {', '.join(names[:-1])} or {names[-1]}; "
-            f"columns found: {found}"
+            f"{path}: has no {what} column; expected {kind}, {named}; columns found: {found}; name the column with "
+            f"--{what}-column{way_out}"
         )
 
-    key = _named_column(types, _KEY_COLUMNS, _STRING)
     if _member_type(types[image.column], "path") in _STRING:
         key = Leaf(image.column, "path")
     landmarks = Leaf(LANDMARK_COLUMN) if _is_list_of_floats(types.get(LANDMARK_COLUMN)) else None
     has_extensions = read_metadata(schema, FACEDATA_METADATA).get("extensions") is True
-    return Columns(image, label, key, landmarks, has_extensions)
+    texts = label is not None and _type_name(types[label.column]) in _STRING
+    return Columns(image, label, texts, None if key == label else key, landmarks, has_extensions)
 
 
 def _image_leaf(name: str, kind: Any) -> Leaf | None:
@@ -277,12 +311,16 @@ def recognises(path: str) -> bool:
     return False
 
 
-def read_row_groups(paths: Sequence[str]) -> NDArray[np.void]:
+def read_row_groups(
+    paths: Sequence[str], options: ColumnOptions = ColumnOptions()
+) -> tuple[NDArray[np.void], list[Columns]]:
     """The row groups of the files, according to their footers; those without rows are left out.
 
     Returns
     -------
     ndarray of shape (G,), ROW_GROUP
+    list of Columns
+        Those of each file.
 
     Raises
     ------
@@ -291,10 +329,15 @@ def read_row_groups(paths: Sequence[str]) -> NDArray[np.void]:
     FormatError
         If it is not a complete Parquet file, lacks a column, or its footer contradicts itself.
     """
-    tables = [np.empty(0, ROW_GROUP)]
+    tables, columns = [np.empty(0, ROW_GROUP)], list[Columns]()
     for index, path in enumerate(paths):
         with open_parquet(path) as file:
-            find_columns(file.schema_arrow, path)
+            columns.append(find_columns(file.schema_arrow, path, options))
+            if columns[-1].texts != columns[0].texts:
+                raise FormatError(
+                    f"{path}: its labels are {'texts' if columns[-1].texts else 'integers'}, and those of {paths[0]} "
+                    "are not; convert them separately"
+                )
             metadata = file.metadata
             try:  # the metadata of single columns is not read: if it is damaged, pyarrow ends the process
                 groups = enumerate(map(metadata.row_group, range(metadata.num_row_groups)))
@@ -319,4 +362,4 @@ def read_row_groups(paths: Sequence[str]) -> NDArray[np.void]:
     joined = np.concatenate(tables)
     joined["end"] = joined["end"].cumsum()
     joined["begin"][1:] = joined["end"][:-1]
-    return joined
+    return joined, columns

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
+from facedata.columns import UNLABELLED
 from facedata.converters.class_names import CLASSES, write_class_names
 from facedata.converters.parquet.library import (
     FACEDATA_METADATA,
@@ -33,6 +35,7 @@ _MOST_FILES = 100_000  # names have five digits
 _ROW_GROUP_BYTES = 1 << 23
 _ROW_GROUP_ROWS = 1 << 13
 _LONGEST_KEY = 1 << 12
+_FEW = 1000  # labels without a name, which then have their number as their name
 _NAME = "train-{:05d}-of-{:05d}.parquet"
 _NAMES = re.compile(r"train-\d{5}-of-\d{5,6}\.parquet")
 _IMAGE_NAME = re.compile(r".+\.(jpe?g|png|bmp|webp|gif|tiff?)", re.IGNORECASE | re.DOTALL)
@@ -73,6 +76,8 @@ class ParquetSink(Sink):
         have none; `ParquetSource` removes it again.
     classes : int, optional
         How many classes the source declares.
+    features : tuple of str
+        The name of each label from 0, as a ``ClassLabel`` of Hugging Face; empty if there are none.
     class_names : mapping of int to str, optional
         Names of the labels, for `finish`; not sent to workers.
     """
@@ -85,6 +90,7 @@ class ParquetSink(Sink):
     file_count: int = 0
     add_extensions: bool = False
     classes: int | None = None
+    features: tuple[str, ...] = ()
     class_names: Mapping[int, str] | None = field(default=None, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -106,6 +112,7 @@ class ParquetSink(Sink):
             "landmarks": self.landmarks,
             "file extensions": self.add_extensions,
             "classes": self.classes,
+            **({"features": crc32("\0".join(self.features).encode(errors="surrogateescape"))} if self.features else {}),
             "pyarrow": int(import_pyarrow().__version__.partition(".")[0]),
         }
 
@@ -139,6 +146,7 @@ class ParquetSink(Sink):
             file_count=len(ends),
             add_extensions=not any(_IMAGE_NAME.fullmatch(sample.key) for sample in samples),
             classes=source.declared_classes(),
+            features=_class_label(source),
             class_names=source.class_names(),
         )
         return fitted, ends
@@ -229,6 +237,8 @@ def _make_schema(sink: ParquetSink) -> Any:
     image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     fields = [("image", image), ("label", pyarrow.int64())]
     features: dict[str, Any] = {"image": {"_type": "Image"}, "label": {"dtype": "int64", "_type": "Value"}}
+    if sink.features:
+        features["label"] = {"names": sink.features, "_type": "ClassLabel"}
     if sink.landmarks:
         fields.append((LANDMARK_COLUMN, pyarrow.list_(pyarrow.float32())))
         # every release of the datasets library reads Sequence; since 4.0 it writes List
@@ -254,6 +264,7 @@ def _make_table(
     pyarrow = import_pyarrow()
     buffer, from_buffers = pyarrow.py_buffer, pyarrow.Array.from_buffers
 
+    known = [label != UNLABELLED for label in labels]
     image = schema.field("image").type
     members = [
         from_buffers(member.type, len(images), [None, buffer(_offsets(values)), buffer(b"".join(values))])
@@ -261,16 +272,31 @@ def _make_table(
     ]
     columns = [
         pyarrow.StructArray.from_arrays(members, fields=list(image)),
-        from_buffers(pyarrow.int64(), len(labels), [None, buffer(np.array(labels, np.int64))]),
+        from_buffers(pyarrow.int64(), len(labels), [buffer(_valid(known)), buffer(np.array(labels, np.int64))]),
     ]
     if LANDMARK_COLUMN in schema.names:
         rows = [() if points is None else points.ravel() for points in landmarks]
         values = np.concatenate(rows).astype(np.float32)
-        valid = np.packbits([points is not None for points in landmarks], bitorder="little")
+        valid = _valid([points is not None for points in landmarks])
         numbers = from_buffers(pyarrow.float32(), len(values), [None, buffer(values)])
         kind = schema.field(LANDMARK_COLUMN).type
         columns.append(from_buffers(kind, len(rows), [buffer(valid), buffer(_offsets(rows))], children=[numbers]))
     return pyarrow.Table.from_arrays(columns, schema=schema)
+
+
+def _class_label(source: Source) -> tuple[str, ...]:
+    """The name of each label from 0, or its number; empty if there are no names, or two are the same."""
+    names = source.class_names() or {}
+    count = max(max(names, default=-1) + 1, source.declared_classes() or 0)
+    if not names or count > 2 * len(names) + _FEW:
+        return ()
+    found = tuple(names.get(label, str(label)) for label in range(count))
+    return found if len(set(found)) == count else ()
+
+
+def _valid(known: Sequence[bool]) -> NDArray[np.uint8]:
+    """The bits that say which values of an array are not null."""
+    return np.packbits(known, bitorder="little")
 
 
 def _offsets(values: Iterable[Any]) -> NDArray[np.int32]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from facedata.converters.class_names import read_class_names_in
 from facedata.converters.parquet.library import (
     FACEDATA_METADATA,
     HUGGINGFACE_METADATA,
+    ColumnOptions,
     Columns,
     find_columns,
     find_files,
@@ -24,16 +26,20 @@ from facedata.converters.parquet.library import (
     read_metadata,
     read_row_groups,
 )
-from facedata.dataset import Sample, Source
+from facedata.dataset import Sample, Source, refuse_mixed_splits
 from facedata.errors import OptionError, SampleError
 from facedata.files import combined_identity, file_identity
 from facedata.images import LARGEST_IMAGE
+from facedata.text import counted, listed, natural_sort
 
 __all__ = ["ParquetSource", "open_source"]
 
 _BATCH_BYTES = 1 << 22
 _BATCH_ROWS = 1 << 6  # few, since the footer counts an image that is repeated through a dictionary only once
 _BATCH_ROWS_WITHOUT_IMAGES = 1 << 16
+_MOST_DIGITS = 9
+_INVALID = -2  # in the place of a label
+_log = logging.getLogger(__name__)
 
 Rows = range | NDArray[np.int64]
 """Numbers of rows, counted over all files of a dataset, ascending; a row may be repeated."""
@@ -42,7 +48,7 @@ Rows = range | NDArray[np.int64]
 class _Batch(NamedTuple):
     """Those `rows` of a row group that are wanted, in a record batch that begins with the row `begin`.
 
-    There is no record batch if they cannot be read, but a `reason`.
+    There is no record batch if they cannot be read, but a `reason`. `numbers` are the labels of texts.
     """
 
     path: str
@@ -50,6 +56,7 @@ class _Batch(NamedTuple):
     rows: Rows
     begin: int
     record_batch: Any
+    numbers: Mapping[str, int]
     reason: str = ""
 
     def positions(self) -> slice | NDArray[np.int64]:
@@ -81,13 +88,21 @@ class ParquetSource(Source):
     rows : range or ndarray of shape (N,), int64
         The rows, counted over all files of the dataset.
     files_identity : mapping
-        Number, bytes and digest of all files of the dataset.
+        Number, bytes and digest of all files of the dataset, and the columns that the user named.
+    options : ColumnOptions
+    numbers : mapping
+        The labels of texts; empty if the labels are integers.
+    labelled : bool
+        Whether a row of the dataset has a label.
     """
 
     files: tuple[str, ...]
     groups: NDArray[np.void]
     rows: Rows
     files_identity: Mapping[str, Any]
+    options: ColumnOptions = ColumnOptions()
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    labelled: bool = True
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -158,13 +173,25 @@ class ParquetSource(Source):
         """The labels in blocks, -1 for a row without a valid one; the images are not read."""
         return map(_labels, self._batches("label"))
 
+    def number_texts(self) -> dict[str, int]:
+        """The label of each text in the label column: the number that it is, or else its place in natural order."""
+        found: set[str | None] = set()
+        for batch in self._batches("label"):
+            if batch.record_batch is not None and batch.columns.label is not None:
+                array = batch.columns.label.values(batch.record_batch)
+                found.update(_texts((array if hasattr(array, "dictionary") else array.dictionary_encode()).dictionary))
+        texts = natural_sort(text for text in found if text)
+        if all(text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS for text in texts):
+            return {text: int(text) for text in texts}
+        return {text: number for number, text in enumerate(texts)}
+
     def _batches(self, only: str | None) -> Iterator[_Batch]:
         """The rows as they are read: whole, or the ``"key"`` or the ``"label"`` alone."""
         groups = [group for group in range(len(self.groups)) if len(self._rows_in(group))]
         for number, groups_of_file in groupby(groups, self.groups["file"].item):
             path = self.files[number]
             with open_parquet(path) as file:
-                columns = find_columns(file.schema_arrow, path)
+                columns = find_columns(file.schema_arrow, path, self.options)
                 for group in groups_of_file:
                     yield from self._batches_of_group(file, path, columns, group, only)
 
@@ -181,8 +208,7 @@ class ParquetSource(Source):
             leaves = [columns.image, columns.label, columns.key, columns.landmarks]
         else:
             batch_rows = _BATCH_ROWS_WITHOUT_IMAGES
-            # without a column of keys, the label counts the rows
-            leaves = [columns.label if only == "label" else columns.key or columns.label]
+            leaves = [columns.label if only == "label" else columns.key]  # batches without columns count the rows
         number, rows = int(self.groups["number"][group]), self._rows_in(group)
         batches = file.iter_batches(
             max(batch_rows, 1),
@@ -198,11 +224,11 @@ class ParquetSource(Source):
                 batch, reason = None, first_line(error)
             if batch is None:
                 reason = f"row group {number} of the file cannot be read from this row on: {reason}"
-                yield _Batch(path, columns, rows, begin, None, reason)
+                yield _Batch(path, columns, rows, begin, None, self.numbers, reason)
                 return
             found = _rows_between(rows, begin, begin + batch.num_rows)
             if len(found):
-                yield _Batch(path, columns, found, begin, batch)
+                yield _Batch(path, columns, found, begin, batch, self.numbers)
             rows, begin = rows[len(found) :], begin + batch.num_rows
 
     def sizes(self) -> NDArray[np.int32]:
@@ -221,7 +247,10 @@ class ParquetSource(Source):
         return self.groups["size"] // (self.groups["end"] - self.groups["begin"]), rows
 
     def class_names(self) -> Mapping[int, str] | None:
-        """The Hugging Face class labels of the first file, or the names in ``classes.txt`` if facedata wrote it."""
+        """The labels that are texts, the Hugging Face class labels of the first file, or else our ``classes.txt``."""
+        if self.numbers:
+            words = not all(map(str.isdigit, self.numbers))
+            return {number: name for name, number in self.numbers.items()} if words else None
         names, own = self._class_metadata()
         if names:
             return dict(enumerate(names))
@@ -230,6 +259,8 @@ class ParquetSource(Source):
     def declared_classes(self) -> int | None:
         """The number of classes that the source of facedata's own file declared, or that Hugging Face names."""
         names, own = self._class_metadata()
+        if self.numbers:
+            return max(self.numbers.values()) + 1
         declared = own.get("classes")
         return declared if type(declared) is int and 0 < declared <= LARGEST_LABEL + 1 else len(names) or None
 
@@ -240,7 +271,8 @@ class ParquetSource(Source):
         with open_parquet(self.files[0]) as file:
             schema = file.schema_arrow
         value: Any = read_metadata(schema, HUGGINGFACE_METADATA)
-        for name in ("info", "features", find_columns(schema, self.files[0]).label.column, "names"):
+        label = find_columns(schema, self.files[0], self.options).label
+        for name in ("info", "features", label and label.column, "names"):
             value = value.get(name) if isinstance(value, dict) else None
         names = value if isinstance(value, list) and all(isinstance(name, str) for name in value) else []
         return names, read_metadata(schema, FACEDATA_METADATA)
@@ -261,20 +293,22 @@ def _samples(batch: _Batch) -> Iterator[Sample | SampleError]:
         yield from (SampleError(batch.path, str(row), batch.reason) for row in batch.rows)
         return
     columns, record_batch = batch.columns, batch.record_batch
-    images, labels = (batch.values(leaf.values(record_batch)) for leaf in (columns.image, columns.label))
+    images = batch.values(columns.image.values(record_batch))
+    labels = _labels(batch, invalid=_INVALID).tolist()
     landmarks: Sequence[Any] = [None] * len(images)
     if columns.landmarks is not None:
         landmarks = batch.values(columns.landmarks.values(record_batch))
-    for key, image, label, points in zip(_keys(batch), images, labels, landmarks, strict=True):
+    for place, (key, image, label, points) in enumerate(zip(_keys(batch), images, labels, landmarks, strict=True)):
         if not image:
             reason = f"the column {columns.image.path} holds no image"
             if columns.image.member is not None and image is None:
                 reason += "; images outside the Parquet file are not read"
         elif len(image) > LARGEST_IMAGE:
             reason = f"the image has {len(image):,} bytes; at most {LARGEST_IMAGE:,} are read"
-        elif label is None or not 0 <= label <= LARGEST_LABEL:
-            found = "no label" if label is None else f"the label {label}"
-            reason = f"the column {columns.label.path} holds {found}; expected an integer from 0 to {LARGEST_LABEL}"
+        elif label == _INVALID and columns.label is not None:
+            value = batch.values(columns.label.values(record_batch))[place]
+            column = f"the column {columns.label.path}"
+            reason = f"{column} holds the label {value}; expected an integer from 0 to {LARGEST_LABEL}"
         else:
             yield Sample(key, label, image, None if points is None else _landmarks(points))
             continue
@@ -298,29 +332,53 @@ def _keys(batch: _Batch) -> list[str]:
     try:
         keys = batch.values(array)
     except UnicodeDecodeError:  # strings of another writer that are not UTF-8
-        buffers = [_decoded(array)[int(row) - batch.begin].as_buffer() for row in batch.rows]
-        keys = [None if buffer is None else buffer.to_pybytes().decode(errors="replace") for buffer in buffers]
+        all_keys = _texts(array)
+        keys = [all_keys[int(row) - batch.begin] for row in batch.rows]
     if batch.columns.has_extensions:
         keys = [key and key.rpartition(".")[0] for key in keys]
     return [key or str(row) for key, row in zip(keys, batch.rows, strict=True)]
 
 
-def _labels(batch: _Batch) -> NDArray[np.int64]:
-    """The label of each row, shape (rows,), int64; -1 if it is not valid or cannot be read.
+def _texts(array: Any) -> list[str | None]:
+    """The texts of an array; bytes that are not UTF-8 are replaced."""
+    try:
+        return list(array.to_pylist())
+    except UnicodeDecodeError:
+        buffers = (value.as_buffer() for value in _decoded(array))
+        return [None if buffer is None else buffer.to_pybytes().decode(errors="replace") for buffer in buffers]
+
+
+def _labels(batch: _Batch, invalid: int = UNLABELLED) -> NDArray[np.int64]:
+    """The label of each row, shape (rows,), int64; `invalid` if it is not valid, -1 if there is none."""
+    if batch.record_batch is None or batch.columns.label is None:
+        return np.full(len(batch.rows), UNLABELLED, np.int64)
+    array = batch.columns.label.values(batch.record_batch)
+    if batch.columns.texts:
+        encoded = array if hasattr(array, "dictionary") else array.dictionary_encode()
+        values, valid = _integers(encoded.indices)
+        texts = _texts(encoded.dictionary)
+        table = np.array([*(batch.numbers.get(text or "", UNLABELLED) for text in texts), UNLABELLED], np.int64)
+        return table[np.where(valid, values, len(texts)).astype(np.int64)][batch.positions()]
+    values, valid = _integers(_decoded(array))
+    missing = ~valid | (values == UNLABELLED) | (values != values)  # the last is NaN
+    with np.errstate(invalid="ignore"):
+        numbers = values.astype(np.int64)
+    good = (values >= 0) & (values <= LARGEST_LABEL) & (numbers == values)
+    labels: NDArray[np.int64] = np.where(missing, UNLABELLED, np.where(good, numbers, invalid))
+    return labels[batch.positions()]
+
+
+def _integers(array: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """The values of an array of numbers, and which of them are not null.
 
     Read from the buffers, because pyarrow's own conversion to NumPy loads pandas, which takes longer than all labels.
     """
-    if batch.record_batch is None:
-        return np.full(len(batch.rows), UNLABELLED, np.int64)
-    array = _decoded(batch.columns.label.values(batch.record_batch))
     used = slice(array.offset, array.offset + len(array))
     validity, data = array.buffers()
     values = np.frombuffer(data, str(array.type))[used]
-    valid = (values >= 0) & (values <= LARGEST_LABEL)
-    if validity is not None:
-        valid &= np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")[used].astype(bool)
-    labels: NDArray[np.int64] = np.where(valid, values.astype(np.int64), np.int64(UNLABELLED))
-    return labels[batch.positions()]
+    if validity is None:
+        return values, np.ones(len(values), np.bool_)
+    return values, np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")[used].astype(np.bool_)
 
 
 def _decoded(array: Any) -> Any:
@@ -328,13 +386,19 @@ def _decoded(array: Any) -> Any:
     return array.dictionary_decode() if str(array.type).startswith("dictionary<") else array
 
 
-def open_source(path: str) -> ParquetSource:
+def open_source(
+    path: str, *, image_column: str | None = None, label_column: str | None = None, labels: str | None = None
+) -> ParquetSource:
     """Open the rows of the Parquet files at `path`.
 
     Parameters
     ----------
     path : str
         As for `find_files`.
+    image_column, label_column : str, optional
+        The names of these columns if they are not usual ones.
+    labels : str, optional
+        ``"none"``: no row has a label.
 
     Raises
     ------
@@ -343,15 +407,39 @@ def open_source(path: str) -> ParquetSource:
     InputError
         If there is no file, or one cannot be read.
     FormatError
-        If a file is damaged, or has no image or label column.
+        If a file is damaged, or has no image column, or a label column cannot be told; or if the files in a folder are
+        parts of a dataset, as train and test.
+    OptionError
+        If `labels` is ``"folders"``.
     """
+    if labels == "folders":
+        raise OptionError("--labels folders does not apply to the format 'parquet', which has no folders")
     files = tuple(find_files(path))
-    groups = read_row_groups(files)
+    if os.path.isdir(path):
+        refuse_mixed_splits("parquet", path, files)
+    options = ColumnOptions(image_column, label_column, labels != "none")
+    groups, columns = read_row_groups(files, options)
     rows = range(int(groups["end"][-1]) if len(groups) else 0)
     identities = [file_identity(file) for file in files]
+    named = {"image column": image_column, "label column": label_column}
     identity = {
         "files": len(files),
         "size": sum(identity["size"] for identity in identities),
         "digest": combined_identity((str(identity["size"]), identity["digest"]) for identity in identities),
+        **{what: name for what, name in named.items() if name is not None},
     }
-    return ParquetSource(files, groups, rows, identity)
+    source = ParquetSource(files, groups, rows, identity, options)
+    if columns[0].texts:
+        source = replace(source, numbers=source.number_texts())
+        if words := source.class_names():
+            _log.info(
+                "%s: %s, numbered in natural order: %s",
+                path,
+                counted(len(words), "class", "classes"),
+                listed([*words.values()]),
+            )
+    labelled = any((block >= 0).any() for block in source.label_blocks())
+    if not labelled and labels is None and len(rows):
+        why = "without a label column" if columns[0].label is None else "without a label in any row"
+        _log.info("%s: %s, %s: unlabelled", path, counted(len(rows), "image"), why)
+    return replace(source, labelled=labelled)

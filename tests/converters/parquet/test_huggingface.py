@@ -110,7 +110,7 @@ def test_files_written_by_the_library_are_read(hugging_face: tuple[Any, Path]) -
     items = samples(landmarks=False)
     written = open_dataset(f"{hugging_face[1]}/a.parquet")
     assert list(written) == [item._replace(key=f"{item.key}.jpg") for item in items]
-    assert written.class_names() is None
+    assert written.class_names() == {n: f"person {n}" for n in range(5)}
     with_names = open_dataset(f"{hugging_face[1]}/b.parquet")
     assert list(with_names) == items
     assert with_names.class_names() == {n: f"p{n}" for n in range(5)}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -85,6 +86,31 @@ def test_the_path_of_an_image_ends_as_a_file_name_does_and_its_key_comes_back(
     convert(MemorySource([Sample(key, 0, jpeg(key)) for key in paths]), f"parquet:{tmp_path}")
     assert [image["path"] for image in pq.read_table(tmp_path / ONLY)["image"].to_pylist()] == list(paths.values())
     assert [sample.key for sample in open_dataset(f"parquet:{tmp_path}")] == list(paths)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "expected", "class_label"),
+    [
+        ([0, -1, 2], None, [0, None, 2], None),
+        ([-1, -1], None, [None, None], None),
+        ([0, 2], {0: "anna", 2: "bert"}, [0, 2], ["anna", "1", "bert"]),
+        ([0, 1], {0: "anna", 1: "anna"}, [0, 1], None),  # the library refuses names that are not unique
+        ([5000], {5000: "anna"}, [5000], None),
+    ],
+)
+def test_labels_are_null_without_one_and_a_class_label_with_names(
+    tmp_path: Path,
+    labels: list[int],
+    names: dict[int, str] | None,
+    expected: list[int | None],
+    class_label: list[str] | None,
+) -> None:
+    source = MemorySource([Sample(str(n), label, jpeg(n)) for n, label in enumerate(labels)], names=names)
+    convert(source, f"parquet:{tmp_path}")
+    written = pq.read_table(tmp_path / ONLY)
+    features = json.loads(written.schema.metadata[b"huggingface"])["info"]["features"]
+    assert (written["label"].to_pylist(), features["label"].get("names")) == (expected, class_label)
+    assert [sample.label for sample in open_dataset(f"parquet:{tmp_path}")] == labels
 
 
 def test_refused_samples_are_listed_with_the_reason(tmp_path: Path) -> None:

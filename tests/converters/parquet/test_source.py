@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import os
 import random
 import subprocess
@@ -132,8 +133,12 @@ def test_a_key_column_of_its_own_names_the_samples(tmp_path: Path) -> None:
             {"label": [1], "text": ["x"]},
             r"no image column; expected .*'bytes'.*; columns found: label \(int64\), text \(string\)",
         ),
-        ({"image": [b"x"], "name": ["x"]}, r"no label column; expected an integer column named label, .*name \(str"),
-        ({"image": [b"x"], "label": ["anna"]}, r"no label column; .*label \(string\)"),
+        (
+            {"image": [b"x"], "person_id": [1]},
+            r"no label column; expected integers or texts, named label, .*person_id \(int64\); name the column with "
+            "--label-column, or read it without labels: --labels none",
+        ),
+        ({"image": [b"x"], "label": [[1]], "name": ["x"]}, r"no label column; .*label \(list<"),
         ({"image": ["a.jpg"], "label": [1]}, r"no image column; .*image \(string\)"),
         ({"a": [{"bytes": b"x"}], "b": [{"bytes": b"x"}], "label": [1]}, "no image column"),
     ],
@@ -146,6 +151,82 @@ def test_a_missing_column_is_reported_with_the_columns_found(
         opened(tmp_path)
 
 
+def test_columns_that_are_named_count(tmp_path: Path) -> None:
+    columns = {"image": [b"other"], "crop": [{"bytes": jpeg(3)}], "label": [0], "person_id": ["p"]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    source = open_dataset(f"parquet:{tmp_path}/a.parquet", image_column="crop", label_column="person_id")
+    assert list(copy.deepcopy(source[:])) == [Sample("0", 0, jpeg(3))]
+    assert (source.class_names(), source.identity() == opened(tmp_path).identity()) == ({0: "p"}, False)
+    for options, message in (
+        ({"image_column": "label"}, r"no image column; expected a binary .*, named label; .*--image-column$"),
+        ({"label_column": "crop"}, r"no label column; .* named crop; columns found: .*--label-column, or .*none$"),
+    ):
+        with pytest.raises(FormatError, match=message):
+            open_dataset(f"parquet:{tmp_path}/a.parquet", **options)
+
+
+@pytest.mark.parametrize("form", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())])
+@pytest.mark.parametrize(
+    ("labels", "expected", "names"),
+    [
+        (["n10", "n9", None, "n9", ""], [1, 0, -1, 0, -1], {0: "n9", 1: "n10"}),
+        (["7", "007", "12", None, "7"], [7, 7, 12, -1, 7], None),
+        (["7", "é", "12", "x", "y"], [0, 4, 1, 2, 3], {0: "7", 1: "12", 2: "x", 3: "y", 4: "é"}),
+    ],
+)
+def test_labels_that_are_texts_are_numbered_in_natural_order(
+    tmp_path: Path, form: pa.DataType, labels: list[str | None], expected: list[int], names: dict[int, str] | None
+) -> None:
+    column = pa.array(labels, form)
+    for name, part in (("a", slice(0, 2)), ("b", slice(2, 5))):  # numbers are the same in all files
+        written = pa.table({"image": list(map(jpeg, range(5))), "label": column})[part]
+        pq.write_table(written, tmp_path / f"{name}.parquet", row_group_size=2)
+    source = opened(tmp_path)
+    assert source.labels().tolist() == expected
+    assert [sample.label for sample in source] == expected
+    assert source.take(np.array([1, 4])).labels().tolist() == [expected[1], expected[4]]
+    assert (source.class_names(), source.declared_classes()) == (names, max(expected) + 1)
+
+
+@pytest.mark.parametrize(
+    ("label", "said"),
+    [
+        (None, "3 images, without a label column: unlabelled"),
+        (pa.array([None] * 3, pa.int64()), "3 images, without a label in any row: unlabelled"),
+        (pa.array([-1] * 3), "without a label in any row"),
+        (pa.array([0.0, float("nan"), 2.0]), ""),  # as pandas writes integers if some are missing
+    ],
+)
+def test_rows_without_labels_are_unlabelled(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, label: pa.Array | None, said: str
+) -> None:
+    caplog.set_level("INFO")
+    columns = {"image": list(map(jpeg, range(3)))} | ({} if label is None else {"label": label})
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    source = opened(tmp_path / "a.parquet")
+    expected = [-1] * 3 if said else [0, -1, 2]
+    assert ([sample.label for sample in source], source.labels().tolist()) == (expected, expected)
+    assert (list(source.keys()), source.labelled) == (["0", "1", "2"], not said)
+    assert said in caplog.text
+    assert not open_dataset(f"parquet:{tmp_path}/a.parquet", labels="none").labelled
+
+
+def test_files_that_do_not_belong_together_are_not_mixed(tmp_path: Path) -> None:
+    for name in ("train-0", "train-1", "test-0"):
+        pq.write_table(table(range(2)), tmp_path / f"{name}.parquet")
+    with pytest.raises(
+        FormatError, match=r"test \(1: test-0.parquet\), train \(2: train-0.parquet\); name one of them"
+    ):
+        open_dataset(str(tmp_path))
+    assert len(opened(tmp_path / "train-*.parquet")) == 4
+    assert len(opened(tmp_path / "*.parquet")) == 6
+    pq.write_table(pa.table({"image": [jpeg(0)], "label": ["anna"]}), tmp_path / "train-2.parquet")
+    with pytest.raises(
+        FormatError, match=r"train-2.parquet: its labels are texts, and those of .*train-0.parquet are not"
+    ):
+        opened(tmp_path / "train-*.parquet")
+
+
 def test_a_row_that_lacks_something_fails_alone(tmp_path: Path) -> None:
     no_image = "the column image.bytes holds no image"
     no_label = "the column label holds {}; expected an integer from 0 to 2147483647"
@@ -155,8 +236,8 @@ def test_a_row_that_lacks_something_fails_alone(tmp_path: Path) -> None:
         (None, 1, f"1: {outside}"),
         ({"bytes": None, "path": "/home/me/1.jpg"}, 2, f"/home/me/1.jpg: {outside}"),
         ({"bytes": b"", "path": "empty"}, 3, f"empty: {no_image}"),
-        ({"bytes": jpeg(4), "path": "unlabelled"}, None, f"unlabelled: {no_label.format('no label')}"),
-        ({"bytes": jpeg(5), "path": "negative"}, -1, f"negative: {no_label.format('the label -1')}"),
+        ({"bytes": jpeg(4), "path": "unlabelled"}, None, ""),
+        ({"bytes": jpeg(5), "path": "negative"}, -2, f"negative: {no_label.format('the label -2')}"),
         ({"bytes": jpeg(6), "path": "huge"}, 1 << 31, f"huge: {no_label.format('the label 2147483648')}"),
         ({"bytes": jpeg(7), "path": None}, 7, ""),
     ]
