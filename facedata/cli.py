@@ -16,7 +16,7 @@ from facedata.jobs.signals import interrupt
 
 SECTIONS = {
     "Get a dataset": {
-        "datasets": "List the known datasets, or show all that is known of one.",
+        "datasets": "List the known datasets, show one, or add your own.",
         "download": "Fetch a dataset by its name: checked, unpacked, in its final layout.",
         "verify-md5": "Check files against published checksums, or make a list of checksums.",
         "extract": "Unpack .tar, .tar.gz and .zip archives, whole or in parts.",

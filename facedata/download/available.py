@@ -258,7 +258,10 @@ def given_files(entry: CatalogueSet, from_dir: Path | None, from_files: Sequence
             names = sorted(each.name for each in entries if each.is_file())
     except OSError as error:
         raise input_error(error, from_dir) from error
-    return [*from_files, *(from_dir / name for name in names)]
+    # files of a folder of one's own are in their places below it, or below the folder that it is in
+    places = [from_dir / each.place for each in entry.downloads if "/" in each.place]
+    places += [Path(os.path.abspath(from_dir)).parent / each.place for each in entry.downloads if "/" in each.place]
+    return [*from_files, *(from_dir / name for name in names), *filter(Path.is_file, places)]
 
 
 def find_downloads(
@@ -360,6 +363,8 @@ def _candidates(download: Download, given: Sequence[Path], named: Sequence[Path]
         match = _BROWSER_COPY.fullmatch(path.name)
         return match is not None and match[1] + match[2] in names
 
+    if "/" in download.place:
+        yield from (path for path in given if path.as_posix().endswith(f"/{download.place}"))
     yield from (path for path in given if path.name in names)
     yield from filter(is_copy, given)
     if is_only or download.digest is not None:

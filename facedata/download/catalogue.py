@@ -22,7 +22,7 @@ from facedata.errors import CatalogueError, OptionError
 from facedata.files import read_small
 from facedata.text import shown_url
 
-__all__ = ["Catalogue", "CatalogueSet", "Download", "KnownFile", "Source", "load_catalogue"]
+__all__ = ["Catalogue", "CatalogueSet", "Download", "KnownFile", "Source", "load_catalogue", "user_catalogue"]
 
 _LARGEST = 16 << 20  # bytes of a catalogue; facedata's own has some 20 thousand
 _HARMLESS = {"free", "synthetic"}
@@ -238,6 +238,12 @@ class Catalogue:
         raise OptionError(f"there is no dataset named '{name}'{meant}; 'facedata datasets' lists all")
 
 
+def user_catalogue() -> Path:
+    """The file with the user's own sets and mirrors, which need not exist."""
+    base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    return Path(base, "facedata", "catalogue.toml")
+
+
 def load_catalogue(files: Sequence[str | os.PathLike[str]] = ()) -> Catalogue:
     """Load facedata's own sets, then the user's in ``~/.config/facedata``, then those of `files`.
 
@@ -249,8 +255,7 @@ def load_catalogue(files: Sequence[str | os.PathLike[str]] = ()) -> Catalogue:
         If a file cannot be read.
     """
     own = Path(__file__).with_name("catalogue.toml")
-    base = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
-    mine = Path(base, "facedata", "catalogue.toml")
+    mine = user_catalogue()
     merged: dict[str, dict[str, Any]] = {}
     for path in (own, *([mine] if mine.is_file() else []), *files):
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,9 +28,11 @@ __all__ = [
     "IndexLines",
     "LabelLines",
     "RecordFile",
+    "SetState",
     "TextLines",
     "file_expectations",
     "set_expectations",
+    "set_state",
     "verify_set",
 ]
 
@@ -229,6 +232,48 @@ def set_expectations(entry: CatalogueSet, root: Path, record: Mapping[str, Any])
         if entry.is_archive(each)
     ]
     return [*archives, *files] if unpacked or not archives else archives
+
+
+@dataclass(frozen=True)
+class SetState:
+    """What of a set is in a folder, by names and sizes alone.
+
+    The `state` is ``whole``, ``damaged`` (files of a finished set are gone or have another size), ``incomplete``, or
+    ``not unpacked``; `missing` are paths, `wrong` are paths and what is wrong with them.
+    """
+
+    name: str
+    state: str
+    files: int
+    missing: list[str]
+    wrong: dict[str, str]
+
+
+def set_state(entry: CatalogueSet, root: Path) -> SetState | None:
+    """What of a set is in `root`; None if nothing is."""
+    record = read_provenance(root, entry.name)
+    is_finished, recorded = "finished" in record, record.get("files", {})
+    archives = {download.name for download in entry.downloads if entry.is_archive(download)}
+    expected = set_expectations(entry, root, record)
+    sizes: dict[str, int | None] = {each.path: each.size for each in expected if not each.optional}
+    sizes = {path: size for path, size in sizes.items() if not (is_finished and path in archives)} | recorded
+    missing, wrong, files = [], dict[str, str](), 0
+    for path, size in sizes.items():
+        try:
+            found = os.stat(root / path)
+        except (OSError, ValueError):
+            missing.append(path)
+            continue
+        files += stat.S_ISREG(found.st_mode)
+        if size is not None and size != found.st_size:
+            wrong[path] = f"expected {size:,} bytes, found {found.st_size:,}"
+    is_begun = any(os.path.exists(f"{download.path(root)}.part") for download in entry.downloads)
+    if not (is_finished or is_begun or len(missing) < len(sizes)):
+        return None
+    state = "whole" if is_finished or not archives.intersection(sizes) else "not unpacked"
+    if missing or wrong or is_begun:
+        state = "damaged" if is_finished else "incomplete"
+    return SetState(entry.name, state, files, missing, wrong)
 
 
 def verify_set(entry: CatalogueSet, root: Path, *, extra: bool = True, **options: Any) -> Verification:
