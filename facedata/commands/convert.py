@@ -193,6 +193,8 @@ def show_summary(summary: JobSummary, *, as_json: bool, faces_of: int | None = N
     """Report on stdout what a job that wrote images, or the faces of so many images, has done."""
     if as_json:
         value = summary.to_json()
+        if output_name(summary.output) == "null":
+            value["output"] = "null:"
         options.print_json({"images": value.pop("samples"), **value})
         return
     facts = summary.facts
@@ -225,15 +227,18 @@ def show_outcome(summary: JobSummary) -> None:
         click.echo(f"  {summary.shards_done} of {summary.shards} shards are done; facedata status {output}")
     if summary.skipped:
         causes = ", ".join(f"{count:,} {cause}" for cause, count in summary.skipped_causes.items())
-        listed = os.path.join(summary.output, "skipped.jsonl")
-        click.echo(f"  {counted(summary.skipped, 'image')} skipped: {causes}; see {listed}")
+        click.echo(f"  {counted(summary.skipped, 'image')} skipped: {causes}{_see(summary, 'skipped.jsonl')}")
+
+
+def _see(summary: JobSummary, name: str) -> str:
+    is_temporary = output_name(summary.output) == "null"
+    return "" if is_temporary else f"; see {os.path.join(summary.output, name)}"
 
 
 def report_failures(summary: JobSummary, note: str = "") -> int:
     """Report on stderr which images failed; `note` says what became of them. Return the exit status."""
     level = "warning" if summary.good else "error"
-    kept = output_name(summary.output) != "null"  # whose folder is temporary
-    log = f"; see {os.path.join(summary.output, 'failures.jsonl')}" if kept else ""
+    log = _see(summary, "failures.jsonl")
     if summary.failures:
         click.echo(f"facedata: {level}: {summary.failures_in_words('image', note)}{log}", err=True)
     if summary.finished and summary.skipped and not summary.samples:

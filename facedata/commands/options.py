@@ -23,57 +23,6 @@ from facedata.errors import FacedataError, InterruptedJobError, OptionError
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-__all__ = [
-    "BUILD_DIR",
-    "CATALOGUE",
-    "COLUMNS",
-    "DATUM",
-    "DEVICE",
-    "DIM",
-    "DRY_RUN",
-    "JSON",
-    "KEEP_UNDECODABLE",
-    "KEYS",
-    "KV",
-    "LABELS",
-    "LABELS_NPY",
-    "LABEL_ARRAY",
-    "LANDMARK_COLUMN",
-    "LAYOUT",
-    "LIMIT",
-    "LIST",
-    "LIST_SEPARATOR",
-    "MAX_FAILURES",
-    "MAX_IMAGES",
-    "MIN_IMAGES",
-    "OVERWRITE",
-    "QUIET",
-    "REBUILD_INDEX",
-    "RELABEL",
-    "ROOT",
-    "SALVAGE",
-    "SEED",
-    "SHARD",
-    "SHARD_SAMPLES",
-    "SHARD_SIZE",
-    "SHUFFLE",
-    "SINGLE_FILE",
-    "STYLE",
-    "WORKERS",
-    "Command",
-    "SizeType",
-    "command_line",
-    "complete_dataset",
-    "json_error",
-    "output",
-    "print_json",
-    "report_error",
-    "runs_library",
-    "shows_errors",
-    "start_logging",
-    "together",
-]
-
 _VERBOSE = "facedata.verbose"
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -344,8 +293,7 @@ def command_line() -> str:
 
 def report_error(message: str, status: int) -> int:
     """Report an error on stderr, and as `json_error` does; return the exit status."""
-    shown = message.replace("error:", click.style("error:", fg="red", bold=True), 1 if message[:6] == "error:" else 0)
-    click.echo(f"facedata: {shown}", err=True)
+    click.echo(f"facedata: {re.sub('^error:', click.style('error:', fg='red', bold=True), message)}", err=True)
     return json_error(message.removeprefix("error: "), status)
 
 
