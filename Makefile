@@ -60,6 +60,7 @@ bench: $(READY) $(COMPAT_READY)
 	$(BIN)/python benchmarks/pack_rec.py --mxnet-python $(COMPAT)/bin/python
 	$(BIN)/python benchmarks/rec_to_webdataset.py
 	$(BIN)/python benchmarks/parquet.py
+	$(BIN)/python benchmarks/scan_folder.py
 	$(BIN)/python benchmarks/align.py
 	$(BIN)/python benchmarks/similarity.py
 	$(BIN)/python benchmarks/jpeg_quality.py
