@@ -195,13 +195,8 @@ def find_columns(schema: Any, path: str, options: ColumnOptions = ColumnOptions(
     labels = [leaf for kinds in label_kinds if (leaf := _named_column(types, label_names, kinds)) is not None]
     label = labels[0] if labels and options.labels else None
     key = _named_column(types, _KEY_COLUMNS, _STRING)
-    others = [
-        name
-        for name, kind in types.items()
-        if _type_name(kind) in _INTEGER | _STRING
-        and name not in _KEY_COLUMNS
-        and (image is None or name != image.column)
-    ]
+    texts_or_integers = {name for name, kind in types.items() if _type_name(kind) in _INTEGER | _STRING}
+    others = texts_or_integers.difference(_KEY_COLUMNS) | types.keys() & set(_LABEL_COLUMNS)
     if image is None or (label is None and options.labels and (others or options.label is not None)):
         what, names = ("image", _IMAGE_COLUMNS) if image is None else ("label", _LABEL_COLUMNS)
         wanted = options.image if image is None else options.label

@@ -27,7 +27,7 @@ from facedata.converters.parquet.library import (
     read_row_groups,
 )
 from facedata.dataset import Sample, Source, refuse_mixed_splits
-from facedata.errors import OptionError, SampleError
+from facedata.errors import FormatError, OptionError, SampleError
 from facedata.files import combined_identity, file_identity
 from facedata.images import LARGEST_IMAGE
 from facedata.text import counted, listed, natural_sort
@@ -38,6 +38,7 @@ _BATCH_BYTES = 1 << 22
 _BATCH_ROWS = 1 << 6  # few, since the footer counts an image that is repeated through a dictionary only once
 _BATCH_ROWS_WITHOUT_IMAGES = 1 << 16
 _MOST_DIGITS = 9
+_MOST_CLASSES = 1 << 22  # if they are texts
 _INVALID = -2  # in the place of a label
 _log = logging.getLogger(__name__)
 
@@ -180,6 +181,11 @@ class ParquetSource(Source):
             if batch.record_batch is not None and batch.columns.label is not None:
                 array = batch.columns.label.values(batch.record_batch)
                 found.update(_texts((array if hasattr(array, "dictionary") else array.dictionary_encode()).dictionary))
+                if len(found) > _MOST_CLASSES:
+                    raise FormatError(
+                        f"{batch.path}: the column {batch.columns.label.path} has more than {_MOST_CLASSES:,} "
+                        "different texts, too many for labels; name another column with --label-column"
+                    )
         texts = natural_sort(text for text in found if text)
         if all(text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS for text in texts):
             return {text: int(text) for text in texts}
@@ -258,9 +264,9 @@ class ParquetSource(Source):
 
     def declared_classes(self) -> int | None:
         """The number of classes that the source of facedata's own file declared, or that Hugging Face names."""
+        if self.numbers or not self.labelled:
+            return max(self.numbers.values(), default=-1) + 1
         names, own = self._class_metadata()
-        if self.numbers:
-            return max(self.numbers.values()) + 1
         declared = own.get("classes")
         return declared if type(declared) is int and 0 < declared <= LARGEST_LABEL + 1 else len(names) or None
 

@@ -254,8 +254,8 @@ class _Part(NamedTuple):
     text: bytes
 
 
-def scan_tars(paths: Sequence[str]) -> Scan:
-    """Walk through the tars once and note where their samples are.
+def scan_tars(paths: Sequence[str], *, labels: bool = True) -> Scan:
+    """Walk through the tars once and note where their samples are; without `labels`, these may lie anywhere.
 
     Raises
     ------
@@ -287,7 +287,7 @@ def scan_tars(paths: Sequence[str]) -> Scan:
                 if not samples:
                     without_image += 1
                     first_without_image = first_without_image or f"{path}: {os.fsdecode(parts[0].key)}"
-                if len(apart) < _MOST_KEYS:
+                if labels and len(apart) < _MOST_KEYS:
                     apart.update(map(hash, orphans))
             starts.append(start)
             start += reader.size

@@ -312,7 +312,7 @@ def open_source(spec: str, *, labels: str | None = None) -> WebDatasetSource:
     paths = find_tars(spec)
     if os.path.isdir(spec):
         refuse_mixed_splits("webdataset", spec, paths)
-    scan = scan_tars(paths)
+    scan = scan_tars(paths, labels=labels is None)
     table, names = scan.table, None
     unlabelled = int(np.count_nonzero(table["label"] == NO_LABEL))
     if labels == "none":

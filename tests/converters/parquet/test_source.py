@@ -138,7 +138,7 @@ def test_a_key_column_of_its_own_names_the_samples(tmp_path: Path) -> None:
             r"no label column; expected integers or texts, named label, .*person_id \(int64\); name the column with "
             "--label-column, or read it without labels: --labels none",
         ),
-        ({"image": [b"x"], "label": [[1]], "name": ["x"]}, r"no label column; .*label \(list<"),
+        ({"image": [b"x"], "label": [[1]]}, r"no label column; .*label \(list<"),
         ({"image": ["a.jpg"], "label": [1]}, r"no image column; .*image \(string\)"),
         ({"a": [{"bytes": b"x"}], "b": [{"bytes": b"x"}], "label": [1]}, "no image column"),
     ],
@@ -207,6 +207,7 @@ def test_rows_without_labels_are_unlabelled(
     expected = [-1] * 3 if said else [0, -1, 2]
     assert ([sample.label for sample in source], source.labels().tolist()) == (expected, expected)
     assert (list(source.keys()), source.labelled) == (["0", "1", "2"], not said)
+    assert source.declared_classes() == (0 if said else None)
     assert said in caplog.text
     assert not open_dataset(f"parquet:{tmp_path}/a.parquet", labels="none").labelled
 

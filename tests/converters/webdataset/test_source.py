@@ -140,7 +140,7 @@ DOTS = ["J.K._Row_9.cls=1", "J.K._Row_9.jpg", "J.cls=2", "J.jpg", "22.05.png", "
         ),
         (["./b/1.jpg", "./a/1.jpg", "./0.jpg"], "./b/1:1 ./a/1:0 ./0:-1", None, "1 image outside of the class folders"),
         (["train/1.jpg", "val/1.jpg"], "train/1:0 val/1:1", "folders", "labels from 2 folders"),
-        (["a/1.jpg", "a/1.cls=9", "b/2.jpg"], "a/1:-1 b/2:-1", "none", ""),
+        (["a/1.jpg", "b/2.jpg", "a/1.cls=9", "b/2.cls=0"], "a/1:-1 b/2:-1", "none", ""),
         (["a/1.jpg", "a/1.cls=9", "b/2.jpg"], "a/1:0 b/2:1", "folders", "labels from 2 folders"),
     ],
 )

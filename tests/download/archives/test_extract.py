@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import os
 import random
+import struct
 import subprocess
 import tarfile
 import tempfile
@@ -361,6 +362,16 @@ def test_the_encoding_of_names_in_a_zip_is_guessed_and_said(
     unpack(path)
     assert sorted(visible(OUT)) == sorted(names.split())
     assert ("is a guess" in caplog.text) == (encoding != "utf-8")
+
+
+def test_the_copy_of_a_name_in_utf8_counts(unpack: Unpack, caplog: pytest.LogCaptureFixture) -> None:
+    raw, name = "张三".encode("gbk"), "张三"
+    copy = struct.pack("<HHBI", 0x7075, 5 + len(name.encode()), 1, zlib.crc32(raw)) + name.encode()
+    member = zipfile.ZipInfo("AAAA")
+    member.extra = copy
+    path = Path("a.zip")
+    path.write_bytes(zip_bytes((member, b"")).replace(b"AAAA", raw))
+    assert (unpack(path, encoding="cp866").top_level, caplog.text) == ((name,), "")
 
 
 def test_an_encoding_that_is_named_counts(unpack: Unpack, caplog: pytest.LogCaptureFixture) -> None:
