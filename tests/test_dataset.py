@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, SupportsIndex
 
+import numpy as np
 import pytest
+from format_support import convert, numbered
 from support import RecordSetMaker, jpeg, raised_without_root
 
 from facedata.converters.convert import convert_dataset
 from facedata.converters.rec.source import RecSource
-from facedata.dataset import FORMATS, Format, Sample, create_dataset, find_format, open_dataset, split_spec
+from facedata.dataset import FORMATS, Format, Sample, Source, create_dataset, find_format, open_dataset, split_spec
 from facedata.errors import FormatError, InputNotFoundError, OptionError
 
 MakeSet = Callable[..., RecordSetMaker]
@@ -76,3 +81,37 @@ def test_formats_that_cannot_be_read_or_written_are_wrong_options(
         open_dataset(f"null:{tmp_path}")
     with pytest.raises(OptionError, match="odd: this format cannot be written"):
         create_dataset(f"odd:{tmp_path}")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_dataset_is_a_sequence_in_any_process_and_thread(tmp_path: Path, method: str) -> None:
+    source = numbered(150)
+    items, datasets = list(source), []
+    for spec in ("rec:rec", "folder:out", "webdataset:tars", "parquet:parquet", "lmdb:l.lmdb", "list:l.txt@images"):
+        name, _, path = spec.partition(":")
+        spec = f"{name}:{tmp_path}/{path.replace('@', f'@{tmp_path}/')}"
+        options: dict[str, Any] = {"shard_samples": 20} if name == "webdataset" else {}
+        convert(source, spec, **options)
+        datasets.append(open_dataset(spec))
+    places: tuple[SupportsIndex, ...] = (149, 0, -1, 75, np.int64(3))
+    jobs = [(dataset, place) for dataset in datasets for place in places]
+    expected = [items[int(place)].image for _, place in jobs]
+    assert [dataset[place].image for dataset, place in jobs] == expected  # files stay open in this process
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(_image_at, jobs * 20)) == expected * 20
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        assert pool.map(_image_at, jobs) == expected
+    for dataset in datasets:
+        assert [sample.image for sample in dataset] == [item.image for item in items]
+        assert dataset.labels().tolist() == [item.label for item in items]
+        assert [sample.image for sample in dataset[10:13]] == [item.image for item in items[10:13]]
+        for place in (150, -151):
+            with pytest.raises(IndexError, match=f"sample {place}: the dataset has 150"):
+                dataset[place]
+        with pytest.raises(TypeError):
+            dataset["a"]  # type: ignore[call-overload]
+
+
+def _image_at(job: tuple[Source, SupportsIndex]) -> bytes:
+    dataset, place = job
+    return dataset[place].image

@@ -7,11 +7,13 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
 import pytest
+from support import Ran
 
 from facedata.cli import COMMANDS, facedata
 
@@ -100,14 +102,24 @@ def test_every_page_is_on_the_map() -> None:
     assert not missing
 
 
-def test_the_examples_of_the_python_page_run(tmp_path: Path) -> None:
-    page = (DOCS / "reference" / "python-api.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
-    assert len(blocks) > 3
-    script = tmp_path / "examples.py"
-    script.write_text("\n".join(blocks), encoding="utf-8")
-    run = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+def run_examples(page: str, folder: Path, before: str = "") -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert len(blocks) > 2
+    script = folder / "examples.py"
+    script.write_text("\n".join([before, *blocks]), encoding="utf-8")
+    run = subprocess.run([sys.executable, script], cwd=folder, capture_output=True, text=True, timeout=100)
     assert run.returncode == 0, run.stderr
+
+
+def test_the_examples_of_the_python_page_run(tmp_path: Path) -> None:
+    run_examples("reference/python-api.md", tmp_path)
+
+
+def test_the_examples_of_the_pytorch_page_run(tmp_path: Path, inline_facedata: Callable[..., Ran]) -> None:
+    assert inline_facedata("make-sample", "small", "--identities", "4", "--images", "5").status == 0
+    stand_in = "" if find_spec("torch") else f"import sys\nsys.path.append({str(ROOT / 'tests')!r})\n"
+    install = "import torch_protocol\ntorch_protocol.install()\n" if stand_in else ""
+    run_examples("how-to/train-with-pytorch.md", tmp_path, stand_in + install)
 
 
 def test_no_file_names_the_host_of_a_package_registry() -> None:
