@@ -118,8 +118,6 @@ def _add(source: str, name: str, url: str, catalogue: tuple[str, ...], *, as_jso
 
 
 def _show_states(known: Catalogue, root: str, *, as_json: bool) -> None:
-    from dataclasses import asdict
-
     from facedata.download.expectations import set_state
     from facedata.errors import input_error
 
@@ -129,7 +127,7 @@ def _show_states(known: Catalogue, root: str, *, as_json: bool) -> None:
         raise input_error(error, root) from error
     states = [state for entry in known if (state := set_state(entry, Path(root)))]
     if as_json:
-        options.print_json({"root": root, "sets": [asdict(state) for state in states]})
+        options.print_json({"root": root, "sets": [state._asdict() for state in states]})
         return
     width = max((len(state.name) for state in states), default=0)
     for state in states:

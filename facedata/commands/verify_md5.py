@@ -18,6 +18,7 @@ import click
 
 from facedata.commands import options
 from facedata.errors import InputError, OptionError
+from facedata.text import listed
 
 if TYPE_CHECKING:
     from facedata.download.catalogue import CatalogueSet
@@ -219,12 +220,14 @@ def _find_checks(
     from facedata.download.available import read_records
     from facedata.download.manifest import lists_in
 
-    lists, known = lists_in(name), load_catalogue(catalogue)
+    lists, known, records = lists_in(name), load_catalogue(catalogue), read_records(Path(name))
     checks = [_of_list(each, name, algorithm, stack, extra=len(lists) == 1) for each in lists]
-    checks += [_of_set(known.find(each), name, catalogue) for each in read_records(Path(name)) if each in known.sets]
+    checks += [_of_set(known.find(each), name, catalogue) for each in records if each in known.sets]
+    if unknown := [each for each in records if each not in known.sets]:
+        _log.warning("%s: the catalogue does not know %s, downloaded to it: give --catalogue", name, listed(unknown))
     if not checks:
         raise InputError(
-            f"{name}: has no list of checksums in it, as MD5SUMS, and no dataset was downloaded to it; name the "
+            f"{name}: has no list of checksums in it, as MD5SUMS, and no known dataset was downloaded to it; name the "
             f"dataset: facedata verify-md5 NAME --root {name}; or make a list: facedata verify-md5 --create {name}"
         )
     return checks

@@ -19,10 +19,10 @@ from facedata.download.checksums import ALGORITHMS
 from facedata.download.manifest import Listed, list_checksums, read_manifest
 from facedata.download.schema import check_set, read_catalogue
 from facedata.download.walk import walk_files
-from facedata.errors import FormatError, InputError, OptionError, output_error
-from facedata.files import atomic_writer, open_regular, read_small
+from facedata.errors import FormatError, InputError, OptionError
+from facedata.files import atomic_writer, open_regular, output_errors, read_small
 from facedata.jobs.signals import StopRequest
-from facedata.text import plain_line
+from facedata.text import shown_url
 
 __all__ = ["add_set"]
 
@@ -39,7 +39,6 @@ def add_set(
     url: str = "",
     catalogues: Sequence[str] = (),
     *,
-    workers: int | None = None,
     observer: Callable[[int, int], None] | None = None,
     stop: StopRequest | None = None,
 ) -> tuple[str, Path, dict[str, Any]]:
@@ -77,33 +76,24 @@ def add_set(
         if before.downloads or before.files:
             raise InputError(f"the catalogue knows the files of '{name}' already: give the new set another name")
     if is_folder:
-        table |= _describe_folder(source, base, url, workers, observer, stop)
+        table |= _describe_folder(source, base, url, observer, stop)
     else:
         table |= _describe_list(source, name, url)
-    try:
-        text = read_small(target, _LARGEST_LIST).decode() if target.exists() else "schema = 1\n"
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{target}: is not a catalogue: expected UTF-8") from error
-    read_catalogue(_toml(name, table), f"{source}: as an entry")
-    text = f"{text.rstrip()}\n\n{_toml(name, table)}"
+    entry = _toml(name, table)
+    read_catalogue(entry, f"{source}: as an entry")
+    check_set({"title": name, **table}, f"{source}: as an entry: sets.{name}")
+    text = read_small(target, _LARGEST_LIST).decode() if target.exists() else "schema = 1\n"
+    text = f"{text.rstrip()}\n\n{entry}"
     read_catalogue(text, os.fspath(target))
-    check_set({"title": name, **table}, f"{source}: as sets.{name}")
-    try:
+    with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_writer(target) as file:
             file.write(text.encode())
-    except OSError as error:
-        raise output_error(error, target) from error
     return name, target, table
 
 
 def _describe_folder(
-    folder: str,
-    base: str,
-    url: str,
-    workers: int | None,
-    observer: Callable[[int, int], None] | None,
-    stop: StopRequest | None,
+    folder: str, base: str, url: str, observer: Callable[[int, int], None] | None, stop: StopRequest | None
 ) -> dict[str, Any]:
     """Every file of the folder as a download whose place is in a folder of that name below the root."""
     if sum(1 for _ in itertools.islice(walk_files(folder), _MOST_FILES + 1)) > _MOST_FILES:
@@ -112,7 +102,7 @@ def _describe_folder(
             "facedata pack-rec or tar, and add what that gives"
         )
     listed: list[Listed] = []
-    for each in list_checksums(folder, "sha256", workers=workers, observer=observer, stop=stop):
+    for each in list_checksums(folder, "sha256", observer=observer, stop=stop):
         if not isinstance(each, Listed):
             raise InputError(f"{each.path}: {each.reason}; nothing was added")
         if any(part.startswith(".") for part in each.name.split("/")):
@@ -123,8 +113,7 @@ def _describe_folder(
     often = Counter(os.path.basename(each.name) for each in listed)
     downloads, sources = [], []
     for path, digest in listed:
-        name = os.path.basename(path)
-        name = name if often[name] == 1 else path.replace("/", "_")
+        name = base_name if often[base_name := os.path.basename(path)] == 1 else path.replace("/", "_")
         size = os.path.getsize(os.path.join(folder, path))
         downloads.append({"name": name, "place": f"{base}/{path}", "bytes": size, digest.algorithm: digest.value})
         sources.append({"kind": "http", "url": f"{url.rstrip('/')}/{quote(path)}", "file": name})
@@ -140,7 +129,7 @@ def _describe_list(path: str, name: str, url: str) -> dict[str, Any]:
         source = _source(link)
         file = file or ("" if source["kind"] != "http" else unquote(urlsplit(link).path).rpartition("/")[2])
         if not file:
-            raise FormatError(f"{path}: URL {number} ({plain_line(link)}) has no file name: write it after the URL")
+            raise FormatError(f"{path}: URL {number} ({shown_url(link)}) has no file name: write it after the URL")
         if not digests:
             _log.warning("%s: %s has no checksum; it can only be checked against its first download", path, file)
         place = {} if _ARCHIVE.fullmatch(file) else {"place": f"{name}/{file}"}

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from facedata.columns import count_labels
 from facedata.converters.rec.recordio import CHUNK_HEADER_SIZE, RecordReader, padded, read_index
@@ -234,8 +234,7 @@ def set_expectations(entry: CatalogueSet, root: Path, record: Mapping[str, Any])
     return [*archives, *files] if unpacked or not archives else archives
 
 
-@dataclass(frozen=True)
-class SetState:
+class SetState(NamedTuple):
     """What of a set is in a folder, by names and sizes alone.
 
     The `state` is ``whole``, ``damaged`` (files of a finished set are gone or have another size), ``incomplete``, or

@@ -91,7 +91,7 @@ def test_a_list_can_come_from_stdin_and_lies_by_default_beside_the_files(data: P
 
 def test_a_folder_and_a_list_by_their_names_alone(data: Path, verify: Facedata) -> None:
     said = verify("data").stderr
-    assert "data: has no list of checksums in it, as MD5SUMS, and no dataset was downloaded to it" in said
+    assert "data: has no list of checksums in it, as MD5SUMS, and no known dataset was downloaded to it" in said
     assert "nowhere/x: no such file" in verify("nowhere/x").stderr
     Path("MD5SUMS").rename(data / "MD5SUMS")
     Path("lfw").symlink_to("data")  # the name of a dataset too

@@ -21,6 +21,7 @@ from facedata.download.transfer.options import (
     WrongChecksumError,
 )
 from facedata.download.transfer.partial import PartialFile
+from facedata.download.walk import check_stop
 from facedata.errors import (
     ChecksumError,
     FacedataError,
@@ -140,42 +141,37 @@ def _check_names(requests: Sequence[FileRequest], timeout: float, stop: StopRequ
 
     links = [link for request in requests for link in request.links]
     hosts = dict.fromkeys(contacted_host(link.page) for link in links)
-    answers = queue.SimpleQueue[str]()
+    if not all(hosts):  # an invalid URL has an error of its own
+        return
+    reasons = dict.fromkeys(hosts, f"no answer in {(limit := min(timeout, _RESOLVE_WITHIN)):.0f} s")
+    ended = queue.SimpleQueue[bool]()
 
     def look_up(host: str) -> None:
-        reason = ""
         for wait in (0, 1, 2):  # the failure may be that of a moment
             time.sleep(wait)
             try:
                 socket.getaddrinfo(host, None)
+                ended.put(True)
+                return
             except (OSError, UnicodeError) as error:
-                reason = getattr(error, "strerror", None) or str(error)
-            else:
-                reason = ""
-                break
-        answers.put(reason)
+                reasons[host] = getattr(error, "strerror", None) or str(error)
+        ended.put(False)
 
-    if not all(hosts):  # an invalid URL has an error of its own
-        return
     for host in hosts:
         threading.Thread(target=look_up, args=(host,), daemon=True).start()
-    limit = min(timeout, _RESOLVE_WITHIN)
-    deadline, reasons = time.monotonic() + limit, dict[str, None]()
-    for _ in hosts:
-        reason = f"no answer in {limit:.0f} s"
-        while time.monotonic() < deadline and reason.startswith("no answer"):
-            if stop:
-                raise InterruptedJobError(f"stopped by {stop.signal_name}; run the same command again to resume")
-            with suppress(queue.Empty):
-                reason = answers.get(timeout=_TICK)
-        if not reason:
-            return
-        reasons[reason] = None
+    deadline, failed = time.monotonic() + limit, 0
+    while failed < len(hosts) and time.monotonic() < deadline:
+        check_stop(stop)
+        with suppress(queue.Empty):
+            if ended.get(timeout=_TICK):
+                return
+            failed += 1
     pages = " and ".join(dict.fromkeys(shown_url(link.page) for link in links[:3]))
+    why = ", ".join(sorted(set(reasons.values())))
     raise TransferError(
-        f"cannot resolve {listed(list(hosts), quote='')} ({', '.join(reasons)}). What to do: check the network and the "
-        "name service of this machine, and HTTPS_PROXY if it needs a proxy; or open " + pages + " in a browser "
-        "elsewhere, save the files, and give their folder with --from-dir"
+        f"cannot resolve {listed(list(hosts), quote='')} ({why}). What to do: check the network and name service of "
+        f"this machine, and HTTPS_PROXY if it needs a proxy; or open {pages} in a browser elsewhere, save it, and "
+        "give its folder with --from-dir"
     )
 
 
