@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 def _check_encoding(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     try:
-        return None if value is None or b"".decode(value) else codecs.lookup(value).name
-    except LookupError:
-        raise click.BadParameter(f"'{value}' is not an encoding that Python knows, as gbk or shift_jis") from None
+        if value is None or b"/".decode(value) == "/":  # not EBCDIC or UTF-16, which no zip has
+            return None if value is None else codecs.lookup(value).name
+    except (LookupError, ValueError):
+        pass
+    raise click.BadParameter(f"'{value}' is not an encoding of names that Python knows, as gbk or shift_jis")
 
 
 @click.command("extract", cls=options.Command, short_help="Unpack .tar, .tar.gz and .zip archives, whole or in parts.")

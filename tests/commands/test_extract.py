@@ -67,6 +67,10 @@ def test_wrong_use_is_reported_before_anything_is_written(tmp_path: Path, extrac
         (["fifo"], "out", 1, "is a named pipe"),
         (parts, "file/below", 1, "Not a directory"),
         (parts, "file", 2, "is a file"),
+        *(
+            (["a.zip", "--encoding", code], "out", 2, f"'{code}' is not an encoding")
+            for code in ("x", "rot13", "utf-16")
+        ),
     ]
     for files, output, status, message in cases:
         ran = extract(*files, to=output)

@@ -138,7 +138,7 @@ class _Entry(NamedTuple):
 def _decoded(name: bytes, encoding: str) -> str | None:
     try:
         return name.decode(encoding)
-    except UnicodeDecodeError:
+    except UnicodeError:
         return None
 
 
@@ -307,12 +307,12 @@ class ZipReader:
         if guess is not None:  # a third of the short names in GBK would do as UTF-8
             self._encodings = (guess, *self._encodings) if 2 * misfits > unknown else ("utf-8", guess, _OLD_NAMES)
         _log.warning(
-            "%s: %s not in %s, and %s, as in %s; if that is wrong, remove what was unpacked and name the encoding: "
-            "--encoding gbk, shift_jis, ...",
+            "%s: %s not in %s; read as %s, as in %s; if that is wrong, remove what was unpacked and name the encoding, "
+            "as in --encoding shift_jis",
             self._name,
             counted(misfits, "name is", "names are"),
             self._encoding or "UTF-8",
-            f"read as {guess}, which is a guess" if guess else f"read as {_OLD_NAMES} for want of a better guess",
+            f"{guess} (a guess)" if guess else f"{_OLD_NAMES} for want of a better guess",
             quoted(example._replace(encodings=self._encodings).name),
         )
 
