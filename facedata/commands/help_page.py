@@ -17,8 +17,8 @@ SECTIONS = {
     "Model": "model model-checksum device batch-size output-name input-size input-layout resize "
     "mean scale color flip normalize",
     "Search": "k method nlist nprobe ef memory",
-    "Folders": "layout",
-    "Record sets": "style list salvage rebuild-index backend",
+    "Folders and lists": "layout list-separator",
+    "Record sets": "style list label-array salvage rebuild-index backend",
     "LMDB": "datum keys kv single-file build-dir",
     "WebDataset and Parquet": "shard-size shard-samples landmark-column image-column label-column",
     "Files fetched by hand": "from-dir from-file",

@@ -194,7 +194,7 @@ def run_job(
             "it still reads with many --workers"
         )
     _warn_of_idle_parts(plan, options.part)
-    _log.debug("%d samples in %d shards; fingerprint %s", plan.samples, plan.shards, plan.fingerprint)
+    _log.debug("%d samples, shards: %d, fingerprint %s", plan.samples, plan.shards, plan.fingerprint)
     journal = claim_output(plan, output, overwrite=options.overwrite)
     meter = ProgressMeter(0, 0, None)
     try:

@@ -61,7 +61,7 @@ def test_an_error_is_one_json_object_too(facedata: Facedata, line: str, status: 
 def test_verbose_shows_where_an_error_arose(inline_facedata: Facedata) -> None:
     assert "Traceback" not in inline_facedata("convert", "nowhere", "null:").stderr
     assert "Traceback" in inline_facedata("convert", "nowhere", "null:", "-v").stderr
-    assert "; fingerprint " in inline_facedata("make-sample", "a", "--identities", 1, "-v").stderr
+    assert ", fingerprint " in inline_facedata("make-sample", "a", "--identities", 1, "-v").stderr
 
 
 @pytest.mark.parametrize(
