@@ -33,6 +33,7 @@ _TITLE = re.compile(rb"<title[^>]{0,200}>(.*?)(?:</title|\Z)", re.IGNORECASE | r
 _PAGE_NAMES = (".html", ".htm", ".xhtml")
 
 _EXTRACT = "unpack it first: facedata extract {path} --output FOLDER"
+_READ = "to read it: facedata convert"
 _PACK = "to use it: facedata pack-features {path} --unlabeled --output FOLDER --name NAME"
 _LABELS = "to use them as labels: facedata convert DATASET folder:OUTPUT --labels-from {path}"
 _PICKLE = "facedata never loads pickles, since they can run any program"
@@ -41,18 +42,15 @@ _KINDS: dict[str, tuple[str, str]] = {
     "a Git LFS pointer, not the file itself": ("fetch the files with: git lfs pull", ""),
     "an empty file": ("copy or download it again", ""),
     "a web page": ("it was saved in the place of the file: see what it says, and download the file again", ""),
-    "an image": ("to read it: facedata convert {path} folder:OUTPUT", "folder"),
+    "an image": (f"{_READ} {{path}} folder:OUTPUT", "folder"),
     "an MXNet record file": ("to read it: facedata unpack-rec {path} --output FOLDER", "rec"),
     "a record file without the ending .rec": ("rename it to end in .rec, and its index in .idx", ""),
     "the index of a record file": ("name the .rec that it belongs to, or their folder", ""),
     "the property file of a record set": ("name the .rec beside it, or their folder", ""),
-    "an LMDB database": ("to read it: facedata convert lmdb:{path} folder:OUTPUT", "lmdb"),
+    "an LMDB database": (f"{_READ} lmdb:{{path}} folder:OUTPUT", "lmdb"),
     "a single Datum of an LMDB": ("facedata reads the LMDB that it comes from", ""),
-    "a Parquet file": ("to read it: facedata convert parquet:{path} folder:OUTPUT", "parquet features"),
-    "a tar archive": (
-        f"to read it: facedata convert webdataset:{{path}} folder:OUTPUT; or {_EXTRACT}",
-        "webdataset archive",
-    ),
+    "a Parquet file": (f"{_READ} parquet:{{path}} folder:OUTPUT", "parquet features"),
+    "a tar archive": (f"{_READ} webdataset:{{path}} folder:OUTPUT; or {_EXTRACT}", "webdataset archive"),
     "a tar.gz archive": (_EXTRACT, "archive webdataset"),
     "a zip archive": (_EXTRACT, "archive"),
     "a part of a zip archive": (_EXTRACT, "archive"),
@@ -66,23 +64,16 @@ _KINDS: dict[str, tuple[str, str]] = {
     "an array of integers (.npy)": (_LABELS, "labels features"),
     "arrays (.npz)": (f"{_PACK}; facedata check-features reads the neighbours of a set", "features neighbours"),
     "a matrix of float32, as features are": (f"{_PACK} --dim D", "features"),
-    "labels, one a line": (_LABELS, "labels features"),
-    "an ONNX model": (
-        "to use it: facedata extract-features DATASET --model {path} --output FOLDER --name NAME",
-        "model",
-    ),
+    "a file of labels, one a line": (_LABELS, "labels features"),
+    "an ONNX model": ("to use it: facedata extract-features DATASET --model {path} -o FOLDER --name NAME", "model"),
     "a PyTorch file": (f"{_PICKLE}; save models with torch.onnx.export, features with numpy.save", "features"),
     "a verification set of InsightFace, a pickle": (_PICKLE, ""),
     "a pickle": (_PICKLE, "features"),
     "an HDF5 file": ("read it with h5py, and write its arrays with numpy.save", ""),
     "a MATLAB file": ("read it with scipy.io.loadmat, and write a list or an array", ""),
-    "an Arrow file": ("write it as Parquet: datasets.Dataset.from_file(...).to_parquet(...)", ""),
     "a video": ("write its frames as images: ffmpeg -i {path} FOLDER/%06d.png", ""),
     "a TSV of MS-Celeb-1M": ("its images are in base64, in the last field of each line: write them as files", ""),
-    "a list of images": (
-        "to read it: facedata convert list:{path}@IMAGES folder:OUTPUT, with their folder as IMAGES",
-        "list labels",
-    ),
+    "a list of images": (f"{_READ} list:{{path}}@IMAGES folder:OUTPUT, with their folder as IMAGES", "list labels"),
     "a list of keys and labels": ("name the LMDB that it belongs to, or give it with --labels-from", "list labels"),
     "a list of pairs of images": ("", ""),
     "a list of checksums": ("to use it: facedata verify-md5 --manifest {path}", "checksums"),
@@ -105,12 +96,9 @@ _SIGNATURES = (
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
     (0, b"Rar!\x1a\x07", "a RAR archive"),
     (0, b"PAR1", "a Parquet file"),
-    (0, b"ARROW1", "an Arrow file"),
     (0, b"\x93NUMPY", "an array of numbers (.npy)"),
     (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
     (0, b"MATLAB 5.0 MAT-file", "a MATLAB file"),
-    (0, b"SQLite format 3\0", "an SQLite database"),
-    (0, b"%PDF-", "a PDF"),
     (4, b"ftyp", "a video"),
 )
 
@@ -141,9 +129,12 @@ class Identified(NamedTuple):
 
 def identify(path: StrPath) -> Identified | None:
     """What the file or folder at `path` is; None if it is not known, or cannot be read."""
+    import shlex  # only for a message
+
     path = os.fspath(path)
     with suppress(OSError, InputError, ValueError):
-        return _identify_folder(path) if os.path.isdir(path) else _identify_file(path)
+        what = _identify_folder(path) if os.path.isdir(path) else _identify_file(path)
+        return None if what is None else what._replace(advice=what.advice.replace("{path}", shlex.quote(path)))
     return None
 
 
@@ -201,8 +192,8 @@ def _kind_of(head: bytes, extension: str) -> str | None:
     if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         if extension in (".pt", ".pth", ".ckpt"):
             return "a PyTorch file"
-        pairs = extension == ".bin" or b"\xff\xd8\xff" in head or b"\x89PNG" in head
-        return "a verification set of InsightFace, a pickle" if pairs else "a pickle"
+        images = any(mark in head for mark in (b"\xff\xd8\xff", b"JFIF", b"PNG\r\n", b"numpy"))
+        return "a verification set of InsightFace, a pickle" if extension == ".bin" and images else "a pickle"
     if head[:1] == b"\x08" and head[1:2] < b"\x20" and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x3a", b"\x42"):
         return "an ONNX model"
     if head[:1] in (b"\x08", b"\x0a") and any(image_extension(head[place:]) for place in range(2, 32)):
@@ -257,7 +248,7 @@ def _kind_of_line(line: str) -> str | None:
     if re.fullmatch(r"\d+,\d+,\d+", line):
         return "the property file of a record set"
     if numbers == len(fields) == 1 and "." not in line:
-        return "labels, one a line"
+        return "a file of labels, one a line"
     if re.match(r"\\?[0-9a-f]{32,128} [ *]|(?:MD5|SHA\d+) \(", line, re.IGNORECASE):
         return "a list of checksums"
     if numbers >= 10:
@@ -268,15 +259,14 @@ def _kind_of_line(line: str) -> str | None:
 
 
 def _identify_file(path: str) -> Identified | None:
-    import shlex  # only for a message
-
     with opened_regular(path) as descriptor:
-        what = identify_bytes(os.read(descriptor, _HEAD), path, os.fstat(descriptor).st_size)
-    return None if what is None else what._replace(advice=what.advice.replace("{path}", shlex.quote(path)))
+        return identify_bytes(os.read(descriptor, _HEAD), path, os.fstat(descriptor).st_size)
 
 
 def _identify_folder(path: str) -> Identified | None:
     """What a folder holds: the first file that stands in the place of another one, else the kind found most often."""
+    import shlex  # only for a message
+
     found: dict[str, list[tuple[str, Identified]]] = {}
     folders, left = deque([path]), _ENTRIES
     while folders and left > 0:
@@ -295,10 +285,13 @@ def _identify_folder(path: str) -> Identified | None:
     readable = {kind for kind, files in found.items() if files[0][1].uses and not kind.startswith("a text")}
     kind = replaced[0] if replaced else max(found, key=lambda kind: (kind in readable, len(found[kind])))
     file, what = found[kind][0]
-    advice, uses = what.advice, () if replaced else tuple(use for files in found.values() for use in files[0][1].uses)
-    if what.uses[:1] in (("rec",), ("lmdb",), ("parquet",), ("folder",)):
+    uses = () if replaced else tuple(use for files in found.values() for use in files[0][1].uses)
+    advice = what.advice
+    if what.uses[:1] in (("rec",), ("lmdb",), ("parquet",), ("folder",)):  # a folder is read as a whole
         inside = os.path.dirname(os.path.dirname(file) if what.uses[0] == "folder" else file)  # of the class folders
-        advice = f"did you mean {inside}?" if len(inside) > len(path) else ""
+        advice = f"did you mean {inside}?" if len(inside) > len(path.rstrip("/")) else advice
+    else:
+        advice = advice.replace("{path}", shlex.quote(file))
     others = f" (and {len(found[kind]) - 1:,} more)" if found[kind][1:] else ""
     return Identified(f"a folder in which {os.path.relpath(file, path)} is {kind}{others}", advice, uses, what.sure)
 

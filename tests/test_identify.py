@@ -62,7 +62,7 @@ FILES = {
     "a.npy": (saved(np.save, ROWS), "an array of numbers (.npy); to use it: facedata pack-features a.npy "),
     "ids.npy": (saved(np.save, np.arange(3)), "an array of integers (.npy); to use them as labels: facedata convert "),
     "a.npz": (saved(np.savez, ROWS), "arrays (.npz); to use it: facedata pack-features a.npz "),
-    "labels.meta": (b"0\n1\n-1\n", "labels, one a line; to use them as labels: facedata convert DATASET "),
+    "labels.meta": (b"0\n1\n-1\n", "a file of labels, one a line; to use them as labels: facedata convert DATASET "),
     "lfw.bin": (pickle.dumps(([JPEG, JPEG], [True]), 2), "a verification set of InsightFace, a pickle; facedata never"),
     "a.pkl": (pickle.dumps({"a": 1}), "a pickle; facedata never loads pickles, since they can run any program"),
     "a.pth": (zip_bytes(("archive/data.pkl", b"")), "a PyTorch file; facedata never loads pickles"),
@@ -174,6 +174,9 @@ def test_a_file_that_another_one_was_saved_for_is_named(
         ("align images --landmarks a.txt --output out", "it looks like a list of images"),
         ("convert rec:points.txt folder:out", "is neither a set folder nor a .rec file; it looks like a landmark file"),
         ("verify-md5 --manifest a.zip", "expected a list of checksums, found a zip archive"),
+        ("index-rec a.zip", "expected a record file, found a zip archive"),
+        ("convert folder:above/glint folder:out", "an MXNet record file; to read it: facedata unpack-rec above/glint "),
+        ("check-features a.png --dim 16", "expected features, found an image (png)"),
         ("extract a.7z --output out", "found a 7z archive; unpack it first: 7z x a.7z"),
         ("extract-features images --model a.pth --output out --name a", "expected an ONNX model, found a PyTorch file"),
         ("convert images folder:out --labels-from a.png", "expected labels, found an image (png)"),
@@ -189,7 +192,7 @@ def test_a_wrong_file_is_named(
     monkeypatch.chdir(tmp_path)
     ran = inline_facedata(*command.split())
     assert ran.status == 1
-    assert message in ran.stderr
+    assert message in ran.stdout + ran.stderr
 
 
 @given(st.binary(max_size=200) | st.sampled_from([content for content, _ in FILES.values()]), st.sampled_from([*FILES]))

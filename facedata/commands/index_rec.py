@@ -30,9 +30,10 @@ def command(path: str, salvage: bool, overwrite: bool, dry_run: bool, as_json: b
       facedata index-rec glint360k
     """
     from facedata.converters.rec.record_set import index_records
+    from facedata.identify import explained
 
     options.start_logging(quiet=quiet)
-    with show_bytes("records", quiet=quiet) as progress:
+    with show_bytes("records", quiet=quiet) as progress, explained(path, "rec", "a record file"):
         summary = index_records(path, overwrite=overwrite, salvage=salvage, dry_run=dry_run, progress=progress)
     if as_json:
         options.print_json({"dry_run": dry_run, **asdict(summary)})

@@ -26,6 +26,7 @@ from facedata.features.feature_set import (
     size_and_head,
 )
 from facedata.files import StrPath, opened_regular
+from facedata.identify import identify
 from facedata.matrix_size import size_problem
 
 __all__ = ["CheckOptions", "check_feature_set", "check_matrix", "set_names"]
@@ -193,7 +194,9 @@ def _open_matrix(report: SetReport, dimensions: int | None, rows: int | None, co
     row = dimensions * VALUE_BYTES
     is_whole = size > 0 and size % row == 0 and not npy
     wrong = size_problem(size, dimensions, rows, head)
-    if wrong is not None:
+    if wrong is not None and (what := identify(path)) is not None and what.sure and "features" not in what.uses:
+        report.findings.append(Finding(path, "size", f"expected features, found {what.kind}", what.advice))
+    elif wrong is not None:
         advice = _WRITE_AGAIN if size else "write it again"
         if is_whole and rows is not None and size not in (2 * rows * row, rows * row // 2):
             advice = "find the labels of this matrix, or give the right --dim"
