@@ -163,7 +163,7 @@ class Running:
 
     def end(self) -> str:
         _, errors = self.process.communicate(timeout=30)
-        assert "Traceback" not in errors
+        assert "Traceback" not in errors, errors
         return errors
 
 

@@ -379,8 +379,10 @@ def runs_library(function: _Command) -> _Command:
     def wrapper(*arguments: Any, **options: Any) -> Any:
         if not options.get("quiet") or options.get("as_json"):
             return function(*arguments, **options)
-        with redirect_stdout(io.StringIO()) as summary:
+        summary = io.BytesIO()  # a command may print bytes
+        with redirect_stdout(io.TextIOWrapper(summary, "utf-8", "surrogateescape", write_through=True)) as stream:
             status = function(*arguments, **options)
+            stream.flush()
         if status:
             click.echo(summary.getvalue(), nl=False)
         return status
