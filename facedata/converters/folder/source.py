@@ -263,8 +263,9 @@ def open_source(path: str, *, labels: str | None = None) -> FolderSource:
         deeper = " and the folders in them" if len(scan.folders) > len(classes) else ""
         _log.info("%s: %s in %s%s", path, count, counted(len(named), "class folder"), deeper)
     elif labels is None:
-        few = "no class folders" if not folders else "few of them in class folders (--labels folders for these alone)"
-        _log.info("%s: %s, %s: unlabelled", path, count, few)
+        mixed = len(loose) < len(source)
+        where = "most of them outside of folders (--labels folders takes the others)" if mixed else "no class folders"
+        _log.info("%s: %s, %s: unlabelled", path, count, where)
     return source
 
 
