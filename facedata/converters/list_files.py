@@ -41,6 +41,7 @@ _LABELS += ("subjectid", "itemid", "id", "target", "category", "person", "subjec
 _NAMES = ("labelname", "classname", "personname", "name", "person")
 _FIRST = 200  # lines that decide
 _log = logging.getLogger(__name__)
+_FEW = 10  # images that may well be of so many people
 _HEAD = 1 << 18
 _NUMBER = re.compile(r"[-+]?\d{1,30}(?:\.\d{0,30})?(?:[eE][-+]?\d{1,2})?", re.ASCII)
 _NOT_LETTERS = re.compile(r"[\W_]+")
@@ -427,8 +428,8 @@ def _read(path: str, dialect: Dialect, cub: tuple[dict[str, str], dict[int, str]
         labels, class_names = [order[word] for word in words], {place: word for word, place in order.items()} or None
     if cub is not None:
         class_names = cub[1] or None
-    if dialect.columns and 1 < len(words) == len(starts):
-        _log.warning("%s: every image has a label of its own; are these the labels? %s", path, dialect.columns)
+    if dialect.columns and _FEW < len(words) == len(starts):
+        _log.warning("%s: every image has a label of its own; does this column hold the labels?", path)
     table = np.array([*labels, UNLABELLED], np.int32)  # the last is that of the code -1
     numbers = table[np.frombuffer(codes, np.int32)]
     classes = int(numbers.max(initial=-1)) + 1

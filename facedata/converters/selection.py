@@ -51,7 +51,7 @@ def join_sources(sources: Sequence[Source], *, shift: bool) -> tuple[Source, lis
     if not shift:
         _warn_of_names([source.class_names() or {} for source in sources])
     for number, source in enumerate(sources, 1):
-        classes = source.declared_classes()
+        classes = source.declared_classes() if source.labelled else 0
         followed = shift and number < len(sources)  # by a source whose labels begin after these
         if followed and classes is None:
             place = next(iter(source.places()), "a set")
