@@ -220,9 +220,7 @@ def create_sink(
 def input_paths(spec: str) -> dict[str, bool]:
     """The list, and the folder that its paths start from, which may hold other things too."""
     path, root = _split(spec)
-    if path == STDIN:
-        return {root or ".": False}
-    return {path: True, root or os.path.dirname(path) or ".": False}
+    return {path: path != STDIN, root or os.path.dirname(path) or ".": False}
 
 
 FORMAT = Format(
