@@ -235,9 +235,9 @@ def report_progress(done: int, total: int) -> None:
 class ShardRunner:
     """Runs shards on executors, at most ``workers + 1`` of them at a time.
 
-    A worker that dies breaks the whole executor. The shards that were running are then tried again, one at a time. Of a
-    shard that was running at two deaths, alone at the second, the samples that are to blame are searched for, and it is
-    done without them. If none is to blame, or its task cannot be divided, it is recorded as failed.
+    A worker that dies breaks the whole executor. The shards that were running are then tried again, one at a time. If
+    one ends its worker twice by itself, the samples that are to blame are searched for, and it is done without them. If
+    none is to blame, or its task cannot be divided, it is recorded as failed.
 
     `make_task` gives the task of a shard, just before it is submitted; `executor_factory` is called again after the
     workers of the last executor died.
@@ -370,17 +370,17 @@ class ShardRunner:
         how = getattr(executor, "ending", lambda: "reason unknown")()
         for shard in unfinished:
             search = self._searches.get(shard)
-            self._deaths[shard] = deaths = self._deaths.get(shard, 0) + 1
+            self._deaths[shard] = deaths = self._deaths.get(shard, 0) + (len(unfinished) == 1)
             if search is not None and not search.over:
                 if search.died(how):
                     self._culprits += 1
                     progress = self._recorder.meter.progress()
                     search.check(self._culprits, progress.done - progress.before)
                 self._suspects.appendleft(shard)
-            elif len(unfinished) > 1 or deaths < _DEATHS_TO_FAIL:
+            elif deaths < _DEATHS_TO_FAIL:
                 _log.warning("a worker was killed (%s); shard %d is tried again by itself", how, shard)
                 self._suspects.append(shard)
-            elif search is None and self._begin_search(shard):
+            elif search is None and self._begin_search(shard, how):
                 _log.warning("a worker was killed again (%s); looking for the sample of shard %d to blame", how, shard)
                 self._suspects.appendleft(shard)
             else:
@@ -392,13 +392,14 @@ class ShardRunner:
                     self._waiting.clear()
                     self._suspects.clear()
 
-    def _begin_search(self, shard: int) -> bool:
+    def _begin_search(self, shard: int, how: str) -> bool:
         """Begin to look for the samples of a shard that end its worker; return False if its task cannot be divided."""
         from facedata.jobs.culprits import CulpritSearch, DivisibleTask
 
         task = self._make_task(shard)
         if isinstance(task, DivisibleTask):
-            self._searches[shard] = CulpritSearch(task)
+            self._searches[shard] = search = CulpritSearch(task)
+            search.died(how)
         return shard in self._searches
 
     def _drain(self, executor: Executor, stop: StopRequest) -> None:
