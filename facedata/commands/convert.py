@@ -208,6 +208,9 @@ def show_summary(summary: JobSummary, *, as_json: bool, faces_of: int | None = N
         what = f"{counted(summary.samples, 'face')} in {counted(faces_of, 'image')}"
     click.echo(f"{output}: {what}{inside}, {size}; {time_taken(summary)}")
     _show_sets(facts["sets"])
+    empty = facts.get("labels", 0) - facts.get("identities", facts.get("classes", facts.get("labels", 0)))
+    if empty > 0:
+        click.echo(f"  {empty:,} of {counted(facts['labels'], 'label')} have no image; --relabel closes the gaps")
     if "kv" in facts:
         click.echo(f"  keys and labels: {shown_path(facts['kv'])}")
     show_outcome(summary)

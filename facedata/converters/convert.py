@@ -425,7 +425,8 @@ def _with_last_label(facts: Mapping[str, Any], state: JobState) -> Mapping[str, 
     if state.largest_label < 0 or not last or (others and not facts["labels_shifted"]):
         return facts
     largest = max(state.largest_label, -1 if last["last_label"] is None else last["last_label"])
-    return {**facts, "sets": [*others, {**last, "last_label": largest}]}
+    merged = {"labels": largest + 1} if others else {}
+    return {**facts, **merged, "sets": [*others, {**last, "last_label": largest}]}
 
 
 @dataclass(frozen=True)

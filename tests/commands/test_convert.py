@@ -153,7 +153,10 @@ def test_the_summary_in_words_and_as_json(record_set: MakeSet, inline_facedata: 
     assert (summary["images"], summary["identities"], summary["finished"], summary["failures"]) == (5, 4, True, 0)
     sets = [(one["set"], one["format"], one["first_label"]) for one in summary["sets"]]
     assert sets == [("a", "rec", 0), ("b", "rec", 2)]
-    assert "all done before" in inline_facedata("convert", "a", "rec:b", "folder:out").stdout
+    assert summary["labels"] == 6
+    ran = inline_facedata("convert", "a", "rec:b", "folder:out")
+    assert "all done before" in ran.stdout
+    assert "  2 of 6 labels have no image; --relabel closes the gaps\n" in ran.stdout
     ran = inline_facedata("convert", "out", "webdataset:tars/%03d.tar")
     assert ran.stdout.startswith("tars: 5 images in 1 tar, ")
     assert "  out: folder, 5 images, labels 0 to 5\n" in ran.stdout

@@ -106,6 +106,23 @@ def test_label_values_are_kept_and_a_label_array_is_written_if_asked_for(tmp_pat
     assert values(tmp_path / "moved", open_record_set(tmp_path / "arrays")[1:])[0] in first
 
 
+def test_packing_and_unpacking_agree_on_the_types_of_images(tmp_path: Path) -> None:
+    ftyp = b"\0\0\0\x18ftyp"
+    begins = {
+        **{"jpg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n", "webp": b"RIFF....WEBP", "bmp": b"BM".ljust(26)},
+        **{"gif": b"GIF89a", "tif": b"II*\0", "heic": ftyp + b"heic", "avif": ftyp + b"avif"},
+        **{"jp2": b"\0\0\0\x0cjP  \r\n\x87\n", "j2k": b"\xff\x4f\xff\x51"},
+    }
+    items = [Sample(f"a/{n}.{extension}", 0, begins[extension].ljust(64)) for n, extension in enumerate(begins)]
+    assert pack(tmp_path / "set", MemorySource(items)).failures == 0
+    summary = convert_dataset([f"rec:{tmp_path}/set"], f"folder:{tmp_path}/out", job=JobOptions(workers=1))
+    assert (summary.samples, summary.failures) == (len(begins), 0)
+    written = {name: data for name, data in tree(tmp_path / "out").items() if name.startswith("id_0/")}
+    assert written == {
+        f"id_0/0_{n}.{extension}": item.image for (n, extension), item in zip(enumerate(begins), items, strict=True)
+    }
+
+
 def test_dropped_label_values_are_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name, age in (("ages", 20.5), ("arrays", 0.0)):
         pack(tmp_path / name, MemorySource([item._replace(values=(age,)) for item in samples_of([0, 0, 1])]))
