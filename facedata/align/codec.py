@@ -153,18 +153,20 @@ def _decode_with_pillow(data: bytes, kind: str, max_pixels: int) -> NDArray[np.u
             register_heif_opener()
     except ImportError:
         raise FaceError("undecodable", str(MissingExtraError(f"decoding {kind} images", "images"))) from None
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # `max_pixels` is checked instead
     try:
-        with (
-            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
-            Image.open(io.BytesIO(data), formats=_PILLOW[kind]) as image,
-        ):
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data), formats=_PILLOW[kind]) as image:
             _check_pixels(image.height, image.width, max_pixels)
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            return np.ascontiguousarray(np.asarray(upright)[:, :, ::-1])
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I"):  # 16 bits, which Pillow would clip
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            return np.ascontiguousarray(np.asarray(upright.convert("RGB"))[:, :, ::-1])
     except FaceError:
         raise
     except Exception as error:  # Pillow and its plugins raise many kinds, SyntaxError and ValueError among them
         raise FaceError("undecodable", f"cut short or damaged: Pillow cannot decode this {kind}: {error}") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _without_animation(data: bytes) -> bytes:

@@ -314,3 +314,34 @@ def test_a_jpeg_is_baseline_with_whole_colours_and_no_orientation() -> None:
 def test_wrong_encodings_and_images_that_do_not_fit(name: str, quality: int | None, side: int, words: str) -> None:
     with pytest.raises(OptionError, match=words):
         Encoding(name, quality).encode(np.zeros((1, side, 3), np.uint8))
+
+
+PHOTOS = {"heic": ("HEIF", {"quality": -1}), "avif": ("AVIF", {"quality": 100}), "jp2": ("JPEG2000", {})}
+PHOTOS["j2k"] = ("JPEG2000", {"no_jp2": True})
+
+
+@pytest.mark.parametrize("kind", PHOTOS)
+def test_what_opencv_does_not_decode_is_decoded_by_pillow(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if kind == "heic":
+        pytest.importorskip("pillow_heif", reason="of the extra images").register_heif_opener()
+    turned = Image.Exif()
+    turned[0x112] = 6  # a quarter to the right
+    form, options = PHOTOS[kind]
+    data = saved(RGB, form, **options)
+    assert image_extension(data) == kind
+    assert np.abs(decode_image(data).astype(int) - FACE).mean() < 4
+    if kind in ("heic", "avif"):
+        upright = decode_image(saved(RGB, form, exif=turned.tobytes(), **options))
+        assert np.abs(upright.astype(int) - np.rot90(FACE, -1)).mean() < 4
+    for end in (20, len(data) // 2, len(data) - 30):
+        assert failure(data[:end]).startswith("undecodable: ")
+    assert failure(data, 1000).startswith("too large: 90 x 120 pixels")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert decode_image(data).shape == FACE.shape  # facedata's limit counts, not Pillow's
+    monkeypatch.setitem(sys.modules, "pillow_heif" if kind == "heic" else "PIL", None)
+    assert failure(data).startswith(f"undecodable: decoding {kind} images needs the extra 'images'")
+
+
+def test_a_grey_jpeg_2000_of_16_bits_is_not_clipped() -> None:
+    grey = (np.arange(40 * 64, dtype=np.uint16) * 25).reshape(40, 64)
+    np.testing.assert_array_equal(decode_image(saved(Image.fromarray(grey), "JPEG2000"))[..., 0], grey >> 8)
