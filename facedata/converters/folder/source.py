@@ -144,7 +144,7 @@ class FolderSource(ImageFileSource):
         first = checkpoint * _CHECKPOINT
         begin = self._checkpoints[1].item(checkpoint) + sum(self.lengths[first:position].tolist())
         name = os.fsdecode(bytes(self.names[begin : begin + self.lengths.item(position)]))
-        number = self.run_folders.item(int(self.runs.searchsorted(position, "right")) - 1)
+        number = self.run_folders.item(self.runs.searchsorted(position, "right").item() - 1)
         folder = self.folders[number]
         return f"{folder}/{name}" if folder else name, self.class_labels.item(number)
 
