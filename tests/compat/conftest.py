@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mxnet_support import DIALECTS, image, write
 
@@ -21,5 +22,11 @@ def record_set(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, li
         (folder / "property").write_text(f"7,112,112\n{len(records)}\n")
     elif request.param == "dataset_merge":
         (folder / "property").write_text("7,112,112")
-    found = [(key, label if isinstance(label, float) else label[0], image) for key, label, image, _ in sorted(records)]
-    return folder, [Sample(str(key), int(label), image) for key, label, image in found if image]
+    samples = []
+    for key, label, data, _ in sorted(records):
+        first, *others = [label] if isinstance(label, float) else label
+        if data:
+            samples.append(
+                Sample(str(key), int(first), data, None, tuple(np.array(others, np.float32).tolist()) or None)
+            )
+    return folder, samples
