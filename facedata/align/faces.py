@@ -190,7 +190,7 @@ def crop_face(
     a, b, x, c, d, y = matrix.ravel().tolist()
     determinant = a * d - b * c
     if determinant == 0 or not math.isfinite(determinant + x + y):
-        raise FaceError("degenerate landmarks", "no similarity transform takes them to the template")
+        raise _degenerate()
     if max(image.shape[:2]) > _LARGEST_SIDE:
         image, matrix = _cut_out(image, matrix, size)
     crop: NDArray[np.uint8] = cv2.warpAffine(
@@ -199,13 +199,22 @@ def crop_face(
     return crop if rows is None else crop[:rows]
 
 
+def _degenerate() -> FaceError:
+    return FaceError("degenerate landmarks", "no similarity transform takes them to the template")
+
+
 def _cut_out(
     image: NDArray[np.uint8], matrix: NDArray[np.float64], size: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Cut the part that the crop shows out of a large image, at whole pixels, and adapt the matrix to it."""
     height, width = image.shape[:2]
     corners = np.array([[0, size - 1, 0, size - 1], [0, 0, size - 1, size - 1]]) - matrix[:, 2:]
-    points = np.linalg.solve(matrix[:, :2], corners)
+    try:
+        points = np.linalg.solve(matrix[:, :2], corners)
+    except np.linalg.LinAlgError:  # its determinant is lost in rounding
+        raise _degenerate() from None
+    if not np.isfinite(points).all():
+        raise _degenerate()
     limits = np.array([[width], [height]])
     low = np.clip(np.floor(points.min(axis=1, keepdims=True)) - _MARGIN, 0, limits - 1).astype(np.int64)
     high = np.clip(np.ceil(points.max(axis=1, keepdims=True)) + _MARGIN + 1, low + 1, limits).astype(np.int64)
