@@ -58,7 +58,7 @@ def test_a_plot_that_cannot_be_written_is_refused_first(tmp_path: Path, monkeypa
             check_plot_name(tmp_path / name)
     check_plot_name(tmp_path / "a.png", overwrite=True)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtraError, match="needs the extra .report."):
+    with pytest.raises(MissingExtraError, match="needs the extra 'report'"):
         check_plot_name(tmp_path / "b.png")
 
 
