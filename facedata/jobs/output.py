@@ -20,7 +20,7 @@ from facedata.errors import (
     output_error,
 )
 from facedata.files import StrPath, output_errors, remove_stale_temporaries
-from facedata.jobs.journal import BESIDE, BUILDING, FAILURES, PREFIX, SKIPPED, Journal
+from facedata.jobs.journal import BESIDE, BUILDING, FAILURES, PREFIX, SKIPPED, SUMMARY, Journal
 from facedata.jobs.plan import Plan
 from facedata.text import listed
 
@@ -184,6 +184,7 @@ def _clear(folder: Path, output: Output) -> None:
         lock.take_finishing()
         listed = _listed_by_job_before(folder)
         (folder / _CLEARING).touch()
+        (folder / SUMMARY).unlink(missing_ok=True)  # so that what is left does not read as finished
         for name in os.listdir(folder):
             if output.owns(name) or name in listed:
                 _remove(folder / name)

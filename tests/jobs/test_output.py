@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 from job_tasks import PlainOutput, hold_shards
 
-from facedata.errors import FormatError, OutputError, OutputExistsError, OutputLockedError, OutputMismatchError
+from facedata.errors import (
+    FormatError,
+    InputUnfinishedError,
+    OutputError,
+    OutputExistsError,
+    OutputLockedError,
+    OutputMismatchError,
+)
 from facedata.jobs.engine import LocalExecutor
 from facedata.jobs.journal import ShardLock, refuse_unfinished
 from facedata.jobs.output import check_still_ours, claim_output
@@ -51,6 +58,23 @@ def test_a_clearing_that_was_cut_off_is_completed(tmp_path: Path) -> None:
     (tmp_path / "done-1").touch()
     claim(tmp_path, OTHER)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".facedata-lock", ".facedata-plan.json"]
+
+
+class CutOff(PlainOutput):
+    """An output whose deletion is cut off at its first file."""
+
+    def owns(self, name: str) -> bool:
+        raise KeyboardInterrupt
+
+
+def test_an_output_whose_deletion_was_cut_off_does_not_read_as_finished(tmp_path: Path) -> None:
+    claim(tmp_path)
+    (tmp_path / ".facedata-summary.json").write_text("{}")
+    refuse_unfinished(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        claim_output(OTHER, CutOff(str(tmp_path)), overwrite=True)
+    with pytest.raises(InputUnfinishedError, match="finish it with: facedata test"):
+        refuse_unfinished(tmp_path)
 
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
