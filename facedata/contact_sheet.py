@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.dataset import Source
-from facedata.errors import FacedataError, OptionError, OutputExistsError, SampleError, output_error
+from facedata.errors import EmptyDatasetError, FacedataError, OptionError, OutputExistsError, SampleError, output_error
 from facedata.files import atomic_writer
 from facedata.images import import_opencv
 
@@ -223,6 +223,8 @@ def write_dataset_sheet(
             pictures[position] = _fit(decode(item.image), cell)
         except FacedataError as error:
             _log.warning("%s: not drawn: %s", item.key, item.reason if isinstance(item, SampleError) else error)
+    if not pictures:
+        raise EmptyDatasetError(f"{name}: not written: no image can be drawn")
     sheet_rows = [[pictures[place] for place in group.tolist() if place in pictures] for group in groups]
     write_contact_sheet(name, sheet_rows, labels=texts, cell=cell, overwrite=overwrite)
     return len(pictures), len(wanted) - len(pictures)

@@ -571,7 +571,7 @@ def find_format(spec: str) -> tuple[str, str]:
     raise FormatError(f"{path}: it could be any of: {', '.join(fitting)}; name the format: {fitting[0]}:{path}")
 
 
-def open_dataset(spec: str, **options: Any) -> Source:
+def open_dataset(spec: str | os.PathLike[str], **options: Any) -> Source:
     """Open a dataset for reading.
 
     `spec` is a path, whose format is found from its content, or ``format:path``; the options are the keyword parameters
@@ -586,7 +586,7 @@ def open_dataset(spec: str, **options: Any) -> Source:
     OptionError
         If facedata cannot read the format, or an option does not apply to it.
     """
-    name, path = find_format(spec)
+    name, path = find_format(os.fspath(spec))
     opener = load_format(name).open_source
     if opener is None:
         raise OptionError(f"{name}: this format cannot be read")

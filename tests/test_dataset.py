@@ -64,7 +64,7 @@ def test_a_format_is_one_module_and_one_line(tmp_path: Path, monkeypatch: pytest
     convert_dataset([f"{tmp_path}/set"], f"tiny:{tmp_path}/tiny")
     assert find_format(f"{tmp_path}/tiny") == ("tiny", f"{tmp_path}/tiny")
     convert_dataset([f"{tmp_path}/tiny"], f"rec:{tmp_path}/again")
-    assert [(sample.label, sample.image) for sample in open_dataset(f"{tmp_path}/again")] == samples
+    assert [(sample.label, sample.image) for sample in open_dataset(tmp_path / "again")] == samples
     with pytest.raises(OptionError, match=r"--style does not apply to the format 'tiny'"):
         create_dataset(f"tiny:{tmp_path}/b", style="plain")
 

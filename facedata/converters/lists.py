@@ -147,7 +147,7 @@ def _open(path: str, root: str | None, base: str | None = None) -> ListSource:
         advice = _advice(STDIN if base else path, root, sampled[0])
         raise InputNotFoundError(f"{path}: none of its images is in {root}: {sampled[0]!r} is not; {advice}")
     if lines.names:
-        _log.info("%s: %s get the labels 0 to %d", path, counted(len(lines.names), "class name"), lines.classes - 1)
+        _log.info("%s: labels of %s: 0 to %d", path, counted(len(lines.names), "class name"), lines.classes - 1)
     return replace(source, facts={"list": file_identity(path), "content": source.content()})
 
 

@@ -48,3 +48,5 @@ def test_what_cannot_be_drawn_is_named_and_nothing_is_replaced(inline_facedata: 
     for name, status, said in (("sheet.png", 1, "already exists"), ("sheet.gif", 2, "expected a name that ends in")):
         ran = inline_facedata("preview", "flat", "-o", name)
         assert (ran.status, said in ran.stderr) == (status, True)
+    ran = inline_facedata("preview", "flat/3.jpg", "-o", "none.png")
+    assert (ran.status, "none.png: not written: no image can be drawn" in ran.stderr) == (1, True)

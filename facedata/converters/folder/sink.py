@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -24,6 +25,8 @@ from facedata.images import IMAGE_EXTENSIONS, image_extension, stem_of_key
 from facedata.text import listed
 
 __all__ = ["FolderSink", "path_of_key"]
+
+_log = logging.getLogger(__name__)
 
 _TEMPLATES = {
     GLINT360K: "id_{}",
@@ -119,6 +122,8 @@ class FolderSink(Sink):
         _check_paths(source, self.root)
         if self.list_file is not None and source.labelled:
             _check_list(source, self.list_file, self.separator)
+        elif source.labelled:
+            _warn_of_lost_labels(source)
         folders = frozenset(key.partition("/")[0] for key in source.keys() if "/" in key)  # noqa: SIM118, not a mapping
         loose = (stem_of_key(key, _WRITTEN_EXTENSIONS) for key in source.keys() if "/" not in key)  # noqa: SIM118
         names = source.class_names()
@@ -304,6 +309,17 @@ def _check_paths(source: Source, root: str) -> None:
         raise OptionError(
             f"{root}: several images would be written as {listed(same, quote='')}: they differ only in their file "
             "extension, or occur twice in the source. --layout glint360k names the images by label and number"
+        )
+
+
+def _warn_of_lost_labels(source: Source) -> None:
+    """Warn if the first folders of the paths, as which a reader takes the classes, are not the labels."""
+    folders = (key.rpartition("/")[0].partition("/")[0] for key in source.keys())  # noqa: SIM118, not a mapping
+    pairs = set(zip(folders, source.labels().tolist(), strict=True))
+    if any(len({pair[side] for pair in pairs}) < len(pairs) for side in (0, 1)):
+        _log.warning(
+            "the labels are not in the output: it keeps the paths, whose folders are not the labels; "
+            "--layout imagefolder makes a folder for each label"
         )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facedata.converters.class_names import read_class_names_in
 from facedata.converters.rec.recordio import (
     CHUNK_HEADER_SIZE,
     IMAGE_HEADER_SIZE,
@@ -129,6 +130,11 @@ class RecSource(Source):
         sizes = np.empty(len(offsets), np.int32)
         sizes[order] = np.minimum(np.diff(offsets[order], append=int(self.file_identity["size"])), MAXIMUM_LENGTH)
         return sizes
+
+    def class_names(self) -> Mapping[int, str] | None:
+        """The names in a ``classes.txt`` that facedata wrote beside the ``train.rec``."""
+        folder, name = os.path.split(self.path)
+        return read_class_names_in(folder) if name == "train.rec" else None
 
     def declared_classes(self) -> int | None:
         """The number in the property file or the meta record."""

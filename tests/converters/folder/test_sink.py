@@ -152,6 +152,18 @@ def test_names_of_classes_are_kept_where_the_folders_do_not_say_them(tmp_path: P
     assert not (tmp_path / "named" / "classes.txt").exists()
 
 
+@pytest.mark.parametrize(
+    ("keys", "warned"),
+    [(["a/1.jpg", "a/2.jpg"], True), (["x/a/1.jpg", "x/b/1.jpg"], True),
+     (["a/1.jpg", "b/x/1.jpg"], False)],
+)  # fmt: skip
+def test_paths_whose_folders_are_not_the_labels_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, keys: list[str], warned: bool
+) -> None:
+    write_keys(tmp_path / "out", keys)
+    assert ("the labels are not in the output" in caplog.text) == warned
+
+
 def test_an_extension_is_not_doubled() -> None:
     assert path_of_key("a/1.tif", "tif") == ("a", "1.tif")
     assert path_of_key("a/1.txt", "jpg") == ("a", "1.txt.jpg")
