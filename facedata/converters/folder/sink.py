@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -315,12 +316,18 @@ def _check_paths(source: Source, root: str) -> None:
 def _warn_of_lost_labels(source: Source) -> None:
     """Warn if the first folders of the paths, as which a reader takes the classes, are not the labels."""
     folders = (key.rpartition("/")[0].partition("/")[0] for key in source.keys())  # noqa: SIM118, not a mapping
-    pairs = set(zip(folders, source.labels().tolist(), strict=True))
-    if any(len({pair[side] for pair in pairs}) < len(pairs) for side in (0, 1)):
-        _log.warning(
-            "the labels are not in the output: it keeps the paths, whose folders are not the labels; "
-            "--layout imagefolder makes a folder for each label"
-        )
+    labels = chain.from_iterable(block.tolist() for block in source.label_blocks())
+    label_of: dict[str, int] = {}
+    folder_of: dict[int, str] = {}
+    for folder, label in zip(folders, labels, strict=True):
+        if label >= 0 and (
+            label_of.setdefault(folder, label) != label or folder_of.setdefault(label, folder) != folder
+        ):
+            _log.warning(
+                "the labels are not in the output: it keeps the paths, whose folders are not the labels; "
+                "--layout imagefolder makes a folder for each label"
+            )
+            return
 
 
 def _check_list(source: Source, path: str, separator: str) -> None:

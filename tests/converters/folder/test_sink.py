@@ -154,8 +154,7 @@ def test_names_of_classes_are_kept_where_the_folders_do_not_say_them(tmp_path: P
 
 @pytest.mark.parametrize(
     ("keys", "warned"),
-    [(["a/1.jpg", "a/2.jpg"], True), (["x/a/1.jpg", "x/b/1.jpg"], True),
-     (["a/1.jpg", "b/x/1.jpg"], False)],
+    [(["a/1.jpg", "a/2.jpg"], True), (["x/a/1.jpg", "x/b/1.jpg"], True), (["a/1.jpg", "b/x/1.jpg"], False)],
 )  # fmt: skip
 def test_paths_whose_folders_are_not_the_labels_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, keys: list[str], warned: bool
