@@ -60,9 +60,9 @@ def read_class_names(path: str | os.PathLike[str]) -> dict[int, str]:
     return names
 
 
-def read_class_names_in(folder: str | os.PathLike[str]) -> dict[int, str] | None:
-    """The names in ``classes.txt`` of `folder`; None if there is no such file, or, with a warning, if it is damaged."""
-    path = os.path.join(folder, CLASSES)
+def read_class_names_in(folder: str | os.PathLike[str], name: str = CLASSES) -> dict[int, str] | None:
+    """The names in the file `name` of `folder`; None if there is no such file, or, with a warning, if it is damaged."""
+    path = os.path.join(folder, name)
     if not os.path.isfile(path):
         return None
     try:

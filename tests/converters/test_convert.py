@@ -131,9 +131,9 @@ def test_the_names_of_class_folders_are_kept_beside_the_output(tmp_path: Path) -
         assert read_class_names(names) == {0: "Bob", 1: "alice"}
     run([tmp_path / "folder"], f"webdataset:{tmp_path}/again")
     assert read_class_names(tmp_path / "again" / "classes.txt") == {0: "Bob", 1: "alice"}
-    run([people], f"rec:{tmp_path}/set")
-    run([tmp_path / "set"], f"folder:{tmp_path}/back")
-    assert read_class_names(tmp_path / "back" / "classes.txt") == {0: "Bob", 1: "alice"}
+    for spec in (f"rec:{tmp_path}/set", f"lmdb:{tmp_path}/set.lmdb"):
+        run([people], spec)
+        assert open_dataset(spec).class_names() == {0: "Bob", 1: "alice"}
 
 
 @pytest.mark.parametrize("target", TARGETS)

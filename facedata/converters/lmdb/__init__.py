@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from facedata.converters.lmdb.sink import LmdbSink
     from facedata.converters.lmdb.source import LmdbSource
 
-__all__ = ["DATA", "FORMAT", "KV_SUFFIX", "create_sink", "open_source", "recognises", "stem_of"]
+__all__ = ["CLASSES_SUFFIX", "DATA", "FORMAT", "KV_SUFFIX", "create_sink", "open_source", "recognises", "stem_of"]
 
 DATA = "data.mdb"
 KV_SUFFIX = "_kv.txt"
+CLASSES_SUFFIX = "_classes.txt"
 _EXTENSIONS = (".lmdb", ".mdb")
 
 

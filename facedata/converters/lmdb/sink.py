@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from facedata.columns import LARGEST_LABEL, different_labels
-from facedata.converters.lmdb import DATA, stem_of
+from facedata.converters.lmdb import CLASSES_SUFFIX, DATA, stem_of
 from facedata.converters.lmdb.datum import CAFFE, LAYOUTS, datum_parts
 from facedata.converters.lmdb.writer import BuildFiles, LmdbWriter, round_map_size
 from facedata.dataset import BlockEncoder, OrderedOutput, Sample, Sink, Source, known_extension
@@ -31,7 +31,6 @@ LONGEST_KEY = 511
 GENERATED, PATH, SOURCE = "generated", "path", "source"
 KEYS = (GENERATED, PATH, SOURCE)
 _LOCK = "lock.mdb"
-_CLASSES_SUFFIX = "_classes.txt"
 _PAGE = 4096
 _NODE_AND_KEY = 64
 _INLINE = 2000  # bytes of a value; a larger one gets pages of its own
@@ -109,7 +108,7 @@ class LmdbSink(Sink, OrderedOutput):
     @property
     def _classes(self) -> str:
         stem = os.path.basename(stem_of(self.path))
-        return os.path.join(os.path.dirname(self.kv), stem + _CLASSES_SUFFIX)
+        return os.path.join(os.path.dirname(self.kv), stem + CLASSES_SUFFIX)
 
     @property
     def named_by_key(self) -> bool:  # type: ignore[override]

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import LARGEST_LABEL, LabelLines, read_label_lines
-from facedata.converters.lmdb import DATA, KV_SUFFIX, stem_of
+from facedata.converters.class_names import read_class_names_in
+from facedata.converters.lmdb import CLASSES_SUFFIX, DATA, KV_SUFFIX, stem_of
 from facedata.converters.lmdb.database import DatabaseReader, Record, leaf_pages, read_meta
 from facedata.converters.lmdb.datum import CAFFE, parse_datum
 from facedata.dataset import Sample, Source
@@ -151,6 +152,12 @@ class LmdbSource(Source):
     def sizes(self) -> NDArray[np.int32]:
         """The bytes of each value, which is not read for that; 0 if there is none."""
         return np.fromiter((record.size for record in self._records(values=False)), np.int32, len(self))
+
+    def class_names(self) -> Mapping[int, str] | None:
+        """The names in ``NAME_classes.txt`` beside the key-label file ``NAME_kv.txt``, as facedata writes both."""
+        folder, name = os.path.split(self.order.path if isinstance(self.order, LabelLines) else "")
+        stem = name.removesuffix(KV_SUFFIX)
+        return read_class_names_in(folder, f"{stem}{CLASSES_SUFFIX}") if stem != name else None
 
     def declared_classes(self) -> int | None:
         """The largest label of the whole key-label file plus 1."""
