@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.class_names import read_class_names_in
 from facedata.converters.rec.recordio import (
     CHUNK_HEADER_SIZE,
     IMAGE_HEADER_SIZE,
@@ -134,7 +133,11 @@ class RecSource(Source):
     def class_names(self) -> Mapping[int, str] | None:
         """The names in a ``classes.txt`` that facedata wrote beside the ``train.rec``."""
         folder, name = os.path.split(self.path)
-        return read_class_names_in(folder) if name == "train.rec" else None
+        if name != "train.rec" or not os.path.isfile(os.path.join(folder, "classes.txt")):
+            return None
+        from facedata.converters.class_names import read_class_names_in  # most sets have no names
+
+        return read_class_names_in(folder)
 
     def declared_classes(self) -> int | None:
         """The number in the property file or the meta record."""
