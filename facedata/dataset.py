@@ -7,7 +7,6 @@ import importlib
 import inspect
 import operator
 import os
-import re
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
 
 _LABELS_AT_ONCE = 1 << 16
 _PEEKS = 8
-_SPLIT = re.compile(
-    r"(?<![a-z])(train|training|validation|valid|val|dev|testing|test|evaluation|eval)(?![a-z])", re.ASCII
-)
 
 
 class Sample(NamedTuple):
@@ -61,6 +57,9 @@ class Sample(NamedTuple):
     image: bytes
     landmarks: NDArray[np.float32] | None = None
     values: tuple[float, ...] | None = None
+
+    def __repr__(self) -> str:
+        return f"Sample(key={self.key!r}, label={self.label}, image=<{len(self.image):,} bytes>)"
 
 
 class Source(ABC):
@@ -396,25 +395,6 @@ class Sink(Output, ABC):
         if any cut will do). Raises `FacedataError` if the format cannot hold the source.
         """
         return self, None
-
-
-def refuse_mixed_splits(name: str, folder: str, paths: Sequence[str]) -> None:
-    """Raise `FormatError` if, by their names, the files in a folder belong to several parts of a dataset.
-
-    `name` is that of the format. Files that are named by a pattern were asked for, and need not be checked.
-    """
-    splits: dict[str, list[str]] = {}
-    for base in map(os.path.basename, paths):
-        if match := _SPLIT.search(base.lower()):
-            splits.setdefault(match[1], []).append(base)
-    if len(splits) > 1:
-        found = ", ".join(f"{split} ({len(files)}: {files[0]})" for split, files in splits.items())
-        part, extension = next(iter(splits)), os.path.splitext(paths[0])[1]
-        raise FormatError(
-            f"{folder}: its files are of different parts of a dataset: {found}; name one of them "
-            f"({name}:{os.path.join(os.path.dirname(paths[0]), f'*{part}*{extension}')}), or several, or all: "
-            f"{name}:{os.path.join(os.path.dirname(paths[0]), f'*{extension}')}"
-        )
 
 
 def strict(items: Iterator[Sample | SampleError]) -> Iterator[Sample]:

@@ -60,7 +60,7 @@ _KINDS: dict[str, tuple[str, str]] = {
     "a Zstandard file": ("unpack it first: zstd -dc {path} > FILE", ""),
     "a 7z archive": ("unpack it first: 7z x {path}", ""),
     "a RAR archive": ("unpack it first: unrar x {path}", ""),
-    "an array of numbers (.npy)": (_PACK, "features"),
+    "an array of numbers (.npy)": (_PACK, "features labels"),
     "an array of integers (.npy)": (_LABELS, "labels features"),
     "arrays (.npz)": (f"{_PACK}; facedata check-features reads the neighbours of a set", "features neighbours"),
     "a matrix of float32, as features are": (f"{_PACK} --dim D", "features"),

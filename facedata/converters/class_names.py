@@ -1,20 +1,43 @@
-"""The file ``classes.txt``: ``label<TAB>name`` lines, the names that the classes had in their source."""
+"""What names say: ``classes.txt`` with the names of the classes, class folders with labels, parts of a dataset.
+
+``classes.txt`` has ``label<TAB>name`` lines, the names that the classes had in their source.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from facedata.columns import LARGEST_LABEL
 from facedata.errors import FormatError, InputError, input_error, output_error
 from facedata.files import atomic_writer
+from facedata.text import listed
 
-__all__ = ["CLASSES", "read_class_names", "read_class_names_in", "write_class_names"]
+__all__ = [
+    "CLASSES",
+    "are_splits",
+    "class_labels",
+    "folder_number",
+    "read_class_names",
+    "read_class_names_in",
+    "refuse_mixed_splits",
+    "write_class_names",
+]
 
 CLASSES = "classes.txt"
 """The name of the file in an output that is a folder."""
 
 _LONGEST_LINE = 1 << 14
+_NUMBERED = re.compile(r"(?:id_)?(\d+)", re.ASCII)
+_MOST_DIGITS = 18  # int() refuses some thousands
+_SPLIT = re.compile(
+    r"(?<![a-z])(train|training|validation|valid|val|dev|testing|test|evaluation|eval)(?![a-z])", re.ASCII
+)
 _log = logging.getLogger(__name__)
 
 
@@ -70,3 +93,70 @@ def read_class_names_in(folder: str | os.PathLike[str], name: str = CLASSES) -> 
     except InputError as error:
         _log.warning("%s; the names in it are not used", error)
         return None
+
+
+def class_labels(folders: Sequence[str], root: str) -> NDArray[np.int64]:
+    """The label of each class folder, shape (C,).
+
+    ``id_<n>`` and names of digits alone keep their number; others are numbered in order, after the largest of these.
+    """
+    numbers = [folder_number(folder) for folder in folders]
+    too_large = [folder for folder, number in zip(folders, numbers, strict=True) if number > LARGEST_LABEL]
+    if too_large:
+        _log.warning(
+            "%s: %s: these numbers are too large for a label (%d); such folders are numbered like names",
+            root,
+            listed(too_large),
+            LARGEST_LABEL,
+        )
+    labels = [number if number <= LARGEST_LABEL else -1 for number in numbers]
+    following = max(labels, default=-1) + 1
+    taken: dict[int, str] = {}
+    for place, folder in enumerate(folders):
+        if labels[place] < 0:
+            labels[place], following = following, following + 1
+        label = labels[place]
+        if label > LARGEST_LABEL:
+            raise FormatError(
+                f"{root}: the folder '{folder}' would get the label {label}, after the largest number of a folder, but "
+                f"labels end at {LARGEST_LABEL}; rename the folder with that number"
+            )
+        if label in taken:
+            raise FormatError(
+                f"{root}: the folders '{taken[label]}' and '{folder}' both have the label {label}, and two people must "
+                "not share one; rename one of them"
+            )
+        taken[label] = folder
+    return np.array(labels, np.int64)
+
+
+def folder_number(folder: str) -> int:
+    """The number in the name of a class folder, as in ``id_7`` or ``0007``; -1 if it is another name."""
+    match = _NUMBERED.fullmatch(folder)
+    if match is None:
+        return -1
+    return int(match[1][-_MOST_DIGITS:]) if not match[1][:-_MOST_DIGITS].strip("0") else 1 << 62
+
+
+def are_splits(folders: Iterable[str]) -> bool:
+    """Whether folders are called like the parts of a dataset (train, val, test), and not like classes."""
+    return all(_SPLIT.fullmatch(folder.lower()) for folder in folders)
+
+
+def refuse_mixed_splits(name: str, folder: str, paths: Sequence[str]) -> None:
+    """Raise `FormatError` if, by their names, the files in a folder belong to several parts of a dataset.
+
+    `name` is that of the format. Files that are named by a pattern were asked for, and need not be checked.
+    """
+    splits: dict[str, list[str]] = {}
+    for base in map(os.path.basename, paths):
+        if match := _SPLIT.search(base.lower()):
+            splits.setdefault(match[1], []).append(base)
+    if len(splits) > 1:
+        found = ", ".join(f"{split} ({len(files)}: {files[0]})" for split, files in splits.items())
+        part, extension = next(iter(splits)), os.path.splitext(paths[0])[1]
+        raise FormatError(
+            f"{folder}: its files are of different parts of a dataset: {found}; name one of them "
+            f"({name}:{os.path.join(os.path.dirname(paths[0]), f'*{part}*{extension}')}), or several, or all: "
+            f"{name}:{os.path.join(os.path.dirname(paths[0]), f'*{extension}')}"
+        )

@@ -121,7 +121,8 @@ def _labels_from(source: Source, path: str) -> Source:
             f"before its label: paste -d ' ' NAME.keys.txt {path} > labels.txt"
         )
     if int(labels.max(initial=0)) > LARGEST_LABEL or int(labels.min(initial=0)) < UNLABELLED:
-        raise FormatError(f"{path}: expected labels from 0 to {LARGEST_LABEL}, or -1 for none")
+        wrong = next(label for label in labels.tolist() if not UNLABELLED <= label <= LARGEST_LABEL)
+        raise FormatError(f"{path}: expected labels from 0 to {LARGEST_LABEL}, or -1 for none, found {wrong}")
     known = np.unique(labels[labels >= 0])
     _log.info("%s: %s for the samples, %s", path, counted(len(known), "different label"), how)
     gaps = 0 if not len(known) else int(known[-1]) + 1 - len(known)
@@ -135,7 +136,7 @@ def _array_labels(path: str) -> NDArray[np.int64]:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise FormatError(f"{path}: is not a readable .npy: {error}") from error
+        raise FormatError(f"{path}: expected integers of shape (N,); it cannot be read as such: {error}") from error
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise FormatError(
             f"{path}: is an array of {array.dtype} of shape {array.shape}; expected integers of shape (N,)"
@@ -179,7 +180,7 @@ _ChangeKey = Callable[[str], str]
 
 
 def _ways_to_match(source: Source, lines: LabelLines) -> Iterator[tuple[_ChangeKey, _ChangeKey]]:
-    """What to make of the keys in a file and of those of the samples, so that they may be the same."""
+    """How the keys in the file, and those of the samples, are changed before they are compared."""
     yield str, str
     yield stem_of_key, stem_of_key
     before = len(shared_folder(lines.texts()))

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import LabelLines
+from facedata.converters.class_names import CLASSES, folder_number, read_class_names_in
 from facedata.converters.image_files import LIST_ENDINGS, ImageFileSource
 from facedata.dataset import Format
 from facedata.errors import FormatError, InputError, InputNotFoundError, OptionError
@@ -104,8 +105,13 @@ class ListSource(ImageFileSource):
             yield self.lines.labels[begin : begin + _LINES].astype(np.int64)
 
     def class_names(self) -> Mapping[int, str] | None:
-        """The names of the labels, if the list has names."""
-        return self.lines.names
+        """The names of the labels: of the list, or of the folder if its numbers are the labels of the list."""
+        if self.lines.names is not None or not os.path.isfile(os.path.join(self.root, CLASSES)):
+            return self.lines.names
+        some = self.sampled(_SAMPLED)
+        numbers = [folder_number(key.partition("/")[0]) for key in some.keys()]  # noqa: SIM118, not a mapping
+        same = numbers == some.labels().tolist()
+        return read_class_names_in(self.root) if same else None
 
     def declared_classes(self) -> int:
         """The largest label of the whole list, plus 1."""

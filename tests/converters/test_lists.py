@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support import jpeg
 
+from facedata.converters.class_names import write_class_names
 from facedata.converters.convert import ConversionOptions, convert_dataset
 from facedata.converters.lists import ListSource
 from facedata.dataset import open_dataset
@@ -139,3 +140,14 @@ def test_a_path_with_a_space_is_written_only_without_a_label(
     with pytest.raises(OptionError, match=r"'a/x y.jpg' has a space") if refused else nullcontext():
         convert_dataset([f"list:{path}@{images}"], f"list:{tmp_path}/out.txt@{tmp_path}/out", options)
     assert (tmp_path / "out.txt").exists() is not refused
+
+
+def test_the_names_beside_a_list_are_its_own_if_its_labels_are_the_numbers_of_the_folders(tmp_path: Path) -> None:
+    write_class_names(tmp_path / "classes.txt", {0: "Ada", 1: "Bo"})
+    for label in (0, 1):
+        (tmp_path / f"id_{label}").mkdir()
+        (tmp_path / f"id_{label}" / "x.jpg").write_bytes(jpeg(label))
+    for first, names in ((0, {0: "Ada", 1: "Bo"}), (1, None)):
+        path = write(tmp_path / "list.txt", f"id_0/x.jpg {first}\nid_1/x.jpg {1 - first}\n")
+        assert open_dataset(f"list:{path}@{tmp_path}").class_names() == names
+    assert repr(open_dataset(str(tmp_path))[0]) == f"Sample(key='id_0/x.jpg', label=0, image=<{len(jpeg(0))} bytes>)"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.columns import LARGEST_LABEL, UNLABELLED
-from facedata.converters.class_names import CLASSES, read_class_names_in
+from facedata.columns import UNLABELLED
+from facedata.converters.class_names import CLASSES, are_splits, class_labels, read_class_names_in
 from facedata.converters.folder import NO_CLASS
 from facedata.converters.image_files import LIST_ENDINGS, ImageFileSource
 from facedata.errors import EmptyDatasetError, FormatError, InputError, InputNotFoundError, input_error
@@ -28,19 +27,16 @@ from facedata.files import opened_regular
 from facedata.images import IMAGE_EXTENSIONS, image_extension
 from facedata.text import counted, listed, natural_sort, shared_prefix
 
-__all__ = ["SPLITS", "FolderSource", "accepts", "class_labels", "open_source", "recognises"]
+__all__ = ["FolderSource", "accepts", "open_source", "recognises"]
 
 _CHECKPOINT = 64
 _BLOCK = 1 << 16
-_NUMBERED = re.compile(r"(?:id_)?(\d+)", re.ASCII)
-_MOST_DIGITS = 18  # int() refuses some thousands
 _ENTRIES_TO_TRY, _FILES_TO_TRY, _FOLDERS_TO_TRY = 256, 16, 1024
 _MOST_FOLDERS = 1 << 20  # of a class
 _KINDS_SHOWN = 6
 _LISTS_TO_TRY = 16
 _SIGNATURE = 64
 _OWN_FILES = frozenset({CLASSES, "failures.jsonl", "skipped.jsonl", "unused-landmarks.txt"})
-SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"})
 """Names of parts of a dataset, in lower case, which are not classes."""
 
 _COMMON = (".jpg\0", ".png\0")  # how names end that are images without a further look
@@ -247,7 +243,7 @@ def open_source(path: str, *, labels: str | None = None) -> FolderSource:
     classes = list(dict.fromkeys(folder.partition("/")[0] for folder in scan.folders))
     inner = {folder.split("/", 2)[1] for folder in scan.folders if "/" in folder}
     holder = len(classes) == 1 and len(inner) > 1 and classes[0] not in scan.folders
-    if labels is None and not unlabelled and (holder or SPLITS.issuperset(map(str.lower, classes))):
+    if labels is None and not unlabelled and (holder or are_splits(classes)):
         what = "which looks like a folder of class folders" if holder else "not a class, but a part of a dataset"
         what = what if len(classes) == 1 else "not classes, but parts of a dataset"
         raise FormatError(
@@ -491,46 +487,3 @@ def _different_in_case(names: Sequence[str], before: str) -> list[str]:
     seen: dict[str, str] = {}
     firsts = ((seen.setdefault(name.lower(), name), name) for name in names)
     return [f"{before}{first}, {name}" for first, name in firsts if first != name]
-
-
-def class_labels(folders: Sequence[str], root: str) -> NDArray[np.int64]:
-    """The label of each class folder, shape (C,).
-
-    ``id_<n>`` and names of digits alone keep their number; others are numbered in order, after the largest of these.
-    """
-    numbers = [_number(folder) for folder in folders]
-    too_large = [folder for folder, number in zip(folders, numbers, strict=True) if number > LARGEST_LABEL]
-    if too_large:
-        _log.warning(
-            "%s: %s: these numbers are too large for a label (%d); such folders are numbered like names",
-            root,
-            listed(too_large),
-            LARGEST_LABEL,
-        )
-    labels = [number if number <= LARGEST_LABEL else -1 for number in numbers]
-    following = max(labels, default=-1) + 1
-    taken: dict[int, str] = {}
-    for place, folder in enumerate(folders):
-        if labels[place] < 0:
-            labels[place], following = following, following + 1
-        label = labels[place]
-        if label > LARGEST_LABEL:
-            raise FormatError(
-                f"{root}: the folder '{folder}' would get the label {label}, after the largest number of a folder, but "
-                f"labels end at {LARGEST_LABEL}; rename the folder with that number"
-            )
-        if label in taken:
-            raise FormatError(
-                f"{root}: the folders '{taken[label]}' and '{folder}' both have the label {label}, and two people must "
-                "not share one; rename one of them"
-            )
-        taken[label] = folder
-    return np.array(labels, np.int64)
-
-
-def _number(folder: str) -> int:
-    """The number in the name of a folder; -1 if it is another name."""
-    match = _NUMBERED.fullmatch(folder)
-    if match is None:
-        return -1
-    return int(match[1][-_MOST_DIGITS:]) if not match[1][:-_MOST_DIGITS].strip("0") else 1 << 62

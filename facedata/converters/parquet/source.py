@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import LARGEST_LABEL, UNLABELLED
-from facedata.converters.class_names import read_class_names_in
+from facedata.converters.class_names import read_class_names_in, refuse_mixed_splits
 from facedata.converters.parquet.library import (
     FACEDATA_METADATA,
     HUGGINGFACE_METADATA,
@@ -26,7 +26,7 @@ from facedata.converters.parquet.library import (
     read_metadata,
     read_row_groups,
 )
-from facedata.dataset import Sample, Source, refuse_mixed_splits
+from facedata.dataset import Sample, Source
 from facedata.errors import FormatError, OptionError, SampleError
 from facedata.files import combined_identity, file_identity
 from facedata.images import LARGEST_IMAGE

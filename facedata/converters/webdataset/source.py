@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.converters.class_names import read_class_names_in
+from facedata.converters.class_names import are_splits, class_labels, read_class_names_in, refuse_mixed_splits
 from facedata.converters.webdataset.samples import (
     NO_LABEL,
     REPEATED,
@@ -28,7 +28,7 @@ from facedata.converters.webdataset.samples import (
     read_sample,
     scan_tars,
 )
-from facedata.dataset import Sample, Source, refuse_mixed_splits
+from facedata.dataset import Sample, Source
 from facedata.errors import EmptyDatasetError, FormatError, InputError, InputNotFoundError, SampleError, input_error
 from facedata.files import combined_identity, file_identity, opened_regular
 from facedata.tar_format import BLOCK
@@ -351,8 +351,6 @@ def _label_by_folders(scan: Scan, path: str, *, force: bool) -> Mapping[int, str
 
     The class of an image is its first folder below those that all images are in. Unless by `force`, splits are refused.
     """
-    from facedata.converters.folder.source import SPLITS, class_labels
-
     parts = [[part for part in folder.split("/") if part not in ("", ".")] for folder in scan.folders]
     levels = enumerate(zip(*parts, strict=False))
     shared = next((depth for depth, names in levels if len(set(names)) > 1), min(map(len, parts)))
@@ -363,7 +361,7 @@ def _label_by_folders(scan: Scan, path: str, *, force: bool) -> Mapping[int, str
     if not classes:
         _log.info("%s: %s, without labels and class folders: unlabelled", path, count)
         return None
-    if not force and SPLITS.issuperset(map(str.lower, classes)):
+    if not force and are_splits(classes):
         raise FormatError(
             f"{path}: the folders {listed(classes, 9)} in it are not classes, but parts of a dataset; unpack it "
             "(facedata extract) and name the parts that you want, or take each as a class with --labels folders"
