@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import filecmp
 import hashlib
 import logging
 import os
 import re
-import shutil
-import socket
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -163,7 +160,7 @@ def write_fully(descriptor: int, data: bytes | bytearray | memoryview, offset: i
 def temporary_name(path: StrPath) -> str:
     """A hidden name beside `path` that no other process on any machine uses."""
     folder, name = os.path.split(os.fspath(path))
-    return os.path.join(folder, f"{_TEMPORARY}{name}-{socket.gethostname()}-{os.getpid()}")
+    return os.path.join(folder, f"{_TEMPORARY}{name}-{os.uname().nodename}-{os.getpid()}")
 
 
 def remove_stale_temporaries(folder: StrPath) -> None:
@@ -172,7 +169,7 @@ def remove_stale_temporaries(folder: StrPath) -> None:
         names = [entry.name for entry in entries if entry.name.startswith(_TEMPORARY)]
     for name in names:
         rest, _, pid = name.rpartition("-")
-        if pid.isdigit() and rest.endswith(f"-{socket.gethostname()}") and not _is_running(int(pid)):
+        if pid.isdigit() and rest.endswith(f"-{os.uname().nodename}") and not _is_running(int(pid)):
             with suppress(OSError):
                 os.unlink(os.path.join(folder, name))
 
@@ -221,6 +218,8 @@ def rename_new(source: StrPath, target: StrPath) -> None:
     try:
         os.link(source, target)  # which replaces nothing, unlike rename
     except FileExistsError as error:
+        import filecmp  # only then
+
         if not (os.path.samefile(source, target) or filecmp.cmp(source, target, shallow=False)):
             raise OutputExistsError(
                 f"{os.fspath(target)}: appeared while this job was running, and is left as it is; was another job "
@@ -319,7 +318,8 @@ def free_bytes(path: StrPath) -> int:
     OSError
         If the file system does not answer.
     """
-    return shutil.disk_usage(_nearest_existing(path)).free
+    status = os.statvfs(_nearest_existing(path))
+    return status.f_bavail * status.f_frsize
 
 
 def check_room(path: StrPath, size: int, what: str, advice: str = "") -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+from collections import deque
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,6 +37,8 @@ _LARGEST_FILE = 1 << 60
 _SYNC_EVERY = 64 << 20
 _MOST_SET_ASIDE = 2
 _HASH_BLOCK = 1 << 19
+_MOST_IN_MEMORY, _FAR_BEHIND = 8 << 20, 64 << 20
+_LONGEST_WAIT = 0.5
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class PartialFile:
             write_fully(self._descriptor, data, self.done)
         self.done += len(data)
         self.received += len(data)
-        self._hasher.add(len(data))
+        self._hasher.add(data)
 
     def checkpoint(self) -> None:
         """Force the bytes to the disk and record that, if there are enough new ones; errors are kept for `publish`."""
@@ -230,24 +233,33 @@ class PartialFile:
 class _Hasher:
     """A thread that hashes a growing file in order.
 
-    It reads the file, most of which is still in memory, instead of being handed the bytes: so it holds up no download,
-    neither with an old partial file, which is hashed from its beginning, nor if it is slower than the connection.
+    Blocks that are added while it has caught up are hashed from memory; then, if they come faster than it hashes, the
+    writer waits a little. What was there before, and what is added while it is far behind, it reads from the file: so
+    an old partial file, which is hashed from its beginning, holds up no download.
     """
 
     def __init__(self, descriptor: int, algorithm: str, size: int) -> None:
         self._descriptor, self._algorithm = descriptor, algorithm
         self._size, self._done = size, 0
+        self._recent: deque[tuple[int, bytes]] = deque()  # the last blocks of the file, each with its offset
         self._changed = threading.Condition()
         self._is_finished, self._is_stopped = False, False
         self._result: str | Exception = ""
         self._thread = threading.Thread(target=self._run, daemon=True, name="facedata-hash")
         self._thread.start()
 
-    def add(self, length: int) -> None:
-        """Hash as many further bytes of the file."""
+    def add(self, data: bytes) -> None:
+        """Hash `data`, which has been written to the end of the file."""
         with self._changed:
-            self._size += length
+            if self._size - self._done < _FAR_BEHIND:
+                self._changed.wait_for(lambda: self._is_near() or not self._thread.is_alive(), _LONGEST_WAIT)
+            if self._is_near():
+                self._recent.append((self._size, data))
+            self._size += len(data)
             self._changed.notify_all()
+
+    def _is_near(self) -> bool:
+        return self._size - self._done < _MOST_IN_MEMORY
 
     def finish(self, cancel: threading.Event) -> str:
         """The digest of the whole file in hexadecimal."""
@@ -272,18 +284,26 @@ class _Hasher:
     def _run(self) -> None:
         hasher = new_hasher(self._algorithm)
         try:
-            while length := self._next_length():
-                hasher.update(read_exactly(self._descriptor, length, self._done))
-                self._done += length
+            while block := self._next_block():
+                hasher.update(block)
+                with self._changed:
+                    self._done += len(block)
+                    self._changed.notify_all()
             self._result = hasher.hexdigest()
         except Exception as error:  # it is raised by `finish`
             self._result = error
 
-    def _next_length(self) -> int:
-        """Wait for bytes to hash; return their number, 0 at the end."""
+    def _next_block(self) -> bytes:
+        """Wait for bytes to hash; none at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._done < self._size or self._is_finished or self._is_stopped)
-            return 0 if self._is_stopped else min(self._size - self._done, _HASH_BLOCK)
+            if self._is_stopped:
+                return b""
+            end = self._recent[0][0] if self._recent else self._size
+            if end == self._done and self._recent:
+                return self._recent.popleft()[1]
+            length = min(end - self._done, _HASH_BLOCK)
+        return read_exactly(self._descriptor, length, self._done)
 
 
 def _read_state(path: Path) -> State | None:
