@@ -303,13 +303,20 @@ def read_index(path: str | os.PathLike[str]) -> RecordIndex:
         narrow = numbers[::2].max() <= np.iinfo(np.uint32).max  # half the memory, in all but rare cases
         keys.append(numbers[::2].astype(np.uint32) if narrow else numbers[::2].copy())
         offsets.append(numbers[1::2].copy())
-    return in_key_order(np.concatenate(keys), np.concatenate(offsets), os.fspath(path))
+    all_keys = np.concatenate(keys)
+    keys.clear()  # a hundred MB or more, as are the copies avoided below
+    all_offsets = np.concatenate(offsets)
+    offsets.clear()
+    return in_key_order(all_keys, all_offsets, os.fspath(path))
 
 
 def in_key_order(keys: NDArray[np.uint32] | NDArray[np.int64], offsets: NDArray[np.int64], path: str) -> RecordIndex:
-    """Sort by key; refuse a key that occurs twice."""
+    """Sort by key, which may change the arrays; refuse a key that occurs twice."""
     if len(keys) > 1 and keys[-1] < keys[0] and _ascending(keys[:-1]):  # InsightFace: key 0 comes last
-        keys, offsets = np.roll(keys, 1), np.roll(offsets, 1)
+        for values in (keys, offsets):
+            first = values[-1]
+            values[1:] = values[:-1]
+            values[0] = first
     if not _ascending(keys):
         order = np.argsort(keys, kind="stable")
         keys, offsets = keys[order], offsets[order]
