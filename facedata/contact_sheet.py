@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.dataset import Source
-from facedata.errors import EmptyDatasetError, FacedataError, OptionError, OutputExistsError, SampleError, output_error
-from facedata.files import atomic_writer
+from facedata.errors import EmptyDatasetError, FacedataError, OptionError, OutputExistsError, SampleError
+from facedata.files import atomic_writer, output_errors, remove_stale_temporaries
 from facedata.images import import_opencv
 
 __all__ = [
@@ -178,11 +178,10 @@ def write_contact_sheet(
     _refuse_existing(name, overwrite=overwrite)
     sheet = contact_sheet(rows, labels=labels, cell=cell, margin=margin)
     _, encoded = import_opencv().imencode(extension, sheet)
-    try:
+    with output_errors(name):
+        remove_stale_temporaries(os.path.dirname(name) or ".")
         with atomic_writer(name) as file:
             file.write(encoded.tobytes())
-    except OSError as error:
-        raise output_error(error, name) from error
 
 
 def write_dataset_sheet(

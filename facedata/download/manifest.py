@@ -224,13 +224,16 @@ def list_checksums(
     Raises
     ------
     InputError
-        If the path cannot be read.
+        If the path cannot be read, or a file belongs to a job that has not finished.
     EmptyDatasetError
         If there is no file.
     InterruptedJobError
         If `stop` is set.
     """
+    from facedata.jobs.journal import refuse_unfinished
+
     path = os.fspath(path)
+    refuse_unfinished(path)
     try:
         is_folder = stat.S_ISDIR(os.stat(path).st_mode)
     except OSError as error:
@@ -250,9 +253,13 @@ def list_checksums(
         return Listed(name, hashed.digest) if hashed.unchanged else LeftOut(whole, "it changed while it was read")
 
     def tasks() -> Iterator[Task[Listed | LeftOut]]:
+        checked = None
         for name in names:
             size = 0
             if isinstance(name, str):
+                if (folder := os.path.dirname(name)) != checked:
+                    refuse_unfinished(os.path.join(root, folder))
+                    checked = folder
                 with suppress(OSError):  # reading it reports what is wrong
                     status = os.stat(os.path.join(root, name))
                     if (status.st_dev, status.st_ino) == leave_out:

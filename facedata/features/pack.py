@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import io
 import logging
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -39,6 +41,7 @@ from facedata.files import (
     read_exactly,
     remove_stale_temporaries,
 )
+from facedata.jobs.journal import refuse_unfinished
 from facedata.jobs.output import new_folders
 from facedata.jobs.signals import StopRequest
 
@@ -109,13 +112,15 @@ def open_labels(where: StrPath) -> Labels:
     (N,); a folder of class folders, in the order and with the labels of ``open_dataset("folder:...")``; or any other
     dataset as ``format:path``.
 
-    Raises `InputError` if there is nothing, or it cannot be read; `FormatError` if it does not contain labels.
+    Raises `InputError` if there is nothing, it cannot be read or is of a job that has not finished; `FormatError` if it
+    does not contain labels.
     """
     path = os.fspath(where)
     if split_spec(path)[0] is not None and not os.path.lexists(path):
         return _labels_of_dataset(path)
     if os.path.isdir(path):
         return _labels_of_dataset(f"folder:{path}")
+    refuse_unfinished(path)
     with opened_regular(path) as descriptor:
         head = read_exactly(descriptor, _FIRST_LINE, 0)
     if head.startswith(NPY_MAGIC):
@@ -217,8 +222,8 @@ def pack_features(
     """Write a matrix as a feature set: ``features/NAME.bin`` and ``labels/NAME.meta``.
 
     `labels` has a label for each row of the source, or is `UNLABELLED_ROWS` or `NO_LABELS`. Both files appear when both
-    are complete, the matrix last. If the process is killed, at most the labels have appeared; the same call starts
-    again. After an error, no partial file remains.
+    are complete, the matrix last. If the process is killed, the same call starts again; a matrix that is there
+    already, with the same bytes, is kept. After an error, no partial file remains.
 
     Raises `InputError` if the source or the labels cannot be read; `FormatError` if a row is not finite, all zero, or
     too large for float32, or if there is not a label for each row; `OutputError` if the output exists or cannot be
@@ -228,8 +233,9 @@ def pack_features(
     if isinstance(labels, Labels) and options.stop is not None:
         labels = replace(labels, stop=options.stop)
     # refuse what can be refused before the matrix is read
-    _check_replaceable(output.features, source.path, overwrite=overwrite)
     rows = _limited(source.rows, limit)
+    there = not overwrite and _may_be_complete(output.features, rows, source.dimensions)
+    _check_replaceable(output.features, source.path, overwrite=overwrite or there)
     if rows is not None:
         _check_label_count(source, labels, rows, limit)
         _check_labels_replaceable(output, labels, rows, options)
@@ -243,8 +249,9 @@ def pack_features(
     with new_folders(output.root, *folders), ExitStack() as stack:
         for folder in folders:
             remove_stale_temporaries(folder)
-        _check_room(packed)
-        features = stack.enter_context(_written(packed.features))
+        if not there:
+            _check_room(packed)
+        features = stack.enter_context((_compared if there else _written)(packed.features))
         rows = _write_rows(features, packed.features, source, options)
         if packed.rows is None:  # only now it is known
             _check_label_count(source, labels, rows, limit)
@@ -259,7 +266,7 @@ def pack_features(
             file.flush()
             os.fsync(file.fileno())
         # something may have appeared in the meantime
-        _check_replaceable(output.features, source.path, overwrite=overwrite)
+        _check_replaceable(output.features, source.path, overwrite=overwrite or there)
         _check_labels_replaceable(output, labels, rows, options)
         if overwrite:  # at no moment may a reader find a matrix with the labels of another
             with output_errors(output.features), suppress(FileNotFoundError):
@@ -284,26 +291,28 @@ def save_features(source: FeatureSource, path: StrPath, options: PackOptions = P
     path = os.fspath(path)
     if not path.endswith(_EXTENSIONS):
         raise OptionError(f"{path}: expected a name that ends in {' or '.join(_EXTENSIONS)}")
-    _check_replaceable(path, source.path, overwrite=options.overwrite)
+    rows, header = _limited(source.rows, options.limit), _NPY_HEADER if path.endswith(".npy") else 0
+    there = not options.overwrite and _may_be_complete(path, rows, source.dimensions, header)
+    _check_replaceable(path, source.path, overwrite=options.overwrite or there)
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
         raise OutputError(f"{path}: the folder {folder} does not exist")
-    packed = Packed(path, None, _limited(source.rows, options.limit), source.dimensions, source.dtype)
+    packed = Packed(path, None, rows, source.dimensions, source.dtype)
     if not options.dry_run:
         with suppress(OSError):
             remove_stale_temporaries(folder)
-    _check_room(packed)
+    if not there:
+        _check_room(packed)
     if options.dry_run:
         return packed
-    with _written(path) as file:
-        if path.endswith(".npy"):
-            file.write(bytes(_NPY_HEADER))
+    with (_compared if there else _written)(path) as file:
+        file.seek(header)
         rows = _write_rows(file, path, source, options)
-        if path.endswith(".npy"):
+        if header:
             file.seek(0)
             described = {"descr": "<f4", "fortran_order": False, "shape": (rows, source.dimensions)}
             np.lib.format.write_array_header_1_0(file, described)
-        _check_replaceable(path, source.path, overwrite=options.overwrite)
+        _check_replaceable(path, source.path, overwrite=options.overwrite or there)
     return replace(packed, rows=rows)
 
 
@@ -357,7 +366,42 @@ def _check_replaceable(path: str, source: str, *, overwrite: bool) -> None:
     if os.path.isdir(path):
         raise OutputExistsError(f"{path}: is a folder; expected no file or a file there")
     if os.path.lexists(path) and not overwrite:
-        raise OutputExistsError(f"{path}: already exists; choose another name, or --overwrite to replace it")
+        raise _exists(path)
+
+
+def _exists(path: str) -> OutputExistsError:
+    return OutputExistsError(f"{path}: already exists; choose another name, or --overwrite to replace it")
+
+
+def _may_be_complete(path: str, rows: int | None, dimensions: int, header: int = 0) -> bool:
+    """Whether a run that was killed at its very end may have left this file: a matrix of the right size."""
+    with suppress(OSError):
+        found = os.lstat(path)
+        size = found.st_size if rows is None else header + rows * dimensions * VALUE_BYTES
+        return stat.S_ISREG(found.st_mode) and found.st_size == size
+    return False
+
+
+class _Comparison(io.FileIO):
+    """A file that is compared with what is written to it: raises `OutputExistsError` if it has other bytes."""
+
+    end = 0
+
+    def write(self, data: Any, /) -> int:
+        part = memoryview(data).cast("B")
+        if read_exactly(self.fileno(), len(part), self.tell()) != part:
+            raise _exists(str(self.name))
+        self.end = max(self.end, self.seek(len(part), os.SEEK_CUR))
+        return len(part)
+
+
+@contextmanager
+def _compared(path: str) -> Iterator[BinaryIO]:
+    """Open a file that may be complete, in the place of `_written`; it must have the bytes that are written."""
+    with output_errors(path), _Comparison(path) as file:
+        yield file
+        if os.fstat(file.fileno()).st_size != file.end:
+            raise _exists(path)
 
 
 def _same_bytes(path: str, parts: Iterable[bytes]) -> bool:

@@ -389,7 +389,7 @@ def refuse_unfinished(path: str | os.PathLike[str]) -> None:
         It names the command that finishes the job.
     """
     start = Path(path).absolute()
-    for folder in (start, Path(f"{start}{BESIDE}"), start.parent):
+    for folder in (start, Path(f"{start}{BESIDE}"), *start.parents):
         journal = Journal(folder)
         if _is_file(folder / PLAN) and not _is_file(folder / SUMMARY):
             plan = journal.read_plan()

@@ -117,7 +117,7 @@ def test_a_check_as_md5sum_makes_it(data: Path, verify: Facedata, monkeypatch: p
 
 def test_a_list_that_was_made_has_all_plain_files_in_order_but_itself(data: Path, verify: Facedata) -> None:
     write_tree(data, dict.fromkeys([".hidden", "a-b", "a\\b\nc", "sub-x", "ä"], ""))
-    write_tree(data, dict.fromkeys(["a.part", ".facedata-plan.json", ".facedata/x"], "left out"))
+    write_tree(data, dict.fromkeys(["a.part", ".facedata-note", ".facedata/x"], "left out"))
     for name, target in {"link": "a", "loop": ".", "lost": "nowhere", "circle": "circle"}.items():
         (data / name).symlink_to(target)
     command = [*FACEDATA, "verify-md5", "--create", "data", "--algorithm", "sha256"]

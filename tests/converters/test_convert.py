@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -16,10 +16,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support import RecordSetMaker, tree
+from support import Ran, RecordSetMaker, tree, write_tree
 
 from facedata.converters.class_names import read_class_names
 from facedata.converters.convert import ConversionOptions, LabelOptions, convert_dataset
@@ -289,6 +290,28 @@ def test_an_unfinished_output_is_found_however_it_is_named(
     run([people], target, replace(HERE, part=Part(1, 2)), writing={"shard_samples": 1})
     with pytest.raises(InputUnfinishedError, match="has not finished"):
         run([spec], "null:null")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("verify-md5", "--create", "out"),
+        ("verify-md5", "--create", "."),
+        ("verify-md5", "--create", "out/a/b"),
+        ("index-rec", "out/train.rec"),
+        ("pack-features", "x.npy", "--labels", "out/labels.txt", "--output", "set", "--name", "x"),
+    ],
+    ids=" ".join,
+)
+def test_every_command_refuses_the_files_of_an_unfinished_job(
+    tmp_path: Path, inline_facedata: Callable[..., Ran], words: tuple[str, ...]
+) -> None:
+    run([write_folder(tmp_path / "people", "a", "b")], "webdataset:out", replace(HERE, part=Part(1, 2)))
+    write_tree(tmp_path / "out", {"train.rec": "", "labels.txt": "0\n", "a/b/c": ""})
+    np.save("x.npy", np.ones((1, 4), np.float32))
+    ran = inline_facedata(*words)
+    assert (ran.status, ran.stdout) == (1, "")
+    assert "out: is the output of a job that has not finished" in ran.stderr
 
 
 def test_overwrite_leaves_nothing_of_a_job_of_another_kind(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_nothing_is_overwritten_without_the_option(tmp_path: Path) -> None:
     pack(tmp_path, some_rows(), labels_of(*range(10)))
     before = tree(tmp_path)
     source, output = in_memory(some_rows() + 1), FeatureSet(str(tmp_path), "a")
-    with pytest.raises(errors.OutputExistsError, match=r"a\.bin: already exists; .*--overwrite"):
+    with pytest.raises(errors.OutputExistsError, match=r"a\.(bin|meta): already exists; .*--overwrite"):
         pack_features(source, output, UNLABELLED_ROWS)
     os.unlink(tmp_path / "features" / "a.bin")
     with pytest.raises(errors.OutputExistsError, match=r"a\.meta: already exists"):
@@ -272,6 +272,27 @@ def test_the_way_back_is_what_np_save_writes(tmp_path: Path, known: bool, shape:
         save_features(in_memory(array, known=known), tmp_path / name)
         assert (tmp_path / name).read_bytes() == expected
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@either_way
+def test_a_run_that_was_killed_after_its_last_rename_runs_again(tmp_path: Path, known: bool) -> None:
+    array = some_rows()
+    for name in ("a.npy", "a.bin"):
+        path = tmp_path / name
+        save_features(in_memory(array), path)
+        before = path.stat()
+        save_features(in_memory(array, known=known), path)
+        assert path.stat() == before
+        for other in (array[:9], -array, np.concatenate([array, array[:1]])):
+            with pytest.raises(errors.OutputExistsError, match="already exists"):
+                save_features(in_memory(other, known=known), path)
+        assert path.stat() == before
+    pack(tmp_path, array, labels_of(*range(10)))
+    kept = tree(tmp_path)
+    pack(tmp_path, array, labels_of(*range(10)), known=known)
+    with pytest.raises(errors.OutputExistsError, match="already exists"):
+        pack(tmp_path, -array, labels_of(*range(10)), known=known)
+    assert tree(tmp_path) == kept
 
 
 def test_the_way_back_is_checked_and_overwrites_nothing(tmp_path: Path) -> None:

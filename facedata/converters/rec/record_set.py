@@ -39,7 +39,7 @@ from facedata.errors import (
     OutputExistsError,
     input_error,
 )
-from facedata.files import file_identity, kind_name
+from facedata.files import file_identity, kind_name, remove_stale_temporaries
 
 __all__ = [
     "IndexSummary",
@@ -365,9 +365,13 @@ def index_records(
         If there is an index that does not list the same records, and `overwrite` is not given.
     FormatError
         If the record file is damaged and `salvage` is not given.
+    InputUnfinishedError
+        If the records belong to a job that has not finished.
     """
     from facedata.converters.rec.walk import walk_records
+    from facedata.jobs.journal import refuse_unfinished
 
+    refuse_unfinished(path)
     files = find_record_files(path)
     target = files.index or files.records.removesuffix(".rec") + ".idx"
     walked = walk_records(files.records, salvage=salvage, progress=progress)
@@ -386,6 +390,7 @@ def index_records(
             )
         return IndexSummary(target, len(index), walked.damaged, replaced=False, up_to_date=True)
     if not dry_run:
+        remove_stale_temporaries(os.path.dirname(target) or ".")
         in_file_order = offsets.argsort(kind="stable")
         write_index(target, index.take(in_file_order).keys, offsets[in_file_order])
     return IndexSummary(target, len(index), walked.damaged, files.index is not None)
