@@ -318,7 +318,7 @@ def free_bytes(path: StrPath) -> int:
     OSError
         If the file system does not answer.
     """
-    status = os.statvfs(_nearest_existing(path))
+    status = os.statvfs(nearest_existing(path))
     return status.f_bavail * status.f_frsize
 
 
@@ -339,7 +339,7 @@ def check_room(path: StrPath, size: int, what: str, advice: str = "") -> None:
         )
 
 
-def _nearest_existing(path: StrPath) -> str:
+def nearest_existing(path: StrPath) -> str:
     """The real path of `path`, or of its nearest parent that exists; links are followed even if they are broken."""
     real = os.path.realpath(path)
     while not os.path.exists(real) and real != os.path.dirname(real):
@@ -408,7 +408,7 @@ def network_file_system(path: StrPath, mounts: str | None = None) -> str | None:
     is the text of Linux's ``mountinfo``, by default this process's own. Returns ``"nfs4"``, ``"lustre"`` or
     ``"fuse.sshfs"``, for example; None on a local file system, or if the system does not say.
     """
-    folder = _nearest_existing(path)
+    folder = nearest_existing(path)
     if mounts is None:
         try:
             mounts = Path(_MOUNTS).read_text(errors="surrogateescape")

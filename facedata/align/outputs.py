@@ -17,7 +17,6 @@ from facedata.align.landmark_files import landmark_header, landmark_line
 from facedata.dataset import OrderedOutput, OrderedWriter, Sample, SampleWriter, Sink, Source, WrappedSource
 from facedata.errors import OptionError, SampleError, output_error
 from facedata.files import atomic_writer
-from facedata.jobs.journal import FAILURES, SKIPPED
 
 __all__ = ["UNUSED", "AlignedOutput", "ExpectedSource", "FoundLandmarks", "aligned_output"]
 
@@ -131,19 +130,10 @@ class AlignedOutput(Sink):
         return [path for path in (None if self.found is None else self.found.path, self.preview) if path is not None]
 
     def fit(self, source: Source) -> tuple[Sink, tuple[int, ...] | None]:
-        """Prepare the sink for the faces instead of the images; refuse names beside it that it uses itself."""
+        """Prepare the sink for the faces instead of the images."""
         sink, ends = self.sink.fit(self.expected(source))
-        root = os.path.realpath(self.root)
-        taken = set(map(os.path.realpath, sink.named_files()))
-        for path in self._beside():
-            place = os.path.realpath(path)
-            if place in taken:
-                raise OptionError(f"{path}: two files would get this name; choose another name for one of them")
-            taken.add(place)
-            if place.startswith(os.path.join(root, "")):
-                name = os.path.relpath(place, root).partition(os.sep)[0]
-                if name in (FAILURES, SKIPPED, _FRAGMENTS, UNUSED) or sink.owns(name):
-                    raise OptionError(f"{path}: the output itself uses '{name}'; choose another name")
+        if self.unused is not None and sink.owns(UNUSED):
+            raise OptionError(f"{self.root}: the source has a folder '{UNUSED}', but a file of this name is written")
         return replace(self, sink=sink), ends
 
     def identity(self) -> Mapping[str, Any]:

@@ -23,6 +23,8 @@ from facedata.dataset import Sample, Sink, Source, known_extension
 from facedata.errors import OptionError, RefusedSampleError, output_error
 from facedata.files import atomic_writer, write_fully
 from facedata.images import IMAGE_EXTENSIONS, image_extension, stem_of_key
+from facedata.jobs.journal import FAILURES, SKIPPED
+from facedata.names import Folding, folders_taken_for_one, name_folding
 from facedata.text import listed
 
 __all__ = ["FolderSink", "path_of_key"]
@@ -120,13 +122,20 @@ class FolderSink(Sink):
         layout = self.layout or (SOURCE if names_matter else GLINT360K)
         if layout != SOURCE:
             return replace(self, layout=layout, class_names=source.class_names(), labelled=source.labelled), None
-        _check_paths(source, self.root)
+        folding = name_folding(self.root)
+        _check_paths(source, self.root, folding)
         if self.list_file is not None and source.labelled:
             _check_list(source, self.list_file, self.separator)
         elif source.labelled:
             _warn_of_lost_labels(source)
         folders = frozenset(key.partition("/")[0] for key in source.keys() if "/" in key)  # noqa: SIM118, not a mapping
         loose = (stem_of_key(key, _WRITTEN_EXTENSIONS) for key in source.keys() if "/" not in key)  # noqa: SIM118
+        own = {folding(name) for name in (FAILURES, SKIPPED, CLASSES, *self._list_in_root())}
+        if taken := sorted(folder for folder in folders if folding(folder) in own):
+            raise OptionError(
+                f"{self.root}: the source has folders with names of files that are written there: {listed(taken)}; "
+                "rename them, or choose --layout glint360k"
+            )
         names = source.class_names()
         needed = names is not None and not folders.issuperset(names.values())  # else the folders have these names
         return replace(
@@ -150,6 +159,11 @@ class FolderSink(Sink):
         name_hash = hash(stem_of_key(name, _WRITTEN_EXTENSIONS))
         place = min(int(np.searchsorted(self.images, name_hash)), len(self.images) - 1)
         return int(self.images[place]) == name_hash
+
+    def _list_in_root(self) -> list[str]:
+        """The name of the list, if it lies in the root."""
+        folder, name = os.path.split(os.path.realpath(self.list_file or ""))
+        return [name] if self.list_file and folder == os.path.realpath(self.root) else []
 
     def named_files(self) -> list[str]:
         """The list."""
@@ -298,7 +312,7 @@ def path_of_key(key: str, extension: str) -> tuple[str, str]:
     return "/".join(names[:-1]), names[-1]
 
 
-def _check_paths(source: Source, root: str) -> None:
+def _check_paths(source: Source, root: str, folding: Folding) -> None:
     """Refuse a source whose keys are not paths, or in which two images would get the same path."""
     first = next(iter(source.keys()), None)
     if first is not None and "/" not in first and not source.keys_are_paths:
@@ -306,10 +320,14 @@ def _check_paths(source: Source, root: str) -> None:
             f"{root}: --layout source keeps the paths of a source whose keys are paths (a folder, a list), but the "
             f"keys of this source are like '{first}'. --layout glint360k names the images by label and number"
         )
-    if same := _colliding_keys(source):
+    way_out = "--layout glint360k names the images by label and number"
+    if any(folding) and (folders := folders_taken_for_one(source.keys, folding)):
+        raise OptionError(f"{root}: its file system ignores {folding}, and takes {listed(folders)} for one; {way_out}")
+    if same := _colliding_keys(source, folding):
+        ignored = f", or in {folding}, which this file system ignores" if any(folding) else ""
         raise OptionError(
             f"{root}: several images would be written as {listed(same, quote='')}: they differ only in their file "
-            "extension, or occur twice in the source. --layout glint360k names the images by label and number"
+            f"extension{ignored}, or occur twice in the source. {way_out}"
         )
 
 
@@ -342,19 +360,27 @@ def _check_list(source: Source, path: str, separator: str) -> None:
             )
 
 
-def _colliding_keys(source: Source) -> list[str]:
+def _colliding_keys(source: Source, folding: Folding) -> list[str]:
     """Keys that occur twice, and those that a key without a file extension may equal, because it gets one."""
-    hashes = np.sort(_hashes(source.keys()))
+
+    def keys() -> Iterator[str]:
+        return map(folding.__call__, source.keys()) if any(folding) else source.keys()
+
+    hashes = np.sort(_hashes(keys()))
     suspects = set(hashes[:-1][hashes[1:] == hashes[:-1]].tolist())
     stem = partial(stem_of_key, extensions=_WRITTEN_EXTENSIONS)  # without any extension that an image may be given
-    without = _hashes(key for key in source.keys() if stem_of_key(key) == key)  # noqa: SIM118
+    without = _hashes(key for key in keys() if stem_of_key(key) == key)
     if len(without):
-        stems = _hashes(stem(key) for key in source.keys() if stem(key) != key)  # noqa: SIM118
+        stems = _hashes(stem(key) for key in keys() if stem(key) != key)
         suspects |= set(np.intersect1d(without, stems).tolist())
     if not suspects:
         return []
-    counts = Counter(key for key in source.keys() if hash(key) in suspects)  # noqa: SIM118
-    same = (k for k in source.keys() if counts[k] > 1 or (stem(k) != k and stem(k) in counts))  # noqa: SIM118
+    counts = Counter(key for key in keys() if hash(key) in suspects)
+    same = (
+        key
+        for key, k in zip(source.keys(), keys(), strict=True)
+        if counts[k] > 1 or (stem(k) != k and stem(k) in counts)
+    )
     return list(dict.fromkeys(same))
 
 

@@ -439,6 +439,8 @@ def _list_folder(root: str, folder: str) -> _Listed:
             files = [entry.name for entry in entries if entry.is_file() or set_aside(entry)]
         for entry in others:
             name = entry.name
+            if name.startswith(".") and entry.is_dir() and _images_and_folders(entry.path)[0]:
+                _log.warning("%s: hidden folder, whose images are not read; rename it if they belong here", entry.path)
             if name.startswith(".") or not entry.is_dir():
                 image = name.startswith(".") or _has_image_name(name)
                 if entry.is_symlink() and not image and not os.path.exists(entry.path):

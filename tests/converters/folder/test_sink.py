@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from support import MemorySource, jpeg, tree
 
 from facedata.converters.folder import GLINT360K, IMAGEFOLDER, SOURCE
+from facedata.converters.folder import sink as folder_sink
 from facedata.converters.folder.sink import FolderSink, path_of_key
 from facedata.dataset import Sample, open_dataset
 from facedata.errors import OptionError, OutputError, OutputExistsError, RefusedSampleError
 from facedata.jobs.job import JobOptions, JobSummary
+from facedata.names import Folding
 
 
 def write(sink: FolderSink, samples: Sequence[tuple[int, bytes]], first: int = 0) -> None:
@@ -125,6 +127,7 @@ def test_no_key_leaves_the_root(key: str) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        (["failures.jsonl/1.jpg"], "folders with names of files that are written there: 'failures.jsonl'"),
         (["17", "18"], "keys of this source are like '17'"),
         (["a/1.jpg", "a/2.jpg", "a/1.jpg"], r"would be written as a/1\.jpg"),
         (["a/1", "a/2", "a/1.jpg"], r"would be written as a/1\.jpg"),
@@ -136,6 +139,25 @@ def test_keys_that_give_no_path_of_their_own_are_refused_first(tmp_path: Path, k
         write_keys(tmp_path / "out", keys)
     assert not (tmp_path / "out").exists()
     assert write_keys(tmp_path / "out", ["a/1", "a/2", "b/1.jpg", "a/3.tif"]).good
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (["Al/1.jpg", "al/2.jpg"], "ignores case, and takes 'Al', 'al' for one"),
+        (["Al/1.jpg", "Al/x.jpg", "Al/X.JPG"], r"would be written as Al/x\.jpg, Al/X\.JPG: .* or in case, which this"),
+        (["a/x", "a/X.jpg"], r"would be written as a/X\.jpg"),
+        (["Failures.jsonl/1.jpg"], "folders with names of files that are written there: 'Failures.jsonl'"),
+    ],
+)
+def test_names_that_are_the_same_to_the_file_system_are_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: list[str], message: str
+) -> None:
+    assert write_keys(tmp_path / "fine", keys).good
+    monkeypatch.setattr(folder_sink, "name_folding", lambda _: Folding(case=True))
+    with pytest.raises(OptionError, match=message):
+        write_keys(tmp_path / "out", keys)
+    assert not (tmp_path / "out").exists()
 
 
 def test_overwrite_does_not_mix_with_what_an_earlier_job_kept_the_names_of(tmp_path: Path) -> None:

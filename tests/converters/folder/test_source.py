@@ -90,6 +90,7 @@ def test_what_is_no_image_is_passed_over_and_counted(tmp_path: Path, caplog: pyt
     for part in (
         "skipped 3 files that are not images: 2 .txt, 1 without an extension",
         "3 hidden entries",
+        ".git: hidden folder, whose images are not read",
         "skipped 1 image outside of the class folders: 'lone.jpg'; --labels none takes all",
     ):
         assert part in caplog.text
