@@ -55,6 +55,7 @@ _PNG_BYTES: Final = 1.9
 _END = b"\xff\xd9"
 _SCAN, _BASELINE = 0xDA, frozenset([0xC0, 0xC1])
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SCAN_MARKER, _MOST_SCANS = b"\xff\xda", 1000  # of a progressive JPEG, which has ten or so
 _LONGEST_REASON = 200
 _PILLOW: Final = {"heic": ("HEIF",), "avif": ("AVIF",), "jp2": ("JPEG2000",), "j2k": ("JPEG2000",)}
 _MOST_SEGMENTS = 1024
@@ -111,6 +112,8 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
     _check_pixels(height, width, max_pixels)
     whole = data
     if kind == "jpg":
+        if data.count(_SCAN_MARKER) > _MOST_SCANS:
+            raise FaceError("undecodable", f"a JPEG of more than {_MOST_SCANS:,} scans, which takes hours to decode")
         whole = _with_end_marker(data)
     elif kind == "png":
         whole = _without_animation(data)
@@ -209,7 +212,7 @@ def _with_end_marker(data: bytes) -> bytes:
             frame, components = marker, header[9]
         elif marker == _SCAN:
             scan = place + 2 + length
-            single = frame in _BASELINE and header[4] == components and data.find(b"\xff\xda", scan) < 0
+            single = frame in _BASELINE and header[4] == components and data.find(_SCAN_MARKER, scan) < 0
             break
         place += 1 if marker == 0xFF else 2 + length
     if data.find(_END, scan) >= 0:

@@ -32,7 +32,7 @@ __all__ = [
 CLASSES = "classes.txt"
 """The name of the file in an output that is a folder."""
 
-_LONGEST_LINE = 1 << 14
+_LONGEST_LINE, _MOST_NAMES = 1 << 14, 1 << 22
 _NUMBERED = re.compile(r"(?:id_)?(\d+)", re.ASCII)
 _MOST_DIGITS = 18  # int() refuses some thousands
 _SPLIT = re.compile(
@@ -77,6 +77,8 @@ def read_class_names(path: str | os.PathLike[str]) -> dict[int, str]:
                 label, tab, name = line.rstrip(b"\n").partition(b"\t")
                 if not tab or not 0 < len(label) <= 10 or not label.isdigit() or int(label) in names:
                     raise FormatError(f"{os.fspath(path)}: line {number}: expected 'label<TAB>name', each label once")
+                if number > _MOST_NAMES:
+                    raise FormatError(f"{os.fspath(path)}: has more than {_MOST_NAMES:,} lines; these are not classes")
                 names[int(label)] = os.fsdecode(name)
     except OSError as error:
         raise input_error(error, path) from error

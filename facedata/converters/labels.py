@@ -120,6 +120,7 @@ def _labels_from(source: Source, path: str) -> Source:
             "without keys, labels are taken in order. If they belong to rows of features, put the key of each row "
             f"before its label: paste -d ' ' NAME.keys.txt {path} > labels.txt"
         )
+    labels = np.asarray(labels, np.int64)  # only now, for an array in a file may be larger than the memory
     if int(labels.max(initial=0)) > LARGEST_LABEL or int(labels.min(initial=0)) < UNLABELLED:
         wrong = next(label for label in labels.tolist() if not UNLABELLED <= label <= LARGEST_LABEL)
         raise FormatError(f"{path}: expected labels from 0 to {LARGEST_LABEL}, or -1 for none, found {wrong}")
@@ -132,16 +133,16 @@ def _labels_from(source: Source, path: str) -> Source:
     return _AssignedSource(source, labels.astype(np.int32), file_identity(path), names)
 
 
-def _array_labels(path: str) -> NDArray[np.int64]:
+def _array_labels(path: str) -> NDArray[Any]:
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise FormatError(f"{path}: expected integers of shape (N,); it cannot be read as such: {error}") from error
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise FormatError(
             f"{path}: is an array of {array.dtype} of shape {array.shape}; expected integers of shape (N,)"
         )
-    return np.asarray(array, np.int64)
+    return array
 
 
 def _by_key(source: Source, lines: LabelLines, path: str) -> NDArray[np.int64]:

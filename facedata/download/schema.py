@@ -143,6 +143,7 @@ _SET: dict[str, Any] = {
     },
 }
 """The keys of a set; a dictionary stands for an array of tables with these keys."""
+_MOST_DOTS = 1000  # in a line; tomllib takes memory with the square of the parts of a key
 
 
 def read_catalogue(text: str, name: str) -> dict[str, dict[str, Any]]:
@@ -153,6 +154,9 @@ def read_catalogue(text: str, name: str) -> dict[str, dict[str, Any]]:
     CatalogueError
         If the file breaks the schema; the message gives `name` and the path of the key: ``sets.x.downloads[0].md5``.
     """
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count(".") > _MOST_DOTS:
+            raise CatalogueError(f"{name}: line {number} has more than {_MOST_DOTS:,} dots; is this a catalogue?")
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

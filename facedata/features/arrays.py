@@ -41,9 +41,7 @@ _LARGEST_NUMBER = 1 << 62
 _COLUMN_BLOCK_BYTES = 1 << 25  # each column of a block is read by itself, so these blocks are larger
 
 _SUFFIX = ".npy"
-_END, _END_64 = b"PK\x05\x06", b"PK\x06\x06"
-_TAIL = 1 << 17  # the end record with the longest comment, and that of zip64
-_LARGEST_DIRECTORY = 1 << 24  # bytes, for some hundred thousand names; all of it is read at once
+_LARGEST_READ = 1 << 24  # bytes; a directory of that size has some hundred thousand names
 _MOST_ARRAYS = 16
 _SHOWN = 8
 _LOCAL_HEADER = 30
@@ -198,24 +196,20 @@ def _read(stream: IO[bytes], size: int, title: str) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+class _ShortReads(io.FileIO):
+    """A file that reads few bytes at once: zipfile reads a directory as large as the file says, and that is refused."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read `size` bytes, or fewer."""
+        return super().read(_LARGEST_READ if size is None or size < 0 else min(size, _LARGEST_READ))
+
+
 @contextmanager
 def _open_archive(path: str) -> Iterator[zipfile.ZipFile]:
     """Open an archive whose directory is of a sensible size; every error of the zip becomes a `FormatError`."""
     with opened_regular(path) as descriptor:
-        # zipfile reads the whole directory into memory, as large as the end records say
-        size = os.fstat(descriptor).st_size
-        tail = read_exactly(descriptor, _TAIL, max(size - _TAIL, 0))
-        end, end_64 = tail.rfind(_END), tail.rfind(_END_64)
-        directory = int.from_bytes(tail[end + 12 : end + 16], "little") if end >= 0 else 0
-        directory = 0 if directory == 0xFFFFFFFF else directory
-        if end_64 >= 0:
-            directory = max(directory, int.from_bytes(tail[end_64 + 40 : end_64 + 48], "little"))
-        if directory > _LARGEST_DIRECTORY:
-            raise FormatError(
-                f"{path}: its list of members has {directory:,} bytes; expected an archive of a few arrays"
-            )
         try:
-            with open(descriptor, "rb", closefd=False) as file, zipfile.ZipFile(file) as archive:
+            with _ShortReads(descriptor, closefd=False) as file, zipfile.ZipFile(file) as archive:
                 yield archive
         except FacedataError:  # some are ValueErrors too
             raise

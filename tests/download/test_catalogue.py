@@ -140,6 +140,7 @@ CHANGES = [
     ('labels.txt"', 'b"\nplace = "faces.tar"', "two of them would be 'faces.tar'"),
     ("schema = 1", "a = " + "[" * 100_000, "is not a catalogue"),
     ("schema = 1", "a = " + "9" * 5000, "is not a catalogue"),
+    ("schema = 1", "a." * 50_000 + "a = 1", r"line \d has more than 1,000 dots"),  # gigabytes
 ]
 
 

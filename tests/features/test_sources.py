@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import re
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from features.sets import Array, Trap, archive_of, saved
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from support import file_of
+from support import file_of, peak_bytes
 
 from facedata.errors import EmptyDatasetError, FormatError, OptionError
 from facedata.features.sources import open_features
@@ -105,7 +106,7 @@ def test_a_damaged_archive_is_noticed(tmp_path: Path) -> None:
     for data, message in [
         (whole[:400] + bytes([whole[400] ^ 1]) + whole[401:], r"a\.npz: is not a complete \.npz archive: .*CRC"),
         (whole[:600], r"is not a complete \.npz archive"),
-        (whole[: end + 12] + b"\xff\xff\xff\x7f" + whole[end + 16 :], "list of members has 2,147,483,647 bytes"),
+        (whole[: end + 12] + b"\xff\xff\xff\x7f" + whole[end + 16 :], r"is not a complete \.npz archive"),
         (archive_of("readme.txt", b"hello"), "contains no array"),
         (archive_of("a.npy", saved(some_rows)[:-8]), "array 'a': expected 1,048 bytes"),
         # others than np.savez's methods may unpack gigabytes at once
@@ -115,6 +116,20 @@ def test_a_damaged_archive_is_noticed(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises((FormatError, EmptyDatasetError), match=message):
             read(path)
+
+
+def test_the_directory_of_an_archive_is_not_read_whole(tmp_path: Path) -> None:
+    path, size = tmp_path / "a.npz", 1 << 28
+    with open(path, "wb") as file:  # a sparse file; another end record lies inside the one that counts
+        file.truncate(size)
+        file.seek(size)
+        file.write(struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 1, 1, size, 0x06054B50, 0))
+
+    def refused() -> None:
+        with pytest.raises(FormatError, match="is not a complete"):
+            open_features(path)
+
+    assert peak_bytes(refused) < 1 << 26
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file", "ignore::pytest.PytestUnraisableExceptionWarning")

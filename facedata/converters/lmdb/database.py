@@ -107,7 +107,12 @@ class _Page(NamedTuple):
 
     def with_keys(self) -> _Page:
         """The page with all keys."""
-        return self._replace(keys=list(map(self.key_at, self.nodes)))
+        keys, room = list[bytes](), len(self.data)
+        for key in map(self.key_at, self.nodes):
+            keys.append(key)
+            if (room := room - len(key)) < 0:  # nodes that overlap, to take memory
+                raise _CorruptPageError
+        return self._replace(keys=keys)
 
 
 def begins_like_lmdb(path: str) -> bool:
@@ -345,9 +350,10 @@ class _Pages:
             for _, page in self.leaves(root):
                 for place in page.nodes:
                     node = _node_at(page.data, place)
-                    if not node.flags & _ON_OVERFLOW_PAGES:  # a list may be cut off at the end of its page
-                        node = node._replace(number=min(node.number, len(page.data) - node.end))
-                    numbers = self.value(page.data, node)[: _MOST_UNWRITTEN * _NUMBER.size]
+                    # a list may be cut off at the end of its page
+                    outside = node.flags & _ON_OVERFLOW_PAGES
+                    most = _MOST_UNWRITTEN * _NUMBER.size if outside else len(page.data) - node.end
+                    numbers = self.value(page.data, node._replace(number=min(node.number, most)))
                     if len(numbers) >= _NUMBER.size:  # their count stands first
                         count = min(_NUMBER.unpack_from(numbers)[0], len(numbers) // _NUMBER.size - 1)
                         yield from struct.unpack_from(f"<{count}Q", numbers, _NUMBER.size)

@@ -55,6 +55,7 @@ __all__ = [
 Progress = Callable[[int, int], None]
 
 _LARGEST_KEY = 1 << 40
+_CACHE_HEADER = 1 << 12
 _LAST_KEYS = 16  # in a damaged set, not each of the last records need be readable
 _MORE_ADVICE = f"{ADVICE}; if records are missing too, --salvage reads the others"
 
@@ -146,7 +147,7 @@ def open_record_set(
         if cache_folder is not None:
             cache = cache_folder / f".facedata-index-{identity['digest']}{'-salvaged' if salvage else ''}.npz"
         if cache is not None and cache.exists():
-            index = _load_cached(cache)
+            index = _load_cached(cache, int(identity["size"]))
         else:
             from facedata.converters.rec.walk import walk_records
 
@@ -169,12 +170,16 @@ def open_record_set(
     return RecSource(files.records, images, identity, facts, classes, trusted, rebuilt)
 
 
-def _load_cached(path: Path) -> RecordIndex:
+def _load_cached(path: Path, size: int) -> RecordIndex:
+    """The rebuilt index of an earlier run, for a record file of `size` bytes."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            # an entry of an array has 8 bytes and its record no fewer, but a crafted file may unpack to any size
+            if any(member.file_size > size + _CACHE_HEADER for member in arrays.zip.infolist()):
+                raise ValueError(path)
             keys, offsets = arrays["keys"], arrays["offsets"]
             whole = keys.dtype == offsets.dtype == np.int64 and keys.ndim == 1 and keys.shape == offsets.shape
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, BadZipFile):
         whole = False
     if not whole:
         raise FormatError(
@@ -227,7 +232,7 @@ def check_offsets(reader: RecordReader, index: RecordIndex, place: str) -> None:
         _, end = reader.read(offset)
     except FormatError as error:
         raise FormatError(
-            f"{reader.path}: its last record (key {index.keys[last]}, byte {offset}) is incomplete: {error}. Is the "
+            f"{reader.path}: its last record (key {index.keys[last]}, byte {offset}) cannot be read: {error}. Is the "
             f"file or the index truncated? Fetch them again, or give --salvage to read what can be read; {ADVICE}"
         ) from error
     if end < size:

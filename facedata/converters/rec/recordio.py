@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from facedata.columns import integers, whole_lines
 from facedata.errors import FormatError
 from facedata.files import atomic_writer, output_errors, read_exactly
+from facedata.images import LARGEST_IMAGE
 
 __all__ = [
     "ADVICE",
@@ -36,6 +37,7 @@ __all__ = [
     "MAGIC",
     "MAGIC_BYTES",
     "MAXIMUM_LENGTH",
+    "MOST_LABELS",
     "PLAIN",
     "ImageRecord",
     "IndexKeys",
@@ -62,11 +64,14 @@ IMAGE_HEADER_SIZE = 24
 MAXIMUM_LENGTH = (1 << 29) - 1
 LARGEST_LABEL = 1 << 24
 """Above this, float32 does not hold every integer: a label may be rounded to another one."""
+MOST_LABELS = 1 << 16
+"""The most values in a label array; face sets have two, and lists of boxes some hundred."""
 
 ADVICE = "give --rebuild-index to read without it, or rebuild it with facedata index-rec --overwrite"
 
 IndexKeys = range | NDArray[np.int64]
 
+_LARGEST_RECORD = IMAGE_HEADER_SIZE + 4 * MOST_LABELS + LARGEST_IMAGE
 _LONGEST_LINE = 1 << 12
 _DIGITS = 40  # more than any number here has; int() refuses some thousands
 _LARGEST = np.iinfo(np.int64).max
@@ -130,7 +135,13 @@ def pack_image_record(record: ImageRecord) -> bytes:
 
 
 def unpack_image_record(payload: bytes) -> ImageRecord:
-    """Decode the payload of an image record; raise `FormatError` if it is shorter than its header says."""
+    """Decode the payload of an image record.
+
+    Raises
+    ------
+    FormatError
+        If it is shorter than its header says, or has more than `MOST_LABELS` labels.
+    """
     if len(payload) < IMAGE_HEADER_SIZE:
         short = f"a record of {len(payload)} bytes is too short"
         raise FormatError(f"{short} for the {IMAGE_HEADER_SIZE} byte image header")
@@ -140,6 +151,8 @@ def unpack_image_record(payload: bytes) -> ImageRecord:
     end = IMAGE_HEADER_SIZE + 4 * flag
     if end > len(payload):
         raise FormatError(f"the header declares {flag} labels, but the record has {len(payload)} bytes")
+    if flag > MOST_LABELS:  # as Python numbers, each would take eight times as much memory
+        raise FormatError(f"the header declares {flag:,} labels; at most {MOST_LABELS:,} are read")
     labels = struct.unpack_from(f"<{flag}f", payload, IMAGE_HEADER_SIZE)
     return ImageRecord(flag, labels, identifier, identifier2, payload[end:])
 
@@ -179,6 +192,7 @@ class RecordReader:
         flag, length = self.chunk(offset)
         if flag not in (_WHOLE, _FIRST):
             raise FormatError(f"here is part {flag} of a split record, not the beginning of a record")
+        _check_length(length)
         payload, end = self._payload(offset, length), offset + CHUNK_HEADER_SIZE + padded(length)
         if flag == _WHOLE:
             return payload, end
@@ -187,8 +201,7 @@ class RecordReader:
             flag, length = self.chunk(end)
             if flag not in (_MIDDLE, _LAST):
                 raise FormatError(f"the split record is not continued at byte {end}: a new record begins there")
-            if len(joined) + len(MAGIC_BYTES) + length > MAXIMUM_LENGTH:
-                raise FormatError(f"the split record is longer than the {MAXIMUM_LENGTH} bytes that RecordIO allows")
+            _check_length(len(joined) + len(MAGIC_BYTES) + length)
             joined += MAGIC_BYTES
             joined += self._payload(end, length)
             end += CHUNK_HEADER_SIZE + padded(length)
@@ -228,6 +241,11 @@ class RecordReader:
                 f"{offset + CHUNK_HEADER_SIZE + inside}: the length is wrong, or bytes are missing"
             )
         return payload
+
+
+def _check_length(length: int) -> None:
+    if length > _LARGEST_RECORD:
+        raise FormatError(f"the record has {length:,} bytes or more; at most {_LARGEST_RECORD:,} are read")
 
 
 @dataclass(frozen=True)

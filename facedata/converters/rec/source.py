@@ -25,6 +25,7 @@ from facedata.converters.rec.recordio import (
     MAGIC,
     MAGIC_BYTES,
     MAXIMUM_LENGTH,
+    MOST_LABELS,
     ImageRecord,
     RecordIndex,
     RecordReader,
@@ -317,7 +318,7 @@ class _Blocks:
             return None
         magic, word, flag, label = _headers.unpack_from(data)
         start, stop = _HEADERS + 4 * flag, CHUNK_HEADER_SIZE + word  # a `cflag` makes `word` larger than any buffer
-        if magic != MAGIC or not start < stop <= len(data):
+        if magic != MAGIC or flag > MOST_LABELS or not start < stop <= len(data):
             return None
         if flag:
             label = _label.unpack_from(data, _HEADERS)[0]
@@ -347,6 +348,7 @@ def _parse_block(buffer: bytearray, got: int, places: NDArray[np.int64]) -> _Blo
     )
     # a magic word inside a record means that its length is wrong, since a writer splits such a record
     magic = np.flatnonzero(words[: got >> 2] == MAGIC)
+    good &= flag <= MOST_LABELS
     good &= np.searchsorted(magic, (stops + 3) >> 2) == np.searchsorted(magic, (places >> 2) + 1)
     return _Block(memoryview(buffer), good, labels, starts, stops, flag)
 
@@ -390,6 +392,8 @@ class MXNetRecSource(WrappedSource):
             header, image = recordio.unpack(payload)
             if not image:
                 raise FormatError("the record holds no image")
+            if header.flag > MOST_LABELS:
+                raise FormatError(f"the header declares {header.flag:,} labels; at most {MOST_LABELS:,} are read")
             labels = (float(header.label),) if header.flag == 0 else tuple(map(float, header.label))
             record = ImageRecord(header.flag, labels, header.id, header.id2, image)
             return Sample(str(key), class_of(record), bytes(image), None, labels[1:] or None)

@@ -66,6 +66,7 @@ _INT32 = (1 << 31) - 1
 _TEXTS = {b"cls": 65, b"json": _LARGEST_JSON}  # the bytes that are read of each
 _LONGEST_KEY = 1 << 12
 _MOST_MEMBERS = 1 << 12  # that are held at once; a larger sample is cut between two names
+_MOST_TEXT = 1 << 25  # bytes of these that are held at once
 _MOST_KEYS = 1 << 16  # that are remembered to find members that are not adjacent
 _SHOWN = 40
 _LARGEST_COORDINATE = float(np.finfo(np.float32).max)
@@ -320,15 +321,22 @@ def scan_tars(paths: Sequence[str], *, labels: bool = True) -> Scan:
 def _groups(reader: TarReader) -> Iterator[list[_Part]]:
     """The members in a row with the same path up to the first dot."""
     parts: list[_Part] = []
+    held = 0
     for member in walk_members(reader):
         key, stem, extension = _split_name(member.name)
         if not key:
             continue
-        if parts and (key != parts[0].key or (len(parts) >= _MOST_MEMBERS and stem != parts[-1].stem)):
+        full = len(parts) >= _MOST_MEMBERS or held >= _MOST_TEXT // 2
+        if parts and (key != parts[0].key or (full and stem != parts[-1].stem)):
             yield parts
-            parts = []
+            parts, held = [], 0
         most = _TEXTS.get(extension, 0)  # read now, since the walk goes on from here
         text = reader.take(member.offset, min(member.size, most)) if most else b""
+        if (held := held + len(text)) > _MOST_TEXT:
+            raise FormatError(
+                f"{reader.path}: byte {member.start}: the sample {_shown(stem)} has more than {_MOST_TEXT:,} bytes of "
+                "labels and .json files; write the tar again with one of each"
+            )
         parts.append(_Part(key, stem, extension, member, text))
     if parts:
         yield parts

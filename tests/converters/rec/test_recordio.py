@@ -91,6 +91,9 @@ def test_a_payload_shorter_than_its_header_says_is_refused() -> None:
     for flag in (3, (1 << 32) - 1):
         with pytest.raises(FormatError, match=f"declares {flag} labels, but the record has 35 bytes"):
             unpack_image_record(struct.pack("<IfQQ", flag, 0.0, 0, 0) + bytes(11))
+    labels = 1 << 20  # of which there is room
+    with pytest.raises(FormatError, match="declares 1,048,576 labels; at most 65,536 are read"):
+        unpack_image_record(struct.pack("<IfQQ", labels, 0.0, 0, 0) + bytes(4 * labels + 1))
     with pytest.raises(FormatError, match="23 bytes is too short for the 24 byte image header"):
         unpack_image_record(bytes(23))
 
@@ -131,10 +134,11 @@ def test_an_offset_where_no_record_begins_is_refused(offset: int) -> None:
         read(encode_record(b"abcd"), offset)
 
 
-def test_a_split_record_longer_than_the_format_allows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recordio, "MAXIMUM_LENGTH", 255)  # the real one would take half a gigabyte
-    with pytest.raises(FormatError, match="longer than the 255 bytes that RecordIO allows"):
-        read(chunk(1, bytes(200)) + chunk(2, bytes(52)) + chunk(3, b""))
+def test_a_record_larger_than_any_image_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recordio, "_LARGEST_RECORD", 255)  # the real one would take a quarter of a gigabyte
+    for data in (chunk(1, bytes(200)) + chunk(2, bytes(52)) + chunk(3, b""), chunk(0, bytes(256))):
+        with pytest.raises(FormatError, match="has 256 bytes or more; at most 255 are read"):
+            read(data)
     assert len(read(chunk(1, bytes(200)) + chunk(3, bytes(51)))[0]) == 255
 
 

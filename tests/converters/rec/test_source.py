@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import RecordSetMaker, file_of, jpeg, peak_bytes
 
+from facedata.converters.rec import recordio
 from facedata.converters.rec import source as source_module
 from facedata.converters.rec.record_set import open_record_set
 from facedata.converters.rec.recordio import (
@@ -83,7 +84,7 @@ def source_of(pieces: list[bytes], order: list[int]) -> Iterator[RecSource]:
 @contextmanager
 def small_blocks(block: int, gap: int, shortest_run: int = 1, window: int = 1 << 16) -> Iterator[None]:
     sizes: dict[str, Any] = {"_BLOCK": block, "_LARGEST_GAP": gap, "_SHORTEST_RUN": shortest_run, "_WINDOW": window}
-    with patch.multiple(source_module, **sizes):
+    with patch.multiple(source_module, **sizes, MOST_LABELS=2), patch.object(recordio, "MOST_LABELS", 2):
         yield
 
 

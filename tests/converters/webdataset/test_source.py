@@ -178,6 +178,12 @@ def test_a_group_of_many_members_is_read_in_bounded_memory(tmp_path: Path) -> No
     assert open_source(str(path)).labels().tolist() == [1] * 5000
 
 
+def test_labels_without_end_are_not_held(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "x.tar", [("a.json", bytes(1 << 20))] * 40)
+    with pytest.raises(FormatError, match=r"the sample 'a' has more than 33,554,432 bytes of labels and \.json files"):
+        open_source(str(path))
+
+
 def test_tars_of_several_parts_of_a_dataset_are_not_mixed(tmp_path: Path) -> None:
     for name in ("set-train-0.tar", "set-train-1.tar", "set-val-0.tar"):
         write_tar(tmp_path / name, {f"{name[:-4]}.jpg": b"1"})
