@@ -9,8 +9,10 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 from weakref import finalize
@@ -39,6 +41,8 @@ _KINDS = {
     stat.S_IFLNK: "a symbolic link",
 }
 _TEMPORARY = ".facedata-temporary-"
+_LONGEST_NAME = 150  # bytes of the name in that of its temporary file, which may have 255
+_OWNER = re.compile(r"([0-9a-f]*)\.([0-9a-f]{32})\.([0-9]{1,10})\.([0-9]{1,9})\.([0-9]+)\.[0-9a-f]{16}")
 _IDENTITY_BLOCKS = 16
 _IDENTITY_BLOCK_SIZE = 1 << 16
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -157,35 +161,131 @@ def write_fully(descriptor: int, data: bytes | bytearray | memoryview, offset: i
         view = view[written:]
 
 
+def open_own(
+    path: StrPath, flags: int = os.O_RDWR, *, dir_fd: int | None = None, published: StrPath | None = None
+) -> int:
+    """Open a file that only facedata writes, created if missing, and return its descriptor.
+
+    In a folder that others may write, a link may have been planted under its name. `published` is a name that the
+    file may have too: a run that was killed while it published the file may have left it with both.
+
+    Raises
+    ------
+    OutputError
+        If it is a link, or anything but a regular file, or has another name.
+    OSError
+        If it cannot be opened.
+    """
+    truncate = flags & os.O_TRUNC  # only a file that is ours
+    flags = flags & ~os.O_TRUNC | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+    try:
+        descriptor = os.open(path, flags, 0o666, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise _not_own(path, os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode, "file") from error
+    status = os.fstat(descriptor)
+    names = 1
+    with suppress(OSError):
+        names += published is not None and os.path.samestat(os.lstat(published), status)
+    if stat.S_ISREG(status.st_mode) and status.st_nlink <= names:
+        if truncate:
+            os.ftruncate(descriptor, 0)
+        return descriptor
+    os.close(descriptor)
+    raise _not_own(path, status.st_mode, "file")
+
+
+def make_own_folder(path: StrPath) -> None:
+    """Make a folder that only facedata writes, and its parents; raises `OutputError` if it is a link or a file."""
+    with output_errors(path):
+        with suppress(FileExistsError):
+            os.makedirs(path, exist_ok=True)
+        if not stat.S_ISDIR(mode := os.lstat(path).st_mode):
+            raise _not_own(path, mode, "folder")
+
+
+def _not_own(path: StrPath, mode: int, expected: str) -> OutputError:
+    found = "a hard link to another file" if expected == "file" and stat.S_ISREG(mode) else kind_name(mode)
+    return OutputError(
+        f"{os.fspath(path)}: is {found}, expected a plain {expected} of facedata's own; remove it, or put a copy in its "
+        "place, and run the same command again"
+    )
+
+
 def temporary_name(path: StrPath) -> str:
-    """A hidden name beside `path` that no other process on any machine uses."""
+    """A hidden name beside `path` that nobody can guess, and that says which process uses it."""
     folder, name = os.path.split(os.fspath(path))
-    return os.path.join(folder, f"{_TEMPORARY}{name}-{os.uname().nodename}-{os.getpid()}")
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = name[-_LONGEST_NAME // 4 :]
+    return os.path.join(folder, f"{_TEMPORARY}{name}-{_owner(os.getpid())}.{os.urandom(8).hex()}")
 
 
-def remove_stale_temporaries(folder: StrPath) -> None:
-    """Remove the temporary files in `folder` that a killed process of this machine left."""
+@cache
+def _owner(process: int) -> str:
+    """The machine, its boot, the namespace that counts the processes, this process, and when it started.
+
+    Equal names of hosts and equal process numbers do not show that two processes are one: containers have both.
+    """
+    host = space = ""
+    with suppress(OSError):
+        host = f"{Path('/etc/machine-id').read_text()}{os.uname().nodename}"
+        host = hashlib.blake2b(host.encode(), digest_size=4).hexdigest()
+    with suppress(OSError):
+        space = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    return f"{host}.{boot_id().replace('-', '')}.{space}.{process}.{_start_of(process) or ''}"
+
+
+def _start_of(process: int) -> str | None:
+    """When a process started, in the kernel's ticks; empty if it has ended, None if the system does not say."""
+    try:
+        if os.readlink("/proc/self") != str(os.getpid()):  # the processes of another namespace
+            return None
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        pass
+    except OSError:
+        return None
+    try:
+        with open(f"/proc/{process}/stat", "rb") as file:
+            fields = file.read(4096).rpartition(b") ")[2].split()  # after "pid (name) "
+    except OSError:
+        return None
+    return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
+
+
+def remove_stale_temporaries(folder: StrPath, unused: Collection[str] = ()) -> None:
+    """Remove the temporary files in `folder` of processes that certainly ran here and have ended.
+
+    Also those, whoever made them, that were to become a file with one of the names `unused`.
+    """
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(_TEMPORARY)]
     for name in names:
-        rest, _, pid = name.rpartition("-")
-        if pid.isdigit() and rest.endswith(f"-{os.uname().nodename}") and not _is_running(int(pid)):
-            with suppress(OSError):
-                os.unlink(os.path.join(folder, name))
+        target, _, owner = name.removeprefix(_TEMPORARY).rpartition("-")
+        path = os.path.join(folder, name)
+        with suppress(OSError):
+            if target in unused or _is_gone(owner, os.lstat(path).st_mtime):
+                os.unlink(path)
 
 
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+def _is_gone(owner: str, modified: float) -> bool:
+    """Whether the owner of a temporary file has certainly ended; `modified` is when the file was written last."""
+    match = _OWNER.fullmatch(owner)
+    if match is None:
         return False
-    except OSError:
-        pass
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # "pid (name) state": a zombie does not run any more
-            return file.read(4096).rpartition(b") ")[2][:1] not in (b"Z", b"X")
-    except OSError:
-        return True
+    host, boot, space, process, start = match.groups()
+    here = _owner(os.getpid()).split(".")
+    if boot != here[1]:  # cloned machines share even the machine-id, but this one wrote nothing while it was off
+        return host == here[0] != "" and modified < time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return space == here[2] and _start_of(int(process)) not in (start, None)
+
+
+def open_new(path: str, flags: int) -> int:
+    """The `opener` of a temporary file: nothing exists under its name, not even a link."""
+    return os.open(path, flags | os.O_EXCL | os.O_NOFOLLOW, 0o666)
 
 
 @contextmanager
@@ -197,7 +297,7 @@ def atomic_writer(path: StrPath, *, sync: bool = True, replace: bool = True) -> 
     """
     temporary = temporary_name(path)
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "wb", opener=open_new) as file:
             yield file
             file.flush()
             if sync:
@@ -250,28 +350,25 @@ def open_locked(path: StrPath, *, wait: bool = False) -> int:
 
     The kernel drops the lock however the process ends. The file may be renamed or removed while it is locked.
 
-    No symbolic link is followed. With `wait`, another process that has the lock is waited for.
+    With `wait`, another process that has the lock is waited for.
 
     Raises
     ------
     OutputLockedError
         If another process has it.
     OutputError
-        If it is not a regular file.
+        As `open_own`.
     OSError
         If it cannot be opened.
     """
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        descriptor = open_own(path)
         try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise OutputError(f"{os.fspath(path)}: is not a regular file; move it out of the way")
             # flock, since a lockf lock would go with the first descriptor of this file that the process closes
             with _locking(path):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             with suppress(FileNotFoundError):
-                if os.path.samestat(os.stat(path, follow_symlinks=False), status):
+                if os.path.samestat(os.lstat(path), os.fstat(descriptor)):
                     return descriptor
         except BaseException:
             os.close(descriptor)

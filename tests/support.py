@@ -235,6 +235,14 @@ def peak_bytes(call: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
+def temporary_of_dead_process(path: Path) -> str:
+    """A name for a temporary file beside `path`, of a process that has ended."""
+    code = "import sys; from facedata.files import temporary_name; print(temporary_name(sys.argv[1]))"
+    return subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
+    ).stdout.rstrip()
+
+
 def forked(call: Callable[[], object]) -> int:
     """Make the call in a forked process; its exit status, or minus the number of the signal that ended it."""
     with warnings.catch_warnings():

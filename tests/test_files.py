@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from support import temporary_of_dead_process
 
 from facedata.errors import (
     DiskFullError,
@@ -27,12 +26,15 @@ from facedata.files import (
     check_room,
     combined_identity,
     file_identity,
+    make_own_folder,
     network_file_system,
     open_locked,
+    open_own,
     open_regular,
     read_small,
     remove_stale_temporaries,
     rename_new,
+    temporary_name,
 )
 
 
@@ -71,18 +73,60 @@ def test_a_file_appears_whole_and_an_error_leaves_nothing(tmp_path: Path) -> Non
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_only_what_dead_processes_of_this_machine_left_is_removed(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
+def test_only_what_certainly_is_unused_is_removed(tmp_path: Path) -> None:
+    dead = Path(temporary_of_dead_process(tmp_path / "file")).name.rpartition("-")[2]
     zombie = os.posix_spawn(sys.executable, ["python", "-c", ""], os.environ)
     os.waitid(os.P_PID, zombie, os.WEXITED | os.WNOWAIT)  # it has ended, and its status was not asked for
-    host = socket.gethostname()
-    kept = {f".facedata-temporary-{name}" for name in (f"list-{host}-{os.getpid()}", "list-elsewhere-1", "x")}
-    for name in (*kept, *(f".facedata-temporary-list-{host}-{pid}" for pid in (dead.pid, zombie))):
-        (tmp_path / name).touch()
-    remove_stale_temporaries(tmp_path)
+    host, boot, space, _, start, word = dead.split(".")
+    here = f"{host}.{boot}.{space}"
+    other_boot = f"{host}.{'0' * 32}.{space}.1.1.{word}"
+    removed = {
+        "dead": dead,
+        "zombie": f"{here}.{zombie}.{start}.{word}",
+        "number-used-again": f"{here}.{os.getpid()}.1.{word}",
+        **({"before-this-boot": other_boot} if host else {}),  # else the machine has no id
+        "of-this-job": "elsewhere",
+    }
+    kept = {
+        "alive": Path(temporary_name(tmp_path / "file")).name.rpartition("-")[2],
+        "other-container": dead.replace(f".{space}.", ".1."),
+        "host-of-the-same-name": other_boot,
+        "other-host": other_boot.replace(host, "f" * 8) if host else other_boot,
+        "unknown": "elsewhere",
+    }
+    for name, owner in (removed | kept).items():
+        (tmp_path / f".facedata-temporary-{name}-{owner}").touch()
+        if name in ("before-this-boot", "other-host"):
+            os.utime(tmp_path / f".facedata-temporary-{name}-{owner}", (1e9, 1e9))
+    remove_stale_temporaries(tmp_path, {"of-this-job"})
     os.waitpid(zombie, 0)
-    assert set(os.listdir(tmp_path)) == kept
+    assert {name for name in removed | kept if any(tmp_path.glob(f".facedata-temporary-{name}-*"))} == set(kept)
+    assert not list(tmp_path.glob(".facedata-temporary-of-this-job-*"))
+
+
+def test_a_file_of_our_own_is_not_a_link(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_bytes(b"of another")
+    os.symlink("victim", tmp_path / "link")
+    os.symlink("new", tmp_path / "dangling")
+    os.link(tmp_path / "victim", tmp_path / "hard")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    found = {"link": "a symbolic link", "dangling": "a symbolic link", "hard": "a hard link to another file"}
+    for name, kind in {**found, "pipe": "a named pipe", "folder": "a folder"}.items():
+        for flags in (os.O_RDWR, os.O_WRONLY | os.O_TRUNC):
+            with pytest.raises(OutputError, match=f"{name}: is {kind}, expected a plain file of .* remove it, or"):
+                open_own(tmp_path / name, flags)
+        if name != "folder":
+            with pytest.raises(OutputError, match=f"{name}: is .*, expected a plain folder of facedata's own"):
+                make_own_folder(tmp_path / name)
+    assert (tmp_path / "victim").read_bytes() == b"of another"
+    os.close(open_own(tmp_path / "hard", os.O_WRONLY | os.O_TRUNC, published=tmp_path / "victim"))
+    assert (tmp_path / "victim").read_bytes() == b""
+    os.symlink("folder", tmp_path / "to-folder")
+    with pytest.raises(OutputError, match="to-folder: is a symbolic link"):
+        make_own_folder(tmp_path / "to-folder")
+    with atomic_writer(tmp_path / ("ä" * 127)) as file:  # the longest name that a file can have
+        file.write(b"content")
 
 
 def test_a_locked_file_is_refused_until_its_descriptor_is_closed(tmp_path: Path) -> None:
@@ -95,7 +139,7 @@ def test_a_locked_file_is_refused_until_its_descriptor_is_closed(tmp_path: Path)
     os.close(descriptor)
     os.close(open_locked(tmp_path / "elsewhere", wait=True))
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OutputError, match="pipe: is not a regular file"):
+    with pytest.raises(OutputError, match="pipe: is a named pipe"):
         open_locked(tmp_path / "pipe")
 
 

@@ -16,7 +16,7 @@ from facedata.align.faces import Face
 from facedata.align.landmark_files import landmark_header, landmark_line
 from facedata.dataset import OrderedOutput, OrderedWriter, Sample, SampleWriter, Sink, Source, WrappedSource
 from facedata.errors import OptionError, SampleError, output_error
-from facedata.files import atomic_writer
+from facedata.files import atomic_writer, make_own_folder, open_own
 
 __all__ = ["UNUSED", "AlignedOutput", "ExpectedSource", "FoundLandmarks", "aligned_output"]
 
@@ -83,7 +83,7 @@ class FoundLandmarks:
     @contextmanager
     def open_shard(self, shard: int) -> Iterator[Callable[[str, Sequence[Face]], None]]:
         """A function that writes the faces of an image of one shard; an interrupted earlier try is replaced."""
-        with open(self._fragment(shard), "wb", _BUFFER) as file:
+        with open(self._fragment(shard), "wb", _BUFFER, opener=open_own) as file:
 
             def write(key: str, faces: Sequence[Face]) -> None:
                 file.writelines(landmark_line(self.path, key, face) for face in faces)
@@ -158,7 +158,7 @@ class AlignedOutput(Sink):
         """Prepare the sink and the landmarks."""
         self.sink.prepare()
         if self.found is not None:
-            os.makedirs(self.found.folder, exist_ok=True)
+            make_own_folder(self.found.folder)
 
     def open_shard(self, shard: int) -> AbstractContextManager[SampleWriter]:
         """The writer of the sink."""

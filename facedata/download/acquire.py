@@ -38,7 +38,7 @@ from facedata.download.transfer import Fetched, FileRequest, TransferOptions, fe
 from facedata.download.verify import Expectation, Result, verify
 from facedata.download.walk import check_stop
 from facedata.errors import ChecksumError, FacedataError, output_error
-from facedata.files import check_room, open_locked
+from facedata.files import check_room, make_own_folder, open_locked, open_own
 from facedata.jobs.signals import StopRequest
 from facedata.text import shown_url
 
@@ -369,7 +369,7 @@ class _Acquisition:
         """Lock the hidden folder; whether this call, or the one that it resumes, replaces existing files."""
         mark = self.work / "overwrite"
         try:
-            self.work.mkdir(parents=True, exist_ok=True)
+            make_own_folder(self.work)
             lock = open_locked(self.work / "lock")
             try:
                 # if the set is finished, a run was killed before it could remove this folder
@@ -379,7 +379,7 @@ class _Acquisition:
                     forget_unpacked(self.work)
                 if restart and not mark.exists():
                     record_restart(self.entry, self.root)
-                    mark.touch()
+                    os.close(open_own(mark))
                 yield mark.exists()
             finally:
                 os.close(lock)

@@ -192,6 +192,8 @@ class VerifiedFiles:
             return
         for _ in range(2):  # again if the database was corrupt, and has been removed
             try:
+                if self._path.is_symlink():  # which SQLite would follow
+                    break
                 self._connection = sqlite3.connect(self._path, timeout=_LOCK_SECONDS, check_same_thread=False)
                 self._connection.execute(_TABLE)
                 count = self._connection.execute("SELECT COUNT(*) FROM files").fetchone()[0]

@@ -19,7 +19,7 @@ from facedata.download.catalogue import CatalogueSet
 from facedata.download.checksums import Digest, remember
 from facedata.download.walk import check_stop, shared_end
 from facedata.errors import FormatError, OutputExistsError, input_error, output_error
-from facedata.files import atomic_writer
+from facedata.files import atomic_writer, make_own_folder
 from facedata.jobs.signals import StopRequest
 
 __all__ = ["Move", "forget_unpacked", "is_unpacked", "place", "place_unpacked", "plan_moves", "set_aside", "unpack"]
@@ -62,6 +62,7 @@ def unpack(
     It resumes where an earlier call was interrupted; `observer` is called with compressed bytes done and the total.
     """
     unpacked = work / _UNPACKED
+    make_own_folder(unpacked)
 
     # members are hashed while they are written, as the catalogue's file with their name
     algorithms = {PurePosixPath(file.path).name: file.digest.algorithm for file in entry.files if file.digest}
@@ -119,6 +120,7 @@ def place_unpacked(
     except (OSError, ValueError) as error:
         raise FormatError(f"{work / _PLAN}: cannot be read: {error}; delete {work} and run again") from error
     unpacked = work / _UNPACKED
+    make_own_folder(unpacked)
     moves = [Move(unpacked / source, target) for source, target in plan["moves"]]
     left = [move for move in moves if os.path.lexists(move.source)]
     place(left, root, damaged, overwrite=overwrite, stop=stop)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -307,14 +307,15 @@ def _publish(
                 "facts": facts,
             }
             journal.write_summary(final)
-        _clean_up(journal, output)
+        # whoever did the shards, nobody writes their files any more
+        _clean_up(journal, output, map(os.path.basename, output.files(plan.shards)))
         return _summary(plan, journal, state, output, options, meter, final)
 
 
-def _clean_up(journal: Journal, output: Output) -> None:
+def _clean_up(journal: Journal, output: Output, unused: Iterable[str] = ()) -> None:
     output.clean_up()
     journal.forget_publishing()
-    remove_stale_temporaries(journal.folder)
+    remove_stale_temporaries(journal.folder, set(unused))
 
 
 def _summary(

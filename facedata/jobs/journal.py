@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from facedata.errors import FormatError, InputNotFoundError, InputUnfinishedError, input_error
-from facedata.files import atomic_writer, lock_region, temporary_name, write_fully
+from facedata.files import atomic_writer, lock_region, open_new, open_own, temporary_name, write_fully
 from facedata.jobs.plan import Part, Plan
 
 __all__ = [
@@ -180,7 +180,7 @@ class Journal:
 
     def note_publishing(self) -> None:
         """Note that files appear at their final names from now on: those found there later belong to this job."""
-        (self.folder / PUBLISHING).touch()
+        os.close(open_own(self.folder / PUBLISHING))
 
     def forget_publishing(self) -> None:
         """Remove that note; a summary makes it obsolete."""
@@ -213,7 +213,7 @@ class Journal:
         path = self.folder / PLAN
         draft = Path(temporary_name(path))
         try:
-            with open(draft, "wb") as file:
+            with open(draft, "wb", opener=open_new) as file:
                 file.write(_dump(plan.to_json(), indent=2))
                 file.flush()
                 os.fsync(file.fileno())
@@ -341,7 +341,7 @@ class ShardLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._descriptor = open_own(path)
 
     def __enter__(self) -> ShardLock:
         return self
@@ -414,7 +414,7 @@ def job_folder(output: str | os.PathLike[str]) -> str:
 
 def _open_after_last_whole_line(path: Path) -> IO[bytes]:
     """Open for appending; remove an incomplete last line that a killed run left."""
-    file = open(path, "a+b", buffering=0)  # noqa: SIM115, the caller closes it
+    file = open(path, "a+b", buffering=0, opener=open_own)  # noqa: SIM115, the caller closes it
     end = file.seek(0, os.SEEK_END)
     while end > 0:
         begin = max(end - (1 << 16), 0)

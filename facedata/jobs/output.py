@@ -20,7 +20,7 @@ from facedata.errors import (
     input_error,
     output_error,
 )
-from facedata.files import StrPath, output_errors, remove_stale_temporaries
+from facedata.files import StrPath, make_own_folder, open_own, output_errors, remove_stale_temporaries
 from facedata.jobs.journal import BESIDE, BUILDING, FAILURES, PREFIX, SKIPPED, SUMMARY, Journal
 from facedata.jobs.plan import Plan
 from facedata.text import listed
@@ -170,6 +170,8 @@ def claim_output(plan: Plan, output: Output, *, overwrite: bool) -> Journal:
     check_output(plan, output, overwrite=overwrite)
     folder = Path(output.root)
     try:
+        if folder.name.endswith(BESIDE):  # not named by the user
+            make_own_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if overwrite or (folder / _CLEARING).exists():
             _clear(folder, output)
@@ -207,7 +209,7 @@ def _clear(folder: Path, output: Output) -> None:
         lock.take(range(1 << 30))
         lock.take_finishing()
         listed = _listed_by_job_before(folder)
-        (folder / _CLEARING).touch()
+        os.close(open_own(folder / _CLEARING))
         (folder / SUMMARY).unlink(missing_ok=True)  # so that what is left does not read as finished
         for name in os.listdir(folder):
             if output.owns(name) or name in listed:
@@ -324,7 +326,7 @@ class StagedOutput(Output):
 
     def prepare(self) -> None:
         """Make the folder of the parts; raises `OutputError` if that is not possible."""
-        make_folders(self.staging)
+        make_own_folder(self.staging)
 
     def part_path(self, shard: int) -> str:
         """The file with the part of a shard."""
@@ -336,7 +338,7 @@ class StagedOutput(Output):
         A part is only read after the journal lists its shard as done, so it need not appear by rename.
         """
         path = self.part_path(shard)
-        with output_errors(path), open(path, "wb") as file:
+        with output_errors(path), open(path, "wb", opener=open_own) as file:
             file.writelines(data)
 
     def read_part(self, shard: int) -> bytes:

@@ -16,7 +16,7 @@ import pytest
 from features.sets import Array, read_set, saved, write_set
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import file_of, jpeg, peak_bytes, tree
+from support import file_of, jpeg, peak_bytes, temporary_of_dead_process, tree
 
 from facedata import errors
 from facedata.features.feature_set import FeatureSet, FeatureSource
@@ -32,7 +32,6 @@ from facedata.features.pack import (
     save_features,
 )
 from facedata.features.sources import open_features
-from facedata.files import temporary_name
 from facedata.jobs.signals import StopRequest
 
 
@@ -248,8 +247,8 @@ def test_a_full_disk_is_reported_and_no_files_are_left(small_disk: Path) -> None
         pack(small_disk, array, known=False)
     assert not list(small_disk.iterdir())
     (small_disk / "features").mkdir()
-    of_killed_run = f"{temporary_name(small_disk / 'features' / 'a.bin').rpartition('-')[0]}-{(1 << 22) + 1}"
-    Path(of_killed_run).write_bytes(bytes(7_000_000))  # its room is free
+    of_killed_run = Path(temporary_of_dead_process(small_disk / "features" / "a.bin"))
+    of_killed_run.write_bytes(bytes(7_000_000))  # its room is free
     pack(small_disk, array[:1900])
     assert_set(small_disk, array[:1900], [-1] * 1900)
 

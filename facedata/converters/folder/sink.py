@@ -21,7 +21,7 @@ from facedata.converters.class_names import CLASSES, write_class_names
 from facedata.converters.folder import GLINT360K, IMAGEFOLDER, NO_CLASS, SOURCE
 from facedata.dataset import Sample, Sink, Source, known_extension
 from facedata.errors import OptionError, RefusedSampleError, output_error
-from facedata.files import atomic_writer, write_fully
+from facedata.files import atomic_writer, make_own_folder, open_own, write_fully
 from facedata.images import IMAGE_EXTENSIONS, image_extension, stem_of_key
 from facedata.jobs.journal import FAILURES, SKIPPED
 from facedata.names import Folding, folders_taken_for_one, name_folding
@@ -40,7 +40,7 @@ _LONGEST_NAME = 255  # bytes, on all usual file systems
 _BYTES_PER_LETTER = 4  # at most
 _WRITTEN_EXTENSIONS = IMAGE_EXTENSIONS | {"bin"}
 _FRAGMENTS = ".facedata-list"
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -175,7 +175,7 @@ class FolderSink(Sink):
     def prepare(self) -> None:
         """Create the folder for the fragments of the list."""
         if self.list_file is not None:
-            os.makedirs(os.path.join(self.root, _FRAGMENTS), exist_ok=True)
+            make_own_folder(os.path.join(self.root, _FRAGMENTS))
 
     @contextmanager
     def open_shard(self, shard: int) -> Iterator[_FolderWriter]:
@@ -223,7 +223,7 @@ class _FolderWriter:
 
     def __enter__(self) -> _FolderWriter:
         if self._fragment is not None:
-            self._list = open(self._fragment, "wb")
+            self._list = open(self._fragment, "wb", opener=open_own)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -15,7 +15,7 @@ from facedata.converters.lmdb import DATA
 from facedata.converters.lmdb.database import read_meta
 from facedata.dataset import OrderedWriter
 from facedata.errors import InputError, OptionError, OutputError, output_error
-from facedata.files import atomic_writer, free_bytes, output_errors, rename_new, write_fully
+from facedata.files import atomic_writer, free_bytes, make_own_folder, open_own, output_errors, rename_new, write_fully
 
 if TYPE_CHECKING:
     from facedata.converters.lmdb.sink import Block
@@ -66,7 +66,7 @@ class BuildFiles:
     def make_folders(self) -> None:
         """Make the folders that are missing."""
         for folder in (self.folder, self.data_folder):
-            os.makedirs(folder, exist_ok=True)
+            make_own_folder(folder)
 
     def remove(self) -> None:
         """Remove the files being built, and their folders."""
@@ -210,7 +210,8 @@ class LmdbWriter(OrderedWriter):
             if self.done == 0:
                 self.files.remove()
             self.files.make_folders()
-            self._kv = os.open(self.files.kv, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._kv = open_own(self.files.kv, published=self.files.kv_target)
+            os.close(open_own(self.files.data, published=self.files.target))  # LMDB would follow a link
             os.ftruncate(self._kv, self._end["kv"])
             os.lseek(self._kv, 0, os.SEEK_END)
             if self.done:

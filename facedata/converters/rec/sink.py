@@ -18,7 +18,7 @@ from facedata.converters.rec.recordio import INSIGHTFACE, MAGIC, PLAIN
 from facedata.converters.rec.writer import BlockWriter, RecordEncoder, check_count, complete_set, count_people
 from facedata.dataset import OrderedOutput, OrderedWriter, Sink, Source, further_values
 from facedata.errors import EmptyDatasetError, OptionError, OutputMismatchError
-from facedata.files import output_errors
+from facedata.files import make_own_folder, output_errors
 from facedata.jobs.buffers import ProcessAddress, this_process
 from facedata.jobs.journal import BUILDING
 
@@ -106,7 +106,7 @@ class RecSink(Sink, OrderedOutput):
 
     def prepare(self) -> None:
         """Make the folder of the build."""
-        os.makedirs(self._path(BUILDING), exist_ok=True)
+        make_own_folder(self._path(BUILDING))
 
     @contextmanager
     def open_shard(self, shard: int) -> Iterator[RecordEncoder]:

@@ -37,7 +37,7 @@ from facedata.converters.rec.recordio import (
 )
 from facedata.dataset import BlockEncoder, OrderedWriter, Sample, known_extension
 from facedata.errors import FormatError, InputError, OptionError, OutputMismatchError, RefusedSampleError
-from facedata.files import atomic_writer, output_errors, write_fully
+from facedata.files import atomic_writer, open_own, output_errors, write_fully
 from facedata.images import image_size
 from facedata.jobs.buffers import BlockBuffer, ProcessAddress, SharedBuffer
 
@@ -55,7 +55,6 @@ _RANGE_RECORD = np.dtype(
     [("chunk", "<u4", 2), ("flag", "<u4"), ("label", "<f4"), ("id", "<u8"), ("id2", "<u8"), ("range", "<f4", 2)]
 )  # a whole record without an image, whose two labels are a range of keys: the first, and the one after the last
 _RANGES_AT_ONCE = 1 << 12
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _USUAL_SIZE = (112, 112)
 _SAMPLED_SIZES = 64
 _LABELS_AT_ONCE = 1 << 20
@@ -238,8 +237,9 @@ class _GrowingFile:
 
     def __init__(self, path: str, end: int) -> None:
         self._path, self.end = path, end
+        folder, name = os.path.split(path)
         with output_errors(path):
-            self._descriptor = os.open(path, _FLAGS, 0o666)
+            self._descriptor = open_own(path, published=os.path.join(os.path.dirname(folder), name))
         size = os.fstat(self._descriptor).st_size
         if size < end:
             os.close(self._descriptor)

@@ -36,12 +36,12 @@ from facedata.errors import (
     UnsafeArchiveError,
     output_error,
 )
-from facedata.files import check_room, open_locked, output_errors, write_fully
+from facedata.files import check_room, open_locked, open_own, output_errors, write_fully
 from facedata.jobs.signals import StopRequest
 
 __all__ = ["Extraction", "extract_archive", "extracted_before"]
 
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _BATCHES_AHEAD = 16  # of 1 MiB or a little more
 _CHECK_EVERY = 0.2  # seconds
 _MEMBER_COST = 512  # bytes of memory that a member takes
@@ -180,7 +180,7 @@ class _Run:
         mark, parts = self._progress.mark, JoinedParts(self.archive.parts)
         if mark:
             _log.info("%s: continuing after %d files", self.archive.name, self._progress.files)
-        self._refused_list = os.open(self.staging.refused, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC)
+        self._refused_list = open_own(self.staging.refused, os.O_WRONLY | os.O_APPEND)
         try:
             if self.archive.kind == "zip":
                 reader = ZipReader(self.archive, parts, self.encoding)
@@ -291,6 +291,9 @@ class _Run:
             descriptor = os.open(path, _FLAGS, mode)
         except FileNotFoundError:
             os.makedirs(os.path.dirname(path), exist_ok=True)
+            descriptor = os.open(path, _FLAGS, mode)
+        except FileExistsError:  # of a run that was killed, or of an earlier member
+            os.unlink(path)
             descriptor = os.open(path, _FLAGS, mode)
         try:
             if member.size >= _CHECK_ROOM_FROM:

@@ -31,7 +31,15 @@ from typing import Any
 from facedata.download.archives.parts import Archive
 from facedata.download.checksums import Digest
 from facedata.errors import OutputExistsError
-from facedata.files import atomic_writer, boot_id, combined_identity, file_identity, output_errors
+from facedata.files import (
+    atomic_writer,
+    boot_id,
+    combined_identity,
+    file_identity,
+    make_own_folder,
+    open_own,
+    output_errors,
+)
 
 __all__ = ["OWN_PREFIX", "Extraction", "OutputConflicts", "Progress", "Staging", "publish", "safe_name"]
 
@@ -164,14 +172,16 @@ class Staging:
             if trusted and state.get("parts") == self._versions and not self.folder.is_symlink():
                 with suppress(KeyError, TypeError):
                     found.append(Progress(**state["progress"]))
-        if not found:
+        walk = os.walk(self.tree) if found else ()  # of no archive does a link get there
+        if not found or any(os.path.islink(os.path.join(above, name)) for above, names, _ in walk for name in names):
             self.remove()
+            found = []
         progress = max(found, key=lambda progress: (progress.complete, progress.mark), default=Progress())
         with output_errors(self.folder):
-            self.tree.mkdir(parents=True, exist_ok=True)
+            make_own_folder(self.tree)
             self.write(progress)
             if not progress.complete:  # else the list may have been published
-                with open(self.refused, "ab") as file:
+                with open(self.refused, "ab", opener=open_own) as file:
                     file.truncate(progress.refused_bytes)
         return progress
 

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import compress
 from typing import Any
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from facedata.columns import count_labels, read_labels
 from facedata.errors import EmptyDatasetError, FormatError, InputError, OptionError, OutputMismatchError
 from facedata.features.feature_set import VALUE_BYTES, FeatureSet, Matrix, label_array
-from facedata.files import atomic_writer, check_room, output_errors, write_fully
+from facedata.files import atomic_writer, check_room, open_own, output_errors, write_fully
 from facedata.jobs.journal import FAILURES
 from facedata.jobs.output import StagedOutput
 
@@ -91,7 +92,7 @@ class FeatureOutput(StagedOutput):
                 raise OutputMismatchError(
                     f"{self._matrix}: this job wrote the file, but it no longer exists; --overwrite starts the job over"
                 )
-            with open(self._matrix, "ab") as file:
+            with open(self._matrix, "ab", opener=partial(open_own, published=self.path)) as file:
                 there = os.fstat(file.fileno()).st_blocks * 512
                 what = f"the matrix of {self.rows:,} rows of {self.dimensions:,} float32"
                 check_room(self._matrix, self._matrix_bytes - there, what, "what is finished is kept")
@@ -100,7 +101,7 @@ class FeatureOutput(StagedOutput):
     @contextmanager
     def open_rows(self) -> Iterator[Callable[[int, NDArray[np.float32]], None]]:
         """Open the matrix in a worker: yields a function that writes rows, given the number of the first of them."""
-        descriptor = os.open(self._matrix, os.O_WRONLY | os.O_CLOEXEC)
+        descriptor = os.open(self._matrix, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         row = self.dimensions * VALUE_BYTES
         try:
             yield lambda first, rows: write_fully(descriptor, rows.astype("<f4", copy=False).tobytes(), first * row)

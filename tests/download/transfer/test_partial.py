@@ -181,7 +181,7 @@ class TestNames:
     def test_a_pipe_or_link_in_the_place_of_the_partial_file(self, server: Server, tmp_path: Path) -> None:
         server.add("/a.bin", DATA)
         os.mkfifo(tmp_path / "a.part")
-        with pytest.raises(OutputError, match="not a regular file"):
+        with pytest.raises(OutputError, match="is a named pipe, expected a plain file"):
             fetch_to(tmp_path / "a", server)
         (tmp_path / "a.part").unlink()
         (tmp_path / "victim").write_bytes(b"precious")
