@@ -208,8 +208,8 @@ def make_own_folder(path: StrPath) -> None:
 def _not_own(path: StrPath, mode: int, expected: str) -> OutputError:
     found = "a hard link to another file" if expected == "file" and stat.S_ISREG(mode) else kind_name(mode)
     return OutputError(
-        f"{os.fspath(path)}: is {found}, expected a plain {expected} of facedata's own; remove it, or put a copy in its "
-        "place, and run the same command again"
+        f"{os.fspath(path)}: is {found}, expected a plain {expected} of facedata's own; remove it, or put a copy in "
+        "its place, and run the same command again"
     )
 
 
