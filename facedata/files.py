@@ -499,18 +499,23 @@ def cache_folder(name: str) -> Path:
 
 
 def network_file_system(path: StrPath, mounts: str | None = None) -> str | None:
-    """The type of the network file system that `path` lies on.
+    """The type of the network file system that `path` lies on, as of `file_system`; None if it is a local one."""
+    kind = file_system(path, mounts)
+    return kind if _NETWORK.fullmatch(kind) else None
+
+
+def file_system(path: StrPath, mounts: str | None = None) -> str:
+    """The type of the file system that `path` lies on: ``"ext4"``, ``"nfs4"``, ``"fuse.sshfs"``.
 
     `path` need not exist yet: its nearest parent that exists counts, which also makes an automounter mount it. `mounts`
-    is the text of Linux's ``mountinfo``, by default this process's own. Returns ``"nfs4"``, ``"lustre"`` or
-    ``"fuse.sshfs"``, for example; None on a local file system, or if the system does not say.
+    is the text of Linux's ``mountinfo``, by default this process's own. Returns no text if the system does not say.
     """
     folder = nearest_existing(path)
     if mounts is None:
         try:
             mounts = Path(_MOUNTS).read_text(errors="surrogateescape")
         except OSError:
-            return None
+            return ""
     longest, kind = -1, ""
     for line in mounts.splitlines():
         before, _, after = line.partition(" - ")
@@ -521,4 +526,4 @@ def network_file_system(path: StrPath, mounts: str | None = None) -> str | None:
         above = folder == point or folder.startswith(point.rstrip("/") + "/")
         if above and len(point) >= longest:  # of two at one place, the later one hides the earlier
             longest, kind = len(point), types[0]
-    return kind if _NETWORK.fullmatch(kind) else None
+    return kind

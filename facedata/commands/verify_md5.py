@@ -241,7 +241,8 @@ def _log_sum(done: Verification, repairs: Sequence[str], *, good: bool) -> None:
     verdicts = [f"{done.verdicts[verdict]:,} {verdict}" for verdict in _VERDICTS if done.verdicts[verdict]]
     weaker = [f"{number:,} by {how}" for how, number in done.hows.items() if how != "checksum"]
     notes = [f"{', '.join(weaker)}, because no checksum is published"] if weaker else []
-    notes += [f"{done.from_cache:,} unchanged since they were read before"] if done.from_cache else []
+    if done.from_cache:
+        notes += [f"{done.from_cache:,} unchanged since they were read before, --no-cache reads them again"]
     notes += [f"{human_bytes(done.bytes_read)} read in {human_seconds(done.seconds)}"]
     files = counted(sum(done.verdicts.values()), "file")
     text = f"{files}: {', '.join(verdicts) or 'nothing to check'} ({'; '.join(notes)})"

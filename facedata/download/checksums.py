@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from facedata.errors import OptionError
-from facedata.files import cache_folder, opened_regular
+from facedata.files import cache_folder, file_system, opened_regular
 
 if TYPE_CHECKING:
     import sqlite3
@@ -36,6 +36,8 @@ _MOST_REMEMBERED = 1_000_000
 _WRITE_EVERY = 2.0
 _LOCK_SECONDS = 5.0
 _YOUNG_NS = 2_000_000_000
+_DIRTY_NS = 60_000_000_000  # Linux writes changed pages to the disk after 30 s
+_NO_WRITEBACK = ("tmpfs", "ramfs")
 _LARGEST_TIME_NS = 1 << 63  # an INTEGER of SQLite holds times from 1678 to 2262
 _TABLE = (
     "CREATE TABLE IF NOT EXISTS files (path BLOB, algorithm TEXT, size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER, "
@@ -97,6 +99,7 @@ def hash_file(
     *,
     advance: Callable[[int], None] | None = None,
     ahead: bool = False,
+    settle: bool = False,
 ) -> Hashed:
     """Read a regular file once and compute its checksum by an algorithm of `ALGORITHMS`.
 
@@ -106,6 +109,9 @@ def hash_file(
         Called with the number of bytes of each block; an exception from it ends the reading.
     ahead : bool
         Read a large file in a second thread while this one hashes.
+    settle : bool
+        Force recent changes to the disk first. A program that has the file mapped changes its times only with the first
+        write to a page that is not dirty: so they will show every change that is made from now on.
 
     Raises
     ------
@@ -115,6 +121,10 @@ def hash_file(
     hasher = new_hasher(algorithm)
     with opened_regular(path) as descriptor:
         before = os.fstat(descriptor)
+        if settle and time.time_ns() - before.st_ctime_ns < _DIRTY_NS:
+            with suppress(OSError):
+                os.fdatasync(descriptor)
+            before = os.fstat(descriptor)
         if before.st_size < _SMALL and len(whole := os.read(descriptor, _SMALL)) == before.st_size:
             hasher.update(whole)  # a short way for millions of small files
             if advance is not None:
@@ -174,7 +184,8 @@ class VerifiedFiles:
 
     It stores checksums, not verdicts, so that it serves any list, and at most a million files: beyond that, reading a
     file again is not slower than the lookup. If the cache folder cannot be written, nothing is remembered and nothing
-    is reported; a corrupt database is removed with a warning. Threads may share an object.
+    is reported; a corrupt database is removed with a warning. Nothing is remembered of files in memory (tmpfs), whose
+    times do not show changes through a shared mapping. Threads may share an object.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
@@ -184,6 +195,8 @@ class VerifiedFiles:
         self._waiting: list[tuple[object, ...]] = []
         self._written, self._room = time.monotonic(), 0
         self._lock = threading.RLock()
+        if file_system(root) in _NO_WRITEBACK:
+            return
         name = hashlib.blake2b(os.fsencode(os.path.realpath(root)), digest_size=16).hexdigest()
         try:
             self._path = cache_folder("verified") / f"{name}-1.sqlite"

@@ -310,7 +310,8 @@ class _Verifier:
             with self._locks[hash(place) % _LOCKS] if once else nullcontext():
                 if known := self._digests.get((place, algorithm)):
                     return _judge(expectation, known)
-                hashed = hash_file(path, algorithm, advance=self.meter.advance, ahead=self.meter.spare)
+                settle, ahead = self._memory is not None, self.meter.spare
+                hashed = hash_file(path, algorithm, advance=self.meter.advance, ahead=ahead, settle=settle)
                 if once:
                     self._digests[place, algorithm] = hashed.digest
         except InputNotFoundError as error:

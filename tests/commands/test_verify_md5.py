@@ -189,7 +189,7 @@ def test_an_interrupted_call_resumes(verify: Facedata) -> None:
             assert "1 file checked; run the same command again to resume" in said
             assert running.process.returncode == 75
         ran = verify("--manifest", "ONE")
-        assert "1 unchanged since they were read before" in ran.stderr
+        assert "1 unchanged since they were read before, --no-cache reads them again" in ran.stderr
         assert "corrupt" not in ran.stderr
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import sqlite3
 import subprocess
@@ -14,6 +15,7 @@ from support import write_tree
 
 from facedata.download.checksums import ALGORITHMS, Digest, Hashed, VerifiedFiles, hash_file, remember
 from facedata.errors import InputError, InputNotFoundError
+from facedata.files import file_system
 
 DIGEST = Digest("md5", "d41d8cd98f00b204e9800998ecf8427e")
 LARGE = 17 << 20  # read by a second thread
@@ -106,6 +108,23 @@ class TestMemory:
             time.sleep(0.02)
             change()
             assert found(root) is None
+
+    def test_a_change_through_a_mapping_is_noticed(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        if file_system(root) == "tmpfs":
+            pytest.skip("a file in memory does not show such changes, and is not remembered")
+        path = root / "file"
+        with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as mapping, VerifiedFiles(root) as files:
+            mapping[0] = 0
+            os.utime(path, (1e9, 1e9))
+            files.add("file", hashed := hash_file(path, "md5", settle=True))
+            files.flush()
+            assert found(root) == hashed.digest
+            time.sleep(0.02)
+            mapping[1] = 0
+            assert found(root) is None
+        monkeypatch.setattr("facedata.download.checksums.file_system", lambda _: "tmpfs")
+        remember(root, "file", DIGEST)
+        assert found(root) is None
 
     @pytest.mark.parametrize(
         ("age", "unchanged", "expected"), [(1.9, True, None), (2.1, True, DIGEST), (2.1, False, None)]

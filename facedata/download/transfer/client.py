@@ -102,6 +102,7 @@ class Response:
         self.status, self.url = response.status_code, response.url
         header = response.headers.get
         self.etag, self.last_modified = _validator(header("etag")), _validator(header("last-modified"))
+        self.validators = _strong_validators(self.etag, self.last_modified, header("date"))
         self.content_type = header("content-type", "")
         self.is_attachment = "content-disposition" in response.headers
         self.accepts_ranges = self.status == 206 or header("accept-ranges", "").strip().lower() == "bytes"
@@ -109,7 +110,8 @@ class Response:
         chunked = "transfer-encoding" in response.headers
         self.length = None if chunked else _number(header("content-length"))
         self.has_end = chunked or self.length is not None  # else the end of the connection is the end of the body
-        self.range = _content_range(header("content-range", ""))
+        is_range = self.status == 206 and not self.content_type.strip().lower().startswith("multipart/byteranges")
+        self.range = _content_range(header("content-range", "")) if is_range else None
         self.total_of_416 = _number(header("content-range", "").partition("*/")[2])
 
     def __enter__(self) -> Response:
@@ -227,6 +229,20 @@ def _number(value: str | None) -> int | None:
 
 def _validator(value: str | None) -> str | None:
     return value if value and value.isascii() and value.isprintable() and len(value) < 1000 else None
+
+
+def _strong_validators(etag: str | None, last_modified: str | None, date: str | None) -> tuple[str, ...]:
+    """The validators that prove that two responses are of the same bytes, if they are equal: an ETag, or a date.
+
+    A file may change twice in the second of its Last-Modified, so Date, that of the response, must be later (RFC 9110,
+    8.8.2.2).
+    """
+    found = [etag] if etag and not etag.startswith("W/") else []
+    with suppress(ValueError, OverflowError):
+        sent = email.utils.parsedate_to_datetime(date).timestamp() if date else time.time()
+        if last_modified and sent - email.utils.parsedate_to_datetime(last_modified).timestamp() >= 1:
+            found.append(last_modified)
+    return tuple(found)
 
 
 def _content_range(value: str) -> ContentRange | None:

@@ -74,6 +74,7 @@ class LinkDownload:
         self._link_name = shown_url(self.link.address)
         self._url, self._url_expires = self.link.address, 0.0
         self._failures, self._furthest = 0, 0
+        self._asks_for_all = False  # without a range, after the server sent one of a file whose size it did not say
 
     def run(self) -> str:
         """Download what is missing of the partial file; return the final URL, as it may be recorded.
@@ -101,7 +102,7 @@ class LinkDownload:
         is_same_link = state.link == self._link_name
         if self.partial.is_complete and (is_same_link or digest):
             return True
-        return state.resumable and bool(digest or (is_same_link and state.validator))
+        return state.resumable and bool(digest or (is_same_link and state.validators))
 
     def _prepare_retry(self, error: TransientError) -> None:
         """Wait, and discard the partial file if it cannot be resumed; give up after enough failures in a row."""
@@ -109,7 +110,7 @@ class LinkDownload:
         if partial.done >= self._furthest + _PROGRESS:
             self._furthest, self._failures = partial.done, 0
         if not isinstance(error, RestartError) and partial.done and not partial.state.resumable:
-            error = RestartError(f"{error}, and the server sends the file only from its beginning")
+            error = RestartError(f"{error}, and the file can be had only from its beginning")
         retries = self.options.retries if error.retries is None else min(self.options.retries, error.retries)
         if self._failures >= retries:
             attempts = f" (after {self._failures + 1} attempts)" if self._failures else ""
@@ -133,9 +134,9 @@ class LinkDownload:
             self._url = find_url(session, self.link.address)
             self._url_expires = time.monotonic() + _URL_LIFETIME
         state, position = self.partial.state, self.partial.done
-        headers = {"Range": f"bytes={position}-"}
-        if position and state.validator and state.link == self._link_name:
-            headers["If-Range"] = state.validator
+        headers = {} if self._asks_for_all and not position else {"Range": f"bytes={position}-"}
+        if position and state.validators and state.link == self._link_name:
+            headers["If-Range"] = state.validators[0]
         with session.ask(self._url, headers) as response:
             response.raise_for_status()
             if position:
@@ -168,14 +169,14 @@ class LinkDownload:
             )
         if total is not None and size is not None and total != size:
             raise LinkError(f"the file there has {total:,} bytes, not the {size:,} that were published", is_wrong=True)
-        is_provable = response.etag or response.last_modified or digest
         self.partial.restart(
             State(
                 link=self._link_name,
                 etag=response.etag,
                 last_modified=response.last_modified,
+                validators=response.validators,
                 total=total,
-                resumable=bool(is_provable and total is not None and response.accepts_ranges),
+                resumable=bool((response.validators or digest) and total is not None and response.accepts_ranges),
                 encoding=response.encoding,
             )
         )
@@ -186,7 +187,12 @@ class LinkDownload:
         if response.status == 206:
             if response.range is None or response.range.first != 0:
                 raise LinkError(f"the server sends {_shown_range(response)}, but the whole file was requested")
-            return response.range.last + 1 if response.range.total is None else response.range.total
+            total = self.request.size if response.range.total is None else response.range.total
+            if total is None:
+                kind = LinkError if self._asks_for_all else TransientError
+                self._asks_for_all = True
+                raise kind(f"the server sends {_shown_range(response)}, and does not say of how many")
+            return total
         announced = self.request.size if response.total_of_416 is None else response.total_of_416
         if response.status == 416 and announced == 0:  # an empty file has no byte that can be requested
             return 0
@@ -215,19 +221,24 @@ class LinkDownload:
             raise RestartError(f"the file on the server has changed ({change})")
         if response.status != 206:
             raise RestartError("the server sends the file only from its beginning")
-        has_validator = (response.etag and state.etag) or (response.last_modified and state.last_modified)
-        if not digest and not has_validator:
+        if not digest and not {response.etag, response.last_modified} & {*state.validators}:
             raise RestartError("the server does not say whether the rest belongs to the same version of the file")
         if response.encoding not in ("", state.encoding):
             raise LinkError(f"the server sends the rest of the file in the encoding '{response.encoding[:20]}'")
         if not is_same_link:
-            self.partial.update(link=self._link_name, etag=response.etag, last_modified=response.last_modified)
+            self.partial.update(
+                link=self._link_name,
+                etag=response.etag,
+                last_modified=response.last_modified,
+                validators=response.validators,
+            )
 
     def _write_body(self, response: Response) -> None:
         """Write the body up to its end or the end of the file."""
         partial, size, total = self.partial, self.request.size, self.partial.state.total
-        while total is None or partial.done < total:
-            data = response.read(_BLOCK if total is None else min(_BLOCK, total - partial.done))
+        end = min(total, response.range.last + 1) if response.range and total is not None else total
+        while end is None or partial.done < end:
+            data = response.read(_BLOCK if end is None else min(_BLOCK, end - partial.done))
             if not data:
                 break
             done = partial.done + len(data)

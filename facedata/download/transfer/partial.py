@@ -10,6 +10,7 @@ import json
 import os
 import threading
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -45,24 +46,21 @@ _LONGEST_WAIT = 0.5
 class State:
     """What ``NAME.part.json`` records of a partial file.
 
-    `link` is the address that gave it, `total` the size of the complete file, if it is known. It is `resumable` if the
-    server gives ranges of it. `encoding` is the ``Content-Encoding`` that the server wrongly calls the file. `synced`
-    bytes were forced to the disk; during the same `boot` of the machine, the size of the partial file counts.
+    `link` is the address that gave it, `total` the size of the complete file, if it is known. Any of the `validators`
+    proves that other bytes belong to the same version. It is `resumable` if the server gives ranges of it. `encoding`
+    is the ``Content-Encoding`` that the server wrongly calls the file. `synced` bytes were forced to the disk; during
+    the same `boot` of the machine, the size of the partial file counts.
     """
 
     link: str = ""
     etag: str | None = None
     last_modified: str | None = None
+    validators: Sequence[str] = ()
     total: int | None = None
     resumable: bool = False
     encoding: str = ""
     synced: int = 0
     boot: str = ""
-
-    @property
-    def validator(self) -> str | None:
-        """The value for ``If-Range``: a strong ETag, or else a date."""
-        return self.etag if self.etag and not self.etag.startswith("W/") else self.last_modified
 
 
 class PartialFile:
@@ -313,7 +311,7 @@ def _read_state(path: Path) -> State | None:
         if value.pop("version") != _VERSION:
             return None
         state = State(**value)
-        texts = (state.link, state.etag or "", state.last_modified or "", state.encoding, state.boot)
+        texts = (state.link, state.etag or "", state.last_modified or "", *state.validators, state.encoding, state.boot)
         numbers = (0 if state.total is None else state.total, state.synced)
         if not all(isinstance(text, str) and text.isprintable() for text in texts):
             return None

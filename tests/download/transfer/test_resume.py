@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,15 @@ def test_a_second_run_requests_only_the_rest(site: Site, partial: Any, etag: str
     assert asked["Range"] == "bytes=400000-"
     assert asked["If-Range"] == (etag if etag == '"first"' else served.last_modified)
     assert os.listdir() == ["a.bin"]
+
+
+@pytest.mark.parametrize("etag", ['W/"weak"', None])
+@pytest.mark.parametrize("check", [DATA, None])
+def test_a_weak_validator_proves_nothing(site: Site, partial: Any, etag: str | None, check: bytes | None) -> None:
+    served = partial(check=check, etag=etag, last_modified=formatdate(time.time() + 60, usegmt=True))
+    assert site.fetch(check=check).path.read_bytes() == DATA
+    assert served.bytes_served == (600_000 if check else len(DATA))
+    assert served.asked[-1].headers["If-Range"] is None
 
 
 @pytest.mark.parametrize(

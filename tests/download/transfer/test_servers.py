@@ -77,6 +77,7 @@ LIES = ["bytes 7-299999/300000", "bytes 0-299999", "nonsense", "bytes 5-2/300000
         ({"chunked": True, **WHOLE}, {"size": 1000}, "more than the 1,000 bytes"),
         ({"chunked": True, **WHOLE}, {"size": 300_001}, "ends after 300,000 of 300,001 bytes"),
         *(({"headers": {"Content-Range": lie}}, {}, "but the whole file was requested") for lie in LIES),
+        ({"headers": {"Content-Type": "multipart/byteranges; boundary=x"}}, {}, "sends an invalid Content-Range"),
         ({"rate": 100}, {"timeout": 0.5, "least_speed": 10_000}, "bytes arrived in"),
         ({"silent": True}, {"timeout": 0.3}, "does not answer in time"),
         ({"data": b"", "length": None, **WHOLE}, {}, "sends nothing"),  # the headers may have been cut
@@ -90,6 +91,25 @@ def test_a_wrong_answer_is_given_up(site: Site, served: Any, options: Any, messa
         site.fetch(retries=1, **options)
     assert time.monotonic() - begin < 6
     assert not Path("a.bin").exists()
+
+
+@pytest.mark.parametrize(
+    ("range_", "options", "ranges"),
+    [
+        ("bytes 0-9/*", {}, ["bytes=0-", None]),
+        ("bytes 0-9/*", {"size": 300_000}, ["bytes=0-", "bytes=10-"]),
+        ("bytes 0-99999/300000", {}, ["bytes=0-", "bytes=100000-"]),
+    ],
+)
+def test_a_range_is_not_taken_for_the_whole_file(site: Site, range_: str, options: Any, ranges: list[Any]) -> None:
+    served = site.add("/a.bin", DATA)
+
+    def lie_once(_: object) -> None:
+        served.headers = {"Content-Range": range_} if served.requests == 1 else {}
+
+    served.on_request = lie_once
+    assert site.fetch(**options).path.read_bytes() == DATA
+    assert [asked.headers["Range"] for asked in served.asked] == ranges
 
 
 def test_redirects(site: Site) -> None:
