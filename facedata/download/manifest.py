@@ -281,6 +281,6 @@ def list_checksums(
 
 def manifest_line(name: str, digest: Digest) -> bytes:
     """The line, with its newline, that ``md5sum``, ``sha1sum``, ``sha256sum`` and ``sha512sum`` write for a file."""
-    raw = os.fsencode(name)
+    raw = b"./-" if name == "-" else os.fsencode(name)  # these programs take - for stdin
     safe = raw.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
     return (b"\\" if safe != raw else b"") + digest.value.encode() + b"  " + safe + b"\n"
