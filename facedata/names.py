@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from facedata.files import StrPath, nearest_existing, temporary_name
+from facedata.files import StrPath, nearest_existing, open_new, temporary_name
 
 __all__ = ["Folding", "folders_taken_for_one", "name_folding"]
 
 _FEW = 1 << 17
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FINAL_DOTS = re.compile(r"\.+(?=/|$)")
 
 
@@ -47,7 +46,7 @@ def name_folding(folder: StrPath) -> Folding:
     for letter in "é", "e":  # a file system with an old encoding may refuse the first
         with suppress(OSError):
             probe = temporary_name(os.path.join(nearest_existing(folder), f"names-{letter}"))
-            os.close(os.open(probe, _CREATE, 0o600))
+            os.close(open_new(probe, os.O_WRONLY | os.O_CREAT))
             try:
                 place, name = os.path.split(probe)
                 upper = re.sub("[a-z]", lambda match: match[0].upper(), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import threading
@@ -26,6 +27,7 @@ __all__ = [
     "NameIndex",
     "Task",
     "check_stop",
+    "name_hash",
     "run_in_order",
     "shared_end",
     "walk",
@@ -107,29 +109,45 @@ def _list_folder(root: str, folder: str) -> list[str | LeftOut]:
 
 
 class HashedNames:
-    """A set of names that keeps a hash of 8 bytes for each, so that memory hardly grows with their number."""
+    """A set of names that keeps a hash of 8 bytes for each, so that memory hardly grows with their number.
 
-    def __init__(self) -> None:
-        self._hashes = array("q")
-        self._is_sorted = True
+    It begins with `hashes`, as of `name_hash`.
+    """
 
-    def add(self, name: str) -> None:
-        """Add a name."""
-        self._hashes.append(hash(name))
-        self._is_sorted = False
+    def __init__(self, hashes: Iterable[int] = ()) -> None:
+        self._sorted, self._recent = array("q"), set[int]()
+        for value in hashes:
+            self._add(value)
+
+    def add(self, name: str) -> bool:
+        """Add a name; returns whether it was not there before."""
+        value = name_hash(name)
+        if self._has(value):
+            return False
+        self._add(value)
+        return True
 
     def __contains__(self, name: str) -> bool:
-        hashes, value = self._hashes, hash(name)
-        if not self._is_sorted:
-            if len(hashes) < _FEW:
-                hashes[:] = array("q", sorted(hashes))
-            else:  # in place, without an object for each number
-                import numpy as np
+        return self._has(name_hash(name))
 
-                np.frombuffer(hashes, np.int64).sort()
-            self._is_sorted = True
-        place = bisect_left(hashes, value)
-        return place < len(hashes) and hashes[place] == value
+    def _has(self, value: int) -> bool:
+        place = bisect_left(self._sorted, value)
+        return value in self._recent or (place < len(self._sorted) and self._sorted[place] == value)
+
+    def _add(self, value: int) -> None:
+        self._recent.add(value)
+        if len(self._recent) >= max(_FEW, len(self._sorted) // 8):  # a number in a set takes many bytes
+            import numpy as np
+
+            self._sorted.extend(self._recent)
+            self._recent.clear()
+            np.frombuffer(self._sorted, np.int64).sort(kind="stable")  # in place
+
+
+def name_hash(name: str) -> int:
+    """A hash of a name that is the same in every process."""
+    digest = hashlib.blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 class NameIndex:

@@ -20,6 +20,7 @@ from facedata.download.archives.reading import CHUNK, MAX_RATIO, Event, JoinedPa
 from facedata.download.archives.staging import (
     OWN_PREFIX,
     Extraction,
+    MemberNames,
     OutputConflicts,
     Progress,
     Staging,
@@ -38,6 +39,7 @@ from facedata.errors import (
 )
 from facedata.files import check_room, open_locked, open_own, output_errors, write_fully
 from facedata.jobs.signals import StopRequest
+from facedata.names import name_folding
 
 __all__ = ["Extraction", "extract_archive", "extracted_before"]
 
@@ -147,7 +149,8 @@ class _Run:
     def __post_init__(self) -> None:
         self._size = self.archive.size
         self._progress = Progress()
-        self._conflicts = OutputConflicts(self.output, self.archive.parts, overwrite=self.overwrite)
+        self._folding = name_folding(self.output)
+        self._conflicts = OutputConflicts(self.output, self.archive.parts, self._folding, overwrite=self.overwrite)
         self._refused_list, self._written_at, self._unsynced = -1, monotonic(), 0
         self._threads = ThreadPoolExecutor(1, "hash"), ThreadPoolExecutor(1, "sync")
         self._hashing: deque[Future[None]] = deque()
@@ -181,6 +184,7 @@ class _Run:
         if mark:
             _log.info("%s: continuing after %d files", self.archive.name, self._progress.files)
         self._refused_list = open_own(self.staging.refused, os.O_WRONLY | os.O_APPEND)
+        self._names = MemberNames(self.staging.names, self._progress.names, self._folding)
         try:
             if self.archive.kind == "zip":
                 reader = ZipReader(self.archive, parts, self.encoding)
@@ -205,6 +209,7 @@ class _Run:
             for thread in self._threads:
                 thread.shutdown(cancel_futures=True)
             os.close(self._refused_list)
+            self._names.close()
             parts.close()
         self._progress.complete = True
         self.staging.sync(self._progress)
@@ -253,6 +258,7 @@ class _Run:
         refusal = refusal or member.refusal or ("" if name or member.is_folder else "an empty name")
         if not refusal and name:
             refusal = self._conflicts.refusal(name, is_folder=member.is_folder)
+            refusal = refusal or self._names.refusal(name, is_folder=member.is_folder)
         event: Event | None = None
         if not refusal and name:
             path = f"{self.staging.tree}/{name}"
@@ -261,6 +267,7 @@ class _Run:
                     os.makedirs(path, exist_ok=True)
                 else:
                     event = self._write(path, name, member, events)
+                    self._names.take(name)
                 self._progress.add(name, None if member.is_folder else member.size)
             except (FileExistsError, NotADirectoryError):
                 refusal = "the archive has a file where its folder should be"
@@ -279,7 +286,7 @@ class _Run:
             event = next(events, None)
             while isinstance(event, bytes):  # the data of a member that is not unpacked
                 event = next(events, None)
-        self._progress.mark = member.mark
+        self._progress.mark, self._progress.names = member.mark, self._names.count
         if member.size >= _LARGE or monotonic() - self._written_at >= _WRITE_PROGRESS_EVERY:
             self._write_progress()
         return event
@@ -326,6 +333,7 @@ class _Run:
     def _write_progress(self) -> None:
         while self._hashing:
             self._hashing.popleft().result()
+        self._names.save()
         self.staging.write(self._progress)
         self._written_at = monotonic()
         if self._unsynced >= _SYNC_EVERY and (self._syncing is None or self._syncing.done()):

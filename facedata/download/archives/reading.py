@@ -19,6 +19,7 @@ from facedata.download.archives.parts import GZIP, Archive
 from facedata.errors import ArchiveError, FormatError, UnsafeArchiveError, input_error
 from facedata.files import open_regular, opened_regular
 from facedata.tar_format import BLOCK, END, FILE, FOLDER, SPARSE, padded, read_heading
+from facedata.text import counted
 
 __all__ = [
     "CHUNK",
@@ -29,6 +30,7 @@ __all__ = [
     "Member",
     "check_ratio",
     "decompress",
+    "folder_refusal",
     "quoted",
     "read_tar",
 ]
@@ -85,6 +87,11 @@ class Member(NamedTuple):
 
 Event = Member | bytes
 """What reading an archive yields: a member, then its data in chunks. Data before the first member is skipped."""
+
+
+def folder_refusal(size: int) -> str:
+    """Why a member whose name is that of a folder is not unpacked: it has data, which would be lost."""
+    return f"the name of a folder, but {counted(size, 'byte')} of data" if size else ""
 
 
 def check_ratio(archive: str, unpacked: int, packed: int, max_ratio: float) -> None:
@@ -333,7 +340,9 @@ def read_tar(archive: Archive, parts: JoinedParts, mark: int, max_ratio: float) 
             size = 0 if kind in _WITHOUT_DATA else size
             at = data_at + padded(size)
             is_folder = kind in (FOLDER, _VOLUME_LABEL) or (kind in FILE and name.endswith(b"/"))
-            refusal = "" if is_folder or kind in FILE else _REFUSALS.get(kind, f"a member of the unknown type {kind!r}")
+            refusal = folder_refusal(size)
+            if not is_folder:
+                refusal = "" if kind in FILE else _REFUSALS.get(kind, f"a member of the unknown type {kind!r}")
             text = "." if kind == _VOLUME_LABEL else os.fsdecode(name)
             executable, modified = bool(_octal(header[100:108]) & 0o100), _octal(header[136:148])
             yield Member(text, is_folder, refusal, size, executable, modified, at)

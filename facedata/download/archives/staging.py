@@ -6,7 +6,8 @@
 - ``progress.json`` is replaced every second. It survives the death of the process, but is trusted only until the
   machine restarts, since the members that it counts need not be on the disk;
 - ``synced.json`` is an earlier state, written after all members that it counts were forced to the disk;
-- ``refused.jsonl`` names each member that was not unpacked.
+- ``refused.jsonl`` names each member that was not unpacked;
+- ``names`` has 8 bytes for each name that a member took: see `MemberNames`.
 
 ``.facedata-extracted-<id>.json`` is the record of a finished archive, so that the same command does nothing next time.
 """
@@ -19,6 +20,7 @@ import os
 import re
 import shutil
 import stat
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -30,6 +32,7 @@ from typing import Any
 
 from facedata.download.archives.parts import Archive
 from facedata.download.checksums import Digest
+from facedata.download.walk import HashedNames, name_hash
 from facedata.errors import OutputExistsError
 from facedata.files import (
     atomic_writer,
@@ -40,8 +43,9 @@ from facedata.files import (
     open_own,
     output_errors,
 )
+from facedata.names import Folding
 
-__all__ = ["OWN_PREFIX", "Extraction", "OutputConflicts", "Progress", "Staging", "publish", "safe_name"]
+__all__ = ["OWN_PREFIX", "Extraction", "MemberNames", "OutputConflicts", "Progress", "Staging", "publish", "safe_name"]
 
 OWN_PREFIX = ".facedata-extract"
 """The prefix of this package's own files in the output; members at the top level may not have it."""
@@ -51,6 +55,7 @@ _LONGEST_COMPONENT = 255
 _MOST_COMPONENTS = 200  # each folder takes a call to make and one to delete
 _LONGEST_NAME = 3000  # a path may have 4096 bytes, and the output's own path takes some
 _CACHED_FOLDERS = 4096
+_CACHED_LISTS = 8
 _SYMBOLIC_LINK = "its path leads through a symbolic link in the output"
 _MOST_TOP_LEVEL = 1000
 _MOST_SAMPLES = 64
@@ -68,7 +73,7 @@ class Extraction:
     archive, output : str
         The archive's name and the folder.
     files, folders, bytes : int
-        Unpacked; a name that the archive has twice counts twice.
+        Unpacked.
     refused_count : int
         Members that were not unpacked.
     refused : tuple of (name, reason)
@@ -100,7 +105,8 @@ class Progress:
 
     `mark` is the `Member.mark` of the last finished member, `refused_bytes` the length of the list of refused members.
     `samples` has names and sizes of some files, at most 64, spread over the archive, by which a later run sees whether
-    the output still exists. If it is `complete`, everything is unpacked, verified and on the disk.
+    the output still exists; `names` says how many hashes the file of the names has. If it is `complete`, everything is
+    unpacked, verified and on the disk.
     """
 
     mark: int = 0
@@ -113,6 +119,7 @@ class Progress:
     digests: dict[str, tuple[str, str]] = field(default_factory=dict)
     samples: list[tuple[str, int]] = field(default_factory=list)
     sample_every: int = 1
+    names: int = 0
     complete: bool = False
 
     def add(self, name: str, size: int | None) -> None:
@@ -152,6 +159,7 @@ class Staging:
         self.folder = output / f"{OWN_PREFIX}-{name}"
         self.tree = self.folder / "tree"
         self.refused = self.folder / "refused.jsonl"
+        self.names = self.folder / "names"
         self._record = output / f"{OWN_PREFIX}ed-{name}.json"
         self._final_refused = output / f"{OWN_PREFIX}ed-{name}-refused.jsonl"
 
@@ -305,11 +313,63 @@ def safe_name(name: str) -> tuple[str, str]:
     return "/".join(components), refusal
 
 
+class MemberNames:
+    """The names that members have taken, in a file too, by which a resumed run knows them.
+
+    A second member of a name would replace the first. If the file system ignores case, for example, ``A`` is the name
+    of ``a``, and a folder may come again in the same letters only.
+    """
+
+    def __init__(self, path: Path, count: int, folding: Folding) -> None:
+        self._folding, self._folder = (folding if any(folding) else None), ""
+        self._file = os.fdopen(open_own(path), "r+b")
+        self.count = count
+        self._file.truncate(8 * count)
+        blocks = iter(lambda: self._file.read(8 * _BATCH), b"")
+        self._known = HashedNames(value for block in blocks for value in array("q", block))
+
+    def refusal(self, name: str, *, is_folder: bool) -> str:
+        """Why a name is not free, empty if it is; takes its folders."""
+        if self._folding is None:
+            return "" if is_folder or name not in self._known else "the archive has a file of this name before"
+        reason = f"the archive has this name before, and the file system of the output ignores {self._folding}"
+        folder = name if is_folder else name.rpartition("/")[0]
+        if folder != self._folder:
+            parts = folder.split("/") if folder else []
+            for path in ("/".join(parts[:count]) for count in range(1, len(parts) + 1)):
+                if f"{path}//" not in self._known:  # which no name has
+                    if not self._add(f"{self._folding(path)}/"):
+                        return reason
+                    self._add(f"{path}//")
+            self._folder = folder
+        return "" if is_folder or self._folding(name) not in self._known else reason
+
+    def take(self, name: str) -> None:
+        """Take the name of a file."""
+        self._add(self._folding(name) if self._folding else name)
+
+    def _add(self, text: str) -> bool:
+        is_new = self._known.add(text)
+        if is_new:
+            self._file.write(array("q", [name_hash(text)]))
+            self.count += 1
+        return is_new
+
+    def save(self) -> None:
+        """Write all `count` hashes to the file."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
 class OutputConflicts:
     """Finds out whether a member's path in the output is free; `parts` of the archive are never overwritten."""
 
-    def __init__(self, output: Path, parts: Iterable[Path], *, overwrite: bool) -> None:
-        self._output, self._overwrite = str(output), overwrite
+    def __init__(self, output: Path, parts: Iterable[Path], folding: Folding, *, overwrite: bool) -> None:
+        self._output, self._overwrite, self._folding = str(output), overwrite, folding
+        self._names_in = lru_cache(_CACHED_LISTS)(self._list)
         self._parts = [os.stat(part) for part in parts]
         self._examine_folder = lru_cache(_CACHED_FOLDERS)(self._examine)
 
@@ -355,7 +415,21 @@ class OutputConflicts:
                 return False, _SYMBOLIC_LINK
             if not stat.S_ISDIR(found.st_mode):
                 raise OutputExistsError(f"{path}: is a file, but the archive has a folder of that name")
+            place, _, name = path.rpartition("/")
+            if any(self._folding) and self._folding._replace(case=False)(name) not in self._names_in(place):
+                raise OutputExistsError(
+                    f"{path}: exists in other letters, and this file system ignores {self._folding}: two folders would "
+                    "become one; choose another output"
+                )
         return True, ""
+
+    def _list(self, folder: str) -> HashedNames:
+        """The names in a folder, as they are written there."""
+        names = HashedNames()
+        with output_errors(folder), os.scandir(folder) as entries:
+            for entry in entries:
+                names.add(self._folding._replace(case=False)(entry.name))
+        return names
 
 
 def _lstat(path: str) -> os.stat_result | None:

@@ -14,7 +14,15 @@ from typing import NamedTuple
 from isal import igzip_lib, isal_zlib
 
 from facedata.download.archives.parts import Archive
-from facedata.download.archives.reading import Event, JoinedParts, Member, check_ratio, decompress, quoted
+from facedata.download.archives.reading import (
+    Event,
+    JoinedParts,
+    Member,
+    check_ratio,
+    decompress,
+    folder_refusal,
+    quoted,
+)
 from facedata.errors import ArchiveError, UnsafeArchiveError
 from facedata.text import counted
 
@@ -106,7 +114,7 @@ class _Entry(NamedTuple):
     def is_folder(self) -> bool:
         """Whether its name ends in a slash; a folder by its mode alone has no data, which would be lost."""
         ends_in_slash = self.raw_name.endswith((b"/", b"\\")) and self.name.endswith("/")
-        return ends_in_slash or (stat.S_ISDIR(self.mode) and self.size == 0)
+        return ends_in_slash or (stat.S_ISDIR(self.mode) and not (self.size or self.crc))
 
     @property
     def refusal(self) -> str:
@@ -114,7 +122,7 @@ class _Entry(NamedTuple):
         if stat.S_IFMT(self.mode) in _REFUSED_KINDS:
             return _REFUSED_KINDS[stat.S_IFMT(self.mode)]
         if self.is_folder:
-            return ""
+            return folder_refusal(self.size)
         if self.flags & _ENCRYPTED:
             return "encrypted; unpack it with a program that asks for the password, as 7z does"
         if self.method not in (_STORED, _DEFLATED):

@@ -14,14 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from archive_support import Content, tar_bytes, write_tar, zip_bytes
+from archive_support import Content, StopAfter, tar_bytes, write_tar, zip_bytes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import peak_bytes, tree, write_tree
 
-from facedata.download.archives import Extraction, extract_archive, group_archives, reading
+from facedata.download.archives import Extraction, extract, extract_archive, group_archives, reading
 from facedata.download.archives.staging import safe_name
-from facedata.errors import ArchiveError, DiskFullError, FacedataError, UnsafeArchiveError
+from facedata.errors import (
+    ArchiveError,
+    DiskFullError,
+    FacedataError,
+    InterruptedJobError,
+    OutputExistsError,
+    UnsafeArchiveError,
+)
+from facedata.names import Folding
 
 Unpack = Callable[..., Extraction]
 OUT = Path("out")
@@ -43,6 +51,12 @@ HOSTILE: dict[str, tuple[str, Mapping[str, Any], str]] = {
     "block device": ("sda", {"type": tarfile.BLKTYPE}, "a block device"),
     "fifo": ("fifo", {"type": tarfile.FIFOTYPE}, "a FIFO"),
     "sparse": ("hole", {"type": b"S"}, "a sparse file"),
+    "again": ("./good", {"data": b"later"}, "has a file of this name before"),
+    "folder with data": (
+        "folder/",
+        {"data": b"lost", "type": tarfile.REGTYPE},
+        "name of a folder, but 4 bytes of data",
+    ),
     "unknown": ("what", {"type": b"Z", "data": b"?" * 600}, "of the unknown type"),
 }
 
@@ -69,6 +83,48 @@ def test_a_file_and_a_folder_of_one_name_do_not_replace_each_other(unpack: Unpac
     extraction = unpack(write_tar(Path("a.tgz"), [*files, ("a", {"type": tarfile.DIRTYPE})]))
     assert tree(OUT) == {"a": b"file", "d/x": b"file"}
     assert [name for name, _ in extraction.refused] == ["a/b", "d", "a/"]
+
+
+def test_a_zip_member_with_the_name_of_a_folder_but_data_is_refused(unpack: Unpack) -> None:
+    by_mode = zipfile.ZipInfo("by mode")
+    by_mode.create_system, by_mode.external_attr = 3, 0o40755 << 16
+    Path("a.zip").write_bytes(
+        zip_bytes(("d/", b""), ("e/", b"lost"), (by_mode, b"kept"), ("d/x", b"x"), ("d//x", b"y"))
+    )
+    extraction = unpack("a.zip")
+    assert tree(OUT) == {"by mode": b"kept", "d/x": b"x"}
+    reasons = ("the name of a folder, but 4 bytes of data", "the archive has a file of this name before")
+    assert extraction.refused == tuple(zip(("e/", "d//x"), reasons, strict=True))
+
+
+@pytest.mark.parametrize("ending", ["tar", "tgz", "zip"])
+def test_names_that_the_file_system_takes_for_one_are_refused_after_the_first(
+    unpack: Unpack, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setattr(extract, "name_folding", lambda _: Folding(case=True))
+    names = ["Al/1", "al/2", "Al/3", "AL/", "b/x/1", "b/X/2", "c", "C", "al/4", "b/x/5"]
+    members = [(name, b"" if name.endswith("/") else name.encode()) for name in names]
+    if ending == "zip":
+        Path("a.zip").write_bytes(zip_bytes(*members))
+    else:
+        write_tar(Path(f"a.{ending}"), members)
+    stops, extraction = 0, None
+    while extraction is None:  # a resumed run knows the names that came before
+        try:
+            extraction = unpack(f"a.{ending}", stop=StopAfter(7))
+        except InterruptedJobError:
+            stops += 1
+    assert stops
+    assert list(tree(OUT)) == ["Al/1", "Al/3", "b/x/1", "b/x/5", "c"]
+    assert [name for name, _ in extraction.refused] == ["al/2", "AL/", "b/X/2", "C", "al/4"]
+    assert {reason for _, reason in extraction.refused} == {
+        "the archive has this name before, and the file system of the output ignores case"
+    }
+    lstat = os.lstat
+    monkeypatch.setattr(os, "lstat", lambda path, **how: lstat(str(path).replace("/AL", "/Al"), **how))
+    path = write_tar(Path("other.tar"), [("Al/8", b""), ("AL/9", b"")])
+    with pytest.raises(OutputExistsError, match="out/AL: exists in other letters, and this file system ignores case"):
+        unpack(path)
 
 
 def test_links_in_the_archive_or_the_output_are_not_followed(tmp_path: Path, unpack: Unpack) -> None:
