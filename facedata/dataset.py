@@ -474,6 +474,7 @@ FORMATS: dict[str, str] = {
     "lmdb": "facedata.converters.lmdb",
     "parquet": "facedata.converters.parquet",
     "webdataset": "facedata.converters.webdataset",
+    "evalbin": "facedata.converters.evalbin",
     "null": "facedata.converters.null",
 }
 """The module of each format, imported when it is needed; it defines ``FORMAT``."""

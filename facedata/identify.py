@@ -67,7 +67,7 @@ _KINDS: dict[str, tuple[str, str]] = {
     "a file of labels, one a line": (_LABELS, "labels features"),
     "an ONNX model": ("to use it: facedata extract-features DATASET --model {path} -o FOLDER --name NAME", "model"),
     "a PyTorch file": (f"{_PICKLE}; save models with torch.onnx.export, features with numpy.save", "features"),
-    "a verification set of InsightFace, a pickle": (_PICKLE, ""),
+    "a verification set of InsightFace": (f"{_READ} evalbin:{{path}} folder:OUTPUT", "evalbin"),
     "a pickle": (_PICKLE, "features"),
     "an HDF5 file": ("read it with h5py, and write its arrays with numpy.save", ""),
     "a MATLAB file": ("read it with scipy.io.loadmat, and write a list or an array", ""),
@@ -193,7 +193,7 @@ def _kind_of(head: bytes, extension: str) -> str | None:
         if extension in (".pt", ".pth", ".ckpt"):
             return "a PyTorch file"
         images = any(mark in head for mark in (b"\xff\xd8\xff", b"JFIF", b"PNG\r\n", b"numpy"))
-        return "a verification set of InsightFace, a pickle" if extension == ".bin" and images else "a pickle"
+        return "a verification set of InsightFace" if extension == ".bin" and images else "a pickle"
     if head[:1] == b"\x08" and head[1:2] < b"\x20" and head[2:3] in (b"\x12", b"\x1a", b"\x22", b"\x3a", b"\x42"):
         return "an ONNX model"
     if head[:1] in (b"\x08", b"\x0a") and any(image_extension(head[place:]) for place in range(2, 32)):

@@ -63,7 +63,7 @@ FILES = {
     "ids.npy": (saved(np.save, np.arange(3)), "an array of integers (.npy); to use them as labels: facedata convert "),
     "a.npz": (saved(np.savez, ROWS), "arrays (.npz); to use it: facedata pack-features a.npz "),
     "labels.meta": (b"0\n1\n-1\n", "a file of labels, one a line; to use them as labels: facedata convert DATASET "),
-    "lfw.bin": (pickle.dumps(([JPEG, JPEG], [True]), 2), "a verification set of InsightFace, a pickle; facedata never"),
+    "lfw.bin": (pickle.dumps(([JPEG, JPEG], [True]), 2), "a verification set of InsightFace; to read it: facedata "),
     "a.pkl": (pickle.dumps({"a": 1}), "a pickle; facedata never loads pickles, since they can run any program"),
     "a.pth": (zip_bytes(("archive/data.pkl", b"")), "a PyTorch file; facedata never loads pickles"),
     "b.pth": (pickle.dumps({"a": 1}, 2), "a PyTorch file; facedata never loads pickles"),
