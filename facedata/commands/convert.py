@@ -281,8 +281,9 @@ def command(sources: tuple[str, ...], output: str | None, **given: Any) -> int:
 
     A SOURCE is a path, whose format is found from its content, or FORMAT:PATH. The formats are rec (a folder with
     train.rec), folder (images, with or without class folders), list (list:train.txt@root; - is a list from stdin), lmdb
-    (lmdb:set.lmdb, or lmdb:set.lmdb@kv.txt), webdataset (a folder of tars, or webdataset:tars/set-{000000..000123}.tar)
-    and parquet; the target null measures the speed of reading.
+    (lmdb:set.lmdb, or lmdb:set.lmdb@kv.txt), webdataset (a folder of tars, or
+    webdataset:tars/set-{000000..000123}.tar), parquet and, to be read, evalbin (lfw.bin of InsightFace); the target
+    null measures the speed of reading.
 
     Images that cannot be read, and data that is not an image, are listed in failures.jsonl in the output, and the exit
     status is 1. After an interruption, a kill or a full disk, the same command resumes.
