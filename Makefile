@@ -12,7 +12,7 @@ CHECKED := facedata tests benchmarks scripts docs
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "facedata needs Python 3.11 or later; make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,detect,features,images,parquet,readers,references,report]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,detect,features,images,lists,parquet,readers,references,report]'
 	touch $@
 
 # MXNet 1.9.1 is the reference for record files; it needs Python 3.11 and an old NumPy, so it has an environment of its own

@@ -29,6 +29,11 @@ SECTIONS = {
         "build-lmdb": "Build an LMDB and its key-label file, as FFC and LFS read them.",
         "index-rec": "Write the missing train.idx of a record file.",
     },
+    "Make lists": {
+        "make-pairs": "Write evaluation pairs: of a published list, or drawn from a dataset.",
+        "pack-pairs": "Pack evaluation pairs into a verification set of InsightFace, a .bin.",
+        "unpack-pairs": "Unpack a verification set of InsightFace into images and a list of pairs.",
+    },
     "Align faces": {
         "align": "Cut out faces and align them to a template, from any dataset to any.",
     },

@@ -46,7 +46,7 @@ def test_the_version_and_wrong_usage(facedata: Callable[..., Ran], inline_faceda
     assert facedata("--version").stdout.startswith("facedata, version 0.")
     ran = inline_facedata("unpack")
     assert ran.status == 2
-    assert "Did you mean unpack-rec?" in ran.stderr
+    assert "Did you mean unpack-rec or unpack-pairs?" in ran.stderr
     assert "Did you mean build-knn?" in inline_facedata("knn").stderr
     assert "nowhere: no such folder" in inline_facedata("status", "nowhere").stderr
     ran = inline_facedata("status", ".")

@@ -220,6 +220,13 @@ SHARD_SIZE = click.option(
 SHARD_SAMPLES = click.option(
     "--shard-samples", type=click.IntRange(1), metavar="N", help="WebDataset, Parquet: samples in each file."
 )
+FOLDS = click.option(
+    "--folds",
+    type=click.IntRange(1, 1000),
+    default=10,
+    show_default=True,
+    help="Evaluation cuts the pairs into so many.",
+)
 CATALOGUE = click.option(
     "--catalogue",
     multiple=True,

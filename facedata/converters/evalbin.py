@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 from facedata.dataset import Format, Sample, Source
 from facedata.errors import EmptyDatasetError, FormatError, InputError, SampleError
 from facedata.files import file_identity, opened_regular, read_exactly
-from facedata.images import LARGEST_IMAGE
+from facedata.images import LARGEST_IMAGE, image_extension
 
 __all__ = ["FORMAT", "EvalBinSource", "open_source", "recognises", "write_evalbin"]
 
-_HEAD = 4096
+_HEAD, _IMAGE_HEAD = 4096, 64
 _LONGEST_LINE = 1 << 16
 _STARTS = (b"\xff\xd8\xff", "\xff\xd8\xff".encode(), b"\x89PNG\r\n")  # of an image, perhaps as text in UTF-8
 _LENGTHS = {"SHORT_BINBYTES": 1, "BINBYTES": 4, "BINBYTES8": 8, "BYTEARRAY8": 8, "SHORT_BINSTRING": 1, "BINSTRING": 4}
@@ -67,12 +67,14 @@ class _Array:
 
 @dataclass(frozen=True)
 class EvalBinSource(Source):
-    """The images of a verification set, two for each pair; their keys are ``000017_1`` and ``000017_2``.
+    """The images of a verification set, two for each pair; their keys are ``000017_1.jpg`` and ``000017_2.jpg``.
 
     Attributes
     ----------
     images : sequence of Extent or bytes
         Where each image lies in the file, or the image itself if the pickle has it in another encoding.
+    extensions : sequence of str
+        The extension of each image in the file, with its dot; empty for data that is not an image.
     same : ndarray of shape (pairs,), bool
         Whether both images of each pair of the file show the same person.
     positions : ndarray of shape (N,), int64
@@ -81,9 +83,11 @@ class EvalBinSource(Source):
 
     path: str
     images: Sequence[Extent | bytes]
+    extensions: Sequence[str]
     same: NDArray[np.bool_]
     positions: NDArray[np.int64]
 
+    keys_are_paths = True
     labelled = False
 
     def __len__(self) -> int:
@@ -118,7 +122,7 @@ class EvalBinSource(Source):
 
     def _key(self, position: int) -> str:
         pair, second = divmod(int(self.positions[position]), 2)
-        return f"{pair:06d}_{second + 1}"
+        return f"{pair:06d}_{second + 1}{self.extensions[self.positions[position]]}"
 
     def keys(self) -> Iterator[str]:
         """The number of the pair, and which of its images."""
@@ -169,6 +173,7 @@ def open_source(path: str) -> EvalBinSource:
             images, flags = value
             found = [_image(each) for each in images]
             same = _flags(flags, descriptor)
+            extensions = [_extension(each, descriptor) for each in found]
         except FormatError as error:
             raise FormatError(f"{path}: {error}") from error
         except _DAMAGE as error:
@@ -185,7 +190,7 @@ def open_source(path: str) -> EvalBinSource:
         length = len(image) if isinstance(image, bytes) else image.length
         if length > LARGEST_IMAGE:
             raise FormatError(f"{path}: image {number} has {length:,} bytes; an image may have {LARGEST_IMAGE:,}")
-    return EvalBinSource(path, found, same, np.arange(len(found)))
+    return EvalBinSource(path, found, extensions, same, np.arange(len(found)))
 
 
 class _BoundedFile:
@@ -292,6 +297,12 @@ def _image(value: Any) -> Extent | bytes:
     if not isinstance(value, Extent | bytes):
         raise FormatError(f"has {type(value).__name__} in the place of an image")
     return value
+
+
+def _extension(image: Extent | bytes, descriptor: int) -> str:
+    head = image[:_IMAGE_HEAD] if isinstance(image, bytes) else os.pread(descriptor, _IMAGE_HEAD, image.offset)
+    extension = image_extension(head)
+    return f".{extension}" if extension else ""
 
 
 def _flags(value: Any, descriptor: int) -> NDArray[np.bool_]:

@@ -38,7 +38,7 @@ def test_what_pickle_wrote_is_read(tmp_path: Path, protocol: int, image: Any, fl
     source = open_dataset(path)
     assert isinstance(source, EvalBinSource)
     assert [sample.image for sample in source] == IMAGES
-    assert [source[3].key, source[-1].key] == ["000001_2", "000003_2"]
+    assert [source[3].key, source[-1].key] == ["000001_2.jpg", "000003_2.jpg"]
     assert source.same.tolist() == SAME
     assert pickle.loads(pickle.dumps(source[2:5]))[1].image == IMAGES[3]  # noqa: S301
 
