@@ -281,20 +281,33 @@ def refuse_overlap(
     ------
     OutputError
     """
-    target = Path(os.path.realpath(output))  # unlike Path.resolve, no error for a loop of links
-    files = [Path(os.path.realpath(name)) for name in named_files]
+    target, *above = _line_of(output)
+    files = {name: _line_of(name) for name in named_files}
     for name in inputs:
         whole = inputs[name] if isinstance(inputs, Mapping) else True
-        source = Path(os.path.realpath(name))
-        is_folder = os.path.isdir(source)  # unlike Path.is_dir, no error without permission
-        folder = source if is_folder else source.parent
-        if target == folder or (folder in target.parents and is_folder and whole):
+        source, *around = _line_of(name)
+        is_folder = os.path.isdir(name)  # unlike Path.is_dir, no error without permission
+        folder = source if is_folder else around[0]
+        if target == folder or (folder in above and is_folder and whole):
             raise OutputError(f"{output}: the output lies in the input {name}; choose another output")
-        if target in source.parents:
+        if target in around:
             raise OutputError(f"{output}: the input {name} lies in the output; choose another output")
-        for file in files:
-            if file == source or (is_folder and whole and source in file.parents):
+        for file, line in files.items():
+            if line[0] == source or (is_folder and whole and source in line):
                 raise OutputError(f"{file}: would be written over, or into, the input {name}; choose another name")
+
+
+def _line_of(path: StrPath) -> list[tuple[int, int] | str]:
+    """What is known of a path and the folders that it lies in: device and inode, which have more than one name."""
+    real = Path(os.path.realpath(path))  # unlike Path.resolve, no error for a loop of links
+    line: list[tuple[int, int] | str] = []
+    for each in (real, *real.parents):
+        try:
+            status = os.stat(each)
+            line.append((status.st_dev, status.st_ino))
+        except OSError:
+            line.append(str(each))
+    return line
 
 
 class StagedOutput(Output):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from facedata.errors import (
 )
 from facedata.jobs.engine import LocalExecutor
 from facedata.jobs.journal import ShardLock, refuse_unfinished
-from facedata.jobs.output import check_still_ours, claim_output
+from facedata.jobs.output import check_still_ours, claim_output, refuse_overlap
 from facedata.jobs.plan import Plan
 
 PLAN = Plan("test", {}, {"limit": None}, 100, 10, {"command_line": "facedata test"})
@@ -113,3 +114,16 @@ def test_a_job_begun_by_another_version_is_refused_and_can_be_started_again(tmp_
     with pytest.raises(FormatError, match="another version of facedata"):
         refuse_unfinished(tmp_path)
     claim(tmp_path, overwrite=True)
+
+
+def test_an_input_under_another_name_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "set").mkdir()
+    stat = os.stat
+    # a file system that ignores case
+    monkeypatch.setattr(os, "stat", lambda path, **how: stat(str(path).replace("SET", "set"), **how))
+    with pytest.raises(OutputError, match="the output lies in the input"):
+        refuse_overlap([str(tmp_path / "set")], tmp_path / "SET" / "out")
+    with pytest.raises(OutputError, match="lies in the output"):
+        refuse_overlap([str(tmp_path / "set" / "train.rec")], tmp_path / "SET" / "..")
+    with pytest.raises(OutputError, match="would be written over, or into, the input"):
+        refuse_overlap([str(tmp_path / "set")], tmp_path / "out", [str(tmp_path / "SET" / "list")])
