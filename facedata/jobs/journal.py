@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from facedata.errors import FormatError, InputNotFoundError, InputUnfinishedError, input_error
-from facedata.files import atomic_writer, lock_region, open_new, open_own, temporary_name, write_fully
+from facedata.files import atomic_writer, lock_region, open_new, open_own, open_regular, temporary_name, write_fully
 from facedata.jobs.plan import Part, Plan
 
 __all__ = [
@@ -430,7 +430,7 @@ def _open_after_last_whole_line(path: Path) -> IO[bytes]:
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The lines that are whole JSON objects, each with its offset; a kill or a full disk may have cut one."""
     offset = 0
-    with open(path, "rb") as file:
+    with open(open_regular(path, follow_symlinks=False), "rb") as file:
         for line in file:
             try:
                 value = json.loads(line) if line.endswith(b"\n") else None
