@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from facedata.errors import OptionError, output_error
 from facedata.files import atomic_writer
 from facedata.images import import_opencv, opencv_in_one_thread
 from facedata.jobs.job import JobOptions, JobSummary
+from facedata.jobs.journal import SUMMARY, Journal
 from facedata.synthetic.faces import Identity, View, draw_face, face_landmarks, identity_from_seed, view_from_seed
 
 __all__ = ["DrawnFaces", "SampleOptions", "make_sample", "plan_sample"]
@@ -28,6 +30,7 @@ _PREVIEW_ROWS, _PREVIEW_COLUMNS = 8, 8
 _SMALLEST, _LARGEST = 16, 1024
 _SHARD = 256  # images: a second of drawing
 _MOST_RECORDS = 1 << 24  # the dialect counts images and identities in float32
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,9 @@ def make_sample(
         After SIGINT or SIGTERM; the same call resumes.
     """
     conversion = plan_sample(folder, options, preview=preview, command_line=command_line)
+    if _has_lost_files(conversion):
+        _log.info("%s: some of its files are gone; drawing it again", os.fspath(folder))
+        job = replace(job or JobOptions(), overwrite=True)
     with opencv_in_one_thread():  # in the process that forks the workers too
         summary = run_conversion(conversion, job)
     if preview is not None and summary.finished and not os.path.exists(preview):
@@ -188,6 +194,17 @@ def make_sample(
         ]
         write_contact_sheet(preview, rows, labels=[f"id_{row}" for row in range(len(rows))])
     return summary
+
+
+def _has_lost_files(conversion: Conversion) -> bool:
+    """Whether files of the finished set are gone, and no other file has come since to where it writes."""
+    journal, files = Journal(conversion.sink.root), list(conversion.sink.files(conversion.plan.shards))
+    plan = journal.read_plan()
+    if plan is None or plan.fingerprint != conversion.plan.fingerprint or journal.read_summary() is None:
+        return False
+    finished = os.stat(journal.folder / SUMMARY).st_ctime_ns  # written last; no program sets this time
+    found = [os.lstat(path).st_ctime_ns for path in files if os.path.lexists(path)]
+    return len(found) < len(files) and max(found, default=0) <= finished
 
 
 def plan_sample(

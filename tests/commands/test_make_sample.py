@@ -57,6 +57,21 @@ def test_nothing_is_overwritten_unasked(inline_facedata: Facedata, tmp_path: Pat
     assert tree(tmp_path / "a") != before
 
 
+def test_what_is_gone_of_a_finished_set_is_drawn_again(inline_facedata: Facedata, tmp_path: Path) -> None:
+    inline_facedata("make-sample", "a", *SMALL)
+    before = tree(tmp_path / "a")
+    for name in ("property", "landmarks.jsonl"):
+        (tmp_path / "a" / name).unlink()
+    ran = inline_facedata("make-sample", "a", *SMALL)
+    assert (ran.status, "some of its files are gone" in ran.stderr) == (0, True)
+    assert tree(tmp_path / "a") == before
+    (tmp_path / "a" / "property").unlink()
+    (tmp_path / "a" / "train.rec").write_text("mine")
+    ran = inline_facedata("make-sample", "a", *SMALL)
+    assert (ran.status, "property: this finished job wrote it" in ran.stderr) == (1, True)
+    assert (tmp_path / "a" / "train.rec").read_text() == "mine"
+
+
 def test_the_same_command_resumes(inline_facedata: Facedata, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object, **keywords: object) -> None:
         raise OutputError("a.png: the disk is full")
