@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import whole_lines
-from facedata.converters.parquet.library import first_line, import_pyarrow, open_parquet
-from facedata.errors import EmptyDatasetError, FacedataError, FormatError, OptionError
+from facedata.converters.parquet.library import import_pyarrow, iter_batches, open_parquet
+from facedata.errors import EmptyDatasetError, FormatError, OptionError
 from facedata.features.arrays import Header, StoredArray, check_matrix, is_torch_archive, open_npy, open_npz
 from facedata.features.feature_set import (
     FLOATS,
@@ -330,15 +330,13 @@ def _batches(path: str, column: str, rows: int) -> Iterator[Any]:
     """The column in pieces of at most so many rows, none of them empty."""
     with open_parquet(path) as file:
         try:
-            for batch in file.iter_batches(rows, columns=[column], use_threads=False):
+            for batch in iter_batches(file, path, rows, columns=[column]):
                 if batch.num_columns != 1:
-                    raise FormatError(f"{path}: has more than one column '{column}'")
+                    raise FormatError("there are several columns of that name")
                 if batch.num_rows:
                     yield batch.column(0)
-        except FacedataError:
-            raise
-        except Exception as error:  # pyarrow raises many kinds of errors; all of them are about this file
-            raise FormatError(f"{path}: column '{column}' cannot be read: {first_line(error)}") from error
+        except FormatError as error:
+            raise FormatError(f"{path}: column '{column}' cannot be read: {error}") from error
 
 
 def open_parquet_column(path: str, column: str | None = None) -> ParquetColumn:

@@ -1,12 +1,18 @@
-"""How many CPUs and how much memory this process may use."""
+"""How many CPUs and how much memory this process may use, and a limit on that memory."""
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import resource
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["available_cpus", "available_memory", "cgroup_cpus"]
+__all__ = ["available_cpus", "available_memory", "cgroup_cpus", "limited_memory"]
+
+_lock = threading.Lock()
+_limits: list[int] = []  # of the calls in progress, after that of the process itself
 
 
 def available_cpus() -> int:
@@ -47,6 +53,42 @@ def available_memory() -> int:
             limit, used = ((folder / name).read_text() for name in ("memory.max", "memory.current"))
             free = min(free, int(limit) - int(used))
     return max(free, 0)
+
+
+@contextmanager
+def limited_memory(more: int) -> Iterator[None]:
+    """Refuse this process more memory than it has and `more` bytes, if the system has a limit on addresses (Linux).
+
+    For libraries that take as much memory as a file says: they then fail with an error. It holds for the whole process;
+    of several threads that ask for a limit at once, the highest holds.
+    """
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:
+        yield
+        return
+    limit = pages * os.sysconf("SC_PAGE_SIZE") + more
+    with _lock:
+        if not _limits:
+            _limits.append(resource.getrlimit(resource.RLIMIT_AS)[0])
+        _limits.append(limit)
+        _set_limit()
+    try:
+        yield
+    finally:
+        with _lock:
+            _limits.remove(limit)
+            _set_limit()
+            if len(_limits) == 1:
+                _limits.clear()
+
+
+def _set_limit() -> None:
+    own, *limits = _limits
+    highest = max(limits, default=own)
+    with suppress(OSError, ValueError):
+        soft = highest if own == resource.RLIM_INFINITY else min(own, highest)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 def _cgroup_folders(root: Path, membership: Path) -> list[Path]:

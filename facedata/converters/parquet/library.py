@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.errors import FormatError, InputError, InputNotFoundError, MissingExtraError, input_error
-from facedata.files import opened_regular
+from facedata.files import opened_regular, read_exactly
+from facedata.jobs.machine import limited_memory
 from facedata.text import natural_sort
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "find_files",
     "first_line",
     "import_pyarrow",
+    "iter_batches",
     "open_parquet",
     "read_metadata",
     "read_row_groups",
@@ -58,6 +60,9 @@ _FLOAT = {"halffloat", "float", "double"}
 _DOUBLE = {"double"}  # what pandas makes of integers if some are missing
 _INTEGER = {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 _READ_BUFFER = 1 << 20
+_LARGEST_FOOTER = 1 << 26  # bytes; a megabyte describes ten thousand row groups
+_MEMORY = 1 << 29  # bytes that reading may take, besides the file's own size some times: images hardly shrink
+_MEMORY_TIMES = 4  # a page as it is stored, the page unpacked, its values
 
 
 def import_pyarrow() -> Any:
@@ -78,6 +83,7 @@ def import_pyarrow() -> Any:
         raise MissingExtraError("the format parquet", "parquet") from error
     except Exception as error:  # a build for another release of NumPy may raise anything
         raise MissingExtraError("the format parquet", "parquet", first_line(error)) from error
+    pyarrow.allocate_buffer(_READ_BUFFER)  # its allocator reserves a GiB of addresses, which no limit must prevent
     return pyarrow
 
 
@@ -100,14 +106,18 @@ def open_parquet(path: str) -> Iterator[Any]:
         If it is not a Parquet file, or its footer is damaged.
     """
     pyarrow = import_pyarrow()
-    with opened_regular(path):
+    with opened_regular(path) as descriptor:
+        end = read_exactly(descriptor, 8, max(os.fstat(descriptor).st_size - 8, 0))
+        if (footer := int.from_bytes(end[:4], "little")) > _LARGEST_FOOTER and end.endswith(_MAGIC):
+            raise FormatError(f"{path}: its footer has {footer:,} bytes; at most {_LARGEST_FOOTER:,} are read")
         handle = pyarrow.OSFile(path)  # which would wait for ever at a named pipe
     with handle:
         try:
-            file = pyarrow.parquet.ParquetFile(
-                handle, pre_buffer=False, buffer_size=_READ_BUFFER, page_checksum_verification=True
-            )
-            _ = file.schema_arrow, file.metadata
+            with limited_memory(_MEMORY):
+                file = pyarrow.parquet.ParquetFile(
+                    handle, pre_buffer=False, buffer_size=_READ_BUFFER, page_checksum_verification=True
+                )
+                _ = file.schema_arrow, file.metadata
         except Exception as error:  # pyarrow raises many kinds of errors; all of them are about this file
             if isinstance(error, OSError) and error.errno is not None:
                 raise input_error(error, path) from error
@@ -115,6 +125,29 @@ def open_parquet(path: str) -> Iterator[Any]:
                 f"{path}: is not a complete Parquet file: {first_line(error)}; copy or download it again"
             ) from error
         yield file
+
+
+def iter_batches(file: Any, path: str, rows: int, **options: Any) -> Iterator[Any]:
+    """Record batches of an open file, read with a limit on memory: a page of some bytes may unpack to gigabytes.
+
+    Raises
+    ------
+    FormatError
+        If they cannot be read, or take too much memory.
+    """
+    memory = _MEMORY + _MEMORY_TIMES * os.path.getsize(path)
+    try:
+        batches = file.iter_batches(rows, use_threads=False, **options)
+        while True:
+            with limited_memory(memory):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+    except MemoryError as error:
+        raise FormatError(f"reading it takes more than {memory:,} bytes of memory") from error
+    except Exception as error:  # pyarrow raises many kinds of errors; all of them are about this file
+        raise FormatError(first_line(error)) from error
 
 
 class Leaf(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from facedata.converters.parquet.library import (
     Columns,
     find_columns,
     find_files,
-    first_line,
+    iter_batches,
     open_parquet,
     read_metadata,
     read_row_groups,
@@ -39,6 +39,7 @@ _BATCH_ROWS = 1 << 6  # few, since the footer counts an image that is repeated t
 _BATCH_ROWS_WITHOUT_IMAGES = 1 << 16
 _MOST_DIGITS = 9
 _MOST_CLASSES = 1 << 22  # if they are texts
+_LARGEST_TEXTS = 1 << 28  # bytes of the names of all classes, or of the keys or labels of a batch
 _INVALID = -2  # in the place of a label
 _log = logging.getLogger(__name__)
 
@@ -66,12 +67,14 @@ class _Batch(NamedTuple):
             return slice(self.rows.start - self.begin, self.rows.stop - self.begin)
         return self.rows - self.begin
 
-    def values(self, array: Any) -> list[Any]:
-        """The values of an array of the record batch in the wanted rows, as Python objects."""
+    def values(self, array: Any) -> Iterator[Any]:
+        """The values of an array of the record batch in the wanted rows, as Python objects.
+
+        One after another, since a dictionary may have the same large image for each row.
+        """
         positions = self.positions()
-        if isinstance(positions, slice):
-            return list(array[positions].to_pylist())
-        return [array[position].as_py() for position in positions.tolist()]
+        wanted = array[positions] if isinstance(positions, slice) else map(array.__getitem__, positions.tolist())
+        return (value.as_py() for value in wanted)
 
 
 @dataclass(frozen=True)
@@ -177,14 +180,18 @@ class ParquetSource(Source):
     def number_texts(self) -> dict[str, int]:
         """The label of each text in the label column: the number that it is, or else its place in natural order."""
         found: set[str | None] = set()
+        size = 0
         for batch in self._batches("label"):
             if batch.record_batch is not None and batch.columns.label is not None:
                 array = batch.columns.label.values(batch.record_batch)
-                found.update(_texts((array if hasattr(array, "dictionary") else array.dictionary_encode()).dictionary))
-                if len(found) > _MOST_CLASSES:
+                encoded = array if hasattr(array, "dictionary") else array.dictionary_encode()
+                new = {*_texts(encoded.dictionary)} - found
+                size += sum(len(text or "") for text in new)
+                found |= new
+                if len(found) > _MOST_CLASSES or size > _LARGEST_TEXTS:
                     raise FormatError(
-                        f"{batch.path}: the column {batch.columns.label.path} has more than {_MOST_CLASSES:,} "
-                        "different texts, too many for labels; name another column with --label-column"
+                        f"{batch.path}: the column {batch.columns.label.path} has {len(found):,} different texts or "
+                        "more, too many or too long for labels; name another column with --label-column"
                     )
         texts = natural_sort(text for text in found if text)
         if all(text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS for text in texts):
@@ -216,18 +223,20 @@ class ParquetSource(Source):
             batch_rows = _BATCH_ROWS_WITHOUT_IMAGES
             leaves = [columns.label if only == "label" else columns.key]  # batches without columns count the rows
         number, rows = int(self.groups["number"][group]), self._rows_in(group)
-        batches = file.iter_batches(
-            max(batch_rows, 1),
-            row_groups=[number],
-            columns=[leaf.path for leaf in leaves if leaf is not None],
-            use_threads=False,
-        )
+        columns_read = [leaf.path for leaf in leaves if leaf is not None]
+        batches = iter_batches(file, path, max(batch_rows, 1), row_groups=[number], columns=columns_read)
         while len(rows):
             try:
                 batch = next(batches, None)
                 reason = "it has fewer rows than the footer says"
-            except Exception as error:  # pyarrow raises many kinds of errors; all of them are about this row group
-                batch, reason = None, first_line(error)
+            except FormatError as error:
+                batch, reason = None, str(error)
+                too_large = isinstance(error.__cause__, MemoryError)
+            else:
+                too_large = batch is not None and batch.nbytes > _LARGEST_TEXTS
+            if only is not None and too_large:
+                advice = "" if only == "key" else ": name another column with --label-column, or give --labels none"
+                raise FormatError(f"{path}: the {only}s from row {begin:,} on are too long to be {only}s{advice}")
             if batch is None:
                 reason = f"row group {number} of the file cannot be read from this row on: {reason}"
                 yield _Batch(path, columns, rows, begin, None, self.numbers, reason)
@@ -301,7 +310,7 @@ def _samples(batch: _Batch) -> Iterator[Sample | SampleError]:
     columns, record_batch = batch.columns, batch.record_batch
     images = batch.values(columns.image.values(record_batch))
     labels = _labels(batch, invalid=_INVALID).tolist()
-    landmarks: Sequence[Any] = [None] * len(images)
+    landmarks: Iterable[Any] = [None] * len(batch.rows)
     if columns.landmarks is not None:
         landmarks = batch.values(columns.landmarks.values(record_batch))
     for place, (key, image, label, points) in enumerate(zip(_keys(batch), images, labels, landmarks, strict=True)):
@@ -312,7 +321,7 @@ def _samples(batch: _Batch) -> Iterator[Sample | SampleError]:
         elif len(image) > LARGEST_IMAGE:
             reason = f"the image has {len(image):,} bytes; at most {LARGEST_IMAGE:,} are read"
         elif label == _INVALID and columns.label is not None:
-            value = batch.values(columns.label.values(record_batch))[place]
+            value = list(batch.values(columns.label.values(record_batch)))[place]
             column = f"the column {columns.label.path}"
             reason = f"{column} holds the label {value}; expected an integer from 0 to {LARGEST_LABEL}"
         else:
@@ -336,7 +345,7 @@ def _keys(batch: _Batch) -> list[str]:
         return list(map(str, batch.rows))
     array = batch.columns.key.values(batch.record_batch)
     try:
-        keys = batch.values(array)
+        keys = list(batch.values(array))
     except UnicodeDecodeError:  # strings of another writer that are not UTF-8
         all_keys = _texts(array)
         keys = [all_keys[int(row) - batch.begin] for row in batch.rows]

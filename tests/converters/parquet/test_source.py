@@ -432,6 +432,33 @@ def test_damaged_column_metadata_fails_its_row_group(tmp_path: Path) -> None:
     assert (ran.stdout.count(message), ran.stdout.count("Sample(")) == (100, 200)
 
 
+def test_a_small_file_that_unpacks_to_much_takes_little_memory(tmp_path: Path) -> None:
+    """Read in a process of its own, whose peak counts: pages and footers, whose sizes nothing else bounds."""
+    value, texts = b"\xff\xd8\xff" + bytes(1 << 28), [str(row).rjust(40_000, "0") for row in range(7000)]
+    for name, images, labels in (("a", [value], [0]), ("b", [value[:3]] * len(texts), texts)):
+        columns = pa.table({"image": pa.array(images), "label": labels})
+        file = tmp_path / f"{name}.parquet"
+        pq.write_table(columns, file, compression="zstd", use_dictionary=False, write_statistics=False)
+    (tmp_path / "c.parquet").write_bytes(bytes(8) + (1 << 29).to_bytes(4, "little") + b"PAR1")
+    script = (
+        "import sys, facedata.converters.parquet.library as library, facedata.dataset as d\n"
+        "from facedata.errors import FormatError\n"
+        "library._MEMORY = 1 << 26\n"
+        "for path in sys.argv[1:]:\n"
+        "    try: print(*d.open_dataset('parquet:' + path).read())\n"
+        "    except FormatError as error: print(error)\n"
+        "print(*[line.split()[1] for line in open('/proc/self/status') if 'VmHWM' in line])"  # kB
+    )
+    environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}  # the usual one keeps a gigabyte
+    command = [sys.executable, "-c", script, *(tmp_path / f"{name}.parquet" for name in "abc")]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
+    page, label, footer, memory = ran.stdout.splitlines()
+    assert "row group 0 of the file cannot be read from this row on: reading it takes more than" in page
+    assert "the labels from row 0 on are too long to be labels: name another column with --label-column" in label
+    assert "its footer has 536,870,912 bytes; at most 67,108,864 are read" in footer
+    assert int(memory) < 250_000
+
+
 def test_an_invented_number_of_rows_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table([[{"bytes": b"x"}] * 8191, [0] * 8191], schema=SCHEMA), path)
