@@ -450,7 +450,7 @@ def test_a_small_file_that_unpacks_to_much_takes_little_memory(tmp_path: Path) -
         "print(*[line.split()[1] for line in open('/proc/self/status') if 'VmHWM' in line])"  # kB
     )
     environment = {**os.environ, "ARROW_DEFAULT_MEMORY_POOL": "system"}  # the usual one keeps a gigabyte
-    command = [sys.executable, "-c", script, *(tmp_path / f"{name}.parquet" for name in "abc")]
+    command = [sys.executable, "-c", script, *(f"{tmp_path}/{name}.parquet" for name in "abc")]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=environment)
     page, label, footer, memory = ran.stdout.splitlines()
     assert "row group 0 of the file cannot be read from this row on: reading it takes more than" in page
