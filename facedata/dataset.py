@@ -35,6 +35,10 @@ _LABELS_AT_ONCE = 1 << 16
 _PEEKS = 8
 
 
+Publish = Callable[[str | os.PathLike[str], str | os.PathLike[str]], None]
+"""Gives a file, the first path, its final name, the second, which replaces nothing."""
+
+
 class Sample(NamedTuple):
     """One image.
 
@@ -303,16 +307,36 @@ class Output:
         """Files, in the root or elsewhere, that the user named and that the finished job will have written."""
         return ()
 
+    def final_files(self) -> Iterable[str]:
+        """Files to which `finish` gives their names."""
+        return self.named_files()
+
+    def shard_file(self, shard: int) -> str | None:
+        """The file that a shard has for itself, if it has one; it appears when it is complete."""
+        return None
+
     def files(self, shards: int) -> Iterable[str]:
         """Files that the finished output holds, if these are few enough to look for."""
-        return self.named_files()
+        own = (self.shard_file(shard) for shard in range(shards))
+        return [*self.final_files(), *(path for path in own if path is not None)]
+
+    def count_images(self) -> int | None:
+        """How many images the output holds, if each is a file; called before `finish`."""
+        return None
+
+    def missing_images(self, samples: int) -> Iterable[tuple[int, str]]:
+        """Number and path of each image that is not in the output, of all `samples`, also of those that failed."""
+        return ()
 
     def prepare(self) -> None:
         """Called before the first shard of each run."""
         return
 
-    def finish(self, shards: int) -> Mapping[str, Any]:
-        """Publish the result and return facts for the summary; called when every shard is done."""
+    def finish(self, shards: int, publish: Publish) -> Mapping[str, Any]:
+        """Publish the result and return facts for the summary; called when every shard is done.
+
+        `publish` renames a finished file to its final name, as `rename_new`, and notes that it belongs to the job.
+        """
         return {}
 
     def clean_up(self) -> None:

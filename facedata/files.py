@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -45,6 +45,8 @@ _LONGEST_NAME = 150  # bytes of the name in that of its temporary file, which ma
 _OWNER = re.compile(r"([0-9a-f]*)\.([0-9a-f]{32})\.([0-9]{1,10})\.([0-9]{1,9})\.([0-9]+)\.[0-9a-f]{16}")
 _IDENTITY_BLOCKS = 16
 _IDENTITY_BLOCK_SIZE = 1 << 16
+_AT_FDCWD, _RENAME_NOREPLACE = -100, 1  # of renameat2 on Linux
+_UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _MOUNTS = "/proc/self/mountinfo"
 _NETWORK = re.compile(
@@ -289,11 +291,13 @@ def open_new(path: str, flags: int) -> int:
 
 
 @contextmanager
-def atomic_writer(path: StrPath, *, sync: bool = True, replace: bool = True) -> Iterator[BinaryIO]:
+def atomic_writer(
+    path: StrPath, *, sync: bool = True, rename: Callable[[StrPath, StrPath], None] = os.replace
+) -> Iterator[BinaryIO]:
     """Open a temporary file that becomes `path` if the block ends without an error.
 
-    With `sync` the bytes are forced to the disk before the file gets its name. Without `replace` it is renamed by
-    `rename_new`. After an error nothing is left.
+    With `sync` the bytes are forced to the disk before the file gets its name from `rename`: `rename_new` replaces
+    nothing. After an error nothing is left.
     """
     temporary = temporary_name(path)
     try:
@@ -302,7 +306,7 @@ def atomic_writer(path: StrPath, *, sync: bool = True, replace: bool = True) -> 
             file.flush()
             if sync:
                 os.fsync(file.fileno())
-        (os.replace if replace else rename_new)(temporary, path)
+        rename(temporary, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
@@ -316,21 +320,39 @@ def rename_new(source: StrPath, target: StrPath) -> None:
     `OutputExistsError` if the content differs; an OSError of EXDEV if `target` is on another file system.
     """
     try:
-        os.link(source, target)  # which replaces nothing, unlike rename
+        _rename_exclusively(source, target)
     except FileExistsError as error:
         import filecmp  # only then
 
-        if not (os.path.samefile(source, target) or filecmp.cmp(source, target, shallow=False)):
+        same = not os.path.islink(target) and filecmp.cmp(source, target, shallow=False)
+        if not same:
             raise OutputExistsError(
-                f"{os.fspath(target)}: appeared while this job was running, and is left as it is; was another job "
-                "given the same name? Move it away and run the same command again to resume"
+                f"{os.fspath(target)}: appeared while this job was running or interrupted, and is left as it is; "
+                "was another job given the same name? Move it away and run the same command again to resume"
             ) from error
+        os.unlink(source)
+
+
+def _rename_exclusively(source: StrPath, target: StrPath) -> None:
+    """Rename a file; raises FileExistsError if `target` exists. Not every file system has the first two ways."""
+    import ctypes  # only then
+
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # Linux alone has it
+    if rename is not None:
+        if rename(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE) == 0:
+            return
+        if (code := ctypes.get_errno()) not in _UNSUPPORTED:
+            raise OSError(code, os.strerror(code), os.fspath(target))
+    try:
+        os.link(source, target)
     except OSError as error:
-        if error.errno == errno.EXDEV:
+        if error.errno not in _UNSUPPORTED:
             raise
-        os.replace(source, target)  # a file system without hard links
-        return
-    os.unlink(source)
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(target)) from error
+        os.rename(source, target)
+    else:
+        os.unlink(source)
 
 
 def sync_folder(folder: StrPath) -> None:

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from facedata.dataset import OrderedOutput, OrderedWriter, Output
+from facedata.dataset import OrderedOutput, OrderedWriter, Output, Publish
 from facedata.errors import ModelError, OutputLockedError
 from facedata.jobs.engine import report_progress
 from facedata.jobs.journal import ShardLock, ShardResult
@@ -131,10 +131,10 @@ class LineFile(OrderedOutput):
     def open_writer(self, ends: Mapping[int, Mapping[str, Any]]) -> LineWriter:
         return LineWriter(self, ends)
 
-    def finish(self, shards: int) -> Mapping[str, Any]:
+    def finish(self, shards: int, publish: Publish) -> Mapping[str, Any]:
         building = Path(self.root, "lines.building")
         if building.exists():
-            building.rename(Path(self.root, "lines"))
+            publish(building, Path(self.root, "lines"))
         return {"lines": shards}
 
     def clean_up(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 import sys
 from contextlib import suppress
@@ -217,16 +219,28 @@ def test_the_nearest_mount_gives_the_file_system(tmp_path: Path) -> None:
     assert network_file_system(tmp_path, "") is None
 
 
-def test_a_file_is_renamed_but_replaces_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lacking", [(), ("renameat2",), ("renameat2", "link")], ids=["Linux", "POSIX", "exFAT"])
+def test_a_file_is_renamed_but_replaces_no_other(
+    tmp_path: Path, lacking: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "renameat2" in lacking:
+        monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: None)
+    link = os.link
+    if "link" in lacking:
+
+        def unsupported(*_: object) -> None:
+            raise PermissionError(errno.EPERM, "no hard links here")
+
+        monkeypatch.setattr(os, "link", unsupported)
     one, same, other, new = (tmp_path / name for name in ("one", "same", "other", "new"))
     for path, text in ((one, "content"), (same, "content"), (other, "CONTENT")):
         path.write_text(text)
     rename_new(one, new)
     rename_new(same, new)
-    os.link(new, one)
+    link(new, one)
     rename_new(one, new)
-    with pytest.raises(OutputExistsError, match="new: appeared while this job was running, and is left as it is"):
+    with pytest.raises(OutputExistsError, match="new: appeared while this job was running"):
         rename_new(other, new)
-    with pytest.raises(OutputExistsError), atomic_writer(new, replace=False) as file:
+    with pytest.raises(OutputExistsError), atomic_writer(new, rename=rename_new) as file:
         file.write(b"CONTENT")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"new": "content", "other": "CONTENT"}

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,9 @@ from numpy.typing import NDArray
 
 from facedata.align.faces import Face
 from facedata.align.landmark_files import landmark_header, landmark_line
-from facedata.dataset import OrderedOutput, OrderedWriter, Sample, SampleWriter, Sink, Source, WrappedSource
-from facedata.errors import OptionError, SampleError, output_error
-from facedata.files import atomic_writer, make_own_folder, open_own
+from facedata.dataset import OrderedOutput, OrderedWriter, Publish, Sample, SampleWriter, Sink, Source, WrappedSource
+from facedata.errors import OptionError, SampleError
+from facedata.files import atomic_writer, make_own_folder, open_own, output_errors
 
 __all__ = ["UNUSED", "AlignedOutput", "ExpectedSource", "FoundLandmarks", "aligned_output"]
 
@@ -90,18 +91,15 @@ class FoundLandmarks:
 
             yield write
 
-    def join(self, shards: int) -> None:
+    def join(self, shards: int, publish: Publish) -> None:
         """Write the file, unless an earlier run has done so and was interrupted afterwards."""
         if not os.path.isdir(self.folder):
             return
-        try:
-            with atomic_writer(self.path) as file:
-                file.write(landmark_header(self.path))
-                for shard in range(shards):
-                    with open(self._fragment(shard), "rb") as fragment:
-                        shutil.copyfileobj(fragment, file, _BUFFER)
-        except OSError as error:
-            raise output_error(error, self.path) from error
+        with output_errors(self.path), atomic_writer(self.path, rename=publish) as file:
+            file.write(landmark_header(self.path))
+            for shard in range(shards):
+                with open(self._fragment(shard), "rb") as fragment:
+                    shutil.copyfileobj(fragment, file, _BUFFER)
 
 
 @dataclass(frozen=True)
@@ -148,11 +146,23 @@ class AlignedOutput(Sink):
         """The files of the sink, the landmarks and the preview."""
         return [*self.sink.named_files(), *self._beside()]
 
-    def files(self, shards: int) -> Iterable[str]:
+    def final_files(self) -> Iterable[str]:
         """The files of the sink, and the landmarks; a preview may be deleted after it was looked at."""
-        yield from self.sink.files(shards)
+        yield from self.sink.final_files()
         if self.found is not None:
             yield self.found.path
+
+    def shard_file(self, shard: int) -> str | None:
+        """The file of the shard in the sink."""
+        return self.sink.shard_file(shard)
+
+    def count_images(self) -> int | None:
+        """How many images the sink counts."""
+        return self.sink.count_images()
+
+    def missing_images(self, samples: int) -> Iterable[tuple[int, str]]:
+        """The images that are not in the sink."""
+        return self.sink.missing_images(samples)
 
     def prepare(self) -> None:
         """Prepare the sink and the landmarks."""
@@ -164,13 +174,13 @@ class AlignedOutput(Sink):
         """The writer of the sink."""
         return self.sink.open_shard(shard)
 
-    def finish(self, shards: int) -> Mapping[str, Any]:
+    def finish(self, shards: int, publish: Publish) -> Mapping[str, Any]:
         """Publish the dataset, then the rest."""
-        facts = dict(self.sink.finish(shards))
+        facts = dict(self.sink.finish(shards, publish))
         if self.found is not None:
-            self.found.join(shards)
+            self.found.join(shards, publish)
         if self.unused is not None:
-            facts["unused_landmarks"] = _write_unused(os.path.join(self.root, UNUSED), self.unused())
+            facts["unused_landmarks"] = _write_unused(os.path.join(self.root, UNUSED), self.unused(), publish)
         return facts
 
     def clean_up(self) -> None:
@@ -199,14 +209,16 @@ def _unchanged(sink: Sink) -> Sink:
     return sink
 
 
-def _write_unused(path: str, keys: Iterable[str]) -> int:
+def _write_unused(path: str, keys: Iterable[str], publish: Publish) -> int:
     count = 0
-    try:
-        with atomic_writer(path) as file:
-            for count, key in enumerate(keys, 1):  # noqa: B007
-                file.write(os.fsencode(key) + b"\n")
-        if count == 0:
-            os.unlink(path)
-    except OSError as error:
-        raise output_error(error, path) from error
+
+    def lines() -> Iterator[bytes]:
+        nonlocal count
+        for count, key in enumerate(keys, 1):  # noqa: B007
+            yield os.fsencode(key) + b"\n"
+
+    written = lines()
+    if (first := next(written, None)) is not None:
+        with output_errors(path), atomic_writer(path, rename=publish) as file:
+            file.writelines(chain([first], written))
     return count

@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import LARGEST_LABEL
-from facedata.errors import FormatError, InputError, input_error, output_error
-from facedata.files import atomic_writer
+from facedata.errors import FormatError, InputError, input_error
+from facedata.files import StrPath, atomic_writer, output_errors
 from facedata.text import listed
 
 __all__ = [
@@ -41,8 +41,10 @@ _SPLIT = re.compile(
 _log = logging.getLogger(__name__)
 
 
-def write_class_names(path: str | os.PathLike[str], names: Mapping[int, str]) -> None:
-    """Write the names of labels, in ascending order; the file appears complete or not at all.
+def write_class_names(
+    path: StrPath, names: Mapping[int, str], rename: Callable[[StrPath, StrPath], None] = os.replace
+) -> None:
+    """Write the names of labels, in ascending order; the file gets its name from `rename` when it is complete.
 
     Control characters in a name, which would break the lines, are written as spaces.
 
@@ -51,13 +53,10 @@ def write_class_names(path: str | os.PathLike[str], names: Mapping[int, str]) ->
     OutputError
         If the file cannot be written.
     """
-    try:
-        with atomic_writer(path) as file:
-            for label in sorted(names):
-                name = "".join(" " if ord(c) < 32 or c in "\x7f\x85\u2028\u2029" else c for c in names[label])
-                file.write(f"{label}\t{name}\n".encode(errors="surrogateescape"))
-    except OSError as error:
-        raise output_error(error, path) from error
+    with output_errors(path), atomic_writer(path, rename=rename) as file:
+        for label in sorted(names):
+            name = "".join(" " if ord(c) < 32 or c in "\x7f\x85\u2028\u2029" else c for c in names[label])
+            file.write(f"{label}\t{name}\n".encode(errors="surrogateescape"))
 
 
 def read_class_names(path: str | os.PathLike[str]) -> dict[int, str]:

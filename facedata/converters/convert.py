@@ -429,6 +429,10 @@ def _with_last_label(facts: Mapping[str, Any], state: JobState) -> Mapping[str, 
     return {**facts, **merged, "sets": [*others, {**last, "last_label": largest}]}
 
 
+class _OnlyTriedError(Exception):
+    """Ends a task that was tried without some of its samples: no file of it may appear."""
+
+
 @dataclass(frozen=True)
 class _ConvertShard:
     """The task of one shard, sent to the worker that does it; `source` and `change` are its own parts of them."""
@@ -439,6 +443,7 @@ class _ConvertShard:
     first: int
     change: Change | None = None
     culprits: Mapping[int, str] = field(default_factory=dict)
+    whole: bool = True
 
     @property
     def samples(self) -> range:
@@ -449,7 +454,9 @@ class _ConvertShard:
         """The task for these samples, without the `culprits` among them; see `DivisibleTask`."""
         begin, end = samples.start - self.first, samples.stop - self.first
         change = None if self.change is None else self.change.part(begin, end)
-        return replace(self, source=self.source[begin:end], first=samples.start, change=change, culprits=culprits)
+        whole = samples == self.samples
+        source = self.source[begin:end]
+        return replace(self, source=source, first=samples.start, change=change, culprits=culprits, whole=whole)
 
     def __call__(self) -> ShardResult:
         begin = time.monotonic()
@@ -489,13 +496,19 @@ class _ConvertShard:
                     if slow or not index % _REPORT_EVERY:
                         report_progress(index - self.first + 1, count)
                 block = writer.block() if isinstance(writer, BlockEncoder) else None
+                if not self.whole:
+                    raise _OnlyTriedError
+            path = self.sink.shard_file(self.shard)
+            file_size = None if path is None else os.path.getsize(path)
+        except _OnlyTriedError:
+            return ShardResult(0, 0, "", None, (), 0.0)
         except FacedataError:
             raise
         except OSError as error:
             raise output_error(error, self.sink.root) from error
         seconds = time.monotonic() - begin
         digits = f"{digest:08x}"
-        return ShardResult(samples, size, digits, labels, tuple(failures), seconds, block, tuple(skipped))
+        return ShardResult(samples, size, digits, labels, tuple(failures), seconds, block, tuple(skipped), file_size)
 
     def _failure(self, index: int, item: SampleError | Refused) -> Mapping[str, Any]:
         if isinstance(item, Refused):

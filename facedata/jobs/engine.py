@@ -143,6 +143,11 @@ class Recorder:
     order of the shards. A block that ends early waits in memory, so only a few shards run ahead of the next one.
 
     Once more samples of the whole job than `failures_allowed` have failed, `TooManyFailuresError` is raised.
+
+    Attributes
+    ----------
+    check : callable
+        Called before anything is written, also in the workers: raises if the output is not in its place any more.
     """
 
     def __init__(
@@ -155,7 +160,7 @@ class Recorder:
         failures_allowed: int | None = None,
     ) -> None:
         self.state, self.meter, self._failures_allowed = state, meter, failures_allowed
-        self._journal, self._writer = journal, writer
+        self._journal, self._writer, self.check = journal, writer, journal.check_in_place
         self._next = 0 if writer is None else writer.done
         self._window = min(workers + _BLOCKS_AHEAD, _MOST_BLOCKS_AHEAD)
         self._waiting: dict[int, ShardResult] = {}
@@ -175,10 +180,12 @@ class Recorder:
             self._next += 1
 
     def _note(self, shard: int, result: ShardResult, writer: OrderedWriter | None) -> None:
+        self.check()
         if writer is None:
             entry = done_entry(shard, result)
         else:
             entry = done_entry(shard, result, writer.write(shard, result.block))
+            self.check()
             writer.commit(entry)
         self._journal.append(entry)
         self.state.add(shard, entry)
@@ -205,6 +212,7 @@ class _PicklableTask:
 
     task: ShardTask
     shard: int
+    check: Callable[[], None]
 
     def __call__(self) -> ShardResult:
         global _slot
@@ -212,6 +220,7 @@ class _PicklableTask:
         if _counts is not None:
             _counts[_slot] = _BEGUN
         try:
+            self.check()
             return self.task()
         except Exception as error:
             try:
@@ -312,7 +321,7 @@ class ShardRunner:
                 if self._counts is not None:
                     self._counts[2 * (queue[0] % _SLOTS)] = 0
                 try:
-                    future = executor.submit(_PicklableTask(task, queue[0]))
+                    future = executor.submit(_PicklableTask(task, queue[0], self._recorder.check))
                 except BrokenExecutor:
                     break
                 except OSError as error:

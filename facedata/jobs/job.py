@@ -31,7 +31,7 @@ from facedata.jobs.engine import (
     ShardTask,
 )
 from facedata.jobs.journal import FAILURES, JobState, Journal, JournalWriter
-from facedata.jobs.output import check_still_ours, claim_output
+from facedata.jobs.output import check_still_ours, claim_output, lost_files
 from facedata.jobs.plan import Part, Plan
 from facedata.text import counted
 
@@ -222,6 +222,8 @@ def run_job(
                     writer = stack.enter_context(output.open_writer(state.output_ends))
                     _append_unrecorded(plan, journal, options.part, state, writer, output)
             todo = [shard for shard in part if not state.done[shard]]
+            # those whose file an interrupted run left, or someone else: what is refused is refused at once
+            todo.sort(key=lambda shard: not os.path.lexists(output.shard_file(shard) or ""))
             total, left = (sum(plan.sample_count(shard) for shard in shards) for shards in (part, todo))
             meter = ProgressMeter(total, total - left, options.observer)
             if todo and (allowed is None or state.failures <= allowed):
@@ -278,6 +280,7 @@ def _publish(
     plan: Plan, journal: Journal, output: Output, options: JobOptions, meter: ProgressMeter, conclude: Conclude | None
 ) -> JobSummary:
     """Publish the result if every shard is done; parts that end at the same moment take turns."""
+    journal.check_in_place()
     with journal.lock() as lock:
         lock.take_finishing()
         check_still_ours(plan, output)
@@ -294,8 +297,18 @@ def _publish(
             return _summary(plan, journal, state, output, options, meter, None)
         final = journal.read_summary()
         if final is None:
-            journal.note_publishing()
-            facts = {**(conclude(plan.facts, state) if conclude else plan.facts), **output.finish(plan.shards)}
+            if lost := lost_files(plan, journal, state, output):
+                with JournalWriter(journal, plan, options.part) as lines:
+                    for shard in lost:
+                        lines.append({"shard": shard, "lost": True})
+                raise _lost_error(lost)
+            facts = conclude(plan.facts, state) if conclude else plan.facts
+            facts = {**facts, **output.finish(plan.shards, journal.publish)}
+            for path in output.files(plan.shards):
+                if not os.path.lexists(path):
+                    raise OutputMismatchError(
+                        f"{path}: this job wrote it, but the file is gone; --overwrite starts the job again"
+                    )
             digests = "".join(state.digests[shard] for shard in sorted(state.digests))
             final = {
                 "samples": state.samples,
@@ -310,6 +323,19 @@ def _publish(
         # whoever did the shards, nobody writes their files any more
         _clean_up(journal, output, map(os.path.basename, output.files(plan.shards)))
         return _summary(plan, journal, state, output, options, meter, final)
+
+
+def _lost_error(lost: Mapping[int, str]) -> OutputMismatchError:
+    path = next(iter(lost.values()))
+    others = f", and files of {counted(len(lost) - 1, 'other shard')}" if len(lost) > 1 else ""
+    if os.path.isfile(path):
+        return OutputMismatchError(
+            f"{path}: is not as this job wrote it, its size has changed{others}; move it away and run the same command "
+            "again, which writes it again"
+        )
+    return OutputMismatchError(
+        f"{path}: this job wrote it, but it is gone{others}; run the same command again, which writes it again"
+    )
 
 
 def _clean_up(journal: Journal, output: Output, unused: Iterable[str] = ()) -> None:

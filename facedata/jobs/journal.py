@@ -5,6 +5,7 @@ Its files are hidden, and none that stays is a folder, because readers of image 
 - ``.facedata-plan.json`` says which job writes this output; without ``.facedata-summary.json`` it is unfinished;
 - ``.facedata-journal*.jsonl`` has one line for each shard that is done or failed; each part appends to its own file;
 - ``.facedata-lock`` is locked byte by byte, one byte per shard, so that two runs never write the same shard at once;
+- ``.facedata-publishing`` has a mark of each file that a run was about to give its final name;
 - ``failures.jsonl`` names each sample that could not be delivered, ``skipped.jsonl`` each that was not wanted;
 - ``.facedata-summary.json`` is written last.
 """
@@ -17,13 +18,25 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from facedata.errors import FormatError, InputNotFoundError, InputUnfinishedError, input_error
-from facedata.files import atomic_writer, lock_region, open_new, open_own, open_regular, temporary_name, write_fully
+from facedata.errors import FormatError, InputNotFoundError, InputUnfinishedError, OutputMismatchError, input_error
+from facedata.files import (
+    StrPath,
+    atomic_writer,
+    lock_region,
+    open_new,
+    open_own,
+    open_regular,
+    read_small,
+    rename_new,
+    temporary_name,
+    write_fully,
+)
 from facedata.jobs.plan import Part, Plan
 
 __all__ = [
@@ -48,9 +61,11 @@ BUILDING = f"{PREFIX}building"
 PLAN = f"{PREFIX}plan.json"
 SUMMARY = f"{PREFIX}summary.json"
 PUBLISHING = f"{PREFIX}publishing"
+CLEARING = f"{PREFIX}clearing"
 FAILURES = "failures.jsonl"
 SKIPPED = "skipped.jsonl"
 _LONGEST_CAUSE = 40
+_LARGEST_NOTE = 1 << 20
 _FINISHING = 1 << 40  # the byte that stands for publishing the result, far beyond those of the shards
 
 
@@ -74,6 +89,8 @@ class ShardResult:
         What the single writer of an `OrderedOutput` writes, prepared in the worker.
     skipped : sequence of mapping
         As `failures`, for the samples that are not wanted: an image without a face.
+    file_size : int, optional
+        Of the file that the shard has for itself, see `Output.shard_file`.
     """
 
     samples: int
@@ -84,6 +101,7 @@ class ShardResult:
     seconds: float
     block: Any = None
     skipped: tuple[Mapping[str, Any], ...] = ()
+    file_size: int | None = None
 
 
 @dataclass
@@ -100,6 +118,8 @@ class JobState:
         Shards that could not be done, with the reason.
     output_ends : dict of int to mapping
         Where an `OrderedOutput` ends after each shard, as its writer returned it.
+    file_sizes : dict of int to int
+        Bytes of the files of the shards that have one for themselves.
     """
 
     done: bytearray
@@ -112,6 +132,7 @@ class JobState:
     failed_shards: dict[int, str] = field(default_factory=dict)
     digests: dict[int, str] = field(default_factory=dict)
     output_ends: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    file_sizes: dict[int, int] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -135,6 +156,8 @@ class JobState:
         self.digests[shard] = str(entry["digest"])
         if "end" in entry:
             self.output_ends[shard] = dict(entry["end"])
+        if "file_size" in entry:
+            self.file_sizes[shard] = int(entry["file_size"])
         if entry["labels"]:
             self.largest_label = max(self.largest_label, int(entry["labels"][1]))
 
@@ -144,6 +167,28 @@ class Journal:
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
+        self._mark: str | None = None
+
+    def hold(self) -> None:
+        """Remember which folder this is; from now on writing anything else there is refused, see `check_in_place`."""
+        self._mark = _mark_of(self.folder / PLAN)
+
+    def check_in_place(self) -> None:
+        """Raise if the folder was moved away since `hold`, so that nothing is written to what has taken its name.
+
+        Raises
+        ------
+        OutputMismatchError
+        """
+        if self._mark is None:
+            return
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if self._mark == _mark_of(self.folder / PLAN):
+                return
+        raise OutputMismatchError(
+            f"{self.folder}: was moved away or replaced while this job was writing it, so the job stopped; what is "
+            "finished is in the moved folder. Move it back, or name its new place, and run the same command to resume"
+        )
 
     def read_plan(self) -> Plan | None:
         """The plan of the job that writes this folder, or None if there is none.
@@ -178,17 +223,26 @@ class Journal:
         """The lock of the job, not yet taken."""
         return ShardLock(self.folder / f"{PREFIX}lock")
 
-    def note_publishing(self) -> None:
-        """Note that files appear at their final names from now on: those found there later belong to this job."""
-        os.close(open_own(self.folder / PUBLISHING))
+    def publish(self, source: StrPath, target: StrPath) -> None:
+        """Give a file of this job its final name; replaces nothing. What file it is is noted first."""
+        self.check_in_place()
+        with open(self.folder / PUBLISHING, "ab", opener=open_own) as note:
+            note.write(f"\n{_mark_of(source)}\n".encode())  # a line that a killed run left may have no end
+            note.flush()
+            os.fsync(note.fileno())
+        rename_new(source, target)
+
+    def has_published(self, path: StrPath) -> bool:
+        """Whether a file at a final name is one that `publish` put there, unchanged since."""
+        try:
+            marks = read_small(self.folder / PUBLISHING, _LARGEST_NOTE).decode(errors="replace").splitlines()
+            return _mark_of(path) in marks
+        except FileNotFoundError:
+            return False
 
     def forget_publishing(self) -> None:
-        """Remove that note; a summary makes it obsolete."""
+        """Remove the note of what was published; a summary makes it obsolete."""
         (self.folder / PUBLISHING).unlink(missing_ok=True)
-
-    def is_publishing(self) -> bool:
-        """Whether a run has begun to publish, or has."""
-        return (self.folder / PUBLISHING).exists() or self.read_summary() is not None
 
     def read_summary(self) -> dict[str, Any] | None:
         """The summary of a finished job, or None."""
@@ -228,14 +282,20 @@ class Journal:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Mark the job as finished; the last file written."""
+        self.check_in_place()
         with atomic_writer(self.folder / SUMMARY) as file:
             file.write(_dump(summary, indent=2))
 
     def load(self, plan: Plan) -> JobState:
         """Read all journals of the job."""
         state = JobState(bytearray(plan.shards))
+        lost = Counter(entry["shard"] for _, _, entry in self._entries(plan) if "lost" in entry)
         for _, _, entry in self._entries(plan):
-            state.add(entry["shard"], entry)
+            shard = entry["shard"]
+            if lost[shard] and "digest" in entry:  # what this line says was written is not there any more
+                lost[shard] -= 1
+            elif "lost" not in entry:
+                state.add(shard, entry)
         return state
 
     def runs(self) -> list[dict[str, Any]]:
@@ -247,6 +307,7 @@ class Journal:
 
         The lines are in the order of the samples. Without any there is no file.
         """
+        self.check_in_place()
         written = set()
         with atomic_writer(self.folder / FAILURES) as failures, atomic_writer(self.folder / SKIPPED) as skipped:
             for name, line in self._listed(plan):
@@ -263,11 +324,15 @@ class Journal:
                 counts[name][_cause(line["reason"])] += 1
         return dict(counts[FAILURES].most_common()), dict(counts[SKIPPED].most_common())
 
+    def undelivered(self, plan: Plan) -> set[int]:
+        """The numbers of the samples that failed or were skipped."""
+        return {line["index"] for _, line in self._listed(plan) if "index" in line}
+
     def _listed(self, plan: Plan) -> Iterator[tuple[str, dict[str, Any]]]:
         """The lines of ``failures.jsonl`` and ``skipped.jsonl``, in the order of the samples."""
         places: dict[int, tuple[Path, int]] = {}
         for path, place, entry in self._entries(plan):
-            if entry["shard"] not in places or "failed" not in entry:
+            if "digest" in entry or (entry["shard"] not in places and "failed" in entry):
                 places[entry["shard"]] = (path, place)
         for shard in sorted(places):
             path, place = places[shard]
@@ -321,6 +386,7 @@ class JournalWriter:
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         self.append({"run": run})
+        self.check_in_place = journal.check_in_place
 
     def __enter__(self) -> JournalWriter:
         return self
@@ -377,6 +443,8 @@ def done_entry(shard: int, result: ShardResult, end: Mapping[str, Any] | None = 
     }
     if result.skipped:
         entry["skipped"] = list(result.skipped)
+    if result.file_size is not None:
+        entry["file_size"] = result.file_size
     return entry if end is None else {**entry, "end": dict(end)}
 
 
@@ -391,12 +459,18 @@ def refuse_unfinished(path: str | os.PathLike[str]) -> None:
     start = Path(path).absolute()
     for folder in (start, Path(f"{start}{BESIDE}"), *start.parents):
         journal = Journal(folder)
-        if _is_file(folder / PLAN) and not _is_file(folder / SUMMARY):
+        if _is_file(folder / CLEARING) or (_is_file(folder / PLAN) and not _is_file(folder / SUMMARY)):
             plan = journal.read_plan()
             command = plan.facts.get("command_line", "the same command") if plan else "the same command"
             raise InputUnfinishedError(
                 f"{folder}: is the output of a job that has not finished; finish it with: {command}"
             )
+
+
+def _mark_of(path: StrPath) -> str:
+    """What tells a file from another one that gets its name; the device has another number on each machine."""
+    status = os.stat(path, follow_symlinks=False)
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
 
 
 def _is_file(path: Path) -> bool:

@@ -20,8 +20,18 @@ from facedata.errors import (
     input_error,
     output_error,
 )
-from facedata.files import StrPath, make_own_folder, open_own, output_errors, remove_stale_temporaries
-from facedata.jobs.journal import BESIDE, BUILDING, FAILURES, PREFIX, SKIPPED, SUMMARY, Journal
+from facedata.files import StrPath, make_own_folder, open_own, output_errors, remove_stale_temporaries, sync_folder
+from facedata.jobs.journal import (
+    BESIDE,
+    BUILDING,
+    CLEARING,
+    FAILURES,
+    PREFIX,
+    SKIPPED,
+    SUMMARY,
+    JobState,
+    Journal,
+)
 from facedata.jobs.plan import Plan
 from facedata.text import listed
 
@@ -30,12 +40,12 @@ __all__ = [
     "check_output",
     "check_still_ours",
     "claim_output",
+    "lost_files",
     "make_folders",
     "new_folders",
     "refuse_overlap",
 ]
 
-_CLEARING = f"{PREFIX}clearing"
 _NAMING_OPTIONS = ("format", "names")  # that decide what files are called
 _SOURCE_LAYOUT = "source"  # it keeps the names of the input, which no later job knows
 
@@ -52,7 +62,8 @@ def check_output(plan: Plan, output: Output, *, overwrite: bool) -> None:
     """
     folder = Path(output.root)
     names = _names_in(folder)
-    existing = Journal(folder).read_plan() if names and not overwrite and _CLEARING not in names else None
+    journal = Journal(folder)
+    existing = journal.read_plan() if names and not overwrite and CLEARING not in names else None
     if existing is None:
         _check_named_files(output, overwrite=overwrite)
         _check_foreign(plan, folder, names, output, overwrite=overwrite)
@@ -62,8 +73,8 @@ def check_output(plan: Plan, output: Output, *, overwrite: bool) -> None:
             f"{folder}: belongs to a job that differs: {'; '.join(plan.differences(existing))}. Choose another output, "
             f"or --overwrite to start again; that job resumes with: {resume}"
         )
-    elif not Journal(folder).is_publishing():
-        _refuse_appeared(output)
+    elif journal.read_summary() is None:
+        _refuse_appeared(output, journal)
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -115,10 +126,10 @@ def _check_named_files(output: Output, *, overwrite: bool) -> None:
             raise OutputError(f"{name}: no permission to write in {folder}, or it is read-only; choose another place")
 
 
-def _refuse_appeared(output: Output) -> None:
+def _refuse_appeared(output: Output, journal: Journal) -> None:
     """Refuse a file at a final name that appeared after the job began and that the job has not written."""
-    for name in output.named_files():
-        if os.path.lexists(name):
+    for name in dict.fromkeys((*output.named_files(), *output.final_files())):
+        if os.path.lexists(name) and not journal.has_published(name):
             raise OutputExistsError(
                 f"{name}: appeared after this job began and was not written by it, but the job will write there. "
                 "Move it away and run the same command again; --overwrite starts the job again and replaces it"
@@ -129,14 +140,14 @@ def _check_foreign(plan: Plan, folder: Path, names: Sequence[str], output: Outpu
     """Refuse files that no job wrote; --overwrite accepts those that are named like this output's own."""
     others = [name for name in names if not name.startswith(PREFIX)]
     foreign = [name for name in others if not output.owns(name) and name not in (FAILURES, SKIPPED)]
-    if overwrite and foreign and _CLEARING not in names:
+    if overwrite and foreign and CLEARING not in names:
         _refuse_other_kind(plan, folder, [name for name in foreign if name not in _listed_by_job_before(folder)])
-    if overwrite and foreign and f"{PREFIX}plan.json" not in names and _CLEARING not in names:
+    if overwrite and foreign and f"{PREFIX}plan.json" not in names and CLEARING not in names:
         raise OutputExistsError(
             f"{folder}: --overwrite deletes only what facedata writes, and this folder holds {listed(foreign)}; choose "
             "another output, or remove the folder yourself"
         )
-    if others and not overwrite and _CLEARING not in names:
+    if others and not overwrite and CLEARING not in names:
         way_out = "" if foreign else ", or --overwrite to replace it"
         raise OutputExistsError(
             f"{folder}: is not empty (it holds {listed(others)}), and no facedata job wrote it; choose another "
@@ -173,11 +184,12 @@ def claim_output(plan: Plan, output: Output, *, overwrite: bool) -> Journal:
         if folder.name.endswith(BESIDE):  # not named by the user
             make_own_folder(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if overwrite or (folder / _CLEARING).exists():
+        if overwrite or (folder / CLEARING).exists():
             _clear(folder, output)
         journal = Journal(folder)
         if journal.read_plan() is None:
             journal.write_plan(plan)
+        journal.hold()
     except OutputError:
         raise
     except OSError as error:
@@ -200,6 +212,27 @@ def check_still_ours(plan: Plan, output: Output) -> None:
         )
 
 
+def lost_files(plan: Plan, journal: Journal, state: JobState, output: Output) -> dict[int, str]:
+    """What is missing of that which the shards wrote, or is not as they wrote it: by shard, the path of a file."""
+    lost: dict[int, str] = {}
+    for shard in range(plan.shards):
+        if (path := output.shard_file(shard)) is not None:
+            size = os.path.getsize(path) if os.path.isfile(path) else -1
+            if size != state.file_sizes.get(shard, max(size, 0)):
+                lost[shard] = path
+    count = output.count_images()
+    if count is not None and count < state.samples:
+        undelivered = journal.undelivered(plan)
+        shard = 0
+        for number, path in output.missing_images(plan.samples):
+            while number >= plan.bounds(shard)[1]:
+                shard += 1
+            if number not in undelivered:
+                lost.setdefault(shard, path)
+        lost = lost or dict.fromkeys(range(plan.shards), output.root)
+    return lost
+
+
 def _clear(folder: Path, output: Output) -> None:
     """Delete what a job wrote in the folder, its result and its journal, and nothing else.
 
@@ -209,17 +242,18 @@ def _clear(folder: Path, output: Output) -> None:
         lock.take(range(1 << 30))
         lock.take_finishing()
         listed = _listed_by_job_before(folder)
-        os.close(open_own(folder / _CLEARING))
+        os.close(open_own(folder / CLEARING))
         (folder / SUMMARY).unlink(missing_ok=True)  # so that what is left does not read as finished
+        sync_folder(folder)
         for name in os.listdir(folder):
             if output.owns(name) or name in listed:
                 _remove(folder / name)
         for path in _named_beside(folder, output):
             path.unlink(missing_ok=True)
         for path in Journal(folder).files():
-            if path.name != _CLEARING:
+            if path.name != CLEARING:
                 path.unlink(missing_ok=True)
-        (folder / _CLEARING).unlink()
+        (folder / CLEARING).unlink()
 
 
 def _listed_by_job_before(folder: Path) -> set[str]:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from facedata.converters.convert import Conversion, plan_conversion, run_conversion
 from facedata.converters.rec.sink import RecSink
-from facedata.dataset import Sample, Source
-from facedata.errors import OptionError, output_error
-from facedata.files import atomic_writer
+from facedata.dataset import Publish, Sample, Source
+from facedata.errors import OptionError
+from facedata.files import atomic_writer, output_errors
 from facedata.images import import_opencv, opencv_in_one_thread
 from facedata.jobs.job import JobOptions, JobSummary
 from facedata.jobs.journal import SUMMARY, Journal
@@ -131,20 +131,18 @@ class _SampleSink(RecSink):
     def named_files(self) -> Sequence[str]:
         return [] if self.preview is None else [self.preview]
 
-    def files(self, shards: int) -> Iterable[str]:
-        return [*super().files(shards), os.path.join(self.root, _LANDMARKS)]
+    def final_files(self) -> Iterable[str]:
+        return [*super().final_files(), os.path.join(self.root, _LANDMARKS)]
 
-    def finish(self, shards: int) -> Mapping[str, Any]:
-        try:
-            with atomic_writer(os.path.join(self.root, _LANDMARKS)) as file:
-                for position in range(self.sample.identities * self.sample.images):
-                    line: dict[str, Any] = {"key": str(position + 1), "label": position // self.sample.images}
-                    for points in face_landmarks(*self.sample.person(position), self.sample.size):
-                        line[f"landmarks{len(points)}"] = [[round(x, 3), round(y, 3)] for x, y in points.tolist()]
-                    file.write(json.dumps(line).encode() + b"\n")
-        except OSError as error:
-            raise output_error(error, self.root) from error
-        return super().finish(shards)
+    def finish(self, shards: int, publish: Publish) -> Mapping[str, Any]:
+        path = os.path.join(self.root, _LANDMARKS)
+        with output_errors(path), atomic_writer(path, rename=publish) as file:
+            for position in range(self.sample.identities * self.sample.images):
+                line: dict[str, Any] = {"key": str(position + 1), "label": position // self.sample.images}
+                for points in face_landmarks(*self.sample.person(position), self.sample.size):
+                    line[f"landmarks{len(points)}"] = [[round(x, 3), round(y, 3)] for x, y in points.tolist()]
+                file.write(json.dumps(line).encode() + b"\n")
+        return super().finish(shards, publish)
 
 
 def make_sample(

@@ -385,9 +385,9 @@ def test_a_forged_plan_has_nothing_deleted_elsewhere(tmp_path: Path) -> None:
 def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     start, finish = write_set(tmp_path / "set", [0, 1]), LmdbSink.finish
 
-    def late(sink: LmdbSink, shards: int) -> Any:
+    def late(sink: LmdbSink, shards: int, publish: Any) -> Any:
         (tmp_path / "k_kv.txt").write_text("of somebody else")
-        return finish(sink, shards)
+        return finish(sink, shards, publish)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LmdbSink, "finish", late)
@@ -419,8 +419,8 @@ def test_a_second_run_while_the_first_publishes_waits_and_changes_nothing(tmp_pa
     program = (
         "import sys, time; from facedata.converters.convert import *; from facedata.jobs.job import JobOptions\n"
         "c = plan_dataset([sys.argv[1]], sys.argv[2]); finish = type(c.sink).finish\n"
-        "def slow(sink, shards):\n"
-        "    facts = finish(sink, shards); open(sys.argv[3], 'w').close(); time.sleep(0.7); return facts\n"
+        "def slow(sink, *rest):\n"
+        "    facts = finish(sink, *rest); open(sys.argv[3], 'w').close(); time.sleep(0.7); return facts\n"
         "type(c.sink).finish = slow\n"
         "convert_dataset([sys.argv[1]], sys.argv[2], None, JobOptions(workers=1))"
     )

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,9 +20,9 @@ from numpy.typing import NDArray
 
 from facedata.converters.class_names import CLASSES, write_class_names
 from facedata.converters.folder import GLINT360K, IMAGEFOLDER, NO_CLASS, SOURCE
-from facedata.dataset import Sample, Sink, Source, known_extension
-from facedata.errors import OptionError, RefusedSampleError, output_error
-from facedata.files import atomic_writer, make_own_folder, open_own, write_fully
+from facedata.dataset import Publish, Sample, Sink, Source, known_extension
+from facedata.errors import OptionError, OutputExistsError, RefusedSampleError, output_error
+from facedata.files import atomic_writer, make_own_folder, open_own, output_errors, read_exactly, write_fully
 from facedata.images import IMAGE_EXTENSIONS, image_extension, stem_of_key
 from facedata.jobs.journal import FAILURES, SKIPPED
 from facedata.names import Folding, folders_taken_for_one, name_folding
@@ -40,7 +41,9 @@ _LONGEST_NAME = 255  # bytes, on all usual file systems
 _BYTES_PER_LETTER = 4  # at most
 _WRITTEN_EXTENSIONS = IMAGE_EXTENSIONS | {"bin"}
 _FRAGMENTS = ".facedata-list"
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_NUMBER = re.compile(r"(?:\d+_)?(\d+)(?:_\d+)?\.\w+")
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_REOPEN = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -75,6 +78,8 @@ class FolderSink(Sink):
         no folder; not sent to the workers either.
     labelled : bool
         Whether the source has labels.
+    source : Source, optional
+        What is written, to name an image that is gone; not sent to the workers.
     """
 
     root: str
@@ -86,11 +91,11 @@ class FolderSink(Sink):
     folders: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
     images: NDArray[np.int64] | None = field(default=None, compare=False, repr=False)
     labelled: bool = True
+    source: Source | None = field(default=None, compare=False, repr=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            name: value for name, value in self.__dict__.items() if name not in ("class_names", "folders", "images")
-        }
+        unsent = ("class_names", "folders", "images", "source")
+        return {name: value for name, value in self.__dict__.items() if name not in unsent}
 
     @property
     def named_by_key(self) -> bool:  # type: ignore[override]
@@ -121,7 +126,8 @@ class FolderSink(Sink):
         names_matter = not source.labelled and source.keys_are_paths
         layout = self.layout or (SOURCE if names_matter else GLINT360K)
         if layout != SOURCE:
-            return replace(self, layout=layout, class_names=source.class_names(), labelled=source.labelled), None
+            names = source.class_names()
+            return replace(self, layout=layout, class_names=names, labelled=source.labelled, source=source), None
         folding = name_folding(self.root)
         _check_paths(source, self.root, folding)
         if self.list_file is not None and source.labelled:
@@ -145,6 +151,7 @@ class FolderSink(Sink):
             images=np.sort(_hashes(loose)),
             class_names=names if needed else None,
             labelled=source.labelled,
+            source=source,
         ), None
 
     def owns(self, name: str) -> bool:
@@ -169,6 +176,53 @@ class FolderSink(Sink):
         """The list."""
         return [] if self.list_file is None else [self.list_file]
 
+    def final_files(self) -> list[str]:
+        """The list and the file of the class names."""
+        return [*self.named_files(), *([] if self.class_names is None else [os.path.join(self.root, CLASSES)])]
+
+    def _image_folders(self) -> list[str]:
+        """The folders of images that are there, of those in the root."""
+        pattern = _FOLDER_NAMES.get(self.layout or GLINT360K)
+        with os.scandir(self.root) as entries:
+            found = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+        names = (entry.name for entry in found)
+        return [name for name in names if (pattern.fullmatch(name) if pattern else name in self.folders)]
+
+    def count_images(self) -> int:
+        """How many images there are; only names are read."""
+        folders = [os.path.join(self.root, name) for name in self._image_folders()]
+        if self.layout == SOURCE:
+            loose = sum(map(self._is_image, os.listdir(self.root)))
+            return loose + sum(len(files) for folder in folders for _, _, files in os.walk(folder))
+        unlabelled = os.path.join(self.root, NO_CLASS)
+        folders += [unlabelled] if os.path.isdir(unlabelled) else []
+        return sum(len(os.listdir(folder)) for folder in folders)
+
+    def missing_images(self, samples: int) -> Iterator[tuple[int, str]]:
+        """Number and path of each image that is not there."""
+        assert self.source is not None
+        if self.layout == SOURCE:
+            for number, key in enumerate(self.source.keys()):
+                path = os.path.join(self.root, key)
+                if not any(map(os.path.lexists, (path, *(f"{path}.{extension}" for extension in _WRITTEN_EXTENSIONS)))):
+                    yield number, path
+            return
+        found = np.zeros(samples, bool)
+        for folder in (*self._image_folders(), NO_CLASS):
+            with suppress(FileNotFoundError):
+                numbers = (
+                    match[1]
+                    for name in os.listdir(os.path.join(self.root, folder))
+                    if (match := _NUMBER.fullmatch(name))
+                )
+                found[[number for number in map(int, numbers) if number < samples]] = True
+        labels = self.source.labels()
+        template = _TEMPLATES[self.layout or GLINT360K]
+        for number in np.flatnonzero(~found).tolist():
+            label = labels[number]
+            name = f"{template.format(label)}/{label}_{number}" if label >= 0 else f"{NO_CLASS}/{number}"
+            yield number, os.path.join(self.root, f"{name}.*")
+
     def _fragment(self, shard: int) -> str:
         return os.path.join(self.root, _FRAGMENTS, f"{shard:08d}")  # the part of the list that this shard writes
 
@@ -179,30 +233,21 @@ class FolderSink(Sink):
 
     @contextmanager
     def open_shard(self, shard: int) -> Iterator[_FolderWriter]:
-        """A writer for one shard; it overwrites what an interrupted run left."""
+        """A writer for one shard; it completes what an interrupted run left."""
         with _FolderWriter(self, None if self.list_file is None else self._fragment(shard)) as writer:
             yield writer
 
-    def finish(self, shards: int) -> Mapping[str, Any]:
+    def finish(self, shards: int, publish: Publish) -> Mapping[str, Any]:
         """Count the identities, write the names of the classes, and join the list from the fragments of the shards."""
-        with os.scandir(self.root) as entries:
-            if self.layout == SOURCE:
-                identities = sum(entry.name in self.folders for entry in entries)
-            else:
-                pattern = _FOLDER_NAMES[self.layout or GLINT360K]
-                identities = sum(pattern.fullmatch(entry.name) is not None for entry in entries)
-        facts = {"identities": identities} if self.labelled else {}
+        facts = {"identities": len(self._image_folders())} if self.labelled else {}
         if self.class_names is not None:
-            write_class_names(os.path.join(self.root, CLASSES), self.class_names)
+            write_class_names(os.path.join(self.root, CLASSES), self.class_names, publish)
         if self.list_file is None:
             return facts
-        try:
-            with atomic_writer(self.list_file) as file:
-                for shard in range(shards):
-                    with open(self._fragment(shard), "rb") as fragment:
-                        shutil.copyfileobj(fragment, file, 1 << 20)
-        except OSError as error:
-            raise output_error(error, self.list_file) from error
+        with output_errors(self.list_file), atomic_writer(self.list_file, rename=publish) as file:
+            for shard in range(shards):
+                with open(self._fragment(shard), "rb") as fragment:
+                    shutil.copyfileobj(fragment, file, 1 << 20)
         return {**facts, "list": self.list_file}
 
     def clean_up(self) -> None:
@@ -218,17 +263,20 @@ class _FolderWriter:
         self._sink, self._fragment = sink, fragment
         self._template = None if sink.layout == SOURCE else _TEMPLATES[sink.layout or GLINT360K]
         self._folder: str | None = None
-        self._descriptor = -1
+        self._root = self._descriptor = -1
         self._list: BinaryIO | None = None
 
     def __enter__(self) -> _FolderWriter:
+        # once, so that no image goes to another folder that gets this name
+        self._root = os.open(self._sink.root, _FOLDER & ~os.O_NOFOLLOW)
         if self._fragment is not None:
             self._list = open(self._fragment, "wb", opener=open_own)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
+        for descriptor in (self._descriptor, self._root):
+            if descriptor >= 0:
+                os.close(descriptor)
         if self._list is not None:
             self._list.close()
 
@@ -248,11 +296,16 @@ class _FolderWriter:
         if folder != self._folder:
             self._enter_folder(folder)
         try:
-            descriptor = os.open(name, _CREATE, 0o666, dir_fd=self._descriptor)
+            try:
+                descriptor = os.open(name, _CREATE, 0o666, dir_fd=self._descriptor)
+            except FileExistsError:
+                descriptor = self._reopen(folder, name, sample.image)
             try:
                 write_fully(descriptor, sample.image)
             finally:
                 os.close(descriptor)
+        except OutputExistsError:
+            raise
         except OSError as error:
             raise output_error(error, os.path.join(self._sink.root, folder, name)) from error
         if self._list is not None:  # an OSError here becomes one about the whole shard
@@ -261,19 +314,31 @@ class _FolderWriter:
                 (f"{path}{self._sink.separator}{sample.label}\n" if self._sink.labelled else f"{path}\n").encode()
             )
 
+    def _reopen(self, folder: str, name: str, image: bytes) -> int:
+        """Open an image that an interrupted run left, whole or not; refuse any other file."""
+        descriptor = os.open(name, _REOPEN, dir_fd=self._descriptor)
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        if is_file and image.startswith(read_exactly(descriptor, len(image) + 1, 0)):
+            return descriptor
+        os.close(descriptor)
+        raise OutputExistsError(
+            f"{os.path.join(self._sink.root, folder, name)}: appeared while this job was running or interrupted, is "
+            "not the image that the job writes there, and is left as it is; move it away and run the same command again"
+        )
+
     def _enter_folder(self, folder: str) -> None:
         """Create the folder and open it, without following a link in the place of a folder on the way."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor, self._folder = -1, None
-        path = self._sink.root
+        path, parent = self._sink.root, self._root
         try:
             for name in folder.split("/"):
-                above, path = self._descriptor, os.path.join(path, name)
-                entry, parent = (path, None) if above < 0 else (name, above)
+                path = os.path.join(path, name)
                 with suppress(FileExistsError):
-                    os.mkdir(entry, dir_fd=parent)
-                self._descriptor = os.open(entry, _FOLDER, dir_fd=parent)
+                    os.mkdir(name or ".", dir_fd=parent)
+                self._descriptor, above = os.open(name or ".", _FOLDER, dir_fd=parent), self._descriptor
+                parent = self._descriptor
                 if above >= 0:
                     os.close(above)
         except OSError as error:

@@ -17,7 +17,7 @@ from facedata.columns import LARGEST_LABEL, different_labels
 from facedata.converters.lmdb import CLASSES_SUFFIX, DATA, stem_of
 from facedata.converters.lmdb.datum import CAFFE, LAYOUTS, datum_parts
 from facedata.converters.lmdb.writer import BuildFiles, LmdbWriter, round_map_size
-from facedata.dataset import BlockEncoder, OrderedOutput, Sample, Sink, Source, known_extension
+from facedata.dataset import BlockEncoder, OrderedOutput, Publish, Sample, Sink, Source, known_extension
 from facedata.errors import EmptyDatasetError, OptionError, RefusedSampleError
 from facedata.files import network_file_system, output_errors, remove_stale_temporaries
 from facedata.jobs.buffers import BlockBuffer, ProcessAddress, SharedBuffer, this_process
@@ -170,7 +170,7 @@ class LmdbSink(Sink, OrderedOutput):
         files = [self.kv] if self.names is None else [self.kv, self._classes]
         return [*files, self.path] if self.single_file else files
 
-    def files(self, shards: int) -> Iterable[str]:
+    def final_files(self) -> Iterable[str]:
         """The database and its key-label file."""
         return [*self.named_files(), self._files.target]
 
@@ -189,7 +189,7 @@ class LmdbSink(Sink, OrderedOutput):
         """The writer of the database."""
         return LmdbWriter(self._files, ends, self.map_size, single_file=self.single_file)
 
-    def finish(self, shards: int) -> Mapping[str, Any]:
+    def finish(self, shards: int, publish: Publish) -> Mapping[str, Any]:
         """Publish the files, the database last."""
         files = self._files
         labels = different_labels(files.current_kv())
@@ -199,12 +199,12 @@ class LmdbSink(Sink, OrderedOutput):
                 f"{os.path.join(self.root, 'failures.jsonl')} or skipped.jsonl there"
             )
         gaps = int(labels[-1]) + 1 - len(labels)
-        files.publish_kv()
+        files.publish_kv(publish)
         if self.names is not None:
             from facedata.converters.class_names import write_class_names
 
-            write_class_names(self._classes, self.names)
-        files.publish_data()
+            write_class_names(self._classes, self.names, publish)
+        files.publish_data(publish)
         if len(labels) == 1:
             _log.warning(
                 "%s: has a single class; the two loaders of FFC count the labels of the next set differently", self.kv

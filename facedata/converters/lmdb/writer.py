@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from facedata.converters.lmdb import DATA
 from facedata.converters.lmdb.database import read_meta
-from facedata.dataset import OrderedWriter
+from facedata.dataset import OrderedWriter, Publish
 from facedata.errors import InputError, OptionError, OutputError, output_error
-from facedata.files import atomic_writer, free_bytes, make_own_folder, open_own, output_errors, rename_new, write_fully
+from facedata.files import atomic_writer, free_bytes, make_own_folder, open_own, output_errors, write_fully
 
 if TYPE_CHECKING:
     from facedata.converters.lmdb.sink import Block
@@ -89,18 +89,18 @@ class BuildFiles:
             return None
         return entry if all(isinstance(number, int) for number in numbers) else None
 
-    def publish_kv(self) -> None:
+    def publish_kv(self, publish: Publish) -> None:
         """Move the key-label file to its final name, unless that was done before."""
         if os.path.exists(self.kv):
-            _move(self.kv, self.kv_target)
+            _move(self.kv, self.kv_target, publish)
 
-    def publish_data(self) -> None:
+    def publish_data(self, publish: Publish) -> None:
         """Move the database to its final name, without its free pages if there are many."""
         if not os.path.exists(self.data):
             return
         meta = read_meta(self.data)
         if meta.last_page + 1 <= _LOOSE * meta.used_pages:
-            _move(self.data, self.target)
+            _move(self.data, self.target, publish)
             return
 
         import lmdb
@@ -109,23 +109,23 @@ class BuildFiles:
         # to the next run that all shards are in it
         with (
             output_errors(self.target),
-            atomic_writer(self.target, replace=False) as file,
+            atomic_writer(self.target, rename=publish) as file,
             _lmdb_errors(self.target, lambda: meta.used_pages * meta.page_size),
             lmdb.open(os.fsencode(self.data), subdir=False, readonly=True, lock=False, create=False) as environment,
         ):
             environment.copyfd(file.fileno(), compact=True)
 
 
-def _move(source: str, target: str) -> None:
+def _move(source: str, target: str, publish: Publish) -> None:
     """Rename, or copy if the target is on another file system; the bytes are on the disk before the name is."""
     with output_errors(target), open(source, "rb") as file:
         os.fsync(file.fileno())
         try:
-            rename_new(source, target)
+            publish(source, target)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
-            with atomic_writer(target, replace=False) as copy:
+            with atomic_writer(target, rename=publish) as copy:
                 shutil.copyfileobj(file, copy, _MEGABYTE)
             os.unlink(source)  # a run that was killed before this finds both files, and the same content
 

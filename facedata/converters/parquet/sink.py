@@ -22,9 +22,9 @@ from facedata.converters.parquet.library import (
     LANDMARK_COLUMN,
     import_pyarrow,
 )
-from facedata.dataset import Sample, Sink, Source, known_extension, peek
+from facedata.dataset import Publish, Sample, Sink, Source, known_extension, peek
 from facedata.errors import FacedataError, OptionError, RefusedSampleError, output_error
-from facedata.files import atomic_writer, remove_stale_temporaries
+from facedata.files import atomic_writer, remove_stale_temporaries, rename_new
 from facedata.images import image_extension
 from facedata.jobs.plan import cut_by_size
 
@@ -155,9 +155,13 @@ class ParquetSink(Sink):
         """Whether an entry of the root is named as its files, or is the file of the class names."""
         return name == CLASSES or _NAMES.fullmatch(name) is not None
 
-    def files(self, shards: int) -> Iterable[str]:
-        """The Parquet files."""
-        return (os.path.join(self.root, _NAME.format(shard, shards)) for shard in range(shards))
+    def final_files(self) -> list[str]:
+        """The file of the class names."""
+        return [] if self.class_names is None else [os.path.join(self.root, CLASSES)]
+
+    def shard_file(self, shard: int) -> str:
+        """The Parquet file of a shard."""
+        return os.path.join(self.root, _NAME.format(shard, self.file_count))
 
     def prepare(self) -> None:
         """Remove the unfinished files of killed workers, which are large."""
@@ -166,19 +170,19 @@ class ParquetSink(Sink):
     @contextmanager
     def open_shard(self, shard: int) -> Iterator[_ParquetWriter]:
         """A writer for one file, which appears when it is complete."""
-        path = os.path.join(self.root, _NAME.format(shard, self.file_count))
+        path = self.shard_file(shard)
         try:
-            with atomic_writer(path) as file, _ParquetWriter(self, file) as writer:
+            with atomic_writer(path, rename=rename_new) as file, _ParquetWriter(self, file) as writer:
                 yield writer
         except FacedataError:  # about the source that is read meanwhile
             raise
         except OSError as error:
             raise output_error(error, path) from error
 
-    def finish(self, shards: int) -> Mapping[str, Any]:
+    def finish(self, shards: int, publish: Publish) -> Mapping[str, Any]:
         """Write the names of the classes beside the files; return the number of files."""
         if self.class_names is not None:
-            write_class_names(os.path.join(self.root, CLASSES), self.class_names)
+            write_class_names(os.path.join(self.root, CLASSES), self.class_names, publish)
         return {"files": shards}
 
 

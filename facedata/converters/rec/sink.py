@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from facedata.converters.class_names import CLASSES
 from facedata.converters.rec.recordio import INSIGHTFACE, MAGIC, PLAIN
 from facedata.converters.rec.writer import BlockWriter, RecordEncoder, check_count, complete_set, count_people
-from facedata.dataset import OrderedOutput, OrderedWriter, Sink, Source, further_values
+from facedata.dataset import OrderedOutput, OrderedWriter, Publish, Sink, Source, further_values
 from facedata.errors import EmptyDatasetError, OptionError, OutputMismatchError
 from facedata.files import make_own_folder, output_errors
 from facedata.jobs.buffers import ProcessAddress, this_process
@@ -100,9 +100,10 @@ class RecSink(Sink, OrderedOutput):
         """Whether an entry of the root is named like a file of this sink."""
         return name in _PUBLISHED or name == BUILDING
 
-    def files(self, shards: int) -> Iterable[str]:
-        """The records and their index."""
-        return map(self._path, ("train.rec", "train.idx", "property"))
+    def final_files(self) -> Iterable[str]:
+        """The records, their index and what else was asked for, in the order in which they appear."""
+        left_out = {"train.lst": not self.list_file, CLASSES: self.names is None}
+        return (self._path(name) for name in _PUBLISHED if not left_out.get(name))
 
     def prepare(self) -> None:
         """Make the folder of the build."""
@@ -121,23 +122,23 @@ class RecSink(Sink, OrderedOutput):
 
     def open_writer(self, ends: Mapping[int, Mapping[str, Any]]) -> OrderedWriter:
         """The writer of the record file, which continues after the last shard that is done."""
-        if ends and os.path.exists(self._path("train.rec")) and not os.path.exists(self._path(BUILDING, "train.rec")):
+        if ends and os.path.exists(self._path("train.rec")):
             return _NothingToWrite(self.root, len(ends))
         first_key = 1 if self.style == INSIGHTFACE else 0
         return BlockWriter(self._path(BUILDING), ends, first_key=first_key, listed=self.list_file)
 
-    def finish(self, shards: int) -> Mapping[str, Any]:
+    def finish(self, shards: int, publish: Publish) -> Mapping[str, Any]:
         """Complete the set and publish its files; the next call completes one that was interrupted."""
         path = self._path(BUILDING, "labels")
         with output_errors(self.root):
             if not os.path.exists(path) or os.path.getsize(path) == 0:
                 raise EmptyDatasetError(f"{self.root}: no image could be written; see failures.jsonl or skipped.jsonl")
             labels: NDArray[np.int32] = np.memmap(path, np.int32, "r")
-            if os.path.exists(self._path(BUILDING, "train.rec")):  # else publishing has begun
+            if not os.path.exists(self._path("train.rec")):  # else publishing has begun
                 complete_set(self._path(BUILDING), labels, style=self.style, listed=self.list_file, names=self.names)
-            for name in _PUBLISHED:
-                with suppress(FileNotFoundError):
-                    os.replace(self._path(BUILDING, name), self._path(name))
+            for target in self.final_files():
+                if os.path.exists(built := self._path(BUILDING, os.path.basename(target))):
+                    publish(built, target)
         return {"identities": count_people(labels), "style": self.style}
 
     def clean_up(self) -> None:

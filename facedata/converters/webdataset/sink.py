@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
@@ -14,9 +14,9 @@ import numpy as np
 from facedata.columns import UNLABELLED
 from facedata.converters.class_names import CLASSES, write_class_names
 from facedata.converters.webdataset.source import COMPRESSED, NumberedNames, parse_numbered
-from facedata.dataset import Sample, Sink, Source, known_extension
-from facedata.errors import OptionError, OutputError
-from facedata.files import atomic_writer, remove_stale_temporaries
+from facedata.dataset import Publish, Sample, Sink, Source, known_extension
+from facedata.errors import OptionError
+from facedata.files import atomic_writer, remove_stale_temporaries, rename_new
 from facedata.images import LARGEST_IMAGE, image_extension
 from facedata.jobs.plan import cut_by_size
 from facedata.tar_format import BLOCK, end_of_archive, member_header, padded, padding
@@ -96,9 +96,13 @@ class WebDatasetSink(Sink):
         """Whether an entry of the root is named as its tars, or is the file of the class names."""
         return name == CLASSES or self.names.number(name) is not None
 
-    def files(self, shards: int) -> Iterable[str]:
-        """The tars."""
-        return map(self._path, range(shards))
+    def final_files(self) -> list[str]:
+        """The file of the class names."""
+        return [] if self.class_names is None else [os.path.join(self.root, CLASSES)]
+
+    def shard_file(self, shard: int) -> str:
+        """The tar of a shard."""
+        return os.path.join(self.root, self.names.name(shard))
 
     def prepare(self) -> None:
         """Remove the unfinished tars of killed workers, which are large."""
@@ -107,23 +111,15 @@ class WebDatasetSink(Sink):
     @contextmanager
     def open_shard(self, shard: int) -> Iterator[_TarWriter]:
         """A writer for one tar, which appears when it is complete."""
-        with atomic_writer(self._path(shard)) as file:
+        with atomic_writer(self.shard_file(shard), rename=rename_new) as file:
             writer = _TarWriter(self, file)
             yield writer
             writer.close()
 
-    def _path(self, shard: int) -> str:
-        return os.path.join(self.root, self.names.name(shard))
-
-    def finish(self, shards: int) -> Mapping[str, Any]:
-        """Check that every tar is there, and write the names of the classes."""
-        for shard in range(shards):
-            if not os.path.isfile(self._path(shard)):
-                raise OutputError(
-                    f"{self._path(shard)}: this job wrote it, but the file is gone; --overwrite starts the job again"
-                )
+    def finish(self, shards: int, publish: Publish) -> Mapping[str, Any]:
+        """Write the names of the classes."""
         if self.class_names is not None:
-            write_class_names(os.path.join(self.root, CLASSES), self.class_names)
+            write_class_names(os.path.join(self.root, CLASSES), self.class_names, publish)
         return {"tars": shards}
 
 

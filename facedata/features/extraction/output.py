@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import compress
@@ -20,10 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import count_labels, read_labels
+from facedata.dataset import Publish
 from facedata.errors import EmptyDatasetError, FormatError, InputError, OptionError, OutputMismatchError
 from facedata.features.feature_set import VALUE_BYTES, FeatureSet, Matrix, label_array
 from facedata.files import atomic_writer, check_room, open_own, output_errors, write_fully
-from facedata.jobs.journal import FAILURES
+from facedata.jobs.journal import FAILURES, Journal
 from facedata.jobs.output import StagedOutput
 
 __all__ = ["FAIL", "NAN", "ON_ERROR", "SKIP", "FeatureOutput", "encoded_key"]
@@ -125,7 +126,7 @@ class FeatureOutput(StagedOutput):
                 raise FormatError(f"{self.part_path(shard)}: is corrupt; --overwrite starts the job over")
             yield labels, keys, failed
 
-    def finish(self, shards: int) -> Mapping[str, Any]:
+    def finish(self, shards: int, publish: Publish) -> Mapping[str, Any]:
         """Publish labels and keys, then the matrix.
 
         Raises `InputError` if images failed and `on_error` is ``"fail"``: then nothing is published, and all work is
@@ -133,7 +134,7 @@ class FeatureOutput(StagedOutput):
         """
         with output_errors(self.path):
             good = self._choose_rows(shards)
-            self._publish(shards, good)
+            self._publish(shards, good, publish)
             rows, classes = count_labels(self.target.labels)
         if classes == 1 and rows > 1:
             _log.warning(
@@ -149,15 +150,17 @@ class FeatureOutput(StagedOutput):
             good[[first + row for row in failed]] = False
             first += len(labels)
 
-        # A run that was killed may have published the matrix: it must never lie beside the labels of another answer.
+        # A run that was killed may have published files: they must never lie beside those of another answer.
+        journal = Journal(self.root)
         is_staged = os.path.exists(self._matrix)
         matrix = self._matrix if is_staged else self.path
         if first != self.rows or not os.path.exists(matrix) or os.path.getsize(matrix) != self._matrix_bytes:
             raise OutputMismatchError(f"{matrix}: rows that were written are lost; --overwrite starts the job over")
-        if not is_staged:
-            os.replace(self.path, self._matrix)
-        with suppress(FileNotFoundError):
-            os.unlink(self.path)
+        for path in (name for name in self.named_files() if journal.has_published(name)):
+            if path == self.path and not is_staged:
+                os.replace(path, self._matrix)
+            else:
+                os.unlink(path)
 
         failures, log = int((~good).sum()), os.path.join(self.root, FAILURES)
         if failures == self.rows:
@@ -174,22 +177,23 @@ class FeatureOutput(StagedOutput):
             )
         return good if self.on_error == SKIP else np.ones_like(good)
 
-    def _publish(self, shards: int, good: NDArray[np.bool_]) -> None:
+    def _publish(self, shards: int, good: NDArray[np.bool_], publish: Publish) -> None:
         first = 0
-        with atomic_writer(self.target.keys) as key_file, atomic_writer(self.target.labels) as label_file:
+        writer = partial(atomic_writer, rename=publish)
+        with writer(self.target.keys) as key_file, writer(self.target.labels) as label_file:
             for labels, keys, _ in self._read_lines(shards):
                 kept = good[first : first + len(labels)].tolist()
                 label_file.writelines(b"%d\n" % label for label in compress(labels, kept))
                 key_file.writelines(encoded_key(key) + b"\n" for key in compress(keys, kept))
                 first += len(labels)
         if self.labels_npy:
-            with atomic_writer(self.target.label_array) as file:
+            with writer(self.target.label_array) as file:
                 file.writelines(label_array(read_labels(self.target.labels), int(good.sum())))
         if good.all():
             with open(self._matrix, "rb") as file:
                 os.fsync(file.fileno())
-            os.replace(self._matrix, self.path)
+            publish(self._matrix, self.path)
         else:
-            with atomic_writer(self.path) as target:
+            with writer(self.path) as target:
                 for first, block in Matrix(self._matrix, self.rows, self.dimensions).blocks():
                     target.write(block[good[first : first + len(block)]].tobytes())

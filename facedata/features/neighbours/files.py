@@ -13,6 +13,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from facedata.dataset import Publish
 from facedata.errors import OutputMismatchError
 from facedata.files import atomic_writer, output_errors
 from facedata.jobs.output import StagedOutput
@@ -107,14 +108,14 @@ class NeighbourFormat:
             return [path]
         return [f"{path.removesuffix('.npy')}.{name}.npy" for name in self.arrays]
 
-    def write(self, path: str, read_blocks: ReadBlocks, rows: int, k: int) -> None:
+    def write(self, path: str, read_blocks: ReadBlocks, rows: int, k: int, rename: Publish = os.replace) -> None:
         """Write the file or files, block by block; each appears when it is complete, the first of them last.
 
         Members of an ``.npz`` are stored, not compressed: ids and distances would shrink by a fifth only, in fifty
         times the time. The blocks have `k` neighbours of each row.
         """
         if self.ending.endswith(".npz"):
-            with atomic_writer(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            with atomic_writer(path, rename=rename) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
                 for name in self.arrays:
                     member = zipfile.ZipInfo(f"{name}.npy", _EPOCH)
                     member.external_attr = _MODE
@@ -122,7 +123,7 @@ class NeighbourFormat:
                         _write_array(stream, name, read_blocks, rows, k)
             return
         for file_path, name in reversed(list(zip(self.files(path), self.arrays, strict=True))):
-            with atomic_writer(file_path) as file:
+            with atomic_writer(file_path, rename=rename) as file:
                 _write_array(file, name, read_blocks, rows, k)
 
 
@@ -213,10 +214,10 @@ class NeighbourOutput(StagedOutput):
             "--overwrite starts the job over"
         )
 
-    def finish(self, shards: int) -> Mapping[str, Any]:
+    def finish(self, shards: int, publish: Publish) -> Mapping[str, Any]:
         """Check all parts and write the file from them."""
         with output_errors(self._path):
-            self._format.write(self._path, lambda: self.read_blocks(shards), self._rows, self._k)
+            self._format.write(self._path, lambda: self.read_blocks(shards), self._rows, self._k, publish)
             files = [os.path.abspath(name) for name in self.named_files()]
             size = sum(map(os.path.getsize, files))
         recall = None

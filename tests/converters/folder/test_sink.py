@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,7 @@ def test_a_list_that_cannot_be_written_is_an_output_error(tmp_path: Path) -> Non
     assert sink.identity() != FolderSink(str(tmp_path)).identity()
     write(sink, [(0, jpeg("a"))])
     with pytest.raises(OutputError, match=r"nowhere/list\.txt: cannot be written"):
-        sink.finish(1)
+        sink.finish(1, os.replace)
 
 
 @pytest.mark.parametrize(("layout", "name"), [(GLINT360K, "id_3"), (GLINT360K, "id_3/3_0.jpg"), (SOURCE, "a/b")])

@@ -16,6 +16,7 @@ from support import forked
 
 from facedata.errors import OutputExistsError
 from facedata.jobs.job import JobSummary
+from facedata.jobs.journal import Journal
 
 COMPACTED: dict[str, Any] = {"keys": "path", "map_size": 1 << 16}
 """Options of a build that leaves many free pages; one in a single shard leaves none."""
@@ -33,16 +34,17 @@ def other_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def killed_build(path: Path, name: str, **options: Any) -> None:
-    """Build in a process that is killed when it is about to remove a file whose name begins with `name`."""
+    """Build in a process that is killed when it is about to remove the file `name`, or to write the summary."""
     remove = os.unlink
 
-    def killed(removed: Any, **where: Any) -> None:
-        if os.path.basename(removed).startswith(name):
+    def killed(removed: Any, *_: Any, **where: Any) -> None:
+        if os.path.basename(getattr(removed, "folder", removed)) == name:
             os.kill(os.getpid(), signal.SIGKILL)
         remove(removed, **where)
 
     def doomed() -> None:
         pytest.MonkeyPatch().setattr(os, "unlink", killed)
+        pytest.MonkeyPatch().setattr(Journal, "write_summary", killed)
         build_again(path, **options)
 
     assert forked(doomed) == -signal.SIGKILL, f"{name} was not about to be removed"
@@ -52,25 +54,25 @@ def build_again(path: Path, **options: Any) -> JobSummary:
     return build(path, samples(90), **options)
 
 
-@pytest.mark.parametrize("killed_at", ["kv.txt", f"{TEMPORARY}kv.txt", "data.mdb", f"{TEMPORARY}data.mdb"])
+@pytest.mark.parametrize("killed_at", ["kv.txt", "data.mdb"])
 def test_killed_after_a_copy_to_another_disk_it_resumes(tmp_path: Path, other_disk: Path, killed_at: str) -> None:
     """The database is copied from there, the key-label file is copied there."""
     path, kv, scratch = tmp_path / "a.lmdb", other_disk / "kv.txt", other_disk / "scratch"
     options: dict[str, Any] = {"shards": 1, "kv": str(kv), "build_dir": str(scratch)}
     killed_build(path, killed_at, **options)
-    if killed_at.endswith("kv.txt"):
+    if killed_at == "kv.txt":
         copied, built = kv, path / ".facedata-building" / "kv.txt"
     else:
         copied, built = path / "data.mdb", next(scratch.rglob("data.mdb"))
     content = copied.read_bytes()
     assert content == built.read_bytes()
     # a file of the same size and name that somebody else put there is not taken for the job's own
-    copied.unlink()
+    copied.rename(aside := copied.with_suffix(".aside"))
     copied.write_bytes(bytes(len(content)))
-    with pytest.raises(OutputExistsError, match=f"{copied}: appeared while this job was running"):
+    with pytest.raises(OutputExistsError, match=f"{copied}: appeared after this job began"):
         build_again(path, **options)
     assert copied.read_bytes() == bytes(len(content))
-    copied.write_bytes(content)
+    aside.rename(copied)
     assert build_again(path, **options).finished
     build_again(tmp_path / "whole" / "a.lmdb", shards=1, kv=str(tmp_path / "kv.txt"))
     assert (path / "data.mdb").read_bytes() == (tmp_path / "whole" / "a.lmdb" / "data.mdb").read_bytes()
@@ -81,7 +83,7 @@ def test_killed_after_a_copy_to_another_disk_it_resumes(tmp_path: Path, other_di
 
 def test_killed_after_the_compacted_copy_got_its_name_it_resumes(tmp_path: Path) -> None:
     path = tmp_path / "a.lmdb"
-    killed_build(path, f"{TEMPORARY}data.mdb", **COMPACTED)
+    killed_build(path, path.name, **COMPACTED)
     content = (path / "data.mdb").read_bytes()
     assert len(content) < (path / ".facedata-building" / "data.mdb").stat().st_size
     assert build_again(path, **COMPACTED).finished

@@ -97,11 +97,15 @@ def test_tars_are_filled_as_far_as_they_may_be(sizes: list[int], limit: int, mos
     assert ends == (*expected, len(sizes))
 
 
-def test_a_tar_that_is_gone_when_the_job_ends_is_named(tmp_path: Path) -> None:
+def test_a_tar_that_is_gone_when_the_job_ends_is_named_and_written_again(tmp_path: Path) -> None:
     convert(numbered(4), f"webdataset:{tmp_path}", replace(HERE, part=Part(1, 2)), shard_samples=2)
     (tmp_path / "shard-000000.tar").unlink()
-    with pytest.raises(OutputError, match=r"shard-000000\.tar: this job wrote it, but the file is gone; --overwrite"):
+    with pytest.raises(
+        OutputError, match=r"shard-000000\.tar: this job wrote it, but it is gone; run the same command"
+    ):
         convert(numbered(4), f"webdataset:{tmp_path}", shard_samples=2)
+    convert(numbered(4), f"webdataset:{tmp_path}", shard_samples=2)
+    assert sorted(tree(tmp_path)) == ["shard-000000.tar", "shard-000001.tar"]
 
 
 def test_the_pattern_gives_the_folder_and_the_names(tmp_path: Path) -> None:
