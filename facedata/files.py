@@ -292,12 +292,12 @@ def open_new(path: str, flags: int) -> int:
 
 @contextmanager
 def atomic_writer(
-    path: StrPath, *, sync: bool = True, rename: Callable[[StrPath, StrPath], None] = os.replace
+    path: StrPath, *, sync: bool = True, replace: bool = True, rename: Callable[[StrPath, StrPath], None] | None = None
 ) -> Iterator[BinaryIO]:
     """Open a temporary file that becomes `path` if the block ends without an error.
 
-    With `sync` the bytes are forced to the disk before the file gets its name from `rename`: `rename_new` replaces
-    nothing. After an error nothing is left.
+    With `sync` the bytes are forced to the disk before the file gets its name. It gets it from `rename` if that is
+    given; without `replace` from `rename_new`. After an error nothing is left.
     """
     temporary = temporary_name(path)
     try:
@@ -306,7 +306,7 @@ def atomic_writer(
             file.flush()
             if sync:
                 os.fsync(file.fileno())
-        rename(temporary, path)
+        (rename or (os.replace if replace else rename_new))(temporary, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)

@@ -241,6 +241,6 @@ def test_a_file_is_renamed_but_replaces_no_other(
     rename_new(one, new)
     with pytest.raises(OutputExistsError, match="new: appeared while this job was running"):
         rename_new(other, new)
-    with pytest.raises(OutputExistsError), atomic_writer(new, rename=rename_new) as file:
+    with pytest.raises(OutputExistsError), atomic_writer(new, replace=False) as file:
         file.write(b"CONTENT")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"new": "content", "other": "CONTENT"}

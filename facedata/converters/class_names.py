@@ -42,9 +42,9 @@ _log = logging.getLogger(__name__)
 
 
 def write_class_names(
-    path: StrPath, names: Mapping[int, str], rename: Callable[[StrPath, StrPath], None] = os.replace
+    path: StrPath, names: Mapping[int, str], rename: Callable[[StrPath, StrPath], None] | None = None
 ) -> None:
-    """Write the names of labels, in ascending order; the file gets its name from `rename` when it is complete.
+    """Write the names of labels, in ascending order; the file appears when it is complete.
 
     Control characters in a name, which would break the lines, are written as spaces.
 

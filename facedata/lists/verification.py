@@ -10,6 +10,7 @@ from typing import Any
 from facedata.converters.convert import Conversion, ConversionOptions, plan_dataset
 from facedata.converters.evalbin import EvalBinSource, open_source, write_evalbin
 from facedata.converters.folder.sink import FolderSink
+from facedata.dataset import Publish
 from facedata.errors import FormatError, OutputExistsError
 from facedata.files import StrPath, atomic_writer, output_errors, read_small
 from facedata.identify import not_an_image
@@ -70,11 +71,14 @@ class _PairsSink(FolderSink):
     def owns(self, name: str) -> bool:
         return name == PAIRS or super().owns(name)
 
-    def finish(self, shards: int) -> Mapping[str, Any]:
+    def final_files(self) -> list[str]:
+        return [*super().final_files(), os.path.join(self.root, PAIRS)]
+
+    def finish(self, shards: int, publish: Publish) -> Mapping[str, Any]:
         target = os.path.join(self.root, PAIRS)
-        with output_errors(target), atomic_writer(target) as file:
+        with output_errors(target), atomic_writer(target, rename=publish) as file:
             file.writelines(f"{line}\n".encode() for line in pair_lines(pairs_of(open_source(self.path)), "ffc"))
-        return super().finish(shards)
+        return super().finish(shards, publish)
 
 
 def plan_unpacking(path: str, folder: str, command_line: str) -> Conversion:

@@ -24,7 +24,7 @@ from facedata.converters.parquet.library import (
 )
 from facedata.dataset import Publish, Sample, Sink, Source, known_extension, peek
 from facedata.errors import FacedataError, OptionError, RefusedSampleError, output_error
-from facedata.files import atomic_writer, remove_stale_temporaries, rename_new
+from facedata.files import atomic_writer, remove_stale_temporaries
 from facedata.images import image_extension
 from facedata.jobs.plan import cut_by_size
 
@@ -172,7 +172,7 @@ class ParquetSink(Sink):
         """A writer for one file, which appears when it is complete."""
         path = self.shard_file(shard)
         try:
-            with atomic_writer(path, rename=rename_new) as file, _ParquetWriter(self, file) as writer:
+            with atomic_writer(path, replace=False) as file, _ParquetWriter(self, file) as writer:
                 yield writer
         except FacedataError:  # about the source that is read meanwhile
             raise

@@ -16,7 +16,7 @@ from facedata.converters.class_names import CLASSES, write_class_names
 from facedata.converters.webdataset.source import COMPRESSED, NumberedNames, parse_numbered
 from facedata.dataset import Publish, Sample, Sink, Source, known_extension
 from facedata.errors import OptionError
-from facedata.files import atomic_writer, remove_stale_temporaries, rename_new
+from facedata.files import atomic_writer, remove_stale_temporaries
 from facedata.images import LARGEST_IMAGE, image_extension
 from facedata.jobs.plan import cut_by_size
 from facedata.tar_format import BLOCK, end_of_archive, member_header, padded, padding
@@ -111,7 +111,7 @@ class WebDatasetSink(Sink):
     @contextmanager
     def open_shard(self, shard: int) -> Iterator[_TarWriter]:
         """A writer for one tar, which appears when it is complete."""
-        with atomic_writer(self.shard_file(shard), rename=rename_new) as file:
+        with atomic_writer(self.shard_file(shard), replace=False) as file:
             writer = _TarWriter(self, file)
             yield writer
             writer.close()

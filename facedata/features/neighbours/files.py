@@ -108,7 +108,7 @@ class NeighbourFormat:
             return [path]
         return [f"{path.removesuffix('.npy')}.{name}.npy" for name in self.arrays]
 
-    def write(self, path: str, read_blocks: ReadBlocks, rows: int, k: int, rename: Publish = os.replace) -> None:
+    def write(self, path: str, read_blocks: ReadBlocks, rows: int, k: int, rename: Publish | None = None) -> None:
         """Write the file or files, block by block; each appears when it is complete, the first of them last.
 
         Members of an ``.npz`` are stored, not compressed: ids and distances would shrink by a fifth only, in fifty
