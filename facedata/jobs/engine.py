@@ -346,7 +346,7 @@ class ShardRunner:
         return False
 
     def _collect(self, done: Iterable[Future[ShardResult]]) -> None:
-        for future in done:
+        for future in sorted(done, key=self._running.__getitem__):  # not in the order of their addresses
             self._finish(self._running.pop(future), future.result())
         underway, now = 0, time.monotonic()
         for shard in self._running.values() if self._counts is not None else ():
