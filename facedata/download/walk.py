@@ -119,20 +119,9 @@ class HashedNames:
         for value in hashes:
             self._add(value)
 
-    def add(self, name: str) -> bool:
-        """Add a name; returns whether it was not there before."""
-        value = name_hash(name)
-        if self._has(value):
-            return False
-        self._add(value)
-        return True
-
-    def __contains__(self, name: str) -> bool:
-        return self._has(name_hash(name))
-
-    def _has(self, value: int) -> bool:
-        place = bisect_left(self._sorted, value)
-        return value in self._recent or (place < len(self._sorted) and self._sorted[place] == value)
+    def add(self, name: str) -> None:
+        """Add a name."""
+        self._add(name_hash(name))
 
     def _add(self, value: int) -> None:
         self._recent.add(value)
@@ -142,6 +131,11 @@ class HashedNames:
             self._sorted.extend(self._recent)
             self._recent.clear()
             np.frombuffer(self._sorted, np.int64).sort(kind="stable")  # in place
+
+    def __contains__(self, name: str) -> bool:
+        value = name_hash(name)
+        place = bisect_left(self._sorted, value)
+        return value in self._recent or (place < len(self._sorted) and self._sorted[place] == value)
 
 
 def name_hash(name: str) -> int:

@@ -91,23 +91,20 @@ def _names_in(folder: Path) -> list[str]:
 def _refuse_same_names(output: Output) -> None:
     """Refuse files that the user named alike, or like what the output itself writes."""
     root = os.path.realpath(output.root)
-    beside: dict[str, list[str]] = {}
-    for path in output.named_files():
+    names = output.named_files()
+    taken = set[str]()
+    for path in names:
         folder, name = os.path.split(os.path.realpath(path))
-        beside.setdefault(folder, []).append(name)
         inside = os.path.relpath(os.path.join(folder, name), root).partition(os.sep)[0]
         if inside in (FAILURES, SKIPPED) or output.owns(inside):
             raise OptionError(f"{path}: the output itself uses '{inside}'; choose another name")
-    for folder, names in beside.items():
         if len(names) > 1:
             from facedata.names import name_folding
 
-            folding, seen = name_folding(folder), set[str]()
-            for name in names:
-                if folding(name) in seen:
-                    path = os.path.join(folder, name)
-                    raise OptionError(f"{path}: two files would get this name; choose another name for one of them")
-                seen.add(folding(name))
+            name = name_folding(folder)(name)
+        if (place := os.path.join(folder, name)) in taken:
+            raise OptionError(f"{path}: two files would get this name; choose another name for one of them")
+        taken.add(place)
 
 
 def _check_named_files(output: Output, *, overwrite: bool) -> None:

@@ -136,7 +136,7 @@ class FolderSink(Sink):
             _warn_of_lost_labels(source)
         folders = frozenset(key.partition("/")[0] for key in source.keys() if "/" in key)  # noqa: SIM118, not a mapping
         loose = (stem_of_key(key, _WRITTEN_EXTENSIONS) for key in source.keys() if "/" not in key)  # noqa: SIM118
-        own = {folding(name) for name in (FAILURES, SKIPPED, CLASSES, *self._list_in_root())}
+        own = {folding(name) for name in (FAILURES, SKIPPED, CLASSES)}
         if taken := sorted(folder for folder in folders if folding(folder) in own):
             raise OptionError(
                 f"{self.root}: the source has folders with names of files that are written there: {listed(taken)}; "
@@ -166,11 +166,6 @@ class FolderSink(Sink):
         name_hash = hash(stem_of_key(name, _WRITTEN_EXTENSIONS))
         place = min(int(np.searchsorted(self.images, name_hash)), len(self.images) - 1)
         return int(self.images[place]) == name_hash
-
-    def _list_in_root(self) -> list[str]:
-        """The name of the list, if it lies in the root."""
-        folder, name = os.path.split(os.path.realpath(self.list_file or ""))
-        return [name] if self.list_file and folder == os.path.realpath(self.root) else []
 
     def named_files(self) -> list[str]:
         """The list."""

@@ -20,13 +20,14 @@ import os
 import re
 import shutil
 import stat
+import sys
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -321,39 +322,32 @@ class MemberNames:
     """
 
     def __init__(self, path: Path, count: int, folding: Folding) -> None:
-        self._folding, self._folder = (folding if any(folding) else None), ""
+        ignored = f", and the file system of the output ignores {folding}" if any(folding) else ""
+        self._folding, self._reason, self.count = folding, f"the archive has this name before{ignored}", count
         self._file = os.fdopen(open_own(path), "r+b")
-        self.count = count
         self._file.truncate(8 * count)
         blocks = iter(lambda: self._file.read(8 * _BATCH), b"")
         self._known = HashedNames(value for block in blocks for value in array("q", block))
 
     def refusal(self, name: str, *, is_folder: bool) -> str:
         """Why a name is not free, empty if it is; takes its folders."""
-        if self._folding is None:
-            return "" if is_folder or name not in self._known else "the archive has a file of this name before"
-        reason = f"the archive has this name before, and the file system of the output ignores {self._folding}"
-        folder = name if is_folder else name.rpartition("/")[0]
-        if folder != self._folder:
-            parts = folder.split("/") if folder else []
-            for path in ("/".join(parts[:count]) for count in range(1, len(parts) + 1)):
-                if f"{path}//" not in self._known:  # which no name has
-                    if not self._add(f"{self._folding(path)}/"):
-                        return reason
-                    self._add(f"{path}//")
-            self._folder = folder
-        return "" if is_folder or self._folding(name) not in self._known else reason
+        *parents, _ = (f"{name}/" if is_folder else name).split("/")
+        for path in accumulate(parents, "{}/{}".format) if any(self._folding) else ():
+            if f"{path}//" not in self._known:  # which no member is called
+                if f"{self._folding(path)}/" in self._known:
+                    return self._reason
+                self._add(f"{path}//")
+                self._add(f"{self._folding(path)}/")
+        return self._reason if not is_folder and self._folding(name) in self._known else ""
 
     def take(self, name: str) -> None:
         """Take the name of a file."""
-        self._add(self._folding(name) if self._folding else name)
+        self._add(self._folding(name))
 
-    def _add(self, text: str) -> bool:
-        is_new = self._known.add(text)
-        if is_new:
-            self._file.write(array("q", [name_hash(text)]))
-            self.count += 1
-        return is_new
+    def _add(self, text: str) -> None:
+        self._known.add(text)
+        self._file.write(name_hash(text).to_bytes(8, sys.byteorder, signed=True))
+        self.count += 1
 
     def save(self) -> None:
         """Write all `count` hashes to the file."""
@@ -369,7 +363,10 @@ class OutputConflicts:
 
     def __init__(self, output: Path, parts: Iterable[Path], folding: Folding, *, overwrite: bool) -> None:
         self._output, self._overwrite, self._folding = str(output), overwrite, folding
-        self._names_in = lru_cache(_CACHED_LISTS)(self._list)
+        self._spelling = spelling = folding._replace(case=False)  # some file systems change the Unicode form themselves
+        self._names_in = lru_cache(_CACHED_LISTS)(
+            lambda folder: HashedNames(name_hash(spelling(name)) for name in os.listdir(folder))
+        )
         self._parts = [os.stat(part) for part in parts]
         self._examine_folder = lru_cache(_CACHED_FOLDERS)(self._examine)
 
@@ -416,20 +413,12 @@ class OutputConflicts:
             if not stat.S_ISDIR(found.st_mode):
                 raise OutputExistsError(f"{path}: is a file, but the archive has a folder of that name")
             place, _, name = path.rpartition("/")
-            if any(self._folding) and self._folding._replace(case=False)(name) not in self._names_in(place):
+            if any(self._folding) and self._spelling(name) not in self._names_in(place):
                 raise OutputExistsError(
                     f"{path}: exists in other letters, and this file system ignores {self._folding}: two folders would "
                     "become one; choose another output"
                 )
         return True, ""
-
-    def _list(self, folder: str) -> HashedNames:
-        """The names in a folder, as they are written there."""
-        names = HashedNames()
-        with output_errors(folder), os.scandir(folder) as entries:
-            for entry in entries:
-                names.add(self._folding._replace(case=False)(entry.name))
-        return names
 
 
 def _lstat(path: str) -> os.stat_result | None:

@@ -51,7 +51,7 @@ HOSTILE: dict[str, tuple[str, Mapping[str, Any], str]] = {
     "block device": ("sda", {"type": tarfile.BLKTYPE}, "a block device"),
     "fifo": ("fifo", {"type": tarfile.FIFOTYPE}, "a FIFO"),
     "sparse": ("hole", {"type": b"S"}, "a sparse file"),
-    "again": ("./good", {"data": b"later"}, "has a file of this name before"),
+    "again": ("./good", {"data": b"later"}, "has this name before"),
     "folder with data": (
         "folder/",
         {"data": b"lost", "type": tarfile.REGTYPE},
@@ -93,7 +93,7 @@ def test_a_zip_member_with_the_name_of_a_folder_but_data_is_refused(unpack: Unpa
     )
     extraction = unpack("a.zip")
     assert tree(OUT) == {"by mode": b"kept", "d/x": b"x"}
-    reasons = ("the name of a folder, but 4 bytes of data", "the archive has a file of this name before")
+    reasons = ("the name of a folder, but 4 bytes of data", "the archive has this name before")
     assert extraction.refused == tuple(zip(("e/", "d//x"), reasons, strict=True))
 
 
