@@ -61,6 +61,18 @@ def import_opencv() -> Any:
     return cv2
 
 
+def opencv_identity() -> dict[str, Any]:
+    """What decides the pixels that OpenCV computes, as JSON values: its version, and the code that it chose here.
+
+    OpenCV and the library IPP in it have code for several kinds of processors, with other last bits.
+    """
+    cv2 = import_opencv()
+    features = [word[1:] for word in cv2.getCPUFeaturesLine().split() if word[0] == "*" and word[-1] != "?"]
+    ipp = getattr(cv2, "ipp", None)
+    used = {"IPP": ipp.getIppVersion()} if ipp is not None and ipp.useIPP() else {}
+    return {"OpenCV": cv2.__version__, "processor features in OpenCV": {**dict.fromkeys(features, "yes"), **used}}
+
+
 @contextmanager
 def opencv_in_one_thread() -> Iterator[None]:
     """Run OpenCV without threads of its own, in a process that forks workers and in the workers.

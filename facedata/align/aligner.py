@@ -22,7 +22,13 @@ from facedata.align.similarity import apply_transforms, defect_error, similarity
 from facedata.converters.convert import ChangeItems, LabelOptions, Refused
 from facedata.dataset import Sample
 from facedata.errors import FaceError, OptionError, SampleError
-from facedata.images import image_extension, image_size, import_opencv, opencv_in_one_thread, stem_of_key
+from facedata.images import (
+    image_extension,
+    image_size,
+    opencv_identity,
+    opencv_in_one_thread,
+    stem_of_key,
+)
 
 if TYPE_CHECKING:
     from facedata.align.detectors import Detector, DetectorOptions, PreparedDetector
@@ -156,14 +162,14 @@ class Aligner:
         return _PER_SHARD if self.detector is None else _DETECTED_PER_SHARD
 
     def identity(self) -> dict[str, Any]:
-        """All that decides the pixels and the bytes, OpenCV's version included, as JSON values."""
+        """All that decides the pixels and the bytes, OpenCV and the processor included, as JSON values."""
         options = self.options
         return {
             "template": self.template.identity(),
             "rows": options.rows,
             "interpolation": "bilinear, black border",
             "encoding": options.encoding.identity(),
-            "OpenCV": import_opencv().__version__,
+            **opencv_identity(),
             "faces": options.faces,
             "min size": options.min_size,
             "min score": self.min_score,

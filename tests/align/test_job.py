@@ -255,6 +255,16 @@ def test_equal_names_with_other_extensions_are_refused(tmp_path: Path) -> None:
     assert run(raw, tmp_path / "out", points, writing={"layout": "glint360k"}).samples == 2
 
 
+def test_another_processor_is_another_job(
+    tmp_path: Path, raw: Path, points: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "getCPUFeaturesLine", lambda: "SSE SSE2 *AVX2 *AVX512-SKX?")
+    assert run(raw, tmp_path / "out", points).good
+    monkeypatch.setattr(cv2, "getCPUFeaturesLine", lambda: "SSE SSE2 *AVX2? *AVX512-SKX?")
+    with pytest.raises(OutputMismatchError, match=r"processor features in OpenCV, AVX2 was yes, is now none\."):
+        run(raw, tmp_path / "out", points, job=JobOptions(1, Part(1, 2)))
+
+
 def test_another_option_is_another_job(tmp_path: Path, raw: Path, points: Path) -> None:
     sheet = tmp_path / "sheet.png"
     assert run(raw, tmp_path / "out", points, preview=str(sheet)).good

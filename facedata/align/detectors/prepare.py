@@ -37,6 +37,7 @@ from facedata.files import cache_folder, open_locked
 from facedata.identify import explained
 from facedata.images import import_opencv
 from facedata.jobs.isolated import run_isolated
+from facedata.jobs.machine import cpu_features
 from facedata.jobs.signals import StopRequest
 
 __all__ = ["Detector", "PreparedDetector", "download_model", "prepare_detector"]
@@ -114,14 +115,15 @@ class PreparedDetector:
 
     def identity(self) -> dict[str, Any]:
         """What decides the landmarks, as JSON values."""
-        names = map(os.path.basename, self.files)
+        names, versions = map(os.path.basename, self.files), dict(self.versions)
         return {
             "detector": self.name,
             "models": dict(zip(names, self.sha256, strict=True)),
             "size": self.size,
             "min_score": self.min_score,
             "device": self.device,
-            "versions": dict(self.versions),
+            "versions": versions,
+            **({"processor": cpu_features()} if self.device == "cpu" and "onnxruntime" in versions else {}),
         }
 
     def load(self) -> Detector:

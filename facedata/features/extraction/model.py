@@ -19,8 +19,9 @@ from facedata.align.detectors.networks import Device, new_session, one_line, rea
 from facedata.errors import MissingExtraError, ModelError, OptionError, RefusedSampleError
 from facedata.features.feature_set import Floats
 from facedata.identify import explained
-from facedata.images import import_opencv
+from facedata.images import import_opencv, opencv_identity
 from facedata.jobs.isolated import run_isolated
+from facedata.jobs.machine import cpu_features
 from facedata.jobs.signals import StopRequest
 
 __all__ = [
@@ -216,13 +217,13 @@ class Preprocessing:
             raise OptionError(f"--color {self.color}: expected rgb or bgr")
 
     def identity(self) -> dict[str, Any]:
-        """What decides the pixels, OpenCV's version included, as JSON values."""
+        """What decides the pixels, OpenCV and the processor included, as JSON values."""
         return {
             "mean": list(self.mean),
             "scale": list(self.scale),
             "color": self.color,
             "resize": "area or bilinear" if self.resize else None,
-            "OpenCV": import_opencv().__version__,
+            **opencv_identity(),
         }
 
     def decode(self, data: bytes, height: int, width: int) -> NDArray[np.uint8]:
@@ -286,6 +287,7 @@ class EmbeddingModel:
             "output": self.output,
             "dimensions": self.dimensions,
             **dict(self.versions),
+            **({"processor": cpu_features()} if self.device == "cpu" else {}),
         }
 
     def embed(self, images: Floats, *, mirrored: bool = False) -> Floats:

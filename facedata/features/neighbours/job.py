@@ -31,7 +31,7 @@ from facedata.features.neighbours.search import (
 )
 from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import ShardResult
-from facedata.jobs.machine import available_cpus, available_memory
+from facedata.jobs.machine import available_cpus, available_memory, cpu_features
 from facedata.jobs.output import check_output, make_folders, refuse_overlap
 from facedata.jobs.plan import Plan
 
@@ -107,6 +107,7 @@ class NeighbourJob:
             "rows at once": self._cut.at_once,
             "rows in a chunk": self._cut.chunk,
             "faiss": str(import_faiss().__version__),
+            "processor": cpu_features(),
         }
         facts = {
             "set": opened.files.name,

@@ -19,6 +19,7 @@ from facedata import errors
 from facedata.dataset import Sample
 from facedata.errors import SampleError
 from facedata.features.extraction import job as job_module
+from facedata.features.extraction import model as model_module
 from facedata.features.extraction.job import ExtractionOptions, plan_extraction, run_extraction
 from facedata.features.extraction.model import ModelOptions
 from facedata.features.extraction.output import FeatureOutput, encoded_key
@@ -186,12 +187,16 @@ def test_existing_files_are_not_overwritten_nor_those_of_another_set(work: Work)
     assert work.bytes_of("a.more") == before
 
 
-def test_other_options_or_another_model_are_another_job(work: Work) -> None:
+def test_other_options_another_model_or_processor_are_another_job(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ExtractionOptions(ModelOptions(str(work.net)))
     planned = plan_extraction(str(work.images.folder), work.root, "b", options)
     work.extract()
     with pytest.raises(errors.OutputMismatchError, match="flip was False, is now True"):
         work.extract(flip=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(model_module, "cpu_features", lambda: {"kind": "another"})
+        with pytest.raises(errors.OutputMismatchError, match=r"processor, kind was \w+, is now another"):
+            work.extract()
     embedding_net(work.net, seed=4)
     with pytest.raises(errors.OutputMismatchError, match=r"model, sha256 was [0-9a-f]{64}, is now [0-9a-f]{64}"):
         work.extract()
