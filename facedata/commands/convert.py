@@ -17,6 +17,7 @@ from facedata.text import counted
 
 if TYPE_CHECKING:
     from facedata.converters.convert import Conversion
+    from facedata.converters.ids import IdOptions
     from facedata.dataset import Sink
     from facedata.jobs.job import JobSummary
 
@@ -38,6 +39,9 @@ SELECTION = options.together(
     options.LABELS,
     options.MIN_IMAGES,
     options.MAX_IMAGES,
+    options.RANDOM,
+    options.SAMPLE,
+    options.IDS,
     options.RELABEL,
     options.LIMIT,
     options.SHUFFLE,
@@ -99,6 +103,10 @@ def convert_and_report(
     label_column: str | None = None,
     min_images: int | None = None,
     max_images: int | None = None,
+    random: bool = False,
+    sample: int | None = None,
+    keep_ids: str | None = None,
+    drop_ids: str | None = None,
     relabel: bool = False,
     shuffle: bool = False,
     seed: int = 0,
@@ -115,8 +123,9 @@ def convert_and_report(
     sources : sequence of str
         Specs.
     target : str or Sink
-    labels, label, labels_from, limit, min_images, max_images, relabel, shuffle, seed
-        Which samples are written, as for `LabelOptions` and `Selection`.
+    labels, label, labels_from, limit, min_images, max_images, random, sample, keep_ids, drop_ids, relabel, shuffle,
+    seed
+        Which samples are written, as for `LabelOptions`, `Selection` and `IdOptions`.
     workers, max_failures, overwrite, dry_run, as_json, quiet, shard
         How the job is run.
     salvage, rebuild_index, image_column, label_column, opening
@@ -144,7 +153,8 @@ def convert_and_report(
     }
     conversion_options = ConversionOptions(
         labels=LabelOptions(labels, label, labels_from),
-        selection=Selection(min_images, max_images, relabel, shuffle=shuffle, seed=seed),
+        selection=Selection(min_images, max_images, relabel, shuffle=shuffle, seed=seed, random=random, sample=sample),
+        ids=id_options(keep_ids, drop_ids),
         limit=limit,
         opening={**(opening or {}), **{name: value for name, value in how.items() if value is not None}},
         writing={name: value for name, value in writing.items() if value not in (None, False)},
@@ -163,6 +173,15 @@ def convert_and_report(
             summary = run_conversion(conversion, replace(job, observer=observer))
         show_summary(summary, as_json=as_json)
         return report_failures(summary)
+
+
+def id_options(keep_ids: str | None, drop_ids: str | None) -> IdOptions | None:
+    """The lists of people to keep and to leave out; None if there are none."""
+    if keep_ids is None and drop_ids is None:
+        return None
+    from facedata.converters.ids import IdOptions
+
+    return IdOptions(keep_ids, drop_ids)
 
 
 @contextmanager

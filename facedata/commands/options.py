@@ -141,6 +141,19 @@ LABELS = together(
 )
 MIN_IMAGES = click.option("--min-images", type=click.IntRange(1), help="Leave out classes with fewer images.")
 MAX_IMAGES = click.option("--max-images", type=click.IntRange(1), help="Use only this many images of each class.")
+RANDOM = click.option("--random", is_flag=True, help="Choose the images of each class at random, set by --seed.")
+SAMPLE = click.option("--sample", type=click.IntRange(1), metavar="N", help="Use only N random samples, set by --seed.")
+IDS = together(
+    click.option(
+        "--keep-ids",
+        type=click.Path(dir_okay=False, allow_dash=True),
+        metavar="FILE",
+        help="Use only these people: a name of a class or folder on each line, or a label.",
+    ),
+    click.option(
+        "--drop-ids", type=click.Path(dir_okay=False), metavar="FILE", help="Leave out these people, as --keep-ids."
+    ),
+)
 RELABEL = click.option(
     "--relabel", is_flag=True, help="Renumber the remaining labels from 0 without gaps, in the same order."
 )
@@ -209,7 +222,11 @@ LIST_SEPARATOR = click.option(
 LIST = click.option("--list", "list_file", is_flag=True, help="Also write train.lst, as im2rec does.")
 SHUFFLE = click.option("--shuffle", is_flag=True, help="Write the samples in a random order, set by --seed.")
 SEED = click.option(
-    "--seed", type=click.IntRange(0, (1 << 32) - 1), default=0, show_default=True, help="Seed of --shuffle."
+    "--seed",
+    type=click.IntRange(0, (1 << 32) - 1),
+    default=0,
+    show_default=True,
+    help="Seed of --shuffle, --random and --sample.",
 )
 SHARD_SIZE = click.option(
     "--shard-size",

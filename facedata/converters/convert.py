@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from zlib import crc32
 
 from facedata.columns import UNLABELLED
@@ -33,6 +33,9 @@ from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import JobState, ShardResult, refuse_unfinished
 from facedata.jobs.output import check_output, refuse_overlap
 from facedata.jobs.plan import Plan, shard_count
+
+if TYPE_CHECKING:
+    from facedata.converters.ids import IdOptions
 
 __all__ = [
     "Change",
@@ -156,6 +159,8 @@ class ConversionOptions:
     ----------
     labels : LabelOptions
         Where the labels come from.
+    ids : IdOptions, optional
+        Whose samples are kept, or left out, before labels are shifted.
     limit : int, optional
         Only the first so many of the selected samples.
     opening : mapping
@@ -172,6 +177,7 @@ class ConversionOptions:
 
     labels: LabelOptions = field(default_factory=LabelOptions)
     selection: Selection = field(default_factory=Selection)
+    ids: IdOptions | None = None
     limit: int | None = None
     opening: Mapping[str, Any] = field(default_factory=dict)
     writing: Mapping[str, Any] = field(default_factory=dict)
@@ -290,8 +296,13 @@ def plan_dataset(sources: Sequence[str], target: str | Sink, options: Conversion
     sink = create_dataset(target, **options.writing) if isinstance(target, str) else target
     inputs = open_inputs(sources, options.opening, sink, options.labels)
     shifted = options.labels.mode != "keep" and not options.labels.replaced
-    own_labels, labels = join_sources([item.source for item in inputs], shift=shifted)
+    parts = [item.source for item in inputs]
+    if options.ids is not None and not options.labels.replaced:
+        parts = options.ids.apply(parts)
+    own_labels, labels = join_sources(parts, shift=shifted)
     joined = options.labels.apply(own_labels)
+    if options.ids is not None and options.labels.replaced:
+        [joined] = options.ids.apply([joined])
     if options.labels.replaced:
         first = options.labels.constant or 0
         labels = [(first, (joined.declared_classes() or 0) - first)] * len(labels)
@@ -322,18 +333,23 @@ def plan_dataset(sources: Sequence[str], target: str | Sink, options: Conversion
             "set": path,
             "format": name,
             **opened.describe(),
-            "images": len(opened),
+            "images": len(part),
             "classes": classes,
             "first_label": shift,
             "last_label": None if classes is None else shift + classes - 1,
         }
-        for (name, path, opened), (shift, classes) in zip(inputs, labels, strict=True)
+        for (name, path, opened), part, (shift, classes) in zip(inputs, parts, labels, strict=True)
     ]
     conversion = plan_conversion(
         options.command,
         source,
         sink,
-        options={**options.labels.options(), "limit": options.limit, **selection.options()},
+        options={
+            **options.labels.options(),
+            "limit": options.limit,
+            **selection.options(),
+            **(options.ids.options() if options.ids else {}),
+        },
         facts={"sets": facts, "labels_shifted": shifted and joined is own_labels, "command_line": options.command_line},
         change=change,
     )

@@ -247,7 +247,11 @@ class Selection:
     min_images : int, optional
         Leave out classes with fewer images.
     max_images : int, optional
-        Of each class only the first so many images.
+        Of each class only the first so many images, or so many at random.
+    random : bool
+        Choose the images of each class at random, by `seed`; they stay in their order.
+    sample : int, optional
+        Only so many of the remaining samples, chosen at random by `seed`, in their order.
     relabel : bool
         Renumber the remaining labels from 0 without gaps, in the same order.
     group : bool
@@ -264,6 +268,8 @@ class Selection:
     group: bool = False
     shuffle: bool = False
     seed: int = 0
+    random: bool = False
+    sample: int | None = None
 
     def __post_init__(self) -> None:
         if self.group and self.shuffle:
@@ -279,6 +285,8 @@ class Selection:
             "relabel": self.relabel,
             "grouped by label": self.group,
             "shuffle seed": self.seed if self.shuffle else None,
+            "random images by seed": self.seed if self.random else None,
+            "random samples": self.sample and [self.sample, self.seed],
         }
         return {name: value for name, value in chosen.items() if value not in (None, False)}
 
@@ -298,7 +306,7 @@ def select(source: Source, selection: Selection) -> Source:
     if selection == Selection(seed=selection.seed):
         return source
     labels = positions = kept_labels = None
-    if selection.min_images or selection.max_images or selection.relabel or selection.group:
+    if selection.min_images or selection.max_images or selection.relabel or selection.group or selection.sample:
         labels = all_labels(source)
         classes = _Classes(labels)
         wanted = None
@@ -313,13 +321,21 @@ def select(source: Source, selection: Selection) -> Source:
                 )
             most = np.full(len(large), selection.max_images or np.iinfo(np.int64).max)
             large[-1], most[-1] = True, np.iinfo(np.int64).max  # samples without a label belong to no class
-            chosen = np.concatenate([large[codes] & (ranks < most[codes]) for _, codes, ranks in classes.ranked()])
+            ranked = classes.ranked_at_random(selection.seed) if selection.random else classes.ranked()
+            chosen = np.concatenate([large[codes] & (ranks < most[codes]) for _, codes, ranks in ranked])
             wanted = None if chosen.all() else chosen
+            small = int(np.count_nonzero(~large & (classes.counts > 0)))
+            if small:
+                _log.info("%d classes with fewer than %d images are left out", small, selection.min_images)
         if selection.group and not classes.grouped:
             positions = classes.grouped_positions()
             positions = positions if wanted is None else positions[wanted[positions]]
         elif wanted is not None:
             positions = np.flatnonzero(wanted).astype(_POSITION)
+        if selection.sample is not None:
+            positions = _sampled(source, positions, selection)
+            wanted = np.zeros(len(source), bool)
+            wanted[positions] = True
         if selection.relabel:
             left = classes.labels if wanted is None else np.unique(labels[wanted & (labels >= 0)])
             kept_labels = left.astype(np.int64)
@@ -335,6 +351,15 @@ def select(source: Source, selection: Selection) -> Source:
     if positions is not None:
         selected[:_BLOCK].size()  # a format that cannot be read in this order raises now
     return selected
+
+
+def _sampled(source: Source, positions: NDArray[np.uint32] | None, selection: Selection) -> NDArray[np.uint32]:
+    """So many of the positions, at random, in their order."""
+    if positions is None:
+        positions = np.arange(len(source), dtype=_POSITION)
+    places = np.arange(len(positions), dtype=_POSITION)
+    np.random.RandomState(selection.seed).shuffle(places)
+    return positions[np.sort(places[: selection.sample])]
 
 
 class _Classes:
@@ -376,6 +401,18 @@ class _Classes:
             ranks[order] = np.arange(len(codes)) - np.repeat(np.cumsum(here) - here, here)
             yield begin, codes, ranks + before[codes]
             before += here
+
+    def ranked_at_random(self, seed: int) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+        """As `ranked`, but the samples of each class are counted in a random order."""
+        order = np.arange(len(self._all), dtype=_POSITION)
+        np.random.RandomState(seed).shuffle(order)
+        order = order[np.argsort(self._all[order], kind="stable")]  # by label; -1, of no class, comes first
+        starts = np.concatenate([[0], np.cumsum(self.counts[:-1])]) + self.counts[-1]
+        ranks = np.empty(len(order), np.int64)
+        ranks[order] = np.arange(len(order))
+        for begin, block in self._blocks():
+            codes = self._codes(block)
+            yield begin, codes, np.where(block < 0, 0, ranks[begin : begin + len(block)] - starts[codes])
 
     def grouped_positions(self) -> NDArray[np.uint32]:
         """Positions in the order of the labels; within a class the order stays."""

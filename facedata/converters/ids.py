@@ -1,0 +1,158 @@
+"""Keeping or leaving out the people of a list: names of classes or folders, or labels, one a line."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facedata.columns import LARGEST_LABEL, whole_lines
+from facedata.converters.class_names import folder_number
+from facedata.converters.selection import all_labels
+from facedata.dataset import Source
+from facedata.errors import EmptyDatasetError, OptionError
+from facedata.text import counted, listed
+
+__all__ = ["IdOptions", "IdSet", "read_ids"]
+
+_LONGEST_ID = 1 << 12
+_log = logging.getLogger(__name__)
+
+
+class IdSet(NamedTuple):
+    """The ids of a list, each once, in the order of the file."""
+
+    path: str
+    ids: dict[str, None]
+    blank: int
+    repeated: int
+
+    def __str__(self) -> str:
+        skipped = f" ({self.blank:,} blank and {self.repeated:,} repeated lines)" if self.blank + self.repeated else ""
+        return f"{counted(len(self.ids), 'id')}{skipped}"
+
+
+def read_ids(path: str) -> IdSet:
+    """Read a list of ids: the text before the first tab of each line; blank lines and repeated ids are skipped.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    EmptyDatasetError
+        If it has no ids.
+    """
+    ids: dict[str, None] = {}
+    blank = repeated = 0
+    for lines in whole_lines(path, _LONGEST_ID):
+        for line in lines.block.decode("utf-8-sig", "surrogateescape").splitlines():
+            text = line.partition("\t")[0].strip()
+            blank += not text
+            repeated += text in ids
+            if text:
+                ids[text] = None
+    if not ids:
+        raise EmptyDatasetError(f"{path}: has no ids; expected the name or the label of a person on each line")
+    return IdSet(path, ids, blank, repeated)
+
+
+@dataclass(frozen=True)
+class IdOptions:
+    """The lists of people to keep, and to leave out; paths of files, see `read_ids`."""
+
+    keep: str | None = None
+    drop: str | None = None
+
+    def options(self) -> dict[str, str]:
+        """Digests of both lists, for a plan."""
+        return {name: _digest(read_ids(path)) for name, path in self._lists()}
+
+    def _lists(self) -> list[tuple[str, str]]:
+        return [(name, path) for name, path in (("keep ids", self.keep), ("drop ids", self.drop)) if path is not None]
+
+    def apply(self, sources: Sequence[Source]) -> list[Source]:
+        """The samples of each source whose people are wanted.
+
+        An id is the name of a class, or of a folder in the paths of the images. Only if the list has no such name, its
+        ids are labels: ``7``, or ``id_7``.
+
+        Raises
+        ------
+        EmptyDatasetError
+            If none of the ids occurs, or no sample is left.
+        OptionError
+            If the ids can only be labels, and there are several sources, each with its own.
+        """
+        chosen = list(sources)
+        for name, path in self._lists():
+            wanted = read_ids(path)
+            _log.info("%s: %s", path, wanted)
+            found = [_find(source, wanted.ids) for source in chosen]
+            if not any(matched for matched, _ in found):
+                if len(chosen) > 1:
+                    raise OptionError(
+                        f"{path}: has no name of a class or folder of these datasets, and labels would mean another "
+                        "person in each; convert one dataset at a time, or use names"
+                    )
+                found = [_find_labels(chosen[0], wanted.ids)]
+            matched = set().union(*(ids for ids, _ in found))
+            if not matched:
+                raise EmptyDatasetError(
+                    f"{path}: none of its ids, as {listed(list(wanted.ids))}, is a class, a folder or a label"
+                )
+            for source in chosen if len(chosen) > 1 else ():
+                if not (source.class_names() or source.keys_are_paths):
+                    place = next(iter(source.places()), "a dataset")
+                    _log.warning("%s: has no names of classes, so %s does not apply to it", place, path)
+            if unknown := [each for each in wanted.ids if each not in matched]:
+                _log.warning("%s: %s not found: %s", path, counted(len(unknown), "id"), listed(unknown))
+            for number, (_, mask) in enumerate(found):
+                keep = mask if name == "keep ids" else ~mask
+                chosen[number] = chosen[number] if keep.all() else chosen[number].take(np.flatnonzero(keep))
+        if not any(map(len, chosen)):
+            raise EmptyDatasetError(f"{self.drop or self.keep}: no image is left")
+        return chosen
+
+
+def _digest(ids: IdSet) -> str:
+    joined = "\n".join(sorted(ids.ids)).encode(errors="surrogateescape")
+    return hashlib.blake2b(joined, digest_size=16).hexdigest()
+
+
+def _find(source: Source, ids: dict[str, None]) -> tuple[set[str], NDArray[np.bool_]]:
+    """The ids that are names of classes or folders of a source, and which of its samples have one."""
+    labels_of: dict[str, list[int]] = {}
+    for label, name in (source.class_names() or {}).items():
+        if name in ids:
+            labels_of.setdefault(name, []).append(label)
+    if labels_of:
+        labels = np.array([label for found in labels_of.values() for label in found])
+        return set(labels_of), np.isin(all_labels(source), labels)
+    if not source.keys_are_paths:
+        return set(), np.zeros(len(source), bool)
+    names_in: dict[str, list[str]] = {"": []}  # of each folder
+    folders = (key.rpartition("/")[0] for key in source.keys())  # noqa: SIM118, not a mapping
+    matched: set[str] = set()
+    mask = np.empty(len(source), bool)
+    for place, folder in enumerate(folders):
+        names = names_in.get(folder)
+        if names is None:
+            names = names_in[folder] = [part for part in folder.split("/") if part in ids]
+            matched.update(names)
+        mask[place] = bool(names)
+    return matched, mask
+
+
+def _find_labels(source: Source, ids: dict[str, None]) -> tuple[set[str], NDArray[np.bool_]]:
+    """The ids that are labels of a source, and which of its samples have one."""
+    labels = all_labels(source)
+    numbers = {text: folder_number(text) for text in ids}
+    wanted = np.array([number for number in numbers.values() if 0 <= number <= LARGEST_LABEL], np.int32)
+    mask = np.isin(labels, wanted)
+    there = set(np.unique(labels[mask]).tolist())
+    return {text for text, number in numbers.items() if number in there}, mask
