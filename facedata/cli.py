@@ -30,6 +30,7 @@ SECTIONS = {
         "index-rec": "Write the missing train.idx of a record file.",
     },
     "Make lists": {
+        "make-list": "Write a list of the images of a dataset, with labels.",
         "make-pairs": "Write evaluation pairs: of a published list, or drawn from a dataset.",
         "pack-pairs": "Pack evaluation pairs into a verification set of InsightFace, a .bin.",
         "unpack-pairs": "Unpack a verification set of InsightFace into images and a list of pairs.",

@@ -47,7 +47,7 @@ __all__ = ["command", "show_pairs", "spread_over_folds"]
 @options.OVERWRITE
 @options.JSON
 @options.QUIET
-@options.runs_library
+@options.shows_errors
 def command(
     dataset: str,
     output: str,
@@ -77,6 +77,8 @@ def command(
     from facedata.lists.pairs import draw_pairs, find_images, pair_lines, read_pairs
 
     options.start_logging(quiet=quiet)
+    if output == "-" and as_json:
+        raise click.UsageError("--json and -o - both print to stdout; name a file for the pairs")
     if (listed is None) == (count is None):
         raise click.UsageError("expected --pairs FILE, or --count N to draw pairs")
     if output != "-" and os.path.lexists(output) and not overwrite:
@@ -93,7 +95,7 @@ def command(
     else:
         with output_errors(output), atomic_writer(output, replace=overwrite) as file:
             file.write(text)
-    if as_json or output != "-":
+    if as_json or not (quiet or output == "-"):
         show_pairs(output, pairs, folds, as_json=as_json)
     return 0
 
