@@ -36,7 +36,7 @@ from facedata.text import counted
 @options.SEED
 @click.option(
     "--also",
-    type=click.Path(file_okay=False, exists=True),
+    type=click.Path(file_okay=False),
     help="A folder with a twin of each image, as one with a mask: each is listed too, with the same label.",
 )
 @click.option(

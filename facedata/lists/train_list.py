@@ -246,6 +246,8 @@ def plan_list(specs: Sequence[str], options: ListOptions) -> TrainList:
 def _common_root(sources: Sequence[Source], also: str | None) -> tuple[str, list[str]]:
     """The folder that all paths start from, and what stands before the keys of each source there."""
     roots = [os.path.abspath(source.root) for source in sources if isinstance(source, ImageFileSource)]
+    if also is not None and not os.path.isdir(also):
+        raise InputNotFoundError(f"{also}: no such folder; --also names the folder of the twins")
     if also is not None and len(sources) != 1:
         raise OptionError("--also takes one dataset at a time, so that it is clear whose twins are there")
     if len(roots) < len(sources):

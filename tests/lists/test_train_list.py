@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -149,7 +150,7 @@ def test_a_path_with_a_blank_is_refused_where_readers_split_it(inline_facedata: 
 
 
 def test_a_list_goes_through_pipes() -> None:
-    line = f"{' '.join(FACEDATA)} make-list"
+    line = f"{shlex.join(FACEDATA)} make-list"
     piped = f"{line} im -o - -q | head -n 3 | {line} list:-@im -o - -q --format im2rec"
     ran = subprocess.run(piped, shell=True, capture_output=True, text=True, check=True)
     assert [row.split("\t")[0] for row in ran.stdout.splitlines()] == ["0", "1", "2"]
