@@ -36,6 +36,7 @@ FACES = options.together(
         "--model", type=click.Path(dir_okay=False), help="The detector's ONNX file, instead of its default one."
     ),
     click.option("--model-checksum", metavar="SHA256", help="Fail unless the model has this SHA-256."),
+    options.MODEL_TIMEOUT,
     options.DEVICE,
     click.option(
         "--detector-size",
@@ -207,7 +208,7 @@ _WRITING = ("layout", "shard_size", "shard_samples", "style", "datum", "keys", "
 
 def _detector_options(given: dict[str, Any]) -> DetectorOptions | None:
     if given["detector"] is None:
-        for name in ("model", "model_checksum", "detector_size"):
+        for name in ("model", "model_checksum", "model_timeout", "detector_size"):
             if given[name] is not None:
                 option = "--" + name.replace("_", "-")
                 raise click.UsageError(f"{option}: needs a --detector; `facedata align --help` lists them")
@@ -221,6 +222,7 @@ def _detector_options(given: dict[str, Any]) -> DetectorOptions | None:
         device=given["device"],
         size=given["detector_size"],
         min_score=given["min_score"],
+        timeout=given["model_timeout"],
     )
 
 

@@ -53,6 +53,7 @@ MODEL = options.together(
         metavar="N",
         help="Images at once.  [default: the model's own, or 32; 128 with cuda]",
     ),
+    options.MODEL_TIMEOUT,
     click.option("--output-name", metavar="NAME", help="Which output is the embedding, if there are several."),
     click.option(
         "--input-size", type=_SidesType(), metavar="N|HxW", help="Size of the images, if the model takes any."
@@ -159,6 +160,7 @@ def command(source: str, output: str, **given: Any) -> int:
         input_size=given["input_size"],
         layout=given["input_layout"],
         output_name=given["output_name"],
+        timeout=given["model_timeout"],
     )
     chosen = ExtractionOptions(
         model=model,

@@ -258,6 +258,13 @@ DEVICE = click.option(
     show_default=True,
     help="Where to compute; cuda needs a GPU and libraries built for it.",
 )
+MODEL_TIMEOUT = click.option(
+    "--model-timeout",
+    type=click.FloatRange(0.0, min_open=True),
+    metavar="SECONDS",
+    help="Give up if the model takes longer for a batch, or an image in which faces are detected.  "
+    "[default: 100 times as long as in its trial, at least 30; 300 for a detector]",
+)
 DIM = click.option(
     "--dim",
     type=click.IntRange(1, 1 << 20),

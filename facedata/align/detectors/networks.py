@@ -1,10 +1,14 @@
-"""ONNX model files, ONNX Runtime sessions, and images scaled to the size that a network takes."""
+"""ONNX model files, ONNX Runtime sessions, limits on time and memory, and images scaled for a network."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from typing import Any, Literal
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from contextlib import nullcontext
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,22 +16,35 @@ from numpy.typing import NDArray
 from facedata.errors import ChecksumError, ModelError, OptionError
 from facedata.files import opened_regular, read_exactly
 from facedata.images import import_opencv
+from facedata.jobs.machine import available_memory, limited_memory
 
 __all__ = [
     "LARGEST_MODEL",
+    "MOST_MEMORY",
     "Device",
     "fit_image",
     "new_session",
     "one_line",
     "read_model",
     "sha256_of",
+    "time_limit",
     "to_original",
+    "within_limits",
 ]
 
 Device = Literal["cpu", "cuda"]
 
 LARGEST_MODEL = 1 << 30
 """The most bytes that a model file may have; those of the detectors have 0.2 to 30 MB."""
+
+MOST_MEMORY = 16 << 30
+"""The most bytes of address space that a network may take on the CPU."""
+
+_LEAST_MEMORY = 1 << 30
+_TIMES_THE_TRIAL, _LONGEST_LIMIT = 100.0, 3600.0  # a loaded machine may be ten times as slow
+_TICK = 1.0
+
+T = TypeVar("T")
 
 _LOG_ERRORS, _LOG_FATAL = 3, 4  # errors are raised too; only those of starting CUDA say more in the log
 _NOWHERE = "/dev/null"  # the folder of weights outside the model file: by default it is the current folder
@@ -99,6 +116,43 @@ def new_session(model: bytes, name: str, device: Device) -> Any:
             "versions of CUDA and cuDNN that it needs, or use the device cpu"
         )
     return session
+
+
+def time_limit(asked: float | None, trial: float, least: float) -> float:
+    """The most seconds that a network may take: as many as were asked for, or many times as long as in its trial."""
+    if asked is not None and not asked > 0:
+        raise OptionError(f"--model-timeout {asked:g}: expected a number of seconds above 0")
+    return asked if asked is not None else max(least, min(_TIMES_THE_TRIAL * trial, _LONGEST_LIMIT))
+
+
+def within_limits(call: Callable[[], T], seconds: float, device: Device, what: str) -> T:
+    """Run a network in a thread of its own, and give up when it has taken `seconds`.
+
+    A model is a program: what it does with other images than those of its trial is not known. On the CPU it may not
+    take more memory than the machine has left. Time in which the whole process is stopped does not count.
+
+    Raises a `ModelError` that begins with `what` if the time is over. The thread then goes on until the process ends.
+    """
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # for the caller
+            future.set_exception(error)
+
+    memory = max(min(available_memory(), MOST_MEMORY), _LEAST_MEMORY)
+    with limited_memory(memory) if device == "cpu" else nullcontext():
+        threading.Thread(target=work, daemon=True).start()
+        left = seconds
+        while not wait([future], min(left, _TICK)).done:
+            left -= _TICK
+            if left <= 0.0:
+                raise ModelError(
+                    f"{what} takes longer than {seconds:g} seconds, far longer than in the trial; the model may never "
+                    "end. If it is only slow, give it more time: --model-timeout SECONDS"
+                )
+    return future.result()
 
 
 def one_line(error: Exception) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import math
 import os
 import time
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.align.detectors.networks import Device, one_line, read_model, sha256_of
+from facedata.align.detectors.networks import (
+    MOST_MEMORY,
+    Device,
+    one_line,
+    read_model,
+    sha256_of,
+    time_limit,
+    within_limits,
+)
 from facedata.align.detectors.registry import DETECTORS, DetectorFamily, DetectorOptions, FindFaces, ModelFile
 from facedata.align.faces import Face
 from facedata.download.checksums import Digest
@@ -45,7 +54,7 @@ __all__ = ["Detector", "PreparedDetector", "download_model", "prepare_detector"]
 _SMALLEST_SIZE, _LARGEST_SIZE = 64, 2048  # pixels; at 2048, SCRFD takes 2 GB
 _LOWEST_SCORE = 0.05  # below, networks find thousands of faces in any image
 _TRIAL_SECONDS = 300.0  # CUDA takes half a minute to start; libraries on a network file system load as slowly
-_TRIAL_MEMORY = 16 << 30  # bytes of address space, on the CPU
+_LEAST_TIMEOUT = 300.0  # seconds for an image, which takes the longer the more faces it shows
 _VERSIONED = {"onnxruntime": "onnxruntime", "uniface": "uniface", "opencv": "cv2"}
 _TRANSFER = TransferOptions(connections=1, retries=2, overwrite=True)
 _POLL_SECONDS = 0.5
@@ -57,12 +66,15 @@ _log = logging.getLogger(__name__)
 class Detector:
     """Finds faces in images; not safe for several threads.
 
-    `file` is the model file, for messages; `size` the longer side, in pixels, of images when the network sees them.
+    `file` is the model file, for messages; `size` the longer side, in pixels, of images when the network sees them;
+    `timeout` the seconds that an image may take.
     """
 
     file: str
     size: int
     find: FindFaces
+    device: Device = "cpu"
+    timeout: float = math.inf
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
         """Find the faces in an image.
@@ -83,15 +95,15 @@ class Detector:
         Raises
         ------
         ModelError
-            If the network fails.
+            If the network fails, or takes too long.
         """
+        shown = f"an image of {image.shape[0]} x {image.shape[1]} pixels"
         try:
-            faces = self.find(image)
+            faces = within_limits(lambda: self.find(image), self.timeout, self.device, f"{self.file}: {shown}")
+        except ModelError:
+            raise
         except Exception as error:  # anything that the libraries raise about a model with unusual outputs
-            height, width = image.shape[:2]
-            raise ModelError(
-                f"{self.file}: fails on an image of {height} x {width} pixels: {one_line(error)}"
-            ) from error
+            raise ModelError(f"{self.file}: fails on {shown}: {one_line(error)}") from error
         finite = (face for face in faces if all(np.isfinite(part).all() for part in face if part is not None))
         return sorted(finite, key=lambda face: -(face.score or 0.0))
 
@@ -102,7 +114,8 @@ class PreparedDetector:
 
     `name` is a key of `DETECTORS`; `files` and `sha256` are the paths of the model files and their checksums in
     hexadecimal digits; `size` is as in `Detector`, 0 if the model is still to decide it. Faces with a score below
-    `min_score` are to be refused. `versions` are those of the libraries that decide the numbers.
+    `min_score` are to be refused. `versions` are those of the libraries that decide the numbers. `timeout` is as in
+    `Detector`.
     """
 
     name: str
@@ -112,6 +125,7 @@ class PreparedDetector:
     min_score: float
     device: Device
     versions: tuple[tuple[str, str], ...] = ()
+    timeout: float = math.inf
 
     def identity(self) -> dict[str, Any]:
         """What decides the landmarks, as JSON values."""
@@ -184,7 +198,7 @@ def prepare_detector(options: DetectorOptions, stop: StopRequest | None = None) 
     min_score = family.min_score if options.min_score is None else float(options.min_score)
     size = options.size or 0
     prepared = PreparedDetector(options.name, tuple(files), tuple(sha256), size, min_score, options.device)
-    memory = _TRIAL_MEMORY if options.device == "cpu" else None  # CUDA reserves any amount of addresses
+    memory = MOST_MEMORY if options.device == "cpu" else None  # CUDA reserves any amount of addresses
     try:
         with explained(files[0], "model", "an ONNX model"):
             found = run_isolated(
@@ -192,7 +206,8 @@ def prepare_detector(options: DetectorOptions, stop: StopRequest | None = None) 
             )
     except ImportError as error:
         raise MissingExtraError(f"the detector '{options.name}'", "detect", str(error)) from error
-    return replace(prepared, size=found["size"], versions=tuple(sorted(found["versions"].items())))
+    timeout = time_limit(options.timeout, found["seconds"], _LEAST_TIMEOUT)
+    return replace(prepared, size=found["size"], versions=tuple(sorted(found["versions"].items())), timeout=timeout)
 
 
 def _check_options(options: DetectorOptions) -> DetectorFamily:
@@ -288,14 +303,16 @@ def _try_detector(request: dict[str, Any]) -> dict[str, Any]:
     """
     detector = _load(PreparedDetector(**request))
     size = detector.size
+    begin = time.monotonic()
     for height, width in ((size, size), (1, 1), (size // 2, 2 * size)):
         detector.detect(np.full((height, width, 3), 127, np.uint8))
+    seconds = time.monotonic() - begin
     versions = {
         name: str(importlib.import_module(_VERSIONED[name]).__version__)
         for name in ("opencv", *DETECTORS[request["name"]].libraries)
         if name in _VERSIONED
     }
-    return {"size": size, "versions": versions}
+    return {"size": size, "versions": versions, "seconds": seconds}
 
 
 @lru_cache(maxsize=1)
@@ -318,4 +335,4 @@ def _load(prepared: PreparedDetector) -> Detector:
         find = finders.load_mtcnn(models, files, device, size, floor)
     else:
         find, size = finders.load_uniface(models[0], files[0], family, device, prepared.size, floor)
-    return Detector(files[0], size, find)
+    return Detector(files[0], size, find, device, prepared.timeout)

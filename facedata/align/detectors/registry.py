@@ -36,6 +36,8 @@ class DetectorOptions:
         The longer side, in pixels, that images have when the network sees them; by default the detector's own.
     min_score : float, optional
         From 0.05 to 1; by default the detector's own.
+    timeout : float, optional
+        Seconds that an image may take; by default many times as long as in the trial of the model.
     """
 
     name: str
@@ -44,6 +46,7 @@ class DetectorOptions:
     device: Device = "cpu"
     size: int | None = None
     min_score: float | None = None
+    timeout: float | None = None
 
 
 class ModelFile(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -15,7 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.align.codec import decode_image
-from facedata.align.detectors.networks import Device, new_session, one_line, read_model, sha256_of
+from facedata.align.detectors.networks import (
+    MOST_MEMORY,
+    Device,
+    new_session,
+    one_line,
+    read_model,
+    sha256_of,
+    time_limit,
+    within_limits,
+)
 from facedata.errors import MissingExtraError, ModelError, OptionError, RefusedSampleError
 from facedata.features.feature_set import Floats
 from facedata.identify import explained
@@ -64,6 +74,8 @@ class ModelOptions:
     """``"nchw"`` or ``"nhwc"``, if the model does not fix where the channels are."""
     output_name: str | None = None
     """Which output is the embedding, if there are several."""
+    timeout: float | None = None
+    """Seconds that a batch may take; by default many times as long as in the trial of the model."""
 
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda"):
@@ -256,7 +268,7 @@ class Preprocessing:
 
 
 _SECONDS = 600.0  # CUDA takes half a minute to start, and a network file system as long to read the library
-_MOST_MEMORY = 16 << 30  # bytes of address space, on the CPU
+_LEAST_TIMEOUT = 30.0  # seconds for a batch, which takes about the same time whatever its images show
 _MOST_DIMENSIONS = 1 << 20
 _SAME = 0.05  # the most that other images of a batch may change an embedding, relative to its largest value
 
@@ -277,6 +289,8 @@ class EmbeddingModel:
     """Values in an embedding."""
     versions: tuple[tuple[str, str], ...] = ()
     """The libraries that decide the numbers, and their versions."""
+    timeout: float = math.inf
+    """Seconds that a batch may take."""
 
     def identity(self) -> dict[str, Any]:
         """What decides the embeddings, as JSON values; independent of where the file lies."""
@@ -299,14 +313,15 @@ class EmbeddingModel:
         batch is fixed, zeros are added. The embeddings, float32, have the shape (M, D); `mirrored`: of mirror images.
 
         Raises `InputError` if the file no longer exists, or is not the one that was tried; `ModelError` if the model
-        fails or returns something else than when it was tried.
+        fails, takes too long or returns something else than when it was tried.
         """
         shape, count = self.input, len(images)
         if mirrored:
             images = np.ascontiguousarray(np.flip(images, 3 if shape.layout == NCHW else 2))
         if shape.fixed and count < shape.batch:
             images = np.concatenate([images, np.zeros(shape.shape(shape.batch - count), np.float32)])
-        rows = _run_network(_load(self, os.getpid()), self, images)
+        session, what = _load(self, os.getpid()), f"{self.path}: a batch of {len(images)} images"
+        rows = within_limits(lambda: _run_network(session, self, images), self.timeout, self.device, what)
         if rows.shape[1] != self.dimensions:
             raise ModelError(
                 f"{self.path}: expected {self.dimensions:,} values for each image, as when it was tried; "
@@ -328,6 +343,11 @@ def _run_network(session: Any, model: EmbeddingModel, images: Floats) -> Floats:
         (found,) = session.run([model.output], {model.input.name: given})
     except Exception as error:  # ONNX Runtime's errors have no common class of their own
         given_shape = " x ".join(map(str, images.shape))
+        if "Failed to allocate" in str(error) or "bad_alloc" in str(error):
+            raise ModelError(
+                f"{model.path}: takes more memory for a batch of {given_shape} than there is; give a smaller "
+                "--batch-size, or fewer --workers"
+            ) from error
         raise ModelError(f"{model.path}: fails on a batch of {given_shape}: {one_line(error)}") from error
     if getattr(found, "dtype", np.dtype(object)).kind != "f":
         kind = getattr(found, "dtype", type(found).__name__)
@@ -353,7 +373,7 @@ def prepare_model(options: ModelOptions, stop: StopRequest | None = None) -> Emb
         raise MissingExtraError("extract-features", "features", "onnxruntime is not installed")
     data = read_model(options.path)
     question = {**asdict(options), "sha256": sha256_of(data)}
-    memory = _MOST_MEMORY if options.device == "cpu" else None  # CUDA reserves any amount of addresses
+    memory = MOST_MEMORY if options.device == "cpu" else None  # CUDA reserves any amount of addresses
     try:
         with explained(options.path, "model", "an ONNX model"):
             found = run_isolated(
@@ -375,6 +395,7 @@ def prepare_model(options: ModelOptions, stop: StopRequest | None = None) -> Emb
         output=found["output"],
         dimensions=found["dimensions"],
         versions=tuple(sorted(found["versions"].items())),
+        timeout=time_limit(options.timeout, found["seconds"], _LEAST_TIMEOUT),
     )
 
 
@@ -382,7 +403,7 @@ def try_model(question: Mapping[str, Any]) -> dict[str, Any]:
     """Load a model and run it on noise; called in a subprocess.
 
     `question` has the fields of a `ModelOptions`, and ``sha256``; the answer has ``input``, ``output``, ``dimensions``
-    and ``versions`` of an `EmbeddingModel`; both are JSON values.
+    and ``versions`` of an `EmbeddingModel`, and the ``seconds`` of a batch; both are JSON values.
     """
     import onnxruntime
 
@@ -408,7 +429,9 @@ def try_model(question: Mapping[str, Any]) -> dict[str, Any]:
                 _run_network(session, model, images[:1])
                 raise OptionError(f"{error}; one image at a time works: --batch-size 1") from error
         raise
+    begin = time.monotonic()
     again = _run_network(session, model, others)[-1]
+    seconds = (time.monotonic() - begin) * shape.batch / count
     largest = float(np.abs(row).max())
     if math.isfinite(largest) and not float(np.abs(row - again).max()) <= _SAME * largest:
         raise ModelError(
@@ -416,4 +439,5 @@ def try_model(question: Mapping[str, Any]) -> dict[str, Any]:
             "the model exported in training mode?"
         )
     versions = {"ONNX Runtime": onnxruntime.__version__}
-    return {"input": asdict(shape), "output": output, "dimensions": len(row), "versions": versions}
+    found = {"input": asdict(shape), "output": output, "dimensions": len(row), "versions": versions}
+    return {**found, "seconds": seconds}

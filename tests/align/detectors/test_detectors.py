@@ -7,7 +7,9 @@ import math
 import pickle
 import subprocess
 import sys
+import threading
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from facedata.align.detectors import DETECTORS, DetectorOptions, PreparedDetector, prepare_detector
 from facedata.align.detectors.networks import sha256_of
 from facedata.align.faces import Face
+from facedata.errors import ModelError
 
 
 def spots(name: str, *cells: tuple[int, int, int], shape: tuple[int, int] | None = None) -> NDArray[np.uint8]:
@@ -77,9 +80,15 @@ def test_the_size_is_that_of_the_model_or_chosen_if_it_is_open_and_part_of_the_i
     prepared = prepare_detector(DetectorOptions("scrfd", model=str(path), min_score=0.8))
     identity = prepared.identity()
     assert set(identity.pop("versions")) == {"opencv", "onnxruntime", "uniface"}
+    assert "kind" in identity.pop("processor")
     models = {path.name: sha256_of(path.read_bytes())}
     assert identity == {"detector": "scrfd", "models": models, "size": 320, "min_score": 0.8, "device": "cpu"}
     assert pickle.loads(pickle.dumps(prepared)) == prepared  # noqa: S301
+    ended = threading.Event()
+    slow = replace(prepared.load(), timeout=0.2, find=lambda _: [] * ended.wait(20))
+    with pytest.raises(ModelError, match=r"an image of 9 x 7 pixels takes longer than 0\.2 seconds, .*--model-timeout"):
+        slow.detect(np.zeros((9, 7, 3), np.uint8))
+    ended.set()
     assert prepared.load() is prepared.load()  # loaded once in a process
     (face,) = prepared.load().detect(spots("scrfd", (12, 20, 255), shape=(320, 320)))
     np.testing.assert_allclose(face.landmarks, expected_landmarks("scrfd", 12, 20), atol=0.01)

@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,19 @@ def test_an_image_that_crashes_the_model_costs_its_own_row(work: Work, monkeypat
     kept = [row for row in range(30) if row not in (3, 13)]
     np.testing.assert_array_equal(work.read().rows, work.expected(4)[kept])
     assert work.read().labels == kept
+
+
+def test_a_model_that_does_not_end_on_some_image_ends_the_job(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = plan_extraction(str(work.images.folder), work.root, "a", ExtractionOptions(ModelOptions(str(work.net))))
+    assert planned.model.timeout == 30
+    monkeypatch.setattr(model_module, "_run_network", lambda *_: time.sleep(60))
+    slow = replace(planned, model=replace(planned.model, timeout=0.3))
+    with pytest.raises(
+        errors.ModelError, match=r"net\.onnx: a batch of \d+ images takes longer than 0\.3 .*--model-time"
+    ):
+        run_extraction(slow, JobOptions(1))
+    monkeypatch.undo()
+    assert run_extraction(planned, JobOptions(1)).good  # the limits are not part of the job
 
 
 def test_a_key_is_one_line_and_a_single_class_is_pointed_out(work: Work, caplog: pytest.LogCaptureFixture) -> None:
