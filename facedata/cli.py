@@ -32,6 +32,7 @@ SECTIONS = {
     "Make lists": {
         "make-list": "Write a list of the images of a dataset, with labels.",
         "split-classes": "Split a dataset by classes, as UDML-SS reads it.",
+        "find-overlap": "Find people who are in two sets, or twice in one.",
         "make-pairs": "Write evaluation pairs: of a published list, or drawn from a dataset.",
         "pack-pairs": "Pack evaluation pairs into a verification set of InsightFace, a .bin.",
         "unpack-pairs": "Unpack a verification set of InsightFace into images and a list of pairs.",
