@@ -57,8 +57,8 @@ def command(
 
     \b
     Examples:
-      facedata find-overlap train_features lfw_features --threshold 0.7 -o overlap.txt
-      facedata find-overlap features --within -o twice.txt --sheet twice.png --images photos/
+      facedata find-overlap train/ lfw/ --threshold 0.7 -o overlap.txt
+      facedata find-overlap f/ --within -o t.txt --sheet t.png --images photos/
     """
     from facedata.errors import OutputExistsError
     from facedata.files import atomic_writer, output_errors
