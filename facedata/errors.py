@@ -39,13 +39,28 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Any
+from typing import Any, Self
 
 _RESULTS = ("no face", "low score", "too small", "several faces")  # of looking for faces, and of the user's own bounds
 
 
 class FacedataError(Exception):
-    """The base class of all exceptions of facedata."""
+    """The base class of all exceptions of facedata.
+
+    Attributes
+    ----------
+    command : str
+        A command line at the end of the message, if it was read from a file. Someone may have forged it for people to
+        paste it into a shell, so a program shows it only if it knows the command and its options.
+    """
+
+    command: str = ""
+
+    def with_command(self, command: str) -> Self:
+        """Return the same error with a colon and a command line, which may be empty, at the end of its message."""
+        error = type(self)(f"{self}: {command or 'the command that was used'}")
+        error.command = command
+        return error
 
 
 class OptionError(FacedataError, ValueError):

@@ -8,6 +8,7 @@ from contextlib import suppress
 from urllib.parse import urlsplit, urlunsplit
 
 _DIGITS = re.compile(r"(\d+)", re.ASCII)
+_OBEYED = re.compile(r"[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\udc80-\udc9f]")  # the last: bytes that are not UTF-8
 _PLAIN_NUMBERS = r"{0}(?:0|[1-9]\d*)((?:[^\d\0][^\0]*)?)(?:\0{0}(?:0|[1-9]\d*+)\1)*+"
 
 
@@ -60,6 +61,16 @@ def listed(names: Sequence[object], most: int = 3, *, quote: str = "'") -> str:
     """The first few names of many: ``'a', 'b', 'c' and 14 more``."""
     shown = ", ".join(f"{quote}{name}{quote}" for name in names[:most])
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
+
+
+def escaped(text: str) -> str:
+    """Text with backslash escapes for what a terminal obeys, as ESC, or does not show in its place, as a line end."""
+    return _OBEYED.sub(lambda found: ascii(found[0]).strip("'").replace("udc", "x"), text)
+
+
+def escaped_json(text: str) -> str:
+    """As `escaped`, for JSON, whose value stays the same."""
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def plain_line(text: str, longest: int = 120) -> str:

@@ -20,6 +20,8 @@ from facedata.jobs.engine import report_progress
 from facedata.jobs.journal import ShardLock, ShardResult
 
 HELD = ExitStack()
+COUNTS = ("samples", "bytes", "failures", "skipped", "largest_label")
+SUMMARY: dict[str, Any] = {**dict.fromkeys(COUNTS, 0), "digest": "00", "facts": {}}
 
 
 def result(samples: int = 1) -> ShardResult:

@@ -13,6 +13,7 @@ from typing import Any
 from facedata.dataset import OrderedOutput, OrderedWriter, Output
 from facedata.errors import (
     FacedataError,
+    FormatError,
     InterruptedJobError,
     OptionError,
     OutputError,
@@ -32,7 +33,7 @@ from facedata.jobs.engine import (
 )
 from facedata.jobs.journal import FAILURES, JobState, Journal, JournalWriter
 from facedata.jobs.output import check_still_ours, claim_output, lost_files
-from facedata.jobs.plan import Part, Plan
+from facedata.jobs.plan import Part, Plan, check_line
 from facedata.text import counted
 
 __all__ = ["Conclude", "JobOptions", "JobSummary", "run_job"]
@@ -198,15 +199,12 @@ def run_job(
     journal = claim_output(plan, output, overwrite=options.overwrite)
     meter = ProgressMeter(0, 0, None)
     try:
-        finished = journal.read_summary()
+        finished, state = _read_summary(plan, journal, output, conclude)
         if finished is not None:
-            for path in output.files(plan.shards):
-                if not os.path.exists(path):
-                    raise OutputError(
-                        f"{path}: this finished job wrote it, but the file is gone; --overwrite starts the job again"
-                    )
+            if damage := state.conclude(finished):
+                _log.warning("%s: %s", output.root, damage)
             _clean_up(journal, output)
-            return _summary(plan, journal, journal.load(plan), output, options, meter, finished, nothing_to_do=True)
+            return _summary(plan, journal, state, output, options, meter, finished, nothing_to_do=True)
 
         # hold the locks of this part's shards and do those that no earlier run has done
         part = options.part.shards(plan)
@@ -219,13 +217,15 @@ def run_job(
                 lock.take_finishing()  # a run that publishes must not be disturbed by one that finds all shards done
                 if journal.read_summary() is None:
                     output.prepare()
-                    writer = stack.enter_context(output.open_writer(state.output_ends))
+                    writer = stack.enter_context(_open_writer(output, state))
                     _append_unrecorded(plan, journal, options.part, state, writer, output)
             todo = [shard for shard in part if not state.done[shard]]
             # those whose file an interrupted run left, or someone else: what is refused is refused at once
             todo.sort(key=lambda shard: not os.path.lexists(output.shard_file(shard) or ""))
             total, left = (sum(plan.sample_count(shard) for shard in shards) for shards in (part, todo))
             meter = ProgressMeter(total, total - left, options.observer)
+            if damage := state.damage_in_words():
+                _log.warning("%s", damage)
             if todo and (allowed is None or state.failures <= allowed):
                 if len(todo) < len(part):
                     _log.info("resuming: %d of %d shards are already done", len(part) - len(todo), len(part))
@@ -252,6 +252,44 @@ def run_job(
         raise output_error(error, output.root) from error
 
 
+def _read_summary(
+    plan: Plan, journal: Journal, output: Output, conclude: Conclude | None
+) -> tuple[Mapping[str, Any] | None, JobState]:
+    """The summary, None if the job has not finished, and the state; a damaged summary is written again if it can be."""
+    problem = None
+    try:
+        finished = journal.read_summary()
+    except FormatError as error:
+        finished, problem = {}, error
+    state = journal.load(plan)
+    for path in () if finished is None else output.files(plan.shards):
+        if not os.path.exists(path):
+            raise OutputError(
+                f"{path}: this finished job wrote it, but the file is gone; --overwrite starts the job again"
+            )
+    if problem is not None:
+        if not state.complete:
+            raise problem
+        finished = _result(state, conclude(plan.facts, state) if conclude else plan.facts)
+        journal.write_summary(finished)
+        _log.warning("%s: the summary was damaged, and is written again from the journal", output.root)
+    return finished, state
+
+
+def _open_writer(output: OrderedOutput, state: JobState) -> OrderedWriter:
+    """The writer that continues; it cannot do a shard again that has others after it."""
+    problem = state.damage
+    try:
+        if 0 not in state.done[: sum(state.done)]:
+            return output.open_writer(state.output_ends)
+    except KeyError as error:
+        problem = f"an end has no {error}"
+    raise OutputMismatchError(
+        f"{output.root}: its journal is damaged: {problem or 'it lacks a shard before others'}; this format is written "
+        "in order, so only --overwrite helps, which starts the job again"
+    )
+
+
 def _warn_of_idle_parts(plan: Plan, part: Part) -> None:
     if part.count > plan.shards:
         way = f"use --shard i/{plan.shards}" if plan.shards > 1 else "run it without --shard"
@@ -267,6 +305,10 @@ def _append_unrecorded(
     if writer.unrecorded:
         with JournalWriter(journal, plan, part) as lines:
             for entry in writer.unrecorded:
+                try:
+                    check_line(entry, plan.shards)
+                except ValueError as error:
+                    raise FormatError(f"{output.root}: a line noted there {error}; --overwrite starts again") from error
                 lines.append(entry)
                 state.add(entry["shard"], entry)
     if sum(state.done) != writer.done or not all(state.done[: writer.done]):
@@ -309,16 +351,7 @@ def _publish(
                     raise OutputMismatchError(
                         f"{path}: this job wrote it, but the file is gone; --overwrite starts the job again"
                     )
-            digests = "".join(state.digests[shard] for shard in sorted(state.digests))
-            final = {
-                "samples": state.samples,
-                "bytes": state.bytes,
-                "failures": state.failures,
-                "skipped": state.skipped,
-                "largest_label": state.largest_label,
-                "digest": hashlib.blake2b(digests.encode(), digest_size=16).hexdigest(),
-                "facts": facts,
-            }
+            final = _result(state, facts)
             journal.write_summary(final)
         # whoever did the shards, nobody writes their files any more
         _clean_up(journal, output, map(os.path.basename, output.files(plan.shards)))
@@ -336,6 +369,19 @@ def _lost_error(lost: Mapping[int, str]) -> OutputMismatchError:
     return OutputMismatchError(
         f"{path}: this job wrote it, but it is gone{others}; run the same command again, which writes it again"
     )
+
+
+def _result(state: JobState, facts: Mapping[str, Any]) -> dict[str, Any]:
+    digests = "".join(state.digests[shard] for shard in sorted(state.digests))
+    return {
+        "samples": state.samples,
+        "bytes": state.bytes,
+        "failures": state.failures,
+        "skipped": state.skipped,
+        "largest_label": state.largest_label,
+        "digest": hashlib.blake2b(digests.encode(), digest_size=16).hexdigest(),
+        "facts": facts,
+    }
 
 
 def _clean_up(journal: Journal, output: Output, unused: Iterable[str] = ()) -> None:
@@ -357,6 +403,9 @@ def _summary(
 ) -> JobSummary:
     progress = meter.progress()
     causes, skipped_causes = journal.causes(plan) if state.failures or state.skipped else ({}, {})
+    for known, total in ((causes, state.failures), (skipped_causes, state.skipped)):
+        if lost := total - sum(known.values()):
+            known["for reasons that the journal has lost"] = lost
     return JobSummary(
         output=output.root,
         finished=final is not None,

@@ -12,19 +12,26 @@ Its files are hidden, and none that stays is a folder, because readers of image 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
-from facedata.errors import FormatError, InputNotFoundError, InputUnfinishedError, OutputMismatchError, input_error
+from facedata.errors import (
+    FormatError,
+    InputNotFoundError,
+    InputUnfinishedError,
+    OptionError,
+    OutputError,
+    OutputMismatchError,
+)
 from facedata.files import (
     StrPath,
     atomic_writer,
@@ -37,7 +44,17 @@ from facedata.files import (
     temporary_name,
     write_fully,
 )
-from facedata.jobs.plan import Part, Plan
+from facedata.jobs.plan import (
+    LARGEST,
+    MOST_SHARDS,
+    Part,
+    Plan,
+    check_line,
+    checked_summary,
+    dumped,
+    sealed,
+    unsealed,
+)
 
 __all__ = [
     "BESIDE",
@@ -55,6 +72,8 @@ __all__ = [
     "refuse_unfinished",
 ]
 
+_Value = TypeVar("_Value")
+
 PREFIX = ".facedata-"
 BESIDE = ".facedata"
 BUILDING = f"{PREFIX}building"
@@ -66,6 +85,9 @@ FAILURES = "failures.jsonl"
 SKIPPED = "skipped.jsonl"
 _LONGEST_CAUSE = 40
 _LARGEST_NOTE = 1 << 20
+_LONGEST_LINE = 32 << 20  # bytes of a line of a journal, which has each sample of a shard that failed
+_MOST_RUNS = 100_000  # that are listed
+_RUN = b'{"run":'
 _FINISHING = 1 << 40  # the byte that stands for publishing the result, far beyond those of the shards
 
 
@@ -120,6 +142,8 @@ class JobState:
         Where an `OrderedOutput` ends after each shard, as its writer returned it.
     file_sizes : dict of int to int
         Bytes of the files of the shards that have one for themselves.
+    damaged : int
+        Lines that are damaged and do not count; `damage` says where the first one is, and what is wrong with it.
     """
 
     done: bytearray
@@ -133,33 +157,50 @@ class JobState:
     digests: dict[int, str] = field(default_factory=dict)
     output_ends: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     file_sizes: dict[int, int] = field(default_factory=dict)
+    damaged: int = 0
+    damage: str = ""
 
     @property
     def complete(self) -> bool:
         """Whether every shard is done."""
         return all(self.done)
 
+    def conclude(self, summary: Mapping[str, Any]) -> str:
+        """Take the counts from the summary of the finished job; return what is wrong with the journals, in words."""
+        counts = {name: summary[name] for name in ("samples", "bytes", "failures", "skipped", "largest_label")}
+        agrees = self.complete and all(getattr(self, name) == count for name, count in counts.items())
+        listed = f"it lists {sum(self.done)} of {len(self.done)} shards{self.damage and ', and '}{self.damage}"
+        vars(self).update(counts, done=bytearray(b"\1") * len(self.done), failed_shards={})
+        return (
+            "" if agrees else f"{listed}shards; the counts are those of the summary{self.damage and '; '}{self.damage}"
+        )
+
+    def damage_in_words(self) -> str:
+        """What is wrong with the journals of a job that is not complete; empty if nothing is known to be."""
+        others = f", and {self.damaged - 1:,} more" if self.damaged > 1 else ""
+        return f"{self.damage}{others}; what is damaged does not count" if self.damaged and not self.complete else ""
+
     def add(self, shard: int, entry: Mapping[str, Any]) -> None:
         """Add a line of a journal; a shard counts once."""
         if self.done[shard]:
             return
         if "failed" in entry:
-            self.failed_shards[shard] = str(entry["failed"])
+            self.failed_shards[shard] = entry["failed"]
             return
         self.failed_shards.pop(shard, None)
         self.done[shard] = 1
-        self.samples += int(entry["samples"])
-        self.bytes += int(entry["bytes"])
-        self.seconds += float(entry["seconds"])
+        self.samples += entry["samples"]
+        self.bytes += entry["bytes"]
+        self.seconds += entry["seconds"]
         self.failures += len(entry["failures"])
         self.skipped += len(entry.get("skipped", ()))
-        self.digests[shard] = str(entry["digest"])
+        self.digests[shard] = entry["digest"]
         if "end" in entry:
-            self.output_ends[shard] = dict(entry["end"])
+            self.output_ends[shard] = entry["end"]
         if "file_size" in entry:
-            self.file_sizes[shard] = int(entry["file_size"])
+            self.file_sizes[shard] = entry["file_size"]
         if entry["labels"]:
-            self.largest_label = max(self.largest_label, int(entry["labels"][1]))
+            self.largest_label = max(self.largest_label, entry["labels"][1])
 
 
 class Journal:
@@ -190,19 +231,22 @@ class Journal:
             "finished is in the moved folder. Move it back, or name its new place, and run the same command to resume"
         )
 
-    def read_plan(self) -> Plan | None:
+    def read_plan(self, ours: Plan | None = None) -> Plan | None:
         """The plan of the job that writes this folder, or None if there is none.
+
+        `ours` is returned in place of one that is damaged, if the journals show that they are those of `ours`.
 
         Raises
         ------
         FormatError
             If it is damaged, or was written by another version of facedata.
         """
-        value = self._read_json(PLAN)
         try:
-            return None if value is None else Plan.from_json(value)
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"{self.folder / PLAN}: {error}") from error
+            return self._read(PLAN, Plan.from_json)
+        except FormatError:
+            if ours is None or all(run["fingerprint"] != ours.fingerprint for run in self.runs()):
+                raise
+            return ours
 
     def require_plan(self) -> Plan:
         """The plan of the job that writes this folder.
@@ -245,34 +289,41 @@ class Journal:
         (self.folder / PUBLISHING).unlink(missing_ok=True)
 
     def read_summary(self) -> dict[str, Any] | None:
-        """The summary of a finished job, or None."""
-        return self._read_json(SUMMARY)
+        """The summary of a finished job, or None; raises `FormatError` if it is damaged."""
+        return self._read(SUMMARY, checked_summary)
 
-    def _read_json(self, name: str) -> dict[str, Any] | None:
+    def _read(self, name: str, check: Callable[[dict[str, Any]], _Value]) -> _Value | None:
         path = self.folder / name
         try:
-            value = json.loads(path.read_bytes())
-        except (FileNotFoundError, NotADirectoryError):
+            return check(unsealed(read_small(path, LARGEST)))
+        except InputNotFoundError:
             return None
-        except OSError as error:
-            raise input_error(error, path) from error
-        except (ValueError, RecursionError) as error:
-            raise FormatError(f"{path}: is damaged (not JSON); remove the folder, or give --overwrite") from error
-        if not isinstance(value, dict):
-            raise FormatError(f"{path}: is damaged (not a JSON object); remove the folder, or give --overwrite")
-        return value
+        except FormatError as error:
+            wrong = str(error)
+        except ValueError as error:
+            wrong = f"{path}: {error}"
+        raise FormatError(
+            f"{wrong}; the command that wrote this folder writes it again if the journal is whole, and with "
+            "--overwrite starts again"
+        )
 
-    def write_plan(self, plan: Plan) -> None:
-        """Write the plan if there is none yet; another run that starts at the same moment may be faster."""
+    def write_plan(self, plan: Plan, *, replace: bool = False) -> None:
+        """Write the plan if there is none yet; another run that starts at the same moment may be faster.
+
+        With `replace`, write it in place of one that is damaged. Raises `OptionError` if it is too large to be read.
+        """
         path = self.folder / PLAN
         draft = Path(temporary_name(path))
+        data = sealed(plan.to_json(), indent=2)
+        if plan.shards > MOST_SHARDS or len(data) > LARGEST:
+            raise OptionError(f"{self.folder}: the job would have {plan.shards:,} shards; larger files make it fewer")
         try:
             with open(draft, "wb", opener=open_new) as file:
-                file.write(_dump(plan.to_json(), indent=2))
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             try:
-                os.link(draft, path)
+                (os.replace if replace else os.link)(draft, path)
             except FileExistsError:
                 pass
             except PermissionError:  # a file system without hard links
@@ -284,13 +335,13 @@ class Journal:
         """Mark the job as finished; the last file written."""
         self.check_in_place()
         with atomic_writer(self.folder / SUMMARY) as file:
-            file.write(_dump(summary, indent=2))
+            file.write(sealed(summary, indent=2))
 
     def load(self, plan: Plan) -> JobState:
         """Read all journals of the job."""
         state = JobState(bytearray(plan.shards))
         lost = Counter(entry["shard"] for _, _, entry in self._entries(plan) if "lost" in entry)
-        for _, _, entry in self._entries(plan):
+        for _, _, entry in self._entries(plan, state):
             shard = entry["shard"]
             if lost[shard] and "digest" in entry:  # what this line says was written is not there any more
                 lost[shard] -= 1
@@ -300,7 +351,14 @@ class Journal:
 
     def runs(self) -> list[dict[str, Any]]:
         """The runs that have worked on the job, in order of their journals: host, pid, part, start."""
-        return [line["run"] for path in self._paths() for _, line in _lines(path) if isinstance(line.get("run"), dict)]
+        runs: list[dict[str, Any]] = []
+        for path in self._paths():
+            for _, _, line in _lines(path):
+                with suppress(ValueError):
+                    if line.startswith(_RUN) and len(runs) < _MOST_RUNS:
+                        check_line(value := unsealed(line), 1)
+                        runs.append(value["run"])
+        return runs
 
     def write_failures(self, plan: Plan) -> None:
         """Update ``failures.jsonl`` and ``skipped.jsonl`` from the journals.
@@ -312,7 +370,7 @@ class Journal:
         with atomic_writer(self.folder / FAILURES) as failures, atomic_writer(self.folder / SKIPPED) as skipped:
             for name, line in self._listed(plan):
                 written.add(name)
-                (failures if name == FAILURES else skipped).write(_dump(line) + b"\n")
+                (failures if name == FAILURES else skipped).write(dumped(line) + b"\n")
         for name in {FAILURES, SKIPPED} - written:
             (self.folder / name).unlink(missing_ok=True)
 
@@ -336,9 +394,9 @@ class Journal:
                 places[entry["shard"]] = (path, place)
         for shard in sorted(places):
             path, place = places[shard]
-            with open(path, "rb") as journal:
+            with _opened(path) as journal:
                 journal.seek(place)
-                entry = json.loads(journal.readline())
+                entry = unsealed(journal.readline(_LONGEST_LINE), plan.fingerprint)
             if "failed" in entry:
                 yield FAILURES, {"shard": shard, "samples": list(plan.bounds(shard)), "reason": entry["failed"]}
             for name, kind in ((FAILURES, "failures"), (SKIPPED, "skipped")):
@@ -356,16 +414,25 @@ class Journal:
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob(f"{PREFIX}journal*.jsonl"))
 
-    def _entries(self, plan: Plan) -> Iterator[tuple[Path, int, dict[str, Any]]]:
-        """Every whole line about a shard of this plan, with its file and its offset there."""
+    def _entries(self, plan: Plan, state: JobState | None = None) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+        """Every whole line about a shard of this plan, with its file and its offset there; `state` gets the damage."""
         fingerprint = plan.fingerprint
         for path in self._paths():
-            belongs = False
-            for place, line in _lines(path):
-                if "run" in line:
-                    belongs = line["run"].get("fingerprint") == fingerprint
-                elif belongs and isinstance(line.get("shard"), int) and 0 <= line["shard"] < plan.shards:
-                    yield path, place, line
+            belongs: bool | None = None  # not known if the first line is damaged, but a checksum shows it too
+            for number, place, line in _lines(path):
+                is_run = line.startswith(_RUN)
+                try:
+                    entry = unsealed(line, "" if is_run else fingerprint)
+                    check_line(entry, plan.shards)
+                except ValueError as error:
+                    if state is not None and belongs is not False:
+                        state.damaged += 1
+                        state.damage = state.damage or f"{path}: line {number} {error}"
+                    continue
+                if is_run:
+                    belongs = entry["run"]["fingerprint"] == fingerprint
+                elif belongs or (belongs is None and "crc" in entry):
+                    yield path, place, entry
 
 
 class JournalWriter:
@@ -385,7 +452,9 @@ class JournalWriter:
             "pid": os.getpid(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+        self._seed = ""
         self.append({"run": run})
+        self._seed = plan.fingerprint
         self.check_in_place = journal.check_in_place
 
     def __enter__(self) -> JournalWriter:
@@ -395,8 +464,14 @@ class JournalWriter:
         self._file.close()
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Append a line."""
-        write_fully(self._file.fileno(), _dump(entry) + b"\n")
+        """Append a line; raises `OutputError` if it is too long to be read."""
+        line = sealed(entry, seed=self._seed) + b"\n"
+        if len(line) > _LONGEST_LINE:
+            raise OutputError(
+                f"{self._file.name}: the list of images that failed, of shard {entry['shard']} alone, has "
+                f"{len(line):,} bytes; is the input what it should be? Smaller files have shorter lists"
+            )
+        write_fully(self._file.fileno(), line)
 
 
 class ShardLock:
@@ -459,12 +534,10 @@ def refuse_unfinished(path: str | os.PathLike[str]) -> None:
     start = Path(path).absolute()
     for folder in (start, Path(f"{start}{BESIDE}"), *start.parents):
         journal = Journal(folder)
-        if _is_file(folder / CLEARING) or (_is_file(folder / PLAN) and not _is_file(folder / SUMMARY)):
+        if _is_file(folder / CLEARING) or (_is_file(folder / PLAN) and journal.read_summary() is None):
             plan = journal.read_plan()
-            command = plan.facts.get("command_line", "the same command") if plan else "the same command"
-            raise InputUnfinishedError(
-                f"{folder}: is the output of a job that has not finished; finish it with: {command}"
-            )
+            unfinished = InputUnfinishedError(f"{folder}: is the output of a job that has not finished; finish it with")
+            raise unfinished.with_command("" if plan is None else plan.command_line)
 
 
 def _mark_of(path: StrPath) -> str:
@@ -501,17 +574,27 @@ def _open_after_last_whole_line(path: Path) -> IO[bytes]:
     return file
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The lines that are whole JSON objects, each with its offset; a kill or a full disk may have cut one."""
+def _opened(path: Path) -> IO[bytes]:
+    return open(path, "rb", opener=lambda name, _: open_regular(name, follow_symlinks=False))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+    """The lines, each with its number and offset; a kill or a full disk may have cut the last one, which is left out.
+
+    Raises `FormatError` if one is longer than any that a job writes.
+    """
     offset = 0
-    with open(open_regular(path, follow_symlinks=False), "rb") as file:
-        for line in file:
-            try:
-                value = json.loads(line) if line.endswith(b"\n") else None
-            except (ValueError, RecursionError):
-                value = None
-            if isinstance(value, dict):
-                yield offset, value
+    with _opened(path) as file:
+        for number in count(1):
+            line = file.readline(_LONGEST_LINE + 1)
+            if len(line) > _LONGEST_LINE:
+                raise FormatError(
+                    f"{path}: line {number} has more than {_LONGEST_LINE:,} bytes, so it is not of a journal; "
+                    "the command that wrote this folder starts again with --overwrite"
+                )
+            if not line.endswith(b"\n"):
+                return
+            yield number, offset, line
             offset += len(line)
 
 
@@ -519,8 +602,3 @@ def _cause(reason: str) -> str:
     """The words of a reason before its details, if they say it in short and without a number."""
     head = re.split(r" ?[:;,(]", reason, maxsplit=1)[0]
     return head if len(head) <= _LONGEST_CAUSE and not re.search(r"\d", head) else "cannot be read"
-
-
-def _dump(value: Any, indent: int | None = None) -> bytes:
-    # a file name that is not UTF-8 has lone surrogates, and their escape is JSON's own
-    return json.dumps(value, ensure_ascii=False, indent=indent).encode(errors="backslashreplace")

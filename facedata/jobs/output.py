@@ -63,17 +63,16 @@ def check_output(plan: Plan, output: Output, *, overwrite: bool) -> None:
     folder = Path(output.root)
     names = _names_in(folder)
     journal = Journal(folder)
-    existing = journal.read_plan() if names and not overwrite and CLEARING not in names else None
+    existing = journal.read_plan(plan) if names and not overwrite and CLEARING not in names else None
     if existing is None:
         _check_named_files(output, overwrite=overwrite)
         _check_foreign(plan, folder, names, output, overwrite=overwrite)
     elif existing.fingerprint != plan.fingerprint:
-        resume = existing.facts.get("command_line", "its own command")
         raise OutputMismatchError(
             f"{folder}: belongs to a job that differs: {'; '.join(plan.differences(existing))}. Choose another output, "
-            f"or --overwrite to start again; that job resumes with: {resume}"
-        )
-    elif journal.read_summary() is None:
+            "or --overwrite to start again; that job resumes with"
+        ).with_command(existing.command_line)
+    elif SUMMARY not in names:
         _refuse_appeared(output, journal)
 
 
@@ -184,8 +183,9 @@ def claim_output(plan: Plan, output: Output, *, overwrite: bool) -> Journal:
         if overwrite or (folder / CLEARING).exists():
             _clear(folder, output)
         journal = Journal(folder)
-        if journal.read_plan() is None:
-            journal.write_plan(plan)
+        existing = journal.read_plan(plan)
+        if existing is None or existing is plan:
+            journal.write_plan(plan, replace=existing is plan)  # it is damaged, but the journals are of this job
         journal.hold()
     except OutputError:
         raise
@@ -261,7 +261,7 @@ def _listed_by_job_before(folder: Path) -> set[str]:
 def _named_by_job_before(folder: Path) -> list[Path]:
     plan = _plan_before(folder)
     facts: Mapping[str, Any] = plan.facts if plan is not None else {}
-    return [Path(name) for name in facts.get("named_files", []) if isinstance(name, str)]
+    return [Path(name) for name in facts.get("named_files", [])]
 
 
 def _plan_before(folder: Path) -> Plan | None:

@@ -1,20 +1,50 @@
-"""The plan of a job: its inputs and options, cut into shards. The same inputs give the same plan."""
+"""The plan of a job: its inputs and options, cut into shards. The same inputs give the same plan.
+
+Also the checks of all that is read from the files of a job, which may be damaged or forged.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from facedata.errors import OptionError
+from facedata.text import plain_line
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Part", "Plan", "cut_by_size", "shard_count"]
+__all__ = [
+    "COUNT",
+    "LARGEST",
+    "MOST_SHARDS",
+    "OBJECT",
+    "TEXT",
+    "Part",
+    "Plan",
+    "Shape",
+    "check_line",
+    "check_shape",
+    "checked_summary",
+    "cut_by_size",
+    "dumped",
+    "sealed",
+    "shard_count",
+    "unsealed",
+]
+
+LARGEST = 16 << 20  # bytes of a plan or a summary
+MOST_SHARDS = 1 << 20  # also parts
+_SHOWN = 10  # differences from another job
+_DEEPEST = 12  # objects and lists in each other
 
 _SAMPLES_PER_SHARD = 8192
 _CUT_BLOCK = 1 << 16
@@ -74,6 +104,8 @@ class Part:
             raise OptionError(
                 f"part {self.number}/{self.count}: parts are counted from 1/{self.count} to {self.count}/{self.count}"
             )
+        if self.count > MOST_SHARDS:
+            raise OptionError(f"part {self.number}/{self.count}: a job may have at most {MOST_SHARDS:,} parts")
 
     def shards(self, plan: Plan) -> range:
         """The shards of `plan` that belong to this part: neighbours, as files are read fastest in order."""
@@ -149,32 +181,50 @@ class Plan:
         Raises
         ------
         ValueError
-            If it is not a plan, or another version of facedata wrote it.
+            If it is not a plan, or another version of facedata wrote it; its text is a predicate.
         """
         version = value.get("version", 1)
         if version != _VERSION:
             raise ValueError(
-                f"was written by another version of facedata (plan version {version}; this one continues version "
-                f"{_VERSION}): finish the job with that version, or start it again with --overwrite"
+                f"was written by another version of facedata (plan version {_found(version)}; this one continues "
+                f"version {_VERSION}), which can finish the job"
             )
+        check_shape(value, _PLAN)
+        ends = None if value.get("ends") is None else tuple(value["ends"])
         plan = cls(
             value["command"],
-            dict(value["inputs"]),
-            dict(value["options"]),
-            int(value["samples"]),
-            int(value["shards"]),
-            dict(value["facts"]),
-            None if value.get("ends") is None else tuple(map(int, value["ends"])),
+            value["inputs"],
+            value["options"],
+            value["samples"],
+            value["shards"],
+            value["facts"],
+            ends,
         )
-        if plan.ends is not None and len(plan.ends) != plan.shards:
-            raise ValueError(f"{len(plan.ends)} ends of {plan.shards} shards")
+        if ends is not None and (len(ends) != plan.shards or ends[-1] != plan.samples):
+            raise ValueError(f"is damaged: {len(ends)} ends of {plan.shards} shards, {plan.samples} samples")
+        if value.get("fingerprint") != plan.fingerprint:
+            raise ValueError("is damaged: its content does not have its fingerprint")
         return plan
+
+    @property
+    def command_line(self) -> str:
+        """The command line in the facts, which resumes the job; empty if facedata does not write such a line.
+
+        Someone else may have written it, for people to paste it into a shell.
+        """
+        line = self.facts.get("command_line", "")
+        try:
+            words = shlex.split(line)
+        except ValueError:
+            return ""
+        return line if words[:1] == ["facedata"] and line.isprintable() and shlex.join(words) == line else ""
 
     def differences(self, other: Plan) -> list[str]:
         """How `other`, the job whose output exists, differs from this plan, in words."""
         mine, theirs = _causes(self), _causes(other)
         names = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
-        return [f"{name} was {theirs.get(name, 'none')}, is now {mine.get(name, 'none')}" for name in names]
+        shown = [f"{name} was {theirs.get(name, 'none')}, is now {mine.get(name, 'none')}" for name in names[:_SHOWN]]
+        return [plain_line(text, 300) for text in shown] + ["and more"] * (len(names) > _SHOWN)
 
 
 def _causes(plan: Plan) -> dict[str, Any]:
@@ -193,3 +243,165 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(inner, f"{name} {number}")
     else:
         yield name, value
+
+
+def dumped(value: Any, indent: int | None = None) -> bytes:
+    """A value as JSON."""
+    # a file name that is not UTF-8 has lone surrogates, and their escape is JSON's own
+    return json.dumps(value, ensure_ascii=False, indent=indent).encode(errors="backslashreplace")
+
+
+def sealed(value: Mapping[str, Any], indent: int | None = None, seed: str = "") -> bytes:
+    """A value as JSON that ends with the CRC-32 of `seed` and of its own text, by which damage is noticed."""
+    text = dumped(value, indent)[:-1].rstrip()
+    space, end = (b" ", b"") if indent is None else (b"\n" + b" " * indent, b"\n")
+    return b'%b,%b"crc": "%08x"%b}' % (text, space, crc32(text, crc32(seed.encode())), end)
+
+
+def unsealed(data: bytes, seed: str = "") -> dict[str, Any]:
+    """The value that was `sealed`, with its ``crc``; or one without, as facedata wrote it before.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged; its text is a predicate.
+    """
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        raise ValueError("is damaged: it is not JSON") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"is damaged: it is {_found(value)}, expected a JSON object")
+    if "crc" in value:
+        text, _, end = data.rpartition(b'"crc": "')
+        right = b"%08x" % crc32(text.rstrip()[:-1], crc32(seed.encode()))
+        if not re.fullmatch(re.escape(right) + rb'"\s*\}\s*', end):
+            raise ValueError("is damaged: it does not have its checksum")
+    return value
+
+
+Shape = Mapping[str, tuple[Callable[[Any], bool], str]]
+"""For each key a test of its value, and in words what is expected; a key with ``?`` at its end may be missing."""
+
+
+def check_shape(value: Mapping[str, Any], shape: Shape) -> None:
+    """Raise a ValueError that says, as a predicate, what is wrong with a value that was read from a file."""
+    for key, (test, expected) in shape.items():
+        name = key.removesuffix("?")
+        if name not in value:
+            if name != key:
+                continue
+            raise ValueError(f"is damaged: it has no '{name}', expected {expected}")
+        if not test(value[name]):
+            raise ValueError(f"is damaged: '{name}' is {_found(value[name])}, expected {expected}")
+
+
+def _found(value: Any) -> str:
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return plain_line(repr(value), 40)
+
+
+def _is_count(value: Any, least: int = 0, end: int = 1 << 53) -> bool:
+    return type(value) is int and least <= value < end
+
+
+def _is_object(value: Any, levels: int = _DEEPEST) -> bool:
+    """Whether it is an object without very deep levels, which end whatever goes down in it."""
+    inner = list(value.values()) if isinstance(value, dict) else value
+    nested = [each for each in inner if isinstance(each, dict | list)]
+    return isinstance(value, dict | list) and levels > 0 and all(_is_object(each, levels - 1) for each in nested)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+def _are_rising(value: Any, least: int = 0) -> bool:
+    return (
+        isinstance(value, list)
+        and all(_is_count(each, least) for each in value)
+        and all(low <= high for low, high in pairwise(value))
+    )
+
+
+def _are_lines(value: Any) -> bool:
+    """Whether these can be lines of ``failures.jsonl``: a `reason`, and other texts and numbers."""
+    return isinstance(value, list) and all(
+        isinstance(line, dict)
+        and isinstance(line.get("reason"), str)
+        and _is_count(line.get("index", 0))
+        and all(isinstance(each, str | int | None) for each in line.values())
+        for line in value
+    )
+
+
+COUNT = (_is_count, "a whole number from 0")
+TEXT = (lambda value: isinstance(value, str), "a text")
+OBJECT = (lambda value: isinstance(value, dict) and _is_object(value), "an object")
+_DIGEST = (lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{1,64}", value)), "a hexadecimal number")
+_LINES = (_are_lines, "a list of samples, each with a reason")
+_PLAN: Shape = {
+    "command": TEXT,
+    "inputs": OBJECT,
+    "options": OBJECT,
+    "samples": COUNT,
+    "shards": (lambda value: _is_count(value, 1, MOST_SHARDS + 1), f"a number from 1 to {MOST_SHARDS:,}"),
+    "ends?": (lambda value: value is None or _are_rising(value), "a list of rising numbers"),
+    "facts": (
+        lambda value: (
+            OBJECT[0](value)
+            and isinstance(value.get("command_line", ""), str)
+            and _are_texts(value.get("named_files", []))
+        ),
+        "an object, with a text 'command_line' and a list of texts 'named_files', if it has them",
+    ),
+}
+_SUMMARY: Shape = {
+    **dict.fromkeys(("samples", "bytes", "failures", "skipped"), COUNT),
+    "largest_label": (lambda value: _is_count(value, -1), "a whole number from -1"),
+    "digest": _DIGEST,
+    "facts": OBJECT,
+}
+_RUN: Shape = {
+    "fingerprint": TEXT,
+    "part": (
+        lambda value: isinstance(value, str) and bool(re.fullmatch("[1-9][0-9]{0,6}/[1-9][0-9]{0,6}", value)),
+        "i/n",
+    ),
+    "host": TEXT,
+    "pid": COUNT,
+    "started": TEXT,
+}
+_FAILED: Shape = {"failed": TEXT}
+_LOST: Shape = {"lost": (lambda value: value is True, "true")}
+_DONE: Shape = {
+    "samples": COUNT,
+    "bytes": COUNT,
+    "digest": _DIGEST,
+    "labels": (
+        lambda value: value is None or (_are_rising(value, -1 << 53) and len(value) == 2),
+        "null or the smallest and the largest label",
+    ),
+    "failures": _LINES,
+    "seconds": (lambda value: type(value) in (int, float) and 0 <= value < 1e12, "a number from 0"),
+    "skipped?": _LINES,
+    "file_size?": COUNT,
+    "end?": (lambda value: isinstance(value, dict) and all(map(_is_count, value.values())), "an object of numbers"),
+}
+
+
+def checked_summary(value: dict[str, Any]) -> dict[str, Any]:
+    """Return the summary of a job; raise a ValueError if `value` is not one."""
+    check_shape(value, _SUMMARY)
+    return value
+
+
+def check_line(value: Mapping[str, Any], shards: int) -> None:
+    """Raise a ValueError if `value` is not a line of the journal of a job with so many shards."""
+    if "run" in value:
+        check_shape(value, {"run": OBJECT})
+        check_shape(value["run"], _RUN)
+    else:
+        shard = (lambda number: _is_count(number, end=shards), f"a number from 0 to {shards - 1:,}")
+        check_shape(value, {"shard": shard, **(_LOST if "lost" in value else _FAILED if "failed" in value else _DONE)})

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from facedata.jobs.journal import JobState, Journal, job_folder
-from facedata.jobs.plan import Part, Plan
+from facedata.jobs.plan import MOST_SHARDS, Part, Plan
 
 __all__ = ["JobStatus", "job_status"]
 
@@ -19,7 +19,7 @@ class JobStatus:
     Attributes
     ----------
     command_line : str
-        The command that began it, which also resumes it.
+        The command that began it, which also resumes it; empty if the plan has none that facedata would write.
     finished : bool
         Whether every shard is done and the result is published.
     samples_total, samples, failures, skipped : int
@@ -32,6 +32,8 @@ class JobStatus:
         Every run so far: host, pid, part, start.
     parts_missing : list of str
         The parts, ``i/n``, that still have shards to do, if all runs were parts of the same count.
+    damage : str
+        What is wrong with its journals, if that matters.
     """
 
     output: str
@@ -50,6 +52,7 @@ class JobStatus:
     failed: dict[int, str]
     runs: list[dict[str, Any]]
     parts_missing: list[str]
+    damage: str
 
     @property
     def good(self) -> bool:
@@ -69,12 +72,13 @@ def job_status(output: str | os.PathLike[str]) -> JobStatus:
     InputNotFoundError
         If there is no such folder, or no job in it.
     FormatError
-        If its plan is damaged or was written by another version of facedata.
+        If its plan or summary is damaged or was written by another version of facedata.
     """
     folder = job_folder(output)
     journal = Journal(folder)
     plan = journal.require_plan()
-    state, runs = journal.load(plan), journal.runs()
+    state, runs, summary = journal.load(plan), journal.runs(), journal.read_summary()
+    damage = state.damage_in_words() if summary is None else state.conclude(summary)
     missing = [shard for shard in range(plan.shards) if not state.done[shard] and shard not in state.failed_shards]
     ranges: list[list[int]] = []
     for shard in missing:  # [1, 2, 3, 7] becomes [[1, 3], [7, 7]]
@@ -84,8 +88,8 @@ def job_status(output: str | os.PathLike[str]) -> JobStatus:
             ranges.append([shard, shard])
     return JobStatus(
         output=folder,
-        command_line=str(plan.facts.get("command_line", "")),
-        finished=journal.read_summary() is not None,
+        command_line=plan.command_line,
+        finished=summary is not None,
         samples_total=plan.samples,
         samples=state.samples,
         failures=state.failures,
@@ -99,13 +103,14 @@ def job_status(output: str | os.PathLike[str]) -> JobStatus:
         failed=state.failed_shards,
         runs=runs,
         parts_missing=_parts_missing(plan, state, runs),
+        damage=damage,
     )
 
 
 def _parts_missing(plan: Plan, state: JobState, runs: list[dict[str, Any]]) -> list[str]:
-    counts = {str(run.get("part", "")).partition("/")[2] for run in runs}
-    count = counts.pop() if len(counts) == 1 else "1"
-    if not count.isdigit() or int(count) == 1:
+    counts = {int(run["part"].partition("/")[2]) for run in runs}
+    count = counts.pop() if len(counts) == 1 else 1
+    if not 1 < count <= MOST_SHARDS:
         return []
-    parts = [Part(number, int(count)) for number in range(1, int(count) + 1)]
+    parts = (Part(number, count) for number in range(1, count + 1))
     return [str(part) for part in parts if not all(state.done[shard] for shard in part.shards(plan))]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from job_tasks import result
+from job_tasks import SUMMARY, result
 
 from facedata.errors import FormatError, InputUnfinishedError
 from facedata.jobs.journal import Journal, JournalWriter, ShardResult, done_entry, refuse_unfinished
@@ -77,7 +77,7 @@ def test_an_unfinished_output_is_refused_as_an_input_with_the_command_that_finis
     for path in (tmp_path, tmp_path / "train.rec"):
         with pytest.raises(InputUnfinishedError, match="facedata test --output out"):
             refuse_unfinished(path)
-    journal.write_summary({})
+    journal.write_summary(SUMMARY)
     refuse_unfinished(tmp_path)
 
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from job_tasks import PlainOutput, hold_shards
+from job_tasks import SUMMARY, PlainOutput, hold_shards
 
 from facedata.errors import (
     FormatError,
@@ -16,7 +16,7 @@ from facedata.errors import (
     OutputMismatchError,
 )
 from facedata.jobs.engine import LocalExecutor
-from facedata.jobs.journal import ShardLock, refuse_unfinished
+from facedata.jobs.journal import Journal, ShardLock, refuse_unfinished
 from facedata.jobs.output import check_still_ours, claim_output, refuse_overlap
 from facedata.jobs.plan import Plan
 
@@ -70,7 +70,7 @@ class CutOff(PlainOutput):
 
 def test_an_output_whose_deletion_was_cut_off_does_not_read_as_finished(tmp_path: Path) -> None:
     claim(tmp_path)
-    (tmp_path / ".facedata-summary.json").write_text("{}")
+    Journal(tmp_path).write_summary(SUMMARY)
     refuse_unfinished(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         claim_output(OTHER, CutOff(str(tmp_path)), overwrite=True)
@@ -107,7 +107,7 @@ def test_a_job_begun_by_another_version_is_refused_and_can_be_started_again(tmp_
     claim(tmp_path)
     path = tmp_path / ".facedata-plan.json"
     plan = json.loads(path.read_text())
-    del plan["version"]  # plans had no version before
+    del plan["version"], plan["crc"]  # plans had none before
     path.write_text(json.dumps(plan))
     with pytest.raises(FormatError, match=r"another version of facedata \(plan version 1.*--overwrite"):
         claim(tmp_path)
