@@ -12,19 +12,20 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from facedata.download.archives import extract_archive, group_archives
 from facedata.download.catalogue import CatalogueSet
 from facedata.download.checksums import Digest, remember
 from facedata.download.walk import check_stop, shared_end
-from facedata.errors import FormatError, OutputExistsError, input_error, output_error
-from facedata.files import atomic_writer, make_own_folder
+from facedata.errors import FacedataError, FormatError, OutputExistsError, input_error, output_error
+from facedata.files import atomic_writer, make_own_folder, read_small
 from facedata.jobs.signals import StopRequest
 
 __all__ = ["Move", "forget_unpacked", "is_unpacked", "place", "place_unpacked", "plan_moves", "set_aside", "unpack"]
 
 _PLAN, _UNPACKED = "placing.json", "unpacked"
+_LARGEST = 64 << 20  # bytes of the list of moves, which has the digests of members
 _CLUSTERING = ("features", "labels", "knns", "pretrained_models")
 _BY_SUFFIX = {".bin": "features", ".npy": "features", ".meta": "labels"}
 _BLOCK = 1 << 20
@@ -116,8 +117,13 @@ def place_unpacked(
         If another file is in the way; nothing has been moved then.
     """
     try:
-        plan: dict[str, Any] = json.loads((work / _PLAN).read_bytes().decode(errors="surrogateescape"))
-    except (OSError, ValueError) as error:
+        plan = json.loads(read_small(work / _PLAN, _LARGEST).decode(errors="surrogateescape"))
+        paths = [path for source, target in plan["moves"] for path in (source, target)]
+        good = not any(path.startswith("/") or ".." in path.split("/") for path in paths)
+        good = good and all(" " in digest for digest in plan["digests"].values())
+        if not (good and all(isinstance(reason, str) for reason in plan["refused"].values())):
+            raise ValueError("it is not a list of moves into the folder")
+    except (FacedataError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"{work / _PLAN}: cannot be read: {error}; delete {work} and run again") from error
     unpacked = work / _UNPACKED
     make_own_folder(unpacked)

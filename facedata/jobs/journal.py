@@ -302,10 +302,8 @@ class Journal:
             wrong = str(error)
         except ValueError as error:
             wrong = f"{path}: {error}"
-        raise FormatError(
-            f"{wrong}; the command that wrote this folder writes it again if the journal is whole, and with "
-            "--overwrite starts again"
-        )
+        way = "" if "another version" in wrong else "writes it again if the journal is whole, and "
+        raise FormatError(f"{wrong}; the command that wrote this folder {way}starts again with --overwrite")
 
     def write_plan(self, plan: Plan, *, replace: bool = False) -> None:
         """Write the plan if there is none yet; another run that starts at the same moment may be faster.

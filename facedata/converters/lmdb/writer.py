@@ -15,7 +15,7 @@ from facedata.converters.lmdb import DATA
 from facedata.converters.lmdb.database import read_meta
 from facedata.dataset import OrderedWriter, Publish
 from facedata.errors import InputError, OptionError, OutputError, output_error
-from facedata.files import atomic_writer, free_bytes, make_own_folder, open_own, output_errors, write_fully
+from facedata.files import atomic_writer, free_bytes, make_own_folder, open_own, output_errors, read_small, write_fully
 
 if TYPE_CHECKING:
     from facedata.converters.lmdb.sink import Block
@@ -24,6 +24,7 @@ __all__ = ["BuildFiles", "LmdbWriter", "round_map_size"]
 
 _LOOSE = 1.02  # pages in all, relative to those in use, from which the database is compacted
 _MEGABYTE = 1 << 20
+_LONGEST_LINE = 32 << 20  # bytes of the line of a shard
 _NOTHING: Mapping[str, Any] = {"transaction": 0, "kv": 0}
 _NAMED_BY_LMDB = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG, errno.EIO)
 
@@ -82,10 +83,9 @@ class BuildFiles:
     def read_pending(self) -> dict[str, Any] | None:
         """The journal entry that was noted last, with ``shard`` and, in ``end``, ``transaction`` and ``kv``."""
         try:
-            with open(os.path.join(self.folder, "pending.json")) as file:
-                entry: dict[str, Any] = json.load(file)
+            entry: dict[str, Any] = json.loads(read_small(os.path.join(self.folder, "pending.json"), _LONGEST_LINE))
             numbers = (entry["shard"], entry["end"]["transaction"], entry["end"]["kv"])
-        except (OSError, ValueError, TypeError, KeyError):
+        except (InputError, ValueError, TypeError, KeyError, RecursionError):
             return None
         return entry if all(isinstance(number, int) for number in numbers) else None
 

@@ -34,7 +34,7 @@ from typing import Any
 from facedata.download.archives.parts import Archive
 from facedata.download.checksums import Digest
 from facedata.download.walk import HashedNames, name_hash
-from facedata.errors import OutputExistsError
+from facedata.errors import FacedataError, OutputExistsError
 from facedata.files import (
     atomic_writer,
     boot_id,
@@ -43,7 +43,9 @@ from facedata.files import (
     make_own_folder,
     open_own,
     output_errors,
+    read_small,
 )
+from facedata.jobs.plan import COUNT, TEXT, Shape, check_shape
 from facedata.names import Folding
 
 __all__ = ["OWN_PREFIX", "Extraction", "MemberNames", "OutputConflicts", "Progress", "Staging", "publish", "safe_name"]
@@ -62,6 +64,7 @@ _MOST_TOP_LEVEL = 1000
 _MOST_SAMPLES = 64
 _FIRST_REFUSED = 100  # named in the record; all others only in their list
 _BATCH = 10_000
+_LARGEST = 64 << 20  # bytes of a record, which has the digests of members
 _log = logging.getLogger(__name__)
 
 
@@ -179,7 +182,8 @@ class Staging:
             state = _read_json(self.folder / name)
             trusted = name == "synced.json" or state.get("boot") == boot_id() != ""
             if trusted and state.get("parts") == self._versions and not self.folder.is_symlink():
-                with suppress(KeyError, TypeError):
+                with suppress(KeyError, TypeError, ValueError):
+                    check_shape(state["progress"], _PROGRESS)
                     found.append(Progress(**state["progress"]))
         walk = os.walk(self.tree) if found else ()  # of no archive does a link get there
         if not found or any(os.path.islink(os.path.join(above, name)) for above, names, _ in walk for name in names):
@@ -248,6 +252,7 @@ class Staging:
         """Read what an earlier run unpacked, if it still exists; None if not, or if the record is corrupt."""
         record = _read_json(self._record)
         try:
+            check_shape(record, _RECORD)
             extraction = self._extraction(record, done_before=True)
             exists = all(_is_file(self._output / name, size) for name, size in record["samples"])
         except (KeyError, TypeError, ValueError):
@@ -270,11 +275,40 @@ class Staging:
         )
 
 
+def _are_pairs(value: Any, second: type) -> bool:
+    pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
+    return pairs and all(isinstance(name, str) and isinstance(other, second) for name, other in value)
+
+
+_COUNTS = {"files": COUNT, "folders": COUNT, "bytes": COUNT, "refused": COUNT}
+_LISTS: Shape = {
+    "top_level": (lambda value: isinstance(value, dict), "an object of names"),
+    "digests": (
+        lambda value: isinstance(value, dict) and all(_are_pairs([pair], str) for pair in value.values()),
+        "an object of digests",
+    ),
+    "samples": (lambda value: _are_pairs(value, int), "a list of names and sizes"),
+}
+_RECORD: Shape = {
+    "archive": TEXT,
+    **_COUNTS,
+    **_LISTS,
+    "first_refused": (lambda value: _are_pairs(value, str), "a list of names and reasons"),
+}
+_PROGRESS: Shape = {
+    **_COUNTS,
+    **_LISTS,
+    **dict.fromkeys(("mark", "refused_bytes", "names?"), COUNT),
+    "sample_every": (lambda value: COUNT[0](value) and value > 0, "a number from 1"),
+    "complete": (lambda value: isinstance(value, bool), "true or false"),
+}
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; an empty one if it is missing or corrupt."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        value = json.loads(read_small(path, _LARGEST))
+    except (OSError, FacedataError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 
