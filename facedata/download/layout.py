@@ -282,7 +282,7 @@ def set_aside(path: Path, reason: str) -> None:
 
 def _joined(source: Path, target: Path) -> Iterator[tuple[Path, Path]]:
     """What to rename: the content of a folder joins that of a folder that exists."""
-    if source.is_dir() and target.is_dir() and not target.is_symlink():
+    if source.is_dir() and target.is_dir() and not (source.is_symlink() or target.is_symlink()):
         for path in _entries(source):
             yield from _joined(path, target / path.name)
     else:

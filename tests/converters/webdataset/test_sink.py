@@ -108,6 +108,15 @@ def test_a_tar_that_is_gone_when_the_job_ends_is_named_and_written_again(tmp_pat
     assert sorted(tree(tmp_path)) == ["shard-000000.tar", "shard-000001.tar"]
 
 
+def test_the_run_that_finishes_removes_what_killed_runs_elsewhere_left(tmp_path: Path) -> None:
+    names = [".facedata-temporary-shard-000000.tar-elsewhere", ".facedata-temporary-notes.txt-elsewhere"]
+    for part, left in ((Part(1, 2), names), (Part(2, 2), names[1:])):
+        for name in names:
+            (tmp_path / name).write_bytes(b"unfinished")
+        convert(numbered(4), f"webdataset:{tmp_path}", replace(HERE, part=part), shard_samples=2)
+        assert sorted(path.name for path in tmp_path.glob(".facedata-temporary-*")) == sorted(left)
+
+
 def test_the_pattern_gives_the_folder_and_the_names(tmp_path: Path) -> None:
     convert(numbered(3), f"webdataset:{tmp_path}/a/glint-%05d.tar", shard_samples=1)
     assert list(tree(tmp_path / "a")) == [f"glint-0000{number}.tar" for number in range(3)]
