@@ -147,8 +147,19 @@ class AlignedOutput(Sink):
         return [*self.sink.named_files(), *self._beside()]
 
     def final_files(self) -> Iterable[str]:
-        """The files of the sink, and the landmarks; a preview may be deleted after it was looked at."""
+        """The files of the sink, the landmarks, and the entries of a landmark file that belong to no image.
+
+        A preview may be deleted after it was looked at.
+        """
         yield from self.sink.final_files()
+        if self.found is not None:
+            yield self.found.path
+        if self.unused is not None:
+            yield os.path.join(self.root, UNUSED)
+
+    def files(self, shards: int) -> Iterable[str]:
+        """The files of the sink, and the landmarks."""
+        yield from self.sink.files(shards)
         if self.found is not None:
             yield self.found.path
 

@@ -240,10 +240,9 @@ def run_job(
         journal.write_failures(plan)
         again = "the same command, without --overwrite," if options.overwrite else "the same command again"
         raise InterruptedJobError(f"{error}; run {again} to resume") from None
-    except FacedataError:
-        raise
-    except OSError as error:
-        raise output_error(error, output.root) from error
+    except (FacedataError, OSError) as error:
+        journal.check_in_place()  # which may be the reason
+        raise error if isinstance(error, FacedataError) else output_error(error, output.root) from error
     try:
         return _publish(plan, journal, output, options, meter, conclude)
     except FacedataError:
@@ -339,11 +338,18 @@ def _publish(
             return _summary(plan, journal, state, output, options, meter, None)
         final = journal.read_summary()
         if final is None:
-            if lost := lost_files(plan, journal, state, output):
+            lost, count = lost_files(plan, journal, state, output)
+            if lost:
                 with JournalWriter(journal, plan, options.part) as lines:
                     for shard in lost:
                         lines.append({"shard": shard, "lost": True})
-                raise _lost_error(lost)
+                path, others = next(iter(lost.values())), f", and {count - 1:,} others" if count > 1 else ""
+                what = "its size has changed" if os.path.lexists(path) else "it is gone"
+                way = "move it away, and run" if os.path.lexists(path) else "run"
+                raise OutputMismatchError(
+                    f"{path}: this job wrote it, but {what}{others}; {way} the same command again, which writes what "
+                    "is missing"
+                )
             facts = conclude(plan.facts, state) if conclude else plan.facts
             facts = {**facts, **output.finish(plan.shards, journal.publish)}
             for path in output.files(plan.shards):
@@ -356,19 +362,6 @@ def _publish(
         # whoever did the shards, nobody writes their files any more
         _clean_up(journal, output, map(os.path.basename, output.files(plan.shards)))
         return _summary(plan, journal, state, output, options, meter, final)
-
-
-def _lost_error(lost: Mapping[int, str]) -> OutputMismatchError:
-    path = next(iter(lost.values()))
-    others = f", and files of {counted(len(lost) - 1, 'other shard')}" if len(lost) > 1 else ""
-    if os.path.isfile(path):
-        return OutputMismatchError(
-            f"{path}: is not as this job wrote it, its size has changed{others}; move it away and run the same command "
-            "again, which writes it again"
-        )
-    return OutputMismatchError(
-        f"{path}: this job wrote it, but it is gone{others}; run the same command again, which writes it again"
-    )
 
 
 def _result(state: JobState, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -209,25 +209,31 @@ def check_still_ours(plan: Plan, output: Output) -> None:
         )
 
 
-def lost_files(plan: Plan, journal: Journal, state: JobState, output: Output) -> dict[int, str]:
-    """What is missing of that which the shards wrote, or is not as they wrote it: by shard, the path of a file."""
+def lost_files(plan: Plan, journal: Journal, state: JobState, output: Output) -> tuple[dict[int, str], int]:
+    """What is missing of that which the shards wrote, or is not as they wrote it.
+
+    Returns the path of such a file for each shard that has one, and how many files these are.
+    """
     lost: dict[int, str] = {}
+    missing = 0
     for shard in range(plan.shards):
         if (path := output.shard_file(shard)) is not None:
             size = os.path.getsize(path) if os.path.isfile(path) else -1
             if size != state.file_sizes.get(shard, max(size, 0)):
                 lost[shard] = path
+                missing += 1
     count = output.count_images()
     if count is not None and count < state.samples:
-        undelivered = journal.undelivered(plan)
-        shard = 0
+        undelivered, shard = journal.undelivered(plan), 0
         for number, path in output.missing_images(plan.samples):
             while number >= plan.bounds(shard)[1]:
                 shard += 1
             if number not in undelivered:
                 lost.setdefault(shard, path)
-        lost = lost or dict.fromkeys(range(plan.shards), output.root)
-    return lost
+                missing += 1
+        if not missing:  # several faces of one photo, of which some are gone
+            return dict.fromkeys(range(plan.shards), f"{output.root}/*"), state.samples - count
+    return lost, missing
 
 
 def _clear(folder: Path, output: Output) -> None:

@@ -218,8 +218,13 @@ class FolderSink(Sink):
             name = f"{template.format(label)}/{label}_{number}" if label >= 0 else f"{NO_CLASS}/{number}"
             yield number, os.path.join(self.root, f"{name}.*")
 
-    def _fragment(self, shard: int) -> str:
-        return os.path.join(self.root, _FRAGMENTS, f"{shard:08d}")  # the part of the list that this shard writes
+    def files(self, shards: int) -> Iterable[str]:
+        """The list and the file of the class names; the images are counted."""
+        return self.final_files()
+
+    def shard_file(self, shard: int) -> str | None:
+        """The part of the list that a shard writes."""
+        return None if self.list_file is None else os.path.join(self.root, _FRAGMENTS, f"{shard:08d}")
 
     def prepare(self) -> None:
         """Create the folder for the fragments of the list."""
@@ -229,7 +234,7 @@ class FolderSink(Sink):
     @contextmanager
     def open_shard(self, shard: int) -> Iterator[_FolderWriter]:
         """A writer for one shard; it completes what an interrupted run left."""
-        with _FolderWriter(self, None if self.list_file is None else self._fragment(shard)) as writer:
+        with _FolderWriter(self, self.shard_file(shard)) as writer:
             yield writer
 
     def finish(self, shards: int, publish: Publish) -> Mapping[str, Any]:
@@ -241,7 +246,7 @@ class FolderSink(Sink):
             return facts
         with output_errors(self.list_file), atomic_writer(self.list_file, rename=publish) as file:
             for shard in range(shards):
-                with open(self._fragment(shard), "rb") as fragment:
+                with open(self.shard_file(shard) or "", "rb") as fragment:
                     shutil.copyfileobj(fragment, file, 1 << 20)
         return {**facts, "list": self.list_file}
 

@@ -180,7 +180,7 @@ class LmdbWriter(OrderedWriter):
         self._transaction: Any = None
         self._buffer = bytearray()
         self._records: Sequence[tuple[bytes, memoryview]] = ()
-        self._kv = -1
+        self._kv = self._folder = -1
         # what of the output is there: as the journal says, or one shard more, whose entry was noted but not recorded
         self.done, self._end = 0, _NOTHING
         recorded = ends[len(ends) - 1] if ends else _NOTHING
@@ -210,6 +210,7 @@ class LmdbWriter(OrderedWriter):
             if self.done == 0:
                 self.files.remove()
             self.files.make_folders()
+            self._folder = os.open(self.files.data_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._kv = open_own(self.files.kv, published=self.files.kv_target)
             os.close(open_own(self.files.data, published=self.files.target))  # LMDB would follow a link
             os.ftruncate(self._kv, self._end["kv"])
@@ -227,9 +228,10 @@ class LmdbWriter(OrderedWriter):
 
     def __exit__(self, *_: object) -> None:
         self._close()
-        if self._kv >= 0:
-            os.close(self._kv)
-            self._kv = -1
+        for descriptor in (self._kv, self._folder):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._kv = self._folder = -1
 
     def write(self, shard: int, block: Block) -> Mapping[str, Any]:
         """Put the records of a block into a transaction of their own, and append its lines to the key-label file."""
@@ -299,9 +301,17 @@ class LmdbWriter(OrderedWriter):
     def _open(self) -> None:
         import lmdb
 
-        path = self.files.data if self._single_file else os.path.dirname(self.files.data)
+        folder = f"/proc/self/fd/{self._folder}"  # wherever it is moved
+        folder = folder if os.path.isdir(folder) else self.files.data_folder
+        path = os.path.join(folder, DATA) if self._single_file else folder
         # the job's own lock keeps other writers away, and publishing forces everything to the disk once
-        options: dict[str, Any] = {"subdir": not self._single_file, "lock": False, "sync": False, "max_dbs": 0}
+        options: dict[str, Any] = {
+            "subdir": not self._single_file,
+            "lock": False,
+            "sync": False,
+            "max_dbs": 0,
+            "create": False,
+        }
         if hasattr(lmdb.Environment, "lib_version"):
             options["lib_version"] = 0  # the data format that the loaders of FFC and LFS read
         self._environment = lmdb.open(os.fsencode(path), map_size=self._map_size, **options)

@@ -161,6 +161,8 @@ class _Run:
             self._progress = self.staging.open()
             if not self._progress.complete:
                 self._unpack()
+            if self.overwrite:  # what is replaced in part must not count as unpacked
+                self.staging.forget_record()
             publish(self.staging.tree, self.output, overwrite=self.overwrite, check_stop=self._check_stop)
             extraction = self.staging.finish(self._progress)
         except FacedataError as error:

@@ -248,6 +248,11 @@ class Staging:
         self.remove()
         return self._extraction(record, done_before=False)
 
+    def forget_record(self) -> None:
+        """Remove the record of an earlier run."""
+        with output_errors(self._record):
+            self._record.unlink(missing_ok=True)
+
     def read_record(self) -> Extraction | None:
         """Read what an earlier run unpacked, if it still exists; None if not, or if the record is corrupt."""
         record = _read_json(self._record)
