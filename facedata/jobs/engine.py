@@ -37,6 +37,7 @@ __all__ = [
     "Recorder",
     "ShardRunner",
     "ShardTask",
+    "check_in_place",
     "die_with_parent",
     "report_progress",
 ]
@@ -221,6 +222,7 @@ class _PicklableTask:
             _counts[_slot] = _BEGUN
         try:
             self.check()
+            _running.check = self.check
             return self.task()
         except Exception as error:
             try:
@@ -232,6 +234,12 @@ class _PicklableTask:
 
 _counts: Any = None  # in a worker: for each slot, the samples done and all samples of a running shard
 _slot = 0
+_running = threading.local()  # its `check` is that of the task that runs in a thread
+
+
+def check_in_place() -> None:
+    """Raise, in a task that is about to write by name, if the folder of its job is not in its place any more."""
+    getattr(_running, "check", bool)()
 
 
 def report_progress(done: int, total: int) -> None:

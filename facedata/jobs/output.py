@@ -21,6 +21,7 @@ from facedata.errors import (
     output_error,
 )
 from facedata.files import StrPath, make_own_folder, open_own, output_errors, remove_stale_temporaries, sync_folder
+from facedata.jobs.engine import check_in_place
 from facedata.jobs.journal import (
     BESIDE,
     BUILDING,
@@ -388,6 +389,7 @@ class StagedOutput(Output):
         A part is only read after the journal lists its shard as done, so it need not appear by rename.
         """
         path = self.part_path(shard)
+        check_in_place()
         with output_errors(path), open(path, "wb", opener=open_own) as file:
             file.writelines(data)
 
