@@ -322,8 +322,8 @@ class Journal:
                 os.fsync(file.fileno())
             try:
                 (os.replace if replace else os.link)(draft, path)
-            except FileExistsError:
-                pass
+            except FileExistsError:  # a planted link would be followed by those who read it
+                os.close(open_regular(path, follow_symlinks=False))
             except PermissionError:  # a file system without hard links
                 os.replace(draft, path)
         finally:
