@@ -259,6 +259,7 @@ def open_text(path: str) -> NumbersInText:
     if not lines[0].strip():
         raise FormatError(f"{path}: line 1 is blank, expected numbers or a header")
     separator = next((separator for separator in _SEPARATORS if separator in lines[0]), None)
+    check_shape(path, None, max(line.count(separator or " ") for line in lines) + 1)  # before they are cut
     header = _is_header(lines[0].split(separator), path)
     if header:
         if len(lines) == 1:

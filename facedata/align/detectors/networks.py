@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -125,11 +126,16 @@ def time_limit(asked: float | None, trial: float, least: float) -> float:
     return asked if asked is not None else max(least, min(_TIMES_THE_TRIAL * trial, _LONGEST_LIMIT))
 
 
+@lru_cache(maxsize=1)
+def _memory_left(process: int) -> int:
+    return max(min(available_memory(), MOST_MEMORY), _LEAST_MEMORY)
+
+
 def within_limits(call: Callable[[], T], seconds: float, device: Device, what: str) -> T:
     """Run a network in a thread of its own, and give up when it has taken `seconds`.
 
     A model is a program: what it does with other images than those of its trial is not known. On the CPU it may not
-    take more memory than the machine has left. Time in which the whole process is stopped does not count.
+    take more memory than the machine had left at first. Time in which the whole process is stopped does not count.
 
     Raises a `ModelError` that begins with `what` if the time is over. The thread then goes on until the process ends.
     """
@@ -141,8 +147,7 @@ def within_limits(call: Callable[[], T], seconds: float, device: Device, what: s
         except BaseException as error:  # for the caller
             future.set_exception(error)
 
-    memory = max(min(available_memory(), MOST_MEMORY), _LEAST_MEMORY)
-    with limited_memory(memory) if device == "cpu" else nullcontext():
+    with limited_memory(_memory_left(os.getpid())) if device == "cpu" else nullcontext():
         threading.Thread(target=work, daemon=True).start()
         left = seconds
         while not wait([future], min(left, _TICK)).done:

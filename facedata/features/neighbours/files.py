@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.dataset import Publish
-from facedata.errors import OutputMismatchError
-from facedata.files import atomic_writer, output_errors
+from facedata.errors import InputError, OutputMismatchError
+from facedata.files import atomic_writer, output_errors, read_small
 from facedata.jobs.output import StagedOutput
 
 __all__ = [
@@ -38,6 +38,7 @@ must not be at distance 0 too.
 _EXACT_IN_FLOAT32 = 1 << 24
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold: the same arrays give the same bytes
 _MODE = 0o644 << 16
+_LARGEST_RECALL = 64  # bytes
 _RECALL = "recall.json"
 
 
@@ -221,8 +222,8 @@ class NeighbourOutput(StagedOutput):
             files = [os.path.abspath(name) for name in self.named_files()]
             size = sum(map(os.path.getsize, files))
         recall = None
-        with suppress(OSError, ValueError, TypeError), open(os.path.join(self.staging, _RECALL), "rb") as file:
-            recall = float(json.load(file))
+        with suppress(OSError, InputError, ValueError, TypeError):
+            recall = float(json.loads(read_small(os.path.join(self.staging, _RECALL), _LARGEST_RECALL)))
         return {"files": files, "file_bytes": size, "recall": recall}
 
     def write_recall(self, recall: float) -> None:
