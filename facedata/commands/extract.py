@@ -60,9 +60,10 @@ def command(
     """Unpack the archives in FILES into a folder: .tar, .tar.gz, .tgz and .zip, whole or split into parts.
 
     Parts are joined while they are read, in the order of their numbers; a missing part is named before anything
-    starts. Files get their names when the whole archive has been verified. Links, devices and names that lead out of
-    the folder are not unpacked: they are listed, and the exit status is 1. If it is interrupted, run it again to
-    resume. With --overwrite, files of the same names are replaced and others are left alone.
+    starts. Files get their names when the whole archive has been verified. Links, devices, names that lead out of the
+    folder and second members of one name are not unpacked: they are listed, and the exit status is 1. If it is
+    interrupted, run it again to resume. With --overwrite, files of the same names are replaced and others are left
+    alone.
 
     \b
     Example:
