@@ -263,7 +263,7 @@ MODEL_TIMEOUT = click.option(
     type=click.FloatRange(0.0, min_open=True),
     metavar="SECONDS",
     help="Give up if the model takes longer for a batch, or an image in which faces are detected.  "
-    "[default: 100 times as long as in its trial, at least 30; 300 for a detector]",
+    "[default: 100 times as long as in its trial, at least 30; 300 on a GPU or for a detector]",
 )
 DIM = click.option(
     "--dim",

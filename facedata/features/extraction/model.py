@@ -268,7 +268,7 @@ class Preprocessing:
 
 
 _SECONDS = 600.0  # CUDA takes half a minute to start, and a network file system as long to read the library
-_LEAST_TIMEOUT = 30.0  # seconds for a batch, which takes about the same time whatever its images show
+_LEAST_TIMEOUT = {"cpu": 30.0, "cuda": 300.0}  # seconds for a batch; on a GPU the first one loads libraries
 _MOST_DIMENSIONS = 1 << 20
 _SAME = 0.05  # the most that other images of a batch may change an embedding, relative to its largest value
 
@@ -395,7 +395,7 @@ def prepare_model(options: ModelOptions, stop: StopRequest | None = None) -> Emb
         output=found["output"],
         dimensions=found["dimensions"],
         versions=tuple(sorted(found["versions"].items())),
-        timeout=time_limit(options.timeout, found["seconds"], _LEAST_TIMEOUT),
+        timeout=time_limit(options.timeout, found["seconds"], _LEAST_TIMEOUT[options.device]),
     )
 
 
