@@ -260,8 +260,14 @@ class _Run:
         refusal = refusal or member.refusal or ("" if name or member.is_folder else "an empty name")
         if not refusal and name:
             refusal = self._conflicts.refusal(name, is_folder=member.is_folder)
-            refusal = refusal or self._names.refusal(name, is_folder=member.is_folder)
         event: Event | None = None
+        if (
+            not refusal
+            and (refusal := self._names.refusal(name, is_folder=member.is_folder))
+            and not any(self._folding)
+        ):
+            event, is_same = self._compare(f"{self.staging.tree}/{name}", events)
+            refusal, name = ("", "") if is_same else (refusal, name)
         if not refusal and name:
             path = f"{self.staging.tree}/{name}"
             try:
@@ -292,6 +298,15 @@ class _Run:
         if member.size >= _LARGE or monotonic() - self._written_at >= _WRITE_PROGRESS_EVERY:
             self._write_progress()
         return event
+
+    def _compare(self, path: str, events: Iterator[Event]) -> tuple[Event | None, bool]:
+        """The event after the data of a member, and whether the data is that of the member of this name before."""
+        with open(path, "rb") as file:
+            event, is_same = next(events, None), True
+            while isinstance(event, bytes):
+                is_same = is_same and file.read(len(event)) == event
+                event = next(events, None)
+            return event, is_same and not file.read(1)
 
     def _write(self, path: str, name: str, member: Member, events: Iterator[Event]) -> Event | None:
         """Write a file; returns the event after its data."""
