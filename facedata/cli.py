@@ -28,6 +28,7 @@ SECTIONS = {
         "pack-rec": "Pack images into a record set, as InsightFace, MXNet and DALI read it.",
         "build-lmdb": "Build an LMDB and its key-label file, as FFC and LFS read them.",
         "index-rec": "Write the missing train.idx of a record file.",
+        "purge": "Write a dataset without some people, and prove it.",
     },
     "Make lists": {
         "make-list": "Write a list of the images of a dataset, with labels.",

@@ -107,6 +107,7 @@ def convert_and_report(
     sample: int | None = None,
     keep_ids: str | None = None,
     drop_ids: str | None = None,
+    drop_keys: str | None = None,
     relabel: bool = False,
     shuffle: bool = False,
     seed: int = 0,
@@ -123,8 +124,8 @@ def convert_and_report(
     sources : sequence of str
         Specs.
     target : str or Sink
-    labels, label, labels_from, limit, min_images, max_images, random, sample, keep_ids, drop_ids, relabel, shuffle,
-    seed
+    labels, label, labels_from, limit, min_images, max_images, random, sample, keep_ids, drop_ids, drop_keys, relabel,
+    shuffle, seed
         Which samples are written, as for `LabelOptions`, `Selection` and `IdOptions`.
     workers, max_failures, overwrite, dry_run, as_json, quiet, shard
         How the job is run.
@@ -154,7 +155,7 @@ def convert_and_report(
     conversion_options = ConversionOptions(
         labels=LabelOptions(labels, label, labels_from),
         selection=Selection(min_images, max_images, relabel, shuffle=shuffle, seed=seed, random=random, sample=sample),
-        ids=id_options(keep_ids, drop_ids),
+        ids=id_options(keep_ids, drop_ids, drop_keys),
         limit=limit,
         opening={**(opening or {}), **{name: value for name, value in how.items() if value is not None}},
         writing={name: value for name, value in writing.items() if value not in (None, False)},
@@ -175,13 +176,13 @@ def convert_and_report(
         return report_failures(summary)
 
 
-def id_options(keep_ids: str | None, drop_ids: str | None) -> IdOptions | None:
-    """The lists of people to keep and to leave out; None if there are none."""
-    if keep_ids is None and drop_ids is None:
+def id_options(keep_ids: str | None, drop_ids: str | None, drop_keys: str | None) -> IdOptions | None:
+    """The lists of people to keep and to leave out, and of keys; None if there are none."""
+    if keep_ids is None and drop_ids is None and drop_keys is None:
         return None
     from facedata.converters.ids import IdOptions
 
-    return IdOptions(keep_ids, drop_ids)
+    return IdOptions(keep_ids, drop_ids, drop_keys)
 
 
 @contextmanager

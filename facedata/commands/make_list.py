@@ -86,7 +86,7 @@ def command(sources: tuple[str, ...], output: str, form: str, **given: Any) -> i
             form,
             LabelOptions(given["labels"], given["label"], given["labels_from"]),
             selection,
-            id_options(given["keep_ids"], given["drop_ids"]),
+            id_options(given["keep_ids"], given["drop_ids"], given["drop_keys"]),
             given["also"],
             keep_labels=given["labels"] == "keep",
         ),

@@ -153,6 +153,9 @@ IDS = together(
     click.option(
         "--drop-ids", type=click.Path(dir_okay=False), metavar="FILE", help="Leave out these people, as --keep-ids."
     ),
+    click.option(
+        "--drop-keys", type=click.Path(dir_okay=False), metavar="FILE", help="Leave out the samples with these keys."
+    ),
 )
 RELABEL = click.option(
     "--relabel", is_flag=True, help="Renumber the remaining labels from 0 without gaps, in the same order."

@@ -63,17 +63,19 @@ def read_ids(path: str) -> IdSet:
 
 @dataclass(frozen=True)
 class IdOptions:
-    """The lists of people to keep, and to leave out; paths of files, see `read_ids`."""
+    """The lists of people to keep, of people to leave out, and of keys of samples to leave out; see `read_ids`."""
 
     keep: str | None = None
     drop: str | None = None
+    drop_keys: str | None = None
 
     def options(self) -> dict[str, str]:
         """Digests of both lists, for a plan."""
         return {name: _digest(read_ids(path)) for name, path in self._lists()}
 
     def _lists(self) -> list[tuple[str, str]]:
-        return [(name, path) for name, path in (("keep ids", self.keep), ("drop ids", self.drop)) if path is not None]
+        lists = (("keep ids", self.keep), ("drop ids", self.drop), ("drop keys", self.drop_keys))
+        return [(name, path) for name, path in lists if path is not None]
 
     def apply(self, sources: Sequence[Source]) -> list[Source]:
         """The samples of each source whose people are wanted.
@@ -92,8 +94,9 @@ class IdOptions:
         for name, path in self._lists():
             wanted = read_ids(path)
             _log.info("%s: %s", path, wanted)
-            found = [_find(source, wanted.ids) for source in chosen]
-            if not any(matched for matched, _ in found):
+            find = _find_keys if name == "drop keys" else _find
+            found = [find(source, wanted.ids) for source in chosen]
+            if not any(matched for matched, _ in found) and name != "drop keys":
                 if len(chosen) > 1:
                     raise OptionError(
                         f"{path}: has no name of a class or folder of these datasets, and labels would mean another "
@@ -103,9 +106,10 @@ class IdOptions:
             matched = set().union(*(ids for ids, _ in found))
             if not matched:
                 raise EmptyDatasetError(
-                    f"{path}: none of its ids, as {listed(list(wanted.ids))}, is a class, a folder or a label"
+                    f"{path}: none of its lines, as {listed(list(wanted.ids))}, is "
+                    + ("a key of an image" if name == "drop keys" else "a class, a folder or a label")
                 )
-            for source in chosen if len(chosen) > 1 else ():
+            for source in chosen if len(chosen) > 1 and name != "drop keys" else ():
                 if not (source.class_names() or source.keys_are_paths):
                     place = next(iter(source.places()), "a dataset")
                     _log.warning("%s: has no names of classes, so %s does not apply to it", place, path)
@@ -145,6 +149,16 @@ def _find(source: Source, ids: dict[str, None]) -> tuple[set[str], NDArray[np.bo
             names = names_in[folder] = [part for part in folder.split("/") if part in ids]
             matched.update(names)
         mask[place] = bool(names)
+    return matched, mask
+
+
+def _find_keys(source: Source, ids: dict[str, None]) -> tuple[set[str], NDArray[np.bool_]]:
+    """The ids that are keys of a source, and which of its samples have one."""
+    mask, matched = np.zeros(len(source), bool), set[str]()
+    for place, key in enumerate(source.keys()):
+        if key in ids:
+            mask[place] = True
+            matched.add(key)
     return matched, mask
 
 

@@ -126,7 +126,7 @@ def test_people_are_kept_or_left_out_by_name_or_label(inline_facedata: Facedata,
     ran = inline_facedata("convert", "im", "rec:out", "--drop-ids", "ids.txt", "--relabel", "--json")
     assert json.loads(ran.stdout)["images"] == len(facex(left.stdout))
     Path("ids.txt").write_text("nobody\n")
-    assert "none of its ids" in inline_facedata("make-list", "im", "--drop-ids", "ids.txt", "-o", "-").stderr
+    assert "none of its lines" in inline_facedata("make-list", "im", "--drop-ids", "ids.txt", "-o", "-").stderr
 
 
 def test_labels_in_several_sets_are_ambiguous(inline_facedata: Facedata, record_set: Callable[..., object]) -> None:
