@@ -96,7 +96,7 @@ def _refuse_same_names(output: Output) -> None:
     for path in names:
         folder, name = os.path.split(os.path.realpath(path))
         inside = os.path.relpath(os.path.join(folder, name), root).partition(os.sep)[0]
-        if inside in (FAILURES, SKIPPED) or output.owns(inside):
+        if any(name in (FAILURES, SKIPPED) or output.owns(name) for name in (inside, inside.casefold())):  # on any disk
             raise OptionError(f"{path}: the output itself uses '{inside}'; choose another name")
         if len(names) > 1:
             from facedata.names import name_folding

@@ -127,7 +127,7 @@ def test_a_reader_that_goes_away_is_no_traceback(record_set: MakeSet, tmp_path: 
 
 @pytest.mark.parametrize(
     "name",
-    ["in/train.idx", "in/list.txt", "there.txt", "nowhere/list.txt", "folder", "out/failures.jsonl", "out/id_1/list"],
+    ["in/train.idx", "in/list.txt", "there.txt", "nowhere/list.txt", "folder", "out/failures.jsonl", "out/ID_1/list"],
 )
 def test_a_list_replaces_nothing(record_set: MakeSet, unpack: Facedata, tmp_path: Path, name: str) -> None:
     record_set("in").plain([0, 1])
