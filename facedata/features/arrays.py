@@ -200,7 +200,7 @@ class _ShortReads(io.FileIO):
     """A file that reads few bytes at once: zipfile reads a directory as large as the file says, and that is refused."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Read `size` bytes, or fewer; without a size, which zipfile gives except at the end of the file, the rest."""
+        """Read `size` bytes or fewer; zipfile asks for all that follows only near the end of the file."""
         return super().read(size if size is None else min(size, _LARGEST_READ))
 
 
