@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from facedata.dataset import Source
 from facedata.errors import EmptyDatasetError, FacedataError, OptionError, OutputExistsError, SampleError
-from facedata.files import atomic_writer, output_errors, remove_stale_temporaries
+from facedata.files import atomic_writer, output_errors
 from facedata.images import import_opencv
 
 __all__ = [
@@ -178,10 +178,8 @@ def write_contact_sheet(
     _refuse_existing(name, overwrite=overwrite)
     sheet = contact_sheet(rows, labels=labels, cell=cell, margin=margin)
     _, encoded = import_opencv().imencode(extension, sheet)
-    with output_errors(name):
-        remove_stale_temporaries(os.path.dirname(name) or ".")
-        with atomic_writer(name) as file:
-            file.write(encoded.tobytes())
+    with output_errors(name), atomic_writer(name, tidy=True) as file:
+        file.write(encoded.tobytes())
 
 
 def write_dataset_sheet(

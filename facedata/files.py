@@ -292,13 +292,21 @@ def open_new(path: str, flags: int) -> int:
 
 @contextmanager
 def atomic_writer(
-    path: StrPath, *, sync: bool = True, replace: bool = True, rename: Callable[[StrPath, StrPath], None] | None = None
+    path: StrPath,
+    *,
+    sync: bool = True,
+    replace: bool = True,
+    rename: Callable[[StrPath, StrPath], None] | None = None,
+    tidy: bool = False,
 ) -> Iterator[BinaryIO]:
     """Open a temporary file that becomes `path` if the block ends without an error.
 
     With `sync` the bytes are forced to the disk before the file gets its name. It gets it from `rename` if that is
-    given; without `replace` from `rename_new`. After an error nothing is left.
+    given; without `replace` from `rename_new`. After an error nothing is left. With `tidy`, what killed runs left in
+    the folder is removed first: for files that belong to no job, whose output does that.
     """
+    if tidy:
+        remove_stale_temporaries(os.path.dirname(path) or ".")
     temporary = temporary_name(path)
     try:
         with open(temporary, "wb", opener=open_new) as file:

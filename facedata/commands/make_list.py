@@ -76,9 +76,8 @@ def command(sources: tuple[str, ...], output: str, form: str, **given: Any) -> i
         fewest = most = given["per_class"]
     if given["random"] and most is None:
         raise click.UsageError("--random chooses images of each class: say how many with --per-class or --max-images")
-    for path in filter(None, (output, given["mapping"])):
-        if path != "-" and os.path.lexists(path) and not given["overwrite"]:
-            raise OutputExistsError(f"{path}: already exists; choose another name, or --overwrite to replace it")
+    if output != "-" and os.path.lexists(output) and not given["overwrite"]:
+        raise OutputExistsError(f"{output}: already exists; choose another name, or --overwrite to replace it")
     selection = Selection(fewest, most, seed=given["seed"], random=given["random"], sample=given["sample"])
     planned = plan_list(
         sources,
@@ -91,15 +90,15 @@ def command(sources: tuple[str, ...], output: str, form: str, **given: Any) -> i
             keep_labels=given["labels"] == "keep",
         ),
     )
+    if (mapping := given["mapping"]) is not None:  # first: a run that was killed after it may be run again
+        with output_errors(mapping), atomic_writer(mapping, replace=given["overwrite"], tidy=True) as file:
+            file.writelines(f"{line}\n".encode(errors="surrogateescape") for line in planned.mapping())
     if output == "-":
         planned.write(sys.stdout.buffer)
         sys.stdout.buffer.flush()
     else:
-        with output_errors(output), atomic_writer(output, replace=given["overwrite"]) as file:
+        with output_errors(output), atomic_writer(output, replace=given["overwrite"], tidy=True) as file:
             planned.write(file)
-    if (mapping := given["mapping"]) is not None:
-        with output_errors(mapping), atomic_writer(mapping, replace=given["overwrite"]) as file:
-            file.writelines(f"{line}\n".encode(errors="surrogateescape") for line in planned.mapping())
     if given["as_json"]:
         value = {"output": output, "lines": planned.lines, "classes": len(planned.classes), "root": planned.root}
         options.print_json({**value, "smallest_class": planned.smallest, "selection": asdict(selection)})

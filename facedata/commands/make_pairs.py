@@ -93,7 +93,7 @@ def command(
         sys.stdout.buffer.write(text)
         sys.stdout.buffer.flush()
     else:
-        with output_errors(output), atomic_writer(output, replace=overwrite) as file:
+        with output_errors(output), atomic_writer(output, replace=overwrite, tidy=True) as file:
             file.write(text)
     if as_json or not (quiet or output == "-"):
         show_pairs(output, pairs, folds, as_json=as_json)

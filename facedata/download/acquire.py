@@ -38,7 +38,7 @@ from facedata.download.transfer import Fetched, FileRequest, TransferOptions, fe
 from facedata.download.verify import Expectation, Result, verify
 from facedata.download.walk import check_stop
 from facedata.errors import ChecksumError, FacedataError, output_error
-from facedata.files import check_room, make_own_folder, open_locked, open_own
+from facedata.files import check_room, make_own_folder, open_locked, open_own, remove_stale_temporaries
 from facedata.jobs.signals import StopRequest
 from facedata.text import shown_url
 
@@ -373,6 +373,7 @@ class _Acquisition:
             lock = open_locked(self.work / "lock")
             try:
                 # if the set is finished, a run was killed before it could remove this folder
+                remove_stale_temporaries(self.root)
                 is_finished_set = "finished" in read_provenance(self.root, self.entry.name)
                 if is_finished_set or (restart and not mark.exists()):
                     mark.unlink(missing_ok=True)

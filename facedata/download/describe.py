@@ -87,7 +87,7 @@ def add_set(
     read_catalogue(text, os.fspath(target))
     with output_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_writer(target) as file:
+        with atomic_writer(target, tidy=True) as file:
             file.write(text.encode())
     return name, target, table
 

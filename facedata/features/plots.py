@@ -93,7 +93,7 @@ def plot_report(path: StrPath, report: SetReport, *, overwrite: bool = False) ->
             )
         figure.suptitle(title, parse_math=False, fontsize=10.5, color=_INK)
         try:
-            with atomic_writer(name) as file:
+            with atomic_writer(name, tidy=True) as file:
                 figure.savefig(file, format=extension[1:], metadata=_METADATA[extension])
         except OSError as error:
             raise output_error(error, name) from error

@@ -381,6 +381,9 @@ def _clean_up(journal: Journal, output: Output, unused: Iterable[str] = ()) -> N
     output.clean_up()
     journal.forget_publishing()
     remove_stale_temporaries(journal.folder, set(unused))
+    for folder in {os.path.dirname(os.path.abspath(path)) for path in (*output.named_files(), *output.final_files())}:
+        with suppress(OSError):  # the folder may not be readable
+            remove_stale_temporaries(folder)
 
 
 def _summary(

@@ -20,7 +20,7 @@ from facedata.errors import (
     input_error,
     output_error,
 )
-from facedata.files import StrPath, make_own_folder, open_own, output_errors, remove_stale_temporaries, sync_folder
+from facedata.files import StrPath, make_own_folder, open_own, output_errors, sync_folder
 from facedata.jobs.engine import check_in_place
 from facedata.jobs.journal import (
     BESIDE,
@@ -407,11 +407,8 @@ class StagedOutput(Output):
             raise input_error(error, path) from error
 
     def clean_up(self) -> None:
-        """Remove the parts, and the temporary files that killed runs left."""
+        """Remove the parts."""
         shutil.rmtree(self.staging, ignore_errors=True)
-        for folder in {os.path.dirname(os.path.abspath(path)) for path in self.named_files()}:
-            with suppress(OSError):
-                remove_stale_temporaries(folder)
 
 
 def make_folders(*folders: StrPath) -> None:

@@ -51,7 +51,7 @@ def pack_pairs(pairs: Sequence[Pair], root: StrPath, output: StrPath, *, overwri
 
     if os.path.lexists(output) and not overwrite:
         raise OutputExistsError(f"{os.fspath(output)}: already exists; choose another name, or --overwrite")
-    with output_errors(output), atomic_writer(output, replace=overwrite) as file:
+    with output_errors(output), atomic_writer(output, replace=overwrite, tidy=True) as file:
         write_evalbin(file, images(), [pair.same for pair in pairs])
     return list(others)
 

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -19,7 +19,7 @@ from facedata.converters.lmdb.datum import CAFFE, LAYOUTS, datum_parts
 from facedata.converters.lmdb.writer import BuildFiles, LmdbWriter, round_map_size
 from facedata.dataset import BlockEncoder, OrderedOutput, Publish, Sample, Sink, Source, known_extension
 from facedata.errors import EmptyDatasetError, OptionError, RefusedSampleError
-from facedata.files import network_file_system, output_errors, remove_stale_temporaries
+from facedata.files import network_file_system, output_errors
 from facedata.jobs.buffers import BlockBuffer, ProcessAddress, SharedBuffer, this_process
 from facedata.jobs.journal import BESIDE, BUILDING
 
@@ -216,11 +216,8 @@ class LmdbSink(Sink, OrderedOutput):
         return {"kv": self.kv, "classes": len(labels), "label_gaps": gaps}
 
     def clean_up(self) -> None:
-        """Remove the files of the build, and temporary files of killed runs."""
+        """Remove the files of the build."""
         self._files.remove()
-        for path in {os.path.dirname(os.path.abspath(name)) for name in (self.kv, self._files.target)}:
-            with suppress(OSError):  # the folder may not be readable
-                remove_stale_temporaries(path)
 
 
 def _refuse_key(key: str, what: str) -> None:

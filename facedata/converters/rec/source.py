@@ -152,7 +152,7 @@ class RecSource(Source):
         """Save a rebuilt index for later runs."""
         if self.rebuilt is not None and not self.rebuilt[0].exists():
             path, index = self.rebuilt
-            with output_errors(path), atomic_writer(path) as file:
+            with output_errors(path), atomic_writer(path, tidy=True) as file:
                 np.savez(file, keys=np.asarray(index.keys, np.int64), offsets=index.offsets)
 
     def known_damage(self, position: int) -> SampleError | None:
