@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from facedata.files import StrPath, nearest_existing, open_new, temporary_name
+from facedata.files import StrPath, nearest_existing, open_new, remove_stale_temporaries, temporary_name
 
 __all__ = ["Folding", "folders_taken_for_one", "name_folding"]
 
@@ -43,6 +43,8 @@ def name_folding(folder: StrPath) -> Folding:
 
     It is found with a hidden file, which is removed again. If none can be created, nothing is known to be ignored.
     """
+    with suppress(OSError):
+        remove_stale_temporaries(nearest_existing(folder))
     for letter in "é", "e":  # a file system with an old encoding may refuse the first
         with suppress(OSError):
             probe = temporary_name(os.path.join(nearest_existing(folder), f"names-{letter}"))

@@ -302,8 +302,8 @@ def disturbed(laboratory: Laboratory, case: Case, right: Reference, kind: str, a
         return f"exit status 0, but {_difference(wanted, visible)}", said[0]
     if case.reader is None and (wrong := [n for n, d in visible.items() if d not in (wanted.get(n, d), old.get(n))]):
         return f"{wrong[0]} is there, but is not whole", said[0]
-    shown = {name for name in visible if not name.startswith("sheet.")}  # a picture of the finished dataset
-    is_readable = is_complete or shown == wanted.keys() - {"sheet.png", "sheet.jpg"}
+    shown, all_shown = ({n: d for n, d in s.items() if not n.startswith("sheet.")} for s in (visible, wanted))
+    is_readable = shown == all_shown  # a sheet is drawn of the finished dataset
     if case.reader is not None and not is_readable and visible != old:
         read = laboratory.run(case.reader, folder)
         said.append(f"$ {case.reader}\n{read.text}[{read.status}]")
