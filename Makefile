@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 COMPAT_READY := $(COMPAT)/.ready
 CHECKED := facedata tests benchmarks scripts docs
 
-.PHONY: demo test lint format types docs docs-check compat bench wheel clean
+.PHONY: demo test faults lint format types docs docs-check compat bench wheel clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "facedata needs Python 3.11 or later; make PYTHON=...")'
@@ -26,6 +26,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto
+
+# takes half an hour; make faults FAULTS="align --stride 7" is quicker, and sweep.py --help says more
+faults: $(READY)
+	$(BIN)/python tests/faults/sweep.py $(FAULTS)
 
 lint: $(READY)
 	$(BIN)/lint-imports --no-logo

@@ -359,6 +359,9 @@ class _Acquisition:
 
     def clear(self) -> None:
         """Remove the hidden folder and, if that is asked for, the archives."""
+        for path in (download.path(self.root) for download in self.entry.downloads):
+            if path.exists() and not path.with_name(f"{path.name}.part").exists():  # a kill may leave this record
+                path.with_name(f"{path.name}.part.json").unlink(missing_ok=True)
         if self.options.remove_archives:
             for path in self.archives:
                 path.unlink(missing_ok=True)

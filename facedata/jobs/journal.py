@@ -59,6 +59,7 @@ from facedata.jobs.plan import (
 __all__ = [
     "BESIDE",
     "BUILDING",
+    "EXTRACTING",
     "FAILURES",
     "PREFIX",
     "SKIPPED",
@@ -81,6 +82,7 @@ PLAN = f"{PREFIX}plan.json"
 SUMMARY = f"{PREFIX}summary.json"
 PUBLISHING = f"{PREFIX}publishing"
 CLEARING = f"{PREFIX}clearing"
+EXTRACTING = f"{PREFIX}extracting"
 FAILURES = "failures.jsonl"
 SKIPPED = "skipped.jsonl"
 _LONGEST_CAUSE = 40
@@ -531,6 +533,11 @@ def refuse_unfinished(path: str | os.PathLike[str]) -> None:
     """
     start = Path(path).absolute()
     for folder in (start, Path(f"{start}{BESIDE}"), *start.parents):
+        if _is_file(folder / EXTRACTING):
+            raise InputUnfinishedError(
+                f"{folder}: an archive was unpacked into it, and not all of it is in place; run the same "
+                "'facedata extract' again"
+            )
         journal = Journal(folder)
         if _is_file(folder / CLEARING) or (_is_file(folder / PLAN) and journal.read_summary() is None):
             plan = journal.read_plan()

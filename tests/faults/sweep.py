@@ -129,8 +129,8 @@ CASES = {
         DATASET,
         ["make-sample out --identities 2 --images 5 --size 24"],
     ),
+    "self-check": Case("verify-md5 --create IN/folder > out.md5"),  # what the shell writes is not whole at once
 }
-SAMPLE = ("make-sample", "unpack-rec", "pack-rec", "build-lmdb", "extract-tar", "download", "pack-features")
 
 
 class Ended(NamedTuple):
@@ -302,8 +302,8 @@ def disturbed(laboratory: Laboratory, case: Case, right: Reference, kind: str, a
         return f"exit status 0, but {_difference(wanted, visible)}", said[0]
     if case.reader is None and (wrong := [n for n, d in visible.items() if d not in (wanted.get(n, d), old.get(n))]):
         return f"{wrong[0]} is there, but is not whole", said[0]
-    shown, all_shown = ({n: d for n, d in s.items() if not n.startswith("sheet.")} for s in (visible, wanted))
-    is_readable = shown == all_shown  # a sheet is drawn of the finished dataset
+    needed = [name for name in wanted if not name.startswith("sheet.")]  # that is drawn of the finished dataset
+    is_readable = all(visible.get(name) == wanted[name] for name in needed)
     if case.reader is not None and not is_readable and visible != old:
         read = laboratory.run(case.reader, folder)
         said.append(f"$ {case.reader}\n{read.text}[{read.status}]")
@@ -419,10 +419,10 @@ def main() -> int:
     parser.add_argument("--stride", type=int, default=1, help="disturb every n-th call only")
     parser.add_argument("--at", type=int, help="disturb this call only")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time (default: %(default)s)")
-    parser.add_argument("--sample", action="store_true", help="a small sample")
+    parser.add_argument("--sample", action="store_true", help="disturb each command once in each way")
     parser.add_argument("--show", action="store_true", help="show what the commands print")
     options = parser.parse_args()
-    names = options.cases or (SAMPLE if options.sample else list(CASES))
+    names = options.cases or [name for name in CASES if name != "self-check"]
     if unknown := set(names) - set(CASES):
         parser.error(f"there is no case {', '.join(unknown)}")
     load_commands()

@@ -125,7 +125,7 @@ def extract_archive(
     try:
         before = None if overwrite else staging.read_record()
         if before is not None:
-            staging.remove()  # a run that was killed at its very end left it
+            staging.close()  # a run that was killed at its very end left it
             return before
         return _Run(archive, folder, staging, overwrite, max_ratio, encoding, digests, observer, stop).run()
     finally:
@@ -163,6 +163,7 @@ class _Run:
                 self._unpack()
             if self.overwrite:  # what is replaced in part must not count as unpacked
                 self.staging.forget_record()
+            self.staging.begin_publishing()
             publish(self.staging.tree, self.output, overwrite=self.overwrite, check_stop=self._check_stop)
             extraction = self.staging.finish(self._progress)
         except FacedataError as error:

@@ -45,6 +45,7 @@ from facedata.files import (
     output_errors,
     read_small,
 )
+from facedata.jobs.journal import EXTRACTING
 from facedata.jobs.plan import COUNT, TEXT, Shape, check_shape
 from facedata.names import Folding
 
@@ -164,6 +165,7 @@ class Staging:
         self.tree = self.folder / "tree"
         self.refused = self.folder / "refused.jsonl"
         self.names = self.folder / "names"
+        self._mark = output / EXTRACTING  # as long as the output may hold a part of an archive
         self._record = output / f"{OWN_PREFIX}ed-{name}.json"
         self._final_refused = output / f"{OWN_PREFIX}ed-{name}-refused.jsonl"
 
@@ -225,6 +227,16 @@ class Staging:
             elif self.folder.exists():
                 shutil.rmtree(self.folder)
 
+    def begin_publishing(self) -> None:
+        """Say in the output that it is not complete, for `refuse_unfinished`."""
+        os.close(open_own(self._mark))
+
+    def close(self) -> None:
+        """Remove the hidden folder, and the mark unless another archive is unfinished."""
+        if not any(path.parent != self.folder for path in self._output.glob(f"{OWN_PREFIX}-*/synced.json")):
+            self._mark.unlink(missing_ok=True)
+        self.remove()
+
     def finish(self, progress: Progress) -> Extraction:
         """Write the record, the last thing written, and remove the hidden folder."""
         refused: list[tuple[str, str]] = []
@@ -245,7 +257,7 @@ class Staging:
         }
         with atomic_writer(self._record) as file:
             file.write(json.dumps(record, indent=2).encode() + b"\n")
-        self.remove()
+        self.close()
         return self._extraction(record, done_before=False)
 
     def forget_record(self) -> None:
