@@ -139,6 +139,11 @@ def read_meta(path: str) -> Meta:
         first = _read_meta_page(descriptor, 0, path)
         second = _read_meta_page(descriptor, first.page_size, path)
         meta = second if second.transaction > first.transaction else first
+        for number in (meta.free_root, meta.root):  # not of the other: LMDB spoils it if a commit fails
+            if number != -1 and not 2 <= number <= meta.last_page:
+                raise FormatError(
+                    f"{path}: its root is page {number}, but page {meta.last_page} is the last; the file is corrupt"
+                )
         pages = _Pages(descriptor, meta.page_size)
         missing = meta.last_page + 1 - pages.count
         if missing > 0:  # LMDB need not write free pages at the end, so a file may lack those, and no others
@@ -169,11 +174,6 @@ def _read_meta_page(descriptor: int, offset: int, path: str) -> Meta:
     if page_size & (page_size - 1) or not _SMALLEST_PAGE <= page_size <= _LARGEST_PAGE:
         raise FormatError(f"{place}: its page size is {page_size} bytes; the file is corrupt")
     free_root, flags, records, root = trees[6], trees[8], trees[13], trees[14]
-    for number in (free_root, root):
-        if number != _NONE and not 2 <= number <= last_page:
-            raise FormatError(
-                f"{place}: its root is page {number}, but page {last_page} is the last; the file is corrupt"
-            )
     root, free_root = (-1 if number == _NONE else number for number in (root, free_root))
     used_pages = 2 + sum(trees[10:13])
     return Meta(page_size, map_size, last_page, transaction, records, root, free_root, flags, used_pages)
