@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from facedata.text import counted
 if TYPE_CHECKING:
     from facedata.converters.convert import Conversion
     from facedata.converters.ids import IdOptions
+    from facedata.converters.selection import LabelOrigin
     from facedata.dataset import Sink
     from facedata.jobs.job import JobSummary
 
@@ -43,6 +44,7 @@ SELECTION = options.together(
     options.SAMPLE,
     options.IDS,
     options.RELABEL,
+    options.MAPPING,
     options.LIMIT,
     options.SHUFFLE,
     options.SEED,
@@ -109,6 +111,7 @@ def convert_and_report(
     drop_ids: str | None = None,
     drop_keys: str | None = None,
     relabel: bool = False,
+    mapping: str | None = None,
     shuffle: bool = False,
     seed: int = 0,
     shard: tuple[int, int] = (1, 1),
@@ -131,6 +134,8 @@ def convert_and_report(
         How the job is run.
     salvage, rebuild_index, image_column, label_column, opening
         How the sources are opened; `opening` has further keywords for their ``open_source``.
+    mapping
+        A file for `write_mapping`.
     **writing
         All other options go to the format that is written, except those that were not given.
     """
@@ -172,6 +177,8 @@ def convert_and_report(
             return 0
         with show_progress("images", quiet=quiet) as observer:
             summary = run_conversion(conversion, replace(job, observer=observer))
+        if mapping is not None and summary.finished:
+            write_mapping(mapping, conversion.label_origins(), overwrite=overwrite)
         show_summary(summary, as_json=as_json)
         return report_failures(summary)
 
@@ -183,6 +190,17 @@ def id_options(keep_ids: str | None, drop_ids: str | None, drop_keys: str | None
     from facedata.converters.ids import IdOptions
 
     return IdOptions(keep_ids, drop_ids, drop_keys)
+
+
+def write_mapping(path: str, origins: Iterable[LabelOrigin], *, overwrite: bool) -> None:
+    """Write which set and class each label stands for, as lines of TSV with a header."""
+    from facedata.converters.selection import MAPPING_HEADER
+    from facedata.files import atomic_writer, output_errors
+
+    with output_errors(path), atomic_writer(path, replace=overwrite, tidy=True) as file:
+        file.write(f"{MAPPING_HEADER}\n".encode())
+        lines = ("\t".join(map(str, origin)) for origin in origins)
+        file.writelines(f"{line}\n".encode(errors="surrogateescape") for line in lines)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from facedata.commands import options
-from facedata.commands.convert import id_options
+from facedata.commands.convert import id_options, write_mapping
 from facedata.text import counted
 
 
@@ -99,6 +99,8 @@ def command(sources: tuple[str, ...], output: str, form: str, **given: Any) -> i
     else:
         with output_errors(output), atomic_writer(output, replace=given["overwrite"], tidy=True) as file:
             planned.write(file)
+    if given["mapping"] is not None:
+        write_mapping(given["mapping"], planned.classes, overwrite=given["overwrite"])
     if given["as_json"]:
         value = {"output": output, "lines": planned.lines, "classes": len(planned.classes), "root": planned.root}
         options.print_json({**value, "smallest_class": planned.smallest, "selection": asdict(selection)})

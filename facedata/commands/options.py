@@ -141,6 +141,12 @@ LABELS = together(
 )
 MIN_IMAGES = click.option("--min-images", type=click.IntRange(1), help="Leave out classes with fewer images.")
 MAX_IMAGES = click.option("--max-images", type=click.IntRange(1), help="Use only this many images of each class.")
+MAPPING = click.option(
+    "--mapping",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Also write which set and class each label stands for, as TSV.",
+)
 RANDOM = click.option("--random", is_flag=True, help="Choose the images of each class at random, set by --seed.")
 SAMPLE = click.option("--sample", type=click.IntRange(1), metavar="N", help="Use only N random samples, set by --seed.")
 IDS = together(

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from zlib import crc32
 
+import numpy as np
+
 from facedata.columns import UNLABELLED
-from facedata.converters.selection import Selection, join_sources, select
+from facedata.converters.selection import LabelOrigin, Selection, join_sources, label_origins, old_labels, select
 from facedata.dataset import (
     BlockEncoder,
     OrderedOutput,
@@ -213,6 +215,17 @@ class Conversion:
     change: Change | None = None
     inputs: Sequence[Input] = ()
 
+    def label_origins(self) -> Iterator[LabelOrigin]:
+        """What each label that is written stands for, in ascending order; reads all labels."""
+        facts = self.plan.facts
+        sets = [(each["set"], each["first_label"]) for each in facts["sets"]]
+        known = sorted({int(label) for block in self.source.label_blocks() for label in np.unique(block) if label >= 0})
+        before = old_labels(self.source)
+        labels = ((label, before.get(label, label)) for label in known)
+        return label_origins(
+            labels, sets if facts["labels_shifted"] else [(sets[0][0], 0)], self.source.class_names() or {}
+        )
+
 
 def convert_dataset(
     sources: Sequence[str], target: str | Sink, options: ConversionOptions | None = None, job: JobOptions | None = None
@@ -298,7 +311,7 @@ def plan_dataset(sources: Sequence[str], target: str | Sink, options: Conversion
     shifted = options.labels.mode != "keep" and not options.labels.replaced
     parts = [item.source for item in inputs]
     if options.ids is not None and not options.labels.replaced:
-        parts = options.ids.apply(parts)
+        parts = options.ids.apply(parts, [item.path for item in inputs])
     own_labels, labels = join_sources(parts, shift=shifted)
     joined = options.labels.apply(own_labels)
     if options.ids is not None and options.labels.replaced:

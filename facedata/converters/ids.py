@@ -77,11 +77,11 @@ class IdOptions:
         lists = (("keep ids", self.keep), ("drop ids", self.drop), ("drop keys", self.drop_keys))
         return [(name, path) for name, path in lists if path is not None]
 
-    def apply(self, sources: Sequence[Source]) -> list[Source]:
+    def apply(self, sources: Sequence[Source], names: Sequence[str] = ()) -> list[Source]:
         """The samples of each source whose people are wanted.
 
         An id is the name of a class, or of a folder in the paths of the images. Only if the list has no such name, its
-        ids are labels: ``7``, or ``id_7``.
+        ids are labels: ``7``, or ``id_7``. With `names` of the sources, ``NAME:ID`` is an id of that source alone.
 
         Raises
         ------
@@ -91,35 +91,48 @@ class IdOptions:
             If the ids can only be labels, and there are several sources, each with its own.
         """
         chosen = list(sources)
+        prefixes = [f"{name}:" for name in names] if len(names) > 1 else []
         for name, path in self._lists():
             wanted = read_ids(path)
             _log.info("%s: %s", path, wanted)
             find = _find_keys if name == "drop keys" else _find
-            found = [find(source, wanted.ids) for source in chosen]
-            if not any(matched for matched, _ in found) and name != "drop keys":
+            own = [[each for each in wanted.ids if each.startswith(prefix)] for prefix in prefixes]
+            shared = (
+                {each: None for each in wanted.ids if not each.startswith(tuple(prefixes))} if prefixes else wanted.ids
+            )
+            found = [find(source, shared) for source in chosen]
+            if shared and find is _find and not any(matched for matched, _ in found):
                 if len(chosen) > 1:
                     raise OptionError(
-                        f"{path}: has no name of a class or folder of these datasets, and labels would mean another "
-                        "person in each; convert one dataset at a time, or use names"
+                        f"{path}: {listed(list(shared))}: no name of a class or folder of these datasets, and labels "
+                        f"would mean another person in each: write them as {prefixes[0]}LABEL"
+                        if prefixes
+                        else f"{path}: has no name of a class or folder of these datasets; give one dataset at a time"
                     )
-                found = [_find_labels(chosen[0], wanted.ids)]
-            matched = set().union(*(ids for ids, _ in found))
-            if not matched:
+                found = [_find_labels(chosen[0], shared)]
+            for number, prefix in enumerate(prefixes):
+                ids = {each.removeprefix(prefix): None for each in own[number]}
+                matched, mask = find(chosen[number], ids)
+                if ids and not matched and find is _find:
+                    matched, mask = _find_labels(chosen[number], ids)
+                found[number] = found[number][0] | {prefix + each for each in matched}, found[number][1] | mask
+            known = set().union(*(matched for matched, _ in found))
+            if not known:
                 raise EmptyDatasetError(
                     f"{path}: none of its lines, as {listed(list(wanted.ids))}, is "
-                    + ("a key of an image" if name == "drop keys" else "a class, a folder or a label")
+                    + ("a key of an image" if find is _find_keys else "a class, a folder or a label")
                 )
-            for source in chosen if len(chosen) > 1 and name != "drop keys" else ():
-                if not (source.class_names() or source.keys_are_paths):
-                    place = next(iter(source.places()), "a dataset")
-                    _log.warning("%s: has no names of classes, so %s does not apply to it", place, path)
-            if unknown := [each for each in wanted.ids if each not in matched]:
+            if unknown := [each for each in wanted.ids if each not in known]:
                 _log.warning("%s: %s not found: %s", path, counted(len(unknown), "id"), listed(unknown))
             for number, (_, mask) in enumerate(found):
+                source = chosen[number]
+                if len(chosen) > 1 and not mask.any() and not (source.class_names() or source.keys_are_paths):
+                    place = names[number] if names else next(iter(source.places()), "a dataset")
+                    _log.warning("%s: has no names of classes; %s applies to it only as '%s:LABEL'", place, path, place)
                 keep = mask if name == "keep ids" else ~mask
-                chosen[number] = chosen[number] if keep.all() else chosen[number].take(np.flatnonzero(keep))
+                chosen[number] = source if keep.all() else source.take(np.flatnonzero(keep))
         if not any(map(len, chosen)):
-            raise EmptyDatasetError(f"{self.drop or self.keep}: no image is left")
+            raise EmptyDatasetError(f"{self._lists()[-1][1]}: no image is left")
         return chosen
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,8 @@ from facedata.columns import LARGEST_LABEL
 from facedata.dataset import Sample, Source, WrappedSource
 from facedata.errors import EmptyDatasetError, OptionError, SampleError
 
-__all__ = ["Selection", "all_labels", "join_sources", "select"]
+__all__ = ["MAPPING_HEADER", "LabelOrigin", "Selection", "all_labels", "join_sources", "label_origins", "old_labels"]
+__all__ += ["select"]
 
 _T = TypeVar("_T")
 _BLOCK = 1 << 20
@@ -218,6 +220,47 @@ class _JoinedSource(Source):
         declared = [source.declared_classes() for source in self._sources]
         known = [classes for classes in declared if classes is not None]
         return max(known) if known and len(known) == len(declared) else None
+
+
+class LabelOrigin(NamedTuple):
+    """What a label that is written stands for: a label of one of the sets, and its name there."""
+
+    label: int
+    set: str
+    old_label: int
+    name: str
+
+
+MAPPING_HEADER = "label\tset\told label\tname"
+
+
+def label_origins(
+    labels: Iterable[tuple[int, int]], sets: Sequence[tuple[str, int]], names: Mapping[int, str]
+) -> Iterator[LabelOrigin]:
+    """What each label stands for.
+
+    Parameters
+    ----------
+    labels : iterable of (int, int)
+        The label that is written, and the label in the joined sets.
+    sets : sequence of (str, int)
+        Each set, and the first of its labels in the joined sets; one pair if labels were not shifted.
+    names : mapping
+        The names of the labels that are written.
+    """
+    firsts = [first for _, first in sets]
+    for label, joined in labels:
+        place = max(bisect_right(firsts, joined) - 1, 0)
+        own = joined - firsts[place]
+        yield LabelOrigin(label, sets[place][0], own, names.get(label, str(own)))
+
+
+def old_labels(source: Source) -> Mapping[int, int]:
+    """For each label of a selection that was renumbered, the label before; empty if it was not."""
+    if isinstance(source, _SelectedSource) and source.renumbering is not None:
+        old, new = source.renumbering
+        return dict(zip(new.tolist(), old.tolist(), strict=True))
+    return {}
 
 
 def all_labels(source: Source) -> NDArray[np.int32]:
@@ -448,6 +491,11 @@ class _SelectedSource(WrappedSource):
 
     def __len__(self) -> int:
         return len(self._source if self._positions is None else self._positions)
+
+    @property
+    def renumbering(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """The old labels, ascending, and the new label of each; None if they stay."""
+        return self._new_labels
 
     def sliced(self, part: slice) -> _SelectedSource:
         if self._positions is None:

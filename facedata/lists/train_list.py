@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from facedata.converters.convert import LabelOptions, open_inputs
 from facedata.converters.ids import IdOptions
 from facedata.converters.image_files import ImageFileSource
-from facedata.converters.selection import Selection, join_sources, select
+from facedata.converters.selection import LabelOrigin, Selection, join_sources, label_origins, select
 from facedata.dataset import Source, WrappedSource
 from facedata.errors import InputNotFoundError, OptionError
 from facedata.images import IMAGE_EXTENSIONS
 from facedata.text import counted, listed
 
-__all__ = ["LIST_FORMATS", "ListOptions", "ListedClass", "TrainList", "plan_list"]
+__all__ = ["LIST_FORMATS", "ListOptions", "TrainList", "plan_list"]
 
 LIST_FORMATS = ("plain", "ffc", "im2rec", "insightface", "csv", "jsonl")
 """The formats of lists; see `TrainList.write`."""
@@ -55,15 +55,6 @@ class ListOptions:
     keep_labels: bool = False
 
 
-class ListedClass(NamedTuple):
-    """A class in a list: its label there; the set that it is from, its label in that set, and its name."""
-
-    label: int
-    set: str
-    old_label: int
-    name: str
-
-
 @dataclass(frozen=True)
 class TrainList:
     """A list that is planned.
@@ -74,7 +65,7 @@ class TrainList:
         The folder that its paths start from; empty if the keys are no paths.
     prefix : str
         What the keys begin with that the paths of twins do not.
-    classes : sequence of ListedClass
+    classes : sequence of LabelOrigin
         In the order of the labels.
     smallest : int
         The number of images of the smallest class.
@@ -85,7 +76,7 @@ class TrainList:
     root: str
     prefix: str
     also: str | None
-    classes: Sequence[ListedClass]
+    classes: Sequence[LabelOrigin]
     labels: NDArray[np.int64]
     smallest: int
 
@@ -146,12 +137,6 @@ class TrainList:
                 f"{self.also}: has no twin of {counted(len(missing), 'image')} of {len(self.labels):,}: "
                 f"{listed(missing)}; nothing was written"
             )
-
-    def mapping(self) -> Iterator[str]:
-        """The lines that say for each label which set, which label there and which name it stands for."""
-        yield "label\tset\told label\tname"
-        for each in self.classes:
-            yield f"{each.label}\t{each.set}\t{each.old_label}\t{each.name}"
 
 
 class _PrefixedSource(WrappedSource):
@@ -214,7 +199,7 @@ def plan_list(specs: Sequence[str], options: ListOptions) -> TrainList:
     root, prefixes = _common_root([item.source for item in inputs], options.also)
     parts = [_PrefixedSource(i.source, p) if p else i.source for i, p in zip(inputs, prefixes, strict=True)]
     if options.ids is not None and not options.labels.replaced:
-        parts = options.ids.apply(parts)
+        parts = options.ids.apply(parts, [item.path for item in inputs])
     shift = options.labels.mode != "keep" and not options.labels.replaced
     joined, shifts = join_sources(parts, shift=shift)
     source = options.labels.apply(joined)
@@ -232,13 +217,12 @@ def plan_list(specs: Sequence[str], options: ListOptions) -> TrainList:
     if (labels < 0).any():
         selected, labels = selected.take(np.flatnonzero(labels >= 0)), labels[labels >= 0]
     there, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    firsts = [first for first, _ in shifts] if shift else [0]
-    classes = []
-    for number, label in enumerate(there.tolist()):
-        place = int(np.searchsorted(firsts, label, side="right")) - 1
-        own = label - firsts[place]
-        written = label if options.keep_labels else number
-        classes.append(ListedClass(written, inputs[place].path, own, names.get(label, str(own))))
+    sets = [(i.path, first) for i, (first, _) in zip(inputs, shifts, strict=True)] if shift else [(inputs[0].path, 0)]
+    named = {number: names[label] for number, label in enumerate(there.tolist()) if label in names}
+    written = there.tolist() if options.keep_labels else range(len(there))
+    classes = list(
+        label_origins(zip(written, there.tolist(), strict=True), sets, names if options.keep_labels else named)
+    )
     labels = labels if options.keep_labels else numbers.astype(np.int64)
     return TrainList(selected, options.form, root, prefixes[0], options.also, classes, labels, int(counts.min()))
 
