@@ -117,9 +117,10 @@ def main() -> None:
 
         sys.exit(report_error("interrupted; run the same command again", INTERRUPTED))
     except click.ClickException as error:
-        error.show()
-        from facedata.commands.options import json_error
+        from facedata.commands.options import echo, json_error
 
+        error.show(shown := io.StringIO())
+        echo(*shown.getvalue().rstrip("\n").split("\n"), err=True)
         sys.exit(json_error(error.format_message(), error.exit_code))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # the work is done: a signal must not change the status now

@@ -8,7 +8,7 @@ from contextlib import suppress
 from urllib.parse import urlsplit, urlunsplit
 
 _DIGITS = re.compile(r"(\d+)", re.ASCII)
-_OBEYED = re.compile(r"[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\udc80-\udc9f]")  # the last: bytes that are not UTF-8
+_OBEYED = re.compile(r"[\0-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\udc80-\udc9f]")  # the last: not UTF-8
 _PLAIN_NUMBERS = r"{0}(?:0|[1-9]\d*)((?:[^\d\0][^\0]*)?)(?:\0{0}(?:0|[1-9]\d*+)\1)*+"
 
 
@@ -63,14 +63,11 @@ def listed(names: Sequence[object], most: int = 3, *, quote: str = "'") -> str:
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
 
 
-def escaped(text: str) -> str:
-    """Text with backslash escapes for what a terminal obeys, as ESC, or does not show in its place, as a line end."""
+def escaped(text: str, *, json: bool = False) -> str:
+    """Text with backslash escapes for what a terminal obeys, as ESC, or a line end; in JSON, which keeps its value."""
+    if json:
+        return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     return _OBEYED.sub(lambda found: ascii(found[0]).strip("'").replace("udc", "x"), text)
-
-
-def escaped_json(text: str) -> str:
-    """As `escaped`, for JSON, whose value stays the same."""
-    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def plain_line(text: str, longest: int = 120) -> str:

@@ -232,8 +232,8 @@ def _show_beside(summary: JobSummary, given: dict[str, Any]) -> None:
     if facts.get("unused_landmarks"):
         entries = counted(facts["unused_landmarks"], "entry", "entries")
         unused = os.path.join(summary.output, "unused-landmarks.txt")
-        click.echo(f"  {entries} of {given['landmarks']} without an image: {unused}")
+        options.echo(f"  {entries} of {given['landmarks']} without an image: {unused}")
     if summary.finished and given["write_landmarks"]:
-        click.echo(f"  landmarks: {given['write_landmarks']}")
+        options.echo(f"  landmarks: {given['write_landmarks']}")
     if facts.get("preview"):
-        click.echo(f"  preview: {facts['preview']}")
+        options.echo(f"  preview: {facts['preview']}")

@@ -110,8 +110,8 @@ def _show_plan(planned: NeighbourJob, *, as_json: bool) -> None:
         options.print_json({**value, "threads": memory.threads, "memory": memory.bytes, "resident": memory.resident})
         return
     kept = "all rows in memory" if memory.resident else "not all rows in memory"
-    click.echo(f"would write {', '.join(map(shown_path, files))}: {counted(rows, 'row')}")
-    click.echo(f"  {counted(memory.threads, 'thread')}, {kept}, about {human_bytes(memory.bytes)}")
+    options.echo(f"would write {', '.join(map(shown_path, files))}: {counted(rows, 'row')}")
+    options.echo(f"  {counted(memory.threads, 'thread')}, {kept}, about {human_bytes(memory.bytes)}")
 
 
 def _show_summary(summary: JobSummary, *, as_json: bool) -> None:
@@ -123,10 +123,12 @@ def _show_summary(summary: JobSummary, *, as_json: bool) -> None:
     state = time_taken(summary)
     if not summary.finished:
         output = output_name(summary.output)
-        click.echo(f"{output}: {summary.shards_done} of {summary.shards} shards are done; {state}")
+        options.echo(f"{output}: {summary.shards_done} of {summary.shards} shards are done; {state}")
         return
     names = ", ".join(map(shown_path, facts["files"]))
     size = human_bytes(facts["file_bytes"])
-    click.echo(f"{names}: {counted(summary.samples, 'row')}, {counted(facts['k'], 'neighbour')} each, {size}; {state}")
+    options.echo(
+        f"{names}: {counted(summary.samples, 'row')}, {counted(facts['k'], 'neighbour')} each, {size}; {state}"
+    )
     if facts["recall"] is not None:
-        click.echo(f"  {facts['method']}: recall {facts['recall']:.4f} on a sample of rows")
+        options.echo(f"  {facts['method']}: recall {facts['recall']:.4f} on a sample of rows")

@@ -109,7 +109,7 @@ def command(
         facts = [report.facts() for report in reports]
         options.print_json({"good": good, "plot": plot if drawn else None, "sets": facts})
     elif drawn and plot is not None:
-        click.echo(f"plot: {shown_path(plot)}")
+        options.echo(f"plot: {shown_path(plot)}")
     return 0 if good else 1
 
 
@@ -118,11 +118,11 @@ def _show(report: SetReport) -> None:
     notes = len(report.findings) - wrong
     verdict = "good" if not wrong else counted(wrong, "error")
     verdict += f", {counted(notes, 'note')}" if notes else ""
-    click.echo(f"{report.name}: {verdict}")
+    options.echo(f"{report.name}: {verdict}")
     for line in _figures(report):
-        click.echo(f"  {line}")
+        options.echo(f"  {line}")
     for finding in report.findings:
-        click.echo(finding.line())
+        options.echo(finding.line())
 
 
 def _figures(report: SetReport) -> Iterator[str]:

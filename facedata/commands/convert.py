@@ -223,7 +223,7 @@ def show_conversion_plan(conversion: Conversion, part: Any, *, as_json: bool) ->
         value = {"dry_run": True, "output": root, "images": images, "shards": len(shards), "part": str(part)}
         options.print_json({**value, "fingerprint": plan.fingerprint, "sets": plan.facts["sets"]})
         return
-    click.echo(f"would write {counted(images, 'image')} in {counted(len(shards), 'shard')} into {root}")
+    options.echo(f"would write {counted(images, 'image')} in {counted(len(shards), 'shard')} into {root}")
     _show_sets(plan.facts["sets"])
 
 
@@ -244,13 +244,13 @@ def show_summary(summary: JobSummary, *, as_json: bool, faces_of: int | None = N
     what = counted(summary.samples, "image")
     if faces_of is not None:
         what = f"{counted(summary.samples, 'face')} in {counted(faces_of, 'image')}"
-    click.echo(f"{output}: {what}{inside}, {size}; {time_taken(summary)}")
+    options.echo(f"{output}: {what}{inside}, {size}; {time_taken(summary)}")
     _show_sets(facts["sets"])
     empty = facts.get("labels", 0) - facts.get("identities", facts.get("classes", facts.get("labels", 0)))
     if empty > 0:
-        click.echo(f"  {empty:,} of {counted(facts['labels'], 'label')} have no image; --relabel closes the gaps")
+        options.echo(f"  {empty:,} of {counted(facts['labels'], 'label')} have no image; --relabel closes the gaps")
     if "kv" in facts:
-        click.echo(f"  keys and labels: {shown_path(facts['kv'])}")
+        options.echo(f"  keys and labels: {shown_path(facts['kv'])}")
     show_outcome(summary)
 
 
@@ -265,10 +265,10 @@ def show_outcome(summary: JobSummary) -> None:
     """Report on stdout what a job has left: shards to do, and images that are not wanted."""
     if not summary.finished:
         output = output_name(summary.output)
-        click.echo(f"  {summary.shards_done} of {summary.shards} shards are done; facedata status {output}")
+        options.echo(f"  {summary.shards_done} of {summary.shards} shards are done; facedata status {output}")
     if summary.skipped:
         causes = ", ".join(f"{count:,} {cause}" for cause, count in summary.skipped_causes.items())
-        click.echo(f"  {counted(summary.skipped, 'image')} skipped: {causes}{_see(summary, 'skipped.jsonl')}")
+        options.echo(f"  {counted(summary.skipped, 'image')} skipped: {causes}{_see(summary, 'skipped.jsonl')}")
 
 
 def _see(summary: JobSummary, name: str) -> str:
@@ -281,12 +281,12 @@ def report_failures(summary: JobSummary, note: str = "") -> int:
     level = "warning" if summary.good else "error"
     log = _see(summary, "failures.jsonl")
     if summary.failures:
-        click.echo(f"facedata: {level}: {summary.failures_in_words('image', note)}{log}", err=True)
+        options.echo(f"facedata: {level}: {summary.failures_in_words('image', note)}{log}", err=True)
     if summary.finished and summary.skipped and not summary.samples:
-        click.echo("facedata: warning: the output is empty: no image has a face that is wanted", err=True)
+        options.echo("facedata: warning: the output is empty: no image has a face that is wanted", err=True)
     if summary.failed_shards:
         shards = counted(summary.failed_shards, "shard")
-        click.echo(f"facedata: error: {shards} failed; the same command tries again{log}", err=True)
+        options.echo(f"facedata: error: {shards} failed; the same command tries again{log}", err=True)
     return 0 if summary.good else 1
 
 
@@ -297,7 +297,7 @@ def _show_sets(sets: Sequence[Mapping[str, Any]]) -> None:
         if last is not None and last < first:
             labels = "unlabelled"
         kind = facts.get("dialect") or facts["format"]
-        click.echo(f"  {facts['set']}: {kind}, {counted(facts['images'], 'image')}, {labels}")
+        options.echo(f"  {facts['set']}: {kind}, {counted(facts['images'], 'image')}, {labels}")
 
 
 @click.command("convert", cls=options.Command, short_help="Convert a dataset from any format to any other.")

@@ -90,9 +90,9 @@ def command(
                 row[number].rjust(width) if number in _RIGHT else row[number].ljust(width)
                 for number, width in widths.items()
             ]
-            click.echo("  ".join(cells).rstrip())
+            options.echo("  ".join(cells).rstrip())
         if left_out:
-            click.echo(f"not shown in this width: {', '.join(left_out)}; facedata datasets NAME shows all", err=True)
+            options.echo(f"not shown in this width: {', '.join(left_out)}; facedata datasets NAME shows all", err=True)
     return 0
 
 
@@ -112,8 +112,8 @@ def _add(source: str, name: str, url: str, catalogue: tuple[str, ...], *, as_jso
     if as_json:
         options.print_json({"name": name, "catalogue": str(target), "downloads": len(downloads), "next": commands})
         return 0
-    click.echo(f"{name}: added to {target}: {counted(len(downloads), 'download')}")
-    click.echo("\n  ".join(["next:", *commands]))
+    options.echo(f"{name}: added to {target}: {counted(len(downloads), 'download')}")
+    options.echo("next:", *(f"  {line}" for line in commands))
     return 0
 
 
@@ -134,14 +134,14 @@ def _show_states(known: Catalogue, root: str, *, as_json: bool) -> None:
         faults = [f"{path}: {what}" for path, what in state.wrong.items()]
         faults += [f"{counted(len(state.missing), 'file')} missing: {listed(state.missing)}"] if state.missing else []
         notes = "; ".join([counted(state.files, "file"), *faults])
-        click.echo(f"{state.name.ljust(width)}  {state.state.ljust(12)}  {notes}")
+        options.echo(f"{state.name.ljust(width)}  {state.state.ljust(12)}  {notes}")
     where = shlex.quote(root)
     if not states:
-        click.echo(f"no dataset of the catalogue is in {where}")
+        options.echo(f"no dataset of the catalogue is in {where}")
         return
-    click.echo(f"only names and sizes were compared; to check all: facedata verify-md5 NAME --root {where}", err=True)
+    options.echo(f"only names and sizes were compared; to check all: facedata verify-md5 NAME --root {where}", err=True)
     if any(state.state != "whole" for state in states):
-        click.echo(f"to complete or repair a set: facedata download NAME --root {where}", err=True)
+        options.echo(f"to complete or repair a set: facedata download NAME --root {where}", err=True)
 
 
 def _size(entry: CatalogueSet, about: str) -> str:
@@ -169,7 +169,7 @@ def _show(entry: CatalogueSet, root: str, *, as_json: bool) -> None:
         shown = [{**asdict(source), "address": shown_url(source.address)} for source in entry.sources]
         options.print_json({**asdict(entry), **_brief(entry), "sources": shown, "terms": entry.terms, "next": commands})
         return
-    click.echo(f"{entry.name}: {entry.title}")
+    options.echo(f"{entry.name}: {entry.title}")
     facts = (
         ("what", entry.what),
         ("family", entry.family),
@@ -183,7 +183,7 @@ def _show(entry: CatalogueSet, root: str, *, as_json: bool) -> None:
     )
     for heading, fact in facts:
         if fact:
-            click.echo(f"  {heading + ':':13s}{fact}")
+            options.echo(f"  {heading + ':':13s}{fact}")
     sections = {
         "terms": entry.terms,
         "sources, in this order": entry.places,
@@ -194,7 +194,7 @@ def _show(entry: CatalogueSet, root: str, *, as_json: bool) -> None:
     }
     for heading, lines in sections.items():
         if lines:
-            click.echo("\n  ".join([f"{heading}:", *lines]))
+            options.echo(f"{heading}:", *(f"  {line}" for line in lines))
 
 
 def _checked(name: str, digest: object, size: int | None) -> str:

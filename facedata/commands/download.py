@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from pathlib import Path, PurePosixPath
@@ -118,7 +119,7 @@ def command(
         return show_bytes(what, quiet=quiet)
 
     def accept(entry: CatalogueSet) -> str:
-        click.echo("\n  ".join([f"{entry.title}:", *entry.terms]), err=True)
+        options.echo(f"{entry.title}:", *(f"  {line}" for line in entry.terms), err=True)
         if accept_terms:
             return "--accept-terms"
         if not sys.stdin.isatty():
@@ -186,24 +187,24 @@ def _show(done: Acquired, *, as_json: bool) -> None:
         return
     root = shown_path(str(done.root))
     if done.already:
-        click.echo(f"{done.name}: already complete in {root}")
+        options.echo(f"{done.name}: already complete in {root}")
     elif done.good:
         size = human_bytes(sum(fetched.fetched_bytes for fetched in done.fetched))
         counts = [f"{counted(len(done.fetched), 'file')} fetched, {size}"] if done.fetched else []
         counts += [f"{counted(len(done.used), 'file')} available and right"] if done.used else []
-        click.echo("; ".join([f"{done.name}: ready in {root}", *counts]))
+        options.echo("; ".join([f"{done.name}: ready in {root}", *counts]))
     else:
-        click.echo(f"{done.name}: in {root}, but some files are wrong")
+        options.echo(f"{done.name}: in {root}, but some files are wrong")
     for result in done.results:
-        click.echo(b"  " + result.line, nl=False)
+        options.echo("  " + os.fsdecode(result.line).rstrip("\n"))
     for member, reason in list(done.refused.items())[:20]:
-        click.echo(f"  {member}: not unpacked: {reason}")
+        options.echo(f"  {member}: not unpacked: {reason}")
     if done.good and done.next:
-        click.echo("next:")
+        options.echo("next:")
         for line in done.next:
-            click.echo(f"  {line}")
+            options.echo(f"  {line}")
     if not done.good:
-        click.echo("add --overwrite to fetch and unpack everything again", err=True)
+        options.echo("add --overwrite to fetch and unpack everything again", err=True)
 
 
 def _show_plan(entry: CatalogueSet, root: Path, plan: Plan, *, as_json: bool) -> None:
@@ -227,7 +228,7 @@ def _show_plan(entry: CatalogueSet, root: Path, plan: Plan, *, as_json: bool) ->
         )
         return
     if plan.already:
-        click.echo(f"{entry.name}: already complete in {root}")
+        options.echo(f"{entry.name}: already complete in {root}")
         return
     lines = [f"{entry.name}: {line}" for line in entry.terms]
     lines += [f"{name}: would use {found.path}" for name, found in plan.found.items()]
@@ -237,5 +238,5 @@ def _show_plan(entry: CatalogueSet, root: Path, plan: Plan, *, as_json: bool) ->
         pages = " or ".join(shown_url(link.page) for link in entry.links(download))
         lines.append(f"{download.name}: would fetch {human_bytes(size) if size else 'it'} from {pages}")
     if plan.by_hand:
-        lines.append(steps_by_hand(entry, plan.by_hand, root))
-    click.echo("\n".join(lines))
+        lines += steps_by_hand(entry, plan.by_hand, root).split("\n")
+    options.echo(*lines)

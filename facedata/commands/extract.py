@@ -118,9 +118,9 @@ def _catalogue_names() -> list[str]:
 def _show(extraction: Extraction) -> None:
     what = f"{counted(extraction.files, 'file')}, {human_bytes(extraction.bytes)}"
     state = "already unpacked; nothing to do" if extraction.done_before else "unpacked"
-    click.echo(f"{extraction.archive}: {state} ({what}) in {extraction.output}")
+    options.echo(f"{extraction.archive}: {state} ({what}) in {extraction.output}")
     if extraction.refused_count:
-        click.echo(f"  {counted(extraction.refused_count, 'member')} not unpacked; see {extraction.refused_list}")
+        options.echo(f"  {counted(extraction.refused_count, 'member')} not unpacked; see {extraction.refused_list}")
 
 
 def _show_plan(plan: list[tuple[Archive, Extraction | None]], overwrite: bool, as_json: bool) -> None:
@@ -139,8 +139,8 @@ def _show_plan(plan: list[tuple[Archive, Extraction | None]], overwrite: bool, a
         return
     for archive, before in plan:
         parts = counted(len(archive.parts), "part") if len(archive.parts) > 1 else "whole"
-        click.echo(f"{archive.name}: {archive.kind}, {parts}, {human_bytes(archive.size)}")
+        options.echo(f"{archive.name}: {archive.kind}, {parts}, {human_bytes(archive.size)}")
         if len(archive.parts) > 1:
-            click.echo("".join(f"  {part}\n" for part in archive.parts), nl=False)
+            options.echo(*(f"  {part}" for part in archive.parts))
         if before is not None and not overwrite:
-            click.echo("  already unpacked; nothing to do")
+            options.echo("  already unpacked; nothing to do")

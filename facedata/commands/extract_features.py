@@ -196,7 +196,7 @@ def _show_plan(planned: Extraction, part: Any, *, as_json: bool) -> None:
         value |= {"dimensions": output.dimensions, "sets": plan.facts["sets"], "options": dict(plan.options)}
         options.print_json(value)
         return
-    click.echo(
+    options.echo(
         f"would write {counted(images, 'row')} of {output.dimensions:,} float32 in {counted(len(shards), 'shard')} "
         f"into {output.target.features}"
     )
@@ -211,7 +211,7 @@ def _show_summary(summary: JobSummary, *, as_json: bool) -> None:
     if summary.finished:
         size = human_bytes(4 * facts["rows"] * facts["dimensions"])
         rows = f"{counted(facts['rows'], 'row')} of {facts['dimensions']:,} float32, {size}"
-        click.echo(f"{name}: {rows}, {counted(facts['classes'], 'class', 'classes')}; {time_taken(summary)}")
+        options.echo(f"{name}: {rows}, {counted(facts['classes'], 'class', 'classes')}; {time_taken(summary)}")
     else:
-        click.echo(f"{name}: not finished: {counted(summary.samples, 'image')} done; {time_taken(summary)}")
+        options.echo(f"{name}: not finished: {counted(summary.samples, 'image')} done; {time_taken(summary)}")
     show_outcome(summary)

@@ -93,7 +93,7 @@ def command(
         options.print_json({**value, "compared": [len(each.labels) for each in centres], "sheet": sheet})
     elif output != "-" and not quiet:
         compared = " with ".join(f"{len(each.labels):,}" for each in centres)
-        click.echo(
+        options.echo(
             f"{output}: {counted(people, 'person', 'people')} in {counted(len(matches), 'pair')}; compared {compared}"
         )
     return 0

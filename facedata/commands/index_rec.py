@@ -39,7 +39,7 @@ def command(path: str, salvage: bool, overwrite: bool, dry_run: bool, as_json: b
         options.print_json({"dry_run": dry_run, **asdict(summary)})
     else:
         verb = "is up to date:" if summary.up_to_date else "would have" if dry_run else "has"
-        click.echo(f"{summary.index}: {verb} {counted(summary.records, 'line')}")
+        options.echo(f"{summary.index}: {verb} {counted(summary.records, 'line')}")
         if summary.damaged:
-            click.echo(f"  skipped {counted(summary.damaged, 'damaged place')}")
+            options.echo(f"  skipped {counted(summary.damaged, 'damaged place')}")
     return 1 if summary.damaged else 0

@@ -107,5 +107,7 @@ def command(sources: tuple[str, ...], output: str, form: str, **given: Any) -> i
     elif output != "-" and not given["quiet"]:
         classes = counted(len(planned.classes), "class", "classes")
         root = f"; paths start from {planned.root}" if planned.root else ""
-        click.echo(f"{output}: {counted(planned.lines, 'line')}, {classes} of {planned.smallest} images or more{root}")
+        options.echo(
+            f"{output}: {counted(planned.lines, 'line')}, {classes} of {planned.smallest} images or more{root}"
+        )
     return 0

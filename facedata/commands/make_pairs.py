@@ -106,7 +106,7 @@ def spread_over_folds(pairs: Sequence[Pair], folds: int, path: str) -> list[Pair
 
     ordered = spread(pairs, folds)
     if ordered != pairs and not fold_counts(pairs, folds)[0].different:
-        click.echo(
+        options.echo(
             f"facedata: {path}: its pairs of different people come last; they are spread over the folds", err=True
         )
     return ordered
@@ -124,4 +124,4 @@ def show_pairs(output: str, pairs: Sequence[Pair], folds: int, *, as_json: bool,
         return
     each = " or ".join(f"{same} same and {different} different" for same, different in sorted(set(counts))[:3])
     words = f"{counted(len(pairs), 'pair')}, {same:,} of the same person; {counted(folds, 'fold')} of {each}"
-    click.echo(f"{output}: {words}")
+    options.echo(f"{output}: {words}")

@@ -64,7 +64,7 @@ def command(
         if as_json:
             options.print_json({"dry_run": True, **counts})
         else:
-            click.echo(f"would draw {drawn} into {folder}")
+            options.echo(f"would draw {drawn} into {folder}")
         return 0
     with show_progress("faces", quiet=quiet) as observer:
         job = JobOptions(overwrite=overwrite, observer=observer)
@@ -73,5 +73,5 @@ def command(
         options.print_json({**counts, "bytes": summary.bytes, "preview": preview})
     else:
         shown = f"; preview: {preview}" if preview else ""
-        click.echo(f"{folder}: {drawn}, {human_bytes(summary.bytes)}{shown}")
+        options.echo(f"{folder}: {drawn}, {human_bytes(summary.bytes)}{shown}")
     return report_failures(summary)

@@ -19,6 +19,7 @@ import click
 
 from facedata.commands import INTERRUPTED
 from facedata.errors import FacedataError, InterruptedJobError, OptionError
+from facedata.text import escaped
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -333,7 +334,8 @@ def command_line() -> str:
 
 def report_error(message: str, status: int) -> int:
     """Report an error on stderr, and as `json_error` does; return the exit status."""
-    click.echo(f"facedata: {re.sub('^error:', click.style('error:', fg='red', bold=True), message)}", err=True)
+    shown = shown_message(message)
+    click.echo(f"facedata: {re.sub('^error:', click.style('error:', fg='red', bold=True), shown)}", err=True)
     return json_error(message.removeprefix("error: "), status)
 
 
@@ -346,8 +348,30 @@ def json_error(message: str, status: int) -> int:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """Print one JSON object on one line of stdout; a file name that is not UTF-8 is escaped."""
-    text = json.dumps(value, ensure_ascii=False)
+    text = escaped(json.dumps(value, ensure_ascii=False), json=True)
     click.echo(text.encode(errors="backslashreplace").decode())
+
+
+def echo(*lines: str, err: bool = False) -> None:
+    """Print lines on stdout or stderr. What a terminal would obey, in a name or a text from a file, is escaped."""
+    for line in lines:
+        click.echo(escaped(line), err=err)
+
+
+def shown_message(message: str) -> str:
+    """A message as it is printed: escaped, with all lines but the first indented, so that no name looks like one."""
+    return "\n  ".join(map(escaped, message.split("\n")))
+
+
+def is_known(line: str) -> bool:
+    """Whether this program has the command and the options of a command line, which may be forged."""
+    root = click.get_current_context().find_root()
+    name, *words = shlex.split(line)[1:] or [""]
+    command = root.command.get_command(root, name) if isinstance(root.command, click.Group) else None
+    try:
+        return command is not None and bool(command.make_parser(click.Context(command)).parse_args(words))
+    except click.UsageError:
+        return False
 
 
 def start_logging(*, quiet: bool) -> None:
@@ -381,11 +405,12 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        message = escaped(record.getMessage())
         if sys.stderr.isatty():
             context = click.get_current_context(silent=True)
             plain = not level or (context is not None and context.color is False)
-            return f"facedata: {level if plain else click.style(level, fg='yellow')}{record.getMessage()}"
-        return f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')} facedata: {level}{record.getMessage()}"
+            return f"facedata: {level if plain else click.style(level, fg='yellow')}{message}"
+        return f"{self.formatTime(record, '%Y-%m-%d %H:%M:%S')} facedata: {level}{message}"
 
 
 def shows_errors(function: _Command) -> _Command:
@@ -401,8 +426,11 @@ def shows_errors(function: _Command) -> _Command:
             return report_error(str(error), INTERRUPTED)
         except FacedataError as error:
             if _is_verbose():
-                traceback.print_exc()
-            return report_error(f"error: {error}", 1)
+                echo(*traceback.format_exc().splitlines(), err=True)
+            message = str(error)
+            if error.command and not is_known(error.command):
+                message = message.replace(error.command, "the command that was used")
+            return report_error(f"error: {message}", 1)
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # stdout may be a broken pipe
             if isinstance(error, BrokenPipeError):

@@ -111,10 +111,10 @@ def command(
     if packed.rows is not None:
         rows = counted(packed.rows, "row")
         size = f" ({human_bytes(4 * packed.rows * packed.dimensions)})"
-    click.echo(f"{packed.features}: {verb} {rows} of {packed.dimensions:,} float32{size}")
+    options.echo(f"{packed.features}: {verb} {rows} of {packed.dimensions:,} float32{size}")
     if packed.labels is not None:
         classes = counted(packed.classes, "class", "classes") if packed.classes else "-1 for every row"
-        click.echo(f"{packed.labels}: {verb} {classes}")
+        options.echo(f"{packed.labels}: {verb} {classes}")
     return 0
 
 

@@ -41,7 +41,7 @@ def command(pairs: str, root: str, output: str, folds: int, overwrite: bool, as_
     show_pairs(output, found, folds, as_json=as_json, other_sizes=len(others))
     if others:
         images = counted(len(others), "image")
-        click.echo(
+        options.echo(
             f"facedata: warning: {images} not 112 x 112, as the evaluation expects: {listed(others)}; align them first",
             err=True,
         )

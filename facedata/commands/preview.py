@@ -49,5 +49,5 @@ def command(dataset: str, output: str, rows: int, columns: int, cell: int, **giv
     if given["as_json"]:
         options.print_json({"output": output, "images": len(source), "drawn": drawn, "failed": failed})
     else:
-        click.echo(f"{output}: {drawn:,} of {counted(len(source), 'image')}")
+        options.echo(f"{output}: {drawn:,} of {counted(len(source), 'image')}")
     return 1 if failed else 0

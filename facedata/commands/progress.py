@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from facedata.text import escaped
+
 if TYPE_CHECKING:
     from facedata.jobs.engine import Observer, Progress
 
@@ -53,7 +55,7 @@ def show_bytes(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]
     if quiet:
         yield None
     elif _shows_bars():
-        with _Bar(desc=what, unit="B", unit_scale=True) as bar:
+        with _Bar(desc=escaped(what), unit="B", unit_scale=True) as bar:
             yield lambda done, total: bar.show(done, total, initial=done)
     else:
         yield _ByteLines(what)

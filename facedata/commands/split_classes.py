@@ -62,7 +62,7 @@ def command(dataset: str, output: str, preset: str | None, **given: Any) -> int:
     else:
         split = split_by_classes(dataset, given["train_classes"], given["seed"] if given["random"] else None)
     if differs:
-        click.echo(f"facedata: warning: {dataset}: {differs}", err=True)
+        options.echo(f"facedata: warning: {dataset}: {differs}", err=True)
     job = plan_split(split, dataset, output, copy=given["copy"], command_line=options.command_line())
     numbers = dict(zip(("train_images", "train_classes", "test_images", "test_classes"), split.counts(), strict=True))
     words = "{:,} images of {:,} classes for training, {:,} of {:,} for the test".format(*split.counts())
@@ -71,12 +71,12 @@ def command(dataset: str, output: str, preset: str | None, **given: Any) -> int:
         if given["as_json"]:
             options.print_json({"dry_run": True, "output": output, **numbers})
         else:
-            click.echo(f"would write {words} into {output}")
+            options.echo(f"would write {words} into {output}")
         return 0
     with show_progress("images", quiet=given["quiet"]) as observer:
         summary = job.run(replace(JobOptions(given["workers"], overwrite=given["overwrite"]), observer=observer))
     if given["as_json"]:
         options.print_json({**summary.to_json(), **numbers, "differs": differs})
     else:
-        click.echo(f"{output}: {words}; {time_taken(summary)}")
+        options.echo(f"{output}: {words}; {time_taken(summary)}")
     return report_failures(summary)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -30,6 +31,8 @@ def command(output: str, as_json: bool) -> int:
     from facedata.jobs.status import job_status
 
     status = job_status(output)
+    if status.command_line and not options.is_known(status.command_line):
+        status = replace(status, command_line="")  # someone has forged it
     if as_json:
         options.print_json(status.to_json())
     else:
@@ -41,19 +44,23 @@ def command(output: str, as_json: bool) -> int:
 
 def _show(status: JobStatus) -> None:
     state = "finished" if status.finished else "not finished"
-    click.echo(f"{output_name(status.output)}: {state}: {status.shards_done} of {counted(status.shards, 'shard')} done")
-    click.echo(f"  {status.samples:,} of {status.samples_total:,} samples, {human_bytes(status.bytes)}")
+    options.echo(
+        f"{output_name(status.output)}: {state}: {status.shards_done} of {counted(status.shards, 'shard')} done"
+    )
+    options.echo(f"  {status.samples:,} of {status.samples_total:,} samples, {human_bytes(status.bytes)}")
     if status.missing:
         shown = ", ".join(f"{first}" if first == last else f"{first} to {last}" for first, last in status.missing)
-        click.echo(f"  {counted(status.shards_missing, 'shard')} missing: {shown}")
+        options.echo(f"  {counted(status.shards_missing, 'shard')} missing: {shown}")
     if status.failures:
-        click.echo(f"  {counted(status.failures, 'sample')} failed: see failures.jsonl")
+        options.echo(f"  {counted(status.failures, 'sample')} failed: see failures.jsonl")
     if status.skipped:
-        click.echo(f"  {counted(status.skipped, 'sample')} skipped: see skipped.jsonl")
+        options.echo(f"  {counted(status.skipped, 'sample')} skipped: see skipped.jsonl")
     for shard, reason in sorted(status.failed.items()):
-        click.echo(f"  shard {shard} failed: {reason}")
+        options.echo(f"  shard {shard} failed: {reason}")
     if status.parts_missing:
         shown = ", ".join(status.parts_missing[:20]) + (" ..." if len(status.parts_missing) > 20 else "")
-        click.echo(f"  elements of the job array to run again: --shard {shown}")
+        options.echo(f"  elements of the job array to run again: --shard {shown}")
+    if status.damage:
+        options.echo(f"  {status.damage}")
     if not status.finished:
-        click.echo(f"  resume with: {status.command_line}")
+        options.echo(f"  resume with: {status.command_line or 'the command that was used'}")

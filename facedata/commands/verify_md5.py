@@ -18,7 +18,7 @@ import click
 
 from facedata.commands import options
 from facedata.errors import InputError, OptionError
-from facedata.text import listed
+from facedata.text import escaped, listed
 
 if TYPE_CHECKING:
     from facedata.download.catalogue import CatalogueSet
@@ -284,11 +284,14 @@ class _Screen(ExitStack):
         self._begin = time.monotonic()
         self._stdout = sys.stdout.buffer
         self._observer: Callable[[int, int], None] | None = None
-        self._above_bar = sys.stderr.isatty() and sys.stdout.isatty()
+        self._is_terminal = sys.stdout.isatty()
+        self._above_bar = sys.stderr.isatty() and self._is_terminal
         self.callback(self._stdout.flush)
 
     def write(self, line: bytes) -> None:
-        """Write to stdout, above the bar if there is one."""
+        """Write to stdout, above the bar if there is one; escaped on a terminal, exact in a pipe."""
+        if self._is_terminal:
+            line = os.fsencode(f"{escaped(os.fsdecode(line[:-1]))}\n")
         tqdm: Any = sys.modules.get("tqdm") if self._above_bar else None
         if tqdm is None:
             self._stdout.write(line)
