@@ -121,7 +121,7 @@ def _show_summary(summary: JobSummary, *, as_json: bool) -> None:
         options.print_json({"rows": value.pop("samples"), **value})
         return
     state = time_taken(summary)
-    if not summary.finished:
+    if not (summary.finished and {"files", "file_bytes", "recall"} <= facts.keys()):  # a damaged summary has lost them
         output = output_name(summary.output)
         options.echo(f"{output}: {summary.shards_done} of {summary.shards} shards are done; {state}")
         return

@@ -208,10 +208,11 @@ def _show_summary(summary: JobSummary, *, as_json: bool) -> None:
         value = summary.to_json()
         options.print_json({"images": value.pop("samples"), **value, "output": name})
         return
-    if summary.finished:
+    if summary.finished and {"rows", "dimensions", "classes"} <= facts.keys():  # a damaged summary has lost them
         size = human_bytes(4 * facts["rows"] * facts["dimensions"])
         rows = f"{counted(facts['rows'], 'row')} of {facts['dimensions']:,} float32, {size}"
         options.echo(f"{name}: {rows}, {counted(facts['classes'], 'class', 'classes')}; {time_taken(summary)}")
     else:
-        options.echo(f"{name}: not finished: {counted(summary.samples, 'image')} done; {time_taken(summary)}")
+        state = "finished" if summary.finished else "not finished"
+        options.echo(f"{name}: {state}: {counted(summary.samples, 'image')} done; {time_taken(summary)}")
     show_outcome(summary)

@@ -33,7 +33,7 @@ from facedata.jobs.engine import (
 )
 from facedata.jobs.journal import FAILURES, JobState, Journal, JournalWriter
 from facedata.jobs.output import check_still_ours, claim_output, lost_files
-from facedata.jobs.plan import Part, Plan, check_line
+from facedata.jobs.plan import COUNT, Part, Plan, check_line
 from facedata.text import counted
 
 __all__ = ["Conclude", "JobOptions", "JobSummary", "run_job"]
@@ -256,11 +256,13 @@ def _read_summary(
 ) -> tuple[Mapping[str, Any] | None, JobState]:
     """The summary, None if the job has not finished, and the state; a damaged summary is written again if it can be."""
     problem = None
+    finished: Mapping[str, Any] | None = {}
     try:
         finished = journal.read_summary()
     except FormatError as error:
-        finished, problem = {}, error
+        problem = error
     state = journal.load(plan)
+    facts = conclude(plan.facts, state) if conclude else plan.facts
     for path in () if finished is None else output.files(plan.shards):
         if not os.path.exists(path):
             raise OutputError(
@@ -269,9 +271,10 @@ def _read_summary(
     if problem is not None:
         if not state.complete:
             raise problem
-        finished = _result(state, conclude(plan.facts, state) if conclude else plan.facts)
-        journal.write_summary(finished)
+        journal.write_summary(finished := _result(state, facts))
         _log.warning("%s: the summary was damaged, and is written again from the journal", output.root)
+    elif finished is not None and "crc" not in finished:  # of an older version, or forged: its facts may be anything
+        finished = {**finished, "facts": {**{k: v for k, v in finished["facts"].items() if COUNT[0](v)}, **facts}}
     return finished, state
 
 

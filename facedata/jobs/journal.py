@@ -173,9 +173,8 @@ class JobState:
         agrees = self.complete and all(getattr(self, name) == count for name, count in counts.items())
         listed = f"it lists {sum(self.done)} of {len(self.done)} shards{self.damage and ', and '}{self.damage}"
         vars(self).update(counts, done=bytearray(b"\1") * len(self.done), failed_shards={})
-        return (
-            "" if agrees else f"{listed}shards; the counts are those of the summary{self.damage and '; '}{self.damage}"
-        )
+        note = f"the journal of this finished job is damaged or gone: {listed}; the counts are those of the summary"
+        return "" if agrees else note
 
     def damage_in_words(self) -> str:
         """What is wrong with the journals of a job that is not complete; empty if nothing is known to be."""

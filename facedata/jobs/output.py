@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from abc import abstractmethod
@@ -49,6 +50,8 @@ __all__ = [
 
 _NAMING_OPTIONS = ("format", "names")  # that decide what files are called
 _SOURCE_LAYOUT = "source"  # it keeps the names of the input, which no later job knows
+
+_log = logging.getLogger(__name__)
 
 
 def check_output(plan: Plan, output: Output, *, overwrite: bool) -> None:
@@ -185,8 +188,10 @@ def claim_output(plan: Plan, output: Output, *, overwrite: bool) -> Journal:
             _clear(folder, output)
         journal = Journal(folder)
         existing = journal.read_plan(plan)
+        if existing is plan:
+            _log.warning("%s: the plan was damaged, and is written again", folder)
         if existing is None or existing is plan:
-            journal.write_plan(plan, replace=existing is plan)  # it is damaged, but the journals are of this job
+            journal.write_plan(plan, replace=existing is plan)
         journal.hold()
     except OutputError:
         raise

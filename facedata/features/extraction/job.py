@@ -16,7 +16,14 @@ import numpy as np
 from facedata.columns import UNLABELLED
 from facedata.converters.convert import LabelOptions, open_inputs, read_without
 from facedata.dataset import Sample, Source, peek
-from facedata.errors import EmptyDatasetError, OptionError, OutputMismatchError, RefusedSampleError, SampleError
+from facedata.errors import (
+    EmptyDatasetError,
+    FormatError,
+    OptionError,
+    OutputMismatchError,
+    RefusedSampleError,
+    SampleError,
+)
 from facedata.features.extraction.model import EmbeddingModel, ModelOptions, Preprocessing, prepare_model
 from facedata.features.extraction.output import FAIL, FeatureOutput
 from facedata.features.feature_set import FeatureSet, Floats, bad_rows
@@ -181,11 +188,14 @@ class _DryOutput(FeatureOutput):
 def _refuse_other_on_error(plan: Plan, output: FeatureOutput) -> None:
     """`on_error` is not part of the plan, so that it can change until the set is published, but not after that."""
     journal = Journal(output.root)
-    earlier, summary = journal.read_plan(), journal.read_summary()
+    try:
+        earlier, summary = journal.read_plan(), journal.read_summary()
+    except FormatError:  # is handled when the job is run
+        return
     if earlier is None or summary is None or earlier.fingerprint != plan.fingerprint or not summary.get("failures"):
         return
     before = summary.get("facts", {}).get("on_error")
-    if before != output.on_error:
+    if before not in (None, output.on_error):
         raise OutputMismatchError(
             f"{output.path}: was already written with --on-error {before}, not --on-error {output.on_error}; use "
             "another --name, or --overwrite to start over"
