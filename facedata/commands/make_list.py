@@ -90,17 +90,14 @@ def command(sources: tuple[str, ...], output: str, form: str, **given: Any) -> i
             keep_labels=given["labels"] == "keep",
         ),
     )
-    if (mapping := given["mapping"]) is not None:  # first: a run that was killed after it may be run again
-        with output_errors(mapping), atomic_writer(mapping, replace=given["overwrite"], tidy=True) as file:
-            file.writelines(f"{line}\n".encode(errors="surrogateescape") for line in planned.mapping())
+    if given["mapping"] is not None:  # first: a run that was killed after it may be run again
+        write_mapping(given["mapping"], planned.classes, overwrite=given["overwrite"])
     if output == "-":
         planned.write(sys.stdout.buffer)
         sys.stdout.buffer.flush()
     else:
         with output_errors(output), atomic_writer(output, replace=given["overwrite"], tidy=True) as file:
             planned.write(file)
-    if given["mapping"] is not None:
-        write_mapping(given["mapping"], planned.classes, overwrite=given["overwrite"])
     if given["as_json"]:
         value = {"output": output, "lines": planned.lines, "classes": len(planned.classes), "root": planned.root}
         options.print_json({**value, "smallest_class": planned.smallest, "selection": asdict(selection)})

@@ -87,9 +87,9 @@ def command(
     if as_json:
         options.print_json({**summary.to_json(), "proof": proof, "purged": proven["purged"]})
     else:
-        click.echo(
+        options.echo(
             f"{output}: {counted(summary.samples, 'image')} without {gone} that were purged; {time_taken(summary)}"
         )
         copies = f", {proven['purged_copies']:,} of them copies under other people" if proven["purged_copies"] else ""
-        click.echo(f"  proof: {proof}: every image was read back, and none is one of these{copies}")
+        options.echo(f"  proof: {proof}: every image was read back, and none is one of these{copies}")
     return status
