@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.errors import EmptyDatasetError, FormatError
-from facedata.files import open_for, opened_regular
+from facedata.files import open_for, opened_regular, read_exactly, retried
 
 LARGEST_LABEL = (1 << 31) - 1
 """The largest label of any format here: the label of a Caffe ``Datum`` is an int32."""
@@ -64,7 +64,7 @@ def whole_lines(
     path = os.fspath(path)
     first, offset, rest = 1, 0, b""
     with opened_regular(path) as descriptor:
-        while data := os.read(descriptor, _BLOCK):
+        while data := retried(os.read, descriptor, _BLOCK):
             data = rest + data
             end = data.rfind(b"\n") + 1
             block, rest = data[:end], data[end:]
@@ -183,7 +183,7 @@ class LabelLines:
             for start, label in zip(self.starts.tolist(), self.labels.tolist(), strict=True):
                 end = block.find(b"\n", start - base) if base <= start < base + len(block) else -1
                 if end < 0:
-                    block, base = os.pread(descriptor, _READ_AHEAD, start), start
+                    block, base = read_exactly(descriptor, _READ_AHEAD, start), start
                     end = block.find(b"\n")
                     end = end if end >= 0 else len(block)
                 yield self._text_of(block[start - base : end], start, label)

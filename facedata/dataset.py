@@ -165,7 +165,7 @@ class Source(ABC):
         """The labels in order, in blocks; -1 for a sample that has none, or whose label cannot be read."""
         import numpy as np
 
-        labels = [-1 if isinstance(item, SampleError) else item.label for item in self.read()]
+        labels = list(map(label_of, self.read()))
         for begin in range(0, len(labels), _LABELS_AT_ONCE):
             yield np.array(labels[begin : begin + _LABELS_AT_ONCE], np.int64)
 
@@ -427,6 +427,13 @@ def strict(items: Iterator[Sample | SampleError]) -> Iterator[Sample]:
         if isinstance(item, SampleError):
             raise item
         yield item
+
+
+def label_of(item: Sample | SampleError) -> int:
+    """The label of a sample, -1 if the sample cannot be read; raises the error if it may pass."""
+    if isinstance(item, SampleError) and item.transient:
+        raise item
+    return item.label if isinstance(item, Sample) else -1
 
 
 def known_extension(image: bytes) -> str:

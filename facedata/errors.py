@@ -8,6 +8,8 @@ The tree (in brackets the builtin exception that a class also derives from)::
     │   ├── InputNotFoundError [FileNotFoundError]
     │   ├── InputPermissionError [PermissionError]
     │   ├── InputUnfinishedError [ValueError]    the output of an unfinished job
+    │   ├── InputChangedError [ValueError]       a file was changed since the job that reads it began
+    │   ├── TransientInputError                  an I/O error that may pass: the same command tries again
     │   ├── EmptyDatasetError [ValueError]
     │   ├── FormatError [ValueError]             a file that violates its format
     │   │   ├── ArchiveError                     a truncated or damaged archive
@@ -41,6 +43,10 @@ import errno
 import os
 from typing import Any, Self
 
+_TRANSIENT = {
+    *(errno.EIO, errno.ESTALE, errno.EINTR, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.EBUSY),
+    *(errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH),
+}
 _RESULTS = ("no face", "low score", "too small", "several faces")  # of looking for faces, and of the user's own bounds
 
 
@@ -81,6 +87,14 @@ class InputPermissionError(InputError, PermissionError):
 
 class InputUnfinishedError(InputError, ValueError):
     """The input is the output of an unfinished facedata job."""
+
+
+class InputChangedError(InputError, ValueError):
+    """An input file was changed since the job that reads it began."""
+
+
+class TransientInputError(InputError):
+    """An input cannot be read now, but perhaps later: a network disk's hiccup, or too many open files."""
 
 
 class EmptyDatasetError(InputError, ValueError):
@@ -124,15 +138,19 @@ class SampleError(InputError, ValueError):
         What was expected and what was found.
     offset : int, optional
         Byte offset in `dataset`, if the format has offsets.
+    transient : bool
+        Whether it may be readable later, see `TransientInputError`.
     """
 
-    def __init__(self, dataset: str, key: str, reason: str, offset: int | None = None) -> None:
+    def __init__(
+        self, dataset: str, key: str, reason: str, offset: int | None = None, transient: bool = False
+    ) -> None:
         place = f"{dataset}: key {key}" if offset is None else f"{dataset}: key {key}, byte {offset}"
         super().__init__(f"{place}: {reason}")
-        self.dataset, self.key, self.reason, self.offset = dataset, key, reason, offset
+        self.dataset, self.key, self.reason, self.offset, self.transient = dataset, key, reason, offset, transient
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.dataset, self.key, self.reason, self.offset)
+        return type(self), (self.dataset, self.key, self.reason, self.offset, self.transient)
 
 
 class RefusedSampleError(FacedataError, ValueError):
@@ -233,6 +251,11 @@ class InterruptedJobError(FacedataError, RuntimeError):
     """A job was interrupted; the same command resumes it."""
 
 
+def is_transient(error: BaseException) -> bool:
+    """Whether an error that occurred while an input was read may pass, and says nothing about the data."""
+    return isinstance(error, TransientInputError) or (isinstance(error, OSError) and error.errno in _TRANSIENT)
+
+
 def input_error(error: OSError, path: str | os.PathLike[str]) -> InputError:
     """The `InputError` for an OSError that occurred while `path` was read."""
     path = os.fspath(path)
@@ -240,7 +263,8 @@ def input_error(error: OSError, path: str | os.PathLike[str]) -> InputError:
         return InputNotFoundError(f"{path}: no such file or folder")
     if isinstance(error, PermissionError):
         return InputPermissionError(f"{path}: no permission to read it; check its mode and owner")
-    return InputError(f"{path}: cannot be read: {error.strerror or error}")
+    kind = TransientInputError if is_transient(error) else InputError
+    return kind(f"{path}: cannot be read: {error.strerror or error}")
 
 
 def output_error(error: OSError, path: str | os.PathLike[str]) -> OutputError:

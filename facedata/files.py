@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ParamSpec, TypeVar
 from weakref import finalize
 
 from facedata.errors import (
@@ -27,9 +27,12 @@ from facedata.errors import (
     OutputExistsError,
     OutputLockedError,
     input_error,
+    is_transient,
     output_error,
 )
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 StrPath = str | os.PathLike[str]
 
 _KINDS = {
@@ -57,7 +60,26 @@ _NETWORK = re.compile(
     r"|rclone|s3fs|s3ql|seaweedfs|smbnetfs|sshfs|xtreemfs)",
     re.IGNORECASE,
 )
+_PAUSES = (0.05, 0.25, 1.0, None)  # seconds until an I/O error that may pass is tried again
+_IMPATIENT = 10.0  # seconds without such pauses after an error that did not pass: a disk may be gone for good
+_given_up = -_IMPATIENT
 _log = logging.getLogger(__name__)
+
+
+def retried(read: Callable[_P, _T], *arguments: _P.args, **options: _P.kwargs) -> _T:
+    """Call a function that reads an input; if it fails with an I/O error that may pass, again after short pauses."""
+    global _given_up
+    for pause in _PAUSES:
+        try:
+            return read(*arguments, **options)
+        except OSError as error:
+            if not is_transient(error):
+                raise
+            if pause is None or time.monotonic() < _given_up + _IMPATIENT:
+                _given_up = time.monotonic()
+                raise
+            time.sleep(pause)
+    raise AssertionError
 
 
 def open_regular(path: StrPath, *, follow_symlinks: bool = True) -> int:
@@ -72,7 +94,7 @@ def open_regular(path: StrPath, *, follow_symlinks: bool = True) -> int:
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | (0 if follow_symlinks else os.O_NOFOLLOW)
     try:
-        descriptor = os.open(path, flags)
+        descriptor = retried(os.open, path, flags)
     except ValueError as error:  # a zero byte in the name
         raise InputError(f"{os.fspath(path)!r}: is not a valid path: {error}") from error
     except OSError as error:
@@ -125,10 +147,26 @@ def kind_name(mode: int) -> str:
 
 def read_exactly(descriptor: int, length: int, offset: int) -> bytes:
     """Read `length` bytes from `offset`; fewer only if the file ends before."""
-    data = os.pread(descriptor, length, offset)
-    while len(data) < length and (more := os.pread(descriptor, length - len(data), offset + len(data))):
+    data = retried(os.pread, descriptor, length, offset)
+    while len(data) < length and (more := retried(os.pread, descriptor, length - len(data), offset + len(data))):
         data += more
     return data
+
+
+def is_file(path: StrPath) -> bool:
+    """Whether there is a regular file; unlike `os.path.isfile`, an error that leaves it open is raised.
+
+    Raises
+    ------
+    InputError
+        If the file system does not answer, or gives no permission.
+    """
+    try:
+        return stat.S_ISREG(retried(os.stat, path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise input_error(error, path) from error
 
 
 def read_small(path: StrPath, largest: int) -> bytes:
@@ -490,7 +528,7 @@ def file_identity(path: StrPath) -> dict[str, Any]:
         digest = hashlib.blake2b(digest_size=16)
         last = max(size - _IDENTITY_BLOCK_SIZE, 0)
         for offset in sorted({last * block // (_IDENTITY_BLOCKS - 1) for block in range(_IDENTITY_BLOCKS)}):
-            digest.update(os.pread(descriptor, _IDENTITY_BLOCK_SIZE, offset))
+            digest.update(read_exactly(descriptor, _IDENTITY_BLOCK_SIZE, offset))
     return {"size": size, "digest": digest.hexdigest()}
 
 

@@ -6,14 +6,13 @@ import os
 import stat
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facedata.dataset import Sample, Source
-from facedata.errors import InputError, SampleError
-from facedata.files import combined_identity, file_identity, read_exactly
+from facedata.errors import InputError, SampleError, input_error, is_transient
+from facedata.files import combined_identity, file_identity, read_exactly, retried
 from facedata.images import LARGEST_IMAGE
 
 __all__ = ["LIST_ENDINGS", "ImageFileSource"]
@@ -48,11 +47,11 @@ class ImageFileSource(Source):
                         if descriptor >= 0:
                             os.close(descriptor)
                         current, descriptor = None, -1
-                        descriptor = os.open(os.path.join(self.root, folder), _FOLDER)
+                        descriptor = retried(os.open, os.path.join(self.root, folder), _FOLDER)
                         current = folder
                     image = _read_image(name, descriptor)
                 except (OSError, ValueError) as error:  # ValueError: a zero byte in a name, or not an image file
-                    yield SampleError(self.root, key, _reason(error))
+                    yield SampleError(self.root, key, _reason(error), None, is_transient(error))
                 else:
                     yield Sample(key, label, image)
         finally:
@@ -70,7 +69,7 @@ class ImageFileSource(Source):
             path = key if key.startswith("/") else f"{self.root}/{key}"  # faster than os.path.join
             return Sample(key, label, _read_image(path))
         except (OSError, ValueError) as error:
-            return SampleError(self.root, key, _reason(error))
+            return SampleError(self.root, key, _reason(error), None, is_transient(error))
 
     def keys(self) -> Iterator[str]:
         """The path of each image, relative to the root."""
@@ -86,8 +85,10 @@ class ImageFileSource(Source):
 
     def _size(self, key: str) -> int:
         try:
-            return min(os.stat(os.path.join(self.root, key)).st_size, LARGEST_IMAGE)
-        except (OSError, ValueError):
+            return min(retried(os.stat, os.path.join(self.root, key)).st_size, LARGEST_IMAGE)
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and is_transient(error):  # else the job would be cut in another way
+                raise input_error(error, os.path.join(self.root, key)) from error
             return 0
 
     def size(self) -> int:
@@ -99,9 +100,12 @@ class ImageFileSource(Source):
         """A digest of the content of 16 images from all over the source, so that changed files are noticed."""
 
         def identity(key: str) -> object:
-            with suppress(InputError):  # it fails by name when it is read
+            try:
                 return file_identity(os.path.join(self.root, key))
-            return None
+            except InputError as error:
+                if is_transient(error):
+                    raise
+                return None  # it fails by name when it is read
 
         return combined_identity((key, identity(key)) for key in self.sampled(_SAMPLED_CONTENTS).keys())  # noqa: SIM118
 
@@ -120,7 +124,7 @@ def _reason(error: Exception) -> str:
 
 def _read_image(name: str, folder: int | None = None) -> bytes:
     """Read a file, perhaps in an open folder. Raises OSError, or ValueError if it cannot be an image file."""
-    descriptor = os.open(name, _FILE, dir_fd=folder)
+    descriptor = retried(os.open, name, _FILE, dir_fd=folder)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):

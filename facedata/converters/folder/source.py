@@ -22,8 +22,8 @@ from facedata.columns import UNLABELLED
 from facedata.converters.class_names import CLASSES, are_splits, class_labels, read_class_names_in
 from facedata.converters.folder import NO_CLASS
 from facedata.converters.image_files import LIST_ENDINGS, ImageFileSource
-from facedata.errors import EmptyDatasetError, FormatError, InputError, InputNotFoundError, input_error
-from facedata.files import opened_regular
+from facedata.errors import EmptyDatasetError, FormatError, InputError, InputNotFoundError, input_error, is_transient
+from facedata.files import opened_regular, read_exactly
 from facedata.images import IMAGE_EXTENSIONS, image_extension
 from facedata.text import counted, listed, natural_sort, shared_prefix
 
@@ -375,9 +375,13 @@ def _has_image_name(name: str) -> bool:
 
 def _is_image(path: str) -> bool:
     """Whether a file begins like an image."""
-    with suppress(OSError, InputError), opened_regular(path) as descriptor:
-        return image_extension(os.read(descriptor, _SIGNATURE)) is not None
-    return False
+    try:
+        with opened_regular(path) as descriptor:
+            return image_extension(read_exactly(descriptor, _SIGNATURE, 0)) is not None
+    except InputError as error:
+        if is_transient(error):
+            raise
+        return False
 
 
 class _Listed(NamedTuple):

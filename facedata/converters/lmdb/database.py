@@ -17,8 +17,8 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
-from facedata.errors import FormatError, InputError
-from facedata.files import open_regular, opened_regular
+from facedata.errors import FormatError, InputError, is_transient
+from facedata.files import open_regular, opened_regular, read_exactly
 from facedata.images import LARGEST_IMAGE
 
 __all__ = ["DatabaseReader", "Meta", "Record", "begins_like_lmdb", "leaf_pages", "read_meta"]
@@ -73,12 +73,13 @@ class Meta(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A record; its key or its value is None if it cannot be read for the reason `problem`. `size` is in bytes."""
+    """A record; its key or value is None if it cannot be read for the reason `problem`, which may be `transient`."""
 
     key: bytes | None
     value: bytes | memoryview | None
     size: int = 0
     problem: str = ""
+    transient: bool = False
 
 
 class _Node(NamedTuple):
@@ -157,7 +158,7 @@ def read_meta(path: str) -> Meta:
 
 
 def _read_meta_page(descriptor: int, offset: int, path: str) -> Meta:
-    data = os.pread(descriptor, _PAGE_HEADER + _META.size, offset)
+    data = read_exactly(descriptor, _PAGE_HEADER + _META.size, offset)
     place = f"{path}: byte {offset}"
     if len(data) < _PAGE_HEADER + _META.size:
         raise FormatError(f"{place}: the file ends inside the head of an LMDB database; copy it again from its origin")
@@ -239,6 +240,8 @@ class DatabaseReader:
             return self._record(leaf, place, value=value)
         except _CorruptPageError:
             return Record(key, None, problem="the pages that lead to it are corrupt")
+        except OSError as error:
+            return _unread(key, error)
 
     def at(self, number: int, place: int, *, value: bool = True) -> Record:
         """The record at `place` of a leaf page; as `find`."""
@@ -248,6 +251,8 @@ class DatabaseReader:
                 return self._record(leaf, place, value=value)
         except _CorruptPageError:
             pass
+        except OSError as error:
+            return _unread(None, error)
         return Record(None, None, problem=f"page {number} is corrupt")
 
     def _record(self, leaf: _Page, place: int, *, value: bool) -> Record:
@@ -262,7 +267,7 @@ class DatabaseReader:
         except _CorruptPageError:
             return Record(key, None, problem="its value lies outside of the file, or its page is corrupt")
         except OSError as error:
-            return Record(key, None, problem=f"cannot be read: {error.strerror}")
+            return _unread(key, error)
 
     def _find_leaf(self, key: bytes) -> _Page:
         number = self._root.root
@@ -302,7 +307,7 @@ class _Pages:
         """Read a page of a tree, without the keys of its nodes."""
         if not 2 <= number < self.count:
             raise _CorruptPageError
-        data = os.pread(self._descriptor, self._size, number * self._size)
+        data = read_exactly(self._descriptor, self._size, number * self._size)
         if len(data) < self._size:
             raise _CorruptPageError
         own_number, _, flags, lower, _ = _HEADER.unpack_from(data)
@@ -339,7 +344,7 @@ class _Pages:
         (number,) = _NUMBER.unpack_from(data, begin)
         if not 2 <= number < self.count or size > (self.count - number) * self._size - _PAGE_HEADER:
             raise _CorruptPageError
-        pages = os.pread(self._descriptor, _PAGE_HEADER + size, number * self._size)
+        pages = read_exactly(self._descriptor, _PAGE_HEADER + size, number * self._size)
         if len(pages) < _PAGE_HEADER + size or _HEADER.unpack_from(pages)[::2][:2] != (number, _OVERFLOW):
             raise _CorruptPageError
         return memoryview(pages)[_PAGE_HEADER:]
@@ -359,6 +364,10 @@ class _Pages:
                         yield from struct.unpack_from(f"<{count}Q", numbers, _NUMBER.size)
         except _CorruptPageError:
             return
+
+
+def _unread(key: bytes | None, error: OSError) -> Record:
+    return Record(key, None, problem=f"cannot be read: {error.strerror}", transient=is_transient(error))
 
 
 def _node_at(data: bytes, place: int, *, branch: bool = False) -> _Node:

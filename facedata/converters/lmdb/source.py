@@ -19,9 +19,9 @@ from facedata.converters.class_names import read_class_names_in
 from facedata.converters.lmdb import CLASSES_SUFFIX, DATA, KV_SUFFIX, stem_of
 from facedata.converters.lmdb.database import DatabaseReader, Record, leaf_pages, read_meta
 from facedata.converters.lmdb.datum import CAFFE, parse_datum
-from facedata.dataset import Sample, Source
-from facedata.errors import FormatError, SampleError
-from facedata.files import file_identity, open_regular
+from facedata.dataset import Sample, Source, label_of
+from facedata.errors import FormatError, SampleError, TransientInputError
+from facedata.files import file_identity, is_file, open_regular
 
 __all__ = ["LmdbSource", "open_source"]
 
@@ -143,7 +143,7 @@ class LmdbSource(Source):
             return
         items = self.read()
         while block := list(islice(items, _AT_ONCE)):
-            yield np.array([item.label if isinstance(item, Sample) else -1 for item in block], np.int64)
+            yield np.array(list(map(label_of, block)), np.int64)
 
     def size(self) -> int:
         """The share of these records in the data file."""
@@ -183,7 +183,7 @@ class LmdbSource(Source):
     def _sample(self, position: int, record: Record, label: int | None) -> Sample | SampleError:
         name = _name(position, record)
         if record.value is None:
-            return SampleError(self.path, name, record.problem)
+            return SampleError(self.path, name, record.problem, None, record.transient)
         try:
             datum = parse_datum(record.value)
             found = datum.label if label is None else label
@@ -198,11 +198,13 @@ class LmdbSource(Source):
     def _records(self, *, values: bool = True) -> Iterator[Record]:
         with DatabaseReader(self.path) as reader:
             if isinstance(self.order, LabelLines):
-                for text in self.order.texts():
-                    yield reader.find(os.fsencode(text), value=values)
+                records = (reader.find(os.fsencode(text), value=values) for text in self.order.texts())
             else:
-                for page, place in self.order.places():
-                    yield reader.at(page, place, value=values)
+                records = (reader.at(page, place, value=values) for page, place in self.order.places())
+            for record in records:
+                if record.transient and not values:  # nobody would notice that its key or its size is missing
+                    raise TransientInputError(f"{self.path}: {record.problem}")
+                yield record
 
 
 def _as_text(key: bytes) -> str:
@@ -282,4 +284,4 @@ def _split(path: str) -> tuple[str, str | None]:
             return path[:place], kv
         place = path.rfind("@", 0, place)
     kv = stem_of(path) + KV_SUFFIX
-    return path, kv if os.path.isfile(kv) else None
+    return path, kv if is_file(kv) else None

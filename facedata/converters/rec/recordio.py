@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import integers, whole_lines
-from facedata.errors import FormatError
-from facedata.files import atomic_writer, output_errors, read_exactly
+from facedata.errors import FormatError, input_error
+from facedata.files import atomic_writer, open_regular, output_errors, read_exactly
 from facedata.images import LARGEST_IMAGE
 
 __all__ = [
@@ -177,7 +177,7 @@ class RecordReader:
     def __init__(self, path: str | os.PathLike[str], descriptor: int | None = None) -> None:
         self.path = os.fspath(path)
         self._owned = descriptor is None
-        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC) if descriptor is None else descriptor
+        self._descriptor = open_regular(self.path) if descriptor is None else descriptor
         self.size = os.fstat(self._descriptor).st_size
 
     def __enter__(self) -> RecordReader:
@@ -211,7 +211,7 @@ class RecordReader:
         """`cflag` and payload length of the chunk at `offset`, checked against the file's size."""
         if not 0 <= offset <= self.size - CHUNK_HEADER_SIZE:
             raise FormatError(f"offset {offset} lies past the end of the file ({self.size} bytes)")
-        header = read_exactly(self._descriptor, CHUNK_HEADER_SIZE, offset)
+        header = self._take(CHUNK_HEADER_SIZE, offset)
         if len(header) < CHUNK_HEADER_SIZE:
             raise FormatError(f"the file ends inside the record's header at byte {offset}")
         magic, word = _chunk_header.unpack(header)
@@ -228,8 +228,14 @@ class RecordReader:
             )
         return flag, length
 
+    def _take(self, length: int, offset: int) -> bytes:
+        try:
+            return read_exactly(self._descriptor, length, offset)
+        except OSError as error:
+            raise input_error(error, self.path) from error
+
     def _payload(self, offset: int, length: int) -> bytes:
-        payload = read_exactly(self._descriptor, length, offset + CHUNK_HEADER_SIZE)
+        payload = self._take(length, offset + CHUNK_HEADER_SIZE)
         if len(payload) < length:
             raise FormatError(f"the file ends inside the record at byte {offset}")
         inside = payload.find(MAGIC_BYTES)

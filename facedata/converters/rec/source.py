@@ -33,8 +33,8 @@ from facedata.converters.rec.recordio import (
     damage_mark,
     unpack_image_record,
 )
-from facedata.dataset import Sample, Source, WrappedSource
-from facedata.errors import FormatError, MissingExtraError, SampleError
+from facedata.dataset import Sample, Source, WrappedSource, label_of
+from facedata.errors import FormatError, InputError, MissingExtraError, SampleError, is_transient
 from facedata.files import atomic_writer, open_for, opened_regular, output_errors
 
 __all__ = ["MXNetRecSource", "RecSource", "check_mxnet", "import_mxnet_recordio"]
@@ -191,11 +191,11 @@ class RecSource(Source):
                     for first, block in blocks.read(run):
                         labels = np.where(block.good, block.labels, -1)
                         for place in np.flatnonzero(~block.good).tolist():
-                            labels[place] = _label_of(self._read_one(first + place, reader))
+                            labels[place] = label_of(self._read_one(first + place, reader))
                         yield labels
                 else:
                     items = self._lone_samples(run, blocks, reader)
-                    yield np.fromiter(map(_label_of, items), np.int64, len(run))
+                    yield np.fromiter(map(label_of, items), np.int64, len(run))
 
     @contextmanager
     def _open(self) -> Iterator[tuple[_Blocks, RecordReader]]:
@@ -231,21 +231,16 @@ class RecSource(Source):
     def _read_one(self, position: int, reader: RecordReader) -> Sample | SampleError:
         """Read one record, with every check and an exact reason if it fails."""
         key, offset = int(self.index.keys[position]), int(self.index.offsets[position])
-        if (error := self.known_damage(position)) is not None:
-            return error
+        if (damage := self.known_damage(position)) is not None:
+            return damage
         try:
             record = unpack_image_record(reader.read(offset)[0])
             if not record.image:
                 raise FormatError("the record holds no image")
             return Sample(str(key), class_of(record), record.image, None, record.labels[1:] or None)
-        except FormatError as error:
-            return SampleError(self.path, str(key), str(error), offset)
-        except OSError as error:
-            return SampleError(self.path, str(key), f"cannot be read: {error.strerror}", offset)
-
-
-def _label_of(item: Sample | SampleError) -> int:
-    return item.label if isinstance(item, Sample) else -1
+        except InputError as error:
+            reason = str(error).removeprefix(f"{self.path}: ")
+            return SampleError(self.path, str(key), reason, offset, is_transient(error))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from facedata.columns import LARGEST_LABEL, UNLABELLED
 from facedata.dataset import Sample
-from facedata.errors import EmptyDatasetError, FormatError, InputError, SampleError, input_error
+from facedata.errors import EmptyDatasetError, FormatError, InputError, SampleError, input_error, is_transient
 from facedata.files import open_regular, read_exactly
 from facedata.images import IMAGE_EXTENSIONS, LARGEST_IMAGE
 from facedata.tar_format import BLOCK, END, FILE, FOLDER, SPARSE, Heading, padded, read_heading
@@ -454,7 +454,7 @@ def read_sample(reader: TarReader, row: Row) -> Sample | SampleError:
     except FormatError as error:
         reason = f"the tar has changed since it was opened: {error}"
     except InputError as error:
-        reason = str(error)
+        return SampleError(reader.path, key, str(error), row.offset, is_transient(error))
     return SampleError(reader.path, key, reason, row.offset)
 
 
@@ -463,7 +463,9 @@ def read_key(reader: TarReader, row: Row) -> str:
     try:
         described = _json_object(_other_member(reader, row)[1]) if row.extra and row.label >= NO_LABEL else {}
         return _key_in(described, _key_in_name(reader, row))
-    except InputError:
+    except InputError as error:
+        if is_transient(error):
+            raise
         return f"at byte {row.offset}"
 
 
