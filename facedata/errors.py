@@ -142,9 +142,7 @@ class SampleError(InputError, ValueError):
         Whether it may be readable later, see `TransientInputError`.
     """
 
-    def __init__(
-        self, dataset: str, key: str, reason: str, offset: int | None = None, transient: bool = False
-    ) -> None:
+    def __init__(self, dataset: str, key: str, reason: str, offset: int | None = None, transient: bool = False) -> None:
         place = f"{dataset}: key {key}" if offset is None else f"{dataset}: key {key}, byte {offset}"
         super().__init__(f"{place}: {reason}")
         self.dataset, self.key, self.reason, self.offset, self.transient = dataset, key, reason, offset, transient

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facedata.columns import LARGEST_LABEL
-from facedata.errors import FormatError, InputError, input_error
-from facedata.files import StrPath, atomic_writer, output_errors
+from facedata.errors import FormatError, input_error
+from facedata.files import StrPath, atomic_writer, is_file, open_regular, opened_regular, output_errors, read_exactly
 from facedata.text import listed
 
 __all__ = [
@@ -34,6 +34,7 @@ CLASSES = "classes.txt"
 
 _LONGEST_LINE, _MOST_NAMES = 1 << 14, 1 << 22
 _NUMBERED = re.compile(r"(?:id_)?(\d+)", re.ASCII)
+_OURS = re.compile(rb"\d{1,10}\t")
 _MOST_DIGITS = 18  # int() refuses some thousands
 _SPLIT = re.compile(
     r"(?<![a-z])(train|training|validation|valid|val|dev|testing|test|evaluation|eval)(?![a-z])", re.ASCII
@@ -71,7 +72,7 @@ def read_class_names(path: str | os.PathLike[str]) -> dict[int, str]:
     """
     names: dict[int, str] = {}
     try:
-        with open(path, "rb") as file:
+        with open(open_regular(path), "rb") as file:
             for number, line in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), 1):
                 label, tab, name = line.rstrip(b"\n").partition(b"\t")
                 if not tab or not 0 < len(label) <= 10 or not label.isdigit() or int(label) in names:
@@ -85,15 +86,25 @@ def read_class_names(path: str | os.PathLike[str]) -> dict[int, str]:
 
 
 def read_class_names_in(folder: str | os.PathLike[str], name: str = CLASSES) -> dict[int, str] | None:
-    """The names in the file `name` of `folder`; None if there is no such file, or, with a warning, if it is damaged."""
+    """The names in the file `name` of `folder`; None if there is none, or, with a warning, if it is of another kind.
+
+    Raises
+    ------
+    InputError
+        If there is one of ours, but it is damaged or cannot be read: the names would be lost.
+    """
     path = os.path.join(folder, name)
-    if not os.path.isfile(path):
+    if not is_file(path):
         return None
-    try:
-        return read_class_names(path)
-    except InputError as error:
-        _log.warning("%s; the names in it are not used", error)
+    with opened_regular(path) as descriptor:
+        head = read_exactly(descriptor, _LONGEST_LINE, 0)
+    if not _OURS.match(head) and not os.path.lexists(os.path.join(folder, ".facedata-summary.json")):
+        _log.warning("%s: line 1: expected 'label<TAB>name'; the names in it are not used", path)
         return None
+    names = read_class_names(path)
+    if not names:
+        raise FormatError(f"{path}: is empty; expected lines of 'label<TAB>name'")
+    return names
 
 
 def class_labels(folders: Sequence[str], root: str) -> NDArray[np.int64]:

@@ -50,6 +50,7 @@ __all__ = [
     "Refused",
     "check_conversion",
     "convert_dataset",
+    "failure_line",
     "open_inputs",
     "plan_conversion",
     "plan_dataset",
@@ -433,6 +434,12 @@ def read_without(source: Source, first: int, culprits: Mapping[int, str]) -> Ite
     yield from (source[begin:] if begin else source).read()
 
 
+def failure_line(error: SampleError, index: int) -> dict[str, Any]:
+    """The line in ``failures.jsonl`` of the sample with this number in the job."""
+    line = {"set": error.dataset, "key": error.key, "index": index, "offset": error.offset, "reason": error.reason}
+    return {**line, "transient": True} if error.transient else line
+
+
 def run_conversion(conversion: Conversion, job: JobOptions | None = None) -> JobSummary:
     """Run a planned conversion, or the part of it that `job` asks for, or resume it. Raises as `convert_dataset`."""
     plan, source, sink, change = conversion.plan, conversion.source, conversion.sink, conversion.change
@@ -543,4 +550,4 @@ class _ConvertShard:
         if isinstance(item, Refused):
             dataset, offset = self.source.locate(index - self.first)
             item = SampleError(dataset, item.key, str(item.reason), offset)
-        return {"set": item.dataset, "key": item.key, "index": index, "offset": item.offset, "reason": item.reason}
+        return failure_line(item, index)

@@ -27,7 +27,7 @@ import numpy as np
 
 from facedata.columns import LARGEST_LABEL, LONGEST_LINE, UNLABELLED, LabelLines, read_label_lines, whole_lines
 from facedata.errors import EmptyDatasetError, FormatError, InputError, InputNotFoundError
-from facedata.files import opened_regular
+from facedata.files import is_file, opened_regular
 from facedata.images import IMAGE_EXTENSIONS
 from facedata.text import natural_sort, shared_folder
 
@@ -454,5 +454,5 @@ def _read_cub(folder: str) -> tuple[dict[str, str], dict[int, str]]:
                     raise FormatError(f"{path}: line {number}: expected a number and what belongs to it")
                 yield words[0], words[1].strip()
 
-    named = os.path.isfile(os.path.join(folder, _CUB_CLASSES))
+    named = is_file(os.path.join(folder, _CUB_CLASSES))
     return dict(pairs(_CUB_LABELS)), {int(label): name for label, name in pairs(_CUB_CLASSES)} if named else {}

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import connection
@@ -24,6 +24,7 @@ from facedata.dataset import OrderedWriter
 from facedata.errors import InterruptedJobError, TooManyFailuresError, WorkerStartError
 from facedata.jobs.journal import JobState, JournalWriter, ShardResult, done_entry
 from facedata.jobs.signals import StopRequest, stop_on_signals
+from facedata.text import counted
 
 if TYPE_CHECKING:
     from facedata.jobs.culprits import CulpritSearch
@@ -170,18 +171,27 @@ class Recorder:
         """Whether `shard` may start now."""
         return self._writer is None or shard < self._next + self._window
 
-    def add(self, shard: int, result: ShardResult) -> None:
-        """Record that `shard` is done, once all shards before it are written."""
+    def add(self, shard: int, result: ShardResult) -> bool:
+        """Record that `shard` is done, once all shards before it are written; return whether others can be done too."""
         if self._writer is None:
-            self._note(shard, result, None)
-            return
+            return self._note(shard, result, None)
         self._waiting[shard] = result
         while (ready := self._waiting.pop(self._next, None)) is not None:
-            self._note(self._next, ready, self._writer)
+            if not self._note(self._next, ready, self._writer):
+                return False
             self._next += 1
+        return True
 
-    def _note(self, shard: int, result: ShardResult, writer: OrderedWriter | None) -> None:
+    def _note(self, shard: int, result: ShardResult, writer: OrderedWriter | None) -> bool:
         self.check()
+        transient = [failure for failure in result.failures if failure.get("transient")]
+        if transient and self._failures_allowed is None:  # the next run does the shard again
+            first = transient[0]
+            reason = f"{counted(len(transient), 'sample')} not read: {first['set']}: {first['key']}: {first['reason']}"
+            _log.error(
+                "shard %d: %s; the same command tries again, --max-failures gives such samples up", shard, reason
+            )
+            return self.fail(shard, reason, transient)
         if writer is None:
             entry = done_entry(shard, result)
         else:
@@ -193,15 +203,16 @@ class Recorder:
         self.meter.add(result.samples + len(result.skipped), result.bytes, len(result.failures))
         if self._failures_allowed is not None and self.state.failures > self._failures_allowed:
             raise TooManyFailuresError
+        return True
 
     def tick(self, underway: int) -> None:
         """Show the progress, with samples of running shards and of those that wait for an earlier one."""
         waiting = sum(result.samples + len(result.failures) + len(result.skipped) for result in self._waiting.values())
         self.meter.tick(underway + waiting)
 
-    def fail(self, shard: int, reason: str) -> bool:
+    def fail(self, shard: int, reason: str, failures: Sequence[Mapping[str, Any]] = ()) -> bool:
         """Record that `shard` cannot be done; return whether the others can be done without it."""
-        entry = {"shard": shard, "failed": reason}
+        entry = {"shard": shard, "failed": reason, **({"failures": failures} if failures else {})}
         self._journal.append(entry)
         self.state.add(shard, entry)
         return self._writer is None
@@ -366,7 +377,9 @@ class ShardRunner:
     def _finish(self, shard: int, result: ShardResult) -> None:
         search = self._searches.get(shard)
         if search is None or search.over:
-            self._recorder.add(shard, result)
+            if not self._recorder.add(shard, result):
+                self._waiting.clear()
+                self._suspects.clear()
         else:
             search.survived()
             self._suspects.appendleft(shard)

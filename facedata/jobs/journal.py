@@ -106,7 +106,8 @@ class ShardResult:
     labels : tuple of int, optional
         The smallest and the largest label delivered.
     failures : sequence of mapping
-        One for each sample that was not delivered: ``set``, ``key``, ``index``, ``offset``, ``reason``.
+        One for each sample that was not delivered: ``set``, ``key``, ``index``, ``offset``, ``reason``; and
+        ``transient``, if it may be readable later.
     seconds : float
         Time spent on it.
     block : object, optional
@@ -400,7 +401,7 @@ class Journal:
                 yield FAILURES, {"shard": shard, "samples": list(plan.bounds(shard)), "reason": entry["failed"]}
             for name, kind in ((FAILURES, "failures"), (SKIPPED, "skipped")):
                 for line in entry.get(kind, ()):
-                    yield name, line
+                    yield name, {"shard": shard, **line} if "failed" in entry else line
 
     def files(self) -> list[Path]:
         """Every file of the journal except the lock, the plan last."""

@@ -373,7 +373,7 @@ _RUN: Shape = {
     "pid": COUNT,
     "started": TEXT,
 }
-_FAILED: Shape = {"failed": TEXT}
+_FAILED: Shape = {"failed": TEXT, "failures?": _LINES}
 _LOST: Shape = {"lost": (lambda value: value is True, "true")}
 _DONE: Shape = {
     "samples": COUNT,

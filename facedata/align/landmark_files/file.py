@@ -22,7 +22,7 @@ from facedata.align.landmark_files.dialects import find_dialect, parse_plain_num
 from facedata.align.landmark_files.keys import plain_keys, text_of_key
 from facedata.align.landmark_files.lines import LONGEST_LINE, Dialect, Entry, LineError, mostly_fractions
 from facedata.columns import whole_lines
-from facedata.errors import EmptyDatasetError, FormatError, InputError, input_error
+from facedata.errors import EmptyDatasetError, FormatError, InputError, input_error, is_transient
 from facedata.files import combined_identity, file_identity, opened_regular, read_small
 
 __all__ = ["EntryStore", "ReadEntry", "open_folder", "open_text_file"]
@@ -285,6 +285,8 @@ def _face_of_file(path: str) -> Face | None:
     try:
         text = read_small(path, LONGEST_LINE)
     except InputError as error:  # of this image alone
+        if is_transient(error):
+            raise
         raise LineError(str(error).removeprefix(f"{path}: ")) from None
     return parse_plain_numbers(text.removeprefix(_BYTE_ORDER_MARK))[1]()
 

@@ -27,7 +27,7 @@ from facedata.converters.parquet.library import (
     read_row_groups,
 )
 from facedata.dataset import Sample, Source
-from facedata.errors import FormatError, OptionError, SampleError
+from facedata.errors import FormatError, OptionError, SampleError, input_error, is_transient
 from facedata.files import combined_identity, file_identity
 from facedata.images import LARGEST_IMAGE
 from facedata.text import counted, listed, natural_sort
@@ -50,7 +50,7 @@ Rows = range | NDArray[np.int64]
 class _Batch(NamedTuple):
     """Those `rows` of a row group that are wanted, in a record batch that begins with the row `begin`.
 
-    There is no record batch if they cannot be read, but a `reason`. `numbers` are the labels of texts.
+    There is no record batch if they cannot be read, but a `reason`, perhaps `transient`. `numbers` are the labels of texts.
     """
 
     path: str
@@ -60,6 +60,7 @@ class _Batch(NamedTuple):
     record_batch: Any
     numbers: Mapping[str, int]
     reason: str = ""
+    transient: bool = False
 
     def positions(self) -> slice | NDArray[np.int64]:
         """Where the wanted rows are in the record batch."""
@@ -225,6 +226,7 @@ class ParquetSource(Source):
         number, rows = int(self.groups["number"][group]), self._rows_in(group)
         columns_read = [leaf.path for leaf in leaves if leaf is not None]
         batches = iter_batches(file, path, max(batch_rows, 1), row_groups=[number], columns=columns_read)
+        transient = False
         while len(rows):
             try:
                 batch = next(batches, None)
@@ -232,6 +234,8 @@ class ParquetSource(Source):
             except FormatError as error:
                 batch, reason = None, str(error)
                 too_large = isinstance(error.__cause__, MemoryError)
+                if isinstance(error.__cause__, OSError) and (transient := is_transient(error.__cause__)) and only:
+                    raise input_error(error.__cause__, path) from error
             else:
                 too_large = batch is not None and batch.nbytes > _LARGEST_TEXTS
             if only is not None and too_large:
@@ -239,7 +243,7 @@ class ParquetSource(Source):
                 raise FormatError(f"{path}: the {only}s from row {begin:,} on are too long to be {only}s{advice}")
             if batch is None:
                 reason = f"row group {number} of the file cannot be read from this row on: {reason}"
-                yield _Batch(path, columns, rows, begin, None, self.numbers, reason)
+                yield _Batch(path, columns, rows, begin, None, self.numbers, reason, transient)
                 return
             found = _rows_between(rows, begin, begin + batch.num_rows)
             if len(found):
@@ -305,7 +309,7 @@ def _rows_between(rows: Rows, begin: int, end: int) -> Rows:
 def _samples(batch: _Batch) -> Iterator[Sample | SampleError]:
     """The sample of each row, or the error in its place."""
     if batch.record_batch is None:
-        yield from (SampleError(batch.path, str(row), batch.reason) for row in batch.rows)
+        yield from (SampleError(batch.path, str(row), batch.reason, None, batch.transient) for row in batch.rows)
         return
     columns, record_batch = batch.columns, batch.record_batch
     images = batch.values(columns.image.values(record_batch))

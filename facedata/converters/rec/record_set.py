@@ -39,7 +39,7 @@ from facedata.errors import (
     OutputExistsError,
     input_error,
 )
-from facedata.files import file_identity, kind_name, remove_stale_temporaries
+from facedata.files import file_identity, is_file, kind_name, remove_stale_temporaries
 
 __all__ = [
     "IndexSummary",
@@ -98,7 +98,7 @@ def find_record_files(path: str | os.PathLike[str]) -> RecordFiles:
         raise FormatError(f"{records}: is neither a set folder nor a .rec file")
     if not os.access(records, os.R_OK):
         raise InputPermissionError(f"{records}: no permission to read it; check its mode and owner")
-    has_index, has_property = os.path.lexists(index), os.path.isfile(declared)
+    has_index, has_property = os.path.lexists(index), is_file(declared)
     return RecordFiles(records, index if has_index else None, declared if has_property else None)
 
 

@@ -36,7 +36,7 @@ from facedata.converters.rec.recordio import (
     write_index,
 )
 from facedata.dataset import BlockEncoder, OrderedWriter, Sample, known_extension
-from facedata.errors import FormatError, InputError, OptionError, OutputMismatchError, RefusedSampleError
+from facedata.errors import FormatError, InputError, OptionError, OutputMismatchError, RefusedSampleError, is_transient
 from facedata.files import atomic_writer, open_own, output_errors, write_fully
 from facedata.images import image_size
 from facedata.jobs.buffers import BlockBuffer, ProcessAddress, SharedBuffer
@@ -342,6 +342,8 @@ def _usual_size(path: str, offsets: NDArray[np.int64]) -> tuple[int, int]:
             try:
                 size = image_size(unpack_image_record(reader.read(offset)[0]).image)
             except InputError as error:
+                if is_transient(error):
+                    raise
                 raise OutputMismatchError(f"{path}: is corrupt: {error}; --overwrite starts again") from error
             if size is not None:
                 sizes.append((size[0], size[1]))

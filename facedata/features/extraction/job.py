@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 
 from facedata.columns import UNLABELLED
-from facedata.converters.convert import LabelOptions, open_inputs, read_without
+from facedata.converters.convert import LabelOptions, failure_line, open_inputs, read_without
 from facedata.dataset import Sample, Source, peek
 from facedata.errors import (
     EmptyDatasetError,
@@ -321,8 +321,10 @@ class ExtractShard:
         return _Entry(item.key, label, len(item.image), failure)
 
     def _failure(self, place: int, key: str, reason: str, error: SampleError | None = None) -> dict[str, Any]:
-        dataset, offset = self.source.locate(place) if error is None else (error.dataset, error.offset)
-        return {"set": dataset, "key": key, "index": self.first + place, "offset": offset, "reason": reason}
+        if error is None:
+            dataset, offset = self.source.locate(place)
+            error = SampleError(dataset, key, reason, offset)
+        return failure_line(error, self.first + place)
 
 
 def _one_ahead(items: Iterator[Item]) -> Generator[Item, None, None]:
