@@ -249,6 +249,14 @@ class InterruptedJobError(FacedataError, RuntimeError):
     """A job was interrupted; the same command resumes it."""
 
 
+def changed_error(path: str) -> InputChangedError:
+    """The error that says that an input file has changed since the job began."""
+    return InputChangedError(
+        f"{path}: has changed since this job began, and the output would be a mixture; --overwrite starts again. If "
+        "only its times have changed, and its bytes are the same, give --trust-input to resume"
+    )
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether an error that occurred while an input was read may pass, and says nothing about the data."""
     return isinstance(error, TransientInputError) or (isinstance(error, OSError) and error.errno in _TRANSIENT)

@@ -26,6 +26,7 @@ from facedata.errors import (
     OutputError,
     OutputExistsError,
     OutputLockedError,
+    changed_error,
     input_error,
     is_transient,
     output_error,
@@ -80,6 +81,28 @@ def retried(read: Callable[_P, _T], *arguments: _P.args, **options: _P.kwargs) -
                 raise
             time.sleep(pause)
     raise AssertionError
+
+
+_latest: tuple[int, bool] | None = None
+
+
+@contextmanager
+def no_later(latest: tuple[int, bool] | None) -> Iterator[None]:
+    """In the block, `check_time` refuses files with a later time, in nanoseconds, of inode (True) or any change."""
+    global _latest
+    _latest = latest
+    try:
+        yield
+    finally:
+        _latest = None
+
+
+def check_time(status: os.stat_result, path: str) -> None:
+    """Raise `InputChangedError` if a file was changed later than `no_later` says."""
+    if _latest is not None:
+        latest, by_inode = _latest
+        if status.st_ctime_ns > latest and (by_inode or status.st_mtime_ns > latest):
+            raise changed_error(path)
 
 
 def open_regular(path: StrPath, *, follow_symlinks: bool = True) -> int:

@@ -180,6 +180,10 @@ class Aligner:
             "detector": None if self.detector is None else self.detector.identity(),
         }
 
+    def files(self) -> Sequence[str]:
+        """The landmark file, if there is one."""
+        return () if self.options.landmarks is None else (self.options.landmarks,)
+
     def part(self, first: int, end: int) -> Aligner:
         """The aligner with the landmarks of only these samples."""
         return self if self.landmarks is None else replace(self, landmarks=self.landmarks[first:end])

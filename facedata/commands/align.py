@@ -160,7 +160,8 @@ def command(source: str, output: str, **given: Any) -> int:
 
     options.start_logging(quiet=given["quiet"])
     part = Part(*given["shard"])
-    job = JobOptions(given["workers"], part, given["overwrite"], max_failures=given["max_failures"])
+    how = {name: given[name] for name in ("workers", "overwrite", "max_failures", "trust_input")}
+    job = JobOptions(part=part, **how)
     chosen = {name: given[name] for name in _SAME if given[name] is not None}
     aligning = AlignOptions(
         **chosen,

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 @options.WORKERS
 @options.SHARD
 @options.OVERWRITE
+@options.TRUST_INPUT
 @options.DRY_RUN
 @options.JSON
 @options.QUIET
@@ -96,7 +97,7 @@ def command(root: str, **given: Any) -> int:
         planned.check(overwrite=given["overwrite"])
         _show_plan(planned, as_json=given["as_json"])
         return 0
-    job = JobOptions(part=Part(*given["shard"]), overwrite=given["overwrite"])
+    job = JobOptions(part=Part(*given["shard"]), overwrite=given["overwrite"], trust_input=given["trust_input"])
     with show_progress("rows", quiet=given["quiet"]) as observer:
         summary = planned.run(replace(job, observer=observer))
     _show_summary(summary, as_json=given["as_json"])

@@ -56,7 +56,13 @@ SELECTION = options.together(
 """Which samples are written, with which labels, in which order."""
 
 JOB = options.together(
-    options.WORKERS, options.MAX_FAILURES, options.OVERWRITE, options.DRY_RUN, options.JSON, options.QUIET
+    options.WORKERS,
+    options.MAX_FAILURES,
+    options.OVERWRITE,
+    options.TRUST_INPUT,
+    options.DRY_RUN,
+    options.JSON,
+    options.QUIET,
 )
 """How the job is run."""
 
@@ -96,6 +102,7 @@ def convert_and_report(
     workers: int | None,
     max_failures: int | float | None,
     overwrite: bool,
+    trust_input: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -130,7 +137,7 @@ def convert_and_report(
     labels, label, labels_from, limit, min_images, max_images, random, sample, keep_ids, drop_ids, drop_keys, relabel,
     shuffle, seed
         Which samples are written, as for `LabelOptions`, `Selection` and `IdOptions`.
-    workers, max_failures, overwrite, dry_run, as_json, quiet, shard
+    workers, max_failures, overwrite, trust_input, dry_run, as_json, quiet, shard
         How the job is run.
     salvage, rebuild_index, image_column, label_column, opening
         How the sources are opened; `opening` has further keywords for their ``open_source``.
@@ -168,7 +175,8 @@ def convert_and_report(
         command_line=options.command_line(),
     )
     part = Part(*shard)
-    job = JobOptions(workers, part, overwrite, max_failures=max_failures)  # before anything is opened
+    # before anything is opened
+    job = JobOptions(workers, part, overwrite, max_failures=max_failures, trust_input=trust_input)
     with named_target(target) if isinstance(target, str) else nullcontext(target) as named:
         conversion = plan_dataset(sources, named, conversion_options)
         if dry_run:

@@ -152,7 +152,8 @@ def command(source: str, output: str, **given: Any) -> int:
     part = Part(*given["shard"])
     if given["max_failures"] and given["on_error"] == "fail":
         raise click.UsageError("--max-failures: if an image fails, nothing is published; give --on-error skip or nan")
-    job = JobOptions(given["workers"], part, given["overwrite"], max_failures=given["max_failures"])
+    how = {name: given[name] for name in ("workers", "overwrite", "max_failures", "trust_input")}
+    job = JobOptions(part=part, **how)
     model = ModelOptions(
         path=given["model"],
         device=given["device"],

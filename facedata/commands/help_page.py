@@ -23,7 +23,7 @@ SECTIONS = {
     "WebDataset and Parquet": "shard-size shard-samples landmark-column image-column label-column",
     "Files fetched by hand": "from-dir from-file",
     "Network": "connections timeout",
-    "Job": "workers max-failures shard overwrite dry-run json quiet verbose",
+    "Job": "workers max-failures shard overwrite trust-input dry-run json quiet verbose",
 }
 """Sections in the order of the help, and their options; all others are under "Options"."""
 

@@ -285,6 +285,11 @@ ROOT = click.option(
 )
 DRY_RUN = click.option("-n", "--dry-run", is_flag=True, help="Report what would be done; write nothing.")
 OVERWRITE = click.option("-f", "--overwrite", is_flag=True, help="Start again, and replace the existing output.")
+TRUST_INPUT = click.option(
+    "--trust-input",
+    is_flag=True,
+    help="Resume although the times of the input have changed, since its bytes are the same (it was copied, say).",
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object on stdout.")
 QUIET = together(
     click.option("-q", "--quiet", is_flag=True, help="Show only warnings and errors, and no summary of a success."),

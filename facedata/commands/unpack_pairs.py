@@ -23,11 +23,19 @@ from facedata.commands.progress import show_progress
 @options.FOLDS
 @options.WORKERS
 @options.OVERWRITE
+@options.TRUST_INPUT
 @options.JSON
 @options.QUIET
 @options.runs_library
 def command(
-    path: str, output: str, folds: int, workers: int | None, overwrite: bool, as_json: bool, quiet: bool
+    path: str,
+    output: str,
+    folds: int,
+    workers: int | None,
+    overwrite: bool,
+    trust_input: bool,
+    as_json: bool,
+    quiet: bool,
 ) -> int:
     """Unpack a verification set of InsightFace: its images, byte for byte, and pairs.txt, their list.
 
@@ -44,7 +52,7 @@ def command(
     from facedata.lists.verification import PAIRS, pairs_of, plan_unpacking
 
     options.start_logging(quiet=quiet)
-    job = JobOptions(workers, overwrite=overwrite)
+    job = JobOptions(workers, overwrite=overwrite, trust_input=trust_input)
     conversion = plan_unpacking(path, output, options.command_line())
     with show_progress("images", quiet=quiet) as observer:
         summary = run_conversion(conversion, replace(job, observer=observer))

@@ -34,7 +34,7 @@ from facedata.jobs.engine import report_progress
 from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import JobState, ShardResult, refuse_unfinished
 from facedata.jobs.output import check_output, refuse_overlap
-from facedata.jobs.plan import Plan, shard_count
+from facedata.jobs.plan import InputTimes, Plan, shard_count
 
 if TYPE_CHECKING:
     from facedata.converters.ids import IdOptions
@@ -87,6 +87,10 @@ class Change(Protocol):
 
     def identity(self) -> Mapping[str, Any]:
         """The options that decide what becomes of a sample, as JSON values."""
+        ...
+
+    def files(self) -> Sequence[str]:
+        """The files that are read besides the dataset."""
         ...
 
     def part(self, first: int, end: int) -> Change:
@@ -413,6 +417,7 @@ def plan_conversion(
         shards,
         {**(facts or {}), "named_files": [os.path.abspath(name) for name in sink.named_files()]},
         ends,
+        InputTimes.of([*source.places(), *(change.files() if change else ())]),
     )
     return Conversion(plan, source, sink, change)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from facedata.dataset import Sample, Source
 from facedata.errors import InputError, SampleError, input_error, is_transient
-from facedata.files import combined_identity, file_identity, read_exactly, retried
+from facedata.files import check_time, combined_identity, file_identity, read_exactly, retried
 from facedata.images import LARGEST_IMAGE
 
 __all__ = ["LIST_ENDINGS", "ImageFileSource"]
@@ -129,6 +129,7 @@ def _read_image(name: str, folder: int | None = None) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is not a regular file")
+        check_time(status, name)
         if status.st_size > LARGEST_IMAGE:
             raise ValueError(f"it has {status.st_size:,} bytes; an image may have at most {LARGEST_IMAGE:,}")
         data = read_exactly(descriptor, status.st_size, 0)

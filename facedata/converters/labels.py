@@ -37,9 +37,10 @@ class _AssignedSource(WrappedSource):
         labels: NDArray[np.int32],
         facts: Mapping[str, Any],
         names: Mapping[int, str] | None = None,
+        path: str | None = None,
     ) -> None:
         super().__init__(source)
-        self._labels, self._facts, self._names = labels, facts, names
+        self._labels, self._facts, self._names, self._path = labels, facts, names, path
 
     @property
     def labelled(self) -> bool:  # type: ignore[override]
@@ -49,10 +50,11 @@ class _AssignedSource(WrappedSource):
         return {**self.__dict__, "_names": None}  # a worker does not need them
 
     def sliced(self, part: slice) -> _AssignedSource:
-        return _AssignedSource(self._source[part], self._labels[part], self._facts, self._names)
+        return _AssignedSource(self._source[part], self._labels[part], self._facts, self._names, self._path)
 
     def take(self, positions: NDArray[np.int64]) -> _AssignedSource:
-        return _AssignedSource(self._source.take(positions), self._labels[positions], self._facts, self._names)
+        labels = self._labels[positions]
+        return _AssignedSource(self._source.take(positions), labels, self._facts, self._names, self._path)
 
     def read(self) -> Iterator[Sample | SampleError]:
         for item, label in zip(self._source.read(), self._labels.tolist(), strict=True):
@@ -60,6 +62,9 @@ class _AssignedSource(WrappedSource):
 
     def identity(self) -> Mapping[str, Any]:
         return {**self._source.identity(), "labels from": self._facts}
+
+    def places(self) -> Mapping[str, bool]:
+        return {**self._source.places(), **({} if self._path is None else {self._path: True})}
 
     def label_blocks(self) -> Iterator[NDArray[np.int64]]:
         for begin in range(0, len(self), _BLOCK):
@@ -130,7 +135,7 @@ def _labels_from(source: Source, path: str) -> Source:
     if gaps:
         shown = counted(gaps, "label")
         _log.warning("%s: %s below %d without a sample; --relabel closes the gaps", path, shown, known[-1])
-    return _AssignedSource(source, labels.astype(np.int32), file_identity(path), names)
+    return _AssignedSource(source, labels.astype(np.int32), file_identity(path), names, path)
 
 
 def _array_labels(path: str) -> NDArray[Any]:

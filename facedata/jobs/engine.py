@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from facedata.dataset import OrderedWriter
 from facedata.errors import InterruptedJobError, TooManyFailuresError, WorkerStartError
+from facedata.files import no_later
 from facedata.jobs.journal import JobState, JournalWriter, ShardResult, done_entry
 from facedata.jobs.signals import StopRequest, stop_on_signals
 from facedata.text import counted
@@ -225,6 +226,7 @@ class _PicklableTask:
     task: ShardTask
     shard: int
     check: Callable[[], None]
+    latest: tuple[int, bool] | None = None
 
     def __call__(self) -> ShardResult:
         global _slot
@@ -234,7 +236,8 @@ class _PicklableTask:
         try:
             self.check()
             _running.check = self.check
-            return self.task()
+            with no_later(self.latest):
+                return self.task()
         except Exception as error:
             try:
                 pickle.loads(pickle.dumps(error))  # noqa: S301, our own bytes
@@ -268,7 +271,7 @@ class ShardRunner:
     none is to blame, or its task cannot be divided, it is recorded as failed.
 
     `make_task` gives the task of a shard, just before it is submitted; `executor_factory` is called again after the
-    workers of the last executor died.
+    workers of the last executor died. In the tasks images that are later than `latest` are refused, see `no_later`.
     """
 
     def __init__(
@@ -278,8 +281,9 @@ class ShardRunner:
         recorder: Recorder,
         workers: int,
         executor_factory: ExecutorFactory,
+        latest: tuple[int, bool] | None = None,
     ) -> None:
-        self._todo = list(todo)
+        self._todo, self._latest = list(todo), latest
         self._waiting, self._suspects = deque(self._todo), deque[int]()
         self._begun: dict[int, float] = {}
         self._counts: Any = None
@@ -340,7 +344,7 @@ class ShardRunner:
                 if self._counts is not None:
                     self._counts[2 * (queue[0] % _SLOTS)] = 0
                 try:
-                    future = executor.submit(_PicklableTask(task, queue[0], self._recorder.check))
+                    future = executor.submit(_PicklableTask(task, queue[0], self._recorder.check, self._latest))
                 except BrokenExecutor:
                     break
                 except OSError as error:

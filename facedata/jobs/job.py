@@ -19,6 +19,7 @@ from facedata.errors import (
     OutputError,
     OutputMismatchError,
     TooManyFailuresError,
+    changed_error,
     output_error,
 )
 from facedata.files import remove_stale_temporaries
@@ -33,7 +34,7 @@ from facedata.jobs.engine import (
 )
 from facedata.jobs.journal import FAILURES, JobState, Journal, JournalWriter
 from facedata.jobs.output import check_still_ours, claim_output, lost_files
-from facedata.jobs.plan import COUNT, Part, Plan, check_line
+from facedata.jobs.plan import COUNT, InputTimes, Part, Plan, check_line
 from facedata.text import counted
 
 __all__ = ["Conclude", "JobOptions", "JobSummary", "run_job"]
@@ -59,6 +60,8 @@ class JobOptions:
         Called with the progress of the job.
     executor_factory : callable
         Makes the executor, given the number of workers.
+    trust_input : bool
+        Resume although the times of input files have changed: their bytes have not.
     max_failures : int or float, optional
         So many samples of the whole job may fail: an int is their number, a float from 0 to 1 their share. If more do,
         the job stops, and resumes once more are allowed. By default it goes on, but is only good if none fails.
@@ -70,6 +73,7 @@ class JobOptions:
     observer: Observer | None = None
     executor_factory: ExecutorFactory = LocalExecutor
     max_failures: int | float | None = None
+    trust_input: bool = False
 
     def failures_allowed(self, plan: Plan) -> int | None:
         """How many samples of the job may fail; None if the user has not said so."""
@@ -198,14 +202,20 @@ def run_job(
     _log.debug("%d samples, shards: %d, fingerprint %s", plan.samples, plan.shards, plan.fingerprint)
     journal = claim_output(plan, output, overwrite=options.overwrite)
     meter = ProgressMeter(0, 0, None)
+    now = plan.times or InputTimes.of(())
+    claimed = None if options.trust_input else journal.read_plan(plan)
+    began = (claimed and claimed.times) or now
     try:
         finished, state = _read_summary(plan, journal, output, conclude)
         if finished is not None:
-            if damage := state.conclude(finished):
-                _log.warning("%s: %s", output.root, damage)
+            changed = (path := began.changed(now)) and "has changed since this job began; --overwrite starts again"
+            for place, problem in ((output.root, state.conclude(finished)), (path, changed)):
+                if problem:
+                    _log.warning("%s: %s", place, problem)
             _clean_up(journal, output)
             return _summary(plan, journal, state, output, options, meter, finished, nothing_to_do=True)
 
+        _check_unchanged(began, now)
         # hold the locks of this part's shards and do those that no earlier run has done
         part = options.part.shards(plan)
         with journal.lock() as lock, ExitStack() as stack:
@@ -235,7 +245,8 @@ def run_job(
                 lines = stack.enter_context(JournalWriter(journal, plan, options.part))
                 recorder = Recorder(state, lines, meter, writer, workers, allowed)
                 with suppress(TooManyFailuresError):  # `_publish` says so
-                    ShardRunner(todo, make_task, recorder, workers, options.executor_factory).run()
+                    latest = began.latest, began != now and began.is_place_of(now)
+                    ShardRunner(todo, make_task, recorder, workers, options.executor_factory, latest).run()
     except InterruptedJobError as error:
         journal.write_failures(plan)
         again = "the same command, without --overwrite," if options.overwrite else "the same command again"
@@ -244,11 +255,17 @@ def run_job(
         journal.check_in_place()  # which may be the reason
         raise error if isinstance(error, FacedataError) else output_error(error, output.root) from error
     try:
+        _check_unchanged(began, InputTimes.of(path for path, *_ in now.files))  # nor meanwhile
         return _publish(plan, journal, output, options, meter, conclude)
     except FacedataError:
         raise
     except OSError as error:
         raise output_error(error, output.root) from error
+
+
+def _check_unchanged(began: InputTimes, now: InputTimes) -> None:
+    if (path := began.changed(now)) is not None:
+        raise changed_error(path)
 
 
 def _read_summary(

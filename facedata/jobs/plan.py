@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from facedata.errors import OptionError
+from facedata.errors import OptionError, input_error
+from facedata.files import boot_id, retried
 from facedata.text import plain_line
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ __all__ = [
     "MOST_SHARDS",
     "OBJECT",
     "TEXT",
+    "InputTimes",
     "Part",
     "Plan",
     "Shape",
@@ -43,6 +48,8 @@ __all__ = [
 
 LARGEST = 16 << 20  # bytes of a plan or a summary
 MOST_SHARDS = 1 << 20  # also parts
+_CLOCK = 60_000_000_000  # nanoseconds that the clock of a server may gain while the inputs are written
+_COARSE = 2_000_000_000  # nanoseconds by which a copy may lose its time: FAT counts every other second
 _SHOWN = 10  # differences from another job
 _DEEPEST = 12  # objects and lists in each other
 
@@ -116,6 +123,56 @@ class Part:
 
 
 @dataclass(frozen=True)
+class InputTimes:
+    """When the input files of a job were last changed; kept with the plan, but not part of its fingerprint.
+
+    The time of modification always counts; a copy on another machine must keep it. The time of the last change of the
+    inode, which a copy cannot keep, counts for the same path on the same device of a machine that has not restarted.
+
+    Attributes
+    ----------
+    boot : str
+        The machine since it started, see `boot_id`.
+    latest : int
+        Nanoseconds: an image that has a later time was changed after the job began.
+    files : tuple of (path, device, modified, changed)
+        In the order of the inputs; both times are 0 for a folder, whose files are checked one by one as they are read.
+    """
+
+    boot: str
+    latest: int
+    files: tuple[tuple[str, int, int, int], ...]
+
+    @classmethod
+    def of(cls, paths: Iterable[str]) -> InputTimes:
+        """Look at these files and folders; raises `InputError` if that is not possible."""
+        files, latest = [], time.time_ns()
+        for path in map(os.path.realpath, paths):
+            try:
+                status = retried(os.stat, path)
+            except OSError as error:
+                raise input_error(error, path) from error
+            times = (0, 0) if stat.S_ISDIR(status.st_mode) else (status.st_mtime_ns, status.st_ctime_ns)
+            if min(status.st_mtime_ns, status.st_ctime_ns) > latest:  # the clock of a file server is ahead
+                latest = min(status.st_mtime_ns, status.st_ctime_ns) + _CLOCK
+            files.append((path, status.st_dev, *times))
+        return cls(boot_id(), latest, tuple(files))
+
+    def is_place_of(self, now: InputTimes) -> bool:
+        """Whether these are the same paths on the same devices of one machine."""
+        return self.boot == now.boot and [each[:2] for each in self.files] == [each[:2] for each in now.files]
+
+    def changed(self, now: InputTimes) -> str | None:
+        """A file that has changed, if there is one, or that is new or gone."""
+        for before, after in zip_longest(self.files, now.files, fillvalue=("", 0, 0, 0)):
+            same_place = self.boot == now.boot and before[:2] == after[:2]
+            slack = 0 if same_place else _COARSE
+            if abs(before[2] - after[2]) > slack or (same_place and before[3] != after[3]):
+                return after[0] or before[0]
+        return None
+
+
+@dataclass(frozen=True)
 class Plan:
     """A job cut into shards.
 
@@ -131,6 +188,8 @@ class Plan:
         Where each shard ends, if they are not all of one size.
     facts : mapping
         Other facts to keep with the job (paths, the command line, label ranges); not part of the fingerprint.
+    times : InputTimes, optional
+        When the inputs were last changed; not part of the fingerprint either.
     """
 
     command: str
@@ -140,6 +199,7 @@ class Plan:
     shards: int
     facts: Mapping[str, Any] = field(default_factory=dict)
     ends: tuple[int, ...] | None = None
+    times: InputTimes | None = None
 
     def bounds(self, shard: int) -> tuple[int, int]:
         """The first sample of `shard`, and the one after its last."""
@@ -172,7 +232,8 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """The plan as JSON values, with its fingerprint."""
-        return {**self.deciding(), "fingerprint": self.fingerprint, "facts": dict(self.facts)}
+        value = {**self.deciding(), "fingerprint": self.fingerprint, "facts": dict(self.facts)}
+        return value if self.times is None else {**value, "times": vars(self.times)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Plan:
@@ -199,6 +260,8 @@ class Plan:
             value["shards"],
             value["facts"],
             ends,
+            (times := value.get("times"))
+            and InputTimes(times["boot"], times["latest"], tuple(map(tuple, times["files"]))),
         )
         if ends is not None and (len(ends) != plan.shards or ends[-1] != plan.samples):
             raise ValueError(f"is damaged: {len(ends)} ends of {plan.shards} shards, {plan.samples} samples")
@@ -325,6 +388,18 @@ def _are_rising(value: Any, least: int = 0) -> bool:
     )
 
 
+def _are_times(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("boot"), str)
+        and type(value.get("latest")) is int
+        and isinstance(value.get("files"), list)
+        and all(
+            isinstance(file, list) and [type(each) for each in file] == [str, int, int, int] for file in value["files"]
+        )
+    )
+
+
 def _are_lines(value: Any) -> bool:
     """Whether these can be lines of ``failures.jsonl``: a `reason`, and other texts and numbers."""
     return isinstance(value, list) and all(
@@ -348,6 +423,7 @@ _PLAN: Shape = {
     "samples": COUNT,
     "shards": (lambda value: _is_count(value, 1, MOST_SHARDS + 1), f"a number from 1 to {MOST_SHARDS:,}"),
     "ends?": (lambda value: value is None or _are_rising(value), "a list of rising numbers"),
+    "times?": (lambda value: value is None or _are_times(value), "the times of files"),
     "facts": (
         lambda value: (
             OBJECT[0](value)

@@ -30,6 +30,9 @@ class Repeat:
     def identity(self) -> dict[str, Any]:
         return {"change": "repeat"}
 
+    def files(self) -> tuple[str, ...]:
+        return ()
+
     def part(self, first: int, end: int) -> Repeat:
         return Repeat(first)
 

@@ -50,7 +50,7 @@ Rows = range | NDArray[np.int64]
 class _Batch(NamedTuple):
     """Those `rows` of a row group that are wanted, in a record batch that begins with the row `begin`.
 
-    There is no record batch if they cannot be read, but a `reason`, perhaps `transient`. `numbers` are the labels of texts.
+    There is no record batch if they cannot be read, but a `reason`. `numbers` are the labels of texts.
     """
 
     path: str

@@ -34,7 +34,7 @@ from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import Journal, ShardResult
 from facedata.jobs.machine import available_cpus
 from facedata.jobs.output import check_output, make_folders, refuse_overlap
-from facedata.jobs.plan import Plan
+from facedata.jobs.plan import InputTimes, Plan
 from facedata.jobs.signals import stop_on_signals
 
 __all__ = ["Extraction", "ExtractionOptions", "check_extraction", "plan_extraction", "run_extraction"]
@@ -145,7 +145,8 @@ def plan_extraction(spec: str, root: StrPath, name: str, options: ExtractionOpti
         "opening": dict(options.opening),
         **({"labels npy": True} if options.labels_npy else {}),
     }
-    plan = Plan("extract-features", source.identity(), deciding, len(source), len(ends), facts, ends)
+    times = InputTimes.of(source.places())
+    plan = Plan("extract-features", source.identity(), deciding, len(source), len(ends), facts, ends, times)
     return Extraction(plan, source, model, options, output)
 
 

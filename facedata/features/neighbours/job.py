@@ -33,7 +33,7 @@ from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import ShardResult
 from facedata.jobs.machine import available_cpus, available_memory, cpu_features
 from facedata.jobs.output import check_output, make_folders, refuse_overlap
-from facedata.jobs.plan import Plan
+from facedata.jobs.plan import InputTimes, Plan
 
 __all__ = ["NeighbourJob", "NeighbourOptions", "SearchThreads"]
 
@@ -116,7 +116,8 @@ class NeighbourJob:
             "named_files": [os.path.abspath(name) for name in self.output.named_files()],
             "command_line": options.command_line,
         }
-        self.plan = Plan("build-knn", matrix.identity(), deciding, matrix.rows, self._cut.shards, facts)
+        times = InputTimes.of([matrix.path])
+        self.plan = Plan("build-knn", matrix.identity(), deciding, matrix.rows, self._cut.shards, facts, times=times)
 
     def check(self, *, overwrite: bool) -> None:
         """Raise an `OutputError` if the job may not write its output; changes nothing."""
