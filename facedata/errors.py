@@ -8,7 +8,7 @@ The tree (in brackets the builtin exception that a class also derives from)::
     │   ├── InputNotFoundError [FileNotFoundError]
     │   ├── InputPermissionError [PermissionError]
     │   ├── InputUnfinishedError [ValueError]    the output of an unfinished job
-    │   ├── InputChangedError [ValueError]       a file was changed since the job that reads it began
+    │   ├── InputChangedError                    a file was changed since the job that reads it began
     │   ├── TransientInputError                  an I/O error that may pass: the same command tries again
     │   ├── EmptyDatasetError [ValueError]
     │   ├── FormatError [ValueError]             a file that violates its format
@@ -89,7 +89,7 @@ class InputUnfinishedError(InputError, ValueError):
     """The input is the output of an unfinished facedata job."""
 
 
-class InputChangedError(InputError, ValueError):
+class InputChangedError(InputError):
     """An input file was changed since the job that reads it began."""
 
 

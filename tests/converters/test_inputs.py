@@ -45,7 +45,8 @@ def test_an_error_that_passes_costs_nothing(
 ) -> None:
     _fail_at(monkeypatch, b"b07", code, 2, tmp_path / "out")
     summary = convert_dataset([f"folder:{_photos(tmp_path / 'in')}"], f"{target}:{tmp_path / 'out'}")
-    assert summary.good and summary.samples == 40
+    assert summary.good
+    assert summary.samples == 40
 
 
 @pytest.mark.parametrize("target", ["folder", "lmdb"])
@@ -58,9 +59,12 @@ def test_the_same_command_tries_again_what_could_not_be_read(
         summary = convert_dataset(*names)
         failures = (tmp_path / "out" / "failures.jsonl").read_text()
         assert (summary.finished, summary.good, summary.failed_shards) == (False, False, 1)
-        assert '"key": "b/07.jpg"' in failures and '"transient": true' in failures
+        assert '"key": "b/07.jpg"' in failures
+        assert '"transient": true' in failures
     summary = convert_dataset(*names)
-    assert summary.finished and summary.good and summary.samples == 40
+    assert summary.finished
+    assert summary.good
+    assert summary.samples == 40
     assert not (tmp_path / "out" / "failures.jsonl").exists()
 
 
@@ -68,7 +72,9 @@ def test_max_failures_gives_up_what_cannot_be_read(tmp_path: Path, monkeypatch: 
     _fail_at(monkeypatch, b"b07", errno.EIO, 1000, tmp_path / "out")
     names = [f"folder:{_photos(tmp_path / 'in')}"], f"folder:{tmp_path / 'out'}"
     summary = convert_dataset(*names, job=JobOptions(max_failures=1))
-    assert summary.finished and summary.good and (summary.samples, summary.failures) == (39, 1)
+    assert summary.finished
+    assert summary.good
+    assert (summary.samples, summary.failures) == (39, 1)
 
 
 def test_other_errors_are_not_tried_again() -> None:
@@ -119,7 +125,8 @@ def test_a_resume_refuses_a_file_that_has_changed(tmp_path: Path, format_name: s
     with pytest.raises(InputChangedError, match=rf"{path.name}: has changed .* --overwrite .* --trust-input"):
         convert_dataset([spec], target)
     summary = convert_dataset([spec], target, job=JobOptions(trust_input=True))
-    assert summary.finished and summary.samples == 40
+    assert summary.finished
+    assert summary.samples == 40
 
 
 def test_an_image_that_has_changed_is_refused_when_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
