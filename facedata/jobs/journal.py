@@ -533,6 +533,10 @@ def refuse_unfinished(path: str | os.PathLike[str]) -> None:
     """
     start = Path(path).absolute()
     for folder in (start, Path(f"{start}{BESIDE}"), *start.parents):
+        if folder in start.parents and not any(
+            map(_is_of_owner, (folder / EXTRACTING, folder / CLEARING, folder / PLAN))
+        ):
+            continue
         if _is_file(folder / EXTRACTING):
             raise InputUnfinishedError(
                 f"{folder}: an archive was unpacked into it, and not all of it is in place; run the same "
@@ -543,6 +547,14 @@ def refuse_unfinished(path: str | os.PathLike[str]) -> None:
             plan = journal.read_plan()
             unfinished = InputUnfinishedError(f"{folder}: is the output of a job that has not finished; finish it with")
             raise unfinished.with_command("" if plan is None else plan.command_line)
+
+
+def _is_of_owner(path: Path) -> bool:
+    """Whether a file is there and is of this user or of who has its folder: in /tmp, anyone may plant one."""
+    try:
+        return path.lstat().st_uid in (os.getuid(), path.parent.stat().st_uid)
+    except OSError:
+        return False
 
 
 def _mark_of(path: StrPath) -> str:

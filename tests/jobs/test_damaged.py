@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -132,3 +133,18 @@ def test_text_from_files_is_escaped_and_only_a_command_of_facedata_is_quoted(job
         shown = jobs("status", "out").stdout + jobs("convert", "webdataset:out", "null:").stderr
         assert shown.count(f": {line}\n") == 2 * known
         assert shown.count(": the command that was used") == 2 * (not known)
+
+
+def test_a_plan_that_another_user_planted_above_an_input_does_not_count(
+    inline_facedata: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inline_facedata("make-sample", "in/s", "--identities", "2", "--images", "2", "--size", "16")
+    Path(".facedata-plan.json").write_text("{}")
+    assert inline_facedata("convert", "in/s", "null:").status == 1
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    theirs = os.stat("in")
+    real = Path.lstat
+    monkeypatch.setattr(
+        Path, "lstat", lambda path: os.stat_result((*real(path)[:4], theirs.st_uid + 7, *real(path)[5:]))
+    )
+    assert inline_facedata("convert", "in/s", "null:").status == 0
