@@ -26,6 +26,7 @@ from facedata.text import counted
 @options.RELABEL
 @options.WORKERS
 @options.OVERWRITE
+@options.TRUST_INPUT
 @options.DRY_RUN
 @options.JSON
 @options.QUIET
@@ -39,6 +40,7 @@ def command(
     relabel: bool,
     workers: int | None,
     overwrite: bool,
+    trust_input: bool,
     dry_run: bool,
     as_json: bool,
     quiet: bool,
@@ -69,7 +71,7 @@ def command(
     proof = proof or f"{root.rstrip('/')}.purge.json"
     if os.path.lexists(proof) and not os.path.lexists(root) and not overwrite:
         raise OutputExistsError(f"{proof}: already exists; choose another name, or --overwrite to replace it")
-    job = JobOptions(workers, overwrite=overwrite)
+    job = JobOptions(workers, overwrite=overwrite, trust_input=trust_input)
     purge = plan_purge(dataset, target, IdOptions(drop=ids, drop_keys=keys), options.command_line(), relabel=relabel)
     if dry_run:
         check_conversion(purge.conversion, overwrite=overwrite)
