@@ -26,7 +26,7 @@ _BLOCK = 1 << 22
 _LONGEST_NUMBER = 64
 LONGEST_LINE = 1 << 14
 """Bytes; longer than any path may be."""
-_READ_AHEAD, _SHORT_LINE = 1 << 16, 1 << 8
+_READ_AHEAD, _SHORT_LINE, _KEPT = 1 << 16, 1 << 8, 1 << 22
 _NUMBER = re.compile(rb"\s*-?\d{1,18}\s*")
 _log = logging.getLogger(__name__)
 
@@ -190,15 +190,18 @@ class LabelLines:
 
     def text(self, position: int) -> str:
         """The text of one line, as in `texts`; the file stays open."""
-        start = self.starts.item(position)
-        line, newline, _ = os.pread(self._opened, _SHORT_LINE, start).partition(b"\n")
+        start, (descriptor, begin) = self.starts.item(position), self._opened
+        line = begin[start : start + _SHORT_LINE] or os.pread(descriptor, _SHORT_LINE, start)
+        line, newline, _ = line.partition(b"\n")
         if not newline:
-            line = os.pread(self._opened, _READ_AHEAD, start).partition(b"\n")[0]
+            line = os.pread(descriptor, _READ_AHEAD, start).partition(b"\n")[0]
         return self._text_of(line, start, self.labels.item(position))
 
     @cached_property
-    def _opened(self) -> int:
-        return open_for(self, self.path)
+    def _opened(self) -> tuple[int, bytes]:
+        """The file, and its begin, or all of a small one."""
+        descriptor = open_for(self, self.path)
+        return descriptor, os.pread(descriptor, _KEPT, 0)
 
     def _text_of(self, line: bytes, start: int, label: int) -> str:
         try:

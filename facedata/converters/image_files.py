@@ -130,9 +130,10 @@ def _read_image(name: str, folder: int | None = None) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("it is not a regular file")
         check_time(status, name)
-        if status.st_size > LARGEST_IMAGE:
-            raise ValueError(f"it has {status.st_size:,} bytes; an image may have at most {LARGEST_IMAGE:,}")
-        data = read_exactly(descriptor, status.st_size, 0)
+        size = status.st_size
+        if size > LARGEST_IMAGE:
+            raise ValueError(f"it has {size:,} bytes; an image may have at most {LARGEST_IMAGE:,}")
+        data = read_exactly(descriptor, size, 0)
         if not data:
             raise ValueError("it is empty")
         return data

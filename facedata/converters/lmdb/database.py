@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 from weakref import finalize
 
@@ -26,7 +26,7 @@ __all__ = ["DatabaseReader", "Meta", "Record", "begins_like_lmdb", "leaf_pages",
 _PAGE_HEADER = 16
 _MAGIC = 0xBEEFC0DE
 _FORMAT = 1
-_HEADER = struct.Struct("<QHHHH")  # number, pad, flags, lower, upper
+_HEADER = struct.Struct("<Q2xHH")  # number, flags, lower
 _META = struct.Struct("<IIQQIHHQQQQQIHHQQQQQQQ")
 _NEWER_HEADER = 24  # of a page of LMDB 1.0
 _NEWER_MARK = struct.Struct("<II")
@@ -39,7 +39,9 @@ _SMALLEST_PAGE, _LARGEST_PAGE = 1 << 8, 1 << 16
 _MOST_UNWRITTEN = 1 << 14
 _DEEPEST = 32  # as LMDB's own cursors
 _LARGEST_VALUE = LARGEST_IMAGE + (1 << 16)
-_CACHED_BRANCHES, _CACHED_LEAVES = 4096, 256
+_CACHED_BRANCHES, _CACHED_LEAVES = 1 << 25, 1 << 24  # bytes
+_SMALL = 1 << 16  # bytes that are quicker copied than looked at through a memoryview
+_NODE_BYTES = 100  # of memory for a node whose key was read
 
 
 class _CorruptPageError(Exception):
@@ -92,12 +94,13 @@ class _Node(NamedTuple):
 
 
 class _Page(NamedTuple):
-    """A page of a tree, where its nodes begin, and their keys if they were read."""
+    """A page of a tree, where its nodes begin, and if they were read, their keys and the pages below a branch page."""
 
     data: bytes
     nodes: tuple[int, ...]
-    keys: list[bytes]
     is_leaf: bool
+    keys: Sequence[bytes] = ()
+    below: Sequence[int] = ()
 
     def key_at(self, node: int) -> bytes:
         """The key of a node, which follows its head of 8 bytes, of which the last two are the key's size."""
@@ -106,14 +109,20 @@ class _Page(NamedTuple):
             raise _CorruptPageError
         return data[node + 8 : node + 8 + data[node + 6] + (data[node + 7] << 8)]
 
-    def with_keys(self) -> _Page:
+    @property
+    def memory(self) -> int:
+        """The bytes of memory that it takes if it is parsed."""
+        return len(self.data) + _NODE_BYTES * len(self.nodes)
+
+    def parsed(self) -> _Page:
         """The page with all keys."""
+        below = [] if self.is_leaf else [_node_at(self.data, node, branch=True).number for node in self.nodes]
         keys, room = list[bytes](), len(self.data)
         for key in map(self.key_at, self.nodes):
             keys.append(key)
             if (room := room - len(key)) < 0:  # nodes that overlap, to take memory
                 raise _CorruptPageError
-        return self._replace(keys=keys)
+        return self._replace(keys=keys, below=below)
 
 
 def begins_like_lmdb(path: str) -> bool:
@@ -165,7 +174,7 @@ def _read_meta_page(descriptor: int, offset: int, path: str) -> Meta:
     magic, version, _, map_size, page_size, *trees, last_page, transaction = _META.unpack_from(data, _PAGE_HEADER)
     if (magic, version) != (_MAGIC, _FORMAT) and _NEWER_MARK.unpack_from(data, _NEWER_HEADER)[0] == _MAGIC:
         version = _NEWER_MARK.unpack_from(data, _NEWER_HEADER)[1]
-    elif magic != _MAGIC or not _HEADER.unpack_from(data)[2] & _META_PAGE:
+    elif magic != _MAGIC or not _HEADER.unpack_from(data)[1] & _META_PAGE:
         raise FormatError(f"{place}: not an LMDB database (its mark is missing)")
     if version != _FORMAT:
         raise FormatError(
@@ -218,9 +227,8 @@ class DatabaseReader:
         self._descriptor = open_regular(path)
         self._close = finalize(self, os.close, self._descriptor)
         self._pages = _Pages(self._descriptor, self._root.page_size)
-        self._branches: dict[int, _Page] = {}
-        self._leaves: dict[int, _Page] = {}
-        self._last = _Page(b"", (), [], True)
+        self._branches, self._leaves = _Cache(_CACHED_BRANCHES), _Cache(_CACHED_LEAVES)
+        self._last = _Page(b"", (), is_leaf=True)
 
     def __enter__(self) -> DatabaseReader:
         return self
@@ -235,9 +243,9 @@ class DatabaseReader:
             if not leaf.keys or not leaf.keys[0] <= key <= leaf.keys[-1]:
                 leaf = self._last = self._find_leaf(key)
             place = bisect_left(leaf.keys, key) if leaf.keys else bisect_left(leaf.nodes, key, key=leaf.key_at)
-            if place == len(leaf.nodes) or leaf.key_at(leaf.nodes[place]) != key:
+            if place == len(leaf.nodes) or (leaf.keys[place] if leaf.keys else leaf.key_at(leaf.nodes[place])) != key:
                 return Record(key, None, problem="the key-label file names it, but the database has no such key")
-            return self._record(leaf, place, value=value)
+            return self._record(leaf, key, leaf.nodes[place], value=value)
         except _CorruptPageError:
             return Record(key, None, problem="the pages that lead to it are corrupt")
         except OSError as error:
@@ -246,19 +254,19 @@ class DatabaseReader:
     def at(self, number: int, place: int, *, value: bool = True) -> Record:
         """The record at `place` of a leaf page; as `find`."""
         try:
-            leaf = self._leaves.get(number) or self._cache(number, self._pages.read(number))
+            leaf = self._leaves.get(number) or self._keep(number, self._pages.read(number))
             if leaf.is_leaf and place < len(leaf.nodes):
-                return self._record(leaf, place, value=value)
+                node = leaf.nodes[place]
+                return self._record(leaf, leaf.key_at(node), node, value=value)
         except _CorruptPageError:
             pass
         except OSError as error:
             return _unread(None, error)
         return Record(None, None, problem=f"page {number} is corrupt")
 
-    def _record(self, leaf: _Page, place: int, *, value: bool) -> Record:
-        key = leaf.key_at(leaf.nodes[place])
+    def _record(self, leaf: _Page, key: bytes, place: int, *, value: bool) -> Record:
         try:
-            node = _node_at(leaf.data, leaf.nodes[place])
+            node = _node_at(leaf.data, place)
             if node.flags & _NOT_PLAIN:
                 return Record(key, None, problem="is a database inside the database; expected an image")
             if node.number > _LARGEST_VALUE:
@@ -272,28 +280,41 @@ class DatabaseReader:
     def _find_leaf(self, key: bytes) -> _Page:
         number = self._root.root
         for _ in range(_DEEPEST):
-            page = self._leaves.get(number) or self._branches.get(number)
+            page = self._branches.get(number) or self._leaves.get(number)
             if page is None:
-                page = self._cache(number, self._pages.read(number))
+                page = self._keep(number, self._pages.read(number))
             elif not page.keys:  # the first visit needs few of the keys, and may be the only one
-                page = self._cache(number, page.with_keys())
+                page = self._keep(number, page.parsed())
             if page.is_leaf:
                 return page
-            if not page.nodes:
-                break
             # the first key of a branch page stands for everything before the second
-            later = bisect_right(page.keys, key, 1) if page.keys else bisect_right(page.nodes, key, 1, key=page.key_at)
-            place = max(later - 1, 0)
-            number = _node_at(page.data, page.nodes[place], branch=True).number
+            if page.keys:
+                number = page.below[max(bisect_right(page.keys, key, 1) - 1, 0)]
+            elif page.nodes:
+                place = max(bisect_right(page.nodes, key, 1, key=page.key_at) - 1, 0)
+                number = _node_at(page.data, page.nodes[place], branch=True).number
+            else:
+                break
         raise _CorruptPageError
 
-    def _cache(self, number: int, page: _Page) -> _Page:
-        """Keep a page; of branch pages, which are few, more than of leaf pages."""
-        pages, most = (self._leaves, _CACHED_LEAVES) if page.is_leaf else (self._branches, _CACHED_BRANCHES)
-        if len(pages) == most:
-            del pages[next(iter(pages))]
-        pages[number] = page
+    def _keep(self, number: int, page: _Page) -> _Page:
+        (self._leaves if page.is_leaf else self._branches).keep(number, page)
         return page
+
+
+class _Cache(dict[int, _Page]):
+    """Pages by their numbers: those that were read last, in `room` bytes."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+
+    def keep(self, number: int, page: _Page) -> None:
+        """Add a page, or put a parsed page in the place of the same one."""
+        if number not in self:
+            self._room -= page.memory
+            while self._room < 0 and self:
+                self._room += self.pop(next(iter(self))).memory
+        self[number] = page
 
 
 class _Pages:
@@ -310,12 +331,12 @@ class _Pages:
         data = read_exactly(self._descriptor, self._size, number * self._size)
         if len(data) < self._size:
             raise _CorruptPageError
-        own_number, _, flags, lower, _ = _HEADER.unpack_from(data)
+        own_number, flags, lower = _HEADER.unpack_from(data)
         count = (lower - _PAGE_HEADER) // 2
         if own_number != number or flags not in (_LEAF, _BRANCH) or not 0 <= count <= self._size // 2 - _PAGE_HEADER:
             raise _CorruptPageError
         nodes = struct.unpack_from(f"<{count}H", data, _PAGE_HEADER)
-        return _Page(data, nodes, [], flags == _LEAF)
+        return _Page(data, nodes, flags == _LEAF)
 
     def leaves(self, root: int) -> Iterator[tuple[int, _Page]]:
         """The leaf pages of a tree, with their numbers, in the order of the keys."""
@@ -345,9 +366,9 @@ class _Pages:
         if not 2 <= number < self.count or size > (self.count - number) * self._size - _PAGE_HEADER:
             raise _CorruptPageError
         pages = read_exactly(self._descriptor, _PAGE_HEADER + size, number * self._size)
-        if len(pages) < _PAGE_HEADER + size or _HEADER.unpack_from(pages)[::2][:2] != (number, _OVERFLOW):
+        if len(pages) < _PAGE_HEADER + size or _HEADER.unpack_from(pages)[:2] != (number, _OVERFLOW):
             raise _CorruptPageError
-        return memoryview(pages)[_PAGE_HEADER:]
+        return pages[_PAGE_HEADER:] if size < _SMALL else memoryview(pages)[_PAGE_HEADER:]
 
     def free_pages(self, root: int) -> Iterator[int]:
         """The numbers of the free pages, from their own tree, up to the first corrupt page."""

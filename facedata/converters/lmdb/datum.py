@@ -12,6 +12,7 @@ is a number in the first and bytes in the second.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -34,6 +35,9 @@ _LANDMARK, _PACKED_LANDMARKS = 12 << 3 | _FIXED32, 12 << 3 | _BYTES
 _MINIMAL_DATA = 1 << 3 | _BYTES
 _LARGEST_TAG = (1 << 32) - 1
 _MOST_FIELDS = 1 << 16
+_NUMBER = rb"[\x80-\xff]{0,3}[\x00-\x7f]"
+_BEGIN = re.compile(rb"\x08.\x10%b\x18%b\x22(%b)" % (_NUMBER, _NUMBER, _NUMBER), re.DOTALL)
+_END = re.compile(rb"\x28(%b)\x38\x01" % _NUMBER)
 _SIGNATURE = 32
 _SMALL = 1 << 16
 
@@ -106,6 +110,12 @@ def parse_datum(value: bytes | memoryview) -> Datum:
     """
     if len(value) <= _SMALL:
         value = bytes(value)  # twice as fast to index as a memoryview
+    usual = _BEGIN.match(value)  # the fields that nearly all writers write, in their order; twice as fast as any fields
+    if usual is not None:
+        end = usual.end() + _read_varint(usual[1], 0)[0]
+        label_field = _END.fullmatch(value, end)
+        if label_field is not None and end > usual.end():
+            return Datum(CAFFE, bytes(value[usual.end() : end]), _read_varint(label_field[1], 0)[0], None)
     if image_extension(bytes(value[:_SIGNATURE])) is not None:
         return Datum(RAW, bytes(value), None, None)
     fields = _scan(value)
