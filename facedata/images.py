@@ -11,9 +11,11 @@ from facedata.errors import MissingLibraryError
 
 IMAGE_EXTENSIONS = frozenset(
     {"jpg", "jpeg", "jpe", "jfif", "png", "bmp", "webp", "gif", "tif", "tiff", "heic", "heif", "avif", "jp2", "j2k"}
+    | {"pgm", "ppm"}
 )
 """Extensions of image files, in lower case."""
 
+_NETPBM = {b"P2": "pgm", b"P3": "ppm", b"P5": "pgm", b"P6": "ppm"}
 LARGEST_IMAGE = 1 << 28
 """The most bytes of an image: 256 MiB; anything larger is damaged or an attack."""
 
@@ -94,8 +96,8 @@ def image_extension(data: bytes) -> str | None:
     Returns
     -------
     str or None
-        ``"jpg"``, ``"png"``, ``"bmp"``, ``"webp"``, ``"gif"``, ``"tif"``, ``"heic"``, ``"avif"``, ``"jp2"`` or
-        ``"j2k"``; None if the bytes begin like none of them.
+        ``"jpg"``, ``"png"``, ``"bmp"``, ``"webp"``, ``"gif"``, ``"tif"``, ``"heic"``, ``"avif"``, ``"jp2"``,
+        ``"j2k"``, ``"pgm"`` or ``"ppm"``; None if the bytes begin like none of them.
     """
     if data[:3] == b"\xff\xd8\xff":
         return "jpg"
@@ -113,6 +115,8 @@ def image_extension(data: bytes) -> str | None:
         return "jp2"
     if data[:4] == b"\xff\x4f\xff\x51":
         return "j2k"
+    if data[:2] in _NETPBM and data[2:3].isspace() and (data[3:4].isdigit() or data[3:4] == b"#"):
+        return _NETPBM[data[:2]]
     return "tif" if data[:4] in _TIFF_ORDERS else None
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "TARGET",
     "command",
     "convert_and_report",
+    "error_of",
     "named_target",
     "report_failures",
     "show_conversion_plan",
@@ -36,6 +37,7 @@ __all__ = [
     "time_taken",
 ]
 
+_SETS_SHOWN = 9
 SELECTION = options.together(
     options.LABELS,
     options.MIN_IMAGES,
@@ -241,7 +243,7 @@ def show_summary(summary: JobSummary, *, as_json: bool, faces_of: int | None = N
         value = summary.to_json()
         if output_name(summary.output) == "null":
             value["output"] = "null:"
-        options.print_json({"images": value.pop("samples"), **value})
+        options.print_json({"images": value.pop("samples"), **value, **error_of(summary)})
         return
     facts = summary.facts
     inside = next(
@@ -260,6 +262,14 @@ def show_summary(summary: JobSummary, *, as_json: bool, faces_of: int | None = N
     if "kv" in facts:
         options.echo(f"  keys and labels: {shown_path(facts['kv'])}")
     show_outcome(summary)
+
+
+def error_of(summary: JobSummary) -> dict[str, Any]:
+    """What the JSON object of a summary says if something failed, as the one of an error does."""
+    if summary.good:
+        return {}
+    shards = f"{counted(summary.failed_shards, 'shard')} failed"
+    return {"error": summary.failures_in_words("image") if summary.failures else shards, "exit": 1}
 
 
 def time_taken(summary: JobSummary) -> str:
@@ -299,13 +309,15 @@ def report_failures(summary: JobSummary, note: str = "") -> int:
 
 
 def _show_sets(sets: Sequence[Mapping[str, Any]]) -> None:
-    for facts in sets:
+    for facts in sets[:_SETS_SHOWN]:
         first, last = facts["first_label"], facts["last_label"]
         labels = f"labels from {first}" if last is None else f"labels {first} to {last}"
         if last is not None and last < first:
             labels = "unlabelled"
         kind = facts.get("dialect") or facts["format"]
         options.echo(f"  {facts['set']}: {kind}, {counted(facts['images'], 'image')}, {labels}")
+    if len(sets) > _SETS_SHOWN:
+        options.echo(f"  and {len(sets) - _SETS_SHOWN:,} more; --json lists all")
 
 
 @click.command("convert", cls=options.Command, short_help="Convert a dataset from any format to any other.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facedata.commands import options
-from facedata.commands.convert import JOB, report_failures, show_outcome, time_taken
+from facedata.commands.convert import JOB, error_of, report_failures, show_outcome, time_taken
 from facedata.commands.progress import human_bytes, output_name, show_progress
 from facedata.text import counted
 
@@ -207,7 +207,7 @@ def _show_summary(summary: JobSummary, *, as_json: bool) -> None:
     facts, name = summary.facts, output_name(summary.output)
     if as_json:
         value = summary.to_json()
-        options.print_json({"images": value.pop("samples"), **value, "output": name})
+        options.print_json({"images": value.pop("samples"), **value, "output": name, **error_of(summary)})
         return
     if summary.finished and {"rows", "dimensions", "classes"} <= facts.keys():  # a damaged summary has lost them
         size = human_bytes(4 * facts["rows"] * facts["dimensions"])

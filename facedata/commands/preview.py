@@ -50,4 +50,6 @@ def command(dataset: str, output: str, rows: int, columns: int, cell: int, **giv
         options.print_json({"output": output, "images": len(source), "drawn": drawn, "failed": failed})
     else:
         options.echo(f"{output}: {drawn:,} of {counted(len(source), 'image')}")
+    if failed:
+        options.echo(f"facedata: error: {failed:,} of {counted(drawn + failed, 'image')} could not be drawn", err=True)
     return 1 if failed else 0

@@ -334,6 +334,12 @@ class Selection:
         return {name: value for name, value in chosen.items() if value not in (None, False)}
 
 
+def _labels_left(labels: NDArray[Any]) -> NDArray[np.int64]:
+    if not len(labels):
+        _log.warning("--relabel changes nothing: no sample has a label")
+    return np.unique(labels).astype(np.int64)
+
+
 def select(source: Source, selection: Selection) -> Source:
     """Apply a selection; returns the source itself if there is nothing to apply.
 
@@ -380,8 +386,7 @@ def select(source: Source, selection: Selection) -> Source:
             wanted = np.zeros(len(source), bool)
             wanted[positions] = True
         if selection.relabel:
-            left = classes.labels if wanted is None else np.unique(labels[wanted & (labels >= 0)])
-            kept_labels = left.astype(np.int64)
+            kept_labels = _labels_left(classes.labels if wanted is None else labels[wanted & (labels >= 0)])
     if selection.shuffle:
         if positions is None:
             positions = np.arange(len(source), dtype=_POSITION)

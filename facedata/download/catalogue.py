@@ -257,6 +257,7 @@ def load_catalogue(files: Sequence[str | os.PathLike[str]] = ()) -> Catalogue:
     own = Path(__file__).with_name("catalogue.toml")
     mine = user_catalogue()
     merged: dict[str, dict[str, Any]] = {}
+    files_of: dict[str, str | os.PathLike[str]] = {}
     for path in (own, *([mine] if mine.is_file() else []), *files):
         try:
             text = read_small(path, _LARGEST).decode()
@@ -266,13 +267,15 @@ def load_catalogue(files: Sequence[str | os.PathLike[str]] = ()) -> Catalogue:
             ) from error
         for name, table in read_catalogue(text, os.fspath(path)).items():
             merged[name] = _merge(merged[name], table) if name in merged else table
+            files_of[name] = path
             check_set(merged[name], f"{path}: sets.{name}")
     sets = {name: _parse_set(name, table) for name, table in merged.items()}
     owners: dict[str, str] = {}
     for entry in sets.values():
         for word in {entry.name.casefold(), *(alias.casefold() for alias in entry.aliases)}:
             if owners.setdefault(word, entry.name) != entry.name:
-                raise CatalogueError(f"the catalogue has the name '{word}' twice: {owners[word]} and {entry.name}")
+                both = " and ".join(f"{name} ({files_of[name]})" for name in (owners[word], entry.name))
+                raise CatalogueError(f"two sets have the name or alias '{word}': {both}; rename one")
     return Catalogue(sets)
 
 

@@ -164,6 +164,15 @@ def test_the_summary_in_words_and_as_json(record_set: MakeSet, inline_facedata: 
     ran = inline_facedata("build-lmdb", "out", "--output", "x.lmdb", "--single-file", "--keep-undecodable")
     assert ran.stdout.startswith("x.lmdb: 5 images of 4 classes, ")
     assert "keys and labels: " in ran.stdout
+    ran = inline_facedata("convert", *["a"] * 12, "null:")
+    assert (ran.stdout.count("  a: "), ran.stdout.endswith("  and 3 more; --json lists all\n")) == (9, True)
+    (tmp_path / "out/id_0/0_0.jpg").write_bytes(b"")
+    failed = json.loads(inline_facedata("convert", "out", "null:", "--json").stdout)
+    assert (failed["error"], failed["exit"]) == ("1 of 5 images failed: 1 cannot be read", 1)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/1.jpg").write_bytes(b"\xff\xd8\xff photo")
+    said = inline_facedata("convert", "photos", "folder:copies", "--relabel").stderr
+    assert "--relabel changes nothing: no sample has a label" in said
     assert ran.stderr.count("warning") == 1, "gaps in the labels are a warning"
     assert inline_facedata("status", "x.lmdb").stdout.startswith("x.lmdb: finished")
 

@@ -45,6 +45,7 @@ def test_what_cannot_be_drawn_is_named_and_nothing_is_replaced(inline_facedata: 
     ran = inline_facedata("preview", "flat", "-o", "sheet.png")
     assert (ran.status, ran.stdout) == (1, "sheet.png: 6 of 7 images\n")
     assert "3.jpg: not drawn: " in ran.stderr
+    assert ran.stderr.endswith("facedata: error: 1 of 7 images could not be drawn\n")
     for name, status, said in (("sheet.png", 1, "already exists"), ("sheet.gif", 2, "expected a name that ends in")):
         ran = inline_facedata("preview", "flat", "-o", name)
         assert (ran.status, said in ran.stderr) == (status, True)

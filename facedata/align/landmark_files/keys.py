@@ -26,7 +26,7 @@ __all__ = [
 
 Integers = NDArray[np.int64]
 
-_EXTENSIONS = frozenset(extension.encode() for extension in IMAGE_EXTENSIONS | {"gif", "pgm", "ppm", "tif", "tiff"})
+_EXTENSIONS = frozenset(extension.encode() for extension in IMAGE_EXTENSIONS)
 
 
 def bytes_of_key(key: str) -> bytes:
