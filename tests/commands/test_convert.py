@@ -144,6 +144,22 @@ def test_the_way_from_the_command_to_the_workers_is_short(
     assert len(calls[0]) + 1 <= 6, calls[0]  # and the call of submit itself
 
 
+def test_the_summary_of_many_sets_of_failures_and_of_a_useless_option(
+    record_set: MakeSet, inline_facedata: Facedata, tmp_path: Path
+) -> None:
+    record_set("a").insightface([2, 1])
+    ran = inline_facedata("convert", *["a"] * 12, "null:")
+    assert (ran.stdout.count("  a: "), ran.stdout.endswith("  and 3 more; --json lists all\n")) == (9, True)
+    inline_facedata("convert", "a", "folder:out")
+    (tmp_path / "out/id_0/0_0.jpg").write_bytes(b"")
+    failed = json.loads(inline_facedata("convert", "out", "null:", "--json").stdout)
+    assert (failed["error"], failed["exit"]) == ("1 of 3 images failed: 1 cannot be read", 1)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/1.jpg").write_bytes(b"\xff\xd8\xff photo")
+    said = inline_facedata("convert", "photos", "folder:copies", "--relabel").stderr
+    assert "--relabel changes nothing: no sample has a label" in said
+
+
 def test_the_summary_in_words_and_as_json(record_set: MakeSet, inline_facedata: Facedata, tmp_path: Path) -> None:
     record_set("a").insightface([2, 1])
     record_set("b").plain([0, 3])
@@ -164,15 +180,6 @@ def test_the_summary_in_words_and_as_json(record_set: MakeSet, inline_facedata: 
     ran = inline_facedata("build-lmdb", "out", "--output", "x.lmdb", "--single-file", "--keep-undecodable")
     assert ran.stdout.startswith("x.lmdb: 5 images of 4 classes, ")
     assert "keys and labels: " in ran.stdout
-    ran = inline_facedata("convert", *["a"] * 12, "null:")
-    assert (ran.stdout.count("  a: "), ran.stdout.endswith("  and 3 more; --json lists all\n")) == (9, True)
-    (tmp_path / "out/id_0/0_0.jpg").write_bytes(b"")
-    failed = json.loads(inline_facedata("convert", "out", "null:", "--json").stdout)
-    assert (failed["error"], failed["exit"]) == ("1 of 5 images failed: 1 cannot be read", 1)
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos/1.jpg").write_bytes(b"\xff\xd8\xff photo")
-    said = inline_facedata("convert", "photos", "folder:copies", "--relabel").stderr
-    assert "--relabel changes nothing: no sample has a label" in said
     assert ran.stderr.count("warning") == 1, "gaps in the labels are a warning"
     assert inline_facedata("status", "x.lmdb").stdout.startswith("x.lmdb: finished")
 
