@@ -50,7 +50,7 @@ def test_a_damaged_record_set_is_not_called_another_kind_of_file(record_set: Mak
     folder = Path(record_set().plain([0, 3]))
     (folder / "property").write_text("2,112,112\n")
     os.truncate(folder / "train.rec", 70)
-    with pytest.raises(FormatError, match=r"is incomplete: .* index-rec --overwrite$"):
+    with pytest.raises(FormatError, match=r"its last record .* cannot be read: .* index-rec --overwrite$"):
         open_dataset(str(folder))
 
 

@@ -60,7 +60,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     np.save(folder / "rows.npy", people(40, 8)[0])
     make = ["make-sample", "set", "--identities", "3", "--images", "2", "--size", "112"]
     subprocess.run(
-        [sys.executable, "-c", SPY, *make], cwd=folder, env={**os.environ, "SPY_LOG": "/dev/null"}, check=True
+        [sys.executable, "-P", "-c", SPY, *make], cwd=folder, env={**os.environ, "SPY_LOG": "/dev/null"}, check=True
     )
     with Server() as server:
         server.add("/small.tar.gz", archive)
@@ -83,7 +83,9 @@ def test_a_planted_link_leads_nowhere(
     place = tmp_path / "work"
     shutil.copytree(inputs, place)
     environment = {**os.environ, "SPY_LOG": str(tmp_path / "log")}
-    subprocess.run([sys.executable, "-c", SPY, *words], cwd=place, env=environment, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-P", "-c", SPY, *words], cwd=place, env=environment, check=True, capture_output=True
+    )
     opened = {line.removeprefix(f"{place}/") for line in (tmp_path / "log").read_text().splitlines()}
     hidden = re.compile(r"(.*/)?(\.facedata-[^/]*|[^/]*\.facedata|[^/]*\.part)(/.*)?")
     names = sorted(name for name in opened if hidden.fullmatch(name) and ".facedata-temporary-" not in name)

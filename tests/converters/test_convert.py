@@ -206,7 +206,7 @@ def test_a_rebuilt_index_is_kept_in_the_output_and_used_again(tmp_path: Path, mo
     (start / "train.idx").unlink()
     opening = {"cache_folder": str(out)}
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
