@@ -55,7 +55,10 @@ def name_folding(folder: StrPath) -> Folding:
                 forms = upper, unicodedata.normalize("NFD", name), f"{name}."
                 return Folding(*(form != name and os.path.lexists(os.path.join(place, form)) for form in forms))
             finally:
-                os.unlink(probe)
+                for _ in range(2):  # once more after an error that passes: nobody else would remove it
+                    with suppress(OSError):
+                        os.unlink(probe)
+                        break
     return Folding()
 
 
