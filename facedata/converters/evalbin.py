@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,8 @@ from facedata.images import LARGEST_IMAGE, image_extension
 __all__ = ["FORMAT", "EvalBinSource", "open_source", "recognises", "write_evalbin"]
 
 _HEAD, _IMAGE_HEAD = 4096, 64
-_LONGEST_LINE = 1 << 16
+_LONGEST_LINE = 1 << 20  # an image of a pickle of protocol 0 is one line
+_LONGEST_WORD, _MOST_DIMENSIONS, _LARGEST_FLAG = 80, 32, 8
 _STARTS = (b"\xff\xd8\xff", "\xff\xd8\xff".encode(), b"\x89PNG\r\n")  # of an image, perhaps as text in UTF-8
 _LENGTHS = {"SHORT_BINBYTES": 1, "BINBYTES": 4, "BINBYTES8": 8, "BYTEARRAY8": 8, "SHORT_BINSTRING": 1, "BINSTRING": 4}
 """The opcodes with bytes, and how many bytes the length before them takes."""
@@ -43,7 +44,17 @@ _CALLABLE = {
     "_codecs encode",
     *(f"{module} {name}" for module in _ARRAYS for name in ("_reconstruct", "scalar", "_frombuffer")),
 }
-_DAMAGE = (ValueError, IndexError, KeyError, TypeError, AttributeError, UnicodeError, OverflowError, struct.error)
+_DAMAGE = (
+    ValueError,
+    IndexError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    UnicodeError,
+    OverflowError,
+    struct.error,
+    RecursionError,
+)
 
 
 class Extent(NamedTuple):
@@ -51,6 +62,8 @@ class Extent(NamedTuple):
 
     offset: int
     length: int
+    word: str = ""
+    """The bytes themselves if there are only a few: Python 2 writes the names of types so."""
 
 
 class _Global(NamedTuple):
@@ -197,22 +210,23 @@ class _BoundedFile:
     """A file for `pickletools.genops`, which would allocate whatever length an opcode announces."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self._size = file, size
+        self._file, self.size = file, size
         self.tell = file.tell
 
     def read(self, length: int) -> bytes:
-        return self._file.read(min(length, self._size - self._file.tell()))
+        return self._file.read(min(length, self.size - self._file.tell()))
 
     def readline(self) -> bytes:
         return self._file.readline(_LONGEST_LINE)
 
 
-def _scan(file: Any) -> Any:
+def _scan(file: _BoundedFile) -> Any:
     """The value of a pickle, with an `Extent` in the place of bytes."""
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[Any, Any] = {}
-    for code, argument, position in pickletools.genops(file):
+    encoded = 0
+    for code, argument, position in pickletools.genops(cast(Any, file)):
         name = code.name
         if name == "STOP":
             break
@@ -232,13 +246,17 @@ def _scan(file: Any) -> Any:
             else:
                 stack.append(items if name == "LIST" else tuple(items))
         elif name in ("GLOBAL", "STACK_GLOBAL"):
-            words = str(argument) if name == "GLOBAL" else f"{stack.pop(-2)} {stack.pop()}"
+            words = str(argument) if name == "GLOBAL" else " ".join(map(_word, (stack.pop(-2), stack.pop())))
             if words not in _CALLABLE:
-                raise FormatError(f"is a pickle that would run {words.replace(' ', '.')!a}; nothing was run")
+                shown = words[:_LONGEST_WORD].replace(" ", ".")
+                raise FormatError(f"is a pickle that would run {shown!a}; nothing was run")
             stack.append(_Global(words))
         elif name == "REDUCE":
             arguments = stack.pop()
             stack[-1] = _made(stack[-1].name.rpartition(" ")[2], arguments)
+            encoded += len(stack[-1]) if isinstance(stack[-1], bytes) else 0
+            if encoded > file.size:  # the same text over and over would fill the memory
+                raise FormatError("is a pickle whose bytes are larger than the file")
         elif name == "BUILD":
             state = stack.pop()
             if isinstance(stack[-1], _Array):
@@ -252,7 +270,8 @@ def _scan(file: Any) -> Any:
 def _pushed(name: str, argument: Any, position: int) -> Any:
     """The value that an opcode pushes."""
     if name in _LENGTHS:
-        return Extent(position + 1 + _LENGTHS[name], len(argument))
+        word = argument if name == "SHORT_BINSTRING" and len(argument) <= _LARGEST_FLAG else ""
+        return Extent(position + 1 + _LENGTHS[name], len(argument), word)
     if name in _CONSTANTS:
         return _CONSTANTS[name]
     if name == "EMPTY_LIST":
@@ -269,12 +288,12 @@ def _made(function: str, arguments: Any) -> Any:
     if function == "encode":  # bytes, as Python 3 writes them for Python 2
         text, encoding = arguments
         if encoding != "latin1":
-            raise FormatError(f"has bytes in the encoding {encoding!a}")
+            raise FormatError(f"has bytes in the encoding {_word(encoding)[:_LONGEST_WORD]!a}; expected 'latin1'")
         return text.encode("latin1")
     if function == "dtype":
-        kind = str(arguments[0])
-        if kind[:1] not in "ubi" or not kind[1:].isdigit():
-            raise FormatError(f"has an array of {kind!a}; expected bytes or flags")
+        kind = _word(arguments[0])
+        if kind[:1] not in tuple("ubi") or not kind[1:].isdigit():
+            raise FormatError(f"has an array of {kind[:_LONGEST_WORD]!a}; expected bytes or flags")
         return int(kind[1:])
     if function == "scalar":
         return _Array(arguments[1], arguments[0])
@@ -285,8 +304,18 @@ def _made(function: str, arguments: Any) -> Any:
     return _Array()
 
 
+def _word(value: Any) -> str:
+    """A name that the pickle has as text or, from Python 2, as bytes; never the words for a nested list."""
+    if isinstance(value, Extent):
+        value = value.word
+    return value.decode("latin1") if isinstance(value, bytes) else value if isinstance(value, str) else "?"
+
+
 def _check_length(array: _Array, shape: Sequence[int]) -> None:
     length = len(array.data) if isinstance(array.data, bytes) else array.data.length
+    numbers = [*shape[: _MOST_DIMENSIONS + 1], array.itemsize]
+    if len(shape) > _MOST_DIMENSIONS or any(type(n) is not int or not 0 <= n < 1 << 62 for n in numbers):
+        raise FormatError("has an array of an impossible shape")
     if length != prod(shape) * array.itemsize:
         raise FormatError(f"has an array of the shape {tuple(shape)} with {length:,} bytes")
 
@@ -295,7 +324,8 @@ def _image(value: Any) -> Extent | bytes:
     if isinstance(value, _Array) and value.itemsize == 1:
         value = value.data
     if not isinstance(value, Extent | bytes):
-        raise FormatError(f"has {type(value).__name__} in the place of an image")
+        kind = "an array of numbers" if isinstance(value, _Array) else f"a value of the type {type(value).__name__}"
+        raise FormatError(f"has {kind} in the place of an image; expected bytes, or an array of uint8")
     return value
 
 
@@ -307,6 +337,9 @@ def _extension(image: Extent | bytes, descriptor: int) -> str:
 
 def _flags(value: Any, descriptor: int) -> NDArray[np.bool_]:
     def data(array: _Array) -> bytes:
+        length = len(array.data) if isinstance(array.data, bytes) else array.data.length
+        if array is not value and length > _LARGEST_FLAG:
+            raise FormatError(f"has an array of {length:,} bytes in the place of a flag")
         if isinstance(array.data, Extent):
             return read_exactly(descriptor, array.data.length, array.data.offset)
         return array.data
@@ -314,6 +347,8 @@ def _flags(value: Any, descriptor: int) -> NDArray[np.bool_]:
     if isinstance(value, _Array):
         numbers = np.frombuffer(data(value), np.uint8).reshape(-1, value.itemsize)
         return np.asarray(numbers.any(axis=1), np.bool_)
+    if not isinstance(value, list | tuple) or isinstance(value, Extent):
+        raise FormatError("has no list of flags behind its images")
     return np.array([any(data(each)) if isinstance(each, _Array) else int(each) != 0 for each in value], bool)
 
 

@@ -15,6 +15,7 @@ from support import Ran
 
 from facedata import open_dataset
 from facedata.converters.evalbin import EvalBinSource, open_source, write_evalbin
+from facedata.dataset import Sample
 from facedata.errors import EmptyDatasetError, FormatError
 
 IMAGES = [b"\xff\xd8\xff" + bytes([number]) * 50 * number for number in range(1, 9)]
@@ -92,6 +93,41 @@ def test_a_file_that_is_cut_short_or_announces_terabytes_is_refused(tmp_path: Pa
     path.write_bytes(b"\x80\x04](\x8e" + (1 << 40).to_bytes(8, "little") + b"\xff\xd8\xff")
     with pytest.raises(FormatError, match="cut short"):
         open_source(str(path))
+
+
+NESTED = b"]" * 100_000 + b"a" * 99_999
+LAUGHS = b"]q\x00" + b"".join(b"](h%ch%ceq%c" % (n, n, n + 1) for n in range(60))
+PICTURE = b"X\xc8\x00\x00\x00" + b"\xc3\xa9" * 100 + b"q\x00X\x06\x00\x00\x00latin1q\x01"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (LAUGHS + b"h\x01\x93.", "would run"),
+        (NESTED + b"N\x93.", "would run"),
+        (b"cnumpy\ndtype\n" + NESTED + b"\x85R.", "has an array of"),
+        (PICTURE + b"](" + b"c_codecs\nencode\nh\x00h\x01\x86R" * 9 + b"e.", "larger than the file"),
+        (b"cnumpy\nndarray\n)R(K\x01(" + b"K\x01" * 40 + b"tK\x01K\x00C\x01xtb.", "impossible shape"),
+        (b"cnumpy\nndarray\n)R(K\x01K\x01\x85](K\x01eK\x00C\x01xtb.", "impossible shape"),
+    ],
+    ids=["references", "nested-name", "nested-type", "repeated-text", "dimensions", "item-size"],
+)
+def test_a_pickle_that_would_take_hours_or_all_memory_is_refused(tmp_path: Path, data: bytes, words: str) -> None:
+    path = tmp_path / "bad.bin"
+    path.write_bytes(b"\x80\x04" + data)
+    with pytest.raises(FormatError, match=words):
+        open_source(str(path))
+
+
+def test_arrays_of_python_2_are_read(tmp_path: Path) -> None:
+    head = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85U\x01btR(K\x01K%c\x85"
+    kind = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+    images = b"".join(head % len(i) + kind + b"U%c" % len(i) + i + b"tb" for i in IMAGES[:2])
+    path = tmp_path / "old.bin"
+    path.write_bytes(b"\x80\x02](" + images + b"e](\x88e\x86.")
+    read = pickle.loads(path.read_bytes(), encoding="bytes")[0]  # noqa: S301, as InsightFace reads it
+    assert [image.tobytes() for image in read] == IMAGES[:2]
+    assert [sample.image for sample in open_source(str(path)).read() if isinstance(sample, Sample)] == IMAGES[:2]
 
 
 def test_what_is_written_is_what_pickle_reads(inline_facedata: Callable[..., Ran]) -> None:
