@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ _LONGEST_NUMBER = 64
 LONGEST_LINE = 1 << 14
 """Bytes; longer than any path may be."""
 _READ_AHEAD, _SHORT_LINE, _KEPT = 1 << 16, 1 << 8, 1 << 22
+_TEXT_BLOCK, _MANY, _DENSE = 1 << 20, 1 << 10, 1 << 10
 _NUMBER = re.compile(rb"\s*-?\d{1,18}\s*")
 _log = logging.getLogger(__name__)
 
@@ -178,6 +180,10 @@ class LabelLines:
         FormatError
             If its lines have changed.
         """
+        span = int(self.starts[-1] - self.starts[0]) if len(self) else 0
+        if self.cut is None and len(self) >= _MANY and span < _DENSE * len(self) and (np.diff(self.starts) > 0).all():
+            yield from chain.from_iterable(self._blocks_of_texts())
+            return
         block, base = b"", 0
         with opened_regular(self.path) as descriptor:
             for start, label in zip(self.starts.tolist(), self.labels.tolist(), strict=True):
@@ -187,6 +193,32 @@ class LabelLines:
                     end = block.find(b"\n")
                     end = end if end >= 0 else len(block)
                 yield self._text_of(block[start - base : end], start, label)
+
+    def _blocks_of_texts(self) -> Iterator[list[str]]:
+        """The texts of lines in the order of the file, many at once."""
+        done = 0
+        with opened_regular(self.path) as descriptor:
+            while done < len(self):
+                base = self.starts.item(done)
+                block = read_exactly(descriptor, _TEXT_BLOCK, base)
+                block = block[: block.rfind(b"\n") + 1] or block
+                block = block if block.endswith(b"\n") else block + b"\n"
+                end = max(int(np.searchsorted(self.starts, base + len(block))), done + 1)
+                starts, labels = self.starts[done:end] - base, self.labels[done:end]
+                done = end
+                try:
+                    begins, numbers = _label_column(Lines(1, base, block), self.path, "text")
+                    places = np.searchsorted(begins, starts)
+                    same = np.array_equal(begins[places], starts) and np.array_equal(numbers[places], labels)
+                except (FormatError, IndexError):
+                    same = False
+                if same:
+                    lines = os.fsdecode(block).split("\n")
+                    chosen = lines[:-1] if len(begins) == len(places) else map(lines.__getitem__, places.tolist())
+                    yield [line.partition(" ")[0] for line in chosen]
+                else:  # which line was changed
+                    pairs = zip(starts.tolist(), labels.tolist(), strict=True)
+                    yield [self._text_of(block[s : block.find(b"\n", s)], base + s, label) for s, label in pairs]
 
     def text(self, position: int) -> str:
         """The text of one line, as in `texts`; the file stays open."""

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, islice
 from typing import BinaryIO
 
 import numpy as np
@@ -107,20 +107,34 @@ class TrainList:
         line = _LINES[self.form]
         if self.form == "csv":
             file.write(b"path,label\n")
+        if self.form in _SPLIT_AT_BLANKS and self.also is None:
+            keys, first = iter(self.source.keys()), 0
+            while paths := list(islice(keys, _BLOCK)):
+                labels = self.labels[first : first + len(paths)].tolist()
+                text = "".join([f"{path} {label}\n" for path, label in zip(paths, labels, strict=True)])
+                if text.count(" ") > len(paths) or text.count("\n") > len(paths) or "\t" in text:
+                    for path in paths:
+                        self._check(path)
+                file.write(text.encode(errors="surrogateescape"))
+                first += len(paths)
+            return
         block: list[str] = []
         for number, (path, label) in enumerate(self._entries()):
-            if ("\t" in path or "\n" in path) and self.form not in ("csv", "jsonl"):
-                raise OptionError(f"{path!r}: has a tab or a line break, which a list of lines cannot hold; use jsonl")
-            if " " in path and self.form in _SPLIT_AT_BLANKS:
-                raise OptionError(
-                    f"{path!r}: has a blank, and the readers of such a list split its lines at blanks; rename it, or "
-                    "write another --format"
-                )
+            self._check(path)
             block.append(line(number, path, label))
             if len(block) == _BLOCK:
                 file.write("".join(block).encode(errors="surrogateescape"))
                 block.clear()
         file.write("".join(block).encode(errors="surrogateescape"))
+
+    def _check(self, path: str) -> None:
+        if ("\t" in path or "\n" in path) and self.form not in ("csv", "jsonl"):
+            raise OptionError(f"{path!r}: has a tab or a line break, which a list of lines cannot hold; use jsonl")
+        if " " in path and self.form in _SPLIT_AT_BLANKS:
+            raise OptionError(
+                f"{path!r}: has a blank, and the readers of such a list split its lines at blanks; rename it, or "
+                "write another --format"
+            )
 
     def _entries(self) -> Iterator[tuple[str, int]]:
         missing = []

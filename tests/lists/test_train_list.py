@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from support import FACEDATA, Ran, jpeg, write_tree
 
+from facedata.columns import read_label_lines
+from facedata.errors import FormatError
+
 Facedata = Callable[..., Ran]
 FORMATS = ("plain", "ffc", "im2rec", "insightface", "csv", "jsonl")
 
@@ -154,3 +157,20 @@ def test_a_list_goes_through_pipes() -> None:
     piped = f"{line} im -o - -q | head -n 3 | {line} list:-@im -o - -q --format im2rec"
     ran = subprocess.run(piped, shell=True, capture_output=True, text=True, check=True)
     assert [row.split("\t")[0] for row in ran.stdout.splitlines()] == ["0", "1", "2"]
+
+
+def test_a_long_list_loses_people_and_a_line_that_changes_meanwhile_is_named(inline_facedata: Facedata) -> None:
+    lines = [f"é{number % 7}/{number}.jpg {number % 7}" for number in range(30_000)]
+    write_tree(Path("big"), {"é0/0.jpg": jpeg("0")})
+    Path("big.txt").write_bytes("\r\n".join(lines).encode())
+    Path("ids.txt").write_text("é3\né5\n", encoding="utf-8")
+    ran = inline_facedata(
+        "make-list", "list:big.txt@big", "--drop-ids", "ids.txt", "--labels", "keep", "-o", "kept.txt"
+    )
+    assert ran.status == 0, ran.stderr
+    left = [line for line in lines if not line.startswith(("é3/", "é5/"))]
+    assert Path("kept.txt").read_text(encoding="utf-8").splitlines() == left
+    read = read_label_lines("big.txt")
+    Path("big.txt").write_bytes("\r\n".join([*lines[:20_000], "x" * len(lines[20_000]), *lines[20_001:]]).encode())
+    with pytest.raises(FormatError, match="was changed while it was being read"):
+        list(read.texts())
