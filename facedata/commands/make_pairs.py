@@ -104,6 +104,8 @@ def spread_over_folds(pairs: Sequence[Pair], folds: int, path: str) -> list[Pair
     """The pairs of a file, in another order if that is needed to give each fold its share of both kinds."""
     from facedata.lists.pairs import fold_counts, spread
 
+    if repeated := len(pairs) - len(set(pairs)):
+        options.echo(f"facedata: {path}: {counted(repeated, 'pair')} listed more than once; all are kept", err=True)
     ordered = spread(pairs, folds)
     if ordered != pairs and not fold_counts(pairs, folds)[0].different:
         options.echo(

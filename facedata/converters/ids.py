@@ -152,17 +152,24 @@ def _find(source: Source, ids: dict[str, None]) -> tuple[set[str], NDArray[np.bo
         return set(labels_of), np.isin(all_labels(source), labels)
     if not source.keys_are_paths:
         return set(), np.zeros(len(source), bool)
-    names_in: dict[str, list[str]] = {"": []}  # of each folder
+    marks = _Folders(ids)
     folders = (key.rpartition("/")[0] for key in source.keys())  # noqa: SIM118, not a mapping
-    matched: set[str] = set()
-    mask = np.empty(len(source), bool)
-    for place, folder in enumerate(folders):
-        names = names_in.get(folder)
-        if names is None:
-            names = names_in[folder] = [part for part in folder.split("/") if part in ids]
-            matched.update(names)
-        mask[place] = bool(names)
-    return matched, mask
+    mask = np.fromiter(map(marks.__getitem__, folders), bool, len(source))
+    return marks.matched, mask
+
+
+class _Folders(dict[str, bool]):
+    """Whether a folder of the paths has one of the ids among its parts; each folder is looked at once."""
+
+    def __init__(self, ids: dict[str, None]) -> None:
+        super().__init__()
+        self._ids, self.matched = ids, set[str]()
+
+    def __missing__(self, folder: str) -> bool:
+        names = [part for part in folder.split("/") if part in self._ids]
+        self.matched.update(names)
+        self[folder] = bool(names)
+        return self[folder]
 
 
 def _find_keys(source: Source, ids: dict[str, None]) -> tuple[set[str], NDArray[np.bool_]]:

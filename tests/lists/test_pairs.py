@@ -171,6 +171,9 @@ def test_a_set_goes_through_all_commands_and_back(inline_facedata: Facedata) -> 
     ran = inline_facedata("make-pairs", "lfw", "--pairs", "pairs.txt", "--folds", "2", "-o", "pair_LFW.txt")
     assert ran.stdout == "pair_LFW.txt: 4 pairs, 2 of the same person; 2 folds of 1 same and 1 different\n"
     assert "come last; they are spread over the folds" in ran.stderr
+    Path("twice.txt").write_text("A/A_0001.png A/A_0002.png 1\n" * 2)
+    ran = inline_facedata("make-pairs", "lfw", "--pairs", "twice.txt", "--folds", "1", "-o", "twice.out")
+    assert "twice.txt: 1 pair listed more than once" in ran.stderr
     assert ffc_reader(Path("pair_LFW.txt").read_text())[0] == ("A/A_0001.png", "A/A_0002.png", "1")
     ran = inline_facedata("pack-pairs", "pair_LFW.txt", "--root", "lfw", "-o", "lfw.bin", "--folds", "2", "--json")
     assert json.loads(ran.stdout)["folds"] == [{"same": 1, "different": 1}] * 2
