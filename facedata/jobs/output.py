@@ -285,7 +285,7 @@ def _plan_before(folder: Path) -> Plan | None:
 
 
 def _named_beside(folder: Path, output: Output) -> list[Path]:
-    """Files outside of the folder that will be replaced, and those that an earlier job left beside it.
+    """Files outside of the folder that will be replaced, the main one first, and those that an earlier job left there.
 
     A plan may be forged, so of the files that it names only those are deleted that are named after the output itself.
     """
@@ -295,7 +295,7 @@ def _named_beside(folder: Path, output: Output) -> list[Path]:
         for path in _named_by_job_before(folder)
         if path.parent == folder.absolute().parent and path.name.startswith((f"{stem}.", f"{stem}_"))
     ]
-    paths = {*before, *map(Path, output.named_files())}
+    paths = dict.fromkeys([*map(Path, output.named_files()), *before])
     return [path for path in paths if not path.is_dir() or path.is_symlink()]
 
 

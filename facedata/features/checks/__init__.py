@@ -27,6 +27,7 @@ from facedata.features.feature_set import (
 )
 from facedata.files import StrPath, opened_regular
 from facedata.identify import identify
+from facedata.jobs.journal import refuse_unfinished
 from facedata.matrix_size import size_problem
 
 __all__ = ["CheckOptions", "check_feature_set", "check_matrix", "set_names"]
@@ -72,12 +73,13 @@ def check_feature_set(
 ) -> SetReport:
     """Check everything about a set in the folder `root`: matrix, labels, keys, and files of neighbours.
 
-    Raises `InputError` if a file does not exist or cannot be read; what is wrong in it is a finding; `OptionError` if
-    the dimensions are unknown.
+    Raises `InputError` if a file does not exist or cannot be read, or a job has not finished the set; what is wrong in
+    it is a finding; `OptionError` if the dimensions are unknown.
     """
     files = FeatureSet(os.fspath(root), name)
     if not os.path.lexists(files.features):
         raise InputNotFoundError(f"{files.features}: no such file; a set has features/NAME.bin and labels/NAME.meta")
+    refuse_unfinished(files.features)
     return _check(SetReport(name, files.features), files, options or CheckOptions(), watch)
 
 
@@ -87,6 +89,7 @@ def check_matrix(path: StrPath, options: CheckOptions | None = None, *, watch: W
     Raises as `check_feature_set`.
     """
     path = os.fspath(path)
+    refuse_unfinished(path)
     return _check(SetReport(os.path.basename(path), path), None, options or CheckOptions(), watch)
 
 
