@@ -277,7 +277,7 @@ def _not_own(path: StrPath, mode: int, expected: str) -> OutputError:
 
 
 def temporary_name(path: StrPath) -> str:
-    """A hidden name beside `path` that nobody can guess, and that says which process uses it."""
+    """A hidden name beside `path` that cannot be guessed and contains the process that uses it."""
     folder, name = os.path.split(os.fspath(path))
     if len(os.fsencode(name)) > _LONGEST_NAME:
         name = name[-_LONGEST_NAME // 4 :]
@@ -322,7 +322,7 @@ def _start_of(process: int) -> str | None:
 def remove_stale_temporaries(folder: StrPath, unused: Collection[str] = ()) -> None:
     """Remove the temporary files in `folder` of processes that certainly ran here and have ended.
 
-    Also those, whoever made them, that were to become a file with one of the names `unused`.
+    Also the temporary files, of any process, that were to become a file with one of the names `unused`.
     """
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(_TEMPORARY)]

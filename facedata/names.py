@@ -55,7 +55,9 @@ def name_folding(folder: StrPath) -> Folding:
                 forms = upper, unicodedata.normalize("NFD", name), f"{name}."
                 return Folding(*(form != name and os.path.lexists(os.path.join(place, form)) for form in forms))
             finally:
-                for _ in range(2):  # once more after an error that passes: nobody else would remove it
+                for _ in range(
+                    2
+                ):  # once more after an error that passes, because no later run looks for the probe here
                     with suppress(OSError):
                         os.unlink(probe)
                         break

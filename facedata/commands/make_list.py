@@ -103,8 +103,7 @@ def command(sources: tuple[str, ...], output: str, form: str, **given: Any) -> i
         options.print_json({**value, "smallest_class": planned.smallest, "selection": asdict(selection)})
     elif output != "-" and not given["quiet"]:
         classes = counted(len(planned.classes), "class", "classes")
+        smallest = counted(planned.smallest, "image")
         root = f"; paths start from {planned.root}" if planned.root else ""
-        options.echo(
-            f"{output}: {counted(planned.lines, 'line')}, {classes} of {planned.smallest} images or more{root}"
-        )
+        options.echo(f"{output}: {counted(planned.lines, 'line')}, {classes} with {smallest} or more{root}")
     return 0

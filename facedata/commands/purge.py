@@ -84,7 +84,7 @@ def command(
         show_outcome(summary)
         return status
     proven = purge.prove()
-    write_proof(proof, proven)
+    write_proof(proof, proven, overwrite=overwrite)
     gone = counted(proven["purged"], "image")
     if as_json:
         options.print_json({**summary.to_json(), "proof": proof, "purged": proven["purged"]})

@@ -11,6 +11,7 @@ import click
 from facedata.commands import options
 from facedata.commands.convert import report_failures, time_taken
 from facedata.commands.progress import show_progress
+from facedata.text import counted
 
 
 @click.command("split-classes", cls=options.Command, short_help="Split a dataset by classes, as UDML-SS reads it.")
@@ -65,7 +66,11 @@ def command(dataset: str, output: str, preset: str | None, **given: Any) -> int:
         options.echo(f"facedata: warning: {dataset}: {differs}", err=True)
     job = plan_split(split, dataset, output, copy=given["copy"], command_line=options.command_line())
     numbers = dict(zip(("train_images", "train_classes", "test_images", "test_classes"), split.counts(), strict=True))
-    words = "{:,} images of {:,} classes for training, {:,} of {:,} for the test".format(*split.counts())
+    parts = [
+        f"{counted(n, 'image')} of {counted(c, 'class', 'classes')}"
+        for n, c in (split.counts()[:2], split.counts()[2:])
+    ]
+    words = f"{parts[0]} for training, {parts[1]} for the test"
     if given["dry_run"]:
         job.check(overwrite=given["overwrite"])
         if given["as_json"]:

@@ -379,7 +379,7 @@ def _publish(
                     )
             final = _result(state, facts)
             journal.write_summary(final)
-        # whoever did the shards, nobody writes their files any more
+        # all shards are done, so no process writes their files any more
         _clean_up(journal, output, map(os.path.basename, output.files(plan.shards)))
         return _summary(plan, journal, state, output, options, meter, final)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from facedata.columns import read_labels, whole_lines
 from facedata.dataset import open_dataset
-from facedata.errors import EmptyDatasetError, OptionError
+from facedata.errors import EmptyDatasetError, InputNotFoundError, OptionError
 from facedata.features.checks import set_names
 from facedata.features.feature_set import OpenedSet, open_feature_set
 from facedata.features.neighbours.search import to_unit_length
@@ -55,24 +55,22 @@ class Match(NamedTuple):
     similarity: float
 
 
-def class_centres(path: str, name: str | None = None) -> Centres:
+def class_centres(path: str) -> Centres:
     """The centres of the classes of a feature set: the means of their rows at unit length; -1 is no class.
 
     Parameters
     ----------
     path : str
         The folder of the set, or its matrix ``features/NAME.bin``.
-    name : str, optional
-        Of the set, if the folder has several.
 
     Raises
     ------
     OptionError
-        If the folder has several sets and none is named.
+        If the folder has several sets.
     InputError
         If the set cannot be read, or has no labels.
     """
-    opened = _open(path, name)
+    opened = _open(path)
     labels = np.concatenate(list(read_labels(opened.files.labels)))
     there = np.unique(labels[labels >= 0])
     if not len(there):
@@ -92,11 +90,13 @@ def class_centres(path: str, name: str | None = None) -> Centres:
     return Centres(path, there, _names(opened, labels, there), sums)
 
 
-def _open(path: str, name: str | None) -> OpenedSet:
+def _open(path: str) -> OpenedSet:
+    if not os.path.lexists(path):
+        raise InputNotFoundError(f"{path}: no such file or folder; expected a feature set, or its features/NAME.bin")
     if not os.path.isdir(path):
         folder, file = os.path.split(os.path.abspath(path))
         return open_feature_set(os.path.dirname(folder), file.removesuffix(".bin"))
-    names = [name] if name is not None else set_names(path)
+    names = set_names(path)
     if len(names) > 1:
         choice = os.path.join(path, "features", f"{names[0]}.bin")
         raise OptionError(f"{path}: has {len(names)} sets; name the matrix of one, as {choice}")

@@ -55,7 +55,7 @@ class Fold(NamedTuple):
 
 
 def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
-    """Read the pairs of a published verification set, or of a pair list; which form it is, is told from the content.
+    """Read the pairs of a published verification set, or of a pair list; the content shows the form.
 
     ================================  =======================================================================
     ``path path 1``, or 0, -1         FFC, InsightFace's ``pairs_label.txt``
@@ -72,7 +72,7 @@ def read_pairs(path: str | os.PathLike[str]) -> list[Pair]:
     FormatError
         If it is of no such form, or a line does not fit; the message names the line.
     EmptyDatasetError
-        If there are no pairs.
+        If the file lists no pairs.
     """
     path = os.fspath(path)
     if os.path.isdir(path):

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -85,13 +84,18 @@ class Purge:
             "images_in_output": count,
             "output_digest": f"{whole:064x}",
             "checked": "every image of the output was read back, and none has the bytes of a purged image",
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
 
 
-def write_proof(path: str, proof: Mapping[str, Any]) -> None:
-    """Write a proof as JSON."""
-    with output_errors(path), atomic_writer(path) as file:
+def write_proof(path: str, proof: Mapping[str, Any], *, overwrite: bool) -> None:
+    """Write a proof as JSON; a file that is there with the same content stays.
+
+    Raises
+    ------
+    OutputExistsError
+        If another file is there, unless `overwrite`.
+    """
+    with output_errors(path), atomic_writer(path, replace=overwrite, tidy=True) as file:
         file.write(json.dumps(proof, indent=2, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
 
 

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -20,7 +20,7 @@ import numpy as np
 from facedata.converters.image_files import ImageFileSource
 from facedata.dataset import Output, Publish, open_dataset
 from facedata.errors import FormatError, InputNotFoundError, MissingExtraError, OptionError, OutputExistsError
-from facedata.files import atomic_writer, output_errors, read_small
+from facedata.files import atomic_writer, open_regular, output_errors, read_small, remove_stale_temporaries
 from facedata.jobs.job import JobOptions, JobSummary, run_job
 from facedata.jobs.journal import ShardResult
 from facedata.jobs.output import check_output, refuse_overlap
@@ -251,6 +251,16 @@ class _SplitOutput(Output):
     def final_files(self) -> list[str]:
         return [os.path.join(self.root, f"{part}.txt") for part in _PARTS]
 
+    def count_images(self) -> int:
+        return sum(os.path.lexists(os.path.join(self.root, path)) for path in self._paths())
+
+    def missing_images(self, samples: int) -> Iterator[tuple[int, str]]:
+        paths = (os.path.join(self.root, path) for path in self._paths())
+        return ((number, path) for number, path in enumerate(paths) if not os.path.lexists(path))
+
+    def _paths(self) -> Iterator[str]:
+        return (line.rpartition(" ")[0] for lines in self.lists.values() for line in lines)
+
     def finish(self, shards: int, publish: Publish) -> Mapping[str, Any]:
         for part, lines in self.lists.items():
             path = os.path.join(self.root, f"{part}.txt")
@@ -269,16 +279,23 @@ class _PlaceShard:
     copy: bool
 
     def __call__(self) -> ShardResult:
-        begin, failures, digest, size = time.monotonic(), [], 0, 0
+        begin, failures, digest, size, entered = time.monotonic(), [], 0, 0, ""
         for number, (target, source) in enumerate(self.files, self.first):
             path = os.path.join(self.root, target)
             if not os.path.isfile(source):
                 failures.append({"set": self.root, "key": target, "index": number, "reason": f"{source}: no such file"})
                 continue
             with output_errors(path):
-                os.makedirs(os.path.dirname(path), exist_ok=True)
+                if (folder := os.path.dirname(path)) != entered:
+                    os.makedirs(folder, exist_ok=True)
+                    remove_stale_temporaries(folder)
+                    entered = folder
                 if self.copy:
-                    shutil.copyfile(source, path)
+                    with (
+                        open(open_regular(source), "rb") as original,
+                        atomic_writer(path, sync=False, replace=False) as copy,
+                    ):
+                        shutil.copyfileobj(original, copy)
                 elif not os.path.islink(path) or os.readlink(path) != source:
                     if os.path.lexists(path):
                         raise OutputExistsError(f"{path}: appeared while this job was running; move it away")

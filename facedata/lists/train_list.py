@@ -62,7 +62,7 @@ class TrainList:
     Attributes
     ----------
     root : str
-        The folder that its paths start from; empty if the keys are no paths.
+        The folder that its paths start from; empty if the keys of the source are not paths.
     prefix : str
         What the keys begin with that the paths of twins do not.
     classes : sequence of LabelOrigin
@@ -207,7 +207,7 @@ def plan_list(specs: Sequence[str], options: ListOptions) -> TrainList:
     EmptyDatasetError
         If no image is left.
     OptionError
-        If there are no labels to write, or the paths of twins are asked for without paths.
+        If the source has no labels, or `also` is given for a source whose keys are not paths.
     """
     inputs = open_inputs(specs, labels=options.labels)
     root, prefixes = _common_root([item.source for item in inputs], options.also)

@@ -35,6 +35,9 @@ def test_no_byte_of_a_purged_image_is_left(inline_facedata: Facedata, target: st
     ]
     assert not any(image in path.read_bytes() for image in gone for path in files)
     assert inline_facedata("purge", "im", "--ids", "ids.txt", "-o", target).status == 0
+    Path("out.purge.json").write_text("of the user")
+    assert inline_facedata("purge", "im", "--ids", "ids.txt", "-o", target).status == 1
+    assert Path("out.purge.json").read_text() == "of the user"
 
 
 def test_keys_can_be_purged_and_labels_closed(inline_facedata: Facedata) -> None:

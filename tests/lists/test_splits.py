@@ -148,3 +148,23 @@ def test_a_missing_image_is_named_and_the_split_is_not_whole(inline_facedata: Fa
     ran = inline_facedata("split-classes", "CUB_200_2011", "--preset", "cub", "-o", "DATA")
     assert ran.status == 1
     assert "002.Bird_2/Bird_0.jpg: no such file" in Path("DATA/CUB_200_2011/failures.jsonl").read_text()
+
+
+@pytest.mark.parametrize("copy", [[], ["--copy"]], ids=["links", "copies"])
+def test_a_resume_keeps_files_of_others_and_writes_what_was_lost(inline_facedata: Facedata, copy: list[str]) -> None:
+    write_tree(Path("photos"), {f"{name}/{n}.jpg": jpeg(f"{name}{n}") for name in "abcd" for n in range(2)})
+    words = ("split-classes", "photos", "-o", "out", *copy)
+    assert inline_facedata(*words).status == 0
+    undisturbed = {path: path.read_bytes() for path in Path("out").rglob("*.jpg")}
+    for name in (".facedata-summary.json", "train.txt", "test.txt", "train/a/1.jpg"):  # as killed before its end
+        Path("out", name).unlink()
+    ran = inline_facedata(*words)
+    assert (ran.status, "train/a/1.jpg: this job wrote it, but it is gone" in ran.stderr) == (1, True), ran.stderr
+    Path("out/train/a/1.jpg").write_text("of the user")
+    assert inline_facedata(*words).status == 1
+    assert Path("out/train/a/1.jpg").read_text() == "of the user"
+    Path("out/train/a/1.jpg").unlink()
+    assert inline_facedata(*words).status in (0, 1)
+    assert inline_facedata(*words).status == 0
+    assert {path: path.read_bytes() for path in Path("out").rglob("*.jpg")} == undisturbed
+    assert len(udml("out", "train")) == 4

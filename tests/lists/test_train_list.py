@@ -57,7 +57,9 @@ def udml(text: str) -> list[tuple[str, int]]:
 
 def test_a_train_list_is_what_its_readers_expect(inline_facedata: Facedata) -> None:
     ran = inline_facedata("make-list", "im", "-o", "train.txt", "--mapping", "map.tsv")
-    assert ran.stdout == f"train.txt: 7 lines, 3 classes of 1 images or more; paths start from {Path('im').resolve()}\n"
+    assert (
+        ran.stdout == f"train.txt: 7 lines, 3 classes with 1 image or more; paths start from {Path('im').resolve()}\n"
+    )
     text = Path("train.txt").read_text()
     assert facex(text) == udml(text)
     assert Counter(label for _, label in facex(text)) == {0: 2, 1: 4, 2: 1}

@@ -202,7 +202,7 @@ class LmdbSource(Source):
             else:
                 records = (reader.at(page, place, value=values) for page, place in self.order.places())
             for record in records:
-                if record.transient and not values:  # nobody would notice that its key or its size is missing
+                if record.transient and not values:  # else its key or its size would be missing without an error
                     raise TransientInputError(f"{self.path}: {record.problem}")
                 yield record
 
